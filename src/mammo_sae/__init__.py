@@ -1,0 +1,1 @@
+"""What a mammography foundation model has learnt, one step of the workflow a function."""

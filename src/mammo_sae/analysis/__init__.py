@@ -1,0 +1,1 @@
+"""Probing, interventions, alignment, confounds, and the statistics they share."""

@@ -1,0 +1,1 @@
+"""One module per dataset, each yielding the same two tables: images and findings."""

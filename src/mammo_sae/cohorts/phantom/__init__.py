@@ -1,0 +1,1 @@
+"""A synthetic cohort whose lesions, confounders and odds ratios are known."""

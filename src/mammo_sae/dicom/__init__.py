@@ -1,0 +1,1 @@
+"""DICOM header and pixels to canonical images."""

@@ -1,0 +1,1 @@
+"""EfficientNet encoders: checkpoints, layers by name, heads, fine-tuning, extraction."""

@@ -1,0 +1,1 @@
+"""Figures, tables and captions of the report."""

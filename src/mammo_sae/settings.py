@@ -1,0 +1,102 @@
+"""The base of every stage's settings, and their canonical text.
+
+Each stage keeps its settings beside its code; `mammo_sae.config` assembles them. Settings modules
+are imported whenever the Snakefile is parsed, so they import nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mammo_sae.errors import InputError
+
+
+class Settings(BaseModel):
+    """Immutable settings that refuse unknown keys and silent type conversions."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of `value`: keys sorted, no spaces, settings filled with defaults.
+
+    Two configurations that mean the same give the same text, so it can decide what is stale.
+    """
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+        default=lambda item: item.model_dump(mode="json"),
+    )
+
+
+def parse_settings(model: type[S], text: str, where: str) -> S:
+    """Validate JSON `text` as `model`.
+
+    Raises
+    ------
+    InputError
+        Naming `where` and every offending key.
+    """
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(explain(error, where)) from None
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """Say in one sentence which keys of `where` are wrong and what each must be."""
+    complaints = []
+    for item in error.errors(include_url=False):
+        # Pydantic adds the chosen member of a tagged union and "function-..." steps to the
+        # location; only the keys that the user wrote help.
+        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-"))
+        complaints.append(f"{key or 'top level'}: {_complaint(item)}")
+    return f"{where}: " + "; ".join(complaints)
+
+
+def _complaint(item: Any) -> str:
+    given = item.get("input")
+    if item["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    if item["type"] == "missing":
+        return "missing; give it a value"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if item["type"] == "value_error":
+        return message
+    hint = ""
+    if isinstance(given, str) and item["type"] in {"float_type", "int_type"}:
+        try:
+            number = float(given)
+        except ValueError:
+            pass
+        else:
+            text = f"{number:e}" if "e" in given.lower() else f"{number}"
+            hint = f"; YAML reads it as text, write {_yaml_number(text)}"
+    return f"{message}, got {given!r}{hint}"
+
+
+def _yaml_number(text: str) -> str:
+    """Return `text` in the form that YAML 1.1 reads as a number: a point in the mantissa."""
+    if "e" not in text:
+        return text
+    mantissa, exponent = text.split("e")
+    mantissa = mantissa.rstrip("0")
+    mantissa = mantissa + "0" if mantissa.endswith(".") else mantissa
+    return f"{mantissa}e{int(exponent):+d}"
