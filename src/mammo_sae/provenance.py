@@ -7,6 +7,8 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from pydantic import Field
+
 from mammo_sae.settings import Settings
 
 PACKAGE = "mammo_sae"
@@ -23,7 +25,7 @@ class Provenance(Settings):
     step: str
     config: str
     code: str
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str] = Field(default_factory=dict)
 
 
 def module_path(module: str) -> Path | None:
