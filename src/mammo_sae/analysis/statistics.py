@@ -1,0 +1,415 @@
+"""Statistics that every analysis shares: rank scores, patient bootstrap, patient permutation.
+
+Images of one patient are not independent, so nothing here resamples images: the bootstrap draws
+patients with replacement (cluster bootstrap, Field & Welsh 2007), and permutations move whole
+patients' blocks of values (multi-level block permutation, Winkler et al. 2015).
+
+A bootstrap draw is a column of weights, the number of times each image's patient was drawn; every
+metric takes `weights` [n, draws] and computes all draws of a score in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from mammo_sae.errors import InputError
+
+Floats = NDArray[np.floating[Any]]
+Metric = Callable[..., Any]
+
+MIN_POSITIVES = 10
+"""Fewest positives, and fewest negatives, from which a rank score is reported."""
+
+_COLUMNS = 512  # scores ranked together: bounds memory to n x 512 whatever the number of latents
+
+
+# --- What cannot be estimated ---------------------------------------------------------------
+
+
+def why_not_estimable(labels: ArrayLike, minimum: int = MIN_POSITIVES) -> str:
+    """Return why a rank score against `labels` [n] (0/1) cannot be reported, or ``""``."""
+    labels = np.asarray(labels, dtype=bool)
+    positives = int(labels.sum())
+    negatives = labels.size - positives
+    if positives < minimum:
+        return f"{positives} positive images, fewer than {minimum}"
+    if negatives < minimum:
+        return f"{negatives} negative images, fewer than {minimum}"
+    return ""
+
+
+def is_constant(scores: ArrayLike) -> NDArray[np.bool_]:
+    """Say which columns of `scores` [n, m] hold one value only, a latent that never varies."""
+    scores = np.asarray(scores)
+    return (scores == scores[:1]).all(axis=0)
+
+
+# --- Rank scores ------------------------------------------------------------------------------
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -> Any:
+    """Area under the ROC curve, ties counted as one half (Mann-Whitney).
+
+    Parameters
+    ----------
+    scores : [n] or [n, m]
+    labels : [n], 0/1
+    weights : [n, draws], optional
+        Multiplicity of every image in each bootstrap draw.
+
+    Returns
+    -------
+    float, or [m] for m scores; with weights [draws] or [m, draws]. NaN where a class is empty; a
+    constant score gives 0.5.
+    """
+    scores, labels, single = _check(scores, labels)
+    concordant, pairs = _concordance(scores, labels, weights)
+    return _result(_ratio(concordant, pairs), single)
+
+
+def stratified_auroc(
+    scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: Floats | None = None
+) -> Any:
+    """AUROC over the pairs (positive, negative) that lie in the same stratum.
+
+    What a score says of the label beyond what the stratum says: sum_s U_s / sum_s P_s N_s. Shapes
+    as `auroc`; `strata` [n] holds any comparable values.
+    """
+    scores, labels, single = _check(scores, labels)
+    strata = np.asarray(strata)
+    concordant, pairs = 0.0, 0.0
+    for level in np.unique(strata):
+        rows = strata == level
+        part = _concordance(scores[rows], labels[rows], None if weights is None else weights[rows])
+        concordant, pairs = concordant + part[0], pairs + part[1]
+    return _result(_ratio(concordant, pairs), single)
+
+
+def auprc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -> Any:
+    """Average precision, tied scores entering together: sum_t (R_t - R_t-1) P_t.
+
+    Shapes as `auroc`; NaN without positives.
+    """
+    scores, labels, single = _check(scores, labels)
+    drawn = np.ones((labels.size, 1)) if weights is None else weights
+    positive = drawn * labels[:, None]
+    result = np.empty((scores.shape[1], drawn.shape[1]))
+    for column in range(scores.shape[1]):
+        result[column] = _average_precision(scores[:, column], positive, drawn)
+    return _result(result[:, 0] if weights is None else result, single)
+
+
+def weighted_auprc(scores: ArrayLike, positive: ArrayLike, total: ArrayLike) -> float:
+    """Average precision of n items of which a share each is positive.
+
+    `positive` [n] is the positive mass of every item and `total` [n] all its mass: with a cell's
+    area inside a mask and inside the breast, this is the pixel AUPRC of the map drawn with its
+    cells as flat squares.
+    """
+    positive = np.asarray(positive, dtype=np.float64)[:, None]
+    total = np.asarray(total, dtype=np.float64)[:, None]
+    return float(_average_precision(np.asarray(scores), positive, total)[0])
+
+
+def precision_recall_f1(
+    scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None, *, threshold: float = 0.0
+) -> tuple[Any, Any, Any]:
+    """Precision, recall and F1 of ``score > threshold``; shapes as `auroc`.
+
+    Precision is NaN where nothing is called positive, F1 then 0 if there are positives.
+    """
+    scores, labels, single = _check(scores, labels)
+    drawn = np.ones((labels.size, 1)) if weights is None else np.asarray(weights, np.float64)
+    called = (scores > threshold).T.astype(np.float64)
+    positives = drawn * labels[:, None]
+    hits = called @ positives
+    precision = _ratio(hits, called @ drawn)
+    recall = _ratio(hits, positives.sum(0)[None])
+    f1 = _ratio(2 * hits, called @ drawn + positives.sum(0)[None])
+    f1 = np.where(positives.sum(0)[None] > 0, f1, np.nan)
+    if weights is None:
+        precision, recall, f1 = precision[:, 0], recall[:, 0], f1[:, 0]
+    return _result(precision, single), _result(recall, single), _result(f1, single)
+
+
+def _check(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_], bool]:
+    scores = np.asarray(scores)
+    labels = np.asarray(labels)
+    if scores.ndim not in (1, 2) or labels.shape != scores.shape[:1]:
+        raise InputError(
+            f"scores {scores.shape} and labels {labels.shape} do not match; "
+            "give [n] or [n, m] scores and [n] labels."
+        )
+    if labels.dtype != bool:
+        labels = labels.astype(np.float64)
+        if not np.isin(labels, (0.0, 1.0)).all():
+            raise InputError("labels hold values other than 0 and 1; drop unlabelled images first.")
+        labels = labels.astype(bool)
+    return scores.reshape(len(scores), -1), labels, scores.ndim == 1
+
+
+def _result(values: Any, single: bool) -> Any:
+    if not single:
+        return values
+    first = values[0]
+    return float(first) if np.ndim(first) == 0 else first
+
+
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    )
+    return np.divide(
+        numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0
+    )
+
+
+def _concordance(
+    scores: Floats, labels: NDArray[np.bool_], weights: Floats | None
+) -> tuple[Any, Any]:
+    """Return the concordant pairs, ties one half, [m] or [m, draws], and all pairs."""
+    positives = int(labels.sum())
+    negatives = labels.size - positives
+    if weights is None:
+        concordant = np.zeros(scores.shape[1])
+        if positives and negatives:
+            for columns in _blocks(scores.shape[1]):
+                ranks = rankdata(scores[:, columns], axis=0)
+                concordant[columns] = ranks[labels].sum(0) - positives * (positives + 1) / 2
+        return concordant, float(positives * negatives)
+    above, below = weights[labels], weights[~labels]
+    pairs = above.sum(0, dtype=np.float64) * below.sum(0, dtype=np.float64)
+    concordant = np.zeros((scores.shape[1], weights.shape[1]))
+    if not positives or not negatives:
+        return concordant, pairs
+    running = np.zeros((negatives + 1, weights.shape[1]), dtype=weights.dtype)
+    for column in range(scores.shape[1]):
+        order = np.argsort(scores[~labels, column], kind="stable")
+        ranked = scores[~labels, column][order]
+        np.cumsum(below[order], axis=0, out=running[1:])
+        high = scores[labels, column]
+        lower = running[np.searchsorted(ranked, high, side="left")]
+        lower += running[np.searchsorted(ranked, high, side="right")]
+        concordant[column] = 0.5 * np.einsum("pb,pb->b", above, lower)
+    return concordant, pairs
+
+
+def _average_precision(scores: Floats, positive: Floats, total: Floats) -> Floats:
+    """Average precision [draws] of one score [n] from the masses [n, draws]."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    found = np.cumsum(positive[order], axis=0, dtype=np.float64)[last]
+    called = np.cumsum(total[order], axis=0, dtype=np.float64)[last]
+    steps = np.diff(found, axis=0, prepend=0.0)
+    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    return _ratio((steps * precision).sum(0), found[-1])
+
+
+def _blocks(columns: int) -> Iterator[slice]:
+    for start in range(0, columns, _COLUMNS):
+        yield slice(start, min(start + _COLUMNS, columns))
+
+
+# --- Patient bootstrap -------------------------------------------------------------------------
+
+
+def patient_weights(patients: ArrayLike, draws: int, seed: int) -> NDArray[np.float32]:
+    """Return how often each image's patient is drawn, [n, draws], patients with replacement.
+
+    The draws depend on the number of patients and the seed alone, so two metrics over the same
+    images are resampled in pairs and their differences can be compared.
+    """
+    _, patient = np.unique(np.asarray(patients), return_inverse=True)
+    count = int(patient.max()) + 1 if patient.size else 0
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws)
+    return drawn.T[patient].astype(np.float32)
+
+
+def patient_bootstrap(
+    metric: Metric,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    patients: ArrayLike,
+    draws: int,
+    seed: int,
+    level: float = 0.95,
+) -> tuple[Any, Any]:
+    """Percentile interval of `metric` over patients drawn with replacement.
+
+    Parameters
+    ----------
+    metric
+        ``metric(scores, labels, weights)`` such as `auroc`, `auprc`, or `stratified_auroc` with its
+        strata bound by `functools.partial`.
+    scores, labels, patients : [n] or [n, m], [n], [n]
+
+    Returns
+    -------
+    (low, high), floats or [m]; NaN where the metric is undefined in all draws. Draws in which it
+    is undefined (no positive patient drawn) are left out.
+    """
+    return interval(metric(scores, labels, patient_weights(patients, draws, seed)), level)
+
+
+def interval(samples: Floats, level: float = 0.95) -> tuple[Any, Any]:
+    """Return the central `level` of bootstrap `samples` [..., draws], NaN draws left out."""
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    samples = np.asarray(samples, dtype=np.float64)
+    missing = np.isnan(samples)
+    if not missing.any():
+        low, high = np.quantile(samples, ends, axis=-1)
+    else:
+        # nanquantile warns about rows without any value; those are NaN by intent.
+        empty = missing.all(axis=-1)
+        low, high = np.nanquantile(np.where(empty[..., None], 0.0, samples), ends, axis=-1)
+        low, high = np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+    return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
+
+
+# --- Patient permutation -----------------------------------------------------------------------
+
+
+def patient_permutations(
+    patients: ArrayLike,
+    draws: int,
+    seed: int,
+    within: ArrayLike | None = None,
+    align: ArrayLike | None = None,
+) -> NDArray[np.int64]:
+    """Return `draws` permutations [draws, n] that move whole patients' blocks of values.
+
+    ``values[permutations[d]]`` is the d-th permuted covariate. Blocks are exchanged between
+    patients with equally many images. With `within` [n] (the label Y for a test of C independent
+    of the score given Y) only patients with the same multiset of `within` values are exchanged,
+    and an image's value goes to an image with the same `within` value: every draw keeps the joint
+    counts of (covariate, within). `align` [n] (for example the view) orders a patient's images
+    among equal `within` values, so that a CC view's value goes to a CC view.
+    """
+    patients = np.asarray(patients)
+    zeros = np.zeros(patients.size, dtype=np.int64)
+    key = zeros if within is None else np.unique(np.asarray(within), return_inverse=True)[1]
+    second = zeros if align is None else np.unique(np.asarray(align), return_inverse=True)[1]
+    _, patient = np.unique(patients, return_inverse=True)
+    order = np.lexsort((second, key, patient))
+    blocks: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
+    for images in np.split(order, np.flatnonzero(np.diff(patient[order])) + 1):
+        blocks.setdefault(tuple(key[images].tolist()), []).append(images)
+    rng = np.random.default_rng(seed)
+    result = np.tile(np.arange(patients.size), (draws, 1))
+    for signature in sorted(blocks):
+        images = np.stack(blocks[signature])
+        shuffled = np.argsort(rng.random((draws, len(images))), axis=1)
+        result[:, images.ravel()] = images[shuffled].reshape(draws, -1)
+    return result
+
+
+def permutation_p(
+    scores: ArrayLike,
+    values: ArrayLike,
+    permutations: NDArray[np.int64],
+    strata: ArrayLike | None = None,
+) -> Any:
+    """Two-sided permutation p-value of the association of `scores` with categorical `values`.
+
+    The statistic is sum_c (sum_{i in c} r_i)^2 / n_c over the levels c, r the mid-ranks of the
+    score centred within each stratum: Kruskal-Wallis's for one stratum, and for two levels a
+    monotone function of abs(AUROC - 0.5), stratified if `strata` are given.
+
+    Parameters
+    ----------
+    scores : [n] or [n, m]
+    values : [n]
+        A label or covariate.
+    permutations : [draws, n]
+        From `patient_permutations`; with `strata`, made with ``within=strata``.
+
+    Returns
+    -------
+    (1 + draws at least as extreme) / (1 + draws), float or [m]; NaN for a constant score.
+    """
+    scores = np.asarray(scores)
+    single = scores.ndim == 1
+    scores = scores.reshape(len(scores), -1)
+    groups = np.zeros(len(scores), np.int64) if strata is None else np.asarray(strata)
+    _, code = np.unique(np.asarray(values), return_inverse=True)
+    moved = code[np.concatenate([np.arange(len(code))[None], permutations])]
+    result = np.full(scores.shape[1], np.nan)
+    for columns in _blocks(scores.shape[1]):
+        ranks = np.empty(scores[:, columns].shape)
+        for level in np.unique(groups):
+            rows = groups == level
+            part = rankdata(scores[rows, columns], axis=0)
+            ranks[rows] = part - part.mean(axis=0)
+        statistic = np.zeros((len(moved), ranks.shape[1]))
+        for level, count in enumerate(np.bincount(code)):
+            statistic += ((moved == level) @ ranks) ** 2 / count
+        # The tolerance keeps permutations that equal the observed one on its side.
+        extreme = (statistic[1:] >= statistic[:1] * (1 - 1e-9)).sum(0)
+        p = (1 + extreme) / (1 + len(permutations))
+        result[columns] = np.where((ranks == 0).all(axis=0), np.nan, p)
+    return _result(result, single)
+
+
+def benjamini_hochberg(p: ArrayLike) -> Floats:
+    """Benjamini-Hochberg q-values of one family `p` [n]; NaN stays NaN and is not counted."""
+    p = np.asarray(p, dtype=np.float64)
+    q = np.full(p.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    if not known.size:
+        return q
+    order = known[np.argsort(p[known], kind="stable")]
+    scaled = p[order] * known.size / np.arange(1, known.size + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return q
+
+
+# --- Effect sizes ------------------------------------------------------------------------------
+
+
+def standardised_mean_difference(scores: ArrayLike, labels: ArrayLike) -> Any:
+    """(mean of positives - mean of negatives) / sqrt of the mean of both variances (Cohen's d).
+
+    Float or [m]; NaN where both variances are 0 or a class has fewer than two images.
+    """
+    scores, labels, single = _check(scores, labels)
+    high, low = scores[labels], scores[~labels]
+    if len(high) < 2 or len(low) < 2:
+        return _result(np.full(scores.shape[1], np.nan), single)
+    spread = np.sqrt(
+        (high.var(axis=0, ddof=1, dtype=np.float64) + low.var(axis=0, ddof=1, dtype=np.float64)) / 2
+    )
+    difference = high.mean(axis=0, dtype=np.float64) - low.mean(axis=0, dtype=np.float64)
+    return _result(_ratio(difference, spread), single)
+
+
+def eta_squared(scores: ArrayLike, groups: ArrayLike) -> Any:
+    """Share of the variance of `scores` [n] or [n, m] that lies between `groups` [n]."""
+    scores = np.asarray(scores, dtype=np.float64)
+    single = scores.ndim == 1
+    scores = scores.reshape(len(scores), -1)
+    centred = scores - scores.mean(axis=0)
+    groups = np.asarray(groups)
+    between = np.zeros(scores.shape[1])
+    for level in np.unique(groups):
+        rows = groups == level
+        between += rows.sum() * centred[rows].mean(axis=0) ** 2
+    return _result(_ratio(between, (centred**2).sum(axis=0)), single)
+
+
+def cramers_v(first: ArrayLike, second: ArrayLike) -> float:
+    """Cramer's V of two categorical variables [n]; NaN if one of them is constant."""
+    _, a = np.unique(np.asarray(first), return_inverse=True)
+    _, b = np.unique(np.asarray(second), return_inverse=True)
+    table = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(table, (a, b), 1)
+    if min(table.shape) < 2:
+        return float("nan")
+    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
+    chi2 = ((table - expected) ** 2 / expected).sum()
+    return float(np.sqrt(chi2 / (table.sum() * (min(table.shape) - 1))))

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from mammo_sae.analysis import statistics as st
+from mammo_sae.errors import InputError
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def tied_scores(rng, n=150, m=6):
+    scores = np.round(rng.normal(size=(n, m)) * 2) / 2
+    scores[:, 1] = np.maximum(scores[:, 1], 0)
+    return scores, rng.random(n) < 0.3
+
+
+def test_auroc_and_auprc_equal_scikit_learn_with_ties(rng):
+    scores, labels = tied_scores(rng)
+    expected = [metrics.roc_auc_score(labels, column) for column in scores.T]
+    np.testing.assert_allclose(st.auroc(scores, labels), expected)
+    expected = [metrics.average_precision_score(labels, column) for column in scores.T]
+    np.testing.assert_allclose(st.auprc(scores, labels), expected)
+    assert st.auroc(scores[:, 0], labels) == pytest.approx(
+        metrics.roc_auc_score(labels, scores[:, 0])
+    )
+
+
+def test_more_columns_than_one_block_are_all_scored(rng):
+    scores = rng.normal(size=(30, 1100))
+    labels = rng.random(30) < 0.5
+    assert st.auroc(scores, labels)[-1] == pytest.approx(
+        metrics.roc_auc_score(labels, scores[:, -1])
+    )
+
+
+def test_weights_equal_repeating_the_images(rng):
+    scores, labels = tied_scores(rng)
+    weights = rng.integers(0, 4, (len(labels), 3)).astype(np.float32)
+    for name in ("auroc", "auprc"):
+        weighted = getattr(st, name)(scores, labels, weights)
+        for draw in range(3):
+            rows = np.repeat(np.arange(len(labels)), weights[:, draw].astype(int))
+            expected = getattr(st, name)(scores[rows], labels[rows])
+            np.testing.assert_allclose(weighted[:, draw], expected, rtol=1e-6)
+
+
+def test_precision_recall_and_f1_equal_scikit_learn(rng):
+    scores, labels = tied_scores(rng)
+    precision, recall, f1 = st.precision_recall_f1(scores, labels, threshold=0.4)
+    for column in range(scores.shape[1]):
+        called = scores[:, column] > 0.4
+        assert precision[column] == pytest.approx(metrics.precision_score(labels, called))
+        assert recall[column] == pytest.approx(metrics.recall_score(labels, called))
+        assert f1[column] == pytest.approx(metrics.f1_score(labels, called))
+
+
+def test_precision_is_missing_where_nothing_is_called():
+    precision, recall, f1 = st.precision_recall_f1(np.zeros(4), np.array([0, 0, 1, 1]))
+    assert np.isnan(precision)
+    assert (recall, f1) == (0.0, 0.0)
+
+
+def test_stratified_auroc_counts_pairs_within_strata_only(rng):
+    scores, labels = tied_scores(rng)
+    strata = rng.integers(0, 3, len(labels))
+    for column in range(2):
+        score, concordant, pairs = scores[:, column], 0.0, 0
+        for i in np.flatnonzero(labels):
+            for j in np.flatnonzero(~labels & (strata == strata[i])):
+                concordant += (score[i] > score[j]) + 0.5 * (score[i] == score[j])
+                pairs += 1
+        assert st.stratified_auroc(score, labels, strata) == pytest.approx(concordant / pairs)
+
+
+def test_stratified_auroc_of_the_stratum_itself_is_one_half(rng):
+    strata = rng.integers(0, 2, 200)
+    labels = rng.random(200) < np.where(strata, 0.8, 0.2)
+    score = strata.astype(float)
+    assert st.auroc(score, labels) > 0.7
+    assert st.stratified_auroc(score, labels, strata) == 0.5
+
+
+def test_empty_classes_give_missing_scores():
+    assert np.isnan(st.auroc(np.arange(4.0), np.zeros(4)))
+    assert np.isnan(st.auprc(np.arange(4.0), np.zeros(4)))
+    low, high = st.patient_bootstrap(
+        st.auroc, np.arange(4.0), np.zeros(4), np.arange(4), draws=5, seed=0
+    )
+    assert np.isnan(low)
+    assert np.isnan(high)
+
+
+def test_too_few_images_of_a_class_are_named():
+    assert st.why_not_estimable([1] * 9 + [0] * 50).startswith("9 positive images")
+    assert st.why_not_estimable([0] * 4 + [1] * 50).startswith("4 negative images")
+    assert st.why_not_estimable([1] * 10 + [0] * 10) == ""
+
+
+def test_missing_labels_are_refused():
+    with pytest.raises(InputError, match="drop unlabelled images"):
+        st.auroc(np.arange(3.0), np.array([0.0, 1.0, np.nan]))
+    with pytest.raises(InputError, match="do not match"):
+        st.auroc(np.arange(3.0), np.array([0.0, 1.0]))
+
+
+def test_pixel_average_precision_equals_scoring_every_pixel(rng):
+    scores = np.array([0.5, 0.0, 0.9, 0.5, 0.2])
+    inside, total = np.array([3, 1, 6, 0, 2]), np.array([10, 10, 8, 10, 2])
+    pixel_scores = np.repeat(scores, total)
+    pixel_labels = np.concatenate([np.arange(t) < i for i, t in zip(inside, total, strict=True)])
+    assert st.weighted_auprc(scores, inside, total) == pytest.approx(
+        metrics.average_precision_score(pixel_labels, pixel_scores)
+    )
+
+
+def clustered(rng, patients=120, images=4, shift=0.0, share=0.8):
+    """Scores with a strong patient effect, labels of whole patients."""
+    label = rng.random(patients) < 0.4
+    effect = rng.normal(size=patients) * np.sqrt(share) + shift * label
+    score = effect[:, None] + rng.normal(size=(patients, images)) * np.sqrt(1 - share)
+    return score.ravel(), np.repeat(label, images), np.repeat(np.arange(patients), images)
+
+
+def test_the_patient_bootstrap_covers_the_true_auroc_and_an_image_bootstrap_does_not(rng):
+    truth = stats.norm.cdf(0.8 / np.sqrt(2))
+    covered = {"patient": 0, "image": 0}
+    for trial in range(150):
+        scores, labels, patients = clustered(rng, shift=0.8)
+        for name, units in (("patient", patients), ("image", np.arange(len(patients)))):
+            low, high = st.patient_bootstrap(st.auroc, scores, labels, units, 200, trial)
+            covered[name] += low <= truth <= high
+    assert 0.90 <= covered["patient"] / 150 <= 0.99
+    assert covered["image"] / 150 < 0.85
+
+
+def test_the_bootstrap_takes_metrics_with_bound_arguments(rng):
+    scores, labels, patients = clustered(rng, shift=1.0)
+    strata = rng.integers(0, 2, len(labels))
+    metric = partial(st.stratified_auroc, strata=strata)
+    low, high = st.patient_bootstrap(
+        lambda s, y, w: metric(s, y, weights=w), scores, labels, patients, 100, 0
+    )
+    assert low < st.stratified_auroc(scores, labels, strata) < high
+
+
+def test_permutations_move_whole_patients_and_keep_the_joint_counts(rng):
+    patients = np.repeat(np.arange(40), 2)
+    within = np.tile([0, 1], 40)
+    within[:40] = 0
+    values = np.repeat(rng.integers(0, 2, 40), 2)
+    permutations = st.patient_permutations(patients, 50, 0, within=within)
+    for order in permutations:
+        assert sorted(order) == list(range(80))
+        moved = values[order]
+        assert (moved[::2] == moved[1::2]).all()
+        np.testing.assert_array_equal(within[order], within)
+
+
+def test_permutations_send_a_view_to_the_same_view():
+    patients = np.array([0, 0, 1, 1, 2, 2])
+    views = np.array(["CC", "MLO", "MLO", "CC", "CC", "MLO"])
+    for order in st.patient_permutations(patients, 20, 0, align=views):
+        np.testing.assert_array_equal(views[order], views)
+
+
+def test_conditional_permutation_by_patient_keeps_its_level_and_by_image_does_not():
+    """Score and covariate both hang on the patient, independent of each other given Y."""
+    rng = np.random.default_rng(3)
+    rejected = {"patient": 0, "image": 0}
+    trials = 300
+    for trial in range(trials):
+        scores, labels, patients = clustered(rng, patients=80, shift=0.7)
+        label = labels[::4]
+        covariate = np.repeat(rng.random(80) < np.where(label, 0.7, 0.3), 4)
+        for name, units in (("patient", patients), ("image", np.arange(len(patients)))):
+            permutations = st.patient_permutations(units, 99, trial, within=labels)
+            p = st.permutation_p(scores, covariate, permutations, strata=labels)
+            rejected[name] += p < 0.05
+    assert rejected["patient"] / trials <= 0.08
+    assert rejected["image"] / trials >= 0.15
+
+
+def test_shuffled_labels_give_uniform_p_values():
+    rng = np.random.default_rng(11)
+    scores, labels, patients = clustered(rng, patients=60, images=2)
+    scores = scores[:, None] + rng.normal(size=(len(labels), 8))
+    p, significant = [], 0
+    for trial in range(200):
+        shuffled = labels[st.patient_permutations(patients, 1, 1000 + trial)[0]]
+        permutations = st.patient_permutations(patients, 199, trial)
+        one = st.permutation_p(scores, shuffled, permutations)
+        p.append(one[trial % 8])
+        significant += (st.benjamini_hochberg(one) < 0.05).any()
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert significant / 200 <= 0.08
+
+
+def test_a_real_association_is_found_for_two_levels_and_for_four(rng):
+    scores, labels, patients = clustered(rng, shift=1.5)
+    permutations = st.patient_permutations(patients, 199, 0)
+    assert st.permutation_p(scores, labels, permutations) == pytest.approx(1 / 200)
+    density = np.repeat(rng.integers(0, 4, 120), 4)
+    scores = (density == 2) + 0.3 * rng.normal(size=480)
+    assert st.permutation_p(scores, density, permutations) == pytest.approx(1 / 200)
+
+
+def test_a_constant_score_has_no_p_value():
+    permutations = st.patient_permutations(np.arange(20), 9, 0)
+    assert np.isnan(st.permutation_p(np.zeros(20), np.arange(20) % 2, permutations))
+
+
+def test_benjamini_hochberg_equals_scipy_and_leaves_missing_values_out(rng):
+    p = rng.random(50) ** 2
+    np.testing.assert_allclose(
+        st.benjamini_hochberg(p), stats.false_discovery_control(p, method="bh")
+    )
+    q = st.benjamini_hochberg(np.append(p, np.nan))
+    assert np.isnan(q[-1])
+    np.testing.assert_allclose(q[:-1], st.benjamini_hochberg(p))
+    assert np.isnan(st.benjamini_hochberg([np.nan, np.nan])).all()
+
+
+def test_effect_sizes_equal_their_definitions(rng):
+    scores, labels = tied_scores(rng)
+    high, low = scores[labels, 0], scores[~labels, 0]
+    expected = (high.mean() - low.mean()) / np.sqrt((high.var(ddof=1) + low.var(ddof=1)) / 2)
+    assert st.standardised_mean_difference(scores, labels)[0] == pytest.approx(expected)
+    groups = rng.integers(0, 3, len(labels))
+    f = stats.f_oneway(*[scores[groups == g, 0] for g in range(3)]).statistic
+    n = len(labels)
+    assert st.eta_squared(scores, groups)[0] == pytest.approx(2 * f / (2 * f + n - 3))
+    table = stats.contingency.crosstab(labels, groups).count
+    assert st.cramers_v(labels, groups) == pytest.approx(
+        stats.contingency.association(table, method="cramer")
+    )
+
+
+def test_effect_sizes_of_constants_are_missing():
+    labels = np.arange(10) % 2
+    assert np.isnan(st.standardised_mean_difference(np.ones(10), labels))
+    assert np.isnan(st.eta_squared(np.ones(10), labels))
+    assert np.isnan(st.cramers_v(np.ones(10), labels))
+    assert st.is_constant(np.stack([np.ones(10), labels], 1)).tolist() == [True, False]
