@@ -1,0 +1,120 @@
+"""How arrays are laid out and checked: the choices every Zarr store of this package shares.
+
+Two codecs pipelines read the same bytes. `zarrs` streams several times faster, but inside a shard
+it does not compare a chunk's CRC-32C when only part of the shard is read; zarr-python does. So
+whole shards are streamed by the first and single chunks are read by the second. Compressed arrays
+need no such care: Zstandard's own checksum is compared by both.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from mammo_sae.errors import StoreError
+
+FAST = "zarrs.ZarrsCodecPipeline"
+CHECKED = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+
+
+def create_group(path: Path, attributes: dict[str, Any]) -> zarr.Group:
+    """Create an empty Zarr group (format 3) with `attributes` at `path`."""
+    with zarr.config.set({"codec_pipeline.path": FAST}):
+        return zarr.open_group(path, mode="w", zarr_format=3, attributes=attributes)
+
+
+def create_array(
+    group: zarr.Group,
+    name: str,
+    *,
+    shape: Sequence[int],
+    dtype: str,
+    dimensions: Sequence[str],
+    chunk: Sequence[int],
+    shard: Sequence[int] | None = None,
+    compress: bool,
+) -> zarr.Array:
+    """Create an array whose chunks carry a checksum; sizes are clipped to the array's own."""
+    chunk = [max(1, min(c, s)) for c, s in zip(chunk, shape, strict=True)]
+    if shard is not None:
+        # A shard holds whole chunks: round it up to a multiple of the chunk.
+        shard = [
+            c * max(1, -(-min(big, s) // c)) for c, big, s in zip(chunk, shard, shape, strict=True)
+        ]
+    with zarr.config.set({"codec_pipeline.path": FAST}):
+        return group.create_array(
+            name,
+            shape=tuple(shape),
+            dtype=dtype,
+            chunks=tuple(chunk),
+            shards=tuple(shard) if shard is not None else None,
+            compressors=[ZstdCodec(level=3, checksum=True)] if compress else [Crc32cCodec()],
+            dimension_names=list(dimensions),
+            fill_value=0,
+            # A chunk of zeros is still written, so that a missing file is always a damage.
+            config={"write_empty_chunks": True},
+        )
+
+
+def write_labels(group: zarr.Group, name: str, labels: Sequence[str]) -> None:
+    """Write a one-dimensional array of strings along the dimension of the same name."""
+    array = group.create_array(
+        name, shape=(len(labels),), dtype=str, dimension_names=[name], chunks=(max(1, len(labels)),)
+    )
+    if labels:
+        array[:] = np.asarray(list(labels), dtype=object)
+
+
+def consolidate(path: Path) -> None:
+    """Put every array's metadata into the group's, so that readers open it without a listing.
+
+    The manifest's own files then never meet a reader that takes them for parts of the hierarchy.
+    """
+    with warnings.catch_warnings():
+        # Zarr's format 3 has no word on consolidation yet; zarr-python and xarray read it.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(path)
+
+
+def open_array(path: Path, name: str, *, streaming: bool) -> zarr.Array:
+    """Open one array for reading: whole shards (`streaming`) or single chunks.
+
+    Raises
+    ------
+    StoreError
+        If there is no such array.
+    """
+    with zarr.config.set({"codec_pipeline.path": FAST if streaming else CHECKED}):
+        try:
+            return zarr.open_array(path / name, mode="r", zarr_format=3)
+        except (FileNotFoundError, KeyError):
+            raise StoreError(f"{path} has no array {name!r}; rebuild the store") from None
+
+
+def read(array: zarr.Array, selection: Any, where: Path) -> np.ndarray:
+    """Read part of an array along its first axis (slice or list of positions).
+
+    Raises
+    ------
+    StoreError
+        If a checksum does not match, naming the store.
+    """
+    try:
+        if isinstance(selection, slice):
+            return array[selection]
+        return array.oindex[np.asarray(selection, dtype=np.int64)]
+    except (RuntimeError, OSError, ValueError) as error:
+        raise StoreError(
+            f"{where} is damaged ({error}); delete the store's manifest and rerun"
+        ) from None
+
+
+def read_labels(path: Path, name: str) -> list[str]:
+    """Return an array of strings as a list."""
+    return [str(label) for label in open_array(path, name, streaming=False)[:]]

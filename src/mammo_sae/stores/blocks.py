@@ -1,0 +1,55 @@
+"""Writing arrays shard by shard although images arrive one by one, in any order."""
+
+from __future__ import annotations
+
+import numpy as np
+import zarr
+
+
+class BlockWriter:
+    """Collects rows (images) until a whole shard is there, then writes it once.
+
+    Writing a row at a time into a sharded array would read and rewrite the shard for every row.
+    Memory is bounded by the shards begun and not yet full: one, when rows come in order.
+    """
+
+    def __init__(self, array: zarr.Array) -> None:
+        self._array = array
+        self._rows = (array.shards or array.chunks)[0]
+        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._written = np.zeros(array.shape[0], dtype=bool)
+
+    def write(self, position: int, row: np.ndarray) -> None:
+        """Take one row; `row` has the array's shape without the first axis."""
+        if row.shape != self._array.shape[1:]:
+            raise ValueError(f"row of shape {row.shape} in an array of {self._array.shape}")
+        block = position // self._rows
+        if block not in self._open:
+            size = min(self._rows, self._array.shape[0] - block * self._rows)
+            self._open[block] = (
+                np.zeros((size, *self._array.shape[1:]), dtype=self._array.dtype),
+                np.zeros(size, dtype=bool),
+            )
+        data, there = self._open[block]
+        data[position - block * self._rows] = row
+        there[position - block * self._rows] = True
+        if there.all():
+            self._flush(block)
+
+    def close(self) -> None:
+        """Check that every row was written.
+
+        Raises
+        ------
+        ValueError
+            If rows are missing: the store would be taken for whole.
+        """
+        missing = np.flatnonzero(~self._written)
+        if len(missing):
+            raise ValueError(f"{len(missing)} rows never written, the first is {missing[0]}")
+
+    def _flush(self, block: int) -> None:
+        data, _ = self._open.pop(block)
+        start = block * self._rows
+        self._array[start : start + len(data)] = data
+        self._written[start : start + len(data)] = True

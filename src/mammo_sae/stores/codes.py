@@ -1,0 +1,219 @@
+"""Codes of one SAE: k latents per cell, and their pooling per image.
+
+Arrays (n images, R x C cells, k codes a cell, h latents)::
+
+    image_id [n]           string
+    latent   [h]           int32
+    index    [n, R, C, k]  uint16 (uint32 from 65,536 latents on)
+    value    [n, R, C, k]  float32; an unused slot is index 0, value 0
+    mean     [n, h]        float32, mean over all cells
+    max      [n, h]        float32, maximum over all cells
+    active   [n, h]        float32, share of cells with a value above 0
+
+Dimensions and coordinates are named, so `xarray.open_zarr` labels them. A dense [cells, h] array
+exists nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mammo_sae.errors import StoreError
+from mammo_sae.provenance import Provenance
+from mammo_sae.stores import arrays
+from mammo_sae.stores.blocks import BlockWriter
+from mammo_sae.stores.embeddings import LayerGrid
+from mammo_sae.stores.positions import Index
+from mammo_sae.stores.publish import create_store, open_store
+
+KIND = "codes"
+IMAGES_PER_SHARD = 64
+LATENTS_PER_CHUNK = 2048
+POOLED = ("mean", "max", "active")
+
+
+class CodesWriter:
+    """Writes codes image by image; every image must be written once."""
+
+    def __init__(self, group: Any, n: int, grid: LayerGrid, latents: int, k: int) -> None:
+        self._latents = latents
+        cells = (grid.rows, grid.columns, k)
+        self._blocks = {}
+        for name, dtype in (
+            ("index", "uint16" if latents <= 1 << 16 else "uint32"),
+            ("value", "float32"),
+        ):
+            self._blocks[name] = BlockWriter(
+                arrays.create_array(
+                    group,
+                    name,
+                    shape=(n, *cells),
+                    dtype=dtype,
+                    dimensions=("image_id", "row", "column", "slot"),
+                    chunk=(1, *cells),
+                    shard=(IMAGES_PER_SHARD, *cells),
+                    compress=True,
+                )
+            )
+        for name in POOLED:
+            self._blocks[name] = BlockWriter(
+                arrays.create_array(
+                    group,
+                    name,
+                    shape=(n, latents),
+                    dtype="float32",
+                    dimensions=("image_id", "latent"),
+                    chunk=(IMAGES_PER_SHARD, LATENTS_PER_CHUNK),
+                    compress=True,
+                )
+            )
+
+    def write(
+        self,
+        positions: Sequence[int],
+        *,
+        index: np.ndarray,
+        value: np.ndarray,
+        mean: np.ndarray,
+        max: np.ndarray,
+        active: np.ndarray,
+    ) -> None:
+        """Store a batch: index, value [b, R, C, k]; mean, max, active [b, h].
+
+        Raises
+        ------
+        ValueError
+            If an index is not a latent.
+        """
+        if index.size and (index.min() < 0 or index.max() >= self._latents):
+            raise ValueError(f"a code's latent lies outside of 0..{self._latents - 1}")
+        batch = {"index": index, "value": value, "mean": mean, "max": max, "active": active}
+        for name, rows in batch.items():
+            for position, row in zip(positions, rows, strict=True):
+                self._blocks[name].write(int(position), row)
+
+    def close(self) -> None:
+        """Check that every image was written."""
+        for block in self._blocks.values():
+            block.close()
+
+
+@contextmanager
+def create_codes_store(
+    path: Path,
+    manifest: Path,
+    *,
+    image_ids: Sequence[str],
+    grid: LayerGrid,
+    latents: int,
+    k: int,
+    attributes: dict[str, Any] | None = None,
+    provenance: Provenance | None = None,
+) -> Iterator[CodesWriter]:
+    """Yield a writer of one SAE's codes over `image_ids`; publish when the block succeeds."""
+    describe = {"images": len(image_ids), "grid": asdict(grid), "latents": latents, "k": k}
+    with create_store(path, manifest, kind=KIND, describe=describe, provenance=provenance) as aside:
+        group = arrays.create_group(aside, {**(attributes or {}), "grid": asdict(grid)})
+        arrays.write_labels(group, "image_id", image_ids)
+        latent = arrays.create_array(
+            group,
+            "latent",
+            shape=(latents,),
+            dtype="int32",
+            dimensions=("latent",),
+            chunk=(latents,),
+            compress=True,
+        )
+        latent[:] = np.arange(latents, dtype=np.int32)
+        writer = CodesWriter(group, len(image_ids), grid, latents, k)
+        yield writer
+        writer.close()
+        arrays.consolidate(aside)
+
+
+class CodesReader:
+    """Reads one SAE's codes.
+
+    Raises
+    ------
+    StoreError
+        If the store is damaged or of another kind.
+    """
+
+    def __init__(self, manifest: Path) -> None:
+        store = open_store(manifest, kind=KIND)
+        self.path = store.path
+        self.grid = LayerGrid(**store.manifest["grid"])
+        self.latents: int = store.manifest["latents"]
+        self.k: int = store.manifest["k"]
+        self._index = Index([arrays.read_labels(self.path, "image_id")], KIND)
+        self._arrays = {
+            name: arrays.open_array(self.path, name, streaming=True)
+            for name in ("index", "value", *POOLED)
+        }
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of the images, in stored order."""
+        return self._index.image_ids
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def position(self, image_id: str) -> int:
+        """Return the position of an image in `image_ids`."""
+        return self._index.position(image_id)
+
+    def cells(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (index int32, value float32), each [n, R, C, k], at `positions`."""
+        index = self._read("index", positions).astype(np.int32)
+        return index, self._read("value", positions)
+
+    def mean(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return float32 [n, h]: mean code over all cells of each image."""
+        return self._pooled("mean", image_ids)
+
+    def max(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return float32 [n, h]: maximum code over all cells of each image."""
+        return self._pooled("max", image_ids)
+
+    def active(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return float32 [n, h]: share of cells where the latent is active."""
+        return self._pooled("active", image_ids)
+
+    def maps(self, positions: Sequence[int], latents: Sequence[int]) -> np.ndarray:
+        """Return float32 [n, m, R, C]: the maps of `latents` over the images at `positions`."""
+        wanted = np.asarray(latents, dtype=np.int64)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.latents):
+            raise StoreError(f"{self.path} has latents 0..{self.latents - 1}, not {wanted.max()}")
+        index, value = self.cells(positions)
+        n, rows, columns, _ = index.shape
+        slot = np.full(self.latents, -1, dtype=np.int64)
+        slot[wanted] = np.arange(len(wanted))
+        target = slot[index]
+        # A padding slot points at latent 0 with value 0: adding 0 leaves its map as it is.
+        image, row, column, _ = np.nonzero(target >= 0)
+        out = np.zeros((n, len(wanted), rows, columns), dtype=np.float32)
+        hit = target >= 0
+        np.add.at(out, (image, target[hit], row, column), value[hit])
+        return out
+
+    def dataset(self) -> Any:
+        """Return the store as a lazily loaded, labelled `xarray.Dataset`."""
+        import xarray
+
+        return xarray.open_zarr(self.path)
+
+    def _pooled(self, name: str, image_ids: Sequence[str] | None) -> np.ndarray:
+        if image_ids is None:
+            return arrays.read(self._arrays[name], slice(None), self.path / name)
+        return self._read(name, self._index.positions(image_ids))
+
+    def _read(self, name: str, positions: Sequence[int]) -> np.ndarray:
+        return arrays.read(self._arrays[name], positions, self.path / name)

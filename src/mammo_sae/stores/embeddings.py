@@ -1,0 +1,272 @@
+"""Embeddings of one shard: per layer a Zarr store of every cell's channels.
+
+`<shard>/<layer>.zarr` holds (n images, R x C cells, d channels)::
+
+    image_id [n]            string
+    cells    [n, R, C, d]   float16, or float32 where float16 would overflow
+
+and the layer's grid as attributes. One chunk is one image; a shard file holds a few images, is
+not compressed (activations hardly compress) and is streamed whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mammo_sae.errors import StoreError
+from mammo_sae.provenance import Provenance
+from mammo_sae.stores import arrays
+from mammo_sae.stores.positions import Index
+from mammo_sae.stores.publish import create_store, open_store
+
+KIND = "embeddings"
+SHARD_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class LayerGrid:
+    """Where a layer's cells lie on the canonical image.
+
+    Cell (i, j) stands for the canonical pixels y in [offset_y + i * stride, offset_y + (i + 1) *
+    stride), and x likewise; `receptive_field` is the edge in pixels of what can influence it.
+    """
+
+    layer: str
+    channels: int
+    rows: int
+    columns: int
+    stride: int
+    offset_y: float
+    offset_x: float
+    receptive_field: int
+
+
+class EmbeddingWriter:
+    """Writes consecutive images of one shard, all layers at once."""
+
+    def __init__(self, root: Path, image_ids: Sequence[str], grids: Sequence[LayerGrid]) -> None:
+        self._root = root
+        self._ids = list(image_ids)
+        self._grids = {grid.layer: grid for grid in grids}
+        self._arrays = {layer: self._create(grid, "float16") for layer, grid in self._grids.items()}
+        self._pending: dict[str, list[np.ndarray]] = {layer: [] for layer in self._grids}
+        self._next = dict.fromkeys(self._grids, 0)
+
+    def write(self, maps: Mapping[str, np.ndarray]) -> None:
+        """Append a batch: per layer an array [b, R, C, d] of any float type.
+
+        Raises
+        ------
+        StoreError
+            If a value is NaN or infinite, naming layer and image.
+        """
+        for layer, batch in maps.items():
+            grid = self._grids[layer]
+            if batch.shape[1:] != (grid.rows, grid.columns, grid.channels):
+                raise ValueError(f"layer {layer}: a batch of shape {batch.shape} on {grid}")
+            stored = self._as_stored(layer, batch)  # first: it may widen what is pending
+            self._pending[layer].append(stored)
+            self._flush(layer, final=False)
+
+    def close(self) -> None:
+        """Write what is pending and check that every image came."""
+        for layer in self._grids:
+            self._flush(layer, final=True)
+            if self._next[layer] != len(self._ids):
+                raise ValueError(f"layer {layer}: {self._next[layer]} of {len(self._ids)} images")
+            arrays.consolidate(self._root / f"{layer}.zarr")
+
+    def dtypes(self) -> dict[str, str]:
+        """Return the stored type of each layer."""
+        return {layer: str(array.dtype) for layer, array in self._arrays.items()}
+
+    def _as_stored(self, layer: str, batch: np.ndarray) -> np.ndarray:
+        dtype = self._arrays[layer].dtype
+        with np.errstate(over="ignore"):
+            stored = batch.astype(dtype)
+        if np.isfinite(stored).all():
+            return stored
+        if not np.isfinite(batch).all():
+            bad = np.argwhere(~np.isfinite(batch))[0][0]
+            done = self._next[layer] + sum(len(part) for part in self._pending[layer])
+            raise StoreError(
+                f"layer {layer}: NaN or infinity in image {self._ids[done + bad]}; "
+                "check the encoder's weights"
+            )
+        self._widen(layer)
+        return batch.astype(np.float32)
+
+    def _widen(self, layer: str) -> None:
+        """Turn a float16 layer into float32, block by block, because a value does not fit."""
+        narrow = self._arrays[layer]
+        done, rows = self._next[layer], narrow.shards[0]
+        aside = self._root / f"{layer}.narrow"
+        (self._root / f"{layer}.zarr").rename(aside)
+        source = arrays.open_array(aside, "cells", streaming=True)
+        self._arrays[layer] = self._create(self._grids[layer], "float32", rows=rows)
+        for start in range(0, done, rows):
+            stop = min(start + rows, done)
+            self._arrays[layer][start:stop] = source[start:stop].astype(np.float32)
+        self._pending[layer] = [part.astype(np.float32) for part in self._pending[layer]]
+        _remove_tree(aside)
+
+    def _create(self, grid: LayerGrid, dtype: str, rows: int | None = None) -> Any:
+        group = arrays.create_group(self._root / f"{grid.layer}.zarr", asdict(grid))
+        arrays.write_labels(group, "image_id", self._ids)
+        one = (grid.rows, grid.columns, grid.channels)
+        rows = rows or max(1, SHARD_BYTES // (int(np.prod(one)) * 2))
+        return arrays.create_array(
+            group,
+            "cells",
+            shape=(len(self._ids), *one),
+            dtype=dtype,
+            dimensions=("image_id", "row", "column", "channel"),
+            chunk=(1, *one),
+            shard=(rows, *one),
+            compress=False,
+        )
+
+    def _flush(self, layer: str, *, final: bool) -> None:
+        pending, array = self._pending[layer], self._arrays[layer]
+        rows = array.shards[0]
+        count = sum(len(part) for part in pending)
+        if not pending or (count < rows and not final):
+            return
+        data = np.concatenate(pending)
+        whole = len(data) if final else len(data) // rows * rows
+        start = self._next[layer]
+        array[start : start + whole] = data[:whole]
+        self._next[layer] = start + whole
+        self._pending[layer] = [data[whole:]] if whole < len(data) else []
+
+
+@contextmanager
+def create_embedding_store(
+    path: Path,
+    manifest: Path,
+    *,
+    image_ids: Sequence[str],
+    grids: Sequence[LayerGrid],
+    provenance: Provenance | None = None,
+) -> Iterator[EmbeddingWriter]:
+    """Yield a writer for one shard of one pass; publish `path` (a folder of `<layer>.zarr`)."""
+    described: dict[str, Any] = {"images": len(image_ids), "layers": {}}
+    with create_store(
+        path, manifest, kind=KIND, describe=lambda _: described, provenance=provenance
+    ) as aside:
+        writer = EmbeddingWriter(aside, image_ids, grids)
+        yield writer
+        writer.close()
+        for grid in grids:
+            dtype = writer.dtypes()[grid.layer]
+            described["layers"][grid.layer] = {**asdict(grid), "dtype": dtype}
+
+
+class EmbeddingReader:
+    """Reads one layer's embeddings over all shards, whole blocks or single images.
+
+    Parameters
+    ----------
+    manifests
+        One per shard, of any pass that holds `layer`.
+    layer
+        Name of the layer.
+    image_ids
+        Keep only these images, in stored order (a split, say); all if None.
+
+    Raises
+    ------
+    StoreError
+        If a store is damaged, lacks the layer, the grids differ, or an image is missing.
+    """
+
+    def __init__(
+        self, manifests: Sequence[Path], layer: str, image_ids: Sequence[str] | None = None
+    ) -> None:
+        stores = [open_store(manifest, kind=KIND) for manifest in manifests]
+        if not stores:
+            raise StoreError(f"no embedding store of layer {layer} given; name a manifest")
+        found: dict[str, Any] = {}
+        for manifest, store in zip(manifests, stores, strict=True):
+            if layer not in store.manifest["layers"]:
+                have = ", ".join(store.manifest["layers"])
+                raise StoreError(f"{manifest} holds no layer {layer}, only {have}")
+            entry = dict(store.manifest["layers"][layer])
+            found.setdefault("dtypes", set()).add(entry.pop("dtype"))
+            if found.setdefault("grid", entry) != entry:
+                raise StoreError(f"{manifest}: layer {layer} has another grid than its siblings")
+        self.grid = LayerGrid(**found["grid"])
+        self.dtype = np.dtype("float32" if "float32" in found["dtypes"] else "float16")
+        self._paths = [store.path / f"{layer}.zarr" for store in stores]
+        index = Index([arrays.read_labels(path, "image_id") for path in self._paths], KIND)
+        kept = (
+            np.arange(len(index))
+            if image_ids is None
+            else np.sort(index.positions(list(image_ids)))
+        )
+        self._index, self._kept = index, kept
+        self.image_ids = [index.image_ids[i] for i in kept]
+        self._streams = [arrays.open_array(p, "cells", streaming=True) for p in self._paths]
+        self._checked = [arrays.open_array(p, "cells", streaming=False) for p in self._paths]
+        self.blocks = self._plan()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def read(self, positions: Sequence[int]) -> np.ndarray:
+        """Return [n, R, C, d] of the images at `positions` of `image_ids`, in that order."""
+        wanted = self._kept[np.asarray(positions, dtype=np.int64)]
+        grid = self.grid
+        out = np.empty((len(wanted), grid.rows, grid.columns, grid.channels), dtype=self.dtype)
+        for store, local, where in self._index.split(wanted):
+            out[where] = arrays.read(self._checked[store], local, self._paths[store] / "cells")
+        return out
+
+    def read_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (positions [b], cells [b, R, C, d]) of one shard file, read whole and checked."""
+        store, start, stop, local, positions = self.blocks[block]
+        data = arrays.read(self._streams[store], slice(start, stop), self._paths[store] / "cells")
+        if len(local) < stop - start:
+            data = data[local - start]
+        return positions, data.astype(self.dtype, copy=False)
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (positions [b], cells [b, R, C, d]) in stored order, at most `size` images each.
+
+        The next block is read while the caller works on this one.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self.read_block, 0) if self.blocks else None
+            for block in range(len(self.blocks)):
+                assert ahead is not None
+                positions, data = ahead.result()
+                if block + 1 < len(self.blocks):
+                    ahead = pool.submit(self.read_block, block + 1)
+                for start in range(0, len(positions), size):
+                    yield positions[start : start + size], data[start : start + size]
+
+    def _plan(self) -> list[tuple[int, int, int, np.ndarray, np.ndarray]]:
+        """List the shard files that hold a wanted image: store, rows, wanted rows, positions."""
+        plan = []
+        for store, local, where in self._index.split(self._kept):
+            array = self._streams[store]
+            rows = array.shards[0] if array.shards else array.chunks[0]
+            for block in np.unique(local // rows):
+                mine = local // rows == block
+                start = int(block) * rows
+                stop = min(start + rows, array.shape[0])
+                plan.append((store, start, stop, local[mine], where[mine]))
+        return plan
+
+
+def _remove_tree(path: Path) -> None:
+    for child in sorted(path.rglob("*"), reverse=True):
+        child.rmdir() if child.is_dir() else child.unlink()
+    path.rmdir()

@@ -1,0 +1,194 @@
+"""Canonical images of one shard: pixels, breast mask, region masks, geometry.
+
+Arrays (n images, H x W canonical pixels, r regions)::
+
+    image_id   [n]           string
+    pixels     [n, H, W]     uint8
+    breast     [n, H, W]     uint8, 1 inside the breast
+    regions    [n, r, H, W]  uint8, 1 inside the region; attribute `regions` names them
+    affine     [n, 2, 3]     float64, original pixel-edge (x, y) -> canonical (x, y)
+    flipped    [n]           uint8, 1 where the image was mirrored
+    spacing_mm [n]           float64, edge of a canonical pixel in the detector plane; NaN unknown
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mammo_sae.errors import StoreError
+from mammo_sae.provenance import Provenance
+from mammo_sae.stores import arrays
+from mammo_sae.stores.blocks import BlockWriter
+from mammo_sae.stores.positions import Index
+from mammo_sae.stores.publish import create_store, open_store
+
+KIND = "images"
+IMAGES_PER_SHARD = 16
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One canonical image: pixels and breast [H, W], regions [r, H, W], affine [2, 3]."""
+
+    pixels: np.ndarray
+    breast: np.ndarray
+    regions: np.ndarray
+    affine: np.ndarray
+    flipped: bool
+    spacing_mm: float
+
+
+class ImageWriter:
+    """Writes the records of one store; every image must be written once."""
+
+    def __init__(self, group: Any, n: int, height: int, width: int, regions: int) -> None:
+        def make(name: str, dims: str, shape: tuple[int, ...], dtype: str) -> BlockWriter:
+            dimensions = ["image_id", *dims.split()]
+            array = arrays.create_array(
+                group,
+                name,
+                shape=(n, *shape),
+                dtype=dtype,
+                dimensions=dimensions,
+                chunk=(1 if shape else IMAGES_PER_SHARD, *shape),
+                shard=(IMAGES_PER_SHARD, *shape),
+                compress=True,
+            )
+            return BlockWriter(array)
+
+        self._blocks = {
+            "pixels": make("pixels", "y x", (height, width), "uint8"),
+            "breast": make("breast", "y x", (height, width), "uint8"),
+            "affine": make("affine", "axis coefficient", (2, 3), "float64"),
+            "flipped": make("flipped", "", (), "uint8"),
+            "spacing_mm": make("spacing_mm", "", (), "float64"),
+        }
+        if regions:
+            self._blocks["regions"] = make(
+                "regions", "region y x", (regions, height, width), "uint8"
+            )
+
+    def write(self, position: int, record: ImageRecord) -> None:
+        """Store `record` as the image at `position` of the store's ids; any order."""
+        for name, block in self._blocks.items():
+            block.write(position, np.asarray(getattr(record, name)))
+
+    def close(self) -> None:
+        """Check that every image was written."""
+        for block in self._blocks.values():
+            block.close()
+
+
+@contextmanager
+def create_image_store(
+    path: Path,
+    manifest: Path,
+    *,
+    image_ids: Sequence[str],
+    height: int,
+    width: int,
+    regions: Sequence[str],
+    attributes: dict[str, Any] | None = None,
+    provenance: Provenance | None = None,
+) -> Iterator[ImageWriter]:
+    """Yield a writer for the images `image_ids`; publish the store when the block succeeds."""
+    describe = {
+        "images": len(image_ids),
+        "height": height,
+        "width": width,
+        "regions": list(regions),
+    }
+    with create_store(path, manifest, kind=KIND, describe=describe, provenance=provenance) as aside:
+        group = arrays.create_group(aside, {**(attributes or {}), "regions": list(regions)})
+        arrays.write_labels(group, "image_id", image_ids)
+        writer = ImageWriter(group, len(image_ids), height, width, len(regions))
+        yield writer
+        writer.close()
+        arrays.consolidate(aside)
+
+
+class ImageReader:
+    """Reads images by id over all shards of a cohort.
+
+    Raises
+    ------
+    StoreError
+        If a store is damaged, or the shards differ in size or regions.
+    """
+
+    def __init__(self, manifests: Sequence[Path]) -> None:
+        stores = [open_store(manifest, kind=KIND) for manifest in manifests]
+        if not stores:
+            raise StoreError("no image store given; name at least one manifest")
+        shapes = {
+            (s.manifest["height"], s.manifest["width"], tuple(s.manifest["regions"]))
+            for s in stores
+        }
+        if len(shapes) > 1:
+            raise StoreError(f"the shards beside {manifests[0]} differ in image size or regions")
+        self.height, self.width, regions = shapes.pop()
+        self.regions: list[str] = list(regions)
+        self._paths = [store.path for store in stores]
+        self._index = Index([arrays.read_labels(path, "image_id") for path in self._paths], KIND)
+        self._arrays: dict[tuple[int, str], Any] = {}
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of all images, in stored order."""
+        return self._index.image_ids
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def position(self, image_id: str) -> int:
+        """Return the position of an image in `image_ids`."""
+        return self._index.position(image_id)
+
+    def pixels(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return uint8 [n, H, W] for `image_ids` (all if None)."""
+        return self._read("pixels", image_ids)
+
+    def breast(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return bool [n, H, W], True inside the breast."""
+        return self._read("breast", image_ids).astype(bool)
+
+    def region_masks(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return bool [n, r, H, W], in the order of `regions`."""
+        if not self.regions:
+            n = len(self) if image_ids is None else len(image_ids)
+            return np.zeros((n, 0, self.height, self.width), dtype=bool)
+        return self._read("regions", image_ids).astype(bool)
+
+    def affine(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return float64 [n, 2, 3], original pixel-edge (x, y) to canonical (x, y)."""
+        return self._read("affine", image_ids)
+
+    def flipped(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return bool [n], True where the image was mirrored."""
+        return self._read("flipped", image_ids).astype(bool)
+
+    def spacing_mm(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return float64 [n], millimetres per canonical pixel; NaN where unknown."""
+        return self._read("spacing_mm", image_ids)
+
+    def _read(self, name: str, image_ids: Sequence[str] | None) -> np.ndarray:
+        positions = self._index.positions(image_ids)
+        out: np.ndarray | None = None
+        for store, local, where in self._index.split(positions):
+            key = (store, name)
+            if key not in self._arrays:
+                self._arrays[key] = arrays.open_array(self._paths[store], name, streaming=True)
+            part = arrays.read(self._arrays[key], local, self._paths[store] / name)
+            if out is None:
+                out = np.empty((len(positions), *part.shape[1:]), dtype=part.dtype)
+            out[where] = part
+        if out is None:
+            array = arrays.open_array(self._paths[0], name, streaming=True)
+            out = np.empty((0, *array.shape[1:]), dtype=array.dtype)
+        return out

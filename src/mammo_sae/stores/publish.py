@@ -1,0 +1,227 @@
+"""Publishing a result: written aside, hashed, renamed, its manifest last.
+
+A store is a directory; its manifest is a small JSON file beside it. The manifest describes content
+and nothing else (no times, no host, no code version), so the same content gives the same manifest
+and consumers stay fresh. What made the store is in `provenance.json` inside it.
+
+Layout of a published directory::
+
+    <store>/files.json        {relative path: [bytes, sha256]} of every other file
+    <store>/provenance.json   what made it (not part of the content)
+    <store>/...               the content
+    <manifest>.json           kind, relative path of the store, digest of files.json, description
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mammo_sae.errors import StoreError
+from mammo_sae.provenance import Provenance
+
+FORMAT = 1
+FILES = "files.json"
+PROVENANCE = "provenance.json"
+
+Description = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """An opened store: its data directory and its manifest's content."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or is not JSON, naming it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing; run the step that makes it") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path} is not readable JSON ({error}); delete it and rebuild") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON with sorted keys, atomically."""
+    with atomic_file(path) as aside:
+        aside.write_text(
+            json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+        )
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it becomes `path` only if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def create_store(
+    path: Path,
+    manifest: Path,
+    *,
+    kind: str,
+    describe: Description | None = None,
+    provenance: Provenance | None = None,
+) -> Iterator[Path]:
+    """Yield an empty directory beside `path`; when the block succeeds, publish it as `path`.
+
+    An older store and its manifest are removed first, so no manifest ever speaks of a store that
+    is being replaced. A writer that was orphaned (its workflow was killed and started again)
+    finds that its place has been taken and leaves the new store alone.
+
+    Parameters
+    ----------
+    path
+        The store's final directory.
+    manifest
+        The JSON file written last, outside of `path`.
+    kind
+        What the store is (`images`, `embeddings`, ...); readers refuse another kind.
+    describe
+        Extra content of the manifest, or a function of the filled directory that returns it.
+    provenance
+        Written into the store.
+
+    Raises
+    ------
+    StoreError
+        If another writer took over the same store meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    owner = path.with_name(f".{path.name}.writer")
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    owner.write_text(token, encoding="utf-8")
+    aside = path.with_name(f".{path.name}.{token}.partial")
+    aside.mkdir()
+    try:
+        yield aside
+        if provenance is not None:
+            write_json(aside / PROVENANCE, provenance.model_dump(mode="json"))
+        files = _hash_files(aside)
+        listing = json.dumps(files, indent=0, sort_keys=True)
+        (aside / FILES).write_text(listing, encoding="utf-8")
+        extra = describe(aside) if callable(describe) else (describe or {})
+        content = {
+            "format": FORMAT,
+            "kind": kind,
+            "store": os.path.relpath(path, manifest.parent),
+            "digest": hashlib.sha256(listing.encode()).hexdigest(),
+            "files": len(files),
+            "bytes": sum(size for size, _ in files.values()),
+            **extra,
+        }
+        if not owner.is_file() or owner.read_text(encoding="utf-8") != token:
+            raise StoreError(f"{path} is being written by another process; this one gives way")
+        manifest.unlink(missing_ok=True)
+        if path.exists():
+            shutil.rmtree(path)
+        aside.rename(path)
+        write_json(manifest, content)
+        owner.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if owner.is_file() and owner.read_text(encoding="utf-8") == token:
+            owner.unlink(missing_ok=True)
+
+
+def open_store(manifest: Path, *, kind: str) -> StoreInfo:
+    """Open the store that `manifest` describes, after the checks that cost no reading of data.
+
+    The manifest's form and kind, the digest of the file list, and every file's presence and size
+    are checked here; content is checked by the checksums inside the chunks as they are read, and
+    all at once by `verify_store`.
+
+    Raises
+    ------
+    StoreError
+        Naming the store and what does not match.
+    """
+    content = read_json(manifest)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise StoreError(f"{manifest} is not a manifest of format {FORMAT}; rebuild its store")
+    if content.get("kind") != kind:
+        raise StoreError(f"{manifest} describes {content.get('kind')!r}, not {kind!r}")
+    path = manifest.parent / content["store"]
+    for name, (size, _) in _listing(path, content).items():
+        file = path / name
+        try:
+            found = file.stat().st_size
+        except FileNotFoundError:
+            raise StoreError(
+                f"{path}: file {name} is missing; delete {manifest} and rerun"
+            ) from None
+        if found != size:
+            raise StoreError(
+                f"{path}: file {name} has {found} bytes, not {size}; delete {manifest} and rerun"
+            )
+    return StoreInfo(path=path, manifest=content)
+
+
+def verify_store(manifest: Path) -> list[str]:
+    """Return what is wrong with a store, reading every byte: one sentence per problem."""
+    try:
+        content = read_json(manifest)
+        path = manifest.parent / content["store"]
+        expected = _listing(path, content)
+    except StoreError as error:
+        return [str(error)]
+    found = _hash_files(path)
+    problems = [f"{path}: file {name} is missing" for name in sorted(expected.keys() - found)]
+    problems += [
+        f"{path}: file {name} is not in its list" for name in sorted(found - expected.keys())
+    ]
+    problems += [
+        f"{path}: file {name} was changed after it was written"
+        for name in sorted(expected.keys() & found)
+        if list(found[name]) != list(expected[name])
+    ]
+    return problems
+
+
+def _listing(path: Path, content: dict[str, Any]) -> dict[str, tuple[int, str]]:
+    try:
+        text = (path / FILES).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing or incomplete; rerun the step that makes it") from None
+    if hashlib.sha256(text.encode()).hexdigest() != content["digest"]:
+        raise StoreError(f"{path} is not the store its manifest describes; rebuild it")
+    return json.loads(text)
+
+
+def _hash_files(root: Path) -> dict[str, tuple[int, str]]:
+    files = {}
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        name = file.relative_to(root).as_posix()
+        if name in {FILES, PROVENANCE}:
+            continue
+        with file.open("rb") as stream:
+            files[name] = (file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest())
+    return files

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mammo_sae.stores.codes import CodesReader, create_codes_store
+from mammo_sae.stores.embeddings import LayerGrid
+
+GRID = LayerGrid("blocks.1", 6, 4, 3, 8, -2.0, -1.0, 19)
+N, H, K = 9, 20, 3
+
+
+def _batch(rng):
+    index = rng.permuted(np.tile(np.arange(H), (N, 4, 3, 1)), axis=-1)[..., :K]
+    value = rng.random((N, 4, 3, K)).astype(np.float32)
+    value[0, 0, 0, 1:], index[0, 0, 0, 1:] = 0, 0
+    dense = np.zeros((N, 4, 3, H), dtype=np.float32)
+    for place in np.ndindex(N, 4, 3):
+        for slot in range(K):
+            dense[(*place, index[(*place, slot)])] += value[(*place, slot)]
+    flat = dense.reshape(N, -1, H)
+    return index, value, dense, flat.mean(1), flat.max(1), (flat > 0).mean(1).astype(np.float32)
+
+
+def _write(folder, rng):
+    index, value, dense, mean, maximum, active = _batch(rng)
+    ids = [f"i{i}" for i in range(N)]
+    with create_codes_store(
+        folder / "c.zarr", folder / "c.json", image_ids=ids, grid=GRID, latents=H, k=K
+    ) as writer:
+        for part in np.array_split(rng.permutation(N), 3):
+            writer.write(
+                part,
+                index=index[part],
+                value=value[part],
+                mean=mean[part],
+                max=maximum[part],
+                active=active[part],
+            )
+    return CodesReader(folder / "c.json"), ids, (index, value, dense, mean, maximum, active)
+
+
+def test_codes_and_their_pooling_come_back(tmp_path):
+    reader, ids, (index, value, _, mean, maximum, active) = _write(
+        tmp_path, np.random.default_rng(0)
+    )
+    assert (reader.latents, reader.k, reader.grid, reader.image_ids) == (H, K, GRID, ids)
+    got_index, got_value = reader.cells([4, 1])
+    assert (got_index == index[[4, 1]]).all()
+    assert (got_value == value[[4, 1]]).all()
+    assert (reader.mean() == mean).all()
+    assert (reader.max(["i7", "i0"]) == maximum[[7, 0]]).all()
+    assert (reader.active() == active).all()
+
+
+def test_maps_of_chosen_latents_equal_the_dense_code(tmp_path):
+    reader, _, (_, _, dense, *_) = _write(tmp_path, np.random.default_rng(1))
+    maps = reader.maps([0, 3, 8], [0, 19, 7])
+    assert np.allclose(maps, dense[[0, 3, 8]][..., [0, 19, 7]].transpose(0, 3, 1, 2))
+    assert maps.shape == (3, 3, 4, 3)
+
+
+def test_the_dataset_is_labelled_by_image_and_latent(tmp_path):
+    reader, _, (_, _, _, mean, _, _) = _write(tmp_path, np.random.default_rng(2))
+    dataset = reader.dataset()
+    assert dataset["mean"].dims == ("image_id", "latent")
+    assert float(dataset["mean"].sel(image_id="i3", latent=5)) == mean[3, 5]
+
+
+def test_a_code_of_a_latent_that_does_not_exist_is_refused(tmp_path):
+    index = np.full((1, 4, 3, K), H)
+    with (
+        pytest.raises(ValueError, match=r"outside of 0\.\.19"),
+        create_codes_store(
+            tmp_path / "c.zarr", tmp_path / "c.json", image_ids=["a"], grid=GRID, latents=H, k=K
+        ) as writer,
+    ):
+        zeros = np.zeros((1, H), dtype=np.float32)
+        value = np.zeros((1, 4, 3, K), dtype=np.float32)
+        writer.write([0], index=index, value=value, mean=zeros, max=zeros, active=zeros)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from mammo_sae.errors import StoreError
+from mammo_sae.provenance import Provenance
+from mammo_sae.stores.publish import atomic_file, create_store, open_store, verify_store
+
+
+def _publish(folder, text="hello", provenance=None):
+    with create_store(
+        folder / "a.store", folder / "a.json", kind="toy", describe={"n": 1}, provenance=provenance
+    ) as aside:
+        (aside / "part").mkdir()
+        (aside / "part" / "data.txt").write_text(text)
+    return folder / "a.json"
+
+
+def test_a_published_store_opens_and_verifies(tmp_path):
+    manifest = _publish(tmp_path)
+    store = open_store(manifest, kind="toy")
+    assert (store.path / "part" / "data.txt").read_text() == "hello"
+    assert store.manifest["n"] == 1
+    assert verify_store(manifest) == []
+
+
+def test_the_same_content_gives_the_same_manifest_whatever_made_it(tmp_path):
+    first = _publish(tmp_path, provenance=Provenance(step="a", config="{}", code="1"))
+    text = first.read_text()
+    second = _publish(tmp_path, provenance=Provenance(step="b", config='{"x":1}', code="2"))
+    assert second.read_text() == text
+    assert json.loads((tmp_path / "a.store" / "provenance.json").read_text())["step"] == "b"
+
+
+def test_a_failing_writer_leaves_nothing_behind(tmp_path):
+    with (
+        pytest.raises(RuntimeError),
+        create_store(tmp_path / "a.store", tmp_path / "a.json", kind="toy") as aside,
+    ):
+        (aside / "half").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_writer_leaves_no_store_and_its_remains_are_swept_by_the_next(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import os, pathlib, signal
+        from mammo_sae.stores.publish import create_store
+        folder = pathlib.Path({str(tmp_path)!r})
+        with create_store(folder / "a.store", folder / "a.json", kind="toy") as aside:
+            (aside / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert not (tmp_path / "a.store").exists()
+    assert not (tmp_path / "a.json").exists()
+    assert any(tmp_path.iterdir())
+    _publish(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.store"]
+
+
+def test_an_orphaned_writer_gives_way_to_its_successor(tmp_path):
+    with (
+        pytest.raises(StoreError, match="gives way"),
+        create_store(tmp_path / "a.store", tmp_path / "a.json", kind="toy") as aside,
+    ):
+        _publish(tmp_path, text="successor")
+        aside.mkdir(exist_ok=True)
+        (aside / "late").write_text("late")
+    assert verify_store(tmp_path / "a.json") == []
+    assert (tmp_path / "a.store" / "part" / "data.txt").read_text() == "successor"
+
+
+def test_a_missing_file_is_named_when_the_store_is_opened(tmp_path):
+    manifest = _publish(tmp_path)
+    (tmp_path / "a.store" / "part" / "data.txt").unlink()
+    with pytest.raises(StoreError, match=r"part/data\.txt is missing"):
+        open_store(manifest, kind="toy")
+
+
+def test_a_truncated_file_is_named_when_the_store_is_opened(tmp_path):
+    manifest = _publish(tmp_path)
+    os.truncate(tmp_path / "a.store" / "part" / "data.txt", 2)
+    with pytest.raises(StoreError, match="has 2 bytes, not 5"):
+        open_store(manifest, kind="toy")
+
+
+def test_a_flipped_byte_is_found_by_verification(tmp_path):
+    manifest = _publish(tmp_path)
+    (tmp_path / "a.store" / "part" / "data.txt").write_text("hellO")
+    assert verify_store(manifest) == [
+        f"{tmp_path / 'a.store'}: file part/data.txt was changed after it was written"
+    ]
+
+
+def test_a_swapped_store_is_not_taken_for_the_described_one(tmp_path):
+    manifest = _publish(tmp_path)
+    text = manifest.read_text()
+    _publish(tmp_path, text="other")
+    manifest.write_text(text)
+    with pytest.raises(StoreError, match="not the store its manifest describes"):
+        open_store(manifest, kind="toy")
+
+
+def test_a_store_of_another_kind_is_refused(tmp_path):
+    manifest = _publish(tmp_path)
+    with pytest.raises(StoreError, match="describes 'toy', not 'images'"):
+        open_store(manifest, kind="images")
+
+
+def test_a_missing_manifest_is_one_sentence(tmp_path):
+    with pytest.raises(StoreError, match=r"nothing\.json is missing"):
+        open_store(tmp_path / "nothing.json", kind="toy")
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.txt"
+    with pytest.raises(RuntimeError), atomic_file(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with atomic_file(path) as aside:
+        aside.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
