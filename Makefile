@@ -1,0 +1,36 @@
+# Two commands set up everything: `make demo` and `make test`. See README.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+
+.PHONY: demo test lint clean
+
+# torch first and alone: otherwise another package's requirement may pull a build with gigabytes
+# of GPU libraries onto a machine without a GPU.
+$(VENV)/installed: pyproject.toml envs/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mammo-sae needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' envs/constraints.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint envs/constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/snakemake --cores $(CORES)
+	$(BIN)/snakemake --cores $(CORES) --report results/phantom/report.html
+	@echo
+	@echo "Done. Open results/phantom/report.html; the tables are in results/phantom/tables."
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf results .snakemake .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mammo_sae.provenance import code_digest, import_closure
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+
+def test_the_closure_holds_what_a_module_imports_and_nothing_else():
+    closure = import_closure("mammo_sae.stores.images")
+    assert {
+        "mammo_sae",
+        "mammo_sae.errors",
+        "mammo_sae.stores",
+        "mammo_sae.stores.arrays",
+        "mammo_sae.stores.images",
+        "mammo_sae.stores.publish",
+        "mammo_sae.provenance",
+    } <= set(closure)
+    assert "mammo_sae.stores.codes" not in closure
+
+
+def test_an_unknown_module_is_named():
+    with pytest.raises(ModuleNotFoundError, match=r"mammo_sae\.nothing"):
+        code_digest("mammo_sae.nothing")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "src"
+
+
+def _digest(copy, module):
+    program = f"from mammo_sae.provenance import code_digest; print(code_digest({module!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def _edit(copy, file, old, new):
+    path = copy / "mammo_sae" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_comments_docstrings_and_formatting_do_not_change_the_digest(copy):
+    before = _digest(copy, "mammo_sae.passes")
+    _edit(copy, "passes.py", 'SEPARATOR = "+"', "# a comment\nSEPARATOR = (\n    '+'\n)")
+    _edit(copy, "passes.py", '"""Return the layers of a pass."""', '"""Say something else."""')
+    assert _digest(copy, "mammo_sae.passes") == before
+
+
+def test_a_change_of_what_the_code_does_changes_the_digest_of_its_importers_alone(copy):
+    modules = ["mammo_sae.stores.images", "mammo_sae.stores.codes", "mammo_sae.passes"]
+    before = [_digest(copy, module) for module in modules]
+    _edit(copy, "stores/codes.py", "IMAGES_PER_SHARD = 64", "IMAGES_PER_SHARD = 32")
+    after = [_digest(copy, module) for module in modules]
+    assert [a != b for a, b in zip(after, before, strict=True)] == [False, True, False]
+
+
+def test_an_import_inside_a_function_counts(copy):
+    _edit(
+        copy,
+        "passes.py",
+        "    return name.split(SEPARATOR)",
+        "    from mammo_sae.stores import codes\n    return name.split(SEPARATOR)",
+    )
+    before = _digest(copy, "mammo_sae.passes")
+    _edit(copy, "stores/codes.py", "IMAGES_PER_SHARD = 64", "IMAGES_PER_SHARD = 32")
+    assert _digest(copy, "mammo_sae.passes") != before

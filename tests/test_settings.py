@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import Field
+
+from mammo_sae.errors import InputError
+from mammo_sae.settings import Settings, canonical_json, parse_settings
+
+
+class Inner(Settings):
+    lr: float = Field(1e-3, gt=0)
+    steps: int = 10
+
+
+class Outer(Settings):
+    sae: Inner = Inner()
+    layers: list[str] = Field(["head"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"sae":{"lrr":1}}', "sae.lrr: unknown key"),
+        ('{"sae":{"lr":"1e-4"}}', "sae.lr: .*got '1e-4'; YAML reads it as text, write 1.0e-4"),
+        ('{"sae":{"steps":1.5}}', "sae.steps: .*integer.*got 1.5"),
+        ('{"sae":{"lr":0}}', "sae.lr: .*greater than 0.*got 0"),
+        ('{"layers":"head"}', "layers: .*array.*got 'head'"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_sentence(text, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        parse_settings(Outer, text, "config.yaml")
+    assert str(error.value).startswith("config.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_settings_give_the_same_text_whatever_the_order_or_the_number_s_form():
+    one = parse_settings(Outer, '{"sae":{"lr":1,"steps":5},"layers":["a"]}', "x")
+    two = parse_settings(Outer, '{"layers":["a"],"sae":{"steps":5,"lr":1.0}}', "x")
+    assert canonical_json(one) == canonical_json(two)
+    assert canonical_json(Outer()) == '{"layers":["head"],"sae":{"lr":0.001,"steps":10}}'
+
+
+def test_settings_can_t_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Inner().lr = 2.0
