@@ -1,0 +1,265 @@
+"""The architectures: which layers each has, their channels, strides and places, without torch.
+
+A network of the EfficientNet family is a stem, blocks of inverted residuals, and a head: a 1x1
+convolution with BatchNorm and activation. Its layers, by name:
+
+- ``blocks.N``: the output of block N;
+- ``head``: the final map, after the head's activation and before pooling;
+- ``pooled``: the average of the final map over its cells, a grid of one cell.
+
+The padding of every convolution is *static*: it is TensorFlow's "SAME" padding for the nominal
+image size of the architecture, whatever the size of the image given (as in the packages
+efficientnet-pytorch and efficientnet-lite-pytorch, with which Mammo-CLIP was trained).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from mammo_sae.errors import InputError
+
+HEAD = "head"
+POOLED = "pooled"
+NOMINAL_CHANNELS_OF_STEM = 32
+NOMINAL_CHANNELS_OF_HEAD = 1280
+
+# Stages of EfficientNet-B0 (Tan & Le, arXiv 1905.11946, table 1):
+# blocks, kernel, stride, expansion, input channels, output channels.
+STAGES = (
+    (1, 3, 1, 1, 32, 16),
+    (2, 3, 2, 6, 16, 24),
+    (2, 5, 2, 6, 24, 40),
+    (3, 3, 2, 6, 40, 80),
+    (3, 5, 1, 6, 80, 112),
+    (4, 5, 2, 6, 112, 192),
+    (1, 3, 1, 6, 192, 320),
+)
+
+# Compound scaling of each: width, depth, nominal image size in pixels.
+SCALING = {
+    "efficientnet-lite0": (1.0, 1.0, 224),
+    "efficientnet-b0": (1.0, 1.0, 224),
+    "efficientnet-b1": (1.0, 1.1, 240),
+    "efficientnet-b2": (1.1, 1.2, 260),
+    "efficientnet-b3": (1.2, 1.4, 300),
+    "efficientnet-b4": (1.4, 1.8, 380),
+    "efficientnet-b5": (1.6, 2.2, 456),
+    "efficientnet-b6": (1.8, 2.6, 528),
+    "efficientnet-b7": (2.0, 3.1, 600),
+}
+
+ArchitectureName = Literal[
+    "efficientnet-lite0",
+    "efficientnet-b0",
+    "efficientnet-b1",
+    "efficientnet-b2",
+    "efficientnet-b3",
+    "efficientnet-b4",
+    "efficientnet-b5",
+    "efficientnet-b6",
+    "efficientnet-b7",
+]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Size, stride and zero padding of a square convolution, alike in both directions."""
+
+    kernel: int
+    stride: int
+    before: int
+    after: int
+
+    def output_size(self, size: int) -> int:
+        """Return the number of outputs along an axis of `size` inputs (0 if it is too small)."""
+        return max((size + self.before + self.after - self.kernel) // self.stride + 1, 0)
+
+
+@dataclass(frozen=True)
+class Block:
+    """An inverted residual block; `squeezed` is None where it has no squeeze-and-excitation."""
+
+    inputs: int
+    expanded: int
+    squeezed: int | None
+    outputs: int
+    depthwise: Convolution
+    residual: bool
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is needed to build a network: stem, blocks, head, activation."""
+
+    name: str
+    stem: Convolution
+    stem_channels: int
+    blocks: tuple[Block, ...]
+    head_channels: int
+    activation: Literal["relu6", "silu"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's channels, and where its cells lie in the image.
+
+    Cell i sees the pixels from ``start + i * stride`` on, `receptive_field` of them
+    (squeeze-and-excitation, which looks at the whole map, aside); `start` is negative by the
+    padding. For `pooled`, `stride` and `receptive_field` are 0: its one cell sees the image.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    start: int
+    receptive_field: int
+
+    @property
+    def offset(self) -> float:
+        """Where cell 0 begins, in pixels: each cell is `stride` wide, centred in what it sees."""
+        return self.start + (self.receptive_field - self.stride) / 2
+
+
+@cache
+def architecture(name: str) -> Architecture:
+    """Return the architecture `name`.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    if name not in SCALING:
+        raise InputError(f"there is no architecture {name!r}; choose one of {', '.join(SCALING)}")
+    width, depth, size = SCALING[name]
+    lite = "lite" in name
+    # The lite variants leave stem, first and last stage unscaled, and have no gates.
+    stem_channels = NOMINAL_CHANNELS_OF_STEM if lite else _scaled(NOMINAL_CHANNELS_OF_STEM, width)
+    head_channels = NOMINAL_CHANNELS_OF_HEAD if lite else _scaled(NOMINAL_CHANNELS_OF_HEAD, width)
+    stem = _same_padding(3, 2, size)
+    size = math.ceil(size / 2)
+    blocks = []
+    inputs = stem_channels
+    for index, (repeats, kernel, stride, expansion, _, nominal) in enumerate(STAGES):
+        outputs = _scaled(nominal, width)
+        unscaled = lite and index in (0, len(STAGES) - 1)
+        for repeat in range(repeats if unscaled else math.ceil(depth * repeats)):
+            step = stride if repeat == 0 else 1
+            blocks.append(
+                Block(
+                    inputs=inputs,
+                    expanded=inputs * expansion,
+                    squeezed=None if lite else max(1, inputs // 4),
+                    outputs=outputs,
+                    depthwise=_same_padding(kernel, step, size),
+                    residual=step == 1 and inputs == outputs,
+                )
+            )
+            size = math.ceil(size / step)
+            inputs = outputs
+    return Architecture(
+        name=name,
+        stem=stem,
+        stem_channels=stem_channels,
+        blocks=tuple(blocks),
+        head_channels=head_channels,
+        activation="relu6" if lite else "silu",
+    )
+
+
+@cache
+def layers(name: str) -> tuple[Layer, ...]:
+    """Return the layers of the architecture `name`, in the order the network computes them.
+
+    Raises
+    ------
+    InputError
+        If there is no architecture of that name.
+    """
+    network = architecture(name)
+    stride, start, field = 1, 0, 1
+    found = []
+
+    def pass_through(convolution: Convolution) -> None:
+        nonlocal stride, start, field
+        start -= convolution.before * stride
+        field += (convolution.kernel - 1) * stride
+        stride *= convolution.stride
+
+    pass_through(network.stem)
+    for index, block in enumerate(network.blocks):
+        pass_through(block.depthwise)
+        found.append(Layer(f"blocks.{index}", block.outputs, stride, start, field))
+    found.append(Layer(HEAD, network.head_channels, stride, start, field))
+    found.append(Layer(POOLED, network.head_channels, 0, 0, 0))
+    return tuple(found)
+
+
+def layer_names(name: str) -> tuple[str, ...]:
+    """Return the names of the layers of the architecture `name`, shallowest first."""
+    return tuple(layer.name for layer in layers(name))
+
+
+def find_layer(name: str, layer: str) -> Layer:
+    """Return the layer called `layer` of the architecture `name`.
+
+    Raises
+    ------
+    InputError
+        If the architecture has no such layer.
+    """
+    for candidate in layers(name):
+        if candidate.name == layer:
+            return candidate
+    last = len(architecture(name).blocks) - 1
+    raise InputError(
+        f"{name} has no layer {layer!r}; choose blocks.0 to blocks.{last}, {HEAD} or {POOLED}"
+    )
+
+
+def grid_shape(name: str, layer: str, height: int, width: int) -> tuple[int, int]:
+    """Return rows and columns of `layer` for an image of `height` x `width` pixels.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, or the image is too small to give a cell.
+    """
+    find_layer(name, layer)
+    network = architecture(name)
+    depth = min(layer_names(name).index(layer), len(network.blocks) - 1)
+    rows, columns = height, width
+    for convolution in (network.stem, *(b.depthwise for b in network.blocks[: depth + 1])):
+        rows, columns = convolution.output_size(rows), convolution.output_size(columns)
+    if not rows or not columns:
+        raise InputError(
+            f"an image of {height}x{width} pixels is too small for layer {layer} of {name}"
+        )
+    return (1, 1) if layer == POOLED else (rows, columns)
+
+
+def largest_map(name: str, height: int, width: int) -> int:
+    """Return the values of the largest map that one image of `height` x `width` pixels needs."""
+    network = architecture(name)
+    rows, columns = network.stem.output_size(height), network.stem.output_size(width)
+    largest = rows * columns * network.stem_channels
+    for block in network.blocks:
+        largest = max(largest, rows * columns * block.expanded)
+        rows, columns = block.depthwise.output_size(rows), block.depthwise.output_size(columns)
+    return max(largest, rows * columns * network.head_channels)
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Scale by `width` to a multiple of 8 that loses at most a tenth."""
+    wanted = channels * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * wanted else rounded
+
+
+def _same_padding(kernel: int, stride: int, size: int) -> Convolution:
+    """Return the convolution with TensorFlow's "SAME" padding for an input of `size`."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return Convolution(kernel, stride, before=total // 2, after=total - total // 2)

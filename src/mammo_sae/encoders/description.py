@@ -1,0 +1,47 @@
+"""What an encoder is, in words and numbers: the JSON kept beside its weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mammo_sae.encoders.architectures import ArchitectureName
+from mammo_sae.settings import Settings
+
+
+class Normalisation(Settings):
+    """How the grey levels of an image become the network's three equal input channels."""
+
+    scale: Literal["full", "image"] = Field(
+        description="full: grey level / 255; image: each image's own minimum to 0, maximum to 1"
+    )
+    mean: tuple[float, float, float] = Field(description="subtracted from each scaled channel")
+    std: tuple[float, float, float] = Field(description="divides each centred channel")
+
+
+# As documented by https://github.com/lukemelas/EfficientNet-PyTorch and its lite variants.
+IMAGENET = Normalisation(scale="full", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# https://github.com/batmanlab/Mammo-CLIP
+MAMMO_CLIP = Normalisation(scale="image", mean=(0.3089279,) * 3, std=(0.25053555408335154,) * 3)
+
+
+class EncoderDescription(Settings):
+    """An encoder's architecture, input and origin."""
+
+    kind: Literal["pretrained", "finetuned"] = Field(
+        description="pretrained: weights as published; finetuned: trained further on the concepts"
+    )
+    architecture: ArchitectureName = Field(description="which network the weights are for")
+    normalisation: Normalisation = Field(description="how pixels become the network's input")
+    cached: str | None = Field(
+        default=None,
+        description="layer whose map is rounded to float16 on its way through the network, as it "
+        "was when fine-tuning read it from a store; null: nowhere",
+    )
+    source: str = Field(description="where the weights come from")
+    licence: str = Field(description="licence of the weights")
+    data: str = Field(description="what the weights were trained on")
+    sha256: str | None = Field(
+        default=None, description="SHA-256 of the file the weights were read from; null: no file"
+    )

