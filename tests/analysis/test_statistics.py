@@ -116,7 +116,7 @@ def test_pixel_average_precision_equals_scoring_every_pixel(rng):
     inside, total = np.array([3, 1, 6, 0, 2]), np.array([10, 10, 8, 10, 2])
     pixel_scores = np.repeat(scores, total)
     pixel_labels = np.concatenate([np.arange(t) < i for i, t in zip(inside, total, strict=True)])
-    assert st.weighted_auprc(scores, inside, total) == pytest.approx(
+    assert st.mass_auprc(scores, inside, total) == pytest.approx(
         metrics.average_precision_score(pixel_labels, pixel_scores)
     )
 

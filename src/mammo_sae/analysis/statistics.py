@@ -104,16 +104,18 @@ def auprc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -
     return _result(result[:, 0] if weights is None else result, single)
 
 
-def weighted_auprc(scores: ArrayLike, positive: ArrayLike, total: ArrayLike) -> float:
+def mass_auprc(scores: ArrayLike, positive: ArrayLike, total: ArrayLike) -> Any:
     """Average precision of n items of which a share each is positive.
 
     `positive` [n] is the positive mass of every item and `total` [n] all its mass: with a cell's
     area inside a mask and inside the breast, this is the pixel AUPRC of the map drawn with its
-    cells as flat squares.
+    cells as flat squares. Masses [n, draws] give [draws], [n] a float.
     """
-    positive = np.asarray(positive, dtype=np.float64)[:, None]
-    total = np.asarray(total, dtype=np.float64)[:, None]
-    return float(_average_precision(np.asarray(scores), positive, total)[0])
+    positive = np.asarray(positive, dtype=np.float64)
+    total = np.asarray(total, dtype=np.float64)
+    single = positive.ndim == 1
+    result = _average_precision(np.asarray(scores), _columns(positive), _columns(total))
+    return float(result[0]) if single else result
 
 
 def precision_recall_f1(
@@ -150,7 +152,11 @@ def _check(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.boo
         if not np.isin(labels, (0.0, 1.0)).all():
             raise InputError("labels hold values other than 0 and 1; drop unlabelled images first.")
         labels = labels.astype(bool)
-    return scores.reshape(len(scores), -1), labels, scores.ndim == 1
+    return _columns(scores), labels, scores.ndim == 1
+
+
+def _columns(scores: Floats) -> Floats:
+    return scores if scores.ndim == 2 else scores[:, None]
 
 
 def _result(values: Any, single: bool) -> Any:
@@ -225,7 +231,9 @@ def patient_weights(patients: ArrayLike, draws: int, seed: int) -> NDArray[np.fl
     images are resampled in pairs and their differences can be compared.
     """
     _, patient = np.unique(np.asarray(patients), return_inverse=True)
-    count = int(patient.max()) + 1 if patient.size else 0
+    if not patient.size:
+        return np.zeros((0, draws), np.float32)
+    count = int(patient.max()) + 1
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws)
     return drawn.T[patient].astype(np.float32)
@@ -335,7 +343,7 @@ def permutation_p(
     """
     scores = np.asarray(scores)
     single = scores.ndim == 1
-    scores = scores.reshape(len(scores), -1)
+    scores = _columns(scores)
     groups = np.zeros(len(scores), np.int64) if strata is None else np.asarray(strata)
     _, code = np.unique(np.asarray(values), return_inverse=True)
     moved = code[np.concatenate([np.arange(len(code))[None], permutations])]
@@ -392,7 +400,7 @@ def eta_squared(scores: ArrayLike, groups: ArrayLike) -> Any:
     """Share of the variance of `scores` [n] or [n, m] that lies between `groups` [n]."""
     scores = np.asarray(scores, dtype=np.float64)
     single = scores.ndim == 1
-    scores = scores.reshape(len(scores), -1)
+    scores = _columns(scores)
     centred = scores - scores.mean(axis=0)
     groups = np.asarray(groups)
     between = np.zeros(scores.shape[1])

@@ -1,0 +1,89 @@
+"""What the analyses of one SAE share: its identity, and its images joined to the image table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.errors import InputError
+from mammo_sae.stores.tables import read_table
+
+IDENTITY = ("encoder", "layer", "sae", "seed")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which SAE a row of a table is about."""
+
+    encoder: str
+    layer: str
+    sae: str
+    seed: int
+
+    def label(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return `frame` with the identity as its first columns."""
+        result = frame.copy()
+        for place, (name, value) in enumerate(asdict(self).items()):
+            result.insert(place, name, value)
+        return result
+
+
+def read_cases(images: Path, image_ids: Sequence[str]) -> pd.DataFrame:
+    """Return the image table's rows of `image_ids`, in that order.
+
+    Raises
+    ------
+    InputError
+        If an image is not in the table.
+    """
+    table = read_table(images)
+    if table["image_id"].duplicated().any():
+        twice = table.loc[table["image_id"].duplicated(), "image_id"].iloc[0]
+        raise InputError(f"{images}: image {twice} has two rows; rebuild the cohort")
+    position = pd.Index(table["image_id"]).get_indexer(list(image_ids))
+    if (position < 0).any():
+        missing = image_ids[int(np.flatnonzero(position < 0)[0])]
+        raise InputError(f"{images}: image {missing} has codes but no row; rebuild the codes")
+    return table.iloc[position].reset_index(drop=True)
+
+
+def labelled(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
+    """Return the positions of the images of `split` whose label for `concept` is known.
+
+    Raises
+    ------
+    InputError
+        If the image table has no column of that concept.
+    """
+    if concept not in cases:
+        raise InputError(f"the image table has no concept {concept!r}; correct the config's list")
+    return np.flatnonzero((cases["split"] == split) & cases[concept].notna())
+
+
+def labels(cases: pd.DataFrame, concept: str, positions: np.ndarray) -> np.ndarray:
+    """Return the labels, bool [n], at `positions`, all of which must be known."""
+    return cases[concept].iloc[positions].to_numpy(dtype=np.int64) == 1
+
+
+def views(cases: pd.DataFrame, positions: np.ndarray) -> np.ndarray:
+    """Return side and view of each image, the order of a patient's images in permutations."""
+    rows = cases.iloc[positions]
+    return (rows["side"].astype(str) + rows["view"].astype(str)).to_numpy()
+
+
+def top_latents(
+    latents: pd.DataFrame, concept: str, rankings: Sequence[str], count: int
+) -> np.ndarray:
+    """Return the latents among the `count` best by any of `rankings` for `concept`, ascending.
+
+    `latents` is the table that probing wrote; ranks are those of its discovery split.
+    """
+    rows = latents[latents["concept"] == concept]
+    chosen = np.zeros(len(rows), dtype=bool)
+    for ranking in rankings:
+        chosen |= (rows[f"rank_{ranking}"] <= count).to_numpy(dtype=bool, na_value=False)
+    return np.sort(rows["latent"].to_numpy()[chosen])

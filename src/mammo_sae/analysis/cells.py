@@ -1,0 +1,65 @@
+"""Masks on a layer's grid: how much of each cell a mask covers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.embeddings import LayerGrid
+from mammo_sae.stores.images import ImageReader
+
+MAP_BYTES = 128 << 20  # dense maps held at once while streaming over images
+
+
+def overlap(cells: int, stride: int, offset: float, pixels: int) -> np.ndarray:
+    """Return [cells, pixels]: length that cell i, from offset + i * stride, shares with a pixel."""
+    start = offset + stride * np.arange(cells)[:, None]
+    pixel = np.arange(pixels)[None]
+    shared = np.minimum(start + stride, pixel + 1) - np.maximum(start, pixel)
+    return np.clip(shared, 0.0, None).astype(np.float32)
+
+
+def cell_areas(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
+    """Return float32 [..., R, C], the area in pixels of `masks` [..., H, W] inside each cell.
+
+    Cells are placed by stride and offset, never by resizing the mask: a grid of ceil(H / stride)
+    rows would shift by up to half a cell.
+    """
+    height, width = masks.shape[-2:]
+    rows = overlap(grid.rows, grid.stride, grid.offset_y, height)
+    columns = overlap(grid.columns, grid.stride, grid.offset_x, width)
+    return rows @ masks.astype(np.float32) @ columns.T
+
+
+def image_areas(
+    store: ImageReader, image_ids: Sequence[str], regions: Sequence[str], grid: LayerGrid
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (breast [n, R, C], regions [n, r, R, C]), areas in pixels inside each cell.
+
+    Regions count in full, whether inside the breast or not. Images are read a few at a time.
+    """
+    wanted = [store.regions.index(region) for region in regions]
+    shape = (grid.rows, grid.columns)
+    breast = np.empty((len(image_ids), *shape), np.float32)
+    inside = np.empty((len(image_ids), len(wanted), *shape), np.float32)
+    step = max(1, MAP_BYTES // (store.height * store.width * 4 * (1 + len(store.regions))))
+    for start in range(0, len(image_ids), step):
+        part = list(image_ids[start : start + step])
+        breast[start : start + step] = cell_areas(store.breast(part), grid)
+        if wanted:
+            masks = store.region_masks(part)[:, wanted]
+            inside[start : start + step] = cell_areas(masks, grid)
+    return breast, inside
+
+
+def stream_maps(
+    codes: CodesReader, positions: np.ndarray, latents: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (rows of `positions`, maps [b, m, R, C]) of `latents`, a bounded number at a time."""
+    size = codes.grid.rows * codes.grid.columns * 4 * max(1, len(latents))
+    step = max(1, MAP_BYTES // size)
+    for start in range(0, len(positions), step):
+        rows = slice(start, min(start + step, len(positions)))
+        yield rows, codes.maps(positions[rows], latents)

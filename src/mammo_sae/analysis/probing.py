@@ -1,0 +1,153 @@
+"""Class-level latents: which latents of an SAE fire for which concept, and how surely.
+
+Rankings (1 = first), all on the discovery split:
+
+- ``class_mean``: mean over the concept's positive images of the image-mean code, uncentred: the
+  ranking of Mammo-SAE (arXiv 2507.15227, section 3).
+- ``mean_difference``: the same minus that of the negative images: the order of the centred scores
+  in the files published with that paper.
+- ``effect``: standardised mean difference of the image's score.
+- ``auroc``: AUROC of the image's score.
+
+The confirmation split, of other patients, then gives each latent's AUROC with its patient
+bootstrap interval, its patient-level permutation p and Benjamini-Hochberg q over the concept's
+latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.analysis import cases as case
+from mammo_sae.analysis import statistics as st
+from mammo_sae.analysis.settings import ProbingSettings
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.tables import write_table
+
+RANKINGS = ("class_mean", "mean_difference", "effect", "auroc")
+
+
+def run(
+    settings: ProbingSettings,
+    *,
+    identity: case.Identity,
+    images: Path,
+    codes: Path,
+    concepts: Sequence[str],
+    output: Path,
+) -> None:
+    """Write the table of latents, one row per (latent, concept), of one SAE.
+
+    Parameters
+    ----------
+    images
+        Image table.
+    codes
+        Manifest of the SAE's codes.
+    concepts
+        Columns of the image table.
+    """
+    reader = CodesReader(codes)
+    cases = case.read_cases(images, reader.image_ids)
+    scores = reader.max() if settings.score == "max" else reader.mean()
+    means = reader.mean() if settings.score == "max" else scores
+    parts = [concept_table(settings, cases, scores, means, concept) for concept in concepts]
+    active = reader.active()
+    discovered = (cases["split"] == settings.discovery).to_numpy()
+    table = pd.concat(parts, ignore_index=True)
+    firing = active[discovered].mean(axis=0, dtype=np.float64)
+    table.insert(2, "firing_rate", np.tile(firing, len(concepts)))
+    write_table(identity.label(table), output)
+
+
+def concept_table(
+    settings: ProbingSettings,
+    cases: pd.DataFrame,
+    scores: np.ndarray,
+    means: np.ndarray,
+    concept: str,
+) -> pd.DataFrame:
+    """Return one concept's rows, one per latent.
+
+    Parameters
+    ----------
+    cases
+        Image table in the order of the scores.
+    scores, means : [n, h]
+        Score of every image for every latent, and its mean code.
+    """
+    latents = scores.shape[1]
+    table = pd.DataFrame({"latent": np.arange(latents), "concept": concept})
+    table["reason"] = ""
+    found = case.labelled(cases, concept, settings.discovery)
+    truth = case.labels(cases, concept, found)
+    for name, rows in (("positive", found[truth]), ("negative", found[~truth])):
+        table[f"mean_{name}"] = (
+            means[rows].mean(axis=0, dtype=np.float64) if len(rows) else np.full(latents, np.nan)
+        )
+    table["mean_difference"] = table["mean_positive"] - table["mean_negative"]
+    silent = st.is_constant(scores[found])
+    reason = st.why_not_estimable(truth)
+    estimated = np.zeros(latents, bool) if reason else ~silent
+    table["effect"] = _spread(
+        st.standardised_mean_difference(scores[np.ix_(found, estimated)], truth), estimated
+    )
+    table["discovery_auroc"] = _spread(st.auroc(scores[np.ix_(found, estimated)], truth), estimated)
+    _explain(table, estimated, silent, reason, settings.discovery)
+    for ranking, column in zip(
+        RANKINGS, ("mean_positive", "mean_difference", "effect", "discovery_auroc"), strict=True
+    ):
+        order = table[column].where(~silent)
+        table[f"rank_{ranking}"] = order.rank(ascending=False, method="first").astype("Int32")
+    _confirm(settings, cases, scores, concept, table)
+    return table
+
+
+def _confirm(
+    settings: ProbingSettings,
+    cases: pd.DataFrame,
+    scores: np.ndarray,
+    concept: str,
+    table: pd.DataFrame,
+) -> None:
+    rows = case.labelled(cases, concept, settings.confirmation)
+    truth = case.labels(cases, concept, rows)
+    patients = cases["patient_id"].to_numpy()[rows]
+    silent = st.is_constant(scores[rows])
+    reason = st.why_not_estimable(truth)
+    estimated = np.zeros(scores.shape[1], bool) if reason else ~silent
+    tested = scores[np.ix_(rows, estimated)]
+    low, high = st.patient_bootstrap(
+        st.auroc, tested, truth, patients, settings.bootstrap_draws, settings.seed
+    )
+    permutations = st.patient_permutations(
+        patients, settings.permutation_draws, settings.seed, align=case.views(cases, rows)
+    )
+    p = st.permutation_p(tested, truth, permutations)
+    for name, values in (
+        ("auroc", st.auroc(tested, truth)),
+        ("auroc_low", low),
+        ("auroc_high", high),
+        ("p", p),
+    ):
+        table[name] = _spread(values, estimated)
+    table["q"] = st.benjamini_hochberg(table["p"])
+    _explain(table, estimated, silent, reason, settings.confirmation)
+
+
+def _spread(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    result = np.full(len(where), np.nan)
+    result[where] = values
+    return result
+
+
+def _explain(
+    table: pd.DataFrame, estimated: np.ndarray, silent: np.ndarray, reason: str, split: str
+) -> None:
+    text = np.where(silent, f"{split}: the same score on every image", f"{split}: {reason}")
+    fresh = ~estimated & (table["reason"] == "").to_numpy()
+    table.loc[fresh, "reason"] = text[fresh]

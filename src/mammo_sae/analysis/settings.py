@@ -1,0 +1,157 @@
+"""Settings of the analyses. Imported whenever the Snakefile is parsed: nothing heavy here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mammo_sae.settings import Settings
+
+Split = Literal["training", "validation", "test", "external"]
+Pooling = Literal["max", "mean"]
+Ranking = Literal["class_mean", "mean_difference", "effect", "auroc"]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class ResamplingSettings(Settings):
+    """Seed and number of resamples, the same meaning in every analysis."""
+
+    seed: int = Field(0, ge=0, description="seed of the patient bootstrap and permutations")
+    bootstrap_draws: int = Field(
+        200, ge=20, description="patient bootstrap draws behind each 95 % interval"
+    )
+    permutation_draws: int = Field(
+        999, ge=99, description="patient-level permutations behind each p-value"
+    )
+
+
+class SplitSettings(ResamplingSettings):
+    """Which images choose latents and which, of other patients, score them."""
+
+    discovery: Split = Field(
+        "training", description="split whose images rank the latents (never the one that scores)"
+    )
+    confirmation: Split = Field("test", description="split whose images score the ranked latents")
+
+    @model_validator(mode="after")
+    def _splits_differ(self) -> Self:
+        if self.discovery == self.confirmation:
+            raise ValueError("discovery and confirmation must be different splits")
+        return self
+
+
+class ProbingSettings(SplitSettings):
+    """Class-level latents: which latents fire for which concept."""
+
+    score: Pooling = Field(
+        "max",
+        description="an image's score for a latent: max or mean of its code over the image's cells",
+    )
+
+
+class InterventionSettings(SplitSettings):
+    """Top-k on/off at the head layer."""
+
+    layer: Literal["head"] = Field(
+        "head", description="layer intervened on: the final map, from which logits follow linearly"
+    )
+    top_k: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 16384),
+        min_length=1,
+        description="numbers of latents kept (on) or dropped (off); capped at the SAE's size",
+    )
+    rankings: tuple[Ranking, ...] = Field(
+        ("class_mean", "mean_difference", "auroc"),
+        min_length=1,
+        description="orders in which latents are kept or dropped",
+    )
+    random_sets: int = Field(
+        20, ge=1, description="random orders of the alive latents, the control beside each ranking"
+    )
+    splits: tuple[Split, ...] = Field(
+        ("test", "external"), min_length=1, description="splits on which the edited logits are read"
+    )
+
+
+class AlignmentSettings(SplitSettings):
+    """Whether a latent fires on the lesion."""
+
+    rankings: tuple[Ranking, ...] = Field(
+        ("auroc", "class_mean", "effect"), min_length=1, description="rankings whose top is tested"
+    )
+    top_latents: int = Field(
+        20, ge=1, description="latents tested per concept and ranking, best first"
+    )
+    matched_latents: int = Field(
+        3, ge=1, description="random latents of like firing rate beside each tested one"
+    )
+    quantile: Share = Field(
+        0.005,
+        description="share of breast cells a latent's binary map keeps over the whole confirmation "
+        "split, for the pooled IoU",
+    )
+
+
+class ConfoundSettings(SplitSettings):
+    """Whether a latent's association with a concept is that of a confounder."""
+
+    acquisition: tuple[str, ...] = Field(
+        ("marker", "manufacturer", "paddle"),
+        description="columns of the image table that say how an image was acquired",
+    )
+    anatomical: tuple[str, ...] = Field(
+        ("density", "view", "side"),
+        description="columns that say what tissue an image shows: distractors, not artefacts",
+    )
+    rankings: tuple[Ranking, ...] = Field(
+        ("auroc", "class_mean", "effect"), min_length=1, description="rankings whose top is tested"
+    )
+    top_latents: int = Field(
+        40, ge=1, description="latents tested per concept and ranking, best first"
+    )
+    max_levels: int = Field(
+        6, ge=2, description="most levels of a confounder: rarer ones are merged, numbers binned"
+    )
+    alpha: Share = Field(0.05, description="q-value below which an association counts")
+    min_concept_excess: float = Field(
+        0.10,
+        gt=0.0,
+        lt=0.5,
+        description="stratified AUROC above 0.5 that the interval must exceed for the concept",
+    )
+    min_confounder_excess: float = Field(
+        0.10,
+        gt=0.0,
+        lt=0.5,
+        description="distance from 0.5 of the confounder's AUROC within concept classes",
+    )
+    min_kept: Share = Field(
+        0.5,
+        description="share of the crude AUROC's excess over 0.5 that must remain after "
+        "stratification; below it the association is the confounder's",
+    )
+
+
+class TruthSettings(ResamplingSettings):
+    """Scoring verdicts against what was planted, on a cohort whose confounders are independent."""
+
+    split: Split = Field(
+        "external", description="split where every confounder is independent of every concept"
+    )
+    concept: str = Field("mass", description="concept that the confounders were planted on")
+    planted: tuple[str, ...] = Field(
+        ("marker", "manufacturer"), description="confounders planted with an odds ratio above 1"
+    )
+    null: tuple[str, ...] = Field(
+        ("paddle",), description="confounders planted with an odds ratio of 1: negative controls"
+    )
+    confounded_auroc: float = Field(
+        0.9,
+        gt=0.5,
+        lt=1.0,
+        description="AUROC for a confounder from which a latent is its detector",
+    )
+    clean_auroc: float = Field(
+        0.65, gt=0.5, lt=1.0, description="AUROC for the concept from which a latent is a detector"
+    )
