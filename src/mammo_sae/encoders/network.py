@@ -29,6 +29,7 @@ from mammo_sae.encoders.architectures import (
     grid_shape,
     layer_names,
 )
+from mammo_sae.encoders.depthwise import DepthwiseOnCPU
 from mammo_sae.encoders.description import EncoderDescription, Normalisation
 from mammo_sae.errors import InputError
 from mammo_sae.settings import parse_settings
@@ -46,10 +47,14 @@ class Pointwise(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs))
+        self.products: torch.dtype | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [n, inputs, r, c] to [n, outputs, r, c]."""
-        cells = functional.linear(x.permute(0, 2, 3, 1), self.weight, self.bias)
+        """Map [n, inputs, r, c] to [n, outputs, r, c], of type `products` if that is set."""
+        dtype = self.products or x.dtype
+        cells = functional.linear(
+            x.permute(0, 2, 3, 1).to(dtype), self.weight.to(dtype), self.bias.to(dtype)
+        )
         return cells.permute(0, 3, 1, 2)
 
 
@@ -73,8 +78,15 @@ class Spatial(nn.Module):
             # Zeros before the kernel do what less padding before the map would do, without a
             # padded copy of the map.
             weight = functional.pad(weight, (extra, 0, extra, 0))
+        if torch.is_grad_enabled() and self.groups > 1 and not x.is_cuda:
+            return DepthwiseOnCPU.apply(x, weight, self.bias, geometry.stride, geometry.after)
         return functional.conv2d(
-            x, weight, self.bias, geometry.stride, geometry.after, groups=self.groups
+            x,
+            weight.to(x.dtype),
+            self.bias.to(x.dtype),
+            geometry.stride,
+            geometry.after,
+            groups=self.groups,
         )
 
 
@@ -89,8 +101,9 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` [n, channels, r, c] with its channels scaled by their gates."""
-        squeezed = activate(self.reduce(x.mean((2, 3))), self.activation)
-        gates = torch.sigmoid(self.expand(squeezed))[:, :, None, None]
+        averages = x.mean((2, 3), dtype=self.reduce.weight.dtype)
+        squeezed = activate(self.reduce(averages), self.activation)
+        gates = torch.sigmoid(self.expand(squeezed))[:, :, None, None].to(x.dtype)
         return x * gates if torch.is_grad_enabled() else x.mul_(gates)
 
 
@@ -122,7 +135,7 @@ class InvertedResidual(nn.Module):
         y = activate(self.depthwise(y), self.activation)
         if self.gates is not None:
             y = self.gates(y)
-        y = self.project(y)
+        y = self.project(y).to(x.dtype)
         return y.add_(x) if self.residual else y
 
 
@@ -269,7 +282,7 @@ class Network(nn.Module):
         if name == POOLED:
             return x.mean((2, 3), keepdim=True, dtype=torch.float32)
         if name == HEAD:
-            x = activate(self.head(x), self.activation)
+            x = activate(self.head(x).to(x.dtype), self.activation)
         else:
             x = self.blocks[int(name.removeprefix("blocks."))](x)
         # Fine-tuning read this map from a float16 store: the network that it trained is the one

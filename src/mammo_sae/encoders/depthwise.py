@@ -1,0 +1,99 @@
+"""The depthwise convolution as it is trained fastest on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# oneDNN computes the gradient of kernels up to this width several times faster than of wider ones.
+FAST_WIDTH = 3
+
+
+class DepthwiseOnCPU(torch.autograd.Function):
+    """A depthwise convolution with bias; computed in float32, given back in the type of `x`.
+
+    oneDNN's own backward pass takes most of the time of fine-tuning: for a 5x5 kernel the
+    gradients of weight and bias cost ten times the gradient of the map. Here the bias's gradient
+    is a plain sum, and a 5x5 kernel's is put together from two halves of width 3.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int
+    ) -> Tensor:
+        """Convolve `x` [n, c, r, w] with `weight` [c, 1, k, k]."""
+        context.save_for_backward(x, weight)
+        context.geometry = stride, padding
+        y = functional.conv2d(x.float(), weight, bias, stride, padding, groups=len(weight))
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of `x`, `weight` and `bias`."""
+        x, weight = context.saved_tensors
+        stride, padding = context.geometry
+        gradient = gradient.float()
+        of_x = of_weight = of_bias = None
+        if context.needs_input_grad[0]:
+            of_x = _backward(gradient, x, weight, stride, (padding, padding), (True, False, False))[
+                0
+            ]
+            of_x = of_x.to(x.dtype)
+        if context.needs_input_grad[1]:
+            x = x.float()
+            if stride == 1 and weight.shape[-1] == 2 * FAST_WIDTH - 1 == 2 * padding + 1:
+                of_weight = _weight_gradient_by_halves(gradient, x, weight, padding)
+            else:
+                of_weight = _backward(
+                    gradient, x, weight, stride, (padding, padding), (False, True, False)
+                )[1]
+        if context.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_x, of_weight, of_bias, None, None
+
+
+def _weight_gradient_by_halves(gradient: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """Return the gradient of a 5x5 kernel at stride 1, three columns at a time.
+
+    Columns 0 to 2 of the kernel are a narrow kernel that sees the map moved right by one column,
+    columns 2 to 4 one that sees it moved left; the middle column, found twice, is taken once.
+    """
+    narrow = weight[..., :FAST_WIDTH].contiguous()
+    left, right = (
+        _backward(
+            functional.pad(gradient, (1 - move, move)),
+            functional.pad(x, (move, 1 - move)),
+            narrow,
+            1,
+            (padding, FAST_WIDTH // 2),
+            (False, True, False),
+        )[1]
+        for move in (1, 0)
+    )
+    return torch.cat([left, right[..., 1:]], dim=-1)
+
+
+def _backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: tuple[int, int],
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.aten.convolution_backward(
+        gradient,
+        x,
+        weight,
+        None,
+        [stride, stride],
+        list(padding),
+        [1, 1],
+        False,
+        [0, 0],
+        len(weight),
+        list(wanted),
+    )

@@ -1,0 +1,57 @@
+"""Labels of a split, from the cohort table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.errors import InputError
+
+
+def concept_labels(
+    cohort: pd.DataFrame, split: str, concepts: Sequence[str], where: Path
+) -> tuple[list[str], np.ndarray]:
+    """Return the images of `split` and their labels, to learn `concepts` from.
+
+    Parameters
+    ----------
+    cohort
+        One row per image: image_id, split, a column per concept.
+    split
+        Which rows.
+    concepts
+        Which columns.
+    where
+        The table's path, for errors.
+
+    Returns
+    -------
+    Image ids in the order of the table, and float32 [n, c]: 0, 1, or NaN where unlabelled.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, holds another value, or lacks positives or negatives.
+    """
+    missing = [concept for concept in concepts if concept not in cohort]
+    if missing:
+        raise InputError(
+            f"{where} has no column {missing[0]!r} for the concept of that name; add it or leave "
+            "the concept out"
+        )
+    rows = cohort[cohort["split"] == split]
+    labels = rows[list(concepts)].to_numpy(dtype=np.float32, na_value=np.nan)
+    for concept, column in zip(concepts, labels.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not np.isin(known, (0, 1)).all():
+            raise InputError(f"{where}: column {concept} holds other values than 0 and 1")
+        if not (known == 1).any() or not (known == 0).any():
+            raise InputError(
+                f"{where}: split {split} has {int((known == 1).sum())} positive and "
+                f"{int((known == 0).sum())} negative images of {concept}; both are needed to "
+                "learn it"
+            )
+    return rows["image_id"].tolist(), labels
