@@ -47,7 +47,9 @@ def create_array(
         shard = [
             c * max(1, -(-min(big, s) // c)) for c, big, s in zip(chunk, shard, shape, strict=True)
         ]
-    with zarr.config.set({"codec_pipeline.path": FAST}):
+    # One worker: several would lay a shard's chunks in the order in which they finish, and the
+    # same content would have other bytes each time.
+    with zarr.config.set({"codec_pipeline.path": FAST, "threading.max_workers": 1}):
         return group.create_array(
             name,
             shape=tuple(shape),

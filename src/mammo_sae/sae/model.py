@@ -1,0 +1,198 @@
+"""A trained sparse autoencoder, ready for raw embeddings, and its files.
+
+With x in R^d an embedding, h latents:
+
+    p = encoder_weight x + encoder_bias                       pre-activations, [h]
+    z = p at the active latents, 0 elsewhere                  code
+    x_hat = sum_j z_j decoder_weight[j] + decoder_bias        reconstruction
+
+Active are the k largest p above 0 (`topk`), or all p above a threshold per latent (`threshold`).
+Training centres and scales its input; both are folded into these weights, so x and x_hat are raw
+embeddings. Rows of `decoder_weight` have Euclidean norm 1 in the embedding's own units: a code z_j
+is the length that its atom has in the embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mammo_sae.errors import InputError, StoreError
+from mammo_sae.sae import sparse
+from mammo_sae.stores.publish import atomic_file, read_json, write_json
+
+FORMAT = 1
+KIND = "sae"
+
+
+def best_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class SparseAutoencoder:
+    """Weights and sparsity rule of one SAE.
+
+    Attributes
+    ----------
+    encoder_weight [h, d], encoder_bias [h], decoder_weight [h, d], decoder_bias [d]
+        float32, for raw embeddings.
+    slots
+        Number of codes kept per cell: k of `topk`; of `threshold`, more than almost any cell uses.
+    threshold [h] or None
+        A latent is active above its threshold (at least 0); None: the `slots` largest above 0.
+    description
+        What `sae.json` says of it beside shapes and files.
+    """
+
+    encoder_weight: Tensor
+    encoder_bias: Tensor
+    decoder_weight: Tensor
+    decoder_bias: Tensor
+    slots: int
+    threshold: Tensor | None = None
+    description: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        h, d = self.encoder_weight.shape
+        shapes = {
+            "encoder_bias": (h,),
+            "decoder_weight": (h, d),
+            "decoder_bias": (d,),
+            "threshold": (h,),
+        }
+        for name, tensor in self.tensors().items():
+            if name in shapes and tuple(tensor.shape) != shapes[name]:
+                raise InputError(
+                    f"SAE tensor {name} has shape {tuple(tensor.shape)}, not {shapes[name]}; "
+                    "it does not fit encoder_weight"
+                )
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"SAE tensor {name} holds NaN or infinity; train it again")
+        if not 1 <= self.slots <= h:
+            raise InputError(f"an SAE of {h} latents can't keep {self.slots} codes per cell")
+
+    @property
+    def latents(self) -> int:
+        """Number of latents h."""
+        return len(self.encoder_weight)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels d of an embedding."""
+        return self.encoder_weight.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder_weight.device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights by name, as they are saved."""
+        named = {
+            "encoder_weight": self.encoder_weight,
+            "encoder_bias": self.encoder_bias,
+            "decoder_weight": self.decoder_weight,
+            "decoder_bias": self.decoder_bias,
+            "threshold": self.threshold,
+        }
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def to(self, device: torch.device) -> SparseAutoencoder:
+        """Return the same SAE on another device."""
+        return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
+
+    def encoder(self) -> Encoder:
+        """Return an encoder that keeps its working memory between batches."""
+        return Encoder(self)
+
+    def decode(self, index: Tensor, value: Tensor) -> Tensor:
+        """Return reconstructions [n, d] of codes index, value [n, slots]."""
+        return sparse.combine(index, value, self.decoder_weight) + self.decoder_bias
+
+    def save(self, weights: Path, description: Path) -> None:
+        """Write `weights` (safetensors), then `description` (JSON), each atomically."""
+        tensors = {name: t.contiguous().cpu() for name, t in self.tensors().items()}
+        with atomic_file(weights) as aside:
+            save_file(tensors, aside)
+        write_json(
+            description,
+            {
+                **self.description,
+                "format": FORMAT,
+                "kind": KIND,
+                "activation": "topk" if self.threshold is None else "threshold",
+                "slots": self.slots,
+                "latents": self.latents,
+                "channels": self.channels,
+                "weights": weights.name,
+                "digest": _digest(weights),
+            },
+        )
+
+    @classmethod
+    def load(cls, description: Path) -> SparseAutoencoder:
+        """Read an SAE by its `sae.json`; the weights lie beside it.
+
+        Raises
+        ------
+        StoreError
+            If a file is missing, damaged, or not the one described.
+        """
+        content = read_json(description)
+        if not isinstance(content, dict) or content.get("kind") != KIND:
+            raise StoreError(f"{description} does not describe an SAE; give the path of a sae.json")
+        if content.get("format") != FORMAT:
+            raise StoreError(f"{description} has not format {FORMAT}; train the SAE again")
+        weights = description.with_name(content["weights"])
+        if not weights.is_file():
+            raise StoreError(f"{weights} is missing; train the SAE again")
+        if _digest(weights) != content["digest"]:
+            raise StoreError(f"{weights} is not the file {description} describes; train it again")
+        try:
+            tensors = load_file(weights)
+        except SafetensorError as error:
+            raise StoreError(f"{weights} can't be read ({error}); train the SAE again") from None
+        return cls(**tensors, slots=content["slots"], description=content)
+
+
+class Encoder:
+    """Encodes batches of embeddings with one SAE.
+
+    The active latents are chosen by a product in `sparse.product_dtype`; their values are float32.
+    Both see embeddings with the decoder's bias taken off: raw ones have a large common part, in
+    which bfloat16 would lose what tells cells apart.
+    """
+
+    def __init__(self, sae: SparseAutoencoder, dtype: torch.dtype | None = None) -> None:
+        self._sae = sae
+        self._preactivations = sparse.Preactivations(sae.latents, sae.channels, sae.device, dtype)
+        self._bias = sae.encoder_bias + sae.encoder_weight @ sae.decoder_bias
+        margin = self._bias if sae.threshold is None else self._bias - sae.threshold
+        self._preactivations.load(sae.encoder_weight, margin)
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (index int64, value float32), each [n, slots], of embeddings x [n, d].
+
+        Unused slots are index 0, value 0.
+        """
+        sae = self._sae
+        x = x.to(torch.float32) - sae.decoder_bias
+        index = sparse.largest(self._preactivations(x), sae.slots)
+        value = sparse.dots(x, sae.encoder_weight, index) + self._bias[index]
+        active = value > (0 if sae.threshold is None else sae.threshold[index])
+        return index * active, value * active
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

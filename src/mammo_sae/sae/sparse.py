@@ -1,0 +1,178 @@
+"""Products with few active latents per cell, without a dense [cells, h] array of floats.
+
+Let a code be `index` [n, k] and `value` [n, k]: cell i is the sum of value[i, s] times row
+index[i, s] of a dictionary [h, d]. A padding slot is index 0, value 0. The dense product that
+finds the active latents runs in bfloat16 where the processor multiplies bfloat16 natively; every
+value and gradient is then computed in float32 for the k active latents alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Levels of the maximum pyramid that narrows a row before `topk`, and their group size.
+GROUP = 4
+LEVELS = 2
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """Return the type in which dense products on `device` are fastest: bfloat16 or float32.
+
+    Emulated bfloat16 is slower than float32, so the processor must multiply it natively.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        units = torch.cpu.get_capabilities()
+        native = any(units.get(unit, False) for unit in ("amx_bf16", "avx512_bf16", "sve_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+class Preactivations:
+    """Computes x W^T + b for batches of one size after another into memory kept between calls.
+
+    The bias is one more column of W against a column of ones in x: that costs less than a pass
+    over the [n, h] result. Allocating that result anew costs as much as the product itself.
+
+    Parameters
+    ----------
+    dtype
+        Type of the product; `product_dtype(device)` if None.
+    """
+
+    def __init__(self, latents: int, channels: int, device: torch.device, dtype=None) -> None:
+        self.dtype = dtype or product_dtype(device)
+        self._weight = torch.empty(latents, channels + 1, dtype=self.dtype, device=device)
+        self._input = torch.empty(0, channels + 1, dtype=self.dtype, device=device)
+        self._output = torch.empty(0, latents, dtype=self.dtype, device=device)
+
+    def load(self, weight: Tensor, bias: Tensor) -> None:
+        """Take over weight [h, d] and bias [h]."""
+        self._weight[:, :-1].copy_(weight)
+        self._weight[:, -1].copy_(bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return [n, h] for x [n, d]; the next call overwrites it."""
+        n = len(x)
+        if n > len(self._input):
+            self._input = self._input.new_ones(n, self._input.shape[1])
+            self._output = self._output.new_empty(n, self._output.shape[1])
+        self._input[:n, :-1].copy_(x)
+        return torch.mm(self._input[:n], self._weight.t(), out=self._output[:n])
+
+
+def largest(preactivation: Tensor, k: int) -> Tensor:
+    """Return the indices [n, k] of the k largest entries of each row, ascending.
+
+    Entries of 0 and below may come in any order: they stand for inactive latents.
+    """
+    keys = preactivation
+    if keys.dtype == torch.bfloat16 and keys.device.type == "cpu":
+        # Positive floats order like their bit patterns, and integers compare faster.
+        keys = keys.view(torch.int16)
+    index = _narrowed(keys, k) if keys.device.type == "cpu" else _topk(keys, k)
+    return index.sort(dim=1).values
+
+
+def _topk(keys: Tensor, k: int) -> Tensor:
+    return keys.topk(k, dim=1, sorted=False).indices
+
+
+def _narrowed(keys: Tensor, k: int) -> Tensor:
+    """Top k through a pyramid of group maxima: exact, and reads most entries once.
+
+    The k largest entries lie in the k groups of largest maximum, so `topk` runs over the groups
+    and then over the members of k of them. A group takes every (h / GROUP)-th latent, which
+    makes the maxima plain vector operations.
+    """
+    levels = [keys]
+    while (
+        len(levels) <= LEVELS
+        and levels[-1].shape[1] % GROUP == 0
+        and levels[-1].shape[1] >= 2 * GROUP * k
+    ):
+        last = levels[-1]
+        levels.append(last.view(len(last), GROUP, -1).amax(dim=1))
+    index = _topk(levels.pop(), k)
+    while levels:
+        level = levels.pop()
+        groups = level.shape[1] // GROUP
+        member = torch.arange(0, level.shape[1], groups, device=keys.device)
+        candidates = (index.unsqueeze(1) + member.unsqueeze(1)).flatten(1)
+        index = candidates.gather(1, _topk(level.gather(1, candidates), k))
+    return index
+
+
+def dots(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+    """Return [n, k]: the dot products x[i] . weight[index[i, s]], float32.
+
+    `index` must hold no latent twice in a row and ascend.
+    """
+    n, k = index.shape
+    pattern = torch.sparse_csr_tensor(
+        torch.arange(0, n * k + 1, k, device=x.device),
+        index.flatten(),
+        torch.zeros(n * k, device=x.device),
+        (n, len(weight)),
+        check_invariants=False,
+    )
+    return torch.sparse.sampled_addmm(pattern, x, weight.t(), beta=0).values().view(n, k)
+
+
+def combine(index: Tensor, value: Tensor, dictionary: Tensor) -> Tensor:
+    """Return [n, d]: sum over s of value[i, s] * dictionary[index[i, s]]."""
+    return F.embedding_bag(index, dictionary, per_sample_weights=value, mode="sum")
+
+
+@dataclass(frozen=True)
+class ByLatent:
+    """The slots of codes, latent by latent: what sums over cells need.
+
+    Attributes
+    ----------
+    slot [n * k]
+        Flat slots ordered by latent, cells ascending within each.
+    cell [n * k]
+        The cell of each slot in that order.
+    start [h + 1]
+        Where each latent's slots begin; the last entry is n * k.
+    """
+
+    slot: Tensor
+    cell: Tensor
+    start: Tensor
+
+    @classmethod
+    def of(cls, index: Tensor, latents: int) -> ByLatent:
+        """Order the slots of `index` [n, k] by latent."""
+        flat = index.flatten()
+        # 16-bit keys take the radix sort.
+        keys = flat.to(torch.int16) if latents <= 1 << 15 else flat
+        slot = keys.sort(stable=True).indices
+        start = flat.new_zeros(latents + 1)
+        torch.cumsum(torch.bincount(flat, minlength=latents), 0, out=start[1:])
+        return cls(slot, slot // index.shape[1], start)
+
+    def sum(self, value: Tensor, x: Tensor) -> Tensor:
+        """Return [h, d]: per latent j, the sum of value[i, s] * x[i] over its slots."""
+        return F.embedding_bag(
+            self.cell,
+            x,
+            self.start,
+            per_sample_weights=value.flatten()[self.slot],
+            mode="sum",
+            include_last_offset=True,
+        )
+
+
+def total(index: Tensor, value: Tensor, latents: int) -> Tensor:
+    """Return [h]: per latent, the sum of its values."""
+    # bincount adds in float64, in the order of the slots.
+    return torch.bincount(index.flatten(), value.flatten().double(), latents).to(value.dtype)

@@ -1,0 +1,95 @@
+"""Step: train one SAE on one layer's embeddings of the training images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.errors import InputError
+from mammo_sae.provenance import Provenance
+from mammo_sae.sae.loader import MIB, Cells
+from mammo_sae.sae.model import best_device
+from mammo_sae.sae.settings import SaeTraining
+from mammo_sae.sae.trainer import Training, centre_and_scale, fit
+from mammo_sae.sae.variants.registry import trainee
+from mammo_sae.stores.embeddings import EmbeddingReader
+from mammo_sae.stores.publish import write_json
+from mammo_sae.stores.tables import read_table, write_table
+
+SPLIT = "training"
+
+
+def run(
+    settings: SaeTraining,
+    *,
+    images: Path,
+    embeddings: Sequence[Path],
+    layer: str,
+    weights: Path,
+    description: Path,
+    log: Path,
+    provenance: Provenance | None = None,
+) -> None:
+    """Train an SAE and write its weights, training log and description, in this order.
+
+    Parameters
+    ----------
+    images
+        The cohort's image table; images of the split `training` are used.
+    embeddings
+        Manifests of the embedding stores, one per shard.
+    layer
+        Layer whose cells are decomposed.
+    weights, description
+        `sae.safetensors` and `sae.json`, side by side (see `mammo_sae.sae.model`).
+    log
+        Table with one row per hundredth of the run: step, loss, explained_variance (of that
+        step's batch, centred), l0 (active latents per cell), dead_share, lr.
+
+    Raises
+    ------
+    InputError
+        If the embeddings are damaged, not finite or empty, k > h, or training diverges.
+    """
+    reader = EmbeddingReader(embeddings, layer, split_ids(images, SPLIT))
+    device = best_device()
+    cells = Cells(reader, settings.batch, settings.seed, settings.buffer * MIB, device)
+    mean, scale = centre_and_scale(cells.sample())
+    mean = mean.to(device)
+    training = Training(settings, trainee(settings, cells.channels, device))
+    fit(training, cells.batches(), mean, scale, label=f"SAE {layer} seed {settings.seed}")
+    sae = replace(
+        training.trainee.folded(mean, scale),
+        description={
+            "grid": asdict(reader.grid),
+            "training": settings.model_dump(mode="json"),
+            "cells": cells.count,
+            "scale": scale,
+        },
+    )
+    if description.parent != weights.parent:
+        raise InputError(f"{description} and {weights} must lie in one folder")
+    description.unlink(missing_ok=True)
+    write_table(pd.DataFrame(training.log), log)
+    if provenance is not None:
+        write_json(description.with_name("provenance.json"), provenance.model_dump(mode="json"))
+    sae.save(weights, description)
+
+
+def split_ids(images: Path, split: str) -> list[str]:
+    """Return the ids of the images of a split, in the table's order.
+
+    Raises
+    ------
+    InputError
+        If the table has none.
+    """
+    table = read_table(images)
+    ids = table.loc[table["split"] == split, "image_id"].tolist()
+    if not ids:
+        have = ", ".join(sorted(table["split"].astype(str).unique()))
+        raise InputError(f"{images} has no image of split {split!r}, only {have or 'none'}")
+    return ids

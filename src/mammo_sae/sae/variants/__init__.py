@@ -1,0 +1,1 @@
+"""Training variants: how each finds its active latents, its loss and its gradients."""

@@ -1,0 +1,98 @@
+"""What every variant shares: parameters, unit-norm decoder, folding into raw units.
+
+Variants see centred and scaled embeddings u = scale (x - mean), E ||u||^2 = d.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mammo_sae.sae.model import SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step found; scalars stay on the device until they are logged.
+
+    Attributes
+    ----------
+    loss
+        The loss that was differentiated.
+    error
+        Mean squared reconstruction error per channel, scaled units.
+    active
+        Mean number of active latents per cell.
+    fired [h]
+        True where a latent was active in some cell of the batch.
+    """
+
+    loss: Tensor
+    error: Tensor
+    active: Tensor
+    fired: Tensor
+
+
+class Trainee(ABC):
+    """An SAE in training.
+
+    Attributes
+    ----------
+    parameters
+        By name; `gradients` fills each one's `.grad`.
+    """
+
+    def __init__(self, latents: int, channels: int, device: torch.device, seed: int) -> None:
+        # Drawn on the CPU, so that a seed gives the same start on every device.
+        generator = torch.Generator().manual_seed(seed)
+        atoms = torch.randn(latents, channels, generator=generator).to(device)
+        atoms /= atoms.norm(dim=1, keepdim=True)
+        self.parameters: dict[str, Tensor] = {
+            "encoder_weight": atoms.clone(),
+            "encoder_bias": torch.zeros(latents, device=device),
+            "decoder_weight": atoms,
+            "decoder_bias": torch.zeros(channels, device=device),
+        }
+        for parameter in self.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+
+    @abstractmethod
+    def gradients(self, u: Tensor, dead: Tensor) -> Step:
+        """Fill the parameters' gradients for a batch u [n, d]; `dead` [h] marks dead latents."""
+
+    @abstractmethod
+    def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
+        """Return the SAE for raw embeddings x, where u = scale (x - mean)."""
+
+    def constrain(self) -> None:
+        """Put the decoder's atoms back on the unit sphere, after an optimiser step."""
+        atoms = self.parameters["decoder_weight"]
+        atoms /= torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
+
+    def _remove_radial_gradient(self) -> None:
+        """Drop the part of the decoder's gradient that renormalising would undo."""
+        atoms = self.parameters["decoder_weight"]
+        radial = torch.linalg.vecdot(atoms.grad, atoms).unsqueeze(1)
+        atoms.grad.addcmul_(atoms, radial, value=-1)
+
+    def _fold(
+        self, mean: Tensor, scale: float, *, slots: int, threshold: Tensor | None = None
+    ) -> SparseAutoencoder:
+        """Fold centring and scaling into the weights; codes get the embedding's units.
+
+        From u_hat = z D + b_d, z = act(W u + b_e), u = scale (x - mean), and act positively
+        homogeneous: z / scale = act(W (x - mean) + b_e / scale).
+        """
+        p = self.parameters
+        weight = p["encoder_weight"].clone()
+        return SparseAutoencoder(
+            encoder_weight=weight,
+            encoder_bias=p["encoder_bias"] / scale - weight @ mean,
+            decoder_weight=p["decoder_weight"].clone(),
+            decoder_bias=p["decoder_bias"] / scale + mean,
+            slots=slots,
+            threshold=None if threshold is None else threshold / scale,
+        )

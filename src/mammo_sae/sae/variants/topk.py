@@ -1,0 +1,100 @@
+"""TopK with AuxK (Gao et al. 2024, arXiv 2406.04093), gradients by hand.
+
+With u [n, d] a batch, p = u W^T + b_e, S_i the k largest p_ij above 0:
+
+    z_ij = p_ij for j in S_i, else 0
+    u_hat_i = sum_j z_ij D_j + b_d
+    L = mean over cells and channels of (u_hat - u)^2
+    e = u - u_hat, held constant; A_i the k_aux largest p_ij of the dead latents, above 0
+    L_aux = mean of (sum over A_i of p_ij D_j - e)^2
+    loss = L + aux_weight L_aux
+
+Automatic differentiation would multiply dense [n, h] arrays five times a step. Here one dense
+product finds the active latents; all else costs k/h of that.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mammo_sae.sae import sparse
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.settings import TopKVariant
+from mammo_sae.sae.variants.base import Step, Trainee
+
+
+class TopK(Trainee):
+    """A TopK SAE in training."""
+
+    def __init__(
+        self,
+        settings: TopKVariant,
+        latents: int,
+        channels: int,
+        device: torch.device,
+        seed: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(latents, channels, device, seed)
+        self._settings = settings
+        self._preactivations = sparse.Preactivations(latents, channels, device, dtype)
+
+    @torch.no_grad()
+    def gradients(self, u: Tensor, dead: Tensor) -> Step:
+        """Fill the gradients of the loss above; see `Trainee.gradients`."""
+        p, k = self.parameters, self._settings.k
+        weight, bias = p["encoder_weight"], p["encoder_bias"]
+        atoms, offset = p["decoder_weight"], p["decoder_bias"]
+        latents = len(weight)
+
+        self._preactivations.load(weight, bias)
+        index = sparse.largest(self._preactivations(u), k)
+        value = (sparse.dots(u, weight, index) + bias[index]).clamp_(min=0)
+        active = value > 0
+
+        residual = sparse.combine(index, value, atoms).add_(offset).sub_(u)
+        error = residual.square().mean()
+        # dL / du_hat
+        outer = residual * (2 / residual.numel())
+        inner = sparse.dots(outer, atoms, index).mul_(active)
+        by_latent = sparse.ByLatent.of(index, latents)
+        atoms.grad = by_latent.sum(value, outer)
+        offset.grad = outer.sum(dim=0)
+        weight.grad = by_latent.sum(inner, u)
+        bias.grad = sparse.total(index, inner, latents)
+
+        loss = error
+        if self._settings.k_aux and dead.any():
+            loss = error + self._auxiliary(u, residual.neg_(), dead.nonzero().squeeze(1))
+        self._remove_radial_gradient()
+        fired = torch.zeros(latents, dtype=torch.bool, device=u.device)
+        fired[index[active]] = True
+        return Step(loss, error, active.sum() / len(u), fired)
+
+    def _auxiliary(self, u: Tensor, error: Tensor, dead: Tensor) -> Tensor:
+        """Add the AuxK gradients of the latents `dead` to theirs and return the weighted loss.
+
+        Dense over the dead latents: there are few, and k_aux of them is no small share.
+        """
+        p, dtype = self.parameters, self._preactivations.dtype
+        weight, atoms = p["encoder_weight"][dead], p["decoder_weight"][dead]
+        low_u, low_atoms = u.to(dtype), atoms.to(dtype)
+        value = torch.addmm(p["encoder_bias"][dead].to(dtype), low_u, weight.to(dtype).t())
+        value.clamp_(min=0)
+        if len(dead) > self._settings.k_aux:
+            kept = sparse.largest(value, self._settings.k_aux)
+            value = torch.zeros_like(value).scatter_(1, kept, value.gather(1, kept))
+        miss = torch.mm(value, low_atoms).float().sub_(error)
+        loss = miss.square().mean() * self._settings.aux_weight
+        outer = (miss * (2 * self._settings.aux_weight / miss.numel())).to(dtype)
+        inner = torch.mm(outer, low_atoms.t()).mul_(value > 0)
+        # A dead latent that fires in this very batch has a gradient from the main loss too.
+        p["decoder_weight"].grad.index_add_(0, dead, torch.mm(value.t(), outer).float())
+        p["encoder_weight"].grad.index_add_(0, dead, torch.mm(inner.t(), low_u).float())
+        p["encoder_bias"].grad.index_add_(0, dead, inner.float().sum(dim=0))
+        return loss
+
+    def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
+        """Return the SAE for raw embeddings."""
+        return self._fold(mean, scale, slots=self._settings.k)

@@ -1,0 +1,74 @@
+"""Small real embedding stores for the tests of the sparse autoencoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mammo_sae.stores.embeddings import LayerGrid, create_embedding_store
+from mammo_sae.stores.tables import write_table
+
+CHANNELS, ROWS, COLUMNS = 12, 4, 3
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Embeddings of one layer in two stores, and the image table."""
+
+    images: Path
+    manifests: list[Path]
+    layer: str
+    cells: dict[str, np.ndarray]
+    """Per image id its stored cells [rows, columns, channels]."""
+    splits: dict[str, list[str]]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_cohort(tmp_path: Path) -> Callable[..., Cohort]:
+    """Return a function that writes a cohort of sparse mixtures of known atoms."""
+
+    def make(images: int = 24, channels: int = CHANNELS, layer: str = "head") -> Cohort:
+        random = np.random.default_rng(7)
+        atoms = random.normal(size=(2 * channels, channels))
+        grid = LayerGrid(layer, channels, ROWS, COLUMNS, 32, 0.0, 0.0, 64)
+        ids = [f"{number:016x}" for number in range(images)]
+        cells: dict[str, np.ndarray] = {}
+        manifests = []
+        for shard in range(2):
+            mine = ids[shard::2]
+            folder = tmp_path / "embeddings" / str(shard)
+            manifests.append(folder.with_suffix(".json"))
+            with create_embedding_store(
+                folder, manifests[-1], image_ids=mine, grids=[grid]
+            ) as writer:
+                for image in mine:
+                    codes = random.exponential(size=(ROWS, COLUMNS, 2 * channels))
+                    codes *= random.random(codes.shape) < 3 / (2 * channels)
+                    cells[image] = (codes @ atoms + 2).astype(np.float16)
+                    writer.write({layer: cells[image][None]})
+        splits = {"training": ids[: images * 3 // 4], "test": ids[images * 3 // 4 :]}
+        table = pd.DataFrame({"image_id": ids})
+        table["split"] = ["training" if i in set(splits["training"]) else "test" for i in ids]
+        write_table(table, tmp_path / "images.parquet")
+        return Cohort(tmp_path / "images.parquet", manifests, layer, cells, splits)
+
+    return make
+
+
+@pytest.fixture
+def cohort(make_cohort: Callable[..., Cohort]) -> Cohort:
+    return make_cohort()

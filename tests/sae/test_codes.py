@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae import codes
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.codes import CodesReader
+
+
+def make_sae(channels: int = 12, latents: int = 40, threshold: bool = False) -> SparseAutoencoder:
+    random = torch.Generator().manual_seed(13)
+    atoms = torch.randn(latents, channels, generator=random)
+    atoms /= atoms.norm(dim=1, keepdim=True)
+    return SparseAutoencoder(
+        encoder_weight=atoms.clone(),
+        encoder_bias=torch.rand(latents, generator=random) / 10 - atoms.sum(dim=1) * 2,
+        decoder_weight=atoms,
+        decoder_bias=torch.full((channels,), 2.0),
+        slots=latents if threshold else 4,
+        threshold=torch.full((latents,), 0.3) if threshold else None,
+    )
+
+
+def run(cohort, sae, folder, layer="head"):
+    sae.save(folder / "sae.safetensors", folder / "sae.json")
+    codes.run(
+        sae=folder / "sae.json",
+        embeddings=cohort.manifests,
+        layer=layer,
+        store=folder / "codes.zarr",
+        manifest=folder / "codes.json",
+    )
+    return CodesReader(folder / "codes.json")
+
+
+@pytest.mark.parametrize("threshold", [False, True], ids=["topk", "threshold"])
+def test_stored_codes_are_those_of_a_dense_encoding(cohort, tmp_path, threshold, monkeypatch):
+    monkeypatch.setattr(codes, "CELLS_PER_BATCH", 60)  # five images a batch: an uneven last one
+    monkeypatch.setattr("mammo_sae.sae.sparse.product_dtype", lambda _: torch.float32)
+    sae = make_sae(threshold=threshold)
+    reader = run(cohort, sae, tmp_path)
+    assert sorted(reader.image_ids) == sorted(cohort.cells)
+    for position, image in enumerate(reader.image_ids):
+        x = torch.from_numpy(cohort.cells[image].reshape(12, 12)).double()
+        pre = x @ sae.encoder_weight.double().t() + sae.encoder_bias.double()
+        if threshold:
+            dense = pre * (pre > 0.3)
+        else:
+            top = pre.topk(4)
+            dense = torch.zeros_like(pre).scatter(1, top.indices, top.values.clamp(min=0))
+        index, value = reader.cells([position])
+        found = np.zeros((12, 40))
+        np.add.at(found, (np.arange(12)[:, None], index.reshape(12, -1)), value.reshape(12, -1))
+        np.testing.assert_allclose(found, dense.numpy(), rtol=1e-4, atol=1e-5)
+        for pooled, expected in (
+            (reader.mean([image]), dense.mean(dim=0)),
+            (reader.max([image]), dense.amax(dim=0)),
+            (reader.active([image]), (dense > 0).double().mean(dim=0)),
+        ):
+            np.testing.assert_allclose(pooled[0], expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_sae_of_another_width_is_refused(cohort, tmp_path):
+    with pytest.raises(InputError, match=r"sae\.json takes 5 channels, layer head has 12"):
+        run(cohort, make_sae(channels=5), tmp_path)
+    assert not (tmp_path / "codes.json").exists()
+
+
+def test_the_same_sae_gives_the_same_store(cohort, tmp_path):
+    manifests = []
+    for name in ("one", "two"):
+        run(cohort, make_sae(), tmp_path / name)
+        manifests.append((tmp_path / name / "codes.json").read_text())
+    assert manifests[0] == manifests[1]

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mammo_sae.errors import InputError, StoreError
+from mammo_sae.sae.model import Encoder, SparseAutoencoder
+from mammo_sae.stores.publish import read_json, write_json
+
+
+def make(threshold: float | None = None, slots: int = 3, h: int = 20, d: int = 6):
+    random = torch.Generator().manual_seed(8)
+    atoms = torch.randn(h, d, generator=random)
+    return SparseAutoencoder(
+        encoder_weight=atoms.clone(),
+        encoder_bias=torch.randn(h, generator=random) / 10,
+        decoder_weight=atoms / atoms.norm(dim=1, keepdim=True),
+        decoder_bias=torch.randn(d, generator=random),
+        slots=slots,
+        threshold=None if threshold is None else torch.full((h,), threshold),
+        description={"layer": "head"},
+    )
+
+
+def preactivations(sae: SparseAutoencoder, x: torch.Tensor) -> torch.Tensor:
+    return x.double() @ sae.encoder_weight.double().t() + sae.encoder_bias.double()
+
+
+def test_topk_codes_are_the_largest_preactivations_above_zero():
+    sae, x = make(), torch.randn(50, 6, generator=torch.Generator().manual_seed(9))
+    index, value = Encoder(sae, torch.float32)(x)
+    expected = preactivations(sae, x).topk(3).values.clamp(min=0).float()
+    torch.testing.assert_close(value.sort(dim=1, descending=True).values, expected)
+    assert (index[value == 0] == 0).all()
+
+
+def test_thresholded_codes_are_all_preactivations_above_the_threshold():
+    sae = make(threshold=0.7, slots=20)
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(10))
+    index, value = Encoder(sae, torch.float32)(x)
+    pre = preactivations(sae, x)
+    dense = torch.zeros(50, 20).scatter_add(1, index, value)
+    torch.testing.assert_close(dense, (pre * (pre > 0.7)).float())
+
+
+def test_a_large_common_part_does_not_blur_the_codes():
+    sae = make()
+    shift = torch.full((6,), 500.0)
+    shifted = SparseAutoencoder(
+        **{
+            **sae.tensors(),
+            "encoder_bias": sae.encoder_bias - sae.encoder_weight @ shift,
+            "decoder_bias": sae.decoder_bias + shift,
+        },
+        slots=3,
+    )
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(11))
+    torch.testing.assert_close(
+        Encoder(sae, torch.bfloat16)(x),
+        Encoder(shifted, torch.bfloat16)(x + shift),
+        rtol=1e-2,
+        atol=1e-2,
+    )
+
+
+@pytest.mark.parametrize("threshold", [None, 0.4])
+def test_a_saved_sae_gives_the_same_codes_when_loaded(tmp_path: Path, threshold):
+    sae = make(threshold)
+    sae.save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    again = SparseAutoencoder.load(tmp_path / "sae.json")
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(12))
+    for before, after in zip(sae.encoder()(x), again.encoder()(x), strict=True):
+        assert torch.equal(before, after)
+    assert torch.equal(sae.decode(*sae.encoder()(x)), again.decode(*again.encoder()(x)))
+    assert again.description["layer"] == "head"
+
+
+def test_weights_that_were_changed_are_refused_by_name(tmp_path: Path):
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    content = bytearray((tmp_path / "sae.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "sae.safetensors").write_bytes(content)
+    with pytest.raises(StoreError, match=r"sae\.safetensors is not the file .* describes"):
+        SparseAutoencoder.load(tmp_path / "sae.json")
+
+
+def test_missing_weights_are_named(tmp_path: Path):
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    (tmp_path / "sae.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"sae\.safetensors is missing"):
+        SparseAutoencoder.load(tmp_path / "sae.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [({"kind": "codes"}, "does not describe an SAE"), ({"format": 99}, "has not format 1")],
+)
+def test_another_kind_of_json_is_refused(tmp_path: Path, change, complaint):
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    write_json(tmp_path / "sae.json", {**read_json(tmp_path / "sae.json"), **change})
+    with pytest.raises(StoreError, match=complaint):
+        SparseAutoencoder.load(tmp_path / "sae.json")
+
+
+def test_tensors_that_do_not_fit_are_refused():
+    sae = make()
+    with pytest.raises(InputError, match=r"encoder_bias has shape \(3,\), not \(20,\)"):
+        SparseAutoencoder(**{**sae.tensors(), "encoder_bias": torch.zeros(3)}, slots=3)
+    with pytest.raises(InputError, match="decoder_bias holds NaN"):
+        SparseAutoencoder(**{**sae.tensors(), "decoder_bias": torch.full((6,), torch.nan)}, slots=3)

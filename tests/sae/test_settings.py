@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae.settings import SaeSettings, SaeTraining
+from mammo_sae.settings import canonical_json, parse_settings
+
+
+def test_a_layers_overrides_change_only_what_they_name():
+    settings = SaeSettings(
+        latents=64, lr=1e-2, layers={"head": {"latents": 128, "variant": {"k": 4}}}
+    )
+    inner, head = settings.training("blocks.10", 0), settings.training("head", 0)
+    assert (inner.latents, inner.variant.k, inner.lr) == (64, 16, 1e-2)
+    assert (head.latents, head.variant.k, head.lr) == (128, 4, 1e-2)
+    assert head.variant.k_aux == inner.variant.k_aux
+
+
+def test_the_seed_is_the_only_difference_between_two_seeds():
+    settings = SaeSettings(seeds=[3, 4])
+    one, other = settings.training("head", 3), settings.training("head", 4)
+    assert one.model_copy(update={"seed": 4}) == other
+
+
+def test_a_resolved_run_survives_its_canonical_json():
+    training = SaeSettings().training("head", 5)
+    assert parse_settings(SaeTraining, canonical_json(training), "cfg") == training
+
+
+def test_another_layers_override_leaves_a_layers_settings_as_they_are():
+    one = SaeSettings(layers={"head": {"lr": 1e-3}})
+    other = SaeSettings(layers={"head": {"lr": 2e-3}})
+    assert one.training("blocks.10", 0) == other.training("blocks.10", 0)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ({"latent": 5}, r"layers\.head: latent: unknown key"),
+        ({"lr": "1e-4"}, r"layers\.head: lr: .*write 1\.0e-4"),
+        ({"variant": {"k": 9000}}, r"layers\.head: .*variant\.k = 9000 is more than latents"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_its_layer_and_key(override, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        SaeSettings(layers={"head": override})
+
+
+def test_more_active_latents_than_latents_are_refused():
+    with pytest.raises(ValidationError, match=r"variant.k = 16 is more than latents = 8"):
+        SaeTraining(latents=8)
+
+
+def test_overrides_that_stop_resolving_name_the_layer():
+    settings = SaeSettings.model_construct(
+        **{**SaeSettings().__dict__, "layers": {"head": {"steps": 0}}}
+    )
+    with pytest.raises(InputError, match=r"layers\.head: steps"):
+        settings.training("head", 0)
+
+
+def test_the_settings_module_imports_nothing_heavy():
+    code = (
+        "import sys, mammo_sae.sae.settings as s; s.SaeSettings();"
+        "heavy = {'torch', 'zarr', 'pandas', 'scipy', 'pydicom'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
