@@ -7,9 +7,9 @@ are imported whenever the Snakefile is parsed, so they import nothing heavy.
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mammo_sae.errors import InputError
 
@@ -24,9 +24,6 @@ class Settings(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
-
-
-S = TypeVar("S", bound=Settings)
 
 
 def canonical_json(value: Any) -> str:
@@ -45,8 +42,8 @@ def canonical_json(value: Any) -> str:
     )
 
 
-def parse_settings(model: type[S], text: str, where: str) -> S:
-    """Validate JSON `text` as `model`.
+def parse_settings(model: Any, text: str, where: str) -> Any:
+    """Validate JSON `text` as `model`, a Settings class or a union of some.
 
     Raises
     ------
@@ -54,7 +51,7 @@ def parse_settings(model: type[S], text: str, where: str) -> S:
         Naming `where` and every offending key.
     """
     try:
-        return model.model_validate_json(text)
+        return TypeAdapter(model).validate_json(text)
     except ValidationError as error:
         raise InputError(explain(error, where)) from None
 

@@ -206,6 +206,19 @@ def verify_store(manifest: Path) -> list[str]:
     return problems
 
 
+def find_manifests(folder: Path) -> list[Path]:
+    """Return the manifests of all stores in `folder`, at any depth."""
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        # What lies inside a store is its content, never a manifest.
+        if any((parent / FILES).is_file() for parent in path.parents):
+            continue
+        content = read_json(path)
+        if isinstance(content, dict) and {"format", "kind", "store", "digest"} <= content.keys():
+            found.append(path)
+    return found
+
+
 def _listing(path: Path, content: dict[str, Any]) -> dict[str, tuple[int, str]]:
     try:
         text = (path / FILES).read_text(encoding="utf-8")

@@ -1,0 +1,5 @@
+"""`python -m mammo_sae`."""
+
+from mammo_sae.cli import main
+
+main()

@@ -1,0 +1,528 @@
+"""The command line: one verb per step of the workflow, and a few for people.
+
+Each verb reads its slice of the configuration (`--settings`: JSON text, or `@` and a file) and
+the paths of its inputs and outputs, so every step runs without Snakemake too. `slice` prints the
+settings of a step for a configuration::
+
+    python -m mammo_sae slice config/config.yaml train_sae layer=head sae=topk seed=0
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mammo_sae.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="What a mammography foundation model has learnt: every step of the workflow as a verb.",
+)
+
+SettingsText = Annotated[
+    str, typer.Option("--settings", help="The step's settings: JSON, or @FILE with JSON.")
+]
+Run = Annotated[
+    tuple[str, str, str, int],
+    typer.Option("--run", metavar="ENCODER LAYER SAE SEED", help="Which SAE this is about."),
+]
+Images = Annotated[Path, typer.Option("--images", help="The cohort's image table (.parquet).")]
+Codes = Annotated[Path, typer.Option("--codes", help="Manifest of the codes (.json).")]
+Latents = Annotated[Path, typer.Option("--latents", help="Table written by `probing`.")]
+Output = Annotated[Path, typer.Option("--output", help="Table to write (.parquet).")]
+Store = Annotated[Path, typer.Option("--store", help="Store to write.")]
+Manifest = Annotated[Path, typer.Option("--manifest", help="Manifest to write (.json).")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads to use.")]
+Layer = Annotated[str, typer.Option("--layer", help="Name of the layer: blocks.N, head, pooled.")]
+Concepts = Annotated[str, typer.Option("--concepts", help="Names of the concepts, with commas.")]
+Manifests = Annotated[list[Path], typer.Argument(help="Manifests (.json) of all shards.")]
+Sources = Annotated[list[Path], typer.Argument(help="Folders of the source archive.")]
+
+
+def main() -> None:
+    """Run the command line; a wrong input ends it with one sentence and status 1."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _settings(step: str, text: str) -> Any:
+    from mammo_sae.settings import parse_settings
+    from mammo_sae.steps import STEPS
+
+    if text.startswith("@"):
+        file = Path(text[1:])
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"settings {file} can't be read: {error.strerror}") from None
+    return parse_settings(STEPS[step].settings, text, f"settings of {step}")
+
+
+def _run(step: str, settings: str | None, *, inputs: Sequence[Path], **arguments: Any) -> None:
+    """Call the `run` of a step's module; `inputs` are the files its provenance names."""
+    from mammo_sae.steps import STEPS
+
+    run = import_module(STEPS[step].module).run
+    if settings is not None:
+        arguments["settings"] = _settings(step, settings)
+    if "provenance" in signature(run).parameters:
+        arguments["provenance"] = _provenance(step, settings or "{}", inputs)
+    run(**arguments)
+
+
+def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
+    from mammo_sae.provenance import Provenance
+    from mammo_sae.steps import STEPS
+
+    digests = {
+        os.path.relpath(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in inputs
+        if path.is_file()
+    }
+    return Provenance(step=step, config=settings, code=STEPS[step].digest(), inputs=digests)
+
+
+def _identity(run: tuple[str, str, str, int]) -> Any:
+    from mammo_sae.analysis.cases import Identity
+
+    return Identity(*run)
+
+
+@app.command()
+def phantom(
+    settings: SettingsText,
+    archive: Annotated[Path, typer.Option(help="Archive to write.")],
+    manifest: Manifest,
+    threads: Threads = 1,
+) -> None:
+    """Write one part of the phantom archive: DICOM files, annotation tables, masks, truth."""
+    _run("phantom", settings, inputs=[], out=archive, manifest=manifest, threads=threads)
+
+
+@app.command()
+def cohort(
+    settings: SettingsText,
+    sources: Sources,
+    images: Annotated[Path, typer.Option(help="Image table to write (.parquet).")],
+    findings: Annotated[Path, typer.Option(help="Findings table to write (.parquet).")],
+    summary: Annotated[Path, typer.Option(help="Counts to write (.json).")],
+) -> None:
+    """Read an archive's annotations into the two tables that every cohort has."""
+    _run(
+        "cohort",
+        settings,
+        inputs=[],
+        sources=sources,
+        images=images,
+        findings=findings,
+        manifest=summary,
+    )
+
+
+@app.command()
+def images(
+    settings: SettingsText,
+    sources: Sources,
+    images: Images,
+    findings: Annotated[Path, typer.Option(help="The cohort's findings table (.parquet).")],
+    shard: Annotated[int, typer.Option(min=0, help="Number of the shard.")],
+    store: Store,
+    manifest: Manifest,
+    threads: Threads = 1,
+) -> None:
+    """Convert one shard of DICOM files to canonical images with masks and geometry."""
+    _run(
+        "images",
+        settings,
+        inputs=[images, findings],
+        sources=sources,
+        images=images,
+        findings=findings,
+        shard=shard,
+        path=store,
+        manifest=manifest,
+        threads=threads,
+    )
+
+
+@app.command("import-encoder")
+def import_encoder(
+    settings: SettingsText,
+    weights: Annotated[Path, typer.Option(help="Weights to write (.safetensors).")],
+    description: Annotated[Path, typer.Option(help="Description to write (.json).")],
+) -> None:
+    """Bring an encoder's published weights into the package's own form."""
+    _run("import_encoder", settings, inputs=[], weights=weights, description=description)
+
+
+@app.command()
+def extract(
+    settings: SettingsText,
+    encoder: Annotated[Path, typer.Option(help="Folder of the encoder.")],
+    layers: Annotated[str, typer.Option(help="Layers to keep, joined by +.")],
+    images: Annotated[Path, typer.Option(help="Manifest of the shard's images (.json).")],
+    store: Store,
+    manifest: Manifest,
+    frozen: Annotated[
+        Path | None,
+        typer.Option(help="Manifest of the base's embeddings to start from, for a frozen part."),
+    ] = None,
+) -> None:
+    """Run an encoder over one shard and store the maps of its layers."""
+    from mammo_sae.passes import layers_of
+
+    _run(
+        "extract",
+        settings,
+        inputs=[encoder / "encoder.json", images, *([frozen] if frozen else [])],
+        encoder=encoder,
+        layers=layers_of(layers),
+        images=images,
+        cached=frozen,
+        path=store,
+        manifest=manifest,
+    )
+
+
+@app.command()
+def finetune(
+    settings: SettingsText,
+    manifests: Manifests,
+    base: Annotated[Path, typer.Option(help="Folder of the encoder to start from.")],
+    images: Images,
+    weights: Annotated[Path, typer.Option(help="Weights to write (.safetensors).")],
+    description: Annotated[Path, typer.Option(help="Description to write (.json).")],
+    head: Annotated[Path, typer.Option(help="The head's weights to write (.safetensors).")],
+    head_description: Annotated[Path, typer.Option(help="The head's description (.json).")],
+    history: Annotated[Path, typer.Option(help="Training log to write (.csv).")],
+    concepts: Concepts,
+) -> None:
+    """Train an encoder and its head further on the concepts of the training split."""
+    _run(
+        "finetune",
+        settings,
+        inputs=[images, base / "encoder.json", *manifests],
+        base=base,
+        cohort=images,
+        stores=manifests,
+        concepts=concepts.split(","),
+        weights=weights,
+        description=description,
+        head_weights=head,
+        head_description=head_description,
+        log=history,
+    )
+
+
+@app.command("linear-probe")
+def linear_probe(
+    settings: SettingsText,
+    manifests: Manifests,
+    images: Images,
+    head: Annotated[Path, typer.Option(help="The head's weights to write (.safetensors).")],
+    description: Annotated[Path, typer.Option(help="The head's description to write (.json).")],
+    concepts: Concepts,
+) -> None:
+    """Fit a linear head per concept on an encoder's pooled features, the encoder untouched."""
+    _run(
+        "linear_probe",
+        settings,
+        inputs=[images, *manifests],
+        images=images,
+        embeddings=manifests,
+        concepts=concepts.split(","),
+        weights=head,
+        description=description,
+    )
+
+
+@app.command("evaluate-encoder")
+def evaluate_encoder(
+    settings: SettingsText,
+    manifests: Manifests,
+    encoder: Annotated[str, typer.Option(help="Name of the encoder, for the table.")],
+    images: Images,
+    head: Annotated[Path, typer.Option(help="Folder of the head.")],
+    predictions: Annotated[Path, typer.Option(help="Logits of every image to write (.parquet).")],
+    scores: Annotated[Path, typer.Option(help="Scores per concept and split to write (.parquet).")],
+) -> None:
+    """Predict every image from its pooled features and score the predictions."""
+    _run(
+        "evaluate_encoder",
+        settings,
+        inputs=[images, head / "head.json", *manifests],
+        encoder=encoder,
+        images=images,
+        head=head,
+        embeddings=manifests,
+        predictions=predictions,
+        scores=scores,
+    )
+
+
+@app.command("train-sae")
+def train_sae(
+    settings: SettingsText,
+    manifests: Manifests,
+    layer: Layer,
+    images: Images,
+    weights: Annotated[Path, typer.Option(help="Weights to write (.safetensors).")],
+    description: Annotated[Path, typer.Option(help="Description to write (.json).")],
+    history: Annotated[Path, typer.Option(help="Training log to write (.csv).")],
+) -> None:
+    """Train a sparse autoencoder on one layer's cells of the training split."""
+    _run(
+        "train_sae",
+        settings,
+        inputs=[images, *manifests],
+        images=images,
+        embeddings=manifests,
+        layer=layer,
+        weights=weights,
+        description=description,
+        log=history,
+    )
+
+
+@app.command()
+def codes(
+    manifests: Manifests,
+    sae: Annotated[Path, typer.Option(help="Description of the SAE (sae.json).")],
+    layer: Layer,
+    store: Store,
+    manifest: Manifest,
+) -> None:
+    """Encode every cell of every image with a trained SAE."""
+    _run(
+        "codes",
+        None,
+        inputs=[sae, *manifests],
+        sae=sae,
+        embeddings=manifests,
+        layer=layer,
+        store=store,
+        manifest=manifest,
+    )
+
+
+@app.command("sae-quality")
+def sae_quality(
+    settings: SettingsText,
+    manifests: Manifests,
+    run: Run,
+    images: Images,
+    sae: Annotated[Path, typer.Option(help="Description of the SAE (sae.json).")],
+    codes: Codes,
+    encoder: Annotated[Path, typer.Option(help="Folder of the encoder.")],
+    head: Annotated[Path, typer.Option(help="Folder of the head.")],
+    output: Output,
+) -> None:
+    """Score a trained SAE: what it explains, how sparse it is, what splicing it in costs."""
+    _run(
+        "sae_quality",
+        settings,
+        inputs=[images, sae, codes, *manifests],
+        identity=_identity(run),
+        images=images,
+        sae=sae,
+        codes=codes,
+        encoder=encoder,
+        head=head,
+        embeddings=manifests,
+        output=output,
+    )
+
+
+@app.command()
+def probing(
+    settings: SettingsText,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    concepts: Concepts,
+    output: Output,
+) -> None:
+    """Rank latents by concept: class means, AUROC with interval, permutation p."""
+    _run(
+        "probing",
+        settings,
+        inputs=[images, codes],
+        identity=_identity(run),
+        images=images,
+        codes=codes,
+        concepts=concepts.split(","),
+        output=output,
+    )
+
+
+@app.command()
+def interventions(
+    settings: SettingsText,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    latents: Latents,
+    sae: Annotated[Path, typer.Option(help="Description of the SAE (sae.json).")],
+    head: Annotated[Path, typer.Option(help="Folder of the head.")],
+    predictions: Annotated[Path, typer.Option(help="Table written by `evaluate-encoder`.")],
+    concepts: Concepts,
+    output: Output,
+) -> None:
+    """Keep or drop the top latents at the head layer and see what the prediction loses."""
+    _run(
+        "interventions",
+        settings,
+        inputs=[images, codes, latents, sae, predictions],
+        identity=_identity(run),
+        images=images,
+        codes=codes,
+        latents=latents,
+        sae=sae,
+        head=head,
+        predictions=predictions,
+        concepts=concepts.split(","),
+        output=output,
+    )
+
+
+@app.command()
+def alignment(
+    settings: SettingsText,
+    manifests: Manifests,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    latents: Latents,
+    concepts: Concepts,
+    output: Output,
+) -> None:
+    """Compare latents' maps with the lesions' masks, against chance and random latents."""
+    _run(
+        "alignment",
+        settings,
+        inputs=[images, codes, latents, *manifests],
+        identity=_identity(run),
+        images=images,
+        codes=codes,
+        latents=latents,
+        image_stores=manifests,
+        concepts=concepts.split(","),
+        output=output,
+    )
+
+
+@app.command()
+def confounds(
+    settings: SettingsText,
+    manifests: Manifests,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    latents: Latents,
+    concepts: Concepts,
+    output: Output,
+) -> None:
+    """Judge whether a latent follows its concept or a confounder."""
+    _run(
+        "confounds",
+        settings,
+        inputs=[images, codes, latents, *manifests],
+        identity=_identity(run),
+        images=images,
+        codes=codes,
+        latents=latents,
+        image_stores=manifests,
+        concepts=concepts.split(","),
+        output=output,
+    )
+
+
+@app.command()
+def truth(
+    settings: SettingsText,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    latents: Latents,
+    confounds: Annotated[Path, typer.Option(help="Table written by `confounds`.")],
+    output: Output,
+) -> None:
+    """Score the verdicts against what was planted in the phantom."""
+    _run(
+        "truth",
+        settings,
+        inputs=[images, codes, latents, confounds],
+        identity=_identity(run),
+        images=images,
+        codes=codes,
+        latents=latents,
+        confounds=confounds,
+        output=output,
+    )
+
+
+@app.command("default-config")
+def default_config() -> None:
+    """Print the default configuration: every key with its meaning."""
+    from mammo_sae.config import default_yaml
+
+    print(default_yaml(), end="")
+
+
+@app.command("slice")
+def print_slice(
+    config: Annotated[Path, typer.Argument(help="Configuration (.yaml).")],
+    step: Annotated[str, typer.Argument(help="Name of the step.")],
+    wildcards: Annotated[
+        list[str] | None, typer.Argument(help="Wildcards of the step, as name=value.")
+    ] = None,
+) -> None:
+    """Print the settings of a step for a configuration, as `--settings` takes them."""
+    from mammo_sae.config import read_config
+    from mammo_sae.steps import STEPS
+
+    if step not in STEPS or STEPS[step].settings is None:
+        known = ", ".join(name for name, entry in STEPS.items() if entry.settings is not None)
+        raise InputError(f"{step!r} is not a step with settings; choose one of {known}")
+    pairs = dict(pair.split("=", 1) for pair in wildcards or [] if "=" in pair)
+    try:
+        print(read_config(config).slice(step, pairs))
+    except KeyError as error:
+        raise InputError(f"step {step} needs a wildcard {error}; give it as name=value") from None
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or any folder below it.")],
+) -> None:
+    """Check every store below a folder against its manifest, reading every byte."""
+    from mammo_sae.progress import progress
+    from mammo_sae.stores.publish import find_manifests, verify_store
+
+    manifests = find_manifests(folder)
+    if not manifests:
+        raise InputError(f"{folder} holds no store; give the folder of a run")
+    problems = [
+        (manifest, problem)
+        for manifest in progress(manifests, label="verify")
+        for problem in verify_store(manifest)
+    ]
+    for manifest, problem in problems:
+        print(f"{problem}; to rebuild: rm {manifest} && snakemake --cores all {manifest}")
+    print(f"{len(manifests)} stores checked, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)

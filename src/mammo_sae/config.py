@@ -1,0 +1,273 @@
+"""The whole configuration: every stage's settings under one roof, checked when it is loaded.
+
+A stage's own settings stand beside its code. Here they are assembled, the references between them
+are checked (an encoder's base, a layer's name), and each rule gets its *slice*: the canonical JSON
+of exactly what it uses. A rule is stale when its slice changes, and only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from mammo_sae.analysis.settings import (
+    AlignmentSettings,
+    ConfoundSettings,
+    InterventionSettings,
+    ProbingSettings,
+    TruthSettings,
+)
+from mammo_sae.cohorts.phantom.settings import PhantomSettings
+from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort
+from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, ImagesSettings
+from mammo_sae.encoders import architectures
+from mammo_sae.encoders.settings import (
+    EncoderSettings,
+    EvaluationSettings,
+    ExtractionSettings,
+    FinetunedSettings,
+    PretrainedSettings,
+    ProbeSettings,
+)
+from mammo_sae.errors import InputError
+from mammo_sae.report.settings import ReportSettings
+from mammo_sae.sae.settings import QualitySettings, SaeSettings
+from mammo_sae.settings import Settings, canonical_json, explain
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Config(Settings):
+    """Everything a run depends on; the defaults are the phantom run."""
+
+    name: Name = Field("phantom", description="name of the run; its results go to <results>/<name>")
+    results: str = Field("results", description="folder of all runs")
+    cohort: CohortSettings = Field(PhantomCohort(), description="images, labels, boxes, covariates")
+    phantom: PhantomSettings = Field(
+        PhantomSettings(), description="what the phantom archive holds (cohort.kind: phantom only)"
+    )
+    images: ImagesSettings = Field(ClinicalSettings(), description="DICOM to canonical images")
+    encoders: dict[Name, EncoderSettings] = Field(
+        {
+            "pretrained": PretrainedSettings(),
+            "finetuned": FinetunedSettings(kind="finetuned", base="pretrained", freeze="blocks.4"),
+        },
+        min_length=1,
+        description="the networks to look into, by name",
+    )
+    extraction: ExtractionSettings = Field(
+        ExtractionSettings(), description="how encoders are run over the images"
+    )
+    linear_probe: ProbeSettings = Field(
+        ProbeSettings(), description="the head of a pretrained encoder"
+    )
+    evaluation: EvaluationSettings = Field(
+        EvaluationSettings(), description="how encoders' predictions are scored"
+    )
+    layers: list[str] = Field(
+        ["blocks.10", "blocks.14", "head"],
+        min_length=1,
+        description="feature maps to train SAEs on: blocks.N, head, pooled",
+    )
+    saes: dict[Name, SaeSettings] = Field(
+        {"topk": SaeSettings()}, min_length=1, description="the SAEs to train on each, by name"
+    )
+    sae_quality: QualitySettings = Field(QualitySettings(), description="how well SAEs reconstruct")
+    probing: ProbingSettings = Field(ProbingSettings(), description="which latents carry a concept")
+    interventions: InterventionSettings = Field(
+        InterventionSettings(), description="what the prediction rests on"
+    )
+    alignment: AlignmentSettings = Field(
+        AlignmentSettings(), description="whether latents fire on the lesion"
+    )
+    confounds: ConfoundSettings = Field(
+        ConfoundSettings(), description="whether latents are a confounder's"
+    )
+    truth: TruthSettings = Field(
+        TruthSettings(), description="verdicts against what was planted (phantom only)"
+    )
+    report: ReportSettings = Field(ReportSettings(), description="what figures show")
+
+    @model_validator(mode="after")
+    def _references_hold(self) -> Config:
+        for name, encoder in self.encoders.items():
+            if isinstance(encoder, FinetunedSettings):
+                base = self.encoders.get(encoder.base)
+                if not isinstance(base, PretrainedSettings):
+                    raise ValueError(
+                        f"encoders.{name}.base: {encoder.base!r} is not a pretrained encoder here; "
+                        "name one under encoders"
+                    )
+            valid = self.layer_names(name)
+            wanted = {f"layers: {layer!r}": layer for layer in self.layers}
+            if isinstance(encoder, FinetunedSettings) and encoder.freeze is not None:
+                wanted[f"encoders.{name}.freeze: {encoder.freeze!r}"] = encoder.freeze
+            for where, layer in wanted.items():
+                if layer not in valid:
+                    raise ValueError(
+                        f"{where} is not a layer of encoder {name!r}, which has "
+                        f"{valid[0]} to {valid[-3]}, {valid[-2]} and {valid[-1]}"
+                    )
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers: {self.layers} names a layer twice; remove one")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this run's results."""
+        return Path(self.results) / self.name
+
+    @property
+    def shards(self) -> int:
+        """The number of shards of the cohort."""
+        return self.cohort.shards
+
+    def architecture(self, encoder: str) -> str:
+        """Return the name of an encoder's architecture."""
+        settings = self.encoders[encoder]
+        if isinstance(settings, FinetunedSettings):
+            return self.architecture(settings.base)
+        return settings.architecture
+
+    def layer_names(self, encoder: str) -> list[str]:
+        """Return the layers an encoder has, in the order the network computes them."""
+        return [layer.name for layer in architectures.layers(self.architecture(encoder))]
+
+    def extracted_layers(self, encoder: str) -> list[str]:
+        """Return the layers to extract, in network order.
+
+        The configured ones; `pooled`, from which the head predicts; and for a base, the layers
+        that fine-tuned encoders start from.
+        """
+        wanted = {*self.layers, architectures.POOLED}
+        for other in self.encoders.values():
+            if isinstance(other, FinetunedSettings) and other.base == encoder and other.freeze:
+                wanted.add(other.freeze)
+        settings = self.encoders[encoder]
+        valid = self.layer_names(encoder)
+        if isinstance(settings, FinetunedSettings) and settings.freeze:
+            # What is frozen is the base's: reading it twice would store it twice.
+            first = valid.index(settings.freeze)
+            wanted = {layer for layer in wanted if valid.index(layer) > first}
+        return [layer for layer in valid if layer in wanted]
+
+    def holder(self, encoder: str, layer: str) -> str:
+        """Return the encoder whose embeddings hold `layer` of `encoder`.
+
+        A fine-tuned encoder's frozen layers are its base's.
+        """
+        settings = self.encoders[encoder]
+        if layer not in self.extracted_layers(encoder) and isinstance(settings, FinetunedSettings):
+            return settings.base
+        return encoder
+
+    def slice(self, step: str, wildcards: Mapping[str, str]) -> str:
+        """Return what `step` uses of the configuration, as canonical JSON.
+
+        `wildcards` are those of the rule, as text.
+        """
+        if step == "phantom":
+            value: Any = self.phantom.part(wildcards["part"])
+        elif step == "images":
+            value = ConversionSettings(
+                images=self.images,
+                concepts=tuple(self.cohort.concepts),
+                key_file=self.cohort.key_file,
+            )
+        elif step in {"import_encoder", "finetune"}:
+            value = self.encoders[wildcards["encoder"]]
+        elif step == "train_sae":
+            value = self.saes[wildcards["sae"]].training(wildcards["layer"], int(wildcards["seed"]))
+        else:
+            value = getattr(self, SLICES.get(step, step))
+        return canonical_json(value)
+
+
+# The key of the configuration that a step uses, where it is not the step's name.
+SLICES = {
+    "extract": "extraction",
+    "evaluate_encoder": "evaluation",
+    "figure_latents": "report",
+    "figure_cohort": "report",
+}
+
+
+def load_config(content: Mapping[str, Any], where: str) -> Config:
+    """Validate a configuration, as read from YAML.
+
+    Raises
+    ------
+    InputError
+        One sentence that names every wrong key and what it must be.
+    """
+    try:
+        # Through JSON: in strict mode YAML's lists would not do for tuples otherwise.
+        return Config.model_validate_json(canonical_json(dict(content)))
+    except ValidationError as error:
+        raise InputError(explain(error, where)) from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def read_config(path: Path) -> Config:
+    """Read and validate a YAML file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not YAML, or holds wrong keys.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"configuration {path} is missing; give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"configuration {path} is not YAML: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"configuration {path} must hold keys and values at its top level")
+    return load_config(content, str(path))
+
+
+def default_yaml() -> str:
+    """Return the default configuration as YAML, every key with its meaning as a comment."""
+    lines = [
+        "# The default run: the phantom cohort. Every key, its default and its meaning.",
+        "# Written by `python -m mammo_sae default-config`; a test fails when it drifts.",
+        "# Change values here, or in a second file: --configfile config/config.yaml mine.yaml",
+    ]
+    lines += _yaml_lines(Config(), indent=0, spaced=True)
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_lines(settings: Settings, indent: int, spaced: bool = False) -> list[str]:
+    pad = " " * indent
+    lines: list[str] = []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if spaced:
+            lines.append("")
+        if field.description:
+            lines.append(f"{pad}# {field.description}")
+        lines += _yaml_value(name, value, indent)
+    return lines
+
+
+def _yaml_value(name: str, value: Any, indent: int) -> list[str]:
+    pad = " " * indent
+    if isinstance(value, Settings):
+        return [f"{pad}{name}:", *_yaml_lines(value, indent + 2)]
+    if isinstance(value, dict) and value:
+        lines = [f"{pad}{name}:"]
+        for key, item in value.items():
+            lines += _yaml_value(key, item, indent + 2)
+        return lines
+    if isinstance(value, tuple):
+        value = list(value)
+    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20, sort_keys=False)
+    return [f"{pad}{name}: {text.removesuffix('...' + chr(10)).strip()}"]

@@ -1,0 +1,58 @@
+"""The steps of the workflow: which module does each, and what its settings look like.
+
+One rule, one step, one verb of the command line, one `run` function. The module decides the code
+digest of the step; the settings model reads its slice of the configuration back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mammo_sae.analysis import settings as analysis
+from mammo_sae.cohorts.phantom.settings import PhantomPartSettings
+from mammo_sae.cohorts.settings import CohortSettings
+from mammo_sae.dicom.settings import ConversionSettings
+from mammo_sae.encoders import settings as encoders
+from mammo_sae.provenance import code_digest
+from mammo_sae.report.settings import ReportSettings
+from mammo_sae.sae.settings import QualitySettings, SaeTraining
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's module, whose `run` does the work, and the type of its settings (None: none)."""
+
+    module: str
+    settings: Any
+
+    def digest(self) -> str:
+        """Return the digest of the code that the step runs."""
+        return code_digest(self.module)
+
+
+STEPS = {
+    "phantom": Step("mammo_sae.cohorts.phantom.archive", PhantomPartSettings),
+    "cohort": Step("mammo_sae.cohorts.build", CohortSettings),
+    "images": Step("mammo_sae.dicom.convert", ConversionSettings),
+    "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings),
+    "finetune": Step("mammo_sae.encoders.finetune", encoders.FinetunedSettings),
+    "extract": Step("mammo_sae.encoders.extract", encoders.ExtractionSettings),
+    "linear_probe": Step("mammo_sae.encoders.probe", encoders.ProbeSettings),
+    "evaluate_encoder": Step("mammo_sae.encoders.evaluate", encoders.EvaluationSettings),
+    "train_sae": Step("mammo_sae.sae.train", SaeTraining),
+    "codes": Step("mammo_sae.sae.codes", None),
+    "sae_quality": Step("mammo_sae.sae.quality", QualitySettings),
+    "probing": Step("mammo_sae.analysis.probing", analysis.ProbingSettings),
+    "interventions": Step("mammo_sae.analysis.interventions", analysis.InterventionSettings),
+    "alignment": Step("mammo_sae.analysis.alignment", analysis.AlignmentSettings),
+    "confounds": Step("mammo_sae.analysis.confounds", analysis.ConfoundSettings),
+    "truth": Step("mammo_sae.analysis.truth", analysis.TruthSettings),
+    "table": Step("mammo_sae.report.tables", None),
+    "figure_encoders": Step("mammo_sae.report.encoders", None),
+    "figure_training": Step("mammo_sae.report.training", None),
+    "figure_latents": Step("mammo_sae.report.latents", ReportSettings),
+    "figure_interventions": Step("mammo_sae.report.interventions", None),
+    "figure_confounds": Step("mammo_sae.report.confounds", None),
+    "figure_cohort": Step("mammo_sae.report.cohort", ReportSettings),
+}

@@ -1,0 +1,65 @@
+# Where images come from: a phantom archive made here, or the user's own; then the two tables.
+if CONFIG.cohort.kind == "phantom":
+
+    SOURCES = [f"{RESULTS}/source/{part}" for part in ("training", "test", "external")]
+
+    rule phantom:
+        output:
+            archive=directory(f"{RESULTS}/source/{{part}}"),
+            manifest=f"{RESULTS}/source/{{part}}.json",
+        log:
+            f"{RESULTS}/logs/phantom/{{part}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/phantom/{{part}}.tsv"
+        conda:
+            ENVIRONMENT
+        threads: 2
+        resources:
+            mem_mb=attempts(1500),
+            runtime=30,
+        params:
+            cfg=cfg("phantom"),
+            code=code("phantom"),
+        message:
+            "Phantom archive: {wildcards.part}"
+        shell:
+            "python -m mammo_sae phantom --settings {params.cfg:q} --threads {threads}"
+            " --archive {output.archive} --manifest {output.manifest} 2> {log}"
+
+else:
+
+    SOURCES = CONFIG.cohort.folders()
+
+
+def source_manifests(wildcards):
+    """Manifests of the phantom's archives; the folders themselves where they are the user's."""
+    if CONFIG.cohort.kind == "phantom":
+        return [f"{source}.json" for source in SOURCES]
+    return SOURCES
+
+
+rule cohort:
+    input:
+        sources=source_manifests,
+    output:
+        **COHORT,
+        summary=f"{RESULTS}/cohort/summary.json",
+    log:
+        f"{RESULTS}/logs/cohort.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/cohort.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=30,
+    params:
+        cfg=cfg("cohort"),
+        code=code("cohort"),
+        folders=SOURCES,
+    message:
+        "Cohort tables"
+    shell:
+        "python -m mammo_sae cohort --settings {params.cfg:q} --images {output.images}"
+        " --findings {output.findings} --summary {output.summary} {params.folders:q} 2> {log}"

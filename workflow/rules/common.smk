@@ -1,0 +1,108 @@
+# The configuration, the names every rule shares, and the two parameters that decide staleness.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# The package is run from this folder, whatever is installed: one truth for code and its digests.
+SOURCE = Path(workflow.basedir) / "src"
+sys.path.insert(0, str(SOURCE))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+# Jobs run the interpreter that runs snakemake, although its environment may not be activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+from mammo_sae.config import load_config
+from mammo_sae.errors import InputError
+from mammo_sae.passes import assign_passes
+from mammo_sae.steps import STEPS
+
+try:
+    CONFIG = load_config(config, "configuration")
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = CONFIG.folder.as_posix()
+SHARDS = range(CONFIG.shards)
+ENCODERS = list(CONFIG.encoders)
+RUNS = [
+    {"encoder": encoder, "layer": layer, "sae": sae, "seed": seed}
+    for encoder in ENCODERS
+    for layer in CONFIG.layers
+    for sae, settings in CONFIG.saes.items()
+    for seed in settings.seeds
+]
+PASSES = {
+    encoder: assign_passes(CONFIG.extracted_layers(encoder), CONFIG.folder / "embeddings" / encoder)
+    for encoder in ENCODERS
+}
+
+# The software of the whole workflow; used with --software-deployment-method conda.
+ENVIRONMENT = f"{workflow.basedir}/envs/cpu.yaml"
+
+# Torch takes all cores it is given, and two torch jobs on the same cores are slower than one after
+# the other: ask for more than a workstation has, and Snakemake gives what there is.
+TORCH_THREADS = 8
+
+COHORT = {
+    "images": f"{RESULTS}/cohort/images.parquet",
+    "findings": f"{RESULTS}/cohort/findings.parquet",
+}
+CONCEPTS = ",".join(CONFIG.cohort.concepts)
+RUN = "{encoder}/{layer}/{sae}/seed{seed}"
+
+
+wildcard_constraints:
+    encoder="[A-Za-z0-9_-]+",
+    layer=r"blocks\.[0-9]+|head|pooled",
+    sae="[A-Za-z0-9_-]+",
+    seed="[0-9]+",
+    shard="[0-9]+",
+    layers=r"[A-Za-z0-9.+]+",
+    part="training|test|external",
+
+
+def cfg(step):
+    """The `cfg` parameter of a step: what it uses of the configuration, as canonical JSON."""
+    return lambda wildcards: CONFIG.slice(step, dict(wildcards))
+
+
+def code(step):
+    """The `code` parameter of a step: a digest of the code it runs."""
+    return STEPS[step].digest()
+
+
+def attempts(megabytes):
+    """Memory in MB, more at each attempt of a job that was killed for want of it."""
+    return lambda wildcards, attempt: megabytes * attempt
+
+
+def image_manifests(wildcards=None):
+    """Manifests of all image shards."""
+    return [f"{RESULTS}/images/{shard}.json" for shard in SHARDS]
+
+
+def embedding_folders(encoder, layer):
+    """Where the shards of an encoder's layer are, without suffix."""
+    holder = CONFIG.holder(encoder, layer)
+    layers = PASSES[holder][layer]
+    return [f"{RESULTS}/embeddings/{holder}/{layers}/{shard}" for shard in SHARDS]
+
+
+def embedding_manifests(encoder, layer):
+    """Manifests of all shards of an encoder's layer."""
+    return [f"{folder}.json" for folder in embedding_folders(encoder, layer)]
+
+
+def encoder_files(encoder):
+    """Weights and description of an encoder."""
+    folder = f"{RESULTS}/encoders/{encoder}"
+    return [f"{folder}/encoder.safetensors", f"{folder}/encoder.json"]
+
+
+def head_files(encoder):
+    """Weights and description of an encoder's head."""
+    folder = f"{RESULTS}/heads/{encoder}"
+    return [f"{folder}/head.safetensors", f"{folder}/head.json"]

@@ -1,0 +1,41 @@
+# One forward pass per image for all the layers of a pass (src/mammo_sae/passes.py).
+
+
+def frozen_manifest(wildcards):
+    """The base's embeddings a fine-tuned encoder starts from, where part of it is frozen."""
+    settings = CONFIG.encoders[wildcards.encoder]
+    if settings.kind == "finetuned" and settings.freeze is not None:
+        return [embedding_manifests(settings.base, settings.freeze)[int(wildcards.shard)]]
+    return []
+
+
+rule extract:
+    input:
+        encoder=lambda wildcards: encoder_files(wildcards.encoder),
+        images=f"{RESULTS}/images/{{shard}}.json",
+        frozen=frozen_manifest,
+    output:
+        store=directory(f"{RESULTS}/embeddings/{{encoder}}/{{layers}}/{{shard}}"),
+        manifest=f"{RESULTS}/embeddings/{{encoder}}/{{layers}}/{{shard}}.json",
+    log:
+        f"{RESULTS}/logs/extract/{{encoder}}/{{layers}}/{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/extract/{{encoder}}/{{layers}}/{{shard}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: TORCH_THREADS
+    resources:
+        gpu=1,
+        mem_mb=attempts(3000),
+        runtime=240,
+    params:
+        cfg=cfg("extract"),
+        code=code("extract"),
+        folder=f"{RESULTS}/encoders/{{encoder}}",
+        frozen=lambda wildcards: "".join(f" --frozen {path}" for path in frozen_manifest(wildcards)),
+    message:
+        "Embeddings: {wildcards.encoder}, {wildcards.layers}, shard {wildcards.shard}"
+    shell:
+        "python -m mammo_sae extract --settings {params.cfg:q} --encoder {params.folder}"
+        " --layers {wildcards.layers} --images {input.images}{params.frozen}"
+        " --store {output.store} --manifest {output.manifest} 2> {log}"

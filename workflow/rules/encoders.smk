@@ -1,0 +1,139 @@
+# The networks: imported weights, fine-tuning, the linear probe, and how well they predict.
+PRETRAINED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "pretrained"]
+FINETUNED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "finetuned"]
+# A pattern that matches nothing where there is no such encoder.
+NONE = "(?!)"
+
+
+def finetuning_inputs(wildcards):
+    """The base's frozen layer where one is read from the store, else the images."""
+    settings = CONFIG.encoders[wildcards.encoder]
+    if settings.freeze is None:
+        return image_manifests()
+    return embedding_manifests(settings.base, settings.freeze)
+
+
+rule import_encoder:
+    output:
+        weights=f"{RESULTS}/encoders/{{encoder}}/encoder.safetensors",
+        description=f"{RESULTS}/encoders/{{encoder}}/encoder.json",
+    log:
+        f"{RESULTS}/logs/import_encoder/{{encoder}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/import_encoder/{{encoder}}.tsv"
+    wildcard_constraints:
+        encoder="|".join(PRETRAINED) or NONE,
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=30,
+    params:
+        cfg=cfg("import_encoder"),
+        code=code("import_encoder"),
+    message:
+        "Encoder: {wildcards.encoder}"
+    shell:
+        "python -m mammo_sae import-encoder --settings {params.cfg:q}"
+        " --weights {output.weights} --description {output.description} 2> {log}"
+
+
+rule finetune:
+    input:
+        images=COHORT["images"],
+        encoder=lambda wildcards: encoder_files(CONFIG.encoders[wildcards.encoder].base),
+        manifests=finetuning_inputs,
+    output:
+        weights=f"{RESULTS}/encoders/{{encoder}}/encoder.safetensors",
+        description=f"{RESULTS}/encoders/{{encoder}}/encoder.json",
+        head=f"{RESULTS}/heads/{{encoder}}/head.safetensors",
+        head_description=f"{RESULTS}/heads/{{encoder}}/head.json",
+        history=f"{RESULTS}/encoders/{{encoder}}/history.csv",
+    log:
+        f"{RESULTS}/logs/finetune/{{encoder}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/finetune/{{encoder}}.tsv"
+    wildcard_constraints:
+        encoder="|".join(FINETUNED) or NONE,
+    conda:
+        ENVIRONMENT
+    threads: TORCH_THREADS
+    resources:
+        gpu=1,
+        mem_mb=attempts(4000),
+        runtime=720,
+    params:
+        cfg=cfg("finetune"),
+        code=code("finetune"),
+        concepts=CONCEPTS,
+        base=lambda wildcards: f"{RESULTS}/encoders/{CONFIG.encoders[wildcards.encoder].base}",
+    message:
+        "Fine-tuning: {wildcards.encoder}"
+    shell:
+        "python -m mammo_sae finetune --settings {params.cfg:q} --base {params.base}"
+        " --images {input.images} --concepts {params.concepts}"
+        " --weights {output.weights} --description {output.description} --head {output.head}"
+        " --head-description {output.head_description} --history {output.history}"
+        " {input.manifests} 2> {log}"
+
+
+rule linear_probe:
+    input:
+        images=COHORT["images"],
+        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
+    output:
+        head=f"{RESULTS}/heads/{{encoder}}/head.safetensors",
+        description=f"{RESULTS}/heads/{{encoder}}/head.json",
+    log:
+        f"{RESULTS}/logs/linear_probe/{{encoder}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/linear_probe/{{encoder}}.tsv"
+    wildcard_constraints:
+        encoder="|".join(PRETRAINED) or NONE,
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=60,
+    params:
+        cfg=cfg("linear_probe"),
+        code=code("linear_probe"),
+        concepts=CONCEPTS,
+    message:
+        "Linear probe: {wildcards.encoder}"
+    shell:
+        "python -m mammo_sae linear-probe --settings {params.cfg:q} --images {input.images}"
+        " --concepts {params.concepts} --head {output.head} --description {output.description}"
+        " {input.manifests} 2> {log}"
+
+
+rule evaluate_encoder:
+    input:
+        images=COHORT["images"],
+        head=lambda wildcards: head_files(wildcards.encoder),
+        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
+    output:
+        predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
+        scores=f"{RESULTS}/heads/{{encoder}}/scores.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate_encoder/{{encoder}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_encoder/{{encoder}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=30,
+    params:
+        cfg=cfg("evaluate_encoder"),
+        code=code("evaluate_encoder"),
+        folder=f"{RESULTS}/heads/{{encoder}}",
+    message:
+        "Predictions: {wildcards.encoder}"
+    shell:
+        "python -m mammo_sae evaluate-encoder --settings {params.cfg:q}"
+        " --encoder {wildcards.encoder} --images {input.images} --head {params.folder}"
+        " --predictions {output.predictions} --scores {output.scores} {input.manifests} 2> {log}"

@@ -1,0 +1,29 @@
+# DICOM to canonical images, one Zarr store per shard of patients.
+rule images:
+    input:
+        **COHORT,
+        sources=source_manifests,
+    output:
+        store=directory(f"{RESULTS}/images/{{shard}}.zarr"),
+        manifest=f"{RESULTS}/images/{{shard}}.json",
+    log:
+        f"{RESULTS}/logs/images/{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/images/{{shard}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 2
+    resources:
+        mem_mb=attempts(2000),
+        runtime=120,
+    params:
+        cfg=cfg("images"),
+        code=code("images"),
+        folders=SOURCES,
+    message:
+        "Images: shard {wildcards.shard}"
+    shell:
+        "python -m mammo_sae images --settings {params.cfg:q}"
+        " --images {input.images} --findings {input.findings} --shard {wildcards.shard}"
+        " --threads {threads} --store {output.store} --manifest {output.manifest}"
+        " {params.folders:q} 2> {log}"

@@ -1,0 +1,97 @@
+# Sparse autoencoders: training, codes, and how well each does.
+SAE = f"{RESULTS}/sae/{RUN}"
+CODES = f"{RESULTS}/codes/{RUN}"
+
+
+rule train_sae:
+    input:
+        images=COHORT["images"],
+        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+    output:
+        weights=f"{SAE}/sae.safetensors",
+        description=f"{SAE}/sae.json",
+        history=f"{SAE}/history.csv",
+    log:
+        f"{RESULTS}/logs/train_sae/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_sae/{RUN}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: TORCH_THREADS
+    resources:
+        gpu=1,
+        mem_mb=attempts(4000),
+        runtime=720,
+    params:
+        cfg=cfg("train_sae"),
+        code=code("train_sae"),
+    message:
+        "SAE: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae train-sae --settings {params.cfg:q} --layer {wildcards.layer}"
+        " --images {input.images}"
+        " --weights {output.weights} --description {output.description}"
+        " --history {output.history} {input.manifests} 2> {log}"
+
+
+rule codes:
+    input:
+        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
+        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+    output:
+        store=directory(f"{CODES}.zarr"),
+        manifest=f"{CODES}.json",
+    log:
+        f"{RESULTS}/logs/codes/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/codes/{RUN}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: TORCH_THREADS
+    resources:
+        gpu=1,
+        mem_mb=attempts(4000),
+        runtime=120,
+    params:
+        code=code("codes"),
+    message:
+        "Codes: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae codes --sae {input.sae[1]} --layer {wildcards.layer}"
+        " --store {output.store} --manifest {output.manifest} {input.manifests} 2> {log}"
+
+
+rule sae_quality:
+    input:
+        images=COHORT["images"],
+        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
+        codes=f"{CODES}.json",
+        encoder=lambda wildcards: encoder_files(wildcards.encoder),
+        head=lambda wildcards: head_files(wildcards.encoder),
+        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+    output:
+        f"{RESULTS}/analysis/{RUN}/quality.parquet",
+    log:
+        f"{RESULTS}/logs/sae_quality/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sae_quality/{RUN}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: TORCH_THREADS
+    resources:
+        gpu=1,
+        mem_mb=attempts(4000),
+        runtime=120,
+    params:
+        cfg=cfg("sae_quality"),
+        code=code("sae_quality"),
+        encoder=f"{RESULTS}/encoders/{{encoder}}",
+        head=f"{RESULTS}/heads/{{encoder}}",
+    message:
+        "Quality: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae sae-quality --settings {params.cfg:q} --run {wildcards.encoder}"
+        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
+        " --sae {input.sae[1]} --codes {input.codes}"
+        " --encoder {params.encoder} --head {params.head}"
+        " --output {output} {input.manifests} 2> {log}"
