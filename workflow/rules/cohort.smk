@@ -1,7 +1,7 @@
 # Where images come from: a phantom archive made here, or the user's own; then the two tables.
-if CONFIG.cohort.kind == "phantom":
+SOURCES = CONFIG.sources()
 
-    SOURCES = [f"{RESULTS}/source/{part}" for part in ("training", "test", "external")]
+if CONFIG.cohort.kind == "phantom":
 
     rule phantom:
         output:
@@ -25,10 +25,6 @@ if CONFIG.cohort.kind == "phantom":
         shell:
             "python -m mammo_sae phantom --settings {params.cfg:q} --threads {threads}"
             " --archive {output.archive} --manifest {output.manifest} 2> {log}"
-
-else:
-
-    SOURCES = CONFIG.cohort.folders()
 
 
 def source_manifests(wildcards):
