@@ -1,0 +1,275 @@
+"""Step: how well one SAE stands for its layer, on images it was not trained on.
+
+With x the embeddings of a split's cells, x_hat their reconstructions from the stored codes, m the
+mean of x:
+
+    explained variance = 1 - sum ||x - x_hat||^2 / sum ||x - m||^2      (raw units)
+    L0                 = mean number of active latents per cell
+    density of latent  = share of cells where it is active; dead: density 0
+    splice             = the rest of the network, run from x_hat instead of x
+
+Baselines at the same number k = round(L0) of coefficients per cell: the first k principal
+components of the training images' cells, and the k channels that deviate most from their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mammo_sae.analysis import statistics
+from mammo_sae.analysis.cases import Identity, labelled, labels, read_cases
+from mammo_sae.encoders.heads import load_head
+from mammo_sae.encoders.network import Network, load_encoder, to_map
+from mammo_sae.errors import InputError
+from mammo_sae.progress import progress
+from mammo_sae.sae.codes import check_channels
+from mammo_sae.sae.model import SparseAutoencoder, best_device
+from mammo_sae.sae.settings import QualitySettings
+from mammo_sae.sae.train import SPLIT, split_ids
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.embeddings import EmbeddingReader
+from mammo_sae.stores.tables import write_table
+
+CELLS_PER_BATCH = 8192
+# log10 of the density: half decades from 1e-5 to 1; the first bin holds all that is rarer.
+DENSITY_EDGES = np.arange(-5.0, 0.5, 0.5)
+
+
+def run(
+    settings: QualitySettings,
+    *,
+    identity: Identity,
+    images: Path,
+    sae: Path,
+    codes: Path,
+    encoder: Path,
+    head: Path,
+    embeddings: Sequence[Path],
+    output: Path,
+) -> None:
+    """Score one SAE and write a table of one row.
+
+    Parameters
+    ----------
+    images
+        Image table.
+    sae, codes
+        Description (`sae.json`) of the SAE and manifest of its codes.
+    encoder, head
+        Directories of the encoder and of its head.
+    embeddings
+        Manifests of the layer's embedding stores, one per shard.
+    output
+        Table to write: identity, explained_variance (and of the baselines), l0, dead_share,
+        density and decoder-cosine quantiles, and per concept of the head auroc (original and
+        spliced), auroc_lost with its patient-bootstrap interval, logit_mse.
+
+    Raises
+    ------
+    InputError
+        If SAE, codes and embeddings don't fit, or the split has no images.
+    """
+    layer = identity.layer
+    model = SparseAutoencoder.load(sae).to(best_device())
+    stored = CodesReader(codes)
+    reader = EmbeddingReader(embeddings, layer, split_ids(images, settings.split))
+    check_channels(model, reader, sae)
+    if (stored.latents, stored.grid.layer) != (model.latents, layer):
+        raise InputError(
+            f"{codes} holds {stored.latents} latents of layer {stored.grid.layer}, {sae} "
+            f"{model.latents} of {layer}; encode again"
+        )
+    density = stored.active(reader.image_ids).mean(axis=0, dtype=np.float64)
+    l0 = float(density.sum())
+    baselines = Baselines.fit(EmbeddingReader(embeddings, layer, split_ids(images, SPLIT)), l0)
+    network = load_encoder(encoder).to(model.device)
+    errors, pooled = _pass(model, stored, reader, network, baselines)
+
+    row: dict[str, Any] = {"split": settings.split, "images": len(reader)}
+    for name, error in errors.items():
+        row[name] = 1 - error.residual / error.variance
+    row |= {"l0": l0, "latents": model.latents, "dead_share": float((density == 0).mean())}
+    row |= _density(density)
+    row |= decoder_cosines(model.decoder_weight)
+    cases = read_cases(images, reader.image_ids)
+    weights = load_head(head)
+    logits = {name: weights.logits(features) for name, features in pooled.items()}
+    for column, concept in enumerate(weights.concepts):
+        pair = {name: values[:, column] for name, values in logits.items()}
+        row |= _fidelity(settings, cases, concept, pair)
+    write_table(identity.label(pd.DataFrame([row])), output)
+
+
+@dataclass
+class Error:
+    """Sums of squares of one reconstruction: of what it misses, and of all there is."""
+
+    residual: float = 0.0
+    variance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What `count` coefficients per cell reconstruct without an SAE.
+
+    Attributes
+    ----------
+    mean [d]
+        Mean of the training cells.
+    components [count, d]
+        Their first principal components, orthonormal.
+    """
+
+    mean: Tensor
+    components: Tensor
+
+    @classmethod
+    def fit(cls, reader: EmbeddingReader, l0: float) -> Baselines:
+        """Take mean and principal components of a reader's cells, in one pass."""
+        device, channels = best_device(), reader.grid.channels
+        count = min(max(1, round(l0)), channels)
+        total = torch.zeros(channels, dtype=torch.float64, device=device)
+        products = torch.zeros(channels, channels, dtype=torch.float64, device=device)
+        cells, shift = 0, None
+        for _, x in _cells(reader, device, "principal components"):
+            # Products of deviations from some cell's neighbourhood don't cancel as raw ones do.
+            shift = x.mean(dim=0) if shift is None else shift
+            x = x - shift
+            total += x.sum(dim=0, dtype=torch.float64)
+            products += x.t() @ x
+            cells += len(x)
+        centre = total / cells
+        covariance = products / cells - torch.outer(centre, centre)
+        components = torch.linalg.eigh(covariance).eigenvectors[:, -count:].t()
+        return cls((centre + shift).float(), components.float())
+
+    def principal(self, x: Tensor) -> Tensor:
+        """Return the projection of x [n, d] on the components."""
+        return (x - self.mean) @ self.components.t() @ self.components + self.mean
+
+    def channels(self, x: Tensor) -> Tensor:
+        """Return x [n, d] with all but its most deviating channels at their mean."""
+        deviation = x - self.mean
+        kept = deviation.abs().topk(len(self.components), dim=1).indices
+        return torch.zeros_like(x).scatter_(1, kept, deviation.gather(1, kept)) + self.mean
+
+
+def decoder_cosines(atoms: Tensor) -> dict[str, float]:
+    """Return quantiles over atoms [h, d] of each one's largest cosine with another."""
+    unit = atoms / atoms.norm(dim=1, keepdim=True)
+    largest = torch.empty(len(unit), device=unit.device)
+    for start in range(0, len(unit), 1024):
+        cosine = unit[start : start + 1024] @ unit.t()
+        own = torch.arange(len(cosine), device=unit.device)
+        cosine[own, start + own] = -1
+        largest[start : start + 1024] = cosine.amax(dim=1)
+    values = np.quantile(largest.cpu().numpy(), [0.5, 0.9, 0.99])
+    names = ("decoder_cosine_q50", "decoder_cosine_q90", "decoder_cosine_q99")
+    return dict(zip(names, map(float, values), strict=True))
+
+
+def _pass(
+    model: SparseAutoencoder,
+    stored: CodesReader,
+    reader: EmbeddingReader,
+    network: Network,
+    baselines: Baselines,
+) -> tuple[dict[str, Error], dict[str, np.ndarray]]:
+    """Return squared errors per reconstruction, and pooled features [n, d'] with and without."""
+    grid = reader.grid
+    names = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
+    errors = {name: Error() for name in names}
+    pooled: dict[str, list[np.ndarray]] = {"original": [], "spliced": []}
+    mean = _mean(reader, model.device)
+    for positions, x in _cells(reader, model.device, f"quality {grid.layer}"):
+        codes = stored.cells([stored.position(reader.image_ids[i]) for i in positions])
+        index, value = (
+            torch.from_numpy(part.reshape(len(x), -1)).to(model.device) for part in codes
+        )
+        rebuilt = model.decode(index.long(), value)
+        variance = _squares(x - mean)
+        reconstructions = (rebuilt, baselines.principal(x), baselines.channels(x))
+        for name, reconstruction in zip(names, reconstructions, strict=True):
+            errors[name].residual += _squares(x - reconstruction)
+            errors[name].variance += variance
+        shape = (len(positions), grid.rows, grid.columns, grid.channels)
+        for name, cells in (("original", x), ("spliced", rebuilt)):
+            with torch.inference_mode():
+                features = network.rest(grid.layer, to_map(cells.view(shape)))
+            pooled[name].append(features.cpu().numpy())
+    return errors, {name: np.concatenate(parts) for name, parts in pooled.items()}
+
+
+def _fidelity(
+    settings: QualitySettings, cases: pd.DataFrame, concept: str, logits: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return what splicing costs one concept: AUROC with interval, logit error."""
+    difference = logits["spliced"].astype(np.float64) - logits["original"]
+    row: dict[str, Any] = {
+        f"logit_mse_{concept}": float(np.square(difference).mean()),
+        f"logit_variance_{concept}": float(logits["original"].var(dtype=np.float64)),
+    }
+    known = labelled(cases, concept, settings.split)
+    truth = labels(cases, concept, known)
+    reason = statistics.why_not_estimable(truth)
+    names = [f"auroc_{concept}", f"auroc_spliced_{concept}", f"auroc_lost_{concept}"]
+    if reason:
+        return row | dict.fromkeys([*names, f"{names[2]}_low", f"{names[2]}_high"], np.nan)
+    scores = np.stack([logits["original"][known], logits["spliced"][known]], axis=1)
+    original, spliced = statistics.auroc(scores, truth)
+    patients = cases["patient_id"].to_numpy()[known]
+    drawn = statistics.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+    draws = statistics.auroc(scores, truth, drawn)
+    low, high = statistics.interval(draws[0] - draws[1])
+    values = (original, spliced, original - spliced)
+    return (
+        row
+        | dict(zip(names, map(float, values), strict=True))
+        | {
+            f"{names[2]}_low": low,
+            f"{names[2]}_high": high,
+        }
+    )
+
+
+def _density(density: np.ndarray) -> dict[str, Any]:
+    """Return quantiles and histogram of the latents' densities."""
+    row: dict[str, Any] = {
+        f"density_q{round(100 * q):02d}": float(np.quantile(density, q)) for q in (0.05, 0.5, 0.95)
+    }
+    alive = np.log10(np.maximum(density[density > 0], 10 ** DENSITY_EDGES[0]))
+    row["density_histogram"] = np.histogram(alive, DENSITY_EDGES)[0].tolist()
+    return row
+
+
+def _cells(
+    reader: EmbeddingReader, device: torch.device, label: str
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield (positions, cells float32 [m, d]) in stored order."""
+    size = max(1, CELLS_PER_BATCH // (reader.grid.rows * reader.grid.columns))
+    total = sum(-(-len(block[-1]) // size) for block in reader.blocks)
+    for positions, cells in progress(reader.batches(size), label=label, total=total):
+        flat = torch.from_numpy(cells.reshape(-1, reader.grid.channels))
+        yield positions, flat.to(device, torch.float32)
+
+
+def _mean(reader: EmbeddingReader, device: torch.device) -> Tensor:
+    """Return the mean [d] of a reader's cells."""
+    total = torch.zeros(reader.grid.channels, dtype=torch.float64, device=device)
+    cells = 0
+    for _, x in _cells(reader, device, "mean"):
+        total += x.sum(dim=0, dtype=torch.float64)
+        cells += len(x)
+    return (total / cells).float()
+
+
+def _squares(x: Tensor) -> float:
+    return float(x.square().sum(dtype=torch.float64))
