@@ -1,0 +1,64 @@
+"""Pseudonyms: keyed hashes of source ids, the only ids in any result."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from pathlib import Path
+
+from mammo_sae.errors import InputError
+
+PUBLIC_KEY = b"mammo-sae"
+LEAST_KEY_BYTES = 16
+
+
+@dataclass(frozen=True, repr=False)
+class Pseudonyms:
+    """HMAC-SHA256 of ids under one key; without the key nobody can go from an id to a pseudonym."""
+
+    key: bytes
+
+    def image(self, source_id: str) -> str:
+        """Return the pseudonym of an image: 16 hexadecimal digits."""
+        return self._hash("image", source_id)[:16]
+
+    def patient(self, source_id: str) -> str:
+        """Return the pseudonym of a patient: 16 hexadecimal digits."""
+        return self._hash("patient", source_id)[:16]
+
+    def shard(self, source_id: str, shards: int) -> int:
+        """Return the shard of a patient, 0 to `shards` - 1; it depends on no other patient."""
+        return int(self._hash("shard", source_id), 16) % shards
+
+    def share(self, source_id: str) -> float:
+        """Return a number in [0, 1) that decides which part of a split a patient goes to."""
+        return int(self._hash("share", source_id)[:13], 16) / 16**13
+
+    def _hash(self, purpose: str, source_id: str) -> str:
+        return hmac.new(self.key, f"{purpose}:{source_id}".encode(), hashlib.sha256).hexdigest()
+
+
+def load_pseudonyms(key_file: str | None) -> Pseudonyms:
+    """Return pseudonyms under the key in `key_file`, or under the public key if it is None.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or holds fewer than 16 bytes.
+    """
+    if key_file is None:
+        return Pseudonyms(PUBLIC_KEY)
+    try:
+        key = Path(key_file).expanduser().read_bytes().strip()
+    except OSError as error:
+        raise InputError(
+            f"key_file {key_file} can't be read ({error.strerror}); make one with "
+            f"`openssl rand -hex 32 > {key_file}` and keep it outside of the results"
+        ) from None
+    if len(key) < LEAST_KEY_BYTES:
+        raise InputError(
+            f"key_file {key_file} holds {len(key)} bytes; a key needs {LEAST_KEY_BYTES} or more, "
+            f"make one with `openssl rand -hex 32 > {key_file}`"
+        )
+    return Pseudonyms(key)

@@ -1,0 +1,89 @@
+"""Settings of the cohort: where images and labels come from, and which become what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mammo_sae.settings import Settings
+
+ConceptName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+IMAGE_COLUMNS = (
+    "image_id",
+    "patient_id",
+    "split",
+    "shard",
+    "view",
+    "side",
+    "density",
+    "birads",
+    "manufacturer",
+    "model",
+    "rows",
+    "columns",
+    "pixel_spacing_mm",
+    "age_bin",
+)
+"""Columns that every images table has, besides one per concept and covariate."""
+
+
+class _Cohort(Settings):
+    concepts: dict[ConceptName, str] = Field(
+        {"mass": "Mass", "suspicious_calcification": "Suspicious Calcification"},
+        min_length=1,
+        description="concepts to explain: name used everywhere -> finding category of the source",
+    )
+    covariates: dict[ConceptName, str] = Field(
+        {},
+        description="further columns of the images table: name -> column of the source's tables",
+    )
+    shards: int = Field(
+        4, ge=1, le=4096, description="number of shards; a patient's shard is a hash of its id"
+    )
+    validation_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the training patients moved to `validation`, by hash"
+    )
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> _Cohort:
+        taken = [*IMAGE_COLUMNS, *self.concepts]
+        for name in (*self.concepts, *self.covariates):
+            if taken.count(name) + (name in self.covariates) > 1:
+                raise ValueError(f"{name} names two columns of the images table; rename one")
+        return self
+
+
+class PhantomCohort(_Cohort):
+    """The simulated cohort, whose ids name nobody: they are hashed with a key that is public."""
+
+    kind: Literal["phantom"] = Field("phantom", description="simulated images with known truth")
+    covariates: dict[ConceptName, str] = Field(
+        {"marker": "marker", "paddle": "paddle"},
+        description="further columns of the images table: name -> column of the source's tables",
+    )
+
+    @property
+    def key_file(self) -> None:
+        """No key: see the class."""
+        return None
+
+
+class VindrCohort(_Cohort):
+    """VinDr-Mammo, or any folder of the same form."""
+
+    kind: Literal["vindr"] = Field("vindr", description="a folder with VinDr-Mammo's files")
+    source: str = Field(min_length=1, description="the folder, as downloaded")
+    external: str | None = Field(
+        None, description="a second folder of the same form, which becomes the split `external`"
+    )
+    key_file: str | None = Field(
+        None,
+        description="file with the secret that pseudonyms are made with, kept outside of the "
+        "results; without one a public key is used, for ids that are pseudonyms already",
+    )
+
+
+CohortSettings = Annotated[PhantomCohort | VindrCohort, Field(discriminator="kind")]

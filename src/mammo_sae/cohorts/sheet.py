@@ -1,0 +1,92 @@
+"""A CSV file of annotations, read with errors that name file, row and column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pandas as pd
+
+from mammo_sae.errors import InputError
+
+T = TypeVar("T")
+EMPTY = {"", "nan", "NaN", "None", "NA"}
+
+
+class Sheet:
+    """One CSV file, every cell as text; cells are parsed by column.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or is not a table of equally long rows, naming it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; the cohort needs it") from None
+        except pd.errors.EmptyDataError:
+            raise InputError(f"{path} is empty; a header row is needed") from None
+        except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+            raise InputError(f"{path} can't be read as CSV: {str(error).strip()}") from None
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.frame.columns
+
+    def text(self, column: str) -> list[str]:
+        """Return a column as it is written, without surrounding blanks."""
+        if column not in self:
+            raise InputError(
+                f"{self.path}: column {column!r} is missing; it has "
+                f"{', '.join(map(str, self.frame.columns))}"
+            )
+        # A row that ends early leaves its last cells missing.
+        return ["" if value is None else str(value).strip() for value in self.frame[column]]
+
+    def ids(self, column: str) -> list[str]:
+        """Return a column that must not be empty anywhere."""
+        values = self.text(column)
+        for row, value in enumerate(values):
+            if value in EMPTY:
+                self.refuse(row, column, "is empty")
+        return values
+
+    def parsed(self, column: str, parse: Callable[[str], T], expected: str) -> list[T | None]:
+        """Return `parse` of each cell, None where it is empty.
+
+        Raises
+        ------
+        InputError
+            Naming file, row and column, if `parse` raises ValueError: the cell is not `expected`.
+        """
+        out: list[T | None] = []
+        for row, value in enumerate(self.text(column)):
+            try:
+                out.append(None if value in EMPTY else parse(value))
+            except (ValueError, SyntaxError, KeyError):
+                self.refuse(row, column, f"is {value!r}; expected {expected}")
+        return out
+
+    def required(self, column: str, parse: Callable[[str], T], expected: str) -> list[T]:
+        """Return `parse` of each cell, none of which may be empty; raises as `parsed` does."""
+        out = []
+        for row, value in enumerate(self.parsed(column, parse, expected)):
+            if value is None:
+                self.refuse(row, column, f"is empty; expected {expected}")
+            out.append(value)
+        return out
+
+    def chosen(self, column: str, choices: Mapping[str, T]) -> list[T]:
+        """Return what `choices` gives for each cell; raises as `parsed` does."""
+        return self.required(column, choices.__getitem__, " or ".join(choices))
+
+    def refuse(self, row: int, column: str, what: str) -> NoReturn:
+        """Raise an InputError about one cell; `row` counts from 0 below the header."""
+        raise InputError(f"{self.path}: line {row + 2}, column {column!r} {what}")

@@ -1,0 +1,42 @@
+"""What a reader of a dataset hands over; source ids and paths never leave memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files of one image.
+
+    `mask` is an 8-bit image of bit planes, of the original matrix; `mask_bits` says which bit is
+    which region. Datasets with boxes alone have no mask.
+    """
+
+    dicom: Path
+    mask: Path | None = None
+    mask_bits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceCohort:
+    """A dataset's annotations.
+
+    Attributes
+    ----------
+    images
+        The columns of the images table with `source_image` and `source_patient` in place of the
+        pseudonyms, and without `shard`.
+    findings
+        source_image, concept, xmin, ymin, xmax, ymax as the source has them: not yet clipped.
+    counts
+        What a reader noticed and did not refuse, by name.
+    """
+
+    images: pd.DataFrame
+    findings: pd.DataFrame
+    counts: Mapping[str, int]

@@ -1,0 +1,179 @@
+"""The two tables of a cohort, and the one check that every reader's tables pass.
+
+`images`, one row per image; `findings`, one row per box. Both speak of images by pseudonym alone.
+
+==================  ========  ======================================================
+images              type      meaning
+==================  ========  ======================================================
+image_id            string    pseudonym, 16 hexadecimal digits
+patient_id          string    pseudonym, 16 hexadecimal digits
+split               string    training, validation, test or external
+shard               Int16     hash bucket of the patient
+view                string    CC or MLO
+side                string    L or R
+<concept>           Int8      1 present, 0 absent, NA unknown; one column per concept
+density             string    A, B, C, D or NA
+birads              Int8      0 to 6 or NA
+manufacturer        string    as the source says, or NA
+model               string    as the source says, or NA
+rows, columns       Int32     size of the original matrix, pixels
+pixel_spacing_mm    Float64   of the original matrix, mm, or NA
+age_bin             string    <40, 40-49, 50-59, 60-69, >=70 or NA
+<covariate>         any       further columns that the settings name
+==================  ========  ======================================================
+
+`findings`: image_id, concept, and xmin, ymin, xmax, ymax (Float64) in pixels of the original
+matrix, pixel edges on whole numbers, inside the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.errors import InputError
+from mammo_sae.stores.tables import read_table
+
+SPLITS = ("training", "validation", "test", "external")
+BOX = ["xmin", "ymin", "xmax", "ymax"]
+FINDING_COLUMNS = ["image_id", "concept", *BOX]
+
+_IMAGE_TYPES = {
+    "image_id": "string",
+    "patient_id": "string",
+    "split": "string",
+    "shard": "Int16",
+    "view": "string",
+    "side": "string",
+    "density": "string",
+    "birads": "Int8",
+    "manufacturer": "string",
+    "model": "string",
+    "rows": "Int32",
+    "columns": "Int32",
+    "pixel_spacing_mm": "Float64",
+    "age_bin": "string",
+}
+_CHOICES = {
+    "split": SPLITS,
+    "view": ("CC", "MLO"),
+    "side": ("L", "R"),
+    "density": ("A", "B", "C", "D"),
+}
+_OPTIONAL = {"density", "birads", "manufacturer", "model", "pixel_spacing_mm", "age_bin"}
+
+
+def age_bin(years: int | None) -> str | None:
+    """Return the ten-year bin of an age; the tails are pooled, as few people are that old."""
+    if years is None:
+        return None
+    if years < 40:
+        return "<40"
+    if years >= 70:
+        return ">=70"
+    return f"{years // 10 * 10}-{years // 10 * 10 + 9}"
+
+
+def validated_images(
+    frame: pd.DataFrame, concepts: Sequence[str], covariates: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return `frame` with the columns and types of the images table, sorted by image_id.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a value is not allowed, an image occurs twice, or a patient is in
+        two splits or shards.
+    """
+    before, after = list(_IMAGE_TYPES)[:6], list(_IMAGE_TYPES)[6:]
+    wanted = [*before, *concepts, *after, *covariates]
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing:
+        raise InputError(f"images table: column {missing[0]} is missing; build the cohort again")
+    types = {**_IMAGE_TYPES, **dict.fromkeys(concepts, "Int8")}
+    try:
+        table = frame[wanted].astype(types)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"images table: a column has the wrong type ({error})") from None
+    if table.empty:
+        raise InputError("images table: no image; check the cohort's source and splits")
+    for name in _IMAGE_TYPES:
+        if name not in _OPTIONAL and table[name].isna().any():
+            raise InputError(f"images table: column {name} has empty cells")
+    choices = {**_CHOICES, **dict.fromkeys(concepts, (0, 1))}
+    for name, allowed in choices.items():
+        wrong = table[name].dropna()
+        wrong = wrong[~wrong.isin(allowed)]
+        if len(wrong):
+            raise InputError(
+                f"images table: column {name} has {wrong.iloc[0]}; "
+                f"it must be one of {', '.join(map(str, allowed))}"
+            )
+    twice = table["image_id"][table["image_id"].duplicated()]
+    if len(twice):
+        raise InputError(
+            f"images table: image {twice.iloc[0]} occurs twice; remove one from the source"
+        )
+    for name in ("split", "shard"):
+        spread = table.groupby("patient_id", sort=True)[name].nunique()
+        if (spread > 1).any():
+            raise InputError(
+                f"images table: patient {spread.index[spread > 1][0]} is in two {name}s; "
+                "a patient's images must stay together"
+            )
+    return table.sort_values("image_id", kind="stable", ignore_index=True)
+
+
+def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` with the columns and types of the findings table, sorted.
+
+    Raises
+    ------
+    InputError
+        If a box speaks of no image, is empty, or leaves its image.
+    """
+    missing = [name for name in FINDING_COLUMNS if name not in frame.columns]
+    if missing:
+        raise InputError(f"findings table: column {', '.join(missing)} is missing")
+    table = frame[FINDING_COLUMNS].astype(
+        {"image_id": "string", "concept": "string", **dict.fromkeys(BOX, "Float64")}
+    )
+    known = images.set_index("image_id")[["rows", "columns"]]
+    stray = table["image_id"][~table["image_id"].isin(known.index)]
+    if len(stray):
+        raise InputError(f"findings table: image {stray.iloc[0]} is not in the images table")
+    size = known.loc[table["image_id"]].reset_index(drop=True)
+    table = table.reset_index(drop=True)
+    wrong = (
+        table[BOX].isna().any(axis=1)
+        | (table["xmin"] < 0)
+        | (table["ymin"] < 0)
+        | (table["xmax"] > size["columns"])
+        | (table["ymax"] > size["rows"])
+        | (table["xmin"] >= table["xmax"])
+        | (table["ymin"] >= table["ymax"])
+    )
+    if wrong.any():
+        raise InputError(
+            f"findings table: a box of image {table['image_id'][wrong].iloc[0]} is empty or leaves "
+            "the image"
+        )
+    return table.sort_values(FINDING_COLUMNS, kind="stable", ignore_index=True)
+
+
+def read_cohort(
+    images: Path, findings: Path, concepts: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read and check both tables of a cohort.
+
+    Raises
+    ------
+    InputError
+        If a table is missing or does not pass the checks of this module.
+    """
+    image_table = read_table(images)
+    extra = [n for n in image_table.columns if n not in _IMAGE_TYPES and n not in concepts]
+    image_table = validated_images(image_table, concepts, extra)
+    return image_table, validated_findings(read_table(findings), image_table)

@@ -1,0 +1,270 @@
+"""VinDr-Mammo, and folders of its form.
+
+::
+
+    images/<study_id>/<image_id>.dicom
+    breast-level_annotations.csv     one row per image
+    finding_annotations.csv          one row per finding
+    metadata.csv                     DICOM attributes, one row per image
+    masks/<image_id>.png             optional: exact regions as bit planes
+    truth.csv, truth.json            optional: what was planted, and what the bit planes are
+
+A study is one patient (Nguyen et al., Scientific Data 2023, https://doi.org/10.1038/s41597-023-02100-7).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
+from mammo_sae.errors import InputError
+from mammo_sae.stores.publish import read_json
+
+BREASTS = "breast-level_annotations.csv"
+FINDINGS = "finding_annotations.csv"
+METADATA = "metadata.csv"
+TRUTH = "truth.csv"
+TRUTH_DESCRIPTION = "truth.json"
+METADATA_ID = "SOP Instance UID"
+
+CATEGORIES = {
+    "Mass",
+    "Suspicious Calcification",
+    "Asymmetry",
+    "Focal Asymmetry",
+    "Global Asymmetry",
+    "Architectural Distortion",
+    "Skin Thickening",
+    "Skin Retraction",
+    "Nipple Retraction",
+    "Suspicious Lymph Node",
+    "No Finding",
+}
+
+
+def read_folder(
+    folder: Path,
+    concepts: Mapping[str, str],
+    covariates: Mapping[str, str],
+    split: str | None = None,
+) -> SourceCohort:
+    """Read the annotations of one folder.
+
+    Parameters
+    ----------
+    folder
+        The dataset's root.
+    concepts
+        Concept name -> finding category.
+    covariates
+        Covariate name -> column of `truth.csv`, `metadata.csv` or `breast-level_annotations.csv`.
+    split
+        The split of all images, instead of what the folder says.
+
+    Raises
+    ------
+    InputError
+        Naming the missing folder or file, or the file, line and column that is malformed.
+    """
+    _check_folder(folder)
+    unknown = sorted(set(concepts.values()) - CATEGORIES)
+    if unknown:
+        raise InputError(
+            f"concepts: {unknown[0]!r} is not a finding category of this dataset; "
+            f"choose from {', '.join(sorted(CATEGORIES))}"
+        )
+    breasts = Sheet(folder / BREASTS)
+    images = pd.DataFrame(
+        {
+            "source_image": breasts.ids("image_id"),
+            "source_patient": breasts.ids("study_id"),
+            "split": [split] * len(breasts)
+            if split
+            else breasts.chosen("split", {name: name for name in SPLITS}),
+            "view": breasts.chosen("view_position", {"CC": "CC", "MLO": "MLO"}),
+            "side": breasts.chosen("laterality", {"L": "L", "R": "R"}),
+            "density": breasts.parsed("breast_density", _density, "'DENSITY A' to 'DENSITY D'"),
+            "birads": breasts.parsed("breast_birads", _birads, "'BI-RADS 0' to 'BI-RADS 6'"),
+            "rows": breasts.required("height", _size, "a whole number of pixels"),
+            "columns": breasts.required("width", _size, "a whole number of pixels"),
+        }
+    )
+    for row in images.index[images["source_image"].duplicated()][:1]:
+        breasts.refuse(int(row), "image_id", "occurs a second time")
+    images = images.join(_metadata(Sheet(folder / METADATA)), on="source_image")
+    for name, column in covariates.items():
+        images[name] = images["source_image"].map(_covariate(folder, breasts, column))
+
+    categories, findings, without_box = _findings(Sheet(folder / FINDINGS), images, concepts)
+    for concept, category in concepts.items():
+        images[concept] = [int(category in categories.get(i, ())) for i in images["source_image"]]
+    return SourceCohort(images, findings, {"findings_without_box": without_box})
+
+
+def locate_folder(folder: Path) -> dict[str, SourceFiles]:
+    """Return the files of every image of a folder by source image id; they need not exist.
+
+    Raises
+    ------
+    InputError
+        If the folder or its table of images is missing.
+    """
+    _check_folder(folder)
+    bits = mask_bits(folder)
+    breasts = Sheet(folder / BREASTS)
+    return {
+        image: SourceFiles(
+            dicom=folder / "images" / study / f"{image}.dicom",
+            mask=folder / "masks" / f"{image}.png" if bits else None,
+            mask_bits=bits,
+        )
+        for image, study in zip(breasts.ids("image_id"), breasts.ids("study_id"), strict=True)
+    }
+
+
+def mask_bits(folder: Path) -> dict[str, int]:
+    """Return which bit of `masks/*.png` is which region; empty if the folder has no masks.
+
+    Raises
+    ------
+    InputError
+        If `truth.json` does not name bits 0 to 7.
+    """
+    path = folder / TRUTH_DESCRIPTION
+    if not path.is_file():
+        return {}
+    bits = read_json(path).get("bit_planes")
+    if not isinstance(bits, dict) or not all(
+        isinstance(bit, int) and 0 <= bit <= 7 for bit in bits.values()
+    ):
+        raise InputError(f"{path}: key bit_planes must give every region a bit from 0 to 7")
+    return dict(bits)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"cohort folder {folder} is missing; correct its path in the settings")
+
+
+def _density(text: str) -> str:
+    found = re.fullmatch(r"(?:DENSITY )?([A-D])", text, re.IGNORECASE)
+    if not found:
+        raise ValueError
+    return found[1].upper()
+
+
+def _birads(text: str) -> int:
+    found = re.fullmatch(r"(?:BI-RADS )?([0-6])", text, re.IGNORECASE)
+    if not found:
+        raise ValueError
+    return int(found[1])
+
+
+def _size(text: str) -> int:
+    value = float(text)
+    if value != int(value) or value < 1:
+        raise ValueError
+    return int(value)
+
+
+def _age(text: str) -> int | None:
+    """Read a DICOM age string (053Y); months, weeks and days do not occur in adults."""
+    found = re.fullmatch(r"(\d{1,3})Y?", text)
+    if not found:
+        raise ValueError
+    return int(found[1]) or None
+
+
+def _spacing(text: str) -> float:
+    numbers = [float(value) for value in re.findall(r"[0-9.]+(?:[eE][-+]?\d+)?", text)]
+    if not 1 <= len(numbers) <= 2 or min(numbers) <= 0:
+        raise ValueError
+    return sum(numbers) / len(numbers)
+
+
+def _metadata(sheet: Sheet) -> pd.DataFrame:
+    """Return manufacturer, model, spacing and age bin by source image id."""
+    empty: list[None] = [None] * len(sheet)
+
+    def optional(column: str, parse, expected: str) -> list:
+        return sheet.parsed(column, parse, expected) if column in sheet else empty
+
+    pixel = optional("Pixel Spacing", _spacing, "one or two lengths in mm")
+    imager = optional("Imager Pixel Spacing", _spacing, "one or two lengths in mm")
+    table = pd.DataFrame(
+        {
+            "manufacturer": optional("Manufacturer", str, "text"),
+            "model": optional("Manufacturer's Model Name", str, "text"),
+            "pixel_spacing_mm": [
+                at_detector if in_plane is None else in_plane
+                for in_plane, at_detector in zip(pixel, imager, strict=True)
+            ],
+            "age_bin": [age_bin(a) for a in optional("Patient's Age", _age, "an age like 053Y")],
+        },
+        index=sheet.ids(METADATA_ID),
+    )
+    for row, again in enumerate(table.index.duplicated()):
+        if again:
+            sheet.refuse(row, METADATA_ID, "occurs a second time")
+    return table
+
+
+def _covariate(folder: Path, breasts: Sheet, column: str) -> pd.Series:
+    """Return one covariate by source image id, whole numbers if all its cells are."""
+    searched = []
+    for name, key in ((TRUTH, "image_id"), (METADATA, METADATA_ID), (BREASTS, "image_id")):
+        path = folder / name
+        if not path.is_file():
+            continue
+        sheet = breasts if name == BREASTS else Sheet(path)
+        searched.append(name)
+        if column in sheet:
+            values = pd.Series(
+                sheet.parsed(column, str, "text"), index=sheet.ids(key), dtype=object
+            )
+            numbers = pd.to_numeric(values, errors="coerce")
+            if (numbers.isna() & values.notna()).any():
+                return values.astype("string")
+            whole = (numbers.dropna() % 1 == 0).all()
+            return numbers.astype("Int64" if whole else "Float64")
+    raise InputError(f"covariates: {folder} has no column {column!r} in {', '.join(searched)}")
+
+
+def _findings(
+    sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]
+) -> tuple[dict[str, set[str]], pd.DataFrame, int]:
+    """Return the categories of each image, the boxes of `concepts`, and how many have no box."""
+    ids = sheet.ids("image_id")
+    categories = sheet.required("finding_categories", _categories, "a list of known categories")
+    corners = [sheet.parsed(name, float, "a number") for name in BOX]
+    known = set(images["source_image"])
+    names = {category: concept for concept, category in concepts.items()}
+    of_image: dict[str, set[str]] = {}
+    rows: list[tuple] = []
+    without_box = 0
+    for row, (image, found, *box) in enumerate(zip(ids, categories, *corners, strict=True)):
+        if image not in known:
+            sheet.refuse(row, "image_id", f"names an image that is not in {BREASTS}")
+        of_image.setdefault(image, set()).update(found)
+        wanted = [names[category] for category in found if category in names]
+        if None in box:
+            without_box += len(wanted)
+            continue
+        if wanted and not (box[0] < box[2] and box[1] < box[3]):
+            sheet.refuse(row, "xmax", "leaves no box: a minimum is not below its maximum")
+        rows.extend((image, concept, *box) for concept in wanted)
+    return of_image, pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), without_box
+
+
+def _categories(text: str) -> Sequence[str]:
+    found = ast.literal_eval(text)
+    if not isinstance(found, list) or not set(found) <= CATEGORIES:
+        raise ValueError
+    return found

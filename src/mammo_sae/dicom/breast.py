@@ -1,0 +1,51 @@
+"""The breast: the largest bright connected part of an image, markers and noise left out."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+BACKGROUND_LEVELS = 64  # the air around the breast is in the darkest quarter of the grey levels
+LEAST_CONTRAST = 5.0  # grey levels that the thinnest tissue stands above the background
+
+
+def breast_mask(pixels: np.ndarray) -> np.ndarray:
+    """Return where the breast is: bool [H, W], one part without holes; all False if there is none.
+
+    Parameters
+    ----------
+    pixels
+        uint8 [H, W], dark background.
+
+    Notes
+    -----
+    The background is the commonest level of the darkest quarter of the range; its noise is
+    measured on the levels below that, where no tissue is. An opening by about 1 % of the width
+    detaches labels that touch the skin by a few pixels.
+    """
+    height, width = pixels.shape
+    radius = max(1, round(min(height, width) / 100))
+    smooth = ndimage.uniform_filter(pixels.astype(np.float32), size=2 * radius + 1)
+    counts = np.bincount(np.rint(smooth).astype(np.uint8).ravel(), minlength=256)
+    background = int(counts[:BACKGROUND_LEVELS].argmax())
+    darker = np.arange(background + 1)
+    below = counts[: background + 1]
+    noise = np.sqrt(((darker - background) ** 2 * below).sum() / max(below.sum(), 1))
+    bright = smooth > background + max(LEAST_CONTRAST, 4.0 * noise)
+    # The image's edge cuts through the breast: outside of it counts as breast for the erosion.
+    opened = ndimage.binary_dilation(
+        ndimage.binary_erosion(bright, iterations=radius, border_value=1), iterations=radius
+    )
+    labels, n = ndimage.label(opened & bright)
+    if n == 0:
+        return np.zeros(pixels.shape, dtype=bool)
+    largest = np.bincount(labels.ravel())[1:].argmax() + 1
+    return ndimage.binary_fill_holes(labels == largest)
+
+
+def is_on_the_right(mask: np.ndarray) -> bool:
+    """Say whether a breast mask [H, W] lies nearer to the right edge than to the left."""
+    columns = mask.sum(axis=0)
+    if not columns.any():
+        return False
+    return float((columns * np.arange(len(columns))).sum() / columns.sum()) > (len(columns) - 1) / 2

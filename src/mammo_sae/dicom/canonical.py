@@ -1,0 +1,181 @@
+"""The two preprocessings that turn a DICOM's pixels into the canonical image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from mammo_sae.dicom.breast import breast_mask, is_on_the_right
+from mammo_sae.dicom.geometry import Geometry
+from mammo_sae.dicom.header import Header
+from mammo_sae.dicom.pixels import display_values, modality_values
+from mammo_sae.dicom.refusal import Reason, Refusal
+from mammo_sae.dicom.settings import ClinicalSettings, ImagesSettings
+
+THUMBNAIL = 192  # pixels along the longer side of what the flip is decided on
+MAMMO_CLIP_BORDER = 5  # pixels
+MAMMO_CLIP_BACKGROUND = 40  # grey level of 255
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """A canonical image: pixels uint8 [H, W], breast bool [H, W], and how it was placed."""
+
+    pixels: np.ndarray
+    breast: np.ndarray
+    geometry: Geometry
+
+
+def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings) -> Canonical:
+    """Preprocess one image.
+
+    Parameters
+    ----------
+    header, codes
+        As `mammo_sae.dicom.pixels.read_pixels` returns them.
+    settings
+        Which preprocessing, and its parameters.
+
+    Raises
+    ------
+    Refusal
+        If the image has no content or the settings do not fit its header.
+    """
+    if isinstance(settings, ClinicalSettings):
+        pixels, geometry = _clinical(header, codes, settings)
+    else:
+        pixels, geometry = _mammo_clip(header, codes, settings.height, settings.width)
+    return Canonical(pixels, breast_mask(pixels), geometry)
+
+
+def _clinical(
+    header: Header, codes: np.ndarray, settings: ClinicalSettings
+) -> tuple[np.ndarray, Geometry]:
+    shown = display_values(header, voi=settings.voi, voi_index=settings.voi_index)
+    rows, columns = codes.shape
+    step = max(1, max(rows, columns) // THUMBNAIL)
+    thumbnail = shown[codes[::step, ::step]]
+    if thumbnail.min() == thumbnail.max():
+        raise Refusal(Reason.BLANK)
+    scale = min(settings.height / rows, settings.width / columns)
+    geometry = Geometry(
+        crop=(0, 0, columns, rows),
+        flipped=is_on_the_right(breast_mask(np.rint(thumbnail * 255).astype(np.uint8))),
+        scale_x=scale,
+        scale_y=scale,
+        offset_x=0.0,
+        offset_y=float(int((settings.height - rows * scale) / 2)),
+        height=settings.height,
+        width=settings.width,
+    )
+    resized = geometry.resample(shown[codes])
+    return np.rint(np.clip(resized, 0.0, 1.0) * 255).astype(np.uint8), geometry
+
+
+def _mammo_clip(
+    header: Header, codes: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, Geometry]:
+    """Preprocess as Mammo-CLIP (Ghosh et al., MICCAI 2024) did for its published weights.
+
+    Every step is the published one, in float32, so that the same pixels come out; see
+    `docs/cohorts.md`. The resize differs from OpenCV's by at most one grey level.
+    """
+    border = MAMMO_CLIP_BORDER
+    inner = codes[border:-border, border:-border]
+    if inner.size == 0:
+        raise Refusal(Reason.SIZE)
+    values = modality_values(header)[0].astype(np.float32)
+    used = np.zeros(len(values), dtype=bool)
+    used[inner.ravel()] = True
+    if header.photometric == "MONOCHROME1":
+        values = values[used].max() - values
+    values = values - values[used].min()
+    largest = values[used].max()
+    if largest == 0:
+        raise Refusal(Reason.BLANK)
+    grey = np.where(used, values / largest * np.float32(255), 0).astype(np.uint8)
+    image = grey[inner]
+
+    left, right, top, bottom = _mammo_clip_breast(image)
+    geometry = Geometry(
+        crop=(left + border, top + border, right + border, bottom + border),
+        flipped=False,
+        scale_x=width / (right - left),
+        scale_y=height / (bottom - top),
+        offset_x=0.0,
+        offset_y=0.0,
+        height=height,
+        width=width,
+    )
+    return _resize_like_opencv(image[top:bottom, left:right], height, width), geometry
+
+
+def _mammo_clip_breast(image: np.ndarray) -> tuple[int, int, int, int]:
+    """Return (left, right, top, bottom) of Mammo-CLIP's breast crop of a uint8 image."""
+    cleared = np.where(image <= MAMMO_CLIP_BACKGROUND, 0, image)
+    left, right = _longest_run(_varies(_central(cleared), axis=0))
+    part = cleared[:, left:right]
+    top, bottom = _longest_run(_varies(_central(part.T), axis=0))
+    return left, right, top, bottom
+
+
+def _central(image: np.ndarray) -> np.ndarray:
+    """Return the central 80 % of the rows, rounded as Mammo-CLIP does."""
+    height = image.shape[0]
+    return image[height // 2 - int(height * 0.4) : height // 2 + int(height * 0.4)]
+
+
+def _varies(image: np.ndarray, axis: int) -> np.ndarray:
+    if image.shape[axis] == 0:
+        raise Refusal(Reason.SIZE)
+    return image.max(axis=axis) != image.min(axis=axis)
+
+
+def _longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """Return [start, stop) of the longest run of True, the first among equals."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    starts, stops = edges[::2], edges[1::2]
+    if len(starts) == 0:
+        raise Refusal(Reason.BLANK)
+    # Mammo-CLIP counts a run that touches an end of the image as one shorter.
+    lengths = stops - starts - (starts == 0) - (stops == len(flags))
+    best = int(lengths.argmax())
+    return int(starts[best]), int(stops[best])
+
+
+def _resize_like_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 as `cv2.resize(..., INTER_AREA)` does.
+
+    OpenCV averages over areas only if neither axis grows; otherwise it interpolates linearly,
+    between neighbours chosen so that an integer factor repeats pixels.
+    """
+    rows, columns = image.shape
+    if rows >= height and columns >= width:
+        geometry = Geometry(
+            (0, 0, columns, rows), False, width / columns, height / rows, 0.0, 0.0, height, width
+        )
+        resized = geometry.resample(image)
+    else:
+        vertical, horizontal = _linear_weights(rows, height), _linear_weights(columns, width)
+        resized = (horizontal @ (vertical @ image.astype(np.float32)).T).T
+    return np.rint(np.clip(resized, 0, 255)).astype(np.uint8)
+
+
+def _linear_weights(source: int, target: int) -> sparse.csr_array:
+    """Return OpenCV's two-tap weights [target, source] of INTER_AREA when an axis grows."""
+    scale = source / target
+    to = np.arange(target)
+    first = np.floor(to * scale).astype(np.int64)
+    share = (to + 1) - (first + 1) / scale
+    share = np.where(share <= 0, 0.0, share - np.floor(share))
+    first = np.minimum(first, source - 1)
+    second = np.minimum(first + 1, source - 1)
+    return sparse.csr_array(
+        (
+            np.concatenate([1 - share, share]).astype(np.float32),
+            (np.concatenate([to, to]), np.concatenate([first, second])),
+        ),
+        shape=(target, source),
+    )

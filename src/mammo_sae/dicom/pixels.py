@@ -1,0 +1,177 @@
+"""From a DICOM file to display values: decoding, modality and VOI transformations, inversion.
+
+All of these transformations act on one stored value at a time, and a stored value has at most 16
+bits. So they are composed once into a table over all stored values, and a pixel costs one look-up.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom import uid
+from pydicom.pixels import get_decoder
+
+from mammo_sae.dicom.header import READ, Header, Lut, Window, read_header
+from mammo_sae.dicom.refusal import Reason, Refusal
+
+DECODERS = {
+    uid.JPEGBaseline8Bit: "gdcm",
+    uid.JPEGExtended12Bit: "pylibjpeg",
+    uid.JPEGLossless: "gdcm",
+    uid.JPEGLosslessSV1: "gdcm",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.JPEG2000Lossless: "gdcm",
+    uid.JPEG2000: "gdcm",
+    uid.HTJ2KLossless: "pylibjpeg",
+    uid.HTJ2KLosslessRPCL: "pylibjpeg",
+    uid.HTJ2K: "pylibjpeg",
+    uid.RLELossless: "pydicom",
+}
+"""The one decoder of each compressed transfer syntax.
+
+There is no second choice: pydicom would try others in turn, and pylibjpeg decodes truncated JPEG
+Lossless and JPEG-LS data without an error, half of the pixels wrong.
+"""
+
+
+def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
+    """Read one DICOM file.
+
+    Returns
+    -------
+    Header
+        Its allow-listed attributes.
+    numpy.ndarray
+        Codes [rows, columns], uint8 or uint16: the `bits_stored` bits of each pixel, right-aligned,
+        as an index into the tables of this module (two's complement where the pixels are signed).
+
+    Raises
+    ------
+    Refusal
+        With the reason, if the file can't be read and decoded with certainty.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise Refusal(Reason.UNREADABLE) from None
+    try:
+        # From memory: given a path, pydicom would put it into its warnings, and so into logs.
+        dataset = pydicom.dcmread(BytesIO(content), specific_tags=list(READ))
+    except Exception as error:  # the parser raises many kinds on what is no DICOM file
+        raise Refusal(Reason.NOT_DICOM, type(error).__name__) from None
+    header = read_header(dataset)
+    return header, _decode(dataset, header)
+
+
+def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None or syntax.is_private:
+        raise Refusal(Reason.SYNTAX)
+    native = not syntax.is_encapsulated
+    if not native and syntax not in DECODERS:
+        raise Refusal(Reason.SYNTAX)
+    shift = header.high_bit + 1 - header.bits_stored
+    if shift and not (native or syntax == uid.RLELossless):
+        # A compressed stream carries its own precision, which then contradicts the header.
+        raise Refusal(Reason.BITS)
+    try:
+        pixels, _ = get_decoder(syntax).as_array(
+            dataset,
+            raw=True,
+            decoding_plugin="" if native else DECODERS[syntax],
+            **({"correct_unused_bits": False} if native or syntax == uid.RLELossless else {}),
+        )
+    except Exception as error:  # every decoder raises its own kinds; all mean the same here
+        raise Refusal(Reason.DECODE, type(error).__name__) from None
+    if pixels.shape != (header.rows, header.columns) or pixels.dtype.itemsize > 2:
+        raise Refusal(Reason.DECODE, "size")
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    codes = pixels.view(f"u{pixels.dtype.itemsize}")
+    if shift:
+        codes = codes >> shift
+    if header.bits_stored < 8 * codes.dtype.itemsize:
+        codes = codes & codes.dtype.type((1 << header.bits_stored) - 1)
+    return codes
+
+
+def stored_values(header: Header) -> np.ndarray:
+    """Return the stored value of every code: int32 [2 ** bits_stored]."""
+    codes = np.arange(1 << header.bits_stored, dtype=np.int32)
+    if header.signed:
+        codes[codes >= 1 << (header.bits_stored - 1)] -= 1 << header.bits_stored
+    return codes
+
+
+def padding_codes(header: Header) -> np.ndarray:
+    """Return which codes mean "no image here": bool [2 ** bits_stored]."""
+    values = stored_values(header)
+    if header.padding is None:
+        return np.zeros(values.shape, dtype=bool)
+    first, last = header.padding
+    return (values >= first) & (values <= last)
+
+
+def modality_values(header: Header) -> tuple[np.ndarray, float, float]:
+    """Return the modality transformation of every code, and its nominal range.
+
+    The Modality LUT or, without one, the rescale slope and intercept (PS3.3 C.11.1.1).
+    """
+    values = stored_values(header)
+    if header.modality_lut is not None:
+        return _look_up(header.modality_lut, values), 0.0, 2.0**header.modality_lut.bits - 1
+    scaled = values * header.slope + header.intercept
+    return scaled, float(scaled.min()), float(scaled.max())
+
+
+def display_values(header: Header, *, voi: str = "header", voi_index: int = 0) -> np.ndarray:
+    """Return the display value of every code: float32 [2 ** bits_stored], 0 dark to 1 bright.
+
+    Modality transformation, then the VOI LUT or window with this index (`voi` "header") or the
+    full nominal range ("none", or nothing in the header), then inversion of MONOCHROME1 by the
+    nominal range, never by the values that happen to occur. Padding becomes 0.
+
+    Raises
+    ------
+    Refusal
+        If the window is malformed or there is no VOI transformation with this index.
+    """
+    values, low, high = modality_values(header)
+    alternatives = header.voi_luts or header.windows
+    if voi == "none" or not alternatives:
+        shown = (values - low) / max(high - low, 1e-12)
+    elif voi_index >= len(alternatives):
+        raise Refusal(Reason.WINDOW)
+    elif header.voi_luts:
+        lut = header.voi_luts[voi_index]
+        shown = _look_up(lut, values) / (2.0**lut.bits - 1)
+    else:
+        shown = _windowed(values, header.windows[voi_index], header.voi_function)
+    if header.inverted:
+        shown = 1.0 - shown
+    shown[padding_codes(header)] = 0.0
+    return shown.astype(np.float32)
+
+
+def _look_up(lut: Lut, values: np.ndarray) -> np.ndarray:
+    index = np.clip(np.rint(values).astype(np.int64) - lut.first, 0, len(lut.values) - 1)
+    return lut.values[index]
+
+
+def _windowed(values: np.ndarray, window: Window, function: str) -> np.ndarray:
+    """Apply a window (PS3.3 C.11.2.1.2.1 LINEAR, C.11.2.1.3.1 SIGMOID, .2 LINEAR_EXACT)."""
+    center, width = window.center, window.width
+    if width <= 0 or (function == "LINEAR" and width < 1):
+        raise Refusal(Reason.WINDOW)
+    if function == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - center) / width + 0.5, 0.0, 1.0)
+    if function == "LINEAR":
+        if width == 1:
+            return (values > center - 0.5).astype(np.float64)
+        return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
+    raise Refusal(Reason.WINDOW)

@@ -1,0 +1,54 @@
+"""Settings of the conversion from DICOM to canonical images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mammo_sae.settings import Settings
+
+
+class ClinicalSettings(Settings):
+    """The image as a radiologist sees it: display values, breast on the left, aspect ratio kept."""
+
+    preprocessing: Literal["clinical"] = Field(
+        "clinical",
+        description="display values (modality and VOI transformations, presentation inversion), "
+        "breast flipped to the left, aspect ratio kept by padding, area-averaging resize",
+    )
+    height: int = Field(384, ge=32, description="height of the canonical image, pixels")
+    width: int = Field(256, ge=32, description="width of the canonical image, pixels")
+    voi: Literal["header", "none"] = Field(
+        "header",
+        description="`header` applies the header's VOI LUT or, without one, its window; "
+        "`none` shows the full nominal range",
+    )
+    voi_index: int = Field(
+        0, ge=0, description="which of several VOI LUTs or windows, counted from 0"
+    )
+
+
+class MammoClipSettings(Settings):
+    """The preprocessing that Mammo-CLIP's published weights were trained with."""
+
+    preprocessing: Literal["mammo_clip"] = Field(
+        "mammo_clip",
+        description="Mammo-CLIP's own: 5 pixels cropped, min-max to 8 bits without a VOI "
+        "transformation, cropped to the breast, resized without keeping the aspect ratio",
+    )
+    height: int = Field(1520, ge=32, description="height of the canonical image, pixels")
+    width: int = Field(912, ge=32, description="width of the canonical image, pixels")
+
+
+ImagesSettings = Annotated[
+    ClinicalSettings | MammoClipSettings, Field(discriminator="preprocessing")
+]
+
+
+class ConversionSettings(Settings):
+    """Exactly what the conversion of a shard depends on."""
+
+    images: ImagesSettings = Field(ClinicalSettings(), description="the preprocessing")
+    concepts: tuple[str, ...] = Field(min_length=1, description="concepts whose regions are stored")
+    key_file: str | None = Field(None, description="file with the secret of the pseudonyms")

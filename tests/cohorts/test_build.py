@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mammo_sae.cohorts import build
+from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
+from mammo_sae.cohorts.readers import locate
+from mammo_sae.cohorts.settings import PhantomCohort, VindrCohort
+from mammo_sae.cohorts.tables import read_cohort
+from mammo_sae.errors import InputError
+from mammo_sae.provenance import Provenance
+
+CONCEPTS = ["mass", "suspicious_calcification"]
+
+
+def build_cohort(settings, sources: list[Path], out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    out.mkdir(exist_ok=True)
+    tables = out / "images.parquet", out / "findings.parquet"
+    build.run(settings, sources, *tables, out / "cohort.json")
+    return read_cohort(*tables, list(settings.concepts))
+
+
+def settings(folder: Path, **changes) -> VindrCohort:
+    return VindrCohort(source=str(folder), **changes)
+
+
+def second_folder(folder: Path, prefix: str) -> Path:
+    """A copy whose ids start with `prefix`."""
+    copy = folder.with_name(f"{folder.name}-{prefix}")
+    copy.mkdir()
+    for path in folder.glob("*.csv"):
+        text = path.read_text()
+        for name in ("i1", "i2", "i3", "i4", "s1", "s2"):
+            text = text.replace(f"{name},", f"{prefix}{name},")
+        (copy / path.name).write_text(text)
+    return copy
+
+
+def test_the_tables_have_pseudonyms_types_and_clipped_boxes(vindr_folder, tmp_path):
+    images, findings = build_cohort(settings(vindr_folder), [vindr_folder], tmp_path / "out")
+    assert images["image_id"].str.fullmatch("[0-9a-f]{16}").all()
+    assert images["image_id"].is_unique
+    assert images["patient_id"].nunique() == 2
+    assert images.dtypes["mass"] == "Int8"
+    ids = {name: load_pseudonyms(None).image(name) for name in ("i1", "i2")}
+    box = findings[findings["image_id"] == ids["i2"]].iloc[0]
+    assert box[["xmin", "ymin", "xmax", "ymax"]].tolist() == [150, 0, 200, 80]
+    summary = json.loads((tmp_path / "out" / "cohort.json").read_text())
+    assert summary["counts"] == {
+        "boxes": 3,
+        "boxes_clipped": 1,
+        "boxes_outside_dropped": 0,
+        "findings_without_box": 1,
+    }
+    assert summary["splits"]["training"] == {
+        "patients": 1,
+        "images": 2,
+        "positive_images": {"mass": 2, "suspicious_calcification": 1},
+        "boxes": {"mass": 2, "suspicious_calcification": 1},
+    }
+
+
+def test_a_box_wholly_outside_is_dropped_and_counted(vindr_folder, tmp_path):
+    path = vindr_folder / "finding_annotations.csv"
+    path.write_text(path.read_text().replace("150,-12.5,215,80", "201,10,215,80"))
+    _, findings = build_cohort(settings(vindr_folder), [vindr_folder], tmp_path / "out")
+    assert len(findings) == 2
+    summary = json.loads((tmp_path / "out" / "cohort.json").read_text())
+    assert summary["counts"]["boxes_outside_dropped"] == 1
+
+
+def test_parts_are_concatenated_and_the_external_folder_becomes_its_split(vindr_folder, tmp_path):
+    other = second_folder(vindr_folder, "e")
+    images, _ = build_cohort(
+        settings(vindr_folder, external=str(other)), [vindr_folder, other], tmp_path / "out"
+    )
+    assert images["split"].value_counts().to_dict() == {"external": 4, "training": 2, "test": 2}
+    phantom, _ = build_cohort(
+        PhantomCohort(covariates={}), [vindr_folder, other], tmp_path / "phantom"
+    )
+    assert phantom["split"].value_counts().to_dict() == {"training": 4, "test": 4}
+
+
+def test_a_part_given_twice_is_refused(vindr_folder, tmp_path):
+    with pytest.raises(InputError, match="occurs twice"):
+        build_cohort(PhantomCohort(covariates={}), [vindr_folder] * 2, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_patient_in_two_splits_is_refused(vindr_folder, tmp_path):
+    path = vindr_folder / "breast-level_annotations.csv"
+    path.write_text(path.read_text().replace("DENSITY B,training", "DENSITY B,test", 1))
+    with pytest.raises(InputError, match="is in two splits"):
+        build_cohort(settings(vindr_folder), [vindr_folder], tmp_path / "out")
+
+
+def test_validation_takes_whole_training_patients_and_only_those(vindr_folder, tmp_path):
+    images, _ = build_cohort(
+        settings(vindr_folder, validation_share=0.999999), [vindr_folder], tmp_path / "out"
+    )
+    assert images["split"].value_counts().to_dict() == {"validation": 2, "test": 2}
+
+
+def test_a_new_patient_leaves_the_others_where_they_were(vindr_folder, tmp_path):
+    few, _ = build_cohort(settings(vindr_folder, shards=7), [vindr_folder], tmp_path / "a")
+    other = second_folder(vindr_folder, "n")
+    more, _ = build_cohort(settings(vindr_folder, shards=7), [vindr_folder, other], tmp_path / "b")
+    both = few.merge(more, on="image_id", suffixes=("", "_more"))
+    assert len(both) == len(few)
+    assert (both["shard"] == both["shard_more"]).all()
+    assert (both["patient_id"] == both["patient_id_more"]).all()
+
+
+def test_two_builds_give_the_same_bytes_and_nothing_of_the_source(vindr_folder, tmp_path):
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef" * 2)
+    chosen = settings(vindr_folder, key_file=str(key))
+    for name in "ab":
+        build_cohort(chosen, [vindr_folder], tmp_path / name)
+    for path in sorted((tmp_path / "a").iterdir()):
+        content = path.read_bytes()
+        assert content == (tmp_path / "b" / path.name).read_bytes(), path.name
+        assert str(vindr_folder).encode() not in content
+        assert b"0123456789abcdef" not in content
+
+
+def test_the_key_decides_the_pseudonyms_and_bad_key_files_are_refused(tmp_path):
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef")
+    assert load_pseudonyms(str(key)).image("i1") != load_pseudonyms(None).image("i1")
+    assert Pseudonyms(b"k").image("x") != Pseudonyms(b"k").patient("x")
+    assert "0123" not in repr(load_pseudonyms(str(key)))
+    key.write_text("short")
+    with pytest.raises(InputError, match=r"holds 5 bytes"):
+        load_pseudonyms(str(key))
+    with pytest.raises(InputError, match=r"can't be read .*openssl rand"):
+        load_pseudonyms(str(tmp_path / "none"))
+
+
+def test_shards_fill_evenly():
+    pseudonyms = Pseudonyms(b"any")
+    shards = pd.Series([pseudonyms.shard(f"p{n}", 4) for n in range(4000)]).value_counts()
+    assert shards.min() > 900
+    shares = [pseudonyms.share(f"p{n}") for n in range(4000)]
+    assert abs(sum(s < 0.25 for s in shares) - 1000) < 100
+
+
+def test_files_are_found_again_by_pseudonym(vindr_folder):
+    files = locate(None, [vindr_folder])
+    image_id = load_pseudonyms(None).image("i2")
+    assert files[image_id].dicom == vindr_folder / "images" / "s1" / "i2.dicom"
+    with pytest.raises(InputError, match="occurs twice"):
+        locate(None, [vindr_folder, vindr_folder])
+
+
+def test_provenance_is_written_beside_the_manifest(vindr_folder, tmp_path):
+    build.run(
+        settings(vindr_folder),
+        [vindr_folder],
+        tmp_path / "images.parquet",
+        tmp_path / "findings.parquet",
+        tmp_path / "cohort.json",
+        provenance=Provenance(step="cohort", config="c", code="d"),
+    )
+    assert json.loads((tmp_path / "provenance.json").read_text())["step"] == "cohort"

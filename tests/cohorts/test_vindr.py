@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mammo_sae.cohorts.vindr import locate_folder, read_folder
+from mammo_sae.errors import InputError
+
+CONCEPTS = {"mass": "Mass", "suspicious_calcification": "Suspicious Calcification"}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_labels_come_from_lists_of_categories(vindr_folder):
+    source = read_folder(vindr_folder, CONCEPTS, {})
+    images = source.images.set_index("source_image")
+    assert images["mass"].to_dict() == {"i1": 1, "i2": 1, "i3": 0, "i4": 0}
+    assert images["suspicious_calcification"].to_dict() == {"i1": 1, "i2": 0, "i3": 0, "i4": 0}
+    boxes = source.findings
+    assert list(boxes["source_image"] + " " + boxes["concept"]) == [
+        "i1 mass",
+        "i1 suspicious_calcification",
+        "i2 mass",
+    ]
+    assert boxes.loc[0, ["xmin", "ymin", "xmax", "ymax"]].tolist() == [10.5, 20.0, 40.25, 60.0]
+    # A mass without a box on i2 is a label; the asymmetry of i3 is no concept at all.
+    assert source.counts == {"findings_without_box": 1}
+
+
+def test_columns_are_read_from_their_three_files(vindr_folder):
+    images = read_folder(vindr_folder, CONCEPTS, {}).images.set_index("source_image")
+    first = images.loc["i1"]
+    assert first[["source_patient", "split", "view", "side", "density"]].tolist() == [
+        "s1",
+        "training",
+        "CC",
+        "L",
+        "B",
+    ]
+    assert (first["rows"], first["columns"], first["birads"]) == (300, 200, 4)
+    assert (first["manufacturer"], first["model"]) == ("ACME", "Mark 1")
+    assert first["pixel_spacing_mm"] == pytest.approx(0.085)
+    bins = images["age_bin"]
+    assert bins.drop("i3").to_dict() == {"i1": "50-59", "i2": "<40", "i4": ">=70"}
+    assert pd.isna(bins["i3"])
+    assert pd.isna(images.loc["i4", "density"])
+    assert pd.isna(images.loc["i3", "pixel_spacing_mm"])
+
+
+def test_covariates_are_found_in_any_file_and_keep_their_type(vindr_folder):
+    (vindr_folder / "truth.csv").write_text("image_id,marker\ni1,1\ni2,0\ni3,1\ni4,0\n")
+    images = read_folder(
+        vindr_folder,
+        CONCEPTS,
+        {"marker": "marker", "window": "Window Center", "maker": "Manufacturer"},
+    ).images
+    assert images["marker"].tolist() == [1, 0, 1, 0]
+    assert images["window"].tolist() == [100.5, 200, 300, 400]
+    assert images["maker"].tolist() == ["ACME", "ACME", "Other", "Other"]
+    with pytest.raises(InputError, match=r"no column 'paddle' in truth.csv, metadata.csv"):
+        read_folder(vindr_folder, CONCEPTS, {"paddle": "paddle"})
+
+
+def test_files_are_located_by_study_and_image(vindr_folder):
+    files = locate_folder(vindr_folder)
+    assert files["i3"].dicom == vindr_folder / "images" / "s2" / "i3.dicom"
+    assert files["i3"].mask is None
+    (vindr_folder / "truth.json").write_text('{"bit_planes": {"mass": 0, "marker": 2}}')
+    files = locate_folder(vindr_folder)
+    assert files["i3"].mask == vindr_folder / "masks" / "i3.png"
+    assert files["i3"].mask_bits == {"mass": 0, "marker": 2}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("finding", "10.5", "ten", r"finding_annotations.csv: line 2, column 'xmin' is 'ten'"),
+        ("finding", "['Mass', 'Susp", "[Mass, 'Susp", r"line 2, column 'finding_categories'"),
+        ("finding", "['Mass']", "['Moss']", r"line 3, column 'finding_categories'"),
+        ("finding", "s1,i2", "s1,i9", r"line 3, column 'image_id' names an image that is not in"),
+        ("finding", "40.25", "4.25", r"line 2, column 'xmax' leaves no box"),
+        ("breast", "s1,x,i2,L,MLO", "s1,x,i2,L,ML", r"line 3, column 'view_position' is 'ML'"),
+        (
+            "breast",
+            "s1,x,i2,L",
+            "s1,x,i2,B",
+            r"line 3, column 'laterality' is 'B'; expected L or R",
+        ),
+        ("breast", "s1,x,i2", "s1,x,", r"line 3, column 'image_id' is empty"),
+        ("breast", "s1,x,i2", "s1,x,i1", r"line 3, column 'image_id' occurs a second time"),
+        ("breast", "MLO,300", "MLO,many", r"line 3, column 'height' is 'many'"),
+        ("breast", "DENSITY B,training", "DENSITY B,dev", r"line 2, column 'split' is 'dev'"),
+        ("breast", "DENSITY B,training", "DENSITY E,training", r"line 2, column 'breast_density'"),
+        ("breast", ",training\ns1", "\ns1", r"line 2, column 'split' is empty"),
+        ("breast", "height", "hight", r"column 'height' is missing; it has study_id"),
+        ("metadata", "039Y", "old", r"metadata.csv: line 3, column \"Patient's Age\" is 'old'"),
+        ("metadata", "\ni2", "\ni1", r"line 3, column 'SOP Instance UID' occurs a second time"),
+    ],
+)
+def test_a_malformed_row_is_named_by_file_line_and_column(vindr_folder, file, old, new, message):
+    path = next(vindr_folder.glob(f"{file}*.csv"))
+    edit(path, old, new)
+    with pytest.raises(InputError, match=message):
+        read_folder(vindr_folder, CONCEPTS, {})
+
+
+@pytest.mark.parametrize(
+    "name", ["breast-level_annotations.csv", "finding_annotations.csv", "metadata.csv"]
+)
+def test_a_missing_file_is_named(vindr_folder, name):
+    (vindr_folder / name).unlink()
+    with pytest.raises(InputError, match=rf"{name} is missing"):
+        read_folder(vindr_folder, CONCEPTS, {})
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    for action in (lambda p: read_folder(p, CONCEPTS, {}), locate_folder):
+        with pytest.raises(InputError, match=r"cohort folder .*nowhere is missing"):
+            action(tmp_path / "nowhere")
+
+
+def test_a_row_with_too_many_cells_and_an_empty_file_are_refused(vindr_folder):
+    path = vindr_folder / "metadata.csv"
+    path.write_text(path.read_text() + "i5,a,b,c,d,e,f,g\n")
+    with pytest.raises(InputError, match=r"metadata.csv can't be read as CSV: .*line 6"):
+        read_folder(vindr_folder, CONCEPTS, {})
+    path.write_text("")
+    with pytest.raises(InputError, match=r"metadata.csv is empty"):
+        read_folder(vindr_folder, CONCEPTS, {})
+
+
+def test_an_unknown_category_in_the_settings_lists_the_known_ones(vindr_folder):
+    with pytest.raises(InputError, match=r"'Tumour' is not a finding category.*Mass"):
+        read_folder(vindr_folder, {"tumour": "Tumour"}, {})
+
+
+@pytest.mark.parametrize("text", ['{"bit_planes": {"mass": 9}}', "{}", '{"bit_planes": [1]}'])
+def test_malformed_mask_bits_are_refused(vindr_folder, text):
+    (vindr_folder / "truth.json").write_text(text)
+    with pytest.raises(InputError, match=r"truth.json: key bit_planes"):
+        locate_folder(vindr_folder)

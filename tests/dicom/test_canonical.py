@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mammo_sae.dicom.canonical import (
+    _longest_run,
+    _resize_like_opencv,
+    canonical_image,
+)
+from mammo_sae.dicom.geometry import transform_boxes
+from mammo_sae.dicom.pixels import read_pixels
+from mammo_sae.dicom.refusal import Reason, Refusal
+from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings
+
+
+def stored(shown: np.ndarray) -> np.ndarray:
+    return np.rint(shown * 4095).astype(np.uint16)
+
+
+def test_both_sides_of_a_mirrored_pair_give_the_same_canonical_image(
+    tmp_path, write_dicom, picture
+):
+    settings = ClinicalSettings(height=64, width=48)
+    images = [
+        canonical_image(
+            *read_pixels(write_dicom(tmp_path / f"{side}.dcm", stored(picture(side=side)))),
+            settings,
+        )
+        for side in "LR"
+    ]
+    left, right = images
+    assert [image.geometry.flipped for image in images] == [False, True]
+    np.testing.assert_array_equal(left.pixels, right.pixels)
+    np.testing.assert_array_equal(left.breast, right.breast)
+    assert left.pixels[:, 0].max() > 100
+    assert left.pixels[:, -1].max() == 0
+
+
+@pytest.mark.parametrize("side", ["L", "R"])
+@pytest.mark.parametrize("shape", [(120, 80), (120, 40), (60, 80)])
+def test_the_aspect_ratio_is_kept_by_padding(tmp_path, write_dicom, picture, shape, side):
+    path = write_dicom(tmp_path / "a.dcm", stored(picture(*shape, side=side)))
+    geometry = canonical_image(*read_pixels(path), ClinicalSettings(height=96, width=64)).geometry
+    assert geometry.scale_x == geometry.scale_y
+    whole = transform_boxes(geometry.affine, np.array([[0, 0, shape[1], shape[0]]]))[0]
+    assert whole[0] == pytest.approx(0)
+    assert whole[1] >= 0
+    assert whole[2] <= 64 + 1e-9
+    assert whole[3] <= 96 + 1e-9
+    assert whole[2] == pytest.approx(64) or whole[3] - whole[1] == pytest.approx(96)
+
+
+@pytest.mark.parametrize("settings", [ClinicalSettings(height=96, width=64), MammoClipSettings()])
+@pytest.mark.parametrize("side", ["L", "R"])
+def test_a_lesions_pixels_lie_in_its_mapped_box(tmp_path, write_dicom, picture, settings, side):
+    shown = picture(side=side) * 0.5
+    columns = slice(20, 30) if side == "L" else slice(50, 60)
+    shown[55:69, columns] = 1.0
+    canonical = canonical_image(
+        *read_pixels(write_dicom(tmp_path / "a.dcm", stored(shown))), settings
+    )
+    box = np.array([[columns.start, 55, columns.stop, 69]])
+    expected = canonical.geometry.fill_boxes(box)
+    lesion = canonical.pixels > 0.75 * 255
+    assert (lesion & expected).sum() / (lesion | expected).sum() > 0.9
+
+
+def test_a_blank_image_is_refused(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", np.full((64, 48), 7, np.uint16))
+    for settings in (ClinicalSettings(), MammoClipSettings()):
+        with pytest.raises(Refusal) as refused:
+            canonical_image(*read_pixels(path), settings)
+        assert refused.value.reason is Reason.BLANK
+
+
+def published_mammo_clip(data: np.ndarray, photometric: str) -> tuple[np.ndarray, tuple[int, int]]:
+    """Mammo-CLIP's crop in plain words, to compare with: 8-bit crop and its (left, top)."""
+    data = data.astype(np.float32)[5:-5, 5:-5]
+    if photometric == "MONOCHROME1":
+        data = data.max() - data
+    data = data - data.min()
+    grey = (data / data.max() * 255).astype(np.uint8)
+    cleared = np.where(grey <= 40, 0, grey)
+
+    def longest(varying: np.ndarray) -> tuple[int, int]:
+        best, start = (0, 0), None
+        for position, flag in enumerate([*varying, False]):
+            if flag and start is None:
+                start = position
+            if not flag and start is not None:
+                if position - start > best[1] - best[0]:
+                    best = (start, position)
+                start = None
+        return best
+
+    h = grey.shape[0]
+    x0, x1 = longest(cleared[h // 2 - int(0.4 * h) : h // 2 + int(0.4 * h)].std(axis=0) != 0)
+    part = cleared[:, x0:x1]
+    w = part.shape[1]
+    y0, y1 = longest(part[:, w // 2 - int(0.4 * w) : w // 2 + int(0.4 * w)].std(axis=1) != 0)
+    return grey[y0:y1, x0:x1], (x0 + 5, y0 + 5)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("side", ["L", "R"])
+def test_mammo_clip_crops_and_scales_as_published(
+    tmp_path, write_dicom, picture, photometric, side
+):
+    rng = np.random.default_rng(0)
+    shown = picture(230, 150, side=side)
+    values = stored(shown * 0.9 + rng.uniform(0, 0.05, shown.shape) + 0.03)
+    values = 4095 - values if photometric == "MONOCHROME1" else values
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        values,
+        PhotometricInterpretation=photometric,
+        WindowCenter=100,
+        WindowWidth=10,
+    )
+    crop, (left, top) = published_mammo_clip(values, photometric)
+    # At the crop's own size nothing is resized, so the pixels must agree exactly.
+    settings = MammoClipSettings(height=crop.shape[0], width=crop.shape[1])
+    canonical = canonical_image(*read_pixels(path), settings)
+    np.testing.assert_array_equal(canonical.pixels, crop)
+    assert not canonical.geometry.flipped
+    assert canonical.geometry.crop[:2] == (left, top)
+    box = transform_boxes(canonical.geometry.affine, np.array([[left, top, left + 1, top + 1]]))
+    np.testing.assert_allclose(box, [[0, 0, 1, 1]], atol=1e-9)
+
+
+def test_the_longest_run_counts_an_edge_run_one_shorter():
+    assert _longest_run(np.array([1, 1, 1, 0, 1, 1, 1, 0], bool)) == (4, 7)
+    assert _longest_run(np.array([0, 1, 1, 0, 0, 1, 1, 0], bool)) == (1, 3)
+    assert _longest_run(np.ones(5, bool)) == (0, 5)
+
+
+def test_resizing_agrees_with_opencv():
+    # cv2.resize(image, (5, 4) and (11, 7), interpolation=cv2.INTER_AREA) of OpenCV 5.0.0
+    image = np.arange(48, dtype=np.uint8).reshape(6, 8) * np.uint8(37) % 251
+    shrunk = [
+        [27, 83, 143, 182, 66],
+        [81, 136, 196, 86, 56],
+        [147, 192, 92, 67, 122],
+        [201, 117, 60, 120, 176],
+    ]
+    grown = [
+        [0, 23, 46, 74, 106, 130, 153, 185, 213, 140, 3],
+        [33, 56, 79, 107, 140, 163, 186, 218, 86, 40, 36],
+        [67, 90, 113, 141, 173, 196, 198, 81, 45, 46, 70],
+        [100, 123, 146, 174, 206, 166, 109, 29, 57, 80, 103],
+        [133, 156, 180, 207, 165, 92, 30, 62, 90, 113, 136],
+        [167, 190, 202, 198, 44, 40, 63, 95, 123, 146, 170],
+        [200, 223, 182, 18, 50, 74, 97, 129, 157, 180, 203],
+    ]
+    np.testing.assert_allclose(_resize_like_opencv(image, 4, 5), shrunk, atol=1)
+    np.testing.assert_allclose(_resize_like_opencv(image, 7, 11), grown, atol=1)

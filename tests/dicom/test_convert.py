@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mammo_sae.cohorts import build
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.settings import VindrCohort
+from mammo_sae.dicom import convert
+from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, MammoClipSettings
+from mammo_sae.errors import InputError
+from mammo_sae.stores.images import ImageReader
+
+ROWS, COLUMNS = 120, 80
+SETTINGS = ConversionSettings(
+    images=ClinicalSettings(height=60, width=40), concepts=("mass", "suspicious_calcification")
+)
+CANARY = "CANARY"
+IDENTIFYING = {
+    "PatientName": f"{CANARY}^Jane",
+    "PatientID": f"{CANARY}-1",
+    "PatientBirthDate": "19501231",
+    "InstitutionName": f"{CANARY} hospital",
+    "StudyDescription": f"{CANARY} study",
+    "AccessionNumber": f"{CANARY}77",
+    "ImageComments": f"{CANARY} comment",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, write_dicom, picture) -> Path:
+    """Three patients in VinDr-Mammo's form; the second image has a mass, the third a mask."""
+    root = tmp_path / "source"
+    breasts = [
+        "study_id,series_id,image_id,laterality,view_position,height,width,breast_birads,"
+        "breast_density,split"
+    ]
+    metadata = ["SOP Instance UID,Manufacturer"]
+    for number, side in enumerate("LRL"):
+        study, image = f"{CANARY}-study-{number}", f"{CANARY}-image-{number}"
+        stored = np.rint(picture(ROWS, COLUMNS, side=side) * 4095).astype(np.uint16)
+        write_dicom(root / "images" / study / f"{image}.dicom", stored, **IDENTIFYING)
+        breasts.append(f"{study},s,{image},{side},CC,{ROWS},{COLUMNS},BI-RADS 2,DENSITY B,training")
+        metadata.append(f"{image},ACME")
+    findings = [
+        "study_id,image_id,finding_categories,finding_birads,xmin,ymin,xmax,ymax",
+        f"{CANARY}-study-1,{CANARY}-image-1,['Mass'],BI-RADS 4,50,40,60,60",
+    ]
+    for name, lines in (
+        ("breast-level_annotations.csv", breasts),
+        ("metadata.csv", metadata),
+        ("finding_annotations.csv", findings),
+    ):
+        (root / name).write_text("\n".join(lines) + "\n")
+    return root
+
+
+def cohort(folder: Path, out: Path, shards: int = 1) -> tuple[Path, Path]:
+    tables = out / "images.parquet", out / "findings.parquet"
+    settings = VindrCohort(source=str(folder), shards=shards)
+    build.run(settings, [folder], *tables, out / "cohort.json")
+    return tables
+
+
+def image_id(number: int) -> str:
+    return load_pseudonyms(None).image(f"{CANARY}-image-{number}")
+
+
+def convert_all(folder: Path, out: Path, settings=SETTINGS, threads: int = 2) -> ImageReader:
+    tables = cohort(folder, out)
+    convert.run(settings, *tables, [folder], 0, out / "0.zarr", out / "0.json", threads=threads)
+    return ImageReader([out / "0.json"])
+
+
+def test_a_shard_becomes_a_store_with_boxes_as_regions(folder, tmp_path):
+    reader = convert_all(folder, tmp_path / "out")
+    assert sorted(reader.image_ids) == sorted(image_id(n) for n in range(3))
+    assert reader.regions == ["mass", "suspicious_calcification"]
+    one, two = image_id(0), image_id(1)
+    # Patients 0 and 1 are mirror images of each other, and flipped to the same side.
+    pixels = reader.pixels([one, two])
+    np.testing.assert_array_equal(pixels[0], pixels[1])
+    np.testing.assert_array_equal(reader.flipped([one, two]), [False, True])
+    masks = reader.region_masks([one, two])
+    assert not masks[0].any()
+    expected = np.zeros((60, 40), bool)
+    expected[20:30, 10:15] = True
+    np.testing.assert_array_equal(masks[1, 0], expected)
+    np.testing.assert_allclose(reader.spacing_mm([one]), 0.2)
+    assert 0.2 < reader.breast([one]).mean() < 0.6
+
+
+def test_bit_planes_replace_boxes_and_name_artefacts(folder, tmp_path):
+    (folder / "truth.json").write_text(
+        json.dumps({"bit_planes": {"mass": 0, "suspicious_calcification": 1, "marker": 2}})
+    )
+    (folder / "masks").mkdir()
+    for number in range(3):
+        planes = np.zeros((ROWS, COLUMNS), np.uint8)
+        if number == 2:
+            planes[40:60, 10:20] |= 1
+            planes[50:70, 16:30] |= 2
+            planes[4:10, 70:76] |= 4
+        Image.fromarray(planes).save(folder / "masks" / f"{CANARY}-image-{number}.png")
+    reader = convert_all(folder, tmp_path / "out")
+    assert reader.regions == ["mass", "suspicious_calcification", "marker"]
+    masks = reader.region_masks([image_id(2)])[0]
+    expected = np.zeros((3, 60, 40), bool)
+    expected[0, 20:30, 5:10] = True
+    expected[1, 25:35, 8:15] = True
+    expected[2, 2:5, 35:38] = True
+    np.testing.assert_array_equal(masks, expected)
+    # The mass box of image 1 has no bit in its mask: the exact mask is what counts.
+    assert not reader.region_masks([image_id(1)]).any()
+
+
+def test_a_missing_mask_is_refused(folder, tmp_path):
+    (folder / "truth.json").write_text(json.dumps({"bit_planes": {"mass": 0}}))
+    with pytest.raises(InputError, match=r"image [0-9a-f]{16} can't be converted: .*\[mask\]"):
+        convert_all(folder, tmp_path / "out")
+
+
+def test_nothing_identifying_reaches_an_output(folder, tmp_path, capfd):
+    out = tmp_path / "out"
+    convert_all(folder, out)
+    spoken = capfd.readouterr()
+    written = [p for p in out.rglob("*") if p.is_file()]
+    assert len(written) > 5
+    for path in written:
+        content = path.read_bytes()
+        for secret in (CANARY.encode(), b"19501231", str(folder).encode()):
+            assert secret not in content, path
+            assert secret not in str(path.relative_to(out)).encode()
+    assert CANARY not in spoken.out + spoken.err
+
+
+def test_a_damaged_file_is_refused_by_its_pseudonym_and_leaves_no_store(folder, tmp_path, capfd):
+    out = tmp_path / "out"
+    path = next((folder / "images").rglob(f"{CANARY}-image-1.dicom"))
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(InputError) as refused:
+        convert_all(folder, out)
+    assert str(refused.value).startswith(f"image {image_id(1)} can't be converted: the pixel data")
+    assert CANARY not in str(refused.value)
+    assert CANARY not in capfd.readouterr().err
+    assert {p.name for p in out.iterdir()} == {"images.parquet", "findings.parquet", "cohort.json"}
+
+
+def test_a_file_of_another_size_than_annotated_is_refused(folder, tmp_path, write_dicom):
+    path = next((folder / "images").rglob(f"{CANARY}-image-1.dicom"))
+    write_dicom(path, np.arange(3000, dtype=np.uint16).reshape(60, 50))
+    with pytest.raises(InputError, match=r"\[size\]"):
+        convert_all(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("images", [SETTINGS.images, MammoClipSettings(height=76, width=46)])
+def test_threads_and_repetition_do_not_change_a_byte(folder, tmp_path, images):
+    settings = SETTINGS.model_copy(update={"images": images})
+    for name, threads in (("a", 1), ("b", 3)):
+        convert_all(folder, tmp_path / name, settings, threads)
+    first, second = ((tmp_path / name / "0.json").read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_shards_part_the_cohort(folder, tmp_path):
+    tables = cohort(folder, tmp_path, shards=5)
+    manifests = [tmp_path / f"{shard}.json" for shard in range(5)]
+    for shard, manifest in enumerate(manifests):
+        convert.run(SETTINGS, *tables, [folder], shard, manifest.with_suffix(".zarr"), manifest)
+    assert sorted(ImageReader(manifests).image_ids) == sorted(image_id(n) for n in range(3))
+
+
+def test_results_come_in_order_with_few_in_flight():
+    running, most, lock = 0, 0, threading.Lock()
+    yielded = 0
+
+    def work(item: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, item - yielded)
+        time.sleep(0.002 * (item % 3))
+        with lock:
+            running -= 1
+        return item
+
+    for result in convert.in_order(work, range(30), threads=3):
+        assert result == yielded
+        yielded += 1
+    assert yielded == 30
+    assert most <= 4
