@@ -9,11 +9,18 @@ from pydantic import Field
 from mammo_sae.encoders.architectures import ArchitectureName
 from mammo_sae.settings import Settings
 
+LITE0 = "efficientnet-lite0"
+
 
 class Lite0Source(Settings):
     """EfficientNet-Lite0 with ImageNet weights, from the package that carries them."""
 
     kind: Literal["lite0"] = "lite0"
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture."""
+        return LITE0
 
 
 class EfficientNetSource(Settings):
@@ -52,10 +59,7 @@ class PretrainedSettings(Settings):
     @property
     def architecture(self) -> str:
         """Name of the architecture."""
-        return self.source.architecture if hasattr(self.source, "architecture") else LITE0
-
-
-LITE0 = "efficientnet-lite0"
+        return self.source.architecture
 
 
 class RecipeSettings(Settings):
@@ -114,6 +118,7 @@ class ProbeSettings(Settings):
 class EvaluationSettings(Settings):
     """How an encoder's predictions are scored."""
 
-    bootstrap: int = Field(default=1000, ge=1, description="patient-bootstrap draws")
-    level: float = Field(default=0.95, gt=0, lt=1, description="level of the intervals")
-    seed: int = Field(default=0, ge=0, description="seed of the draws")
+    bootstrap_draws: int = Field(
+        default=1000, ge=20, description="patient bootstrap draws behind each 95 % interval"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the patient bootstrap")

@@ -1,0 +1,114 @@
+"""Step: how well an encoder and its head predict each concept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.analysis import statistics
+from mammo_sae.encoders.heads import load_head
+from mammo_sae.encoders.pooled import read_pooled
+from mammo_sae.encoders.settings import EvaluationSettings
+from mammo_sae.errors import InputError
+from mammo_sae.stores.tables import read_table, write_table
+
+METRICS = {"auroc": statistics.auroc, "auprc": statistics.auprc}
+
+
+def run(
+    settings: EvaluationSettings,
+    *,
+    encoder: str,
+    cohort: Path,
+    embeddings: Sequence[Path],
+    head: Path,
+    predictions: Path,
+    table: Path,
+) -> None:
+    """Predict every image and score the predictions, split by split.
+
+    Parameters
+    ----------
+    settings
+        Bootstrap draws and seed.
+    encoder
+        Name of the encoder, for the table.
+    cohort
+        ``images.parquet``.
+    embeddings
+        Manifests of the shards' embeddings that hold the layer `pooled`.
+    head
+        Directory of the head.
+    predictions
+        Table to write, one row per (image, concept): image_id, concept, logit.
+    table
+        Table to write, one row per (encoder, concept, split): images, positives, patients, auroc
+        and auprc with the ends of their 95 % patient-bootstrap intervals, the share of positives
+        (what a coin scores for auprc), and the reason where they can't be estimated.
+
+    Raises
+    ------
+    InputError
+        If an image of the embeddings is not in the cohort table.
+    """
+    trained = load_head(head)
+    image_ids, features = read_pooled(embeddings)
+    logits = trained.logits(features)
+    images = read_table(cohort).set_index("image_id")
+    unknown = [image for image in image_ids if image not in images.index]
+    if unknown:
+        raise InputError(
+            f"{cohort} has no row for image {unknown[0]} of the embeddings; rebuild the embeddings"
+        )
+    images = images.loc[image_ids]
+    rows = []
+    for column, concept in enumerate(trained.concepts):
+        labels = images[concept].to_numpy(dtype=np.float64, na_value=np.nan)
+        for split in images["split"].unique():
+            chosen = (images["split"] == split).to_numpy() & ~np.isnan(labels)
+            rows.append(
+                {"encoder": encoder, "concept": concept, "split": split}
+                | _scores(
+                    logits[chosen, column],
+                    labels[chosen],
+                    images["patient_id"].to_numpy()[chosen],
+                    settings,
+                )
+            )
+    write_table(
+        pd.DataFrame(
+            {
+                "image_id": np.repeat(image_ids, len(trained.concepts)),
+                "concept": np.tile(trained.concepts, len(image_ids)),
+                "logit": logits.ravel(),
+            }
+        ),
+        predictions,
+    )
+    scores = pd.DataFrame(rows)
+    write_table(scores.sort_values(["concept", "split"], ignore_index=True), table)
+
+
+def _scores(
+    logits: np.ndarray, labels: np.ndarray, patients: np.ndarray, settings: EvaluationSettings
+) -> dict[str, object]:
+    """Return the columns of one row; scores are NaN, with the reason, where not estimable."""
+    reason = statistics.why_not_estimable(labels)
+    row: dict[str, object] = {
+        "images": len(labels),
+        "positives": int(labels.sum()),
+        "patients": len(np.unique(patients)),
+        "prevalence": float(labels.mean()) if len(labels) else float("nan"),
+    }
+    for name, metric in METRICS.items():
+        value = low = high = float("nan")
+        if not reason:
+            value = metric(logits, labels)
+            low, high = statistics.patient_bootstrap(
+                metric, logits, labels, patients, settings.bootstrap_draws, settings.seed
+            )
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return row | {"reason": reason}

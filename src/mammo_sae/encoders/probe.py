@@ -1,0 +1,85 @@
+"""Step: a linear probe, the head of an encoder that stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from mammo_sae.encoders.heads import Head, save_head
+from mammo_sae.encoders.labels import concept_labels
+from mammo_sae.encoders.pooled import read_pooled
+from mammo_sae.encoders.settings import ProbeSettings
+from mammo_sae.errors import InputError
+from mammo_sae.progress import progress
+from mammo_sae.stores.tables import read_table
+
+
+def run(
+    settings: ProbeSettings,
+    *,
+    concepts: Sequence[str],
+    cohort: Path,
+    embeddings: Sequence[Path],
+    head_weights: Path,
+    head_description: Path,
+) -> None:
+    """Fit a logistic regression per concept to the pooled features of the training split.
+
+    Features are standardised by the training split's mean and deviation, which are then folded
+    into weight and bias, so that the head applies to the features themselves. Classes weigh the
+    same; images without a label for a concept are left out of its fit.
+
+    Parameters
+    ----------
+    settings
+        Penalty and solver.
+    concepts
+        Columns of the cohort table, 0/1 or missing.
+    cohort
+        ``images.parquet``.
+    embeddings
+        Manifests of the shards' embeddings that hold the layer `pooled`.
+    head_weights, head_description
+        The files to write: ``head.safetensors`` and, last, ``head.json``.
+
+    Raises
+    ------
+    InputError
+        If a concept can't be learnt from the training split, or the solver does not converge.
+    """
+    images, labels = concept_labels(read_table(cohort), "training", concepts, cohort)
+    stored, features = read_pooled(embeddings, images)
+    order = {image: row for row, image in enumerate(images)}
+    labels = labels[[order[image] for image in stored]]
+    mean = features.mean(axis=0, dtype=np.float64)
+    deviation = features.std(axis=0, dtype=np.float64)
+    deviation[deviation == 0] = 1.0
+    standardised = (features - mean) / deviation
+    weights, biases = [], []
+    for concept, column in progress(
+        zip(concepts, labels.T, strict=True), total=len(concepts), label="probe"
+    ):
+        known = ~np.isnan(column)
+        fit = LogisticRegression(
+            C=settings.c, max_iter=settings.max_iterations, class_weight="balanced"
+        ).fit(standardised[known], column[known])
+        if fit.n_iter_[0] >= settings.max_iterations:
+            raise InputError(
+                f"the linear probe of {concept} did not converge in {settings.max_iterations} "
+                "iterations; raise max_iterations or lower c"
+            )
+        weight = fit.coef_[0] / deviation
+        weights.append(weight)
+        biases.append(fit.intercept_[0] - weight @ mean)
+    save_head(
+        Head(
+            np.array(weights, dtype=np.float32),
+            np.array(biases, dtype=np.float32),
+            tuple(concepts),
+        ),
+        head_weights,
+        head_description,
+    )
