@@ -1,0 +1,274 @@
+"""The breast without findings: outline, thickness, tissue, muscle.
+
+Images are drawn as of a left breast: chest wall at column 0, nipple to the right.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import fft
+
+from mammo_sae.cohorts.phantom.plan import Patient, Side, View
+from mammo_sae.cohorts.phantom.settings import REFERENCE_HEIGHT, Density, PhantomPartSettings
+from mammo_sae.cohorts.phantom.streams import random_stream
+
+# Volumetric shares of fat and compressed thickness (cm) per BI-RADS density category.
+FAT_SHARE: dict[Density, float] = {"A": 0.95, "B": 0.85, "C": 0.66, "D": 0.40}
+THICKNESS_CM: dict[Density, float] = {"A": 6.0, "B": 5.5, "C": 4.5, "D": 3.5}
+# Linear attenuation at mammographic energies, per cm.
+MU_FAT = 0.45
+MU_GLANDULAR = 0.80
+
+
+# Display units: grey of fat, and how much brighter glandular tissue of full thickness is.
+FAT_GREY = 0.26
+GLANDULAR_GREY = 0.38
+# Share of the falloff towards the skin that presentation processing takes out.
+PERIPHERAL_EQUALISATION = 0.72
+# Blur of the tissue by focal spot and detector: standard deviation, pixels at reference height.
+SYSTEM_BLUR = 0.8
+# Width of the step from fat to glandular tissue, in standard deviations of the tissue's texture.
+SOFTNESS = 0.75
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A half-superellipse against the chest wall, with a nipple at its tip. Pixels.
+
+    (x / reach)^n + |(y - axis) / half|^n = 1, where `half` and n are those of the half of the
+    breast, above or below the axis, that y lies in.
+    """
+
+    reach: float
+    axis: float
+    above: float
+    below: float
+    exponent_above: float
+    exponent_below: float
+    nipple: float  # radius
+    muscle: tuple[float, float] | None  # where its edge meets the top, and the chest wall
+
+    def level(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return level (1 at the skin, less inside) and distance to the skin in pixels.
+
+        `y` and `x` broadcast. The distance is the first-order one, (1 - level) / |gradient of
+        level|: exact at the skin, positive inside.
+        """
+        upper = y < self.axis
+        half = np.where(upper, self.above, self.below).astype(np.float32)
+        n = np.where(upper, self.exponent_above, self.exponent_below).astype(np.float32)
+        u = np.maximum(x / self.reach, 1e-3)
+        v = np.maximum(np.abs(y - self.axis) / half, 1e-3)
+        power = u**n + v**n
+        level = power ** (1 / n)
+        gradient = np.hypot(u ** (n - 1) / self.reach, v ** (n - 1) / half) * level / power
+        return level, (1 - level) / gradient
+
+    def muscle_depth(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return how deep inside the pectoral muscle: 0 at its edge, 1 in the corner, < 0 out."""
+        assert self.muscle is not None
+        top, wall = self.muscle
+        # The edge bulges a little towards the nipple.
+        return 1 - (np.maximum(x, 0) / top) ** 1.15 - np.maximum(y, 0) / wall
+
+    def place(self, depth: float, offset: float, margin: float) -> tuple[float, float]:
+        """Return (y, x) of the site `depth`, `offset`, moved to the middle until it fits.
+
+        It fits when the skin and the pectoral muscle are at least `margin` pixels away.
+        """
+        half = self.above if offset < 0 else self.below
+        pull = np.linspace(1, 0, 21, dtype=np.float32)
+        y = self.axis + pull * offset * half
+        x = self.reach * (0.45 + pull * (depth - 0.45))
+        fits = self.level(y, x)[1] > margin
+        if self.muscle is not None:
+            fits &= -self.muscle_depth(y, x) * min(self.muscle) > margin
+        chosen = int(np.argmax(fits)) if fits.any() else -1
+        return float(y[chosen]), float(x[chosen])
+
+
+@dataclass(frozen=True)
+class Breast:
+    """A breast in one view, [H, W] arrays of float32 unless said otherwise."""
+
+    outline: Outline
+    inside: np.ndarray  # bool
+    depth: np.ndarray  # distance to the skin, pixels
+    dense: np.ndarray  # glandular share of the tissue along the ray, 0 to 1; muscle not counted
+    attenuation: np.ndarray  # line integral of mu above that of the background
+    grey: np.ndarray  # presentation grey without lesions, before the look-up table
+
+
+def draw_outline(
+    settings: PhantomPartSettings, patient: Patient, side: Side, view: View
+) -> Outline:
+    """Draw the breast's outline; size is the patient's, with a little play per view."""
+    height, width = settings.height, settings.width
+    common = random_stream(settings.seed, patient.part, patient.number, "size")
+    size = common.uniform(0.78, 1.0)
+    own = random_stream(settings.seed, patient.part, patient.number, side, view, "outline")
+    reach = size * own.uniform(0.80, 0.86) * width
+    exponents = own.uniform(2.0, 2.5, size=2)
+    muscle = None
+    if view == "CC":
+        above, below = size * own.uniform(0.43, 0.48, size=2) * height
+        axis = own.uniform(0.47, 0.53) * height
+    else:
+        above = own.uniform(0.70, 0.80) * height
+        below = size * own.uniform(0.34, 0.38) * height
+        axis = own.uniform(0.56, 0.61) * height
+        wall = own.uniform(0.45, 0.65) * height
+        angle = math.radians(own.uniform(20, 32))
+        muscle = (min(wall * math.tan(angle), 0.55 * reach), wall)
+    return Outline(
+        reach=reach,
+        axis=axis,
+        above=above,
+        below=below,
+        exponent_above=exponents[0],
+        exponent_below=exponents[1],
+        nipple=own.uniform(5.0, 7.5) * settings.scale,
+        muscle=muscle,
+    )
+
+
+def draw_breast(settings: PhantomPartSettings, patient: Patient, side: Side, view: View) -> Breast:
+    """Draw the breast of a patient in one view, without findings, distractors or artefacts."""
+    height, width, scale = settings.height, settings.width, settings.scale
+    outline = draw_outline(settings, patient, side, view)
+    y = np.arange(height, dtype=np.float32)[:, None]
+    x = np.arange(width, dtype=np.float32)[None, :]
+    _, depth = outline.level(y, x)
+
+    nipple = outline.nipple - np.hypot(y - outline.axis, x - outline.reach + 0.6 * outline.nipple)
+    depth = np.maximum(depth, nipple)
+    inside = depth > 0
+
+    rng = random_stream(settings.seed, patient.part, patient.number, side, view, "tissue")
+    field, fine, strands = _textures(
+        rng, (height, width), settings.texture_exponent, (outline.axis, outline.reach)
+    )
+
+    # Glandular tissue lies in a cone behind the nipple; under the skin and against the chest
+    # wall there is fat.
+    u = x / outline.reach
+    half = np.where(y < outline.axis, outline.above, outline.below).astype(np.float32)
+    shift = -0.12 if view == "MLO" else 0.0
+    v = (y - outline.axis) / half - shift
+    cone = -2.4 * (u - 0.52) ** 2 / 0.30 - 2.4 * v**2 / (0.25 + 0.35 * (1 - u).clip(0))
+    skin_fat = -4.0 * np.exp(-depth.clip(0) / (9 * scale))
+    field = 0.8 * field + 0.45 * fine + 0.4 * strands + cone + skin_fat
+    threshold = _threshold(field[::4, ::4][inside[::4, ::4]], 1 - FAT_SHARE[patient.density])
+    dense = _sigmoid((field - threshold) / SOFTNESS)
+
+    tissue = dense
+    if outline.muscle is not None:
+        muscle = outline.muscle_depth(y, x).clip(0)
+        share = 0.45 + 0.35 * muscle + 0.04 * fine
+        tissue = np.maximum(dense, (muscle / 0.16).clip(0, 1) * share)
+
+    thickness = THICKNESS_CM[patient.density] * _roll_off(depth, 0.30 * outline.reach)
+    full = THICKNESS_CM[patient.density]
+    attenuation = thickness * (MU_FAT + (MU_GLANDULAR - MU_FAT) * tissue)
+
+    # FOR PRESENTATION: linear in the attenuation, its falloff towards the skin partly undone.
+    slope = GLANDULAR_GREY / ((MU_GLANDULAR - MU_FAT) * full)
+    equalised = attenuation + PERIPHERAL_EQUALISATION * MU_FAT * (full - thickness)
+    grey = FAT_GREY + slope * (equalised - MU_FAT * full)
+    lobules = 0.018 * fine + 0.04 * strands
+    skin = 0.07 * np.exp(-((depth / (2.2 * scale) - 0.6) ** 2))
+    grey = grey + (lobules * (thickness / full) + skin + 0.06 * (nipple > 0)) * inside
+    return Breast(
+        outline=outline,
+        inside=inside,
+        depth=depth.astype(np.float32),
+        dense=(dense * inside).astype(np.float32),
+        attenuation=attenuation.astype(np.float32),
+        grey=np.where(inside, grey, -1.0).astype(np.float32),
+    )
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def _threshold(field: np.ndarray, share: float) -> float:
+    """Return q such that the mean of sigmoid((field - q) / SOFTNESS) is `share`, by bisection."""
+    low, high = float(field.min()) - 5.0, float(field.max()) + 5.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        if _sigmoid((field - middle) / SOFTNESS).mean() > share:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _roll_off(depth: np.ndarray, width: float) -> np.ndarray:
+    """Return thickness over full thickness: sqrt(1 - (1 - min(depth / width, 1))^2)."""
+    return np.sqrt(1 - (1 - (depth / width).clip(0, 1)) ** 2)
+
+
+def _textures(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    exponent: float,
+    nipple: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return three textures [H, W]: tissue (1 / f^exponent), fine (unit variance), strands.
+
+    The tissue's long axes converge on the nipple: three fields of one spectrum, elongated
+    along -45, 0 and 45 degrees, are blended by the direction of the nipple. Strands are the
+    zero crossings of a field, as thin curved lines between 0 and 1, like Cooper's ligaments.
+    """
+    height, width = shape
+    bins = (height, width // 2 + 1)
+    spectrum = _complex_normal(rng, bins)
+    y = np.arange(height, dtype=np.float32)[:, None]
+    x = np.arange(width, dtype=np.float32)[None, :]
+    slope = ((y - nipple[0]) / np.maximum(nipple[1] + 0.15 * width - x, 1)).clip(-1, 1)
+    weights = ((-slope).clip(0), 1 - np.abs(slope), slope.clip(0))
+    total = np.zeros(shape, np.float32)
+    for angle, weight in zip((45, 0, -45), weights, strict=True):
+        part = fft.irfft2(spectrum * _amplitude(shape, exponent, 2, angle), s=shape)
+        total += weight * (part / part.std())
+    total /= np.sqrt(sum(weight**2 for weight in weights))
+
+    fine = fft.irfft2(_complex_normal(rng, bins) * _amplitude(shape, 3.0, 5), s=shape)
+    fine /= fine.std()
+    ridge = fft.irfft2(_complex_normal(rng, bins) * _amplitude(shape, 4.0, 4), s=shape)
+    strands = np.exp(-((ridge / (0.14 * ridge.std())) ** 2))
+    return total, fine, strands
+
+
+def _complex_normal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return rng.standard_normal((*shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
+
+
+@lru_cache(maxsize=16)
+def _amplitude(
+    shape: tuple[int, int], exponent: float, lowest: float, angle: float | None = None
+) -> np.ndarray:
+    """Return f^(-exponent / 2) over the real spectrum of an image, float32 [H, W // 2 + 1].
+
+    f is in cycles per image height; below `lowest` the amplitude is 0, since what is that large
+    is anatomy. With an `angle` (degrees) structures are elongated along it.
+    """
+    height, width = shape
+    fy = np.fft.fftfreq(height)[:, None] * height
+    fx = np.fft.rfftfreq(width)[None, :] * height
+    if angle is None:
+        frequency = np.hypot(fx, fy)
+    else:
+        cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        stretch = 1.5
+        frequency = np.hypot(
+            stretch * (cosine * fx + sine * fy), (cosine * fy - sine * fx) / stretch
+        )
+    blur = np.exp(-2 * (math.pi * SYSTEM_BLUR * np.hypot(fx, fy) / REFERENCE_HEIGHT) ** 2)
+    amplitude = np.maximum(frequency, lowest) ** (-exponent / 2) * blur
+    return np.where(frequency < lowest, 0, amplitude).astype(np.float32)

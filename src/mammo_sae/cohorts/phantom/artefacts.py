@@ -1,0 +1,113 @@
+"""Artefacts with an exact mask: the burnt-in view marker and the edge of the paddle."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+
+from mammo_sae.cohorts.phantom.anatomy import Breast
+from mammo_sae.cohorts.phantom.plan import Side, View
+from mammo_sae.cohorts.phantom.stamps import Stamp
+
+Stroke = tuple[tuple[float, float], ...]
+
+
+def _arc(centre: tuple[float, float], radii: tuple[float, float], start: int, end: int) -> Stroke:
+    """Return points (x, y) of an ellipse's arc, angles in degrees, clockwise from the right."""
+    count = max(abs(end - start) // 18, 2)
+    angles = [math.radians(start + (end - start) * i / count) for i in range(count + 1)]
+    return tuple(
+        (centre[0] + radii[0] * math.cos(a), centre[1] + radii[1] * math.sin(a)) for a in angles
+    )
+
+
+# Lead letters as strokes (x, y) in a box of height 1, y downwards; (width, strokes).
+LETTERS: dict[str, tuple[float, tuple[Stroke, ...]]] = {
+    "C": (0.60, (_arc((0.32, 0.5), (0.30, 0.48), -48, -312),)),
+    "L": (0.50, (((0.05, 0.0), (0.05, 1.0), (0.47, 1.0)),)),
+    "M": (0.78, (((0.05, 1.0), (0.05, 0.0), (0.39, 0.68), (0.73, 0.0), (0.73, 1.0)),)),
+    "O": (0.68, (_arc((0.34, 0.5), (0.31, 0.5), 0, 360),)),
+    "R": (
+        0.58,
+        (
+            ((0.05, 1.0), (0.05, 0.0), (0.27, 0.0)),
+            _arc((0.27, 0.26), (0.24, 0.26), -90, 90),
+            ((0.05, 0.52), (0.27, 0.52), (0.54, 1.0)),
+        ),
+    ),
+    " ": (0.25, ()),
+}
+LETTER_GAP = 0.2
+
+
+def marker_text(side: Side, view: View) -> str:
+    """Return what the marker says, as on real images."""
+    return f"{side} CC" if view == "CC" else f"{side}MLO"
+
+
+def draw_marker(
+    breast: Breast, side: Side, view: View, rng: np.random.Generator, scale: float
+) -> tuple[Stamp, float]:
+    """Draw the view marker as lead letters; return its opacity (0 to 1) as a stamp, and its grey.
+
+    It stands in the upper corner away from the chest wall, in the image as shown: that of the
+    right breast is mirrored, its text is not.
+    """
+    height, width = breast.grey.shape
+    size = rng.uniform(15, 19) * scale
+    stroke = 0.085 * size + 0.2
+    segments, length = _layout(marker_text(side, view))
+    room = 0.27 * width / length
+    size = min(size, room)
+    pad = stroke + 2
+    tilt = math.radians(rng.uniform(-4, 4))
+    y0 = rng.uniform(8, 18) * scale + pad
+    inset = rng.uniform(5, 12) * scale + pad
+    x0 = inset if side == "R" else width - inset - length * size
+    cosine, sine = math.cos(tilt), math.sin(tilt)
+    ends = size * segments @ np.array([[cosine, sine], [-sine, cosine]]) + (x0, y0)
+    low = np.maximum(np.floor(ends.min(axis=(0, 1)) - pad).astype(int), 0)
+    high = np.minimum(np.ceil(ends.max(axis=(0, 1)) + pad).astype(int) + 1, (width, height))
+    x = np.arange(low[0], high[0], dtype=np.float32)[None, :]
+    y = np.arange(low[1], high[1], dtype=np.float32)[:, None]
+    distance = np.full((y.size, x.size), np.inf, np.float32)
+    for (ax, ay), (bx, by) in ends:
+        dx, dy = bx - ax, by - ay
+        along = (((x - ax) * dx + (y - ay) * dy) / max(dx * dx + dy * dy, 1e-9)).clip(0, 1)
+        np.minimum(distance, np.hypot(x - ax - along * dx, y - ay - along * dy), out=distance)
+    opacity = (stroke + 0.5 - distance).clip(0, 1).astype(np.float32)
+    return Stamp(int(low[1]), int(low[0]), opacity), rng.uniform(0.85, 1.1)
+
+
+def _layout(text: str) -> tuple[np.ndarray, float]:
+    """Return the segments of `text`, [n, 2 ends, (x, y)] in letter heights, and its length."""
+    segments = []
+    pen = 0.0
+    for letter in text:
+        advance, strokes = LETTERS[letter]
+        for stroke in strokes:
+            points = [(pen + px, py) for px, py in stroke]
+            segments += list(pairwise(points))
+        pen += advance + LETTER_GAP
+    return np.array(segments), pen - LETTER_GAP
+
+
+def draw_paddle(breast: Breast, rng: np.random.Generator, scale: float) -> tuple[Stamp, float]:
+    """Draw the rim of the paddle near the chest wall; return its grey and its contrast.
+
+    A thin bright line, almost parallel to the chest wall, that is seen over the breast only:
+    beside it the film is black with or without the plastic.
+    """
+    height, width = breast.grey.shape
+    contrast = rng.uniform(0.12, 0.18)
+    half_width = max(rng.uniform(2.2, 3.2) * scale, 1.0)
+    place = rng.uniform(0.06, 0.14) * width
+    tilt = math.tan(math.radians(rng.uniform(-1.2, 1.2)))
+    y = np.arange(height, dtype=np.float32)[:, None]
+    right = min(int(place + half_width + abs(tilt) * height / 2) + 2, width)
+    x = np.arange(right, dtype=np.float32)[None, :]
+    offset = (x - place - tilt * (y - height / 2)) / half_width
+    grey = contrast * (1 - offset**2).clip(0) * breast.inside[:, :right]
+    return Stamp(0, 0, grey.astype(np.float32)), contrast

@@ -1,0 +1,181 @@
+"""One phantom image: breast, findings, distractors, artefacts and noise, with exact masks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mammo_sae.cohorts.phantom.anatomy import MU_FAT, THICKNESS_CM, Breast, draw_breast
+from mammo_sae.cohorts.phantom.artefacts import draw_marker, draw_paddle
+from mammo_sae.cohorts.phantom.lesions import (
+    draw_cluster,
+    draw_island,
+    draw_mass,
+    draw_speck,
+    draw_vessels,
+    vessel_path,
+)
+from mammo_sae.cohorts.phantom.plan import Patient, Side, View
+from mammo_sae.cohorts.phantom.settings import PhantomPartSettings
+from mammo_sae.cohorts.phantom.stamps import Stamp
+from mammo_sae.cohorts.phantom.streams import random_stream
+from mammo_sae.cohorts.phantom.vendors import VENDORS, Vendor
+
+Component = Literal["mass", "suspicious_calcification", "marker", "vendor", "paddle"]
+
+# Bit of each region in the mask files; also the order of the regions.
+BIT_PLANES = {"mass": 0, "suspicious_calcification": 1, "marker": 2, "paddle": 3}
+
+
+@dataclass(frozen=True)
+class PhantomImage:
+    """An image as an archive would hold it: the right breast is mirrored, its marker is not."""
+
+    display: np.ndarray  # [H, W] float32, 0 black to 1 white: what a viewer should show
+    regions: dict[str, np.ndarray]  # of BIT_PLANES, bool [H, W]; all False where not planted
+    inside: np.ndarray  # bool [H, W]: breast
+    vendor: Vendor
+    planted: dict[str, float]  # strengths and counts that only the image knows
+
+    @property
+    def stored(self) -> np.ndarray:
+        """Stored values of the vendor's files, uint16 [H, W]."""
+        return self.vendor.stored(self.display)
+
+    @property
+    def bit_planes(self) -> np.ndarray:
+        """All regions in one uint8 [H, W], a bit each."""
+        planes = np.zeros(self.display.shape, np.uint8)
+        for region, bit in BIT_PLANES.items():
+            planes |= self.regions[region].astype(np.uint8) << bit
+        return planes
+
+
+def render(
+    settings: PhantomPartSettings,
+    patient: Patient,
+    side: Side,
+    view: View,
+    without: Collection[Component] = (),
+) -> PhantomImage:
+    """Draw one image of a patient.
+
+    Parameters
+    ----------
+    settings
+        The part of the cohort that `patient` was planned with.
+    patient
+        What `plan_patient` drew.
+    side, view
+        Which image of the patient.
+    without
+        Components to leave out: the paired counterfactual. All else is drawn from streams of
+        their own and stays the same; outside the component's mask so do the pixels (the vendor
+        has none: it changes the whole image).
+    """
+
+    def stream(component: str) -> np.random.Generator:
+        return random_stream(settings.seed, patient.part, patient.number, side, view, component)
+
+    shape = settings.height, settings.width
+    breast = draw_breast(settings, patient, side, view)
+    grey = breast.grey.copy()
+    regions = {name: np.zeros(shape, bool) for name in BIT_PLANES}
+
+    planted = _add_distractors(settings, breast, grey, stream("distractors"))
+
+    mass = patient.breast_mass(side)
+    if mass is not None and "mass" not in without:
+        site = breast.outline.place(mass.site.depth, mass.site.offsets[view], mass.radius)
+        stamp = draw_mass(mass, site, stream("mass"), shape)
+        regions["mass"] = _add(stamp, breast, grey)
+
+    cluster = patient.breast_cluster(side)
+    if cluster is not None and "suspicious_calcification" not in without:
+        site = breast.outline.place(cluster.site.depth, cluster.site.offsets[view], cluster.radius)
+        blur = speck_blur(settings)
+        stamp, region = draw_cluster(cluster, site, blur, stream("cluster"), shape)
+        _add(stamp, breast, grey)
+        regions["suspicious_calcification"] = region & breast.inside
+
+    if "paddle" in patient.artefacts and "paddle" not in without:
+        stamp, planted["paddle_contrast"] = draw_paddle(breast, stream("paddle"), settings.scale)
+        regions["paddle"] = _add(stamp, breast, grey)
+
+    vendor = VENDORS["vendor" in patient.artefacts and "vendor" not in without]
+    grey += _noise(settings, patient, breast, stream("noise")) * vendor.noise
+
+    inside = breast.inside
+    if side == "R":
+        grey, inside = grey[:, ::-1].copy(), inside[:, ::-1].copy()
+        regions = {name: region[:, ::-1].copy() for name, region in regions.items()}
+    if "marker" in patient.artefacts and "marker" not in without:
+        stamp, level = draw_marker(breast, side, view, stream("marker"), settings.scale)
+        behind = grey[stamp.window].clip(0)
+        grey[stamp.window] = behind + stamp.grey * (level - behind)
+        regions["marker"] = stamp.mask(shape)
+        planted["marker_grey"] = level
+
+    planted["dense_share"] = float(breast.dense[breast.inside].mean())
+    return PhantomImage(vendor.display(grey), regions, inside, vendor, planted)
+
+
+def speck_blur(settings: PhantomPartSettings) -> float:
+    """Return the standard deviation of a speck in pixels: scaled, but never below 0.6."""
+    return max(settings.calcification.blur * settings.scale, 0.6)
+
+
+def _add(stamp: Stamp, breast: Breast, grey: np.ndarray) -> np.ndarray:
+    """Add a stamp where there is breast; return where it was added, bool [H, W]."""
+    window = stamp.window
+    inside = breast.inside[window]
+    grey[window] += stamp.grey * inside
+    mask = np.zeros(grey.shape, bool)
+    mask[window] = inside & (stamp.grey > 0)
+    return mask
+
+
+def _add_distractors(
+    settings: PhantomPartSettings, breast: Breast, grey: np.ndarray, rng: np.random.Generator
+) -> dict[str, float]:
+    distractors, outline, scale = settings.distractors, breast.outline, settings.scale
+    islands, vessels, specks = (
+        int(rng.poisson(mean))
+        for mean in (distractors.islands, distractors.vessels, distractors.specks)
+    )
+    for _ in range(islands):
+        radius = rng.uniform(*settings.mass.radius) * scale
+        site = outline.place(rng.uniform(0.15, 0.8), rng.uniform(-0.7, 0.7), 0.8 * radius)
+        contrast = rng.uniform(*distractors.island_contrast)
+        _add(draw_island(site, radius, contrast, rng, grey.shape), breast, grey)
+    for _ in range(specks):
+        site = outline.place(rng.uniform(0.05, 0.9), rng.uniform(-0.8, 0.8), 4 * scale)
+        contrast = rng.uniform(*settings.calcification.contrast)
+        _add(draw_speck(site, speck_blur(settings), contrast, grey.shape), breast, grey)
+    if vessels:
+        paths, contrasts = [], []
+        for _ in range(vessels):
+            start = outline.place(0.0, rng.uniform(-0.75, 0.75), 3 * scale)
+            end = outline.place(rng.uniform(0.6, 0.92), rng.uniform(-0.45, 0.45), 3 * scale)
+            paths.append(vessel_path(start, end, rng))
+            contrasts.append(rng.uniform(0.05, 0.11))
+        width = max(1.1 * scale, 0.6)
+        grey += draw_vessels(paths, width, contrasts, grey.shape) * breast.inside
+    return {"islands": islands, "vessels": vessels, "single_specks": specks}
+
+
+def _noise(
+    settings: PhantomPartSettings, patient: Patient, breast: Breast, rng: np.random.Generator
+) -> np.ndarray:
+    """Quantum noise of the log signal: its deviation grows as exp(attenuation / 2).
+
+    I = I0 exp(-A) photons have a standard deviation of sqrt(I), so -ln I has 1 / sqrt(I).
+    `settings.noise` is that in fat of full thickness.
+    """
+    fat = MU_FAT * THICKNESS_CM[patient.density]
+    deviation = settings.noise * np.exp(0.5 * (breast.attenuation - fat))
+    normal = rng.standard_normal(breast.grey.shape, dtype=np.float32)
+    return normal * deviation * breast.inside

@@ -1,0 +1,207 @@
+"""Settings of the phantom cohort: mammogram-like images whose truth is known.
+
+Lengths are pixels of an image `REFERENCE_HEIGHT` high and grow with the configured height, so a
+small test image holds the same anatomy. Contrasts are in display units: 0 is black, 1 is white.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from mammo_sae.settings import Settings
+
+Part = Literal["training", "test", "external"]
+Concept = Literal["mass", "suspicious_calcification"]
+Artefact = Literal["marker", "vendor", "paddle"]
+Density = Literal["A", "B", "C", "D"]
+
+ARTEFACTS: tuple[Artefact, ...] = get_args(Artefact)
+
+REFERENCE_HEIGHT = 384
+
+
+def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"lower end {interval[0]} is above upper end {interval[1]}; swap them")
+    return interval
+
+
+Length = Annotated[float, Field(gt=0, le=60)]
+Contrast = Annotated[float, Field(gt=0, le=0.6)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+LengthRange = Annotated[tuple[Length, Length], AfterValidator(_ordered)]
+ContrastRange = Annotated[tuple[Contrast, Contrast], AfterValidator(_ordered)]
+
+
+class PatientCounts(Settings):
+    """How many patients each part of the cohort has."""
+
+    training: int = Field(400, ge=1, le=99_999, description="patients to learn and rank on")
+    test: int = Field(200, ge=1, le=99_999, description="patients with the same confounding")
+    external: int = Field(150, ge=1, le=99_999, description="patients without any confounding")
+
+
+class Prevalence(Settings):
+    """How often patients have each concept."""
+
+    mass: Probability = Field(0.4, description="share of patients with a mass")
+    suspicious_calcification: Probability = Field(
+        0.35, description="share of patients with a calcification cluster"
+    )
+    odds_ratio: float = Field(
+        1.5, gt=0, le=1000, description="odds ratio between the two, over patients"
+    )
+
+
+class DensityShares(Settings):
+    """Share of patients in each BI-RADS density category; the four sum to 1."""
+
+    A: float = Field(0.1, ge=0, le=1, description="share almost entirely fatty")
+    B: float = Field(0.4, ge=0, le=1, description="share with scattered density")
+    C: float = Field(0.4, ge=0, le=1, description="share heterogeneously dense")
+    D: float = Field(0.1, ge=0, le=1, description="share extremely dense")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> DensityShares:
+        total = self.A + self.B + self.C + self.D
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of A, B, C and D sum to {total:g}; make them sum to 1")
+        return self
+
+
+class MassSettings(Settings):
+    """Masses: oval and circumscribed, or spiculated."""
+
+    radius: LengthRange = Field((14.0, 24.0), description="smallest and largest radius, pixels")
+    contrast: ContrastRange = Field(
+        (0.16, 0.28), description="smallest and largest peak contrast, display units"
+    )
+    spiculated: float = Field(0.5, ge=0, le=1, description="share of masses that are spiculated")
+
+
+class CalcificationSettings(Settings):
+    """Clusters of fine bright specks."""
+
+    specks: tuple[int, int] = Field((6, 13), description="fewest and most specks of a cluster")
+    contrast: ContrastRange = Field(
+        (0.14, 0.28), description="smallest and largest peak contrast of a speck, display units"
+    )
+    blur: float = Field(
+        0.75, ge=0.3, le=3, description="standard deviation of a speck, pixels (never below 0.6)"
+    )
+    spread: LengthRange = Field(
+        (8.0, 15.0), description="smallest and largest radius of a cluster, pixels"
+    )
+
+    @field_validator("specks")
+    @classmethod
+    def _enough_specks(cls, specks: tuple[int, int]) -> tuple[int, int]:
+        if not 3 <= specks[0] <= specks[1] <= 60:
+            raise ValueError("a cluster has 3 to 60 specks, the fewest first")
+        return specks
+
+
+class DistractorSettings(Settings):
+    """Benign things that look a little like a finding; they carry no label."""
+
+    islands: float = Field(1.5, ge=0, le=10, description="mean number of dense islands, Poisson")
+    island_contrast: ContrastRange = Field(
+        (0.06, 0.15), description="smallest and largest contrast of an island, display units"
+    )
+    vessels: float = Field(3.0, ge=0, le=10, description="mean number of vessels, Poisson")
+    specks: float = Field(1.5, ge=0, le=10, description="mean number of single specks, Poisson")
+
+
+class ArtefactSettings(Settings):
+    """How often an artefact occurs and how strongly it goes with the confounded concept."""
+
+    odds_ratio: float = Field(
+        gt=0, le=1000, description="odds ratio with the concept, over patients; 1 is none"
+    )
+    rate: Probability = Field(0.5, description="share of all patients that have the artefact")
+
+
+class ConfounderSettings(Settings):
+    """The artefacts, planted at patient level: logit P(artefact | Y) = a + log(odds ratio) Y."""
+
+    concept: Concept = Field("mass", description="the concept Y that the artefacts go with")
+    marker: ArtefactSettings = Field(
+        ArtefactSettings(odds_ratio=8.0), description="burnt-in view marker"
+    )
+    vendor: ArtefactSettings = Field(
+        ArtefactSettings(odds_ratio=3.0), description="second manufacturer"
+    )
+    paddle: ArtefactSettings = Field(
+        ArtefactSettings(odds_ratio=1.0), description="edge of the paddle, the negative control"
+    )
+
+
+class _Recipe(Settings):
+    """What every part of the cohort shares."""
+
+    seed: int = Field(0, ge=0, description="seed of the whole cohort")
+    breasts: Literal["one", "both"] = Field(
+        "one", description="breasts imaged of a patient; each gives a CC and an MLO view"
+    )
+    height: int = Field(REFERENCE_HEIGHT, ge=64, le=4096, description="rows of an image, pixels")
+    width: int = Field(256, ge=48, le=4096, description="columns of an image, pixels")
+    prevalence: Prevalence = Field(Prevalence(), description="how often there are findings")
+    density: DensityShares = Field(DensityShares(), description="how dense the breasts are")
+    mass: MassSettings = Field(MassSettings(), description="size, contrast and kind of masses")
+    calcification: CalcificationSettings = Field(
+        CalcificationSettings(), description="size and contrast of calcification clusters"
+    )
+    distractors: DistractorSettings = Field(
+        DistractorSettings(), description="benign structures without a label"
+    )
+    texture_exponent: float = Field(
+        3.0, ge=1.5, le=4.5, description="beta of the tissue's power spectrum 1 / f^beta"
+    )
+    noise: float = Field(
+        0.010, ge=0, le=0.1, description="standard deviation of the noise in fat, display units"
+    )
+    confounders: ConfounderSettings = Field(
+        ConfounderSettings(), description="artefacts and their odds ratios with a concept"
+    )
+
+    @model_validator(mode="after")
+    def _portrait(self) -> _Recipe:
+        if not 1.2 <= self.height / self.width <= 2:
+            raise ValueError(
+                f"height {self.height} over width {self.width} must lie between 1.2 and 2, "
+                "as for a breast against the left or right edge"
+            )
+        return self
+
+    @property
+    def scale(self) -> float:
+        """Pixels of this image per pixel of the reference height."""
+        return self.height / REFERENCE_HEIGHT
+
+
+class PhantomSettings(_Recipe):
+    """The phantom cohort: a training and a test part alike, and an unconfounded external part."""
+
+    patients: PatientCounts = Field(PatientCounts(), description="patients of each part")
+
+    def part(self, part: Part) -> PhantomPartSettings:
+        """Return what generating `part` depends on; every odds ratio of `external` is 1."""
+        recipe = {name: getattr(self, name) for name in _Recipe.model_fields}
+        if part == "external":
+            confounders = self.confounders
+            recipe["confounders"] = confounders.model_copy(
+                update={
+                    name: getattr(confounders, name).model_copy(update={"odds_ratio": 1.0})
+                    for name in ARTEFACTS
+                }
+            )
+        return PhantomPartSettings(part=part, patients=getattr(self.patients, part), **recipe)
+
+
+class PhantomPartSettings(_Recipe):
+    """One part of the cohort, with the odds ratios that hold in it."""
+
+    part: Part = Field(description="name of the part; it enters every seed and id")
+    patients: int = Field(ge=1, le=99_999, description="number of patients")
