@@ -249,3 +249,12 @@ def test_effect_sizes_of_constants_are_missing():
     assert np.isnan(st.eta_squared(np.ones(10), labels))
     assert np.isnan(st.cramers_v(np.ones(10), labels))
     assert st.is_constant(np.stack([np.ones(10), labels], 1)).tolist() == [True, False]
+
+
+def test_small_p_values_are_refined_and_large_ones_are_not(rng):
+    scores, labels, patients = clustered(rng, shift=2.0)
+    both = np.stack([scores, rng.normal(size=len(scores))], axis=1)
+    p = st.patient_permutation_p(both, labels, patients, draws=99, seed=0)
+    assert p[0] == pytest.approx(1 / (1 + 99 * st.REFINEMENT))
+    assert p[1] * 100 == pytest.approx(round(p[1] * 100))
+    assert np.isnan(st.patient_permutation_p(np.zeros(480), labels, patients, draws=99, seed=0))

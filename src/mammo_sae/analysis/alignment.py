@@ -38,6 +38,7 @@ from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
 
 MEASURES = ("auprc", "pooled_iou", "energy_lift", "pointing", "pointing_near")
+_NO_BASELINE = ("chance_energy_lift", "chance_pooled_iou", "shuffled_auprc")  # 1; not computed
 _MATCHED_AMONG = 4  # a matched latent is drawn among this many times those asked for
 
 
@@ -152,7 +153,7 @@ def concept_rows(
     _add_matched(rows, ranked, matched)
     tested = rows["selection"] == "ranked"
     rows.loc[tested, "q"] = st.benjamini_hochberg(rows.loc[tested, "p"])
-    return rows
+    return _complete(rows)
 
 
 def matched_latents(table: pd.DataFrame, ranked: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -388,7 +389,15 @@ def _silent(images: int) -> str:
 
 
 def _missing(rows: pd.DataFrame, reason: str) -> pd.DataFrame:
-    for name in MEASURES:
-        rows[name] = np.nan
-    rows["reason"] = reason
-    return rows
+    return _complete(rows.assign(reason=reason))
+
+
+def _complete(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `rows` with every column, NaN where nothing was measured, in a fixed order."""
+    scored = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    baselines = [
+        f"{kind}_{name}" for kind in ("chance", "shuffled", "matched") for name in MEASURES
+    ]
+    first = ["concept", "latent", "selection", "images", "fires"]
+    columns = [*first, *scored, *baselines, "energy_inside", "p", "q", "reason"]
+    return rows.reindex(columns=[c for c in columns if c not in _NO_BASELINE])

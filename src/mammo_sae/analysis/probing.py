@@ -61,6 +61,7 @@ def run(
     table = pd.concat(parts, ignore_index=True)
     firing = active[discovered].mean(axis=0, dtype=np.float64)
     table.insert(2, "firing_rate", np.tile(firing, len(concepts)))
+    table.insert(3, "score", settings.score)
     write_table(identity.label(table), output)
 
 
@@ -124,10 +125,14 @@ def _confirm(
     low, high = st.patient_bootstrap(
         st.auroc, tested, truth, patients, settings.bootstrap_draws, settings.seed
     )
-    permutations = st.patient_permutations(
-        patients, settings.permutation_draws, settings.seed, align=case.views(cases, rows)
+    p = st.patient_permutation_p(
+        tested,
+        truth,
+        patients,
+        draws=settings.permutation_draws,
+        seed=settings.seed,
+        align=case.views(cases, rows),
     )
-    p = st.permutation_p(tested, truth, permutations)
     for name, values in (
         ("auroc", st.auroc(tested, truth)),
         ("auroc_low", low),

@@ -143,7 +143,7 @@ class TruthSettings(ResamplingSettings):
     planted: tuple[str, ...] = Field(
         ("marker", "manufacturer"), description="confounders planted with an odds ratio above 1"
     )
-    null: tuple[str, ...] = Field(
+    controls: tuple[str, ...] = Field(
         ("paddle",), description="confounders planted with an odds ratio of 1: negative controls"
     )
     confounded_auroc: float = Field(

@@ -1,0 +1,347 @@
+"""Whether a latent's association with a concept is really that of a confounder.
+
+Latents are chosen on the discovery split; everything here is measured on the confirmation split.
+With z a latent's image score, Y the concept and C the confounder:
+
+- ``crude_auroc``: AUROC of z for Y.
+- ``stratified_auroc``: the same over pairs of images with the same C; ``kept`` is the share of the
+  crude excess over 0.5 that remains.
+- ``conditional_auroc``: AUROC of z for C over pairs of images with the same Y, for the level of C
+  that z tells best; p permutes C between patients of the same Y (partial confounder test, Spisak
+  2022, PMC9412867; blocks after Winkler et al. 2015), q is Benjamini-Hochberg's within the
+  concept x confounder family.
+- ``artefact_lift``: share of z's activation that lies on the artefact's mask over the mask's share
+  of the image, where the images hold such a mask; ``concept_lift`` likewise on the lesion.
+
+Verdicts
+--------
+z *tells the concept* if the stratified AUROC's lower bound exceeds 0.5 by `min_concept_excess`.
+z *tells the confounder* if q < `alpha` and the conditional AUROC lies at least
+`min_confounder_excess` from 0.5, or if its activation concentrates on the artefact, more than on
+the lesion. Telling the confounder makes a latent suspect when the confounder explains it: less
+than `min_kept` of the crude excess remains, or z tells the confounder better than the concept, each
+with the other held fixed. Suspect and telling the concept: ``mixed``; suspect only:
+``confounded``; telling the concept, not suspect: ``concept-aligned``; else ``unresolved``; too few
+images: ``insufficient``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.analysis import cases as case
+from mammo_sae.analysis import cells
+from mammo_sae.analysis import statistics as st
+from mammo_sae.analysis.settings import ConfoundSettings
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.tables import read_table, write_table
+
+NUMERIC_BINS = 4  # a numeric confounder with many values is cut at its quartiles
+
+
+def run(
+    settings: ConfoundSettings,
+    *,
+    identity: case.Identity,
+    images: Path,
+    image_stores: Sequence[Path],
+    codes: Path,
+    latents: Path,
+    concepts: Sequence[str],
+    output: Path,
+) -> None:
+    """Write one SAE's table of confounds, one row per (latent, concept, confounder).
+
+    Parameters
+    ----------
+    images
+        Image table.
+    image_stores
+        Manifests of the canonical images, all shards.
+    codes
+        Manifest of the SAE's codes.
+    latents
+        Table that probing wrote for the same SAE.
+    """
+    reader = CodesReader(codes)
+    store = ImageReader(image_stores)
+    cases = case.read_cases(images, reader.image_ids)
+    table = read_table(latents)
+    scores = reader.max() if (table["score"] == "max").all() else reader.mean()
+    chosen = {
+        concept: case.top_latents(table, concept, settings.rankings, settings.top_latents)
+        for concept in concepts
+    }
+    everything = np.unique(np.concatenate(list(chosen.values())))
+    names = (*settings.acquisition, *settings.anatomical)
+    lifts = energy_lifts(settings, reader, store, cases, everything, [*concepts, *names])
+    parts = []
+    for concept in concepts:
+        for confounder in names:
+            part = confounder_rows(settings, cases, scores[:, chosen[concept]], concept, confounder)
+            part.insert(0, "latent", chosen[concept])
+            place = np.searchsorted(everything, chosen[concept])
+            for column, region in (("concept_lift", concept), ("artefact_lift", confounder)):
+                for end, values in zip(("", "_low", "_high"), lifts[region], strict=True):
+                    part[column + end] = values[place]
+            decided = [verdict(settings, row) for row in part.to_dict("records")]
+            part["verdict"] = [word for word, _ in decided]
+            part["reason"] = [reason for _, reason in decided]
+            parts.append(part)
+    write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A confounder as categories: `code` [n] of each image, -1 unknown, and their `names`."""
+
+    code: np.ndarray
+    names: list[str]
+
+
+def levels(column: pd.Series, most: int) -> Levels:
+    """Return `column` as at most `most` categories, numbers with more values cut at quartiles.
+
+    Categories beyond the `most` - 1 most frequent become one, "other".
+    """
+    known = column.dropna()
+    if pd.api.types.is_numeric_dtype(known) and known.nunique() > most:
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        inner = np.linspace(0, 1, NUMERIC_BINS + 1)[1:-1]
+        edges = np.unique(np.quantile(known.to_numpy(dtype=np.float64), inner))
+        code = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
+        bounds = ["", *(f"{edge:g}" for edge in edges), ""]
+        names = [f"{a}..{b}" for a, b in pairwise(bounds)]
+        return Levels(code.astype(np.int64), names)
+    text = column.astype("string")
+    counts = text.value_counts()
+    kept = sorted(counts.index if len(counts) <= most else counts.index[: most - 1])
+    names = [str(name) for name in kept]
+    code = pd.Index(names).get_indexer(text.fillna("").to_list()).astype(np.int64)
+    if len(counts) > most:
+        code[(code < 0) & text.notna().to_numpy()] = len(names)
+        names.append("other")
+    code[text.isna().to_numpy()] = -1
+    return Levels(code, names)
+
+
+def confounder_rows(
+    settings: ConfoundSettings,
+    cases: pd.DataFrame,
+    scores: np.ndarray,
+    concept: str,
+    confounder: str,
+) -> pd.DataFrame:
+    """Return the measures of one family, one row per latent of `scores` [n, m], without verdicts.
+
+    `problem` says why a row could not be estimated; its numbers are then NaN.
+    """
+    rows = pd.DataFrame(
+        {
+            "concept": concept,
+            "confounder": confounder,
+            "kind": "acquisition" if confounder in settings.acquisition else "anatomical",
+            "problem": [""] * scores.shape[1],
+        }
+    )
+    for name in _MEASURED:
+        rows[name] = "" if name in _TEXT else np.nan
+    if confounder not in cases:
+        rows["problem"] = f"the image table has no column {confounder}"
+        return rows
+    known = case.labelled(cases, concept, settings.confirmation)
+    category = levels(cases[confounder].iloc[known], settings.max_levels)
+    known, code = known[category.code >= 0], category.code[category.code >= 0]
+    truth = case.labels(cases, concept, known)
+    rows["images"] = len(known)
+    usable = [
+        level
+        for level in range(len(category.names))
+        if not st.why_not_estimable(truth[code == level])
+    ]
+    rows["strata"] = len(usable)
+    if len(usable) < 2:
+        rows["problem"] = (
+            f"{len(usable)} levels of {confounder} have {st.MIN_POSITIVES} positive and "
+            f"{st.MIN_POSITIVES} negative images; two are needed"
+        )
+        return rows
+    inside = np.isin(code, usable)
+    known, code, truth = known[inside], code[inside], truth[inside]
+    patients = cases["patient_id"].to_numpy()[known]
+    rows["association"] = st.cramers_v(truth, code)
+    varies = ~st.is_constant(scores[known])
+    rows.loc[~varies, "problem"] = f"{settings.confirmation}: the same score on every image"
+    z = scores[known][:, varies]
+    weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+    measured: dict[str, Any] = {}
+    crude, crude_draws = st.auroc(z, truth), st.auroc(z, truth, weights)
+    within = st.stratified_auroc(z, truth, code)
+    within_draws = st.stratified_auroc(z, truth, code, weights)
+    for name, value, draws in (
+        ("crude_auroc", crude, crude_draws),
+        ("stratified_auroc", within, within_draws),
+        ("kept", _kept(within, crude), _kept(within_draws, crude_draws)),
+    ):
+        measured[name] = value
+        measured[f"{name}_low"], measured[f"{name}_high"] = st.interval(draws)
+    per_level = np.stack([st.auroc(z[code == level], truth[code == level]) for level in usable])
+    worst = per_level.argmin(axis=0)
+    measured["worst_stratum_auroc"] = per_level.min(axis=0)
+    measured["worst_stratum"] = [category.names[usable[i]] for i in worst]
+    against = np.stack([st.stratified_auroc(z, code == level, truth) for level in usable])
+    best = np.abs(against - 0.5).argmax(axis=0)
+    if len(usable) == 2:
+        # Both levels mirror each other; name the second, the artefact of a 0/1 covariate.
+        best = np.ones_like(best)
+    measured["confounder_level"] = [category.names[usable[i]] for i in best]
+    measured["conditional_auroc"] = against[best, np.arange(z.shape[1])]
+    measured["effect"] = 2 * measured["conditional_auroc"] - 1
+    low, high = np.empty(z.shape[1]), np.empty(z.shape[1])
+    unconditional = np.empty(z.shape[1])
+    for i, level in enumerate(usable):
+        mine = best == i
+        draws = st.stratified_auroc(z[:, mine], code == level, truth, weights)
+        low[mine], high[mine] = st.interval(draws)
+        unconditional[mine] = st.auroc(z[:, mine], code == level)
+    measured["conditional_auroc_low"], measured["conditional_auroc_high"] = low, high
+    measured["confounder_auroc"] = unconditional
+    measured["eta_squared"] = st.eta_squared(z, code)
+    measured["p"] = st.patient_permutation_p(
+        z,
+        code,
+        patients,
+        draws=settings.permutation_draws,
+        seed=settings.seed,
+        within=truth,
+        align=case.views(cases, known),
+    )
+    for name, values in measured.items():
+        rows.loc[varies, name] = values
+    rows["q"] = st.benjamini_hochberg(rows["p"])
+    return rows
+
+
+_TEXT = ("worst_stratum", "confounder_level")
+_MEASURED = (
+    "images",
+    "strata",
+    "association",
+    "crude_auroc",
+    "crude_auroc_low",
+    "crude_auroc_high",
+    "stratified_auroc",
+    "stratified_auroc_low",
+    "stratified_auroc_high",
+    "kept",
+    "kept_low",
+    "kept_high",
+    "worst_stratum",
+    "worst_stratum_auroc",
+    "confounder_level",
+    "confounder_auroc",
+    "conditional_auroc",
+    "conditional_auroc_low",
+    "conditional_auroc_high",
+    "effect",
+    "eta_squared",
+    "p",
+    "q",
+)
+
+
+def _kept(within: np.ndarray, crude: np.ndarray) -> np.ndarray:
+    excess = np.asarray(crude) - 0.5
+    return np.divide(within - 0.5, excess, out=np.full(excess.shape, np.nan), where=excess > 0)
+
+
+def energy_lifts(
+    settings: ConfoundSettings,
+    reader: CodesReader,
+    store: ImageReader,
+    cases: pd.DataFrame,
+    latents: np.ndarray,
+    names: Sequence[str],
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return per name (lift, low, high), each [m], over confirmation images with that region.
+
+    The share of a latent's activation inside the region over the region's share of the image: over
+    the image, not the breast, since artefacts lie outside of it. NaN for names without a region
+    and for latents that fire in fewer than `MIN_POSITIVES` of those images.
+    """
+    nothing = np.full(len(latents), np.nan)
+    result = dict.fromkeys(names, (nothing, nothing, nothing))
+    regions = [name for name in dict.fromkeys(names) if name in store.regions]
+    images = np.flatnonzero((cases["split"] == settings.confirmation).to_numpy())
+    if not regions or not len(images):
+        return result
+    ids = cases["image_id"].to_numpy()
+    _, areas = cells.image_areas(store, ids[images], regions, reader.grid)
+    cell = np.float32(reader.grid.stride**2)
+    share = np.zeros((len(regions), len(images), len(latents)), np.float32)
+    fires = np.zeros((len(images), len(latents)), bool)
+    for rows, maps in cells.stream_maps(reader, images, latents):
+        flat = maps.reshape(*maps.shape[:2], -1)
+        total = flat.sum(axis=2)
+        fires[rows] = total > 0
+        covered = areas[rows].reshape(len(flat), len(regions), -1) / cell
+        inside = np.einsum("nmc,nrc->rnm", flat, covered, optimize=True)
+        share[:, rows] = np.divide(inside, total, out=np.zeros_like(inside), where=total > 0)
+    extent = areas.sum(axis=(2, 3)) / np.float32(store.height * store.width)
+    patients = cases["patient_id"].to_numpy()[images]
+    for r, name in enumerate(regions):
+        has = extent[:, r] > 0
+        if not has.any():
+            continue
+        weights = st.patient_weights(patients[has], settings.bootstrap_draws, settings.seed)
+        area = extent[has, r, None] * fires[has]
+        enough = fires[has].sum(axis=0) >= st.MIN_POSITIVES
+        lift = np.where(enough, _divide(share[r, has].sum(0), area.sum(0)), np.nan)
+        low, high = st.interval(_divide(share[r, has].T @ weights, area.T @ weights))
+        result[name] = (lift, np.where(enough, low, np.nan), np.where(enough, high, np.nan))
+    return result
+
+
+def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    above, below = above.astype(np.float64), below.astype(np.float64)
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+
+
+def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
+    """Return (verdict, reason) of one row; the rule is in the module's text."""
+    if row["problem"]:
+        return "insufficient", row["problem"]
+    concept, confounder = row["concept"], row["confounder"]
+    within, low = row["stratified_auroc"] - 0.5, row["stratified_auroc_low"] - 0.5
+    excess = abs(row["conditional_auroc"] - 0.5)
+    tells_concept = low > settings.min_concept_excess
+    on_artefact = row["artefact_lift_low"] > 1 and not (row["artefact_lift"] <= row["concept_lift"])
+    tells = row["q"] < settings.alpha and excess >= settings.min_confounder_excess
+    explained = row["kept"] < settings.min_kept
+    dominated = tells and excess > within
+    numbers = (
+        f"AUROC for {concept} {row['crude_auroc']:.2f}, {row['stratified_auroc']:.2f} within "
+        f"levels of {confounder}; for {confounder} {row['conditional_auroc']:.2f} within classes "
+        f"of {concept} (q {row['q']:.3f})"
+    )
+    if (tells or on_artefact) and (explained or dominated):
+        why = []
+        if explained:
+            why.append(f"under {settings.min_kept:.0%} of its excess remains")
+        if dominated:
+            why.append(f"it tells {confounder} better than {concept}")
+        if on_artefact:
+            why.append(f"it fires on the artefact (lift {row['artefact_lift']:.1f})")
+        word = "mixed" if tells_concept else "confounded"
+        return word, f"{numbers}: {'; '.join(why)}"
+    if tells_concept:
+        return "concept-aligned", f"{numbers}: the association does not hang on {confounder}"
+    return "unresolved", f"{numbers}: neither association is clear"

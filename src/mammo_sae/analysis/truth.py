@@ -1,0 +1,146 @@
+"""Verdicts against the plant: are the latents that really are artefacts called so?
+
+A phantom's external split holds the same artefacts as the others, but independent of every concept.
+There a latent that is a detector of an artefact keeps its AUROC for the artefact and loses the one
+for the concept; a detector of the concept keeps the latter. That is the truth, from images that no
+verdict saw:
+
+- *confounded by C*: external AUROC for C of at least `confounded_auroc`, either direction;
+- *clean*: external AUROC for the concept of at least `clean_auroc`, and confounded by none.
+
+Counted are the latents that the confirmation split associates with the concept (AUROC above 0.5,
+q < 0.05). A latent is *called* for C if its verdict there is confounded or mixed: both say that its
+concept score cannot be taken at its word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from mammo_sae.analysis import cases as case
+from mammo_sae.analysis import statistics as st
+from mammo_sae.analysis.settings import TruthSettings
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.tables import read_table, write_table
+
+CALLED = ("confounded", "mixed")
+SIGNIFICANT = 0.05
+
+
+def run(
+    settings: TruthSettings,
+    *,
+    identity: case.Identity,
+    images: Path,
+    codes: Path,
+    latents: Path,
+    confounds: Path,
+    output: Path,
+) -> None:
+    """Write one SAE's truth table: recall and false-positive rate, per confounder and for any.
+
+    Parameters
+    ----------
+    images
+        Image table.
+    codes
+        Manifest of the SAE's codes.
+    latents, confounds
+        Tables that probing and confounds wrote for the same SAE.
+    """
+    reader = CodesReader(codes)
+    cases = case.read_cases(images, reader.image_ids)
+    table = read_table(latents)
+    scores = reader.max() if (table["score"] == "max").all() else reader.mean()
+    truth = plant(settings, cases, scores, table, read_table(confounds))
+    write_table(identity.label(summary(settings, truth)), output)
+
+
+def plant(
+    settings: TruthSettings,
+    cases: pd.DataFrame,
+    scores: np.ndarray,
+    latents: pd.DataFrame,
+    confounds: pd.DataFrame,
+) -> pd.DataFrame:
+    """Return one row per latent that ranks for the concept: external AUROCs, plant, calls.
+
+    Columns: latent, auroc (concept), per confounder c ``auroc_c`` and ``called_c``, ``called``
+    (for any planted one), ``plant`` (the planted confounder it detects best, "clean" or "").
+    """
+    rows = latents[latents["concept"] == settings.concept]
+    ranks = rows.loc[(rows["q"] < SIGNIFICANT) & (rows["auroc"] > 0.5), "latent"]
+    judged = confounds[confounds["concept"] == settings.concept]
+    chosen = np.sort(judged.loc[judged["latent"].isin(ranks), "latent"].unique())
+    result = pd.DataFrame({"latent": chosen})
+    known = case.labelled(cases, settings.concept, settings.split)
+    result["auroc"] = _external(scores, known, case.labels(cases, settings.concept, known), chosen)
+    for name in (*settings.planted, *settings.controls):
+        result[f"auroc_{name}"] = np.nan
+        if name in cases:
+            result[f"auroc_{name}"] = _best_level(scores, cases[name].iloc[known], known, chosen)
+        verdicts = judged[judged["confounder"] == name].set_index("latent")["verdict"]
+        result[f"called_{name}"] = verdicts.reindex(chosen).isin(CALLED).to_numpy()
+    result["called"] = result[[f"called_{name}" for name in settings.planted]].any(axis=1)
+    detected = result[[f"auroc_{name}" for name in settings.planted]].fillna(0.0).to_numpy()
+    strongest = detected.argmax(axis=1) if len(result) else np.zeros(0, int)
+    result["plant"] = np.where(result["auroc"] >= settings.clean_auroc, "clean", "")
+    is_artefact = detected.max(axis=1, initial=0.0) >= settings.confounded_auroc
+    result.loc[is_artefact, "plant"] = np.array(settings.planted)[strongest][is_artefact]
+    return result
+
+
+def _external(
+    scores: np.ndarray, known: np.ndarray, labels: np.ndarray, chosen: np.ndarray
+) -> np.ndarray:
+    if st.why_not_estimable(labels):
+        return np.full(len(chosen), np.nan)
+    return st.auroc(scores[np.ix_(known, chosen)], labels)
+
+
+def _best_level(
+    scores: np.ndarray, column: pd.Series, known: np.ndarray, chosen: np.ndarray
+) -> np.ndarray:
+    """Return for each latent its AUROC for the level of `column` it tells best, at least 0.5."""
+    here = column.notna().to_numpy()
+    text = column[here].astype(str).to_numpy()
+    best = np.full(len(chosen), np.nan)
+    for level in np.unique(text):
+        one = _external(scores, known[here], text == level, chosen)
+        best = np.fmax(best, np.maximum(one, 1 - one))
+    return best
+
+
+def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
+    """Return the table: per confounder and measure the share called, its count and interval.
+
+    ``recall``: of the latents confounded by C, those called for C; for ``any``, called for any
+    planted confounder. ``false_positive_rate``: of the clean latents, those called. Intervals are
+    Clopper-Pearson's over latents.
+    """
+    rows = []
+    clean = truth["plant"] == "clean"
+    for name in (*settings.planted, *settings.controls, "any"):
+        role = "null" if name in settings.controls else "planted"
+        called = truth["called"] if name == "any" else truth[f"called_{name}"]
+        if role == "planted":
+            mine = (truth["plant"] == name) if name != "any" else ~clean & (truth["plant"] != "")
+            rows.append((name, role, "recall", *_share(called[mine], f"confounded by {name}")))
+        rows.append((name, role, "false_positive_rate", *_share(called[clean], "clean")))
+    columns = ["confounder", "role", "measure", "latents", "called", "value", "low", "high"]
+    result = pd.DataFrame(rows, columns=[*columns, "reason"])
+    result.insert(0, "concept", settings.concept)
+    result.insert(1, "ranked_latents", len(truth))
+    return result
+
+
+def _share(called: pd.Series, group: str) -> tuple[int, int, float, float, float, str]:
+    n, k = len(called), int(called.sum())
+    if not n:
+        return 0, 0, np.nan, np.nan, np.nan, f"no latent that ranks for the concept is {group}"
+    interval = binomtest(k, n).proportion_ci()
+    return n, k, k / n, float(interval.low), float(interval.high), ""

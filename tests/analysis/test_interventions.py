@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from mammo_sae.analysis import interventions, probing
+from mammo_sae.analysis.settings import InterventionSettings, ProbingSettings
+from mammo_sae.encoders.heads import Head, save_head
+from mammo_sae.errors import InputError
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.tables import read_table, write_table
+
+from_numpy = torch.from_numpy
+SETTINGS = InterventionSettings(
+    top_k=(0, 1, 2, 5, 1000), bootstrap_draws=50, random_sets=4, rankings=("class_mean", "auroc")
+)
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory):
+    """A head that reads the lesion detector's atom, an SAE that misses part of the embedding."""
+    root = tmp_path_factory.mktemp("interventions")
+    rng = np.random.default_rng(5)
+    h, d = world.dense.shape[-1], 4
+    decoder = rng.normal(size=(h, d)).astype(np.float32)
+    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    bias = rng.normal(size=d).astype(np.float32)
+    sae = SparseAutoencoder(
+        from_numpy(decoder.copy()), torch.zeros(h), from_numpy(decoder), from_numpy(bias), slots=h
+    )
+    sae.save(root / "sae.safetensors", root / "sae.json")
+    weight = np.stack([decoder[world.latent("clean")], rng.normal(size=d).astype(np.float32)])
+    head = Head(weight, np.array([0.3, -0.2], np.float32), ("mass", "suspicious_calcification"))
+    (root / "head").mkdir()
+    save_head(head, root / "head" / "head.safetensors", root / "head" / "head.json")
+    error = rng.normal(size=(len(world.table), 12, 8, d)).astype(np.float32)
+    embeddings = world.dense @ decoder + bias + error
+    logits = head.logits(embeddings.mean(axis=(1, 2)))
+    predictions = pd.concat(
+        pd.DataFrame(
+            {"image_id": world.table["image_id"], "concept": concept, "logit": logits[:, i]}
+        )
+        for i, concept in enumerate(head.concepts)
+    )
+    write_table(predictions, root / "predictions.parquet")
+    common = {"identity": world.identity, "images": world.images, "codes": world.codes}
+    probing.run(
+        ProbingSettings(bootstrap_draws=20, permutation_draws=99),
+        concepts=["mass"],
+        output=root / "latents.parquet",
+        **common,
+    )
+    arguments = {
+        **common,
+        "sae": root / "sae.json",
+        "head": root / "head",
+        "predictions": root / "predictions.parquet",
+        "latents": root / "latents.parquet",
+    }
+    interventions.run(
+        SETTINGS, concepts=["mass"], output=root / "interventions.parquet", **arguments
+    )
+    return {
+        "table": read_table(root / "interventions.parquet"),
+        "latents": read_table(root / "latents.parquet"),
+        "decoder": decoder,
+        "bias": bias,
+        "head": head,
+        "embeddings": embeddings,
+        "arguments": arguments,
+    }
+
+
+def row_of(run, **where):
+    table = run["table"]
+    where = {"split": "test", "selection": "ranked", **where}
+    found = table[np.logical_and.reduce([table[name] == value for name, value in where.items()])]
+    assert len(found) == 1, where
+    return found.iloc[0]
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+@pytest.mark.parametrize("splice", ["spliced", "error_preserving"])
+@pytest.mark.parametrize("ranking", ["class_mean", "auroc"])
+def test_the_algebra_equals_editing_every_code_and_running_pooling_and_head(
+    run, world, mode, splice, ranking
+):
+    test = (world.table["split"] == "test").to_numpy()
+    labels = world.table.loc[test, "mass"].astype(int)
+    ranked = run["latents"].sort_values(f"rank_{ranking}")
+    for k in (0, 1, 2, 5, 32):
+        chosen = ranked["latent"].to_numpy()[:k]
+        codes = world.dense[test].copy()
+        drop = np.setdiff1d(np.arange(codes.shape[-1]), chosen) if mode == "on" else chosen
+        codes[..., drop] = 0
+        if splice == "spliced":
+            edited = codes @ run["decoder"] + run["bias"]
+        else:
+            edited = run["embeddings"][test] + (codes - world.dense[test]) @ run["decoder"]
+        logits = run["head"].logits(edited.mean(axis=(1, 2)))[:, 0]
+        row = row_of(run, mode=mode, splice=splice, ranking=ranking, k=k)
+        logits = np.round(logits.astype(np.float64), 5)  # float32 sums: constants must stay so
+        assert row["auroc"] == pytest.approx(roc_auc_score(labels, logits), abs=2e-4)
+        assert row["auprc"] == pytest.approx(average_precision_score(labels, logits), abs=2e-3)
+        assert row["latents_kept"] == codes.shape[-1] - len(drop)
+        assert row["recall"] == pytest.approx((logits[labels == 1] > 0).mean(), abs=0.021)
+
+
+def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
+    head, decoder, bias = run["head"], run["decoder"], run["bias"]
+    effects, offset = interventions.latent_effects(head, "mass", decoder, bias)
+    codes = world.dense[:50]
+    original = head.logits(run["embeddings"][:50].mean(axis=(1, 2)))[:, 0].astype(np.float64)
+    means = codes.mean(axis=(1, 2), dtype=np.float64)
+    data = interventions.Edits(
+        means * effects, offset, original, np.arange(50) % 2 == 0, np.arange(50)
+    )
+    kept = np.random.default_rng(0).random((codes.shape[-1], 7)) < 0.5
+    for e in range(7):
+        edited = np.where(kept[:, e], codes, 0) @ decoder + bias
+        expected = head.logits(edited.mean(axis=(1, 2)))[:, 0]
+        np.testing.assert_allclose(data.logits(kept, "spliced")[:, e], expected, atol=1e-4)
+        lost = (np.where(kept[:, e], 0, codes) @ decoder).mean(axis=(1, 2)) @ head.weight[0]
+        np.testing.assert_allclose(
+            data.logits(kept, "error_preserving")[:, e], original - lost, atol=1e-4
+        )
+
+
+def test_nothing_kept_ranks_nothing_and_nothing_dropped_changes_nothing(run):
+    assert row_of(run, mode="on", splice="spliced", ranking="auroc", k=0)["auroc"] == 0.5
+    spliced = row_of(run, mode="off", splice="spliced", ranking="auroc", k=0)
+    kept = row_of(run, mode="on", splice="spliced", ranking="class_mean", k=32)
+    assert spliced["auroc"] == kept["auroc"]
+
+
+def test_k_is_capped_at_the_number_of_latents(run):
+    assert sorted(run["table"]["k"].unique()) == [0, 1, 2, 5, 32]
+
+
+def test_few_ranked_latents_beat_matched_and_random_ones(run):
+    ranked = row_of(run, mode="on", splice="spliced", ranking="auroc", k=2)
+    for control in ("matched", "random"):
+        ranking = "random" if control == "random" else "auroc"
+        other = row_of(run, mode="on", splice="spliced", ranking=ranking, selection=control, k=2)
+        assert ranked["auroc_low"] > other["auroc"]
+
+
+def test_the_union_is_the_union_of_both_classes_top_latents(run):
+    latents = run["latents"]
+    for k in (1, 5):
+        union = set(latents.nlargest(k, "mean_positive")["latent"]) | set(
+            latents.nlargest(k, "mean_negative")["latent"]
+        )
+        row = row_of(run, mode="on", splice="spliced", ranking="class_union", k=k)
+        assert row["latents_kept"] == len(union)
+
+
+def test_matched_orders_hold_every_latent_once_and_keep_the_firing_rate():
+    rng = np.random.default_rng(0)
+    firing = rng.random(200)
+    order = rng.permutation(200)
+    matched = interventions.matched_order(order, firing, rng)
+    assert sorted(matched) == list(range(200))
+    assert np.abs(firing[matched] - firing[order]).max() < 0.2
+    assert (matched != order).mean() > 0.8
+
+
+def test_both_splits_and_all_intervals_are_there(run):
+    table = run["table"]
+    assert set(table["split"]) == {"test", "external"}
+    ranked = table[(table["selection"] == "ranked") & (table["k"] == 5)]
+    assert (ranked["auroc_low"] <= ranked["auroc"]).all()
+    assert (ranked["auroc"] <= ranked["auroc_high"]).all()
+
+
+def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
+    ranked = run["latents"].sort_values("latent")
+    data = interventions.Edits(
+        np.ones((30, len(ranked))), 0.0, np.zeros(30), np.zeros(30, bool), np.arange(30)
+    )
+    table = interventions.intervention_table(SETTINGS, data, ranked)
+    assert table["auroc"].isna().all()
+    assert table["f1_high"].isna().all()
+    assert (table["reason"] == "0 positive images, fewer than 10").all()
+
+
+def test_a_head_without_the_concept_and_missing_predictions_are_named(run, tmp_path):
+    with pytest.raises(InputError, match="no concept 'density'"):
+        interventions.run(
+            SETTINGS, concepts=["density"], output=tmp_path / "x.parquet", **run["arguments"]
+        )
+    with pytest.raises(InputError, match="no mass logit of image b"):
+        interventions.original_logits(
+            pd.DataFrame({"image_id": ["a"], "concept": ["mass"], "logit": [0.1]}),
+            "mass",
+            ["a", "b"],
+        )
