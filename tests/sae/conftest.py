@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from mammo_sae.sae import train
+from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from mammo_sae.stores.embeddings import LayerGrid, create_embedding_store
 from mammo_sae.stores.tables import write_table
 
@@ -72,3 +74,29 @@ def make_cohort(tmp_path: Path) -> Callable[..., Cohort]:
 @pytest.fixture
 def cohort(make_cohort: Callable[..., Cohort]) -> Cohort:
     return make_cohort()
+
+
+@pytest.fixture
+def settings() -> SaeTraining:
+    return SaeTraining(
+        variant=TopKVariant(k=4, k_aux=4), latents=32, lr=1e-2, steps=150, batch=64, seed=1
+    )
+
+
+@pytest.fixture
+def train_sae(settings: SaeTraining) -> Callable[..., Path]:
+    """Return a function that trains an SAE into a folder and returns its description."""
+
+    def run(cohort: Cohort, folder: Path, own: SaeTraining = settings, **changes) -> Path:
+        arguments = {
+            "images": cohort.images,
+            "embeddings": cohort.manifests,
+            "layer": cohort.layer,
+            "weights": folder / "sae.safetensors",
+            "description": folder / "sae.json",
+            "log": folder / "log.csv",
+        }
+        train.run(own, **{**arguments, **changes})
+        return folder / "sae.json"
+
+    return run

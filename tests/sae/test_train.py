@@ -1,38 +1,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import zarr
 
 from mammo_sae.errors import InputError, StoreError
 from mammo_sae.provenance import Provenance
-from mammo_sae.sae import train
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import read_table
 
-SETTINGS = SaeTraining(
-    variant=TopKVariant(k=4, k_aux=4), latents=32, lr=1e-2, steps=150, batch=64, seed=1
-)
 FILES = ("sae.safetensors", "sae.json", "log.csv")
 
 
-def run(cohort, folder, settings=SETTINGS, **changes):
-    arguments = {
-        "images": cohort.images,
-        "embeddings": cohort.manifests,
-        "layer": "head",
-        "weights": folder / "sae.safetensors",
-        "description": folder / "sae.json",
-        "log": folder / "log.csv",
-    }
-    train.run(settings, **{**arguments, **changes})
-    return folder / "sae.json"
-
-
-def test_a_trained_sae_reconstructs_held_out_cells(cohort, tmp_path):
-    sae = SparseAutoencoder.load(run(cohort, tmp_path / "sae"))
+def test_a_trained_sae_reconstructs_held_out_cells(cohort, train_sae, tmp_path):
+    sae = SparseAutoencoder.load(train_sae(cohort, tmp_path / "sae"))
     x = torch.from_numpy(
         np.stack([cohort.cells[i] for i in cohort.splits["test"]]).reshape(-1, 12)
     ).float()
@@ -42,80 +26,74 @@ def test_a_trained_sae_reconstructs_held_out_cells(cohort, tmp_path):
     torch.testing.assert_close(sae.decoder_weight.norm(dim=1), torch.ones(32))
 
 
-def test_the_same_settings_give_the_same_bytes(cohort, tmp_path):
+def test_the_same_settings_give_the_same_bytes(cohort, train_sae, tmp_path):
     for folder in ("one", "two"):
-        run(cohort, tmp_path / folder)
+        train_sae(cohort, tmp_path / folder)
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_another_seed_gives_another_sae(cohort, tmp_path):
-    run(cohort, tmp_path / "one")
-    run(cohort, tmp_path / "two", SETTINGS.model_copy(update={"seed": 2}))
+def test_another_seed_gives_another_sae(cohort, train_sae, settings, tmp_path):
+    train_sae(cohort, tmp_path / "one")
+    train_sae(cohort, tmp_path / "two", settings.model_copy(update={"seed": 2}))
     one, two = (read_json(tmp_path / f / "sae.json")["digest"] for f in ("one", "two"))
     assert one != two
 
 
-def test_the_log_shows_the_run(cohort, tmp_path):
-    run(cohort, tmp_path)
+def test_the_log_shows_the_run(cohort, train_sae, settings, tmp_path):
+    train_sae(cohort, tmp_path)
     log = read_table(tmp_path / "log.csv")
     assert list(log) == ["step", "loss", "explained_variance", "l0", "dead_share", "lr"]
     assert log["step"].iloc[-1] == 150
     assert log["explained_variance"].iloc[-1] > log["explained_variance"].iloc[0]
     assert log["l0"].between(0, 4).all()
     assert log["dead_share"].between(0, 1).all()
-    assert log["lr"].max() == SETTINGS.lr
-    assert log["lr"].iloc[-1] < SETTINGS.lr / 10
+    assert log["lr"].max() == settings.lr
+    assert log["lr"].iloc[-1] < settings.lr / 10
 
 
-def test_only_training_images_are_used(make_cohort, tmp_path):
+def test_only_training_images_are_used(make_cohort, train_sae, tmp_path):
     cohort = make_cohort()
-    run(cohort, tmp_path / "one")
+    train_sae(cohort, tmp_path / "one")
     # The same training images, and no test images at all.
-    import pandas as pd
-
     table = pd.read_parquet(cohort.images)
     table[table["split"] == "training"].to_parquet(cohort.images)
-    run(cohort, tmp_path / "two")
+    train_sae(cohort, tmp_path / "two")
     assert (tmp_path / "one" / FILES[0]).read_bytes() == (tmp_path / "two" / FILES[0]).read_bytes()
 
 
-def test_the_description_says_how_the_sae_came_to_be(cohort, tmp_path):
+def test_the_description_says_how_the_sae_came_to_be(cohort, train_sae, settings, tmp_path):
     provenance = Provenance(step="sae", config="c", code="d")
-    description = read_json(run(cohort, tmp_path, provenance=provenance))
-    assert description["training"] == SETTINGS.model_dump(mode="json")
+    description = read_json(train_sae(cohort, tmp_path, provenance=provenance))
+    assert description["training"] == settings.model_dump(mode="json")
     assert description["grid"]["layer"] == "head"
     assert description["cells"] == 18 * 12
     assert read_json(tmp_path / "provenance.json")["step"] == "sae"
 
 
-def test_a_run_that_diverges_stops_and_says_where(cohort, tmp_path):
-    wild = SETTINGS.model_copy(update={"lr": 1e30})
+def test_a_run_that_diverges_stops_and_says_where(cohort, train_sae, settings, tmp_path):
+    wild = settings.model_copy(update={"lr": 1e30})
     with pytest.raises(InputError, match=r"training diverged at step \d+: .*lower lr"):
-        run(cohort, tmp_path, wild)
+        train_sae(cohort, tmp_path, wild)
     assert not list(tmp_path.glob("sae*"))
 
 
-def test_a_split_without_images_is_refused(cohort, tmp_path):
-    import pandas as pd
-
+def test_a_split_without_images_is_refused(cohort, train_sae, tmp_path):
     table = pd.read_parquet(cohort.images)
     table.assign(split="test").to_parquet(cohort.images)
     with pytest.raises(InputError, match=r"images\.parquet has no image of split 'training'"):
-        run(cohort, tmp_path / "out")
+        train_sae(cohort, tmp_path / "out")
 
 
-def test_another_layer_is_refused(cohort, tmp_path):
+def test_another_layer_is_refused(cohort, train_sae, tmp_path):
     with pytest.raises(StoreError, match=r"holds no layer blocks\.3"):
-        run(cohort, tmp_path / "out", layer="blocks.3")
+        train_sae(cohort, tmp_path / "out", layer="blocks.3")
 
 
-def test_identical_cells_are_refused(make_cohort, tmp_path, monkeypatch):
+def test_identical_cells_are_refused(make_cohort, train_sae, tmp_path):
     cohort = make_cohort()
-    import zarr
-
     for manifest in cohort.manifests:
         cells = zarr.open_array(manifest.with_suffix("") / "head.zarr/cells", mode="r+")
         cells[:] = 1.0
     with pytest.raises(InputError, match="all cells of the training images are the same"):
-        run(cohort, tmp_path / "out")
+        train_sae(cohort, tmp_path / "out")

@@ -10,13 +10,14 @@ import pandas as pd
 
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
+from mammo_sae.sae.checkpoint import Checkpoint
 from mammo_sae.sae.loader import MIB, Cells
 from mammo_sae.sae.model import best_device
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
 from mammo_sae.sae.variants.registry import trainee
 from mammo_sae.stores.embeddings import EmbeddingReader
-from mammo_sae.stores.publish import write_json
+from mammo_sae.stores.publish import read_json, write_json
 from mammo_sae.stores.tables import read_table, write_table
 
 SPLIT = "training"
@@ -53,6 +54,12 @@ def run(
     ------
     InputError
         If the embeddings are damaged, not finite or empty, k > h, or training diverges.
+
+    Notes
+    -----
+    A run that was killed goes on from `checkpoint.pt` beside the description, at most a minute
+    back, and ends in the same bytes (on a CPU). The workflow does not know that file, so it
+    outlives the removal of a failed job's outputs.
     """
     reader = EmbeddingReader(embeddings, layer, split_ids(images, SPLIT))
     device = best_device()
@@ -60,7 +67,21 @@ def run(
     mean, scale = centre_and_scale(cells.sample())
     mean = mean.to(device)
     training = Training(settings, trainee(settings, cells.channels, device))
-    fit(training, cells.batches(), mean, scale, label=f"SAE {layer} seed {settings.seed}")
+    checkpoint = Checkpoint(
+        description.with_name("checkpoint.pt"),
+        [settings, layer, reader.image_ids, *map(read_json, embeddings), provenance],
+        device,
+    )
+    if (state := checkpoint.load()) is not None:
+        training.restore(state)
+    fit(
+        training,
+        cells.batches(training.step),
+        mean,
+        scale,
+        label=f"SAE {layer} seed {settings.seed}",
+        save=lambda: checkpoint.save(training.state()),
+    )
     sae = replace(
         training.trainee.folded(mean, scale),
         description={
@@ -77,6 +98,7 @@ def run(
     if provenance is not None:
         write_json(description.with_name("provenance.json"), provenance.model_dump(mode="json"))
     sae.save(weights, description)
+    checkpoint.remove()
 
 
 def split_ids(images: Path, split: str) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Step, Trainee
 
 LOG_ROWS = 100
+SAVE_SECONDS = 60.0
 
 
 def learning_rate(settings: SaeTraining, step: int) -> float:
@@ -133,13 +135,24 @@ def centre_and_scale(sample: Tensor) -> tuple[Tensor, float]:
 
 
 def fit(
-    training: Training, batches: Iterator[Tensor], mean: Tensor, scale: float, label: str
+    training: Training,
+    batches: Iterator[Tensor],
+    mean: Tensor,
+    scale: float,
+    label: str,
+    save: Callable[[], None] = lambda: None,
 ) -> None:
     """Train to the last step, showing cells per second and the time left.
 
-    `batches` yields raw cells [n, d] and starts at the batch numbered `training.step`.
+    Parameters
+    ----------
+    batches
+        Raw cells [n, d], from the batch numbered `training.step` on.
+    save
+        Called every `SAVE_SECONDS`, to keep `training.state()`.
     """
     settings = training.settings
+    saved = time.monotonic()
     with tqdm(
         total=settings.steps * settings.batch,
         initial=training.step * settings.batch,
@@ -153,3 +166,6 @@ def fit(
         while training.step < settings.steps:
             training.advance(next(batches).sub_(mean).mul_(scale))
             bar.update(settings.batch)
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
