@@ -242,11 +242,11 @@ def linear_probe(
         "linear_probe",
         settings,
         inputs=[images, *manifests],
-        images=images,
+        cohort=images,
         embeddings=manifests,
         concepts=concepts.split(","),
-        weights=head,
-        description=description,
+        head_weights=head,
+        head_description=description,
     )
 
 
@@ -266,11 +266,11 @@ def evaluate_encoder(
         settings,
         inputs=[images, head / "head.json", *manifests],
         encoder=encoder,
-        images=images,
+        cohort=images,
         head=head,
         embeddings=manifests,
         predictions=predictions,
-        scores=scores,
+        table=scores,
     )
 
 

@@ -121,6 +121,13 @@ class Config(Settings):
         """The folder of this run's results."""
         return Path(self.results) / self.name
 
+    def sources(self) -> list[str]:
+        """Return the folders of the source archive: the phantom's parts, or the user's own."""
+        if isinstance(self.cohort, PhantomCohort):
+            parts = ("training", "test", "external")
+            return [(self.folder / "source" / part).as_posix() for part in parts]
+        return [folder for folder in (self.cohort.source, self.cohort.external) if folder]
+
     @property
     def shards(self) -> int:
         """The number of shards of the cohort."""

@@ -7,6 +7,7 @@ rule probing:
     input:
         images=COHORT["images"],
         codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
     output:
         f"{ANALYSIS}/latents.parquet",
     log:
@@ -35,6 +36,7 @@ rule interventions:
     input:
         images=COHORT["images"],
         codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
         latents=f"{ANALYSIS}/latents.parquet",
         sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
         head=lambda wildcards: head_files(wildcards.encoder),
@@ -71,8 +73,10 @@ rule alignment:
     input:
         images=COHORT["images"],
         codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
         latents=f"{ANALYSIS}/latents.parquet",
         manifests=image_manifests,
+        stores=image_stores,
     output:
         f"{ANALYSIS}/alignment.parquet",
     log:
@@ -102,8 +106,10 @@ rule confounds:
     input:
         images=COHORT["images"],
         codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
         latents=f"{ANALYSIS}/latents.parquet",
         manifests=image_manifests,
+        stores=image_stores,
     output:
         f"{ANALYSIS}/confounds.parquet",
     log:
@@ -133,6 +139,7 @@ rule truth:
     input:
         images=COHORT["images"],
         codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
         latents=f"{ANALYSIS}/latents.parquet",
         confounds=f"{ANALYSIS}/confounds.parquet",
     output:

@@ -79,9 +79,18 @@ def attempts(megabytes):
     return lambda wildcards, attempt: megabytes * attempt
 
 
+# Consumers depend on manifests, whose content decides; the stores themselves are inputs too, as
+# ancient files, so that one that was deleted is made again and nothing else about it counts.
+
+
 def image_manifests(wildcards=None):
     """Manifests of all image shards."""
     return [f"{RESULTS}/images/{shard}.json" for shard in SHARDS]
+
+
+def image_stores(wildcards=None):
+    """Stores of all image shards."""
+    return ancient([f"{RESULTS}/images/{shard}.zarr" for shard in SHARDS])
 
 
 def embedding_folders(encoder, layer):
@@ -94,6 +103,11 @@ def embedding_folders(encoder, layer):
 def embedding_manifests(encoder, layer):
     """Manifests of all shards of an encoder's layer."""
     return [f"{folder}.json" for folder in embedding_folders(encoder, layer)]
+
+
+def embedding_stores(encoder, layer):
+    """Stores of all shards of an encoder's layer."""
+    return ancient(embedding_folders(encoder, layer))
 
 
 def encoder_files(encoder):

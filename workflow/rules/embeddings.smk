@@ -13,7 +13,11 @@ rule extract:
     input:
         encoder=lambda wildcards: encoder_files(wildcards.encoder),
         images=f"{RESULTS}/images/{{shard}}.json",
+        store=ancient(f"{RESULTS}/images/{{shard}}.zarr"),
         frozen=frozen_manifest,
+        frozen_store=lambda wildcards: ancient(
+            [path.removesuffix(".json") for path in frozen_manifest(wildcards)]
+        ),
     output:
         store=directory(f"{RESULTS}/embeddings/{{encoder}}/{{layers}}/{{shard}}"),
         manifest=f"{RESULTS}/embeddings/{{encoder}}/{{layers}}/{{shard}}.json",

@@ -13,6 +13,14 @@ def finetuning_inputs(wildcards):
     return embedding_manifests(settings.base, settings.freeze)
 
 
+def finetuning_stores(wildcards):
+    """The stores of `finetuning_inputs`."""
+    settings = CONFIG.encoders[wildcards.encoder]
+    if settings.freeze is None:
+        return image_stores()
+    return embedding_stores(settings.base, settings.freeze)
+
+
 rule import_encoder:
     output:
         weights=f"{RESULTS}/encoders/{{encoder}}/encoder.safetensors",
@@ -44,6 +52,7 @@ rule finetune:
         images=COHORT["images"],
         encoder=lambda wildcards: encoder_files(CONFIG.encoders[wildcards.encoder].base),
         manifests=finetuning_inputs,
+        stores=finetuning_stores,
     output:
         weights=f"{RESULTS}/encoders/{{encoder}}/encoder.safetensors",
         description=f"{RESULTS}/encoders/{{encoder}}/encoder.json",
@@ -82,6 +91,7 @@ rule linear_probe:
     input:
         images=COHORT["images"],
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
+        stores=lambda wildcards: embedding_stores(wildcards.encoder, "pooled"),
     output:
         head=f"{RESULTS}/heads/{{encoder}}/head.safetensors",
         description=f"{RESULTS}/heads/{{encoder}}/head.json",
@@ -114,6 +124,7 @@ rule evaluate_encoder:
         images=COHORT["images"],
         head=lambda wildcards: head_files(wildcards.encoder),
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
+        stores=lambda wildcards: embedding_stores(wildcards.encoder, "pooled"),
     output:
         predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
         scores=f"{RESULTS}/heads/{{encoder}}/scores.parquet",

@@ -7,6 +7,7 @@ rule train_sae:
     input:
         images=COHORT["images"],
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
     output:
         weights=f"{SAE}/sae.safetensors",
         description=f"{SAE}/sae.json",
@@ -38,6 +39,7 @@ rule codes:
     input:
         sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
     output:
         store=directory(f"{CODES}.zarr"),
         manifest=f"{CODES}.json",
@@ -66,9 +68,11 @@ rule sae_quality:
         images=COHORT["images"],
         sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
         codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
         encoder=lambda wildcards: encoder_files(wildcards.encoder),
         head=lambda wildcards: head_files(wildcards.encoder),
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
     output:
         f"{RESULTS}/analysis/{RUN}/quality.parquet",
     log:

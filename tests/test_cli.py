@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mammo_sae.steps import STEPS
+
+PROJECT = Path(__file__).parents[1]
+
+
+def _run(*arguments, cwd=PROJECT):
+    return subprocess.run(
+        [sys.executable, "-m", "mammo_sae", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src"), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_lists_a_verb_for_every_step():
+    done = _run("--help")
+    assert done.returncode == 0
+    for step in STEPS:
+        assert step.replace("_", "-") in done.stdout, step
+
+
+@pytest.mark.parametrize("step", ["phantom", "extract", "train-sae", "confounds"])
+def test_every_verb_explains_its_options(step):
+    done = _run(step, "--help")
+    assert done.returncode == 0
+    assert "--settings" in done.stdout or "--sae" in done.stdout
+
+
+def test_a_slice_feeds_the_step_it_was_cut_for(tmp_path):
+    small = tmp_path / "small.yaml"
+    small.write_text(
+        "phantom: {height: 96, width: 64, patients: {training: 1, test: 1, external: 1}}\n"
+    )
+    cut = _run("slice", small, "phantom", "part=test")
+    assert cut.returncode == 0
+    assert json.loads(cut.stdout)["part"] == "test"
+    (tmp_path / "settings.json").write_text(cut.stdout)
+    done = _run(
+        *("phantom", "--settings", f"@{tmp_path / 'settings.json'}"),
+        *("--archive", tmp_path / "test", "--manifest", tmp_path / "test.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "test").rglob("*.dicom"))) == 2
+    checked = _run("verify", tmp_path)
+    assert checked.returncode == 0
+    assert "1 stores checked, 0 problems" in checked.stdout
+    victim = next((tmp_path / "test").rglob("*.dicom"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    checked = _run("verify", tmp_path)
+    assert checked.returncode == 1
+    assert victim.name in checked.stdout
+    assert "to rebuild: rm" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["slice", "nothing.yaml", "phantom"], "nothing.yaml is missing"),
+        (["slice", "config/config.yaml", "nothing"], "'nothing' is not a step"),
+        (["slice", "config/config.yaml", "train_sae"], "needs a wildcard"),
+        (["verify", "tests"], "tests holds no store"),
+    ],
+)
+def test_a_wrong_input_is_one_sentence_and_exit_status_1(arguments, sentence):
+    done = _run(*arguments)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_wrong_settings_of_a_step_are_named():
+    done = _run("truth", "--settings", '{"sed":1}', "--run", "a", "head", "b", "0",
+                "--images", "x", "--codes", "x", "--latents", "x", "--confounds", "x",
+                "--output", "x")  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: settings of truth: sed: unknown key; remove it or correct its spelling\n"
+    )

@@ -1,0 +1,168 @@
+"""The staleness contract: which rules rerun after which edit, by real dry runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+RUNS = 4  # two encoders, two layers
+REPORT = {"table", "figure"}
+ANALYSES = {"probing", "interventions", "alignment", "confounds", "truth"}
+BELOW_SAE = {"train_sae", "codes", "sae_quality"} | ANALYSES | REPORT
+BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe"} | BELOW_SAE
+
+
+def _kinds(jobs: dict[str, int]) -> set[str]:
+    """Name the rules, all figures together: which of them read what is the report's business."""
+    return {"figure" if name.startswith("figure") else name for name in jobs}
+
+
+def test_a_finished_run_has_nothing_to_do(finished):
+    assert finished.stale() == {}
+
+
+def test_touching_every_source_file_makes_nothing_stale(restored):
+    for part in ("src", "workflow", "config"):
+        for path in (restored.folder / part).rglob("*"):
+            os.utime(path)
+    assert restored.stale() == {}
+
+
+def test_a_comment_a_docstring_or_formatting_makes_nothing_stale(restored):
+    module = "src/mammo_sae/sae/trainer.py"
+    restored.edit(module, '"""', '"""Something else. ')
+    restored.edit(module, "\n\n\n", "\n\n\n# A comment.\n\n\n")
+    assert restored.stale() == {}
+
+
+def test_git_stash_and_pop_make_nothing_stale(restored):
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments],
+            cwd=restored.folder,
+            check=True,
+            capture_output=True,
+        )
+
+    git("init")
+    git("add", "src", "workflow", "config", "Snakefile")
+    git("commit", "-m", "as it was")
+    restored.edit("src/mammo_sae/sae/trainer.py", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
+    git("stash")
+    time.sleep(0.01)
+    assert restored.stale() == {}
+    git("stash", "pop")
+    assert "train_sae" in restored.stale()
+
+
+def test_the_order_of_keys_and_the_form_of_numbers_make_nothing_stale(restored):
+    overlay = """
+confounds: {top_latents: 5, permutation_draws: 99, bootstrap_draws: 20}
+evaluation: {level: 0.950}
+linear_probe: {c: 1.0e-2}
+"""
+    assert restored.stale(overlay=overlay) == {}
+
+
+def test_the_learning_rate_reruns_training_and_below(finished):
+    jobs = finished.stale(overlay="saes: {topk: {lr: 0.002}}")
+    assert _kinds(jobs) == BELOW_SAE
+    assert jobs["train_sae"] == RUNS
+
+
+def test_an_override_of_one_layer_reruns_that_layer_alone(finished):
+    jobs = finished.stale(overlay="saes: {topk: {layers: {head: {lr: 0.0005}}}}")
+    assert jobs["train_sae"] == jobs["codes"] == jobs["probing"] == 2
+
+
+def test_a_second_seed_adds_its_saes_and_reruns_the_report_alone(finished):
+    jobs = finished.stale(overlay="saes: {topk: {seeds: [0, 1]}}")
+    assert jobs["train_sae"] == RUNS
+    assert jobs["probing"] == RUNS
+    assert not _kinds(jobs) - BELOW_SAE
+
+
+def test_a_confound_threshold_reruns_confounds_truth_and_the_report(finished):
+    jobs = finished.stale(overlay="confounds: {min_kept: 0.4}")
+    assert _kinds(jobs) == {"confounds", "truth"} | REPORT
+    assert jobs["confounds"] == RUNS
+
+
+def test_the_list_of_top_k_reruns_interventions_and_the_report(finished):
+    jobs = finished.stale(overlay="interventions: {top_k: [0, 1, 5, 160]}")
+    assert _kinds(jobs) == {"interventions"} | REPORT
+
+
+def test_an_added_layer_leaves_the_others_alone(finished):
+    jobs = finished.stale(overlay="layers: [blocks.10, blocks.12, head]")
+    assert jobs["extract"] == 4  # two encoders, two shards: the new pass alone
+    assert jobs["train_sae"] == jobs["codes"] == jobs["probing"] == 2
+    assert not {"images", "finetune", "linear_probe", "evaluate_encoder"} & jobs.keys()
+
+
+def test_a_removed_layer_or_another_order_reruns_the_report_alone(finished):
+    assert _kinds(finished.stale(overlay="layers: [head]")) <= REPORT
+    assert _kinds(finished.stale(overlay="layers: [head, blocks.10]")) <= REPORT
+
+
+def test_the_recipe_of_fine_tuning_leaves_the_pretrained_encoder_alone(finished):
+    jobs = finished.stale(overlay="encoders: {finetuned: {recipe: {lr: 0.0001}}}")
+    assert jobs["finetune"] == 1
+    assert jobs["extract"] == 2
+    assert jobs["train_sae"] == 2
+    assert not {"images", "import_encoder", "linear_probe"} & jobs.keys()
+
+
+def test_the_image_size_reruns_everything_but_the_cohort(finished):
+    jobs = finished.stale(overlay="images: {height: 160}")
+    assert jobs["images"] == 2
+    assert not {"phantom", "cohort", "import_encoder"} & jobs.keys()
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("sae/trainer.py", BELOW_SAE),
+        ("sae/codes.py", {"codes", "sae_quality"} | ANALYSES | REPORT),
+        ("analysis/confounds.py", {"confounds", "truth"} | REPORT),
+        ("analysis/alignment.py", {"alignment"} | REPORT),
+        ("analysis/truth.py", {"truth"} | REPORT),
+        ("encoders/probe.py", {"linear_probe"}),
+    ],
+)
+def test_editing_a_module_reruns_what_uses_it_and_below(restored, module, expected):
+    restored.edit(f"src/mammo_sae/{module}", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
+    jobs = _kinds(restored.stale())
+    assert jobs >= expected
+    if module != "encoders/probe.py":
+        assert jobs == expected
+
+
+def test_editing_the_command_line_or_the_assembly_of_settings_makes_nothing_stale(restored):
+    restored.edit("src/mammo_sae/cli.py", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
+    restored.edit("src/mammo_sae/config.py", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
+    assert restored.stale() == {}
+
+
+def test_moving_the_project_makes_nothing_stale(finished):
+    moved = finished.folder.with_name("moved")
+    finished.folder.rename(moved)
+    try:
+        assert type(finished)(moved).stale() == {}
+    finally:
+        moved.rename(finished.folder)
+
+
+def test_a_store_that_was_deleted_is_built_again(finished):
+    store = finished.results / "images" / "0.zarr"
+    aside = store.with_name("aside")
+    store.rename(aside)
+    try:
+        assert finished.stale()["images"] == 1
+    finally:
+        aside.rename(store)
