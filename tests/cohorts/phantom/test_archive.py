@@ -22,20 +22,12 @@ from mammo_sae.provenance import Provenance
 from mammo_sae.stores.publish import open_store, verify_store
 
 BREAST_COLUMNS = [
-    "study_id",
-    "series_id",
-    "image_id",
-    "laterality",
-    "view_position",
-    "height",
-    "width",
-    "breast_birads",
-    "breast_density",
-    "split",
+    *("study_id", "series_id", "image_id", "laterality", "view_position", "height", "width"),
+    *("breast_birads", "breast_density", "split"),
 ]
 FINDING_COLUMNS = [
     *BREAST_COLUMNS[:-1],
-    *["finding_categories", "finding_birads", "xmin", "ymin", "xmax", "ymax", "split"],
+    *("finding_categories", "finding_birads", "xmin", "ymin", "xmax", "ymax", "split"),
 ]
 
 
