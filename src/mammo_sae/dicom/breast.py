@@ -32,15 +32,29 @@ def breast_mask(pixels: np.ndarray) -> np.ndarray:
     below = counts[: background + 1]
     noise = np.sqrt(((darker - background) ** 2 * below).sum() / max(below.sum(), 1))
     bright = smooth > background + max(LEAST_CONTRAST, 4.0 * noise)
-    # The image's edge cuts through the breast: outside of it counts as breast for the erosion.
-    opened = ndimage.binary_dilation(
-        ndimage.binary_erosion(bright, iterations=radius, border_value=1), iterations=radius
+    # `nearest`: the image's edge cuts through the breast, so the erosion must not start there.
+    size = 2 * radius + 1
+    opened = ndimage.maximum_filter(
+        ndimage.minimum_filter(bright.view(np.uint8), size, mode="nearest"), size, mode="nearest"
     )
-    labels, n = ndimage.label(opened & bright)
+    return _without_holes(_largest_part(opened.view(bool) & bright))
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    labels, n = ndimage.label(mask)
     if n == 0:
-        return np.zeros(pixels.shape, dtype=bool)
-    largest = np.bincount(labels.ravel())[1:].argmax() + 1
-    return ndimage.binary_fill_holes(labels == largest)
+        return mask
+    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
+
+
+def _without_holes(mask: np.ndarray) -> np.ndarray:
+    """Fill what does not touch the image's edge; by one labelling, not by repeated dilation."""
+    labels, n = ndimage.label(~mask)
+    outside = np.zeros(n + 1, dtype=bool)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        outside[edge] = True
+    outside[0] = False
+    return ~outside[labels]
 
 
 def is_on_the_right(mask: np.ndarray) -> bool:

@@ -10,7 +10,7 @@ from scipy import sparse
 from mammo_sae.dicom.breast import breast_mask, is_on_the_right
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
-from mammo_sae.dicom.pixels import display_values, modality_values
+from mammo_sae.dicom.pixels import display_values, stored_values
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings, ImagesSettings
 
@@ -86,16 +86,15 @@ def _mammo_clip(
     inner = codes[border:-border, border:-border]
     if inner.size == 0:
         raise Refusal(Reason.SIZE)
-    values = modality_values(header)[0].astype(np.float32)
-    used = np.zeros(len(values), dtype=bool)
-    used[inner.ravel()] = True
-    if header.photometric == "MONOCHROME1":
-        values = values[used].max() - values
-    values = values - values[used].min()
-    largest = values[used].max()
+    # The rescaling is monotonic, so the extremes of the codes give those of the values.
+    sign = inner.dtype.type(1 << (header.bits_stored - 1) if header.signed else 0)
+    values = (stored_values(header) * header.slope + header.intercept).astype(np.float32)
+    ends = values[[(inner ^ sign).min() ^ sign, (inner ^ sign).max() ^ sign]]
+    values = ends.max() - values if header.photometric == "MONOCHROME1" else values - ends.min()
+    largest = ends.max() - ends.min()
     if largest == 0:
         raise Refusal(Reason.BLANK)
-    grey = np.where(used, values / largest * np.float32(255), 0).astype(np.uint8)
+    grey = np.clip(values / largest * np.float32(255), 0, 255).astype(np.uint8)
     image = grey[inner]
 
     left, right, top, bottom = _mammo_clip_breast(image)
