@@ -185,6 +185,14 @@ def test_truncated_pixel_data_are_refused(tmp_path, write_dicom, syntax):
     assert refused.value.reason in {Reason.DECODE, Reason.NO_PIXELS, Reason.NOT_DICOM}
 
 
+def test_a_truncated_deflated_file_is_refused(tmp_path, write_dicom):
+    stored = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
+    path = write_dicom(tmp_path / "a.dcm", stored, syntax=uid.DeflatedExplicitVRLittleEndian)
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(Refusal):
+        read_pixels(path)
+
+
 @pytest.mark.parametrize(
     ("elements", "reason"),
     [

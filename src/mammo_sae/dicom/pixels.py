@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom import uid
+from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 
 from mammo_sae.dicom.header import READ, Header, Lut, Window, read_header
@@ -36,6 +37,9 @@ DECODERS = {
 There is no second choice: pydicom would try others in turn, and pylibjpeg decodes truncated JPEG
 Lossless and JPEG-LS data without an error, half of the pixels wrong.
 """
+
+UNCHECKED = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
+"""Syntaxes whose only decoders fill up a truncated stream; its end marker is looked for first."""
 
 
 def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
@@ -78,6 +82,8 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     if shift and not (native or syntax == uid.RLELossless):
         # A compressed stream carries its own precision, which then contradicts the header.
         raise Refusal(Reason.BITS)
+    if syntax in UNCHECKED and not _has_end_of_image(dataset):
+        raise Refusal(Reason.DECODE)
     try:
         pixels, _ = get_decoder(syntax).as_array(
             dataset,
@@ -96,6 +102,14 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     if header.bits_stored < 8 * codes.dtype.itemsize:
         codes = codes & codes.dtype.type((1 << header.bits_stored) - 1)
     return codes
+
+
+def _has_end_of_image(dataset: pydicom.Dataset) -> bool:
+    try:
+        stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    except Exception:  # damaged fragments: the same to us as a missing end
+        return False
+    return stream.rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def stored_values(header: Header) -> np.ndarray:
