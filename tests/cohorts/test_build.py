@@ -13,6 +13,7 @@ from mammo_sae.cohorts.settings import PhantomCohort, VindrCohort
 from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
+from mammo_sae.settings import canonical_json
 
 CONCEPTS = ["mass", "suspicious_calcification"]
 
@@ -157,13 +158,16 @@ def test_files_are_found_again_by_pseudonym(vindr_folder):
         locate(None, [vindr_folder, vindr_folder])
 
 
-def test_provenance_is_written_beside_the_manifest(vindr_folder, tmp_path):
+def test_provenance_is_written_beside_the_manifest_without_paths(vindr_folder, tmp_path):
+    chosen = settings(vindr_folder, shards=3)
     build.run(
-        settings(vindr_folder),
+        chosen,
         [vindr_folder],
         tmp_path / "images.parquet",
         tmp_path / "findings.parquet",
         tmp_path / "cohort.json",
-        provenance=Provenance(step="cohort", config="c", code="d"),
+        provenance=Provenance(step="cohort", config=canonical_json(chosen), code="d"),
     )
-    assert json.loads((tmp_path / "provenance.json").read_text())["step"] == "cohort"
+    written = json.loads((tmp_path / "provenance.json").read_text())
+    assert json.loads(written["config"])["shards"] == 3
+    assert str(vindr_folder) not in str(written)

@@ -6,15 +6,24 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+import zarr
 from PIL import Image
 
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.settings import VindrCohort
 from mammo_sae.dicom import convert
-from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, MammoClipSettings
+from mammo_sae.dicom.settings import (
+    ClinicalSettings,
+    ConversionSettings,
+    MammoClipSettings,
+    TriageSettings,
+)
 from mammo_sae.errors import InputError
+from mammo_sae.provenance import Provenance
+from mammo_sae.settings import canonical_json
 from mammo_sae.stores.images import ImageReader
 
 ROWS, COLUMNS = 120, 80
@@ -44,7 +53,8 @@ def folder(tmp_path, write_dicom, picture) -> Path:
     metadata = ["SOP Instance UID,Manufacturer"]
     for number, side in enumerate("LRL"):
         study, image = f"{CANARY}-study-{number}", f"{CANARY}-image-{number}"
-        stored = np.rint(picture(ROWS, COLUMNS, side=side) * 4095).astype(np.uint16)
+        shown = picture(ROWS, COLUMNS, side=side) * (0.8 if number == 2 else 1)
+        stored = np.rint(shown * 4095).astype(np.uint16)
         write_dicom(root / "images" / study / f"{image}.dicom", stored, **IDENTIFYING)
         breasts.append(f"{study},s,{image},{side},CC,{ROWS},{COLUMNS},BI-RADS 2,DENSITY B,training")
         metadata.append(f"{image},ACME")
@@ -128,7 +138,10 @@ def test_a_missing_mask_is_refused(folder, tmp_path):
 
 def test_nothing_identifying_reaches_an_output(folder, tmp_path, capfd):
     out = tmp_path / "out"
-    convert_all(folder, out)
+    tables = cohort(folder, out)
+    settings = SETTINGS.model_copy(update={"key_file": None})
+    record = Provenance(step="images", config=canonical_json(settings), code="c")
+    convert.run(settings, *tables, [folder], 0, out / "0.zarr", out / "0.json", provenance=record)
     spoken = capfd.readouterr()
     written = [p for p in out.rglob("*") if p.is_file()]
     assert len(written) > 5
@@ -150,6 +163,60 @@ def test_a_damaged_file_is_refused_by_its_pseudonym_and_leaves_no_store(folder, 
     assert CANARY not in str(refused.value)
     assert CANARY not in capfd.readouterr().err
     assert {p.name for p in out.iterdir()} == {"images.parquet", "findings.parquet", "cohort.json"}
+
+
+LENIENT = SETTINGS.model_copy(
+    update={
+        "images": SETTINGS.images.model_copy(
+            update={"triage": TriageSettings(most_refused=0.5, duplicate="refuse")}
+        )
+    }
+)
+
+
+def rewrite(folder: Path, number: int, **elements: object) -> None:
+    path = next((folder / "images").rglob(f"{CANARY}-image-{number}.dicom"))
+    dataset = pydicom.dcmread(path)
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+
+
+def test_few_damaged_files_are_left_out_and_listed(folder, tmp_path, capfd):
+    path = next((folder / "images").rglob(f"{CANARY}-image-1.dicom"))
+    path.write_bytes(path.read_bytes()[:-400])
+    reader = convert_all(folder, tmp_path / "out", LENIENT)
+    assert sorted(reader.image_ids) == sorted([image_id(0), image_id(2)])
+    group = zarr.open_group(tmp_path / "out" / "0.zarr", mode="r")
+    assert group.attrs["refused"] == {image_id(1): "decode"}
+    assert f"left out: image {image_id(1)}: the pixel data" in capfd.readouterr().err
+
+
+def test_the_second_of_two_images_with_the_same_pixels_is_left_out(folder, tmp_path):
+    first = next((folder / "images").rglob(f"{CANARY}-image-0.dicom"))
+    rewrite(folder, 2, PixelData=pydicom.dcmread(first).PixelData)
+    reader = convert_all(folder, tmp_path / "out", LENIENT)
+    kept, dropped = sorted([image_id(0), image_id(2)])
+    assert kept in reader.image_ids
+    assert dropped not in reader.image_ids
+
+
+def test_a_warned_image_is_converted_and_named(folder, tmp_path, capfd):
+    rewrite(folder, 1, ViewPosition="MLO")
+    reader = convert_all(folder, tmp_path / "out")
+    assert image_id(1) in reader.image_ids
+    assert f"warning: image {image_id(1)}: the header gives another view" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("policy", ["refuse", "warn", "accept"])
+def test_the_policy_decides(folder, tmp_path, capfd, policy):
+    rewrite(folder, 1, PresentationIntentType="FOR PROCESSING")
+    triage = TriageSettings(most_refused=0.5, for_processing=policy)
+    images = SETTINGS.images.model_copy(update={"triage": triage})
+    settings = SETTINGS.model_copy(update={"images": images})
+    reader = convert_all(folder, tmp_path / "out", settings)
+    assert (image_id(1) in reader.image_ids) == (policy != "refuse")
+    assert ("for processing" in capfd.readouterr().err) == (policy != "accept")
 
 
 def test_a_file_of_another_size_than_annotated_is_refused(folder, tmp_path, write_dicom):

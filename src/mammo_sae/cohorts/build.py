@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
+from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import read_source
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.cohorts.tables import (
@@ -69,7 +69,8 @@ def run(
     write_table(image_table, images)
     write_table(finding_table, findings)
     if provenance is not None:
-        write_json(manifest.with_name("provenance.json"), provenance.model_dump(mode="json"))
+        record = without_paths(provenance).model_dump(mode="json")
+        write_json(manifest.with_name("provenance.json"), record)
     write_json(
         manifest,
         {

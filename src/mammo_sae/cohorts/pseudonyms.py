@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mammo_sae.errors import InputError
+from mammo_sae.provenance import Provenance
+from mammo_sae.settings import canonical_json
 
 PUBLIC_KEY = b"mammo-sae"
 LEAST_KEY_BYTES = 16
+PATH_SETTINGS = frozenset({"source", "external", "key_file"})
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,3 +67,18 @@ def load_pseudonyms(key_file: str | None) -> Pseudonyms:
             f"make one with `openssl rand -hex 32 > {key_file}`"
         )
     return Pseudonyms(key)
+
+
+def without_paths(provenance: Provenance) -> Provenance:
+    """Return `provenance` without the settings that say where sources and keys lie.
+
+    A folder's name may say whose data it holds, and results travel further than sources.
+    """
+
+    def stripped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: stripped(v) for k, v in value.items() if k not in PATH_SETTINGS}
+        return value
+
+    settings = stripped(json.loads(provenance.config))
+    return provenance.model_copy(update={"config": canonical_json(settings)})

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 BACKGROUND_LEVELS = 64  # the air around the breast is in the darkest quarter of the grey levels
+LEAST_AREA = 0.02  # share of the image below which the largest part is a marker, not a breast
 LEAST_CONTRAST = 5.0  # grey levels that the thinnest tissue stands above the background
 
 
@@ -37,14 +38,12 @@ def breast_mask(pixels: np.ndarray) -> np.ndarray:
     opened = ndimage.maximum_filter(
         ndimage.minimum_filter(bright.view(np.uint8), size, mode="nearest"), size, mode="nearest"
     )
-    return _without_holes(_largest_part(opened.view(bool) & bright))
-
-
-def _largest_part(mask: np.ndarray) -> np.ndarray:
-    labels, n = ndimage.label(mask)
-    if n == 0:
-        return mask
-    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    labels, n = ndimage.label(opened.view(bool) & bright)
+    sizes = np.bincount(labels.ravel(), minlength=n + 1)
+    sizes[0] = 0
+    if sizes.max() < LEAST_AREA * pixels.size:
+        return np.zeros(pixels.shape, dtype=bool)
+    return _without_holes(labels == sizes.argmax())
 
 
 def _without_holes(mask: np.ndarray) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mammo_sae.cohorts.pseudonyms import without_paths
 from mammo_sae.cohorts.readers import locate
 from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.cohorts.tables import BOX, read_cohort
@@ -19,11 +23,12 @@ from mammo_sae.dicom.canonical import canonical_image
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.pixels import read_pixels
 from mammo_sae.dicom.refusal import Reason, Refusal
-from mammo_sae.dicom.settings import ConversionSettings
+from mammo_sae.dicom.settings import ConversionSettings, TriageSettings
+from mammo_sae.dicom.triage import Expected, judge_header, judge_image
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
-from mammo_sae.stores.images import ImageRecord, create_image_store
+from mammo_sae.stores.images import ImageRecord, ImageWriter, create_image_store
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,10 +67,14 @@ def run(
     provenance
         Written into the store.
 
+    Files that can't be converted, or that `settings.images.triage` refuses, are left out; the
+    store's attribute `refused` lists them: {image_id: reason code}.
+
     Raises
     ------
     InputError
-        If a file can't be converted, naming its pseudonym and the reason; no store is left.
+        If more than the allowed share of files is refused, with their number per reason and the
+        pseudonym of the first; no store is left.
     """
     table, boxes = read_cohort(images, findings, settings.concepts)
     table = table[table["shard"] == shard]
@@ -79,24 +88,83 @@ def run(
     of_image = dict(tuple(boxes.groupby("image_id")))
     none = boxes.iloc[:0]
     jobs = [
-        _Job(settings, regions, row, files[row.image_id], of_image.get(row.image_id, none))
+        Job(settings, regions, row, files[row.image_id], of_image.get(row.image_id, none))
         for row in table.itertuples()
     ]
-    with create_image_store(
-        path,
-        manifest,
-        image_ids=[job.image_id for job in jobs],
-        height=settings.images.height,
-        width=settings.images.width,
-        regions=regions,
-        attributes={"preprocessing": settings.images.preprocessing},
-        provenance=provenance,
-    ) as writer:
-        records = in_order(lambda job: job.convert(), jobs, threads)
-        for position, record in enumerate(
-            progress(records, total=len(jobs), label=f"convert shard {shard}")
-        ):
-            writer.write(position, record)
+    refused: dict[str, Reason] = {}
+    # What a file holds is known only when it is decoded, and a store has room for what is known
+    # to come. So a shard with files to leave out is converted a second time, without them.
+    while True:
+        try:
+            with create_image_store(
+                path,
+                manifest,
+                image_ids=[job.image_id for job in jobs],
+                height=settings.images.height,
+                width=settings.images.width,
+                regions=regions,
+                attributes={
+                    "preprocessing": settings.images.preprocessing,
+                    "refused": {image_id: reason.code for image_id, reason in refused.items()},
+                },
+                provenance=provenance and without_paths(provenance),
+            ) as writer:
+                _convert(jobs, writer, threads, settings.images.triage, f"convert shard {shard}")
+            return
+        except _LeaveOut as found:
+            refused.update(found.refused)
+            _check_share(refused, len(table), settings.images.triage.most_refused)
+            jobs = [job for job in jobs if job.image_id not in refused]
+
+
+class _LeaveOut(Exception):
+    """Images of the store that is being written must be left out."""
+
+    def __init__(self, refused: dict[str, Reason]) -> None:
+        super().__init__()
+        self.refused = refused
+
+
+def _convert(
+    jobs: Sequence[Job], writer: ImageWriter, threads: int, policy: TriageSettings, label: str
+) -> None:
+    refused: dict[str, Reason] = {}
+    warned: list[tuple[str, Reason]] = []
+    seen: set[str] = set()
+    outcomes = in_order(Job.run, jobs, threads)
+    for position, outcome in enumerate(progress(outcomes, total=len(jobs), label=label)):
+        image_id = jobs[position].image_id
+        reason, reasons = outcome.refused, list(outcome.warnings)
+        if reason is None and not seen.isdisjoint(outcome.identities):
+            if policy.duplicate == "refuse":
+                reason = Reason.DUPLICATE
+            elif policy.duplicate == "warn":
+                reasons.append(Reason.DUPLICATE)
+        seen.update(outcome.identities)
+        warned += [(image_id, warning) for warning in reasons]
+        if reason is not None:
+            refused[image_id] = reason
+        elif not refused:
+            writer.write(position, outcome.record)
+    if refused:
+        for image_id, reason in refused.items():
+            print(f"left out: image {image_id}: {Refusal(reason)}", file=sys.stderr)
+        raise _LeaveOut(refused)
+    for image_id, reason in warned:
+        print(f"warning: image {image_id}: {Refusal(reason)}", file=sys.stderr)
+
+
+def _check_share(refused: Mapping[str, Reason], images: int, most: float) -> None:
+    if len(refused) <= most * images:
+        return
+    first, reason = next(iter(refused.items()))
+    counts = Counter(reason.code for reason in refused.values())
+    others = ", ".join(f"{code} {n}" for code, n in sorted(counts.items()))
+    raise InputError(
+        f"image {first} can't be converted: {Refusal(reason)}; {len(refused)} of the shard's "
+        f"{images} images are refused ({others}), more than images.triage.most_refused = {most:g} "
+        "allows; repair the files, or change the policy under images.triage"
+    )
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
@@ -123,7 +191,20 @@ def _regions(concepts: Sequence[str], files: Iterable[SourceFiles]) -> list[str]
     return [*concepts, *sorted(artefacts)]
 
 
-class _Job:
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one file: a record, or the reason why there is none.
+
+    `identities` are digests of its pixels and instance UID: two files that share one are the same.
+    """
+
+    record: ImageRecord | None
+    refused: Reason | None = None
+    warnings: Sequence[Reason] = ()
+    identities: frozenset[str] = frozenset()
+
+
+class Job:
     """One image to convert."""
 
     def __init__(
@@ -135,26 +216,31 @@ class _Job:
         boxes: pd.DataFrame,
     ) -> None:
         self.image_id = row.image_id
-        self._settings = settings
+        self._settings = settings.images
         self._regions = regions
         self._size = (row.rows, row.columns)
+        self._expected = Expected(side=row.side, view=row.view)
         self._files = files
         self._boxes = boxes
 
-    def convert(self) -> ImageRecord:
+    def run(self) -> Outcome:
+        """Convert the image, or say why not."""
         try:
             return self._convert()
         except Refusal as refusal:
-            raise InputError(f"image {self.image_id} can't be converted: {refusal}") from None
+            return Outcome(record=None, refused=refusal.reason)
 
-    def _convert(self) -> ImageRecord:
+    def _convert(self) -> Outcome:
+        policy = self._settings.triage
         header, codes = read_pixels(self._files.dicom)
+        warnings = judge_header(header, self._expected, policy)
         if codes.shape != self._size:
             raise Refusal(Reason.SIZE)
-        canonical = canonical_image(header, codes, self._settings.images)
+        canonical = canonical_image(header, codes, self._settings)
+        warnings += judge_image(canonical, self._expected, policy)
         geometry = canonical.geometry
         vertical, horizontal = header.spacing_mm
-        return ImageRecord(
+        record = ImageRecord(
             pixels=canonical.pixels,
             breast=canonical.breast,
             regions=self._region_masks(geometry),
@@ -162,6 +248,10 @@ class _Job:
             flipped=geometry.flipped,
             spacing_mm=float(np.sqrt(vertical / geometry.scale_y * horizontal / geometry.scale_x)),
         )
+        identities = {f"pixels:{hashlib.blake2b(np.ascontiguousarray(codes)).hexdigest()}"}
+        if header.acquisition.uid:
+            identities.add(f"uid:{header.acquisition.uid}")
+        return Outcome(record, warnings=warnings, identities=frozenset(identities))
 
     def _region_masks(self, geometry: Geometry) -> np.ndarray:
         out = np.zeros((len(self._regions), geometry.height, geometry.width), dtype=bool)

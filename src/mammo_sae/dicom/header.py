@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
+from mammo_sae.dicom import acquisition
+from mammo_sae.dicom.acquisition import Acquisition, read_acquisition
 from mammo_sae.dicom.refusal import Reason, Refusal
 
 READ = (
+    *acquisition.READ,
     "BitsAllocated",
     "BitsStored",
     "Columns",
-    "EstimatedRadiographicMagnificationFactor",
     "HighBit",
     "ImagerPixelSpacing",
     "ModalityLUTSequence",
@@ -61,6 +63,7 @@ class Header:
     """The image attributes of one file, checked and typed.
 
     `spacing_mm` is (row, column) spacing in the breast plane's own attribute, or NaN.
+    `contradictory` says that PresentationLUTShape and the photometric interpretation disagree.
     `padding` is the inclusive range of stored values that are no image, or None.
     """
 
@@ -78,8 +81,10 @@ class Header:
     voi_function: str
     windows: tuple[Window, ...]
     voi_luts: tuple[Lut, ...]
+    contradictory: bool
     padding: tuple[int, int] | None
     spacing_mm: tuple[float, float]
+    acquisition: Acquisition
 
 
 def read_header(dataset: Dataset) -> Header:
@@ -130,7 +135,10 @@ def read_header(dataset: Dataset) -> Header:
         windows=_windows(dataset),
         voi_luts=_luts(dataset, "VOILUTSequence", negative=not modality_luts and lowest < 0),
         padding=_padding(dataset, stored, signed),
+        contradictory=str(dataset.get("PresentationLUTShape", ""))
+        == {"MONOCHROME1": "IDENTITY", "MONOCHROME2": "INVERSE"}[photometric],
         spacing_mm=_spacing(dataset),
+        acquisition=read_acquisition(dataset),
     )
 
 

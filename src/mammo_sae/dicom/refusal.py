@@ -6,7 +6,10 @@ from enum import Enum
 
 
 class Reason(Enum):
-    """A reason: its value is a code and what is wrong with the file."""
+    """A reason: its value is a code and what is wrong with the file.
+
+    The first group can't be converted at all; for the second, `TriageSettings` has a policy each.
+    """
 
     UNREADABLE = ("unreadable", "the file is missing or can't be opened")
     NOT_DICOM = ("not_dicom", "the file is not DICOM")
@@ -22,6 +25,26 @@ class Reason(Enum):
     SIZE = ("size", "the decoded image does not have the size that the annotations give")
     MASK = ("mask", "the lesion mask is missing, unreadable, or not of the image's size")
     BLANK = ("blank", "all pixels have the same value")
+
+    MODALITY = ("modality", "the image is not a mammogram by its modality")
+    FOR_PROCESSING = ("for_processing", "the image is raw data, for processing")
+    PARTIAL_VIEW = ("partial_view", "the image is a spot or magnification view")
+    VIEW = ("view", "the header gives another view than the annotations")
+    SIDE = ("side", "the header gives another side than the annotations")
+    MIRRORED = ("mirrored", "the breast lies on the other side of the image than its side implies")
+    NO_BREAST = ("no_breast", "no breast can be told from the background")
+    IMPLANT = ("implant", "the breast has an implant")
+    IMPLANT_DISPLACED = ("implant_displaced", "the implant is displaced out of the image")
+    PRESENTATION = (
+        "presentation",
+        "PresentationLUTShape contradicts the photometric interpretation, which is followed",
+    )
+    DUPLICATE = ("duplicate", "another image has the same pixels or the same instance UID")
+
+    @property
+    def code(self) -> str:
+        """The reason's name in settings and reports."""
+        return self.value[0]
 
 
 class Refusal(Exception):

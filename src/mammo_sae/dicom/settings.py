@@ -8,8 +8,42 @@ from pydantic import Field
 
 from mammo_sae.settings import Settings
 
+Policy = Literal["refuse", "warn", "accept"]
 
-class ClinicalSettings(Settings):
+
+class TriageSettings(Settings):
+    """What to do with images that could be converted but perhaps should not be.
+
+    `refuse` leaves the image out and lists it in its store, `warn` converts it and says so,
+    `accept` converts it. What can't be converted at all is always refused.
+    """
+
+    modality: Policy = Field("refuse", description="the header's modality is not MG")
+    for_processing: Policy = Field("refuse", description="raw data instead of a displayable image")
+    partial_view: Policy = Field("refuse", description="spot and magnification views")
+    view: Policy = Field("warn", description="header and annotations give different views")
+    side: Policy = Field("warn", description="header and annotations give different sides")
+    mirrored: Policy = Field("warn", description="the breast lies on the unexpected side")
+    no_breast: Policy = Field("warn", description="no breast found in the image")
+    implant: Policy = Field("accept", description="breast with an implant")
+    implant_displaced: Policy = Field("accept", description="view with the implant displaced")
+    presentation: Policy = Field("warn", description="header contradicts itself on inversion")
+    duplicate: Policy = Field(
+        "refuse", description="same pixels or instance UID as an earlier image of the shard"
+    )
+    most_refused: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of a shard's images beyond which refusals end the run with an error",
+    )
+
+
+class _Images(Settings):
+    triage: TriageSettings = Field(TriageSettings(), description="which images are left out")
+
+
+class ClinicalSettings(_Images):
     """The image as a radiologist sees it: display values, breast on the left, aspect ratio kept."""
 
     preprocessing: Literal["clinical"] = Field(
@@ -29,7 +63,7 @@ class ClinicalSettings(Settings):
     )
 
 
-class MammoClipSettings(Settings):
+class MammoClipSettings(_Images):
     """The preprocessing that Mammo-CLIP's published weights were trained with."""
 
     preprocessing: Literal["mammo_clip"] = Field(
