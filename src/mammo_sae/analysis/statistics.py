@@ -318,8 +318,9 @@ def patient_permutations(
     result = np.tile(np.arange(patients.size), (draws, 1))
     for signature in sorted(blocks):
         images = np.stack(blocks[signature])
-        shuffled = np.argsort(rng.random((draws, len(images))), axis=1)
-        result[:, images.ravel()] = images[shuffled].reshape(draws, -1)
+        order = np.tile(np.arange(len(images), dtype=np.int32), (draws, 1))
+        rng.permuted(order, axis=1, out=order)
+        result[:, images.ravel()] = images[order].reshape(draws, -1)
     return result
 
 
@@ -351,23 +352,40 @@ def permutation_p(
     single = scores.ndim == 1
     scores = _columns(scores)
     groups = np.zeros(len(scores), np.int64) if strata is None else np.asarray(strata)
-    _, code = np.unique(np.asarray(values), return_inverse=True)
-    moved = code[np.concatenate([np.arange(len(code))[None], permutations])]
     result = np.full(scores.shape[1], np.nan)
     for columns in _blocks(scores.shape[1]):
-        ranks = np.empty(scores[:, columns].shape)
-        for level in np.unique(groups):
-            rows = groups == level
-            part = rankdata(scores[rows, columns], axis=0)
-            ranks[rows] = part - part.mean(axis=0)
-        statistic = np.zeros((len(moved), ranks.shape[1]))
-        for level, count in enumerate(np.bincount(code)):
-            statistic += ((moved == level) @ ranks) ** 2 / count
-        # The tolerance keeps permutations that equal the observed one on its side.
-        extreme = (statistic[1:] >= statistic[:1] * (1 - 1e-9)).sum(0)
-        p = (1 + extreme) / (1 + len(permutations))
-        result[columns] = np.where((ranks == 0).all(axis=0), np.nan, p)
+        ranks = _centred_ranks(scores[:, columns], groups)
+        extreme = _count_extreme(ranks, values, permutations)
+        result[columns] = (1 + extreme) / (1 + len(permutations))
     return _result(result, single)
+
+
+def _centred_ranks(scores: Floats, groups: NDArray[Any]) -> Floats:
+    """Return the mid-ranks of `scores` [n, m] within each group, less their mean there."""
+    ranks = np.empty(scores.shape)
+    for level in np.unique(groups):
+        rows = groups == level
+        part = rankdata(scores[rows], axis=0)
+        ranks[rows] = part - part.mean(axis=0)
+    return ranks
+
+
+def _count_extreme(ranks: Floats, values: ArrayLike, permutations: NDArray[np.int64]) -> Floats:
+    """Count [m] the permutations whose statistic is at least the observed one; NaN if constant."""
+    _, code = np.unique(np.asarray(values), return_inverse=True)
+    narrow = code.astype(np.uint8 if code.max() < 256 else np.int64)  # less memory to gather
+    moved = narrow[np.concatenate([np.arange(len(code))[None], permutations])]
+    counts = np.bincount(code)
+    statistic = np.zeros((len(moved), ranks.shape[1]))
+    last = np.zeros_like(statistic)
+    for level, count in enumerate(counts[:-1]):
+        total = (moved == level).astype(np.float64) @ ranks
+        statistic += total**2 / count
+        last -= total  # centred ranks sum to 0 over all levels
+    statistic += last**2 / counts[-1]
+    # The tolerance keeps permutations that equal the observed one on its side.
+    extreme = (statistic[1:] >= statistic[:1] * (1 - 1e-9)).sum(0)
+    return np.where((ranks == 0).all(axis=0), np.nan, extreme)
 
 
 def patient_permutation_p(
@@ -389,24 +407,21 @@ def patient_permutation_p(
     scores = np.asarray(scores)
     single = scores.ndim == 1
     scores = _columns(scores)
-    p = np.full(scores.shape[1], np.nan)
+    groups = np.zeros(len(scores), np.int64) if within is None else np.asarray(within)
     if not scores.size:
-        return _result(p, single)
-
-    def judge(columns: NDArray[np.intp], rounds: int, first: int) -> Floats:
-        extreme = np.zeros(len(columns))
-        for part in range(rounds):
-            permutations = patient_permutations(patients, draws, first + part, within, align)
-            one = permutation_p(scores[:, columns], values, permutations, within)
-            extreme += one * (1 + draws) - 1
-        return (1 + extreme) / (1 + rounds * draws)
-
-    # Streams of one seed stay apart from those of the next seed.
-    first = seed * (REFINEMENT + 1)
-    p = judge(np.arange(scores.shape[1]), 1, first)
+        return _result(np.full(scores.shape[1], np.nan), single)
+    first = seed * (1 + REFINEMENT)  # streams of one seed stay apart from those of the next
+    p = permutation_p(
+        scores, values, patient_permutations(patients, draws, first, within, align), within
+    )
     small = np.flatnonzero(p < REFINE_BELOW)
     if small.size:
-        p[small] = judge(small, REFINEMENT, first + 1)
+        ranks = _centred_ranks(scores[:, small], groups)
+        extreme = np.zeros(small.size)
+        for stream in range(first + 1, first + 1 + REFINEMENT):
+            permutations = patient_permutations(patients, draws, stream, within, align)
+            extreme += _count_extreme(ranks, values, permutations)
+        p[small] = (1 + extreme) / (1 + REFINEMENT * draws)
     return _result(p, single)
 
 
