@@ -198,7 +198,8 @@ def test_truth_counts_the_planted_latents_as_called_and_the_clean_ones_as_not(ru
     clean = summary.loc[("any", "false_positive_rate")]
     assert clean[["latents", "called"]].tolist() == [2, 0]
     assert clean["high"] > 0.5
-    assert summary.loc[("paddle", "false_positive_rate"), "role"] == "null"
+    control = summary.loc[("paddle", "false_positive_rate")]
+    assert control[["role", "latents", "called"]].tolist() == ["null", 4, 0]
     assert ("paddle", "recall") not in summary.index
 
 

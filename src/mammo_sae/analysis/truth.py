@@ -119,7 +119,8 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
     """Return the table: per confounder and measure the share called, its count and interval.
 
     ``recall``: of the latents confounded by C, those called for C; for ``any``, called for any
-    planted confounder. ``false_positive_rate``: of the clean latents, those called. Intervals are
+    planted confounder. ``false_positive_rate``: of the clean latents, those called; for a control,
+    which explains no association, of all latents that do not detect it. Intervals are
     Clopper-Pearson's over latents.
     """
     rows = []
@@ -130,7 +131,11 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
         if role == "planted":
             mine = (truth["plant"] == name) if name != "any" else ~clean & (truth["plant"] != "")
             rows.append((name, role, "recall", *_share(called[mine], f"confounded by {name}")))
-        rows.append((name, role, "false_positive_rate", *_share(called[clean], "clean")))
+        innocent, group = clean, "clean"
+        if role == "null":
+            innocent = ~(truth[f"auroc_{name}"] >= settings.confounded_auroc)
+            group = f"not a detector of {name}"
+        rows.append((name, role, "false_positive_rate", *_share(called[innocent], group)))
     columns = ["confounder", "role", "measure", "latents", "called", "value", "low", "high"]
     result = pd.DataFrame(rows, columns=[*columns, "reason"])
     result.insert(0, "concept", settings.concept)
