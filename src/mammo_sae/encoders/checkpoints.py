@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,26 +72,19 @@ def read_pickle(path: Path, allowed: Sequence[Any] = ()) -> Any:
     except FileNotFoundError:
         raise InputError(f"checkpoint {path} does not exist; correct its path") from None
     except pickle.UnpicklingError as error:
-        reason = _forbidden(str(error))
-        if reason is None:
-            raise InputError(f"checkpoint {path} is damaged; fetch it again") from None
+        refused = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
+        if refused is None:
+            raise InputError(
+                f"checkpoint {path} is damaged, or not a file of torch.save; fetch it again"
+            ) from None
         raise InputError(
-            f"checkpoint {path} holds {reason}, which could run code and is refused; save its "
-            "state dict alone (torch.save(checkpoint['model'], ...)) where you trust it, and give "
+            f"checkpoint {path} holds {refused[1]}, which could run code and is refused; where "
+            "you trust it, save its weights alone (torch.save(checkpoint['model'], ...)) and give "
             "that file"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"checkpoint {path} is damaged ({reason}); fetch it again") from None
-
-
-def _forbidden(message: str) -> str | None:
-    """Return the global that the restricted unpickler names in `message`."""
-    for line in message.splitlines():
-        for marker in ("Unsupported global: GLOBAL ", "Unsupported class "):
-            if marker in line:
-                return line.split(marker, 1)[1].split()[0].rstrip(".")
-    return "an unsupported object" if "weights_only" in message.lower() else None
 
 
 def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor]:
@@ -114,7 +108,7 @@ def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor
     InputError
         Naming missing, unexpected and mis-shaped keys.
     """
-    check_keys(state, dict(_expected(name)), where, optional=("_fc.",))
+    check_keys(state, _expected(name), where, optional=("_fc.",))
     folded: dict[str, Tensor] = {}
     for ours, convolution, norm in _folds(name):
         weight = state[f"{convolution}.weight"].double()
@@ -193,24 +187,32 @@ def _folds(name: str) -> Iterator[tuple[str, str, str]]:
     yield "head", "_conv_head", "_bn1"
 
 
-def _expected(name: str) -> Iterator[tuple[str, Shape]]:
-    """Yield key and shape of all that a state dict of the packages must hold."""
+def _expected(name: str) -> dict[str, Shape]:
+    """Return key and shape of all that a state dict of the packages must hold, in its order."""
     plan = architecture(name)
-    shapes: dict[str, Shape] = {
-        "stem": (plan.stem_channels, 3, plan.stem.kernel, plan.stem.kernel),
-        "head": (plan.head_channels, plan.blocks[-1].outputs, 1, 1),
-    }
-    for index, block in enumerate(plan.blocks):
-        ours, theirs, kernel = f"blocks.{index}", f"_blocks.{index}", block.depthwise.kernel
-        shapes[f"{ours}.expand"] = (block.expanded, block.inputs, 1, 1)
-        shapes[f"{ours}.depthwise"] = (block.expanded, 1, kernel, kernel)
-        shapes[f"{ours}.project"] = (block.outputs, block.expanded, 1, 1)
-        if block.squeezed is not None:
-            yield f"{theirs}._se_reduce.weight", (block.squeezed, block.expanded, 1, 1)
-            yield f"{theirs}._se_reduce.bias", (block.squeezed,)
-            yield f"{theirs}._se_expand.weight", (block.expanded, block.squeezed, 1, 1)
-            yield f"{theirs}._se_expand.bias", (block.expanded,)
-    for ours, convolution, norm in _folds(name):
-        yield f"{convolution}.weight", shapes[ours]
+    found: dict[str, Shape] = {}
+
+    def convolution(key: str, norm: str, shape: Shape) -> None:
+        found[f"{key}.weight"] = shape
         for part in NORM:
-            yield f"{norm}.{part}", shapes[ours][:1]
+            found[f"{norm}.{part}"] = shape[:1]
+
+    kernel = plan.stem.kernel
+    convolution("_conv_stem", "_bn0", (plan.stem_channels, 3, kernel, kernel))
+    for index, block in enumerate(plan.blocks):
+        key, kernel = f"_blocks.{index}", block.depthwise.kernel
+        if block.expanded != block.inputs:
+            shape = (block.expanded, block.inputs, 1, 1)
+            convolution(f"{key}._expand_conv", f"{key}._bn0", shape)
+        convolution(f"{key}._depthwise_conv", f"{key}._bn1", (block.expanded, 1, kernel, kernel))
+        if block.squeezed is not None:
+            for gate, shape in (
+                ("_se_reduce", (block.squeezed, block.expanded, 1, 1)),
+                ("_se_expand", (block.expanded, block.squeezed, 1, 1)),
+            ):
+                found[f"{key}.{gate}.weight"] = shape
+                found[f"{key}.{gate}.bias"] = shape[:1]
+        shape = (block.outputs, block.expanded, 1, 1)
+        convolution(f"{key}._project_conv", f"{key}._bn2", shape)
+    convolution("_conv_head", "_bn1", (plan.head_channels, plan.blocks[-1].outputs, 1, 1))
+    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mammo_sae.encoders import checkpoints
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
@@ -91,7 +92,11 @@ def _state_dict(path: Path, architecture: str) -> dict[str, Tensor]:
 
 
 def _random(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
-    """Draw weights that keep the variance of the maps (He et al., arXiv 1502.01852)."""
+    """Draw normal weights and bring every convolution's outputs to mean 0 and variance 1.
+
+    That is layer-sequential unit variance (Mishkin & Matas, arXiv 1511.06422), on seeded noise
+    images: maps are as large at the last layer as at the first.
+    """
     details = EncoderDescription(
         kind="pretrained",
         architecture=source.architecture,
@@ -100,12 +105,34 @@ def _random(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription
         licence="none needed",
         data="none",
     )
-    network = Network(details)
+    network = Network(details).requires_grad_(False)
     generator = torch.Generator().manual_seed(source.seed)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, Pointwise | Spatial | nn.Linear):
-                inputs = module.weight[0].numel()
-                module.weight.normal_(0, math.sqrt(2 / inputs), generator=generator)
-                module.bias.zero_()
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, Pointwise | Spatial | nn.Linear):
+            inputs = module.weight[0].numel()
+            module.weight.normal_(0, math.sqrt(2 / inputs), generator=generator)
+            module.bias.zero_()
+        if isinstance(module, Pointwise | Spatial):
+            hooks.append(module.register_forward_hook(_standardise))
+    # Noise at every scale, as in images: white noise would leave coarse filters unscaled.
+    noise = sum(
+        functional.interpolate(
+            torch.randn(8, 1, size, size, generator=generator), size=224, mode="bilinear"
+        )
+        for size in (4, 16, 56, 224)
+    )
+    network(network.normalise((128 + 50 * noise[:, 0]).clamp(0, 255)))
+    for hook in hooks:
+        hook.remove()
     return network.state_dict(), details
+
+
+def _standardise(module: Pointwise | Spatial, _inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
+    """Make `outputs` of mean 0 in each channel and variance 1 over all, as if `module` had."""
+    mean = outputs.mean((0, 2, 3))
+    centred = outputs - mean[:, None, None]
+    deviation = centred.square().mean().sqrt()
+    module.weight.div_(deviation)
+    module.bias.sub_(mean).div_(deviation)
+    return centred / deviation

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mammo_sae.analysis.statistics import auroc
+from mammo_sae.encoders import extract, finetune
+from mammo_sae.encoders.heads import load_head
+from mammo_sae.encoders.network import load_encoder
+from mammo_sae.encoders.settings import ExtractionSettings, FinetunedSettings, RecipeSettings
+from mammo_sae.errors import InputError
+from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.tables import write_table
+
+OUTPUTS = ["encoder.safetensors", "encoder.json", "head.safetensors", "head.json", "log.csv"]
+
+
+def run(directory: Path, base: Path, cohort: Path, stores, freeze="blocks.4", **recipe) -> Path:
+    finetune.run(
+        FinetunedSettings(
+            kind="finetuned",
+            base="pretrained",
+            freeze=freeze,
+            recipe=RecipeSettings(**{"epochs": 3, "batch_size": 8} | recipe),
+        ),
+        concepts=["mass"],
+        cohort=cohort,
+        base=base,
+        stores=stores,
+        weights=directory / "encoder.safetensors",
+        description=directory / "encoder.json",
+        head_weights=directory / "head.safetensors",
+        head_description=directory / "head.json",
+        log=directory / "log.csv",
+    )
+    return directory
+
+
+@pytest.fixture
+def cached(lite0, image_store, tmp_path):
+    """Cohort table, manifests of its images, and of its embeddings at blocks.4."""
+    stores = [image_store(name, count=24) for name in ("0", "1")]
+    cohort = tmp_path / "images.parquet"
+    write_table(pd.concat([table for _, table in stores], ignore_index=True), cohort)
+    images, embeddings = [manifest for manifest, _ in stores], []
+    for manifest in images:
+        path = tmp_path / "embeddings" / manifest.stem
+        embeddings.append(path.with_suffix(".json"))
+        extract.run(
+            ExtractionSettings(),
+            encoder=lite0,
+            layers=["blocks.4"],
+            images=manifest,
+            cached=None,
+            path=path,
+            manifest=embeddings[-1],
+        )
+    return cohort, images, embeddings
+
+
+def predict(directory: Path, images: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    network, head, source = load_encoder(directory), load_head(directory), ImageReader(images)
+    with torch.inference_mode():
+        pooled = network(network.normalise(torch.from_numpy(source.pixels()))).numpy()
+    truth = np.array([int(image.rsplit("-", 1)[1]) % 2 for image in source.image_ids])
+    return head.logits(pooled)[:, 0], truth
+
+
+def test_a_planted_blob_is_learnt_and_found_in_other_images(lite0, cached, image_store, tmp_path):
+    cohort, _, embeddings = cached
+    directory = run(tmp_path / "finetuned", lite0, cohort, embeddings, epochs=5)
+    unseen, _ = image_store("7", count=40)
+    assert auroc(*predict(directory, [unseen])) > 0.95
+    losses = pd.read_csv(directory / "log.csv")["loss"]
+    assert losses.iloc[-1] < 0.5 * losses.iloc[0]
+
+
+def test_the_same_settings_give_the_same_bytes_and_another_seed_others(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    first, again, other = (
+        run(tmp_path / name, lite0, cohort, embeddings, epochs=1, seed=seed)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    for name in OUTPUTS:
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
+    weights = [(d / "encoder.safetensors").read_bytes() for d in (first, other)]
+    assert weights[0] != weights[1]
+
+
+def test_what_is_frozen_stays_and_all_after_it_is_trained(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    directory = run(tmp_path / "finetuned", lite0, cohort, embeddings, epochs=1)
+    before, after = load_encoder(lite0).state_dict(), load_encoder(directory).state_dict()
+    frozen = ("stem.", *(f"blocks.{i}." for i in range(5)))
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith(frozen), name
+    description = load_encoder(directory).description
+    assert (description.kind, description.cached) == ("finetuned", "blocks.4")
+    assert "48 training images" in description.data
+
+
+def test_without_a_frozen_part_the_whole_network_is_trained_from_the_images(
+    lite0, cached, tmp_path
+):
+    cohort, images, _ = cached
+    directory = run(tmp_path / "finetuned", lite0, cohort, images, freeze=None, epochs=1)
+    before, after = load_encoder(lite0).state_dict(), load_encoder(directory).state_dict()
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+    assert load_encoder(directory).description.cached is None
+
+
+def test_images_without_a_label_and_of_other_splits_do_not_count(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    table = pd.read_parquet(cohort)
+    table.loc[:5, "mass"] = pd.NA
+    table.loc[6:9, "split"] = "test"
+    write_table(table, cohort)
+    directory = run(tmp_path / "a", lite0, cohort, embeddings, epochs=1)
+    assert np.isfinite(load_head(directory).weight).all()
+    # Other labels where they do not count: nothing changes.
+    table.loc[6:9, "mass"] = 1
+    write_table(table, cohort)
+    again = run(tmp_path / "b", lite0, cohort, embeddings, epochs=1)
+    for name in OUTPUTS[:-1]:
+        assert (directory / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_a_concept_without_positives_is_refused_and_nothing_is_written(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    table = pd.read_parquet(cohort)
+    table["mass"] = 0
+    write_table(table, cohort)
+    with pytest.raises(InputError, match=r"images\.parquet: split training has 0 positive"):
+        run(tmp_path / "finetuned", lite0, cohort, embeddings)
+    assert not (tmp_path / "finetuned").exists()
+
+
+def test_a_diverging_run_is_stopped_and_nothing_is_written(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    with pytest.raises(InputError, match="diverged at step"):
+        run(tmp_path / "finetuned", lite0, cohort, embeddings, lr=1e38, head_lr=1e38)
+    assert not (tmp_path / "finetuned").exists()
+
+
+def test_a_frozen_layer_the_base_does_not_have_is_refused(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    with pytest.raises(InputError, match=r"no layer .blocks\.99"):
+        run(tmp_path / "finetuned", lite0, cohort, embeddings, freeze="blocks.99")

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import efficientnet_pytorch
+import pytest
+import torch
+
+from mammo_sae.encoders import checkpoints, importing
+from mammo_sae.encoders.network import load_description, load_encoder
+from mammo_sae.encoders.settings import EfficientNetSource, PretrainedSettings, RandomSource
+from mammo_sae.errors import InputError
+
+
+def run(settings: PretrainedSettings, directory: Path) -> None:
+    importing.run(
+        settings,
+        weights=directory / "encoder.safetensors",
+        description=directory / "encoder.json",
+    )
+
+
+def random(seed: int = 0, architecture: str = "efficientnet-b0") -> PretrainedSettings:
+    return PretrainedSettings(
+        source=RandomSource(kind="random", architecture=architecture, seed=seed)
+    )
+
+
+def test_lite0_is_described_with_its_origin_and_licence(lite0):
+    description = load_description(lite0)
+    assert description.architecture == "efficientnet-lite0"
+    assert description.licence == "Apache-2.0"
+    assert description.sha256.startswith("57934424")
+
+
+def test_random_weights_are_the_seeds_and_keep_the_scale_of_the_maps(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(random(seed), tmp_path / name)
+    weights = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+    pixels = torch.randint(0, 256, (2, 96, 96), generator=torch.Generator().manual_seed(0))
+    network = load_encoder(tmp_path / "a")
+    with torch.inference_mode():
+        pooled = network(network.normalise(pixels.to(torch.uint8)))
+    assert 0.01 < pooled.std().item() < 100
+
+
+def test_a_state_dict_in_a_file_is_imported_and_its_digest_kept(tmp_path):
+    path = tmp_path / "b0.pth"
+    torch.save(efficientnet_pytorch.EfficientNet.from_name("efficientnet-b0").state_dict(), path)
+    source = EfficientNetSource(
+        kind="efficientnet",
+        architecture="efficientnet-b0",
+        path=str(path),
+        sha256=checkpoints.sha256(path),
+        licence="MIT",
+    )
+    run(PretrainedSettings(source=source), tmp_path / "encoder")
+    description = load_description(tmp_path / "encoder")
+    assert description.sha256 == source.sha256
+    assert (description.source, description.licence) == ("b0.pth", "MIT")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "content", "digest", "complaint"),
+    [
+        ("efficientnet-b0", [1, 2], None, "is no state dict"),
+        ("efficientnet-b0", {"a": torch.zeros(1)}, None, "lacks _conv_stem.weight"),
+        ("efficientnet-b0", {}, "0" * 64, "has SHA-256"),
+    ],
+)
+def test_a_bad_checkpoint_is_refused_and_nothing_is_written(
+    tmp_path, architecture, content, digest, complaint
+):
+    path = tmp_path / "bad.pth"
+    torch.save(content, path)
+    source = EfficientNetSource(
+        kind="efficientnet", architecture=architecture, path=str(path), sha256=digest
+    )
+    with pytest.raises(InputError, match=rf"bad\.pth .*{complaint}"):
+        run(PretrainedSettings(source=source), tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize
+
+from mammo_sae.encoders import probe
+from mammo_sae.encoders.heads import load_head
+from mammo_sae.encoders.settings import ProbeSettings
+from mammo_sae.errors import InputError
+from mammo_sae.stores.embeddings import LayerGrid, create_embedding_store
+from mammo_sae.stores.tables import write_table
+
+N, D = 60, 4
+
+
+@pytest.fixture
+def features(tmp_path) -> tuple[np.ndarray, pd.DataFrame, list[Path], Path]:
+    """Pooled features of two shards, of which channel 1 carries the concept, and the cohort."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.arange(N) % 3 == 0)
+    values = rng.normal(5, 3, (N, D)).astype(np.float16)
+    values[:, 1] += (4 * labels).astype(np.float16)
+    values[:, 3] = 2.0
+    ids = [f"image{i:02d}" for i in range(N)]
+    manifests = []
+    for shard, rows in enumerate((slice(0, 25), slice(25, N))):
+        manifest = tmp_path / f"{shard}.json"
+        grid = LayerGrid("pooled", D, 1, 1, 32, 0.0, 0.0, 32)
+        with create_embedding_store(
+            tmp_path / str(shard), manifest, image_ids=ids[rows], grids=[grid]
+        ) as writer:
+            writer.write({"pooled": values[rows].reshape(-1, 1, 1, D)})
+        manifests.append(manifest)
+    cohort = pd.DataFrame(
+        {
+            "image_id": ids,
+            "patient_id": [f"p{i // 2}" for i in range(N)],
+            "split": "training",
+            "mass": pd.array(labels.astype(int), dtype="Int8"),
+        }
+    ).sample(frac=1, random_state=0)
+    path = tmp_path / "images.parquet"
+    write_table(cohort, path)
+    return values, cohort, manifests, path
+
+
+def run(manifests, cohort, directory, **settings):
+    probe.run(
+        ProbeSettings(**settings),
+        concepts=["mass"],
+        cohort=cohort,
+        embeddings=manifests,
+        head_weights=directory / "head.safetensors",
+        head_description=directory / "head.json",
+    )
+    return load_head(directory)
+
+
+def test_the_probe_minimises_the_balanced_penalised_loss(features, tmp_path):
+    values, cohort, manifests, path = features
+    head = run(manifests, path, tmp_path / "head", c=0.5)
+    labels = cohort.sort_values("image_id")["mass"].to_numpy(int)
+    x = values.astype(np.float64)
+    deviation = np.where(x.std(0) == 0, 1, x.std(0))
+    z = (x - x.mean(0)) / deviation
+    weight = np.where(labels == 1, N / (2 * labels.sum()), N / (2 * (N - labels.sum())))
+
+    def loss(parameters):
+        margin = (2 * labels - 1) * (z @ parameters[:D] + parameters[D])
+        fit = (weight * np.logaddexp(0, -margin)).sum()
+        return 0.5 * fit + 0.5 * (parameters[:D] ** 2).sum()
+
+    best = minimize(loss, np.zeros(D + 1), tol=1e-10).x
+    expected = z @ best[:D] + best[D]
+    np.testing.assert_allclose(head.logits(values)[:, 0], expected, atol=5e-3)
+
+
+def test_the_same_features_give_the_same_bytes(features, tmp_path):
+    _, _, manifests, path = features
+    for name in "ab":
+        run(manifests, path, tmp_path / name)
+    written = [(tmp_path / name / "head.safetensors").read_bytes() for name in "ab"]
+    assert written[0] == written[1]
+
+
+def test_unlabelled_images_do_not_count(features, tmp_path):
+    values, cohort, manifests, path = features
+    cohort = cohort.copy()
+    cohort.loc[cohort.index[:6], "mass"] = pd.NA
+    write_table(cohort, path)
+    head = run(manifests, path, tmp_path / "head")
+    assert np.isfinite(head.logits(values)).all()
+    assert np.argmax(np.abs(head.weight[0])) == 1
+
+
+def test_a_solver_that_does_not_converge_is_an_error(features, tmp_path):
+    _, _, manifests, path = features
+    with pytest.raises(InputError, match="probe of mass did not converge in 1 iterations"):
+        run(manifests, path, tmp_path / "head", c=1e4, max_iterations=1)
+    assert not (tmp_path / "head").exists()
