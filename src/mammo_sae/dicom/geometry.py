@@ -8,6 +8,7 @@ the canonical image, and nothing is shifted by half a pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -75,9 +76,14 @@ class Geometry:
         pixel it covers most, so that no lesion inside the crop vanishes.
         """
         found = np.zeros((self.height, self.width), dtype=bool)
-        labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+        bounds = ndimage.find_objects(np.asarray(mask, dtype=np.uint8))
+        if not bounds:
+            return found
+        top_row, left_column = (axis.start for axis in bounds[0])
+        labels, _ = ndimage.label(mask[bounds[0]], structure=np.ones((3, 3)))
         for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-            coverage, top, left = self._coverage(labels[rows, columns] == label, rows, columns)
+            origin = top_row + rows.start, left_column + columns.start
+            coverage, top, left = self._coverage(labels[rows, columns] == label, *origin)
             if coverage.size and coverage.max() > 0:
                 kept = coverage >= min(0.5, coverage.max())
                 found[top : top + kept.shape[0], left : left + kept.shape[1]] |= kept
@@ -97,11 +103,9 @@ class Geometry:
                 filled |= coverage >= min(0.5, coverage.max())
         return filled
 
-    def _coverage(
-        self, part: np.ndarray, rows: slice, columns: slice
-    ) -> tuple[np.ndarray, int, int]:
-        """Return the share of each canonical pixel that `part` covers, around it alone."""
-        box = np.array([[columns.start, rows.start, columns.stop, rows.stop]], dtype=float)
+    def _coverage(self, part: np.ndarray, row: int, column: int) -> tuple[np.ndarray, int, int]:
+        """Return the share of each canonical pixel that `part` at (row, column) covers, cut out."""
+        box = np.array([[column, row, column + part.shape[1], row + part.shape[0]]], dtype=float)
         x0, y0, x1, y1 = transform_boxes(self.affine, box)[0]
         left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
         right, bottom = min(self.width, int(np.ceil(x1))), min(self.height, int(np.ceil(y1)))
@@ -115,11 +119,13 @@ class Geometry:
         return (horizontal @ (vertical @ dense).T).T + 1e-5 * part.any(), top, left
 
 
+@lru_cache(maxsize=64)
 def area_weights(source: int, target: int, scale: float, offset: float) -> sparse.csr_array:
     """Return the weights [target, source] of an area-averaging resize along one axis.
 
     Source pixel s covers [s * scale + offset, (s + 1) * scale + offset) of the target axis; its
-    weight in a target pixel is the length it covers there.
+    weight in a target pixel is the length it covers there. Images of one matrix share their
+    weights: do not change what is returned.
     """
     edges = np.clip(np.arange(source + 1) * scale + offset, 0, target)
     cuts = np.union1d(edges, np.arange(target + 1))
