@@ -14,10 +14,9 @@ from mammo_sae.errors import InputError
 from mammo_sae.settings import Settings, explain
 
 
-class TopKVariant(Settings):
-    """k largest pre-activations per cell, ReLU, AuxK against dead latents (Gao et al. 2024)."""
+class AuxKVariant(Settings):
+    """A number of active latents per cell, and AuxK (Gao et al. 2024) against dead ones."""
 
-    name: Literal["topk"] = "topk"
     k: int = Field(16, ge=1, description="active latents per cell")
     k_aux: int = Field(
         128, ge=0, description="dead latents per cell that reconstruct the residual; 0: no AuxK"
@@ -25,7 +24,91 @@ class TopKVariant(Settings):
     aux_weight: float = Field(1 / 32, ge=0, description="weight of the AuxK loss")
 
 
-Variant = TopKVariant
+class TopKVariant(AuxKVariant):
+    """The k largest pre-activations of each cell."""
+
+    name: Literal["topk"] = Field("topk", description="sparsity rule")
+
+
+class BatchTopKVariant(AuxKVariant):
+    """The n k largest pre-activations of n cells together; a threshold after training."""
+
+    name: Literal["batch_topk"] = Field("batch_topk", description="sparsity rule")
+
+
+class MatryoshkaVariant(AuxKVariant):
+    """BatchTopK with nested dictionaries that must each reconstruct alone."""
+
+    name: Literal["matryoshka"] = Field("matryoshka", description="sparsity rule")
+    groups: list[Annotated[float, Field(gt=0)]] = Field(
+        [1 / 16, 1 / 8, 1 / 4, 9 / 16],
+        min_length=1,
+        description="relative sizes of the groups of latents, innermost first",
+    )
+
+
+class ArchetypalVariant(AuxKVariant):
+    """TopK whose atoms point into the convex hull of the data."""
+
+    name: Literal["archetypal"] = Field("archetypal", description="sparsity rule")
+    candidates: int = Field(1024, ge=2, description="k-means centroids that atoms are made of")
+    relaxation: float = Field(
+        0.1, ge=0, description="how far an atom may leave the hull, in root-mean-square norms"
+    )
+
+
+class L1Variant(Settings):
+    """ReLU with an L1 penalty and resampling: Mammo-SAE's own."""
+
+    name: Literal["l1"] = Field("l1", description="sparsity rule")
+    l1: float = Field(
+        3e-5,
+        ge=0,
+        description="weight of the summed codes against the mean squared error, raw units",
+    )
+    resample_every: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="dead latents start anew every this share of the run; 1: never",
+    )
+    slots: int = Field(256, ge=1, description="most codes kept per cell when encoding")
+
+
+class JumpReLUVariant(Settings):
+    """A learned threshold per latent, and a target number of active latents."""
+
+    name: Literal["jumprelu"] = Field("jumprelu", description="sparsity rule")
+    k: int = Field(16, ge=1, description="active latents per cell aimed at, on average")
+    l0_weight: float = Field(1.0, ge=0, description="weight of the squared relative miss of k")
+    threshold: float = Field(0.5, gt=0, description="threshold at the start, scaled units")
+    bandwidth: float = Field(
+        0.5, gt=0, description="width of the window around a threshold that moves it, scaled units"
+    )
+
+
+class GatedVariant(Settings):
+    """A gate that says whether a latent is active, a magnitude that says how strongly."""
+
+    name: Literal["gated"] = Field("gated", description="sparsity rule")
+    l1: float = Field(
+        3e-3,
+        ge=0,
+        description="weight of the summed gates against the mean squared error, raw units",
+    )
+    slots: int = Field(256, ge=1, description="most codes kept per cell when encoding")
+
+
+Variant = Annotated[
+    TopKVariant
+    | BatchTopKVariant
+    | MatryoshkaVariant
+    | ArchetypalVariant
+    | L1Variant
+    | JumpReLUVariant
+    | GatedVariant,
+    Field(discriminator="name"),
+]
 
 
 class TrainingValues(Settings):

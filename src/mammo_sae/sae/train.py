@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
@@ -15,12 +17,15 @@ from mammo_sae.sae.loader import MIB, Cells
 from mammo_sae.sae.model import best_device
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
+from mammo_sae.sae.variants.base import Start
 from mammo_sae.sae.variants.registry import trainee
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.publish import read_json, write_json
 from mammo_sae.stores.tables import read_table, write_table
 
 SPLIT = "training"
+# Batches that a variant may look at before training.
+SAMPLE_BATCHES = 8
 
 
 def run(
@@ -66,7 +71,8 @@ def run(
     cells = Cells(reader, settings.batch, settings.seed, settings.buffer * MIB, device)
     mean, scale = centre_and_scale(cells.sample())
     mean = mean.to(device)
-    training = Training(settings, trainee(settings, cells.channels, device))
+    sample = torch.cat(list(islice(cells.batches(), SAMPLE_BATCHES))).sub_(mean).mul_(scale)
+    training = Training(settings, trainee(settings, Start(sample, scale)))
     checkpoint = Checkpoint(
         description.with_name("checkpoint.pt"),
         [settings, layer, reader.image_ids, *map(read_json, embeddings), provenance],

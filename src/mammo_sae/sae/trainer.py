@@ -73,6 +73,7 @@ class Training:
         self._silent += 1
         self._silent[found.fired] = 0
         self.step += 1
+        self.trainee.revive(u, dead, self.optimiser, self.step / self.settings.steps)
         logged = self.step % self._every == 0 or self.step == self.settings.steps
         # Reading the loss waits for a GPU, so there it is looked at only where it is logged.
         if (logged or u.device.type == "cpu") and not torch.isfinite(found.loss):
@@ -88,6 +89,7 @@ class Training:
         return {
             "step": self.step,
             "parameters": self.trainee.parameters,
+            "buffers": self.trainee.buffers,
             "optimiser": self.optimiser.state_dict(),
             "silent": self._silent,
             "log": self.log,
@@ -95,8 +97,10 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a `state`."""
-        for name, parameter in self.trainee.parameters.items():
-            parameter.copy_(state["parameters"][name])
+        for kind in ("parameters", "buffers"):
+            for name, tensor in getattr(self.trainee, kind).items():
+                tensor.copy_(state[kind][name])
+        self.trainee.restored()
         self.optimiser.load_state_dict(state["optimiser"])
         self._silent.copy_(state["silent"])
         self.step, self.log = state["step"], list(state["log"])

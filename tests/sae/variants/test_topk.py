@@ -3,15 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mammo_sae.sae.settings import TopKVariant
+from mammo_sae.sae.settings import SaeTraining, TopKVariant
+from mammo_sae.sae.variants.base import Start
 from mammo_sae.sae.variants.topk import TopK
-
-CPU = torch.device("cpu")
 
 
 def make(h: int, d: int, *, k: int, k_aux: int = 0, aux_weight: float = 0.0) -> TopK:
-    settings = TopKVariant(k=k, k_aux=k_aux, aux_weight=aux_weight)
-    return TopK(settings, h, d, CPU, seed=0, dtype=torch.float32)
+    variant = TopKVariant(k=k, k_aux=k_aux, aux_weight=aux_weight)
+    start = Start(torch.zeros(1, d), scale=1.0, dtype=torch.float32)
+    return TopK(SaeTraining(variant=variant, latents=h), start)
 
 
 def test_loss_and_gradients_of_a_case_worked_by_hand():

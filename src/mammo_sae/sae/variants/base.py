@@ -7,11 +7,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.settings import SaeTraining
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a variant may look at before training.
+
+    Attributes
+    ----------
+    cells [m, d]
+        Random training cells, centred and scaled, on the device to train on.
+    scale
+        What they were scaled by.
+    dtype
+        Type of dense products; None: the fastest (`sparse.product_dtype`).
+    """
+
+    cells: Tensor
+    scale: float
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -43,21 +65,26 @@ class Trainee(ABC):
     ----------
     parameters
         By name; `gradients` fills each one's `.grad`.
+    buffers
+        By name, what else changes from step to step.
     """
 
-    def __init__(self, latents: int, channels: int, device: torch.device, seed: int) -> None:
+    def __init__(self, settings: SaeTraining, start: Start) -> None:
+        self.settings: Any = settings.variant
+        device, channels = start.cells.device, start.cells.shape[1]
+        self.latents = settings.latents
         # Drawn on the CPU, so that a seed gives the same start on every device.
-        generator = torch.Generator().manual_seed(seed)
-        atoms = torch.randn(latents, channels, generator=generator).to(device)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        atoms = torch.randn(self.latents, channels, generator=self.generator).to(device)
         atoms /= atoms.norm(dim=1, keepdim=True)
         self.parameters: dict[str, Tensor] = {
             "encoder_weight": atoms.clone(),
-            "encoder_bias": torch.zeros(latents, device=device),
+            "encoder_bias": torch.zeros(self.latents, device=device),
             "decoder_weight": atoms,
             "decoder_bias": torch.zeros(channels, device=device),
         }
-        for parameter in self.parameters.values():
-            parameter.grad = torch.zeros_like(parameter)
+        self.buffers: dict[str, Tensor] = {}
+        self.preactivations = sparse.Preactivations(self.latents, channels, device, start.dtype)
 
     @abstractmethod
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
@@ -72,13 +99,21 @@ class Trainee(ABC):
         atoms = self.parameters["decoder_weight"]
         atoms /= torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
 
-    def _remove_radial_gradient(self) -> None:
+    def revive(  # noqa: B027 - most variants have nothing to do here
+        self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float
+    ) -> None:
+        """Start dead latents anew, if the variant does; `progress` is the share of steps done."""
+
+    def restored(self) -> None:  # noqa: B027 - most variants have nothing to do here
+        """Bring what follows from parameters and buffers up to date, after these were set."""
+
+    def remove_radial_gradient(self) -> None:
         """Drop the part of the decoder's gradient that renormalising would undo."""
         atoms = self.parameters["decoder_weight"]
         radial = torch.linalg.vecdot(atoms.grad, atoms).unsqueeze(1)
         atoms.grad.addcmul_(atoms, radial, value=-1)
 
-    def _fold(
+    def fold(
         self, mean: Tensor, scale: float, *, slots: int, threshold: Tensor | None = None
     ) -> SparseAutoencoder:
         """Fold centring and scaling into the weights; codes get the embedding's units.
@@ -93,6 +128,6 @@ class Trainee(ABC):
             encoder_bias=p["encoder_bias"] / scale - weight @ mean,
             decoder_weight=p["decoder_weight"].clone(),
             decoder_bias=p["decoder_bias"] / scale + mean,
-            slots=slots,
+            slots=min(slots, self.latents),
             threshold=None if threshold is None else threshold / scale,
         )

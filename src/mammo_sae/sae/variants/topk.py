@@ -20,74 +20,68 @@ from torch import Tensor
 
 from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import TopKVariant
 from mammo_sae.sae.variants.base import Step, Trainee
 
 
 class TopK(Trainee):
     """A TopK SAE in training."""
 
-    def __init__(
-        self,
-        settings: TopKVariant,
-        latents: int,
-        channels: int,
-        device: torch.device,
-        seed: int,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(latents, channels, device, seed)
-        self._settings = settings
-        self._preactivations = sparse.Preactivations(latents, channels, device, dtype)
-
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
         """Fill the gradients of the loss above; see `Trainee.gradients`."""
-        p, k = self.parameters, self._settings.k
-        weight, bias = p["encoder_weight"], p["encoder_bias"]
-        atoms, offset = p["decoder_weight"], p["decoder_bias"]
-        latents = len(weight)
-
-        self._preactivations.load(weight, bias)
-        index = sparse.largest(self._preactivations(u), k)
-        value = (sparse.dots(u, weight, index) + bias[index]).clamp_(min=0)
+        self.preactivations.load(self.parameters["encoder_weight"], self.parameters["encoder_bias"])
+        index, value = self.select(u)
         active = value > 0
-
-        residual = sparse.combine(index, value, atoms).add_(offset).sub_(u)
+        loss, residual = self.reconstruction(u, index, value)
         error = residual.square().mean()
-        # dL / du_hat
-        outer = residual * (2 / residual.numel())
-        inner = sparse.dots(outer, atoms, index).mul_(active)
-        by_latent = sparse.ByLatent.of(index, latents)
-        atoms.grad = by_latent.sum(value, outer)
-        offset.grad = outer.sum(dim=0)
-        weight.grad = by_latent.sum(inner, u)
-        bias.grad = sparse.total(index, inner, latents)
-
-        loss = error
-        if self._settings.k_aux and dead.any():
-            loss = error + self._auxiliary(u, residual.neg_(), dead.nonzero().squeeze(1))
-        self._remove_radial_gradient()
-        fired = torch.zeros(latents, dtype=torch.bool, device=u.device)
+        if self.settings.k_aux and dead.any():
+            loss = loss + self._auxiliary(u, residual.neg(), dead.nonzero().squeeze(1))
+        self.remove_radial_gradient()
+        fired = torch.zeros(self.latents, dtype=torch.bool, device=u.device)
         fired[index[active]] = True
         return Step(loss, error, active.sum() / len(u), fired)
+
+    def select(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return index and value [n, m] of the active latents; the value is 0 in a free slot."""
+        return self.candidates(u, self.settings.k)
+
+    def candidates(self, u: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return index and value [n, count] of the largest pre-activations, at least 0."""
+        weight, bias = self.parameters["encoder_weight"], self.parameters["encoder_bias"]
+        index = sparse.largest(self.preactivations(u), count)
+        return index, (sparse.dots(u, weight, index) + bias[index]).clamp_(min=0)
+
+    def reconstruction(self, u: Tensor, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Fill the gradients of L for these codes; return L and the residual u_hat - u."""
+        p = self.parameters
+        atoms = p["decoder_weight"]
+        residual = sparse.combine(index, value, atoms).add_(p["decoder_bias"]).sub_(u)
+        # dL / du_hat
+        outer = residual * (2 / residual.numel())
+        inner = sparse.dots(outer, atoms, index).mul_(value > 0)
+        by_latent = sparse.ByLatent.of(index, self.latents)
+        atoms.grad = by_latent.sum(value, outer)
+        p["decoder_bias"].grad = outer.sum(dim=0)
+        p["encoder_weight"].grad = by_latent.sum(inner, u)
+        p["encoder_bias"].grad = sparse.total(index, inner, self.latents)
+        return residual.square().mean(), residual
 
     def _auxiliary(self, u: Tensor, error: Tensor, dead: Tensor) -> Tensor:
         """Add the AuxK gradients of the latents `dead` to theirs and return the weighted loss.
 
         Dense over the dead latents: there are few, and k_aux of them is no small share.
         """
-        p, dtype = self.parameters, self._preactivations.dtype
+        p, dtype = self.parameters, self.preactivations.dtype
         weight, atoms = p["encoder_weight"][dead], p["decoder_weight"][dead]
         low_u, low_atoms = u.to(dtype), atoms.to(dtype)
         value = torch.addmm(p["encoder_bias"][dead].to(dtype), low_u, weight.to(dtype).t())
         value.clamp_(min=0)
-        if len(dead) > self._settings.k_aux:
-            kept = sparse.largest(value, self._settings.k_aux)
+        if len(dead) > self.settings.k_aux:
+            kept = sparse.largest(value, self.settings.k_aux)
             value = torch.zeros_like(value).scatter_(1, kept, value.gather(1, kept))
         miss = torch.mm(value, low_atoms).float().sub_(error)
-        loss = miss.square().mean() * self._settings.aux_weight
-        outer = (miss * (2 * self._settings.aux_weight / miss.numel())).to(dtype)
+        loss = miss.square().mean() * self.settings.aux_weight
+        outer = (miss * (2 * self.settings.aux_weight / miss.numel())).to(dtype)
         inner = torch.mm(outer, low_atoms.t()).mul_(value > 0)
         # A dead latent that fires in this very batch has a gradient from the main loss too.
         p["decoder_weight"].grad.index_add_(0, dead, torch.mm(value.t(), outer).float())
@@ -97,4 +91,4 @@ class TopK(Trainee):
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
         """Return the SAE for raw embeddings."""
-        return self._fold(mean, scale, slots=self._settings.k)
+        return self.fold(mean, scale, slots=self.settings.k)

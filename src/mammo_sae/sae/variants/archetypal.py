@@ -1,0 +1,95 @@
+"""Relaxed archetypal TopK (Fel et al. 2025, arXiv 2502.12892): atoms made of data points.
+
+    D_j = unit(sum_c A_jc C_c + R_j),  A_jc >= 0,  sum_c A_jc = 1,  ||R_j|| <= relaxation sqrt(d)
+
+with C the centroids of a k-means over training cells, so up to R every atom points into the
+convex hull of the data, and seeds agree on the dictionary far better. Encoder, loss and AuxK are
+those of TopK. A is projected after every step by clipping and dividing, R by shortening.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.settings import SaeTraining
+from mammo_sae.sae.variants.base import Start, Step
+from mammo_sae.sae.variants.topk import TopK
+
+ROUNDS = 10
+
+
+class Archetypal(TopK):
+    """An archetypal SAE in training; `decoder_weight` is made of its own parameters."""
+
+    def __init__(self, settings: SaeTraining, start: Start) -> None:
+        super().__init__(settings, start)
+        count = min(self.settings.candidates, len(start.cells))
+        self._centroids = centroids(start.cells, count, self.generator)
+        self._longest = self.settings.relaxation * start.cells.shape[1] ** 0.5
+        first = torch.randint(count, (self.latents,), generator=self.generator)
+        mixture = torch.zeros(self.latents, count)
+        mixture[torch.arange(self.latents), first] = 1
+        atoms = self.parameters.pop("decoder_weight")
+        self.parameters["mixture"] = mixture.to(atoms.device)
+        self.parameters["relaxation"] = torch.zeros_like(atoms)
+        self._refresh()
+        self.parameters["encoder_weight"].copy_(self._atoms)
+
+    def gradients(self, u: Tensor, dead: Tensor) -> Step:
+        """Fill the gradients of TopK's loss, taken through the atoms' making."""
+        optimised = self.parameters
+        self.parameters = {**optimised, "decoder_weight": self._atoms}
+        step = super().gradients(u, dead)
+        self.parameters = optimised
+        # Through unit(): the radial part is gone already, the rest shrinks with the length.
+        made = self._atoms.grad / self._length
+        optimised["relaxation"].grad = made
+        optimised["mixture"].grad = made @ self._centroids.t()
+        return step
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Project mixture and relaxation onto their sets and make the atoms anew."""
+        mixture, relaxation = self.parameters["mixture"], self.parameters["relaxation"]
+        mixture.clamp_(min=0)
+        total = mixture.sum(dim=1, keepdim=True)
+        mixture /= total.clamp(min=1e-12)
+        length = relaxation.norm(dim=1, keepdim=True)
+        relaxation *= (self._longest / length.clamp(min=1e-12)).clamp(max=1)
+        self._refresh()
+
+    def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
+        """Return the SAE for raw embeddings."""
+        optimised = self.parameters
+        self.parameters = {**optimised, "decoder_weight": self._atoms}
+        folded = super().folded(mean, scale)
+        self.parameters = optimised
+        return folded
+
+    def restored(self) -> None:
+        """Make the atoms anew."""
+        self._refresh()
+
+    def _refresh(self) -> None:
+        made = self.parameters["mixture"] @ self._centroids + self.parameters["relaxation"]
+        self._length = made.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        self._atoms = made / self._length
+
+
+def centroids(cells: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return the centres [count, d] of a k-means over cells [m, d] (Lloyd, random start).
+
+    A centre that loses all its cells stays where it is.
+    """
+    order = torch.randperm(len(cells), generator=generator).to(cells.device)
+    centre = cells[order[:count]].clone()
+    for _ in range(ROUNDS):
+        # argmin ||x - c||^2 = argmax x.c - ||c||^2 / 2
+        offset = centre.square().sum(dim=1) / 2
+        nearest = torch.cat([(part @ centre.t() - offset).argmax(1) for part in cells.split(4096)])
+        size = torch.bincount(nearest, minlength=count)
+        total = torch.zeros_like(centre).index_add_(0, nearest, cells)
+        centre = torch.where(size.unsqueeze(1) > 0, total / size.clamp(min=1).unsqueeze(1), centre)
+    return centre

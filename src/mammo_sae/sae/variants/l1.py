@@ -1,0 +1,87 @@
+"""ReLU with an L1 penalty: the SAE of Mammo-SAE (arXiv 2507.15227), after Bricken et al. 2023.
+
+    z = ReLU(u W^T + b_e),  u_hat = z D + b_d,  ||D_j|| = 1
+    loss = mean over cells of (mean over channels of (u_hat - u)^2 + l1 scale sum_j z_j)
+
+which is scale^2 times the same loss on raw embeddings with weight l1: the published weight can be
+used as it is. Every `resample_every` of the run, dead latents are started anew as Bricken et al.
+do: pointing at cells drawn with probability proportional to their squared loss, their encoder
+rows a fifth as long as the living ones' mean, their bias 0, their Adam state cleared. The cells
+are those of the current batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.settings import SaeTraining
+from mammo_sae.sae.variants.base import Start, Step, Trainee
+
+ENCODER_NORM = 0.2
+
+
+class L1(Trainee):
+    """A ReLU SAE with an L1 penalty in training."""
+
+    def __init__(self, settings: SaeTraining, start: Start) -> None:
+        super().__init__(settings, start)
+        self._weight = self.settings.l1 * start.scale
+        self.buffers["resampled"] = torch.zeros((), dtype=torch.int64)
+
+    @torch.no_grad()
+    def gradients(self, u: Tensor, dead: Tensor) -> Step:
+        """Fill the gradients of the loss above; see `Trainee.gradients`."""
+        p, n, dtype = self.parameters, len(u), self.preactivations.dtype
+        atoms = p["decoder_weight"].to(dtype)
+        self.preactivations.load(p["encoder_weight"], p["encoder_bias"])
+        z = self.preactivations(u).clamp_(min=0)
+        residual = torch.mm(z, atoms).float().add_(p["decoder_bias"]).sub_(u)
+        error = residual.square().mean()
+        loss = error + self._weight * z.sum(dtype=torch.float32) / n
+        outer = residual * (2 / residual.numel())
+        low = outer.to(dtype)
+        inner = torch.mm(low, atoms.t()).add_(self._weight / n).mul_(z > 0)
+        p["decoder_weight"].grad = torch.mm(z.t(), low).float()
+        p["decoder_bias"].grad = outer.sum(dim=0)
+        p["encoder_weight"].grad = torch.mm(inner.t(), u.to(dtype)).float()
+        p["encoder_bias"].grad = inner.sum(dim=0, dtype=torch.float32)
+        self.remove_radial_gradient()
+        active = z > 0
+        return Step(loss, error, active.sum() / n, active.any(dim=0))
+
+    @torch.no_grad()
+    def revive(self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float) -> None:
+        """Resample dead latents when the time has come; see the module."""
+        done = int(self.buffers["resampled"])
+        # The last interval is left to train what was resampled.
+        if progress > 1 - self.settings.resample_every or (
+            progress < (done + 1) * self.settings.resample_every
+        ):
+            return
+        self.buffers["resampled"] += 1
+        latents = dead.nonzero().squeeze(1)
+        if not len(latents):
+            return
+        p = self.parameters
+        z = torch.addmm(p["encoder_bias"], u, p["encoder_weight"].t()).clamp_(min=0)
+        residual = torch.addmm(p["decoder_bias"], z, p["decoder_weight"]).sub_(u)
+        squared_loss = residual.square().mean(dim=1).square().double().cpu()
+        generator = torch.Generator().manual_seed(done)
+        cells = torch.multinomial(squared_loss, len(latents), replacement=True, generator=generator)
+        direction = u[cells.to(u.device)]
+        direction = direction / direction.norm(dim=1, keepdim=True)
+        living = p["encoder_weight"][~dead].norm(dim=1)
+        length = living.mean() if len(living) else torch.ones((), device=u.device)
+        p["decoder_weight"][latents] = direction
+        p["encoder_weight"][latents] = direction * (ENCODER_NORM * length)
+        p["encoder_bias"][latents] = 0
+        for name in ("decoder_weight", "encoder_weight", "encoder_bias"):
+            for moment in ("exp_avg", "exp_avg_sq"):
+                optimiser.state[p[name]][moment][latents] = 0
+
+    def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
+        """Return the SAE for raw embeddings: active above 0."""
+        threshold = torch.zeros_like(self.parameters["encoder_bias"])
+        return self.fold(mean, scale, slots=self.settings.slots, threshold=threshold)

@@ -1,0 +1,56 @@
+"""Matryoshka BatchTopK (Bussmann et al. 2025, arXiv 2503.17547): nested dictionaries.
+
+The latents are cut into groups. With u_hat^m the reconstruction from the first m groups,
+
+    L = mean over m, cells and channels of (u_hat^m - u)^2
+
+so the first latents must do alone, and later ones refine instead of splitting them up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mammo_sae.sae import sparse
+from mammo_sae.sae.settings import SaeTraining
+from mammo_sae.sae.variants.base import Start
+from mammo_sae.sae.variants.batch_topk import BatchTopK
+
+
+class Matryoshka(BatchTopK):
+    """A Matryoshka SAE in training."""
+
+    def __init__(self, settings: SaeTraining, start: Start) -> None:
+        super().__init__(settings, start)
+        shares = torch.tensor(self.settings.groups, dtype=torch.float64)
+        ends = (shares.cumsum(0) / shares.sum() * self.latents).round().long()
+        latent = torch.arange(self.latents)
+        self._group = torch.bucketize(latent, ends, right=True).to(start.cells.device)
+
+    def reconstruction(self, u: Tensor, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Fill the gradients of L; return L and the residual of the whole dictionary."""
+        p, count = self.parameters, len(self.settings.groups)
+        atoms = p["decoder_weight"]
+        group = self._group[index]
+        parts = [value * (group == g) for g in range(count)]
+        residual = p["decoder_bias"] - u
+        loss = torch.zeros((), device=u.device)
+        outers = []
+        for part in parts:
+            residual = residual + sparse.combine(index, part, atoms)
+            loss += residual.square().mean() / count
+            outers.append(residual * (2 / (count * residual.numel())))
+        p["decoder_bias"].grad = torch.stack(outers).sum(dim=(0, 1))
+        by_latent = sparse.ByLatent.of(index, self.latents)
+        atoms.grad = torch.zeros_like(atoms)
+        inner = torch.zeros_like(value)
+        outer = torch.zeros_like(u)
+        # A group is part of its own reconstruction and of all larger ones.
+        for g in reversed(range(count)):
+            outer += outers[g]
+            atoms.grad += by_latent.sum(parts[g], outer)
+            inner += sparse.dots(outer, atoms, index).mul_(parts[g] > 0)
+        p["encoder_weight"].grad = by_latent.sum(inner, u)
+        p["encoder_bias"].grad = sparse.total(index, inner, self.latents)
+        return loss, residual
