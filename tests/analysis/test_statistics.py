@@ -258,3 +258,9 @@ def test_small_p_values_are_refined_and_large_ones_are_not(rng):
     assert p[0] == pytest.approx(1 / (1 + 99 * st.REFINEMENT))
     assert p[1] * 100 == pytest.approx(round(p[1] * 100))
     assert np.isnan(st.patient_permutation_p(np.zeros(480), labels, patients, draws=99, seed=0))
+
+
+def test_signed_zeros_are_tied_and_negative_scores_keep_their_order():
+    scores = np.array([-3.0, -0.0, 0.0, 0.0, -0.0, -1e-300, 2.0])
+    labels = np.array([0, 1, 0, 1, 0, 1, 0])
+    assert st.auroc(scores, labels) == pytest.approx(metrics.roc_auc_score(labels, scores))

@@ -191,8 +191,7 @@ def _concordance(
         concordant = np.zeros(scores.shape[1])
         if positives and negatives:
             for columns in _blocks(scores.shape[1]):
-                ranks = rankdata(scores[:, columns], axis=0)
-                concordant[columns] = ranks[labels].sum(0) - positives * (positives + 1) / 2
+                concordant[columns] = _mann_whitney(scores[:, columns], labels)
         return concordant, float(positives * negatives)
     above, below = weights[labels], weights[~labels]
     pairs = above.sum(0, dtype=np.float64) * below.sum(0, dtype=np.float64)
@@ -209,6 +208,25 @@ def _concordance(
         lower += running[np.searchsorted(ranked, high, side="right")]
         concordant[column] = 0.5 * np.einsum("pb,pb->b", above, lower)
     return concordant, pairs
+
+
+def _mann_whitney(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
+    """Return U [m], the pairs in which the positive scores higher, ties one half.
+
+    Sorting keys is several times faster than ranking. A key is the score as an integer of the same
+    order with the label in its last bit (scores that differ there alone count as tied): sorted
+    once with positives last among equals and once with positives first, the mean of both rank sums
+    gives each tie one half.
+    """
+    values = np.ascontiguousarray(scores.T, dtype=np.float64) + 0.0  # -0.0 becomes 0.0
+    bits = values.view(np.int64)
+    keys = (bits ^ ((bits >> 63) & np.int64(2**63 - 1))) & ~np.int64(1)
+    positive = labels.astype(np.int64)
+    places = np.arange(1.0, len(labels) + 1)
+    count = int(positive.sum())
+    last = (np.sort(keys | positive, axis=1) & 1).astype(np.float64) @ places
+    first = (np.sort(keys | (1 - positive), axis=1) & 1 ^ 1).astype(np.float64) @ places
+    return (last + first) / 2 - count * (count + 1) / 2
 
 
 def _average_precision(scores: Floats, positive: Floats, total: Floats) -> Floats:
