@@ -182,6 +182,7 @@ class Config(Settings):
         elif step == "images":
             value = ConversionSettings(
                 images=self.images,
+                kind=self.cohort.kind,
                 concepts=tuple(self.cohort.concepts),
                 key_file=self.cohort.key_file,
             )

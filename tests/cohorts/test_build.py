@@ -151,11 +151,21 @@ def test_shards_fill_evenly():
 
 
 def test_files_are_found_again_by_pseudonym(vindr_folder):
-    files = locate(None, [vindr_folder])
+    files = locate("vindr", None, [vindr_folder])
     image_id = load_pseudonyms(None).image("i2")
     assert files[image_id].dicom == vindr_folder / "images" / "s1" / "i2.dicom"
     with pytest.raises(InputError, match="occurs twice"):
-        locate(None, [vindr_folder, vindr_folder])
+        locate("vindr", None, [vindr_folder, vindr_folder])
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    nowhere = tmp_path / "nowhere"
+    for action in (
+        lambda: build_cohort(settings(nowhere), [nowhere], tmp_path / "out"),
+        lambda: locate("vindr", None, [nowhere]),
+    ):
+        with pytest.raises(InputError, match=r"cohort folder .*nowhere is missing"):
+            action()
 
 
 def test_provenance_is_written_beside_the_manifest_without_paths(vindr_folder, tmp_path):

@@ -119,12 +119,6 @@ def test_a_missing_file_is_named(vindr_folder, name):
         read_folder(vindr_folder, CONCEPTS, {})
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    for action in (lambda p: read_folder(p, CONCEPTS, {}), locate_folder):
-        with pytest.raises(InputError, match=r"cohort folder .*nowhere is missing"):
-            action(tmp_path / "nowhere")
-
-
 def test_a_row_with_too_many_cells_and_an_empty_file_are_refused(vindr_folder):
     path = vindr_folder / "metadata.csv"
     path.write_text(path.read_text() + "i5,a,b,c,d,e,f,g\n")

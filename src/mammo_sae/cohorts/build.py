@@ -11,7 +11,7 @@ import pandas as pd
 
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import read_source
-from mammo_sae.cohorts.settings import CohortSettings
+from mammo_sae.cohorts.settings import CohortSettings, RsnaCohort
 from mammo_sae.cohorts.tables import (
     BOX,
     FINDING_COLUMNS,
@@ -87,13 +87,18 @@ def _with_pseudonyms(
 ) -> pd.DataFrame:
     patients = frame["source_patient"]
     shards = {p: pseudonyms.shard(p, settings.shards) for p in patients.unique()}
-    held_out = {p for p in patients.unique() if pseudonyms.share(p) < settings.validation_share}
-    moved = (frame["split"] == "training") & patients.isin(held_out)
+    share = patients.map({p: pseudonyms.share(p) for p in patients.unique()})
+    # Datasets without a split of their own come as training alone.
+    test = settings.test_share if isinstance(settings, RsnaCohort) else 0.0
+    held_out = test + (1 - test) * settings.validation_share
+    training = frame["split"] == "training"
     return frame.assign(
         image_id=[pseudonyms.image(i) for i in frame["source_image"]],
         patient_id=[pseudonyms.patient(p) for p in patients],
         shard=patients.map(shards),
-        split=frame["split"].mask(moved, "validation"),
+        split=frame["split"]
+        .mask(training & (share < held_out), "validation")
+        .mask(training & (share < test), "test"),
     )
 
 

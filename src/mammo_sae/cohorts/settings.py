@@ -86,4 +86,44 @@ class VindrCohort(_Cohort):
     )
 
 
-CohortSettings = Annotated[PhantomCohort | VindrCohort, Field(discriminator="kind")]
+class TableCohort(_Cohort):
+    """Your own images: a folder with DICOM files and a table that says what they show."""
+
+    kind: Literal["table"] = Field("table", description="a folder with images.csv and DICOM files")
+    source: str = Field(min_length=1, description="the folder")
+    external: str | None = Field(
+        None, description="a second folder of the same form, which becomes the split `external`"
+    )
+    key_file: str = Field(
+        min_length=1,
+        description="file with the secret that pseudonyms are made with, kept outside of the "
+        "results",
+    )
+
+
+class RsnaCohort(_Cohort):
+    """The RSNA Screening Mammography Breast Cancer Detection data (2022), training part."""
+
+    kind: Literal["rsna"] = Field("rsna", description="a folder with train.csv and train_images/")
+    concepts: dict[ConceptName, str] = Field(
+        {"cancer": "cancer"},
+        min_length=1,
+        description="concepts to explain: name used everywhere -> 0/1 column of train.csv",
+    )
+    source: str = Field(min_length=1, description="the folder, as downloaded")
+    external: str | None = Field(
+        None, description="a second folder of the same form, which becomes the split `external`"
+    )
+    key_file: str | None = Field(
+        None,
+        description="file with the secret that pseudonyms are made with, kept outside of the "
+        "results; without one a public key is used, for ids that are pseudonyms already",
+    )
+    test_share: float = Field(
+        0.2, gt=0, lt=1, description="share of the patients that become the split `test`, by hash"
+    )
+
+
+CohortSettings = Annotated[
+    PhantomCohort | VindrCohort | TableCohort | RsnaCohort, Field(discriminator="kind")
+]

@@ -83,6 +83,15 @@ class Sheet:
             out.append(value)
         return out
 
+    def typed(self, column: str) -> pd.Series:
+        """Return a column as Int64 or Float64 if all its cells are numbers, else as string."""
+        cells = pd.Series(self.parsed(column, str, "text"), dtype=object)
+        numbers = pd.to_numeric(cells, errors="coerce")
+        if (numbers.isna() & cells.notna()).any():
+            return cells.astype("string")
+        whole = (numbers.dropna() % 1 == 0).all()
+        return numbers.astype("Int64" if whole else "Float64")
+
     def chosen(self, column: str, choices: Mapping[str, T]) -> list[T]:
         """Return what `choices` gives for each cell; raises as `parsed` does."""
         return self.required(column, choices.__getitem__, " or ".join(choices))

@@ -71,9 +71,8 @@ def read_folder(
     Raises
     ------
     InputError
-        Naming the missing folder or file, or the file, line and column that is malformed.
+        Naming the missing file, or the file, line and column that is malformed.
     """
-    _check_folder(folder)
     unknown = sorted(set(concepts.values()) - CATEGORIES)
     if unknown:
         raise InputError(
@@ -114,9 +113,8 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
     Raises
     ------
     InputError
-        If the folder or its table of images is missing.
+        If its table of images is missing.
     """
-    _check_folder(folder)
     bits = mask_bits(folder)
     breasts = Sheet(folder / BREASTS)
     return {
@@ -146,11 +144,6 @@ def mask_bits(folder: Path) -> dict[str, int]:
     ):
         raise InputError(f"{path}: key bit_planes must give every region a bit from 0 to 7")
     return dict(bits)
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"cohort folder {folder} is missing; correct its path in the settings")
 
 
 def _density(text: str) -> str:
@@ -217,7 +210,7 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
 
 
 def _covariate(folder: Path, breasts: Sheet, column: str) -> pd.Series:
-    """Return one covariate by source image id, whole numbers if all its cells are."""
+    """Return one covariate by source image id."""
     searched = []
     for name, key in ((TRUTH, "image_id"), (METADATA, METADATA_ID), (BREASTS, "image_id")):
         path = folder / name
@@ -226,14 +219,7 @@ def _covariate(folder: Path, breasts: Sheet, column: str) -> pd.Series:
         sheet = breasts if name == BREASTS else Sheet(path)
         searched.append(name)
         if column in sheet:
-            values = pd.Series(
-                sheet.parsed(column, str, "text"), index=sheet.ids(key), dtype=object
-            )
-            numbers = pd.to_numeric(values, errors="coerce")
-            if (numbers.isna() & values.notna()).any():
-                return values.astype("string")
-            whole = (numbers.dropna() % 1 == 0).all()
-            return numbers.astype("Int64" if whole else "Float64")
+            return sheet.typed(column).set_axis(sheet.ids(key))
     raise InputError(f"covariates: {folder} has no column {column!r} in {', '.join(searched)}")
 
 

@@ -78,7 +78,7 @@ def run(
     """
     table, boxes = read_cohort(images, findings, settings.concepts)
     table = table[table["shard"] == shard]
-    files = locate(settings.key_file, sources)
+    files = locate(settings.kind, settings.key_file, sources)
     lost = [image_id for image_id in table["image_id"] if image_id not in files]
     if lost:
         raise InputError(

@@ -1,0 +1,82 @@
+"""What a DICOM header tells a cohort's tables, for datasets whose own tables do not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+
+from mammo_sae.dicom.acquisition import READ, read_acquisition
+from mammo_sae.progress import progress
+
+TAGS = (
+    *READ,
+    "Columns",
+    "ImagerPixelSpacing",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "PatientAge",
+    "PixelSpacing",
+    "Rows",
+)
+# Headers of mammograms are a few kilobytes; private blocks before the pixels can be larger.
+HEADER_BYTES = 1 << 20
+THREADS = 8  # reading headers waits for the disk more than it computes
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A header's facts; None where it does not say. Spacing in mm at the detector or in plane."""
+
+    rows: int
+    columns: int
+    side: str | None
+    view: str | None
+    spacing_mm: float | None
+    manufacturer: str | None
+    model: str | None
+    age: int | None
+
+
+def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
+    """Return the facts of each file, None where it is missing or is not a readable image."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(progress(pool.map(_facts, paths), total=len(paths), label=label))
+
+
+def _facts(path: Path) -> Facts | None:
+    try:
+        with path.open("rb") as stream:
+            head = BytesIO(stream.read(HEADER_BYTES))
+        dataset = pydicom.dcmread(head, stop_before_pixels=True, specific_tags=list(TAGS))
+        taken = read_acquisition(dataset)
+        return Facts(
+            rows=int(dataset.Rows),
+            columns=int(dataset.Columns),
+            side=taken.side,
+            view=taken.view,
+            spacing_mm=_spacing(dataset),
+            manufacturer=str(dataset.get("Manufacturer") or "") or None,
+            model=str(dataset.get("ManufacturerModelName") or "") or None,
+            age=_age(dataset),
+        )
+    except Exception:  # not an image, whatever the parser stumbled over
+        return None
+
+
+def _spacing(dataset: pydicom.Dataset) -> float | None:
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        values = dataset.get(keyword)
+        if values:
+            return float(values[0])
+    return None
+
+
+def _age(dataset: pydicom.Dataset) -> int | None:
+    found = re.fullmatch(r"(\d{3})Y", str(dataset.get("PatientAge") or ""))
+    return int(found[1]) if found else None

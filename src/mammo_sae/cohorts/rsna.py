@@ -1,0 +1,120 @@
+"""RSNA Screening Mammography Breast Cancer Detection (2022), the part with labels.
+
+::
+
+    train.csv                                  one row per image
+    train_images/<patient_id>/<image_id>.dcm
+
+Labels are of breasts, there are no boxes, and the data come without a split of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.cohorts.facts import read_facts
+from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.tables import BOX, age_bin
+
+IMAGES = "train.csv"
+FOLDER = "train_images"
+VIEWS = ("CC", "MLO")  # the others (AT, LM, ML, LMO) are a hundredth of the images
+FLAGS = {"0": 0, "1": 1, "False": 0, "True": 1}
+
+
+def read_folder(
+    folder: Path,
+    concepts: Mapping[str, str],
+    covariates: Mapping[str, str],
+    split: str | None = None,
+) -> SourceCohort:
+    """Read `train.csv` and the headers of the images with standard views.
+
+    Parameters
+    ----------
+    folder
+        The dataset's root.
+    concepts
+        Concept name -> 0/1 column of `train.csv`: cancer, biopsy, invasive, ...
+    covariates
+        Covariate name -> column of `train.csv`: site_id, implant, ...
+    split
+        The split of all images; without one they are all `training`.
+
+    Raises
+    ------
+    InputError
+        Naming file, line and column of what is missing or malformed.
+    """
+    sheet = Sheet(folder / IMAGES)
+    files = _files(folder, sheet)
+    views = sheet.ids("view")
+    kept = [row for row, view in enumerate(views) if view in VIEWS]
+    headers = read_facts([files[row] for row in kept], "read headers")
+    for row, header in zip(kept, headers, strict=True):
+        if header is None:
+            sheet.refuse(row, "image_id", f"has no DICOM image in {FOLDER}")
+    images = pd.DataFrame(
+        {
+            "source_image": sheet.ids("image_id"),
+            "source_patient": sheet.ids("patient_id"),
+            "split": split or "training",
+            "view": views,
+            "side": sheet.chosen("laterality", {"L": "L", "R": "R"}),
+            "density": sheet.parsed(
+                "density", dict(zip("ABCD", "ABCD", strict=True)).__getitem__, "A to D or empty"
+            ),
+            "birads": sheet.parsed("BIRADS", _birads, "0, 1, 2 or empty"),
+            "age_bin": [age_bin(age) for age in sheet.parsed("age", _age, "years or empty")],
+        }
+    )
+    for concept, column in concepts.items():
+        images[concept] = sheet.parsed(column, FLAGS.__getitem__, "0 or 1")
+    for name, column in covariates.items():
+        images[name] = sheet.typed(column)
+    images = images.iloc[kept].assign(
+        rows=[header.rows for header in headers],
+        columns=[header.columns for header in headers],
+        pixel_spacing_mm=[header.spacing_mm for header in headers],
+        manufacturer=[header.manufacturer for header in headers],
+        # The headers name no model; the machine's number stands for it.
+        model=[f"machine {name}" for name in _at(sheet.ids("machine_id"), kept)],
+    )
+    findings = pd.DataFrame(columns=["source_image", "concept", *BOX])
+    return SourceCohort(images, findings, {"other_views_dropped": len(sheet) - len(kept)})
+
+
+def locate_folder(folder: Path) -> dict[str, SourceFiles]:
+    """Return the file of every image by `image_id`.
+
+    Raises
+    ------
+    InputError
+        If `train.csv` is missing.
+    """
+    sheet = Sheet(folder / IMAGES)
+    return {
+        image: SourceFiles(dicom=path)
+        for image, path in zip(sheet.ids("image_id"), _files(folder, sheet), strict=True)
+    }
+
+
+def _files(folder: Path, sheet: Sheet) -> list[Path]:
+    ids = zip(sheet.ids("patient_id"), sheet.ids("image_id"), strict=True)
+    return [folder / FOLDER / patient / f"{image}.dcm" for patient, image in ids]
+
+
+def _at(values: list[str], rows: list[int]) -> list[str]:
+    return [values[row] for row in rows]
+
+
+def _age(text: str) -> int:
+    return int(float(text))
+
+
+def _birads(text: str) -> int:
+    return {0.0: 0, 1.0: 1, 2.0: 2}[float(text)]

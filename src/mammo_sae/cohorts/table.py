@@ -1,0 +1,132 @@
+"""Your own images: a folder with DICOM files and one or two tables.
+
+::
+
+    images.csv      one row per image: file, patient_id, split, view, side; a 0/1 column per
+                    concept; optional density (A-D), birads (0-6), and covariates
+    findings.csv    optional, one row per box: file, finding, xmin, ymin, xmax, ymax
+    ...             the DICOM files; `file` is a path relative to the folder
+
+Size, spacing, manufacturer, model and age come from the DICOM headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from mammo_sae.cohorts.facts import read_facts
+from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
+
+IMAGES = "images.csv"
+FINDINGS = "findings.csv"
+
+
+def read_folder(
+    folder: Path,
+    concepts: Mapping[str, str],
+    covariates: Mapping[str, str],
+    split: str | None = None,
+) -> SourceCohort:
+    """Read the tables of a folder and the headers of its images.
+
+    Parameters
+    ----------
+    folder
+        The folder that holds `images.csv`.
+    concepts
+        Concept name -> column of `images.csv`, and `finding` of `findings.csv`.
+    covariates
+        Covariate name -> column of `images.csv`.
+    split
+        The split of all images, instead of what the table says.
+
+    Raises
+    ------
+    InputError
+        Naming file, line and column of what is missing or malformed.
+    """
+    sheet = Sheet(folder / IMAGES)
+    files = _files(sheet)
+    headers = read_facts([folder / name for name in files], "read headers")
+    for row, header in enumerate(headers):
+        if header is None:
+            sheet.refuse(row, "file", "names no DICOM image in this folder")
+    images = pd.DataFrame(
+        {
+            "source_image": files,
+            "source_patient": sheet.ids("patient_id"),
+            "split": [split] * len(sheet)
+            if split
+            else sheet.chosen("split", {name: name for name in SPLITS}),
+            "view": sheet.chosen("view", {"CC": "CC", "MLO": "MLO"}),
+            "side": sheet.chosen("side", {"L": "L", "R": "R"}),
+            "density": _optional(sheet, "density", dict(zip("ABCD", "ABCD", strict=True))),
+            "birads": _optional(sheet, "birads", {str(n): n for n in range(7)}),
+            "rows": [header.rows for header in headers],
+            "columns": [header.columns for header in headers],
+            "pixel_spacing_mm": [header.spacing_mm for header in headers],
+            "manufacturer": [header.manufacturer for header in headers],
+            "model": [header.model for header in headers],
+            "age_bin": [age_bin(header.age) for header in headers],
+        }
+    )
+    for concept, column in concepts.items():
+        images[concept] = sheet.parsed(column, {"0": 0, "1": 1}.__getitem__, "0, 1 or empty")
+    for name, column in covariates.items():
+        images[name] = sheet.typed(column)
+    return SourceCohort(images, _findings(folder, set(files), concepts), {})
+
+
+def locate_folder(folder: Path) -> dict[str, SourceFiles]:
+    """Return the file of every image of a folder by its name in `images.csv`.
+
+    Raises
+    ------
+    InputError
+        If the table is missing or names a file outside of the folder.
+    """
+    return {name: SourceFiles(dicom=folder / name) for name in _files(Sheet(folder / IMAGES))}
+
+
+def _files(sheet: Sheet) -> list[str]:
+    files = sheet.ids("file")
+    seen: set[str] = set()
+    for row, name in enumerate(files):
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            sheet.refuse(row, "file", "must be a path inside the folder, relative to it")
+        if name in seen:
+            sheet.refuse(row, "file", "occurs a second time")
+        seen.add(name)
+    return files
+
+
+def _optional(sheet: Sheet, column: str, choices: Mapping[str, object]) -> list:
+    if column not in sheet:
+        return [None] * len(sheet)
+    return sheet.parsed(column, choices.__getitem__, f"{' or '.join(choices)} or empty")
+
+
+def _findings(folder: Path, files: set[str], concepts: Mapping[str, str]) -> pd.DataFrame:
+    columns = ["source_image", "concept", *BOX]
+    if not (folder / FINDINGS).is_file():
+        return pd.DataFrame(columns=columns)
+    sheet = Sheet(folder / FINDINGS)
+    names = {category: concept for concept, category in concepts.items()}
+    corners = [sheet.required(name, float, "a number of pixels") for name in BOX]
+    rows = []
+    for row, (file, finding, *box) in enumerate(
+        zip(sheet.ids("file"), sheet.ids("finding"), *corners, strict=True)
+    ):
+        if file not in files:
+            sheet.refuse(row, "file", f"is not in {IMAGES}")
+        if not (box[0] < box[2] and box[1] < box[3]):
+            sheet.refuse(row, "xmax", "leaves no box: a minimum is not below its maximum")
+        if finding in names:
+            rows.append((file, names[finding], *box))
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,176 @@
+"""Datasets whose tables leave the size of images to their headers: a real file per image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+from mammo_sae.cohorts import build
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.readers import READERS, locate
+from mammo_sae.cohorts.settings import RsnaCohort, TableCohort
+from mammo_sae.cohorts.tables import read_cohort
+from mammo_sae.errors import InputError
+
+
+def write_image(path: Path, rows: int = 30, columns: int = 20) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = "2.25.7"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, "2.25.7"
+    dataset.Manufacturer, dataset.ManufacturerModelName = "ACME", "Mark 1"
+    dataset.PatientAge, dataset.PatientName = "061Y", "DOE^JANE"
+    dataset.PixelSpacing = [0.07, 0.07]
+    dataset.Rows, dataset.Columns = rows, columns
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelData = np.zeros((rows, columns), np.uint16).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def key(tmp_path) -> str:
+    path = tmp_path / "key"
+    path.write_text("an unguessable secret")
+    return str(path)
+
+
+@pytest.fixture
+def table_folder(tmp_path) -> Path:
+    folder = tmp_path / "own"
+    for name in ("a/1.dcm", "a/2.dcm", "b/1.dcm"):
+        write_image(folder / name)
+    (folder / "images.csv").write_text(
+        "file,patient_id,split,view,side,mass,calc,density,scanner\n"
+        "a/1.dcm,a,training,CC,L,1,0,B,1\n"
+        "a/2.dcm,a,training,MLO,L,1,,B,1\n"
+        "b/1.dcm,b,test,CC,R,0,1,,2\n"
+    )
+    (folder / "findings.csv").write_text(
+        "file,finding,xmin,ymin,xmax,ymax\na/1.dcm,mass,1,2,10,12\na/1.dcm,scar,1,2,3,4\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def rsna_folder(tmp_path) -> Path:
+    folder = tmp_path / "rsna"
+    lines = [
+        "site_id,patient_id,image_id,laterality,view,age,cancer,biopsy,invasive,BIRADS,implant,"
+        "density,machine_id,difficult_negative_case"
+    ]
+    for patient in range(60):
+        for number, view in enumerate(("CC", "MLO", "AT") if patient == 0 else ("CC", "MLO")):
+            image = 10 * patient + number
+            lines.append(f"2,{patient},{image},L,{view},61.0,{patient % 2},0,0,1.0,0,C,49,False")
+            write_image(folder / "train_images" / str(patient) / f"{image}.dcm")
+    (folder / "train.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def build_cohort(settings, folder: Path, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    tables = out / "images.parquet", out / "findings.parquet"
+    build.run(settings, [folder], *tables, out / "summary.json")
+    return read_cohort(*tables, list(settings.concepts))
+
+
+def table_settings(folder: Path, key: str) -> TableCohort:
+    return TableCohort(
+        source=str(folder),
+        key_file=key,
+        concepts={"mass": "mass", "suspicious_calcification": "calc"},
+        covariates={"scanner": "scanner"},
+    )
+
+
+def test_a_table_of_your_own_becomes_a_cohort(table_folder, key, tmp_path):
+    settings = table_settings(table_folder, key)
+    images, findings = build_cohort(settings, table_folder, tmp_path / "out")
+    pseudonyms = load_pseudonyms(key)
+    images = images.set_index("image_id")
+    second = images.loc[pseudonyms.image("a/2.dcm")]
+    assert (second["rows"], second["columns"], second["mass"]) == (30, 20, 1)
+    assert pd.isna(second["suspicious_calcification"])
+    assert second[["manufacturer", "model", "age_bin"]].tolist() == ["ACME", "Mark 1", "60-69"]
+    assert second["pixel_spacing_mm"] == 0.07
+    assert images["scanner"].tolist().count(1) == 2
+    assert findings[["image_id", "concept", "xmax"]].values.tolist() == [
+        [pseudonyms.image("a/1.dcm"), "mass", 10.0]
+    ]
+    found = locate("table", key, [table_folder])
+    assert found[pseudonyms.image("b/1.dcm")].dicom == table_folder / "b/1.dcm"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("a/2.dcm", "a/3.dcm", r"line 3, column 'file' names no DICOM image"),
+        ("a/2.dcm", "images.csv", r"line 3, column 'file' names no DICOM image"),
+        ("a/2.dcm", "../own/a/2.dcm", r"line 3, column 'file' must be a path inside"),
+        ("a/2.dcm", "a/1.dcm", r"line 3, column 'file' occurs a second time"),
+        ("R,0,1", "R,0,yes", r"line 4, column 'calc' is 'yes'; expected 0, 1 or empty"),
+        ("L,1,0,B", "L,1,0,F", r"line 2, column 'density' is 'F'"),
+        ("test,CC", "dev,CC", r"line 4, column 'split' is 'dev'"),
+    ],
+)
+def test_a_malformed_table_is_refused(table_folder, key, tmp_path, old, new, message):
+    path = table_folder / "images.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=message):
+        build_cohort(table_settings(table_folder, key), table_folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("a/1.dcm", "a/9.dcm", r"line 2, column 'file' is not in images.csv"),
+        ("1,2,10", "11,2,10", r"line 2, column 'xmax' leaves no box"),
+        ("1,2,10", ",2,10", r"line 2, column 'xmin' is empty"),
+    ],
+)
+def test_malformed_findings_are_refused(table_folder, key, tmp_path, old, new, message):
+    path = table_folder / "findings.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=message):
+        build_cohort(table_settings(table_folder, key), table_folder, tmp_path / "out")
+
+
+def test_rsna_is_split_by_patient_and_loses_other_views(rsna_folder, tmp_path):
+    settings = RsnaCohort(source=str(rsna_folder), covariates={"site": "site_id"})
+    images, findings = build_cohort(settings, rsna_folder, tmp_path / "out")
+    assert len(images) == 120
+    assert findings.empty
+    assert images["cancer"].sum() == 60
+    assert set(images["split"]) == {"training", "test"}
+    assert 0.08 < (images["split"] == "test").mean() < 0.35
+    assert images.groupby("patient_id")["split"].nunique().max() == 1
+    first = images.iloc[0]
+    assert first[["density", "age_bin", "model"]].tolist() == ["C", "60-69", "machine 49"]
+    assert (first["birads"], first["site"]) == (1, 2)
+    assert len(locate("rsna", None, [rsna_folder])) == 121
+
+
+def test_a_missing_image_of_rsna_is_named_by_its_line(rsna_folder, tmp_path):
+    (rsna_folder / "train_images" / "0" / "1.dcm").unlink()
+    with pytest.raises(InputError, match=r"train.csv: line 3, column 'image_id' has no DICOM"):
+        build_cohort(RsnaCohort(source=str(rsna_folder)), rsna_folder, tmp_path / "out")
+
+
+def test_every_kind_of_cohort_has_a_reader():
+    from typing import get_args
+
+    from mammo_sae.cohorts.settings import CohortSettings
+    from mammo_sae.dicom.settings import ConversionSettings
+
+    kinds = {model.model_fields["kind"].default for model in get_args(get_args(CohortSettings)[0])}
+    assert kinds == set(READERS)
+    assert kinds == set(get_args(ConversionSettings.model_fields["kind"].annotation))
