@@ -19,7 +19,7 @@ in firing rate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,9 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
 
 MEASURES = ("auroc", "auprc", "precision", "recall", "f1")
+# Sums of the same numbers in another order differ by rounding; without this a latent set that
+# decides nothing would rank images by noise.
+DIGITS = 9
 MATCHED_BLOCK = 20  # neighbours in firing rate among which a matched control is drawn
 
 
@@ -72,45 +75,26 @@ def run(
     InputError
         If the codes are not of the head layer or the head lacks a concept.
     """
-    reader = CodesReader(codes)
-    if reader.grid.layer != settings.layer:
-        raise InputError(
-            f"{codes} holds codes of layer {reader.grid.layer}; "
-            f"interventions are made at layer {settings.layer}"
-        )
-    autoencoder = SparseAutoencoder.load(sae)
-    weights = load_head(head)
-    cases = case.read_cases(images, reader.image_ids)
-    table, logits = read_table(latents), read_table(predictions)
     parts = []
-    for concept in concepts:
-        effects, offset = latent_effects(
-            weights, concept, autoencoder.decoder_weight.numpy(), autoencoder.decoder_bias.numpy()
-        )
-        ranked = table[table["concept"] == concept].sort_values("latent")
-        original = original_logits(logits, concept, reader.image_ids)
-        for split in settings.splits:
-            rows = case.labelled(cases, concept, split)
-            if not len(rows):
-                continue
-            means = reader.mean([reader.image_ids[i] for i in rows])
-            data = Edits(
-                contributions=means.astype(np.float64) * effects,
-                offset=offset,
-                original=original[rows],
-                labels=case.labels(cases, concept, rows),
-                patients=cases["patient_id"].to_numpy()[rows],
-            )
-            part = intervention_table(settings, data, ranked)
-            part.insert(0, "concept", concept)
-            part.insert(1, "split", split)
-            parts.append(part)
-    if not parts:
-        raise InputError(
-            f"{images}: no labelled image in splits {', '.join(settings.splits)}; "
-            "correct interventions.splits"
-        )
+    inputs = Inputs(images, codes, sae, head, predictions, latents)
+    for concept, split, data, ranked in each_edit(settings, inputs, concepts):
+        part = intervention_table(settings, data, ranked)
+        part.insert(0, "concept", concept)
+        part.insert(1, "split", split)
+        parts.append(part)
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Paths that an SAE's head interventions read; meanings as in `run`."""
+
+    images: Path
+    codes: Path
+    sae: Path
+    head: Path
+    predictions: Path
+    latents: Path
 
 
 @dataclass(frozen=True)
@@ -141,6 +125,53 @@ class Edits:
         if splice == "spliced":
             return self.offset + on
         return (self.original - self.contributions.sum(axis=1))[:, None] + on
+
+
+def each_edit(
+    settings: InterventionSettings, inputs: Inputs, concepts: Sequence[str]
+) -> Iterator[tuple[str, str, Edits, pd.DataFrame]]:
+    """Yield (concept, split, edits, the concept's rows of the latents table by latent).
+
+    Raises
+    ------
+    InputError
+        If the codes are not of the head layer, the head lacks a concept, or no split has labels.
+    """
+    reader = CodesReader(inputs.codes)
+    if reader.grid.layer != settings.layer:
+        raise InputError(
+            f"{inputs.codes} holds codes of layer {reader.grid.layer}; "
+            f"interventions are made at layer {settings.layer}"
+        )
+    autoencoder = SparseAutoencoder.load(inputs.sae)
+    atoms, bias = autoencoder.decoder_weight.numpy(), autoencoder.decoder_bias.numpy()
+    weights = load_head(inputs.head)
+    cases = case.read_cases(inputs.images, reader.image_ids)
+    table, logits = read_table(inputs.latents), read_table(inputs.predictions)
+    found = False
+    for concept in concepts:
+        effects, offset = latent_effects(weights, concept, atoms, bias)
+        ranked = table[table["concept"] == concept].sort_values("latent")
+        original = original_logits(logits, concept, reader.image_ids)
+        for split in settings.splits:
+            rows = case.labelled(cases, concept, split)
+            if not len(rows):
+                continue
+            found = True
+            means = reader.mean([reader.image_ids[i] for i in rows])
+            data = Edits(
+                contributions=means.astype(np.float64) * effects,
+                offset=offset,
+                original=original[rows],
+                labels=case.labels(cases, concept, rows),
+                patients=cases["patient_id"].to_numpy()[rows],
+            )
+            yield concept, split, data, ranked
+    if not found:
+        raise InputError(
+            f"{inputs.images}: no labelled image in splits {', '.join(settings.splits)}; "
+            "correct interventions.splits"
+        )
 
 
 def latent_effects(
@@ -263,9 +294,7 @@ def _edits(
 def _measures(
     logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    # Sums of the same numbers in another order differ by rounding; without this a latent set that
-    # decides nothing would rank images by noise.
-    logits = np.round(logits, 9)
+    logits = np.round(logits, DIGITS)
     precision, recall, f1 = st.precision_recall_f1(logits, labels, weights)
     return dict(
         zip(

@@ -1,0 +1,95 @@
+"""Which latents a prediction rests on: each latent's effect on the logits, at the head layer.
+
+The effect of latent t on an image is what its presence adds to the logit, z_t (w.d_t): ablating t
+alone lowers the logit by it, exactly, spliced or error-preserving alike, since pooling and head are
+linear. One row per (latent, concept) of the confirmation split:
+
+- ``effect_positive``, ``effect_negative``: mean over the concept's positive and negative images;
+- ``effect``: their difference, what the latent adds to the separation of the classes; ranked by its
+  size in ``rank_causal``;
+- ``share``: the effect over the whole difference between the classes' mean spliced logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.analysis import cases as case
+from mammo_sae.analysis import interventions
+from mammo_sae.analysis import statistics as st
+from mammo_sae.analysis.settings import InterventionSettings
+from mammo_sae.stores.tables import write_table
+
+MEASURES = ("effect", "effect_positive", "effect_negative")
+
+
+def run(
+    settings: InterventionSettings,
+    *,
+    identity: case.Identity,
+    images: Path,
+    codes: Path,
+    sae: Path,
+    head: Path,
+    predictions: Path,
+    latents: Path,
+    concepts: Sequence[str],
+    output: Path,
+) -> None:
+    """Write one SAE's effects, one row per (latent, concept, split); paths as `interventions.run`.
+
+    Latents that fire in no image of a split have no row.
+    """
+    parts = []
+    inputs = interventions.Inputs(images, codes, sae, head, predictions, latents)
+    for concept, split, data, ranked in interventions.each_edit(settings, inputs, concepts):
+        part = effect_table(settings, data)
+        part.insert(0, "concept", concept)
+        part.insert(1, "split", split)
+        auroc_rank = ranked["rank_auroc"].to_numpy()[part["latent"]]
+        part["rank_auroc"] = pd.array(auroc_rank, "Int32")
+        parts.append(part)
+    write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+
+
+def effect_table(settings: InterventionSettings, data: interventions.Edits) -> pd.DataFrame:
+    """Return the rows of one concept and split."""
+    fires = np.flatnonzero((data.contributions != 0).any(axis=0))
+    contributions = data.contributions[:, fires]
+    reason = st.why_not_estimable(data.labels)
+    table = pd.DataFrame({"latent": fires, "reason": reason})
+    weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
+    ones = np.ones((len(data.labels), 1))
+    point, drawn = (_effects(contributions, data.labels, w) for w in (ones, weights))
+    for name in MEASURES:
+        value = point[name][:, 0]
+        low, high = st.interval(drawn[name])
+        for column, values in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):
+            table[column] = np.nan if reason else values
+    whole = table["effect"].sum()
+    table["share"] = table["effect"] / whole if whole else np.nan
+    order = table["effect"].abs().rank(ascending=False, method="first")
+    table["rank_causal"] = order.astype("Int32")
+    return table
+
+
+def _effects(
+    contributions: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Mean contributions [h, draws] over positive and negative images, and their difference."""
+    result = {}
+    for name, rows in (("effect_positive", labels), ("effect_negative", ~labels)):
+        count = weights[rows].sum(axis=0, dtype=np.float64)
+        total = contributions[rows].T @ weights[rows].astype(np.float64)
+        result[name] = np.divide(
+            total,
+            count,
+            out=np.full(total.shape, np.nan),
+            where=np.broadcast_to(count > 0, total.shape),
+        )
+    result["effect"] = result["effect_positive"] - result["effect_negative"]
+    return result

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mammo_sae.analysis import sweep
+from mammo_sae.analysis.interventions import Edits, first
+from mammo_sae.analysis.statistics import auroc
+
+
+@pytest.fixture
+def data() -> Edits:
+    rng = np.random.default_rng(3)
+    contributions = rng.normal(size=(80, 30)) * (rng.random((80, 30)) < 0.3)
+    contributions[:, [4, 9]] = 0.0
+    labels = rng.random(80) < 0.4
+    return Edits(contributions, 0.7, rng.normal(size=80), labels, np.arange(80))
+
+
+@pytest.mark.parametrize("size", [1 << 27, 80 * 8 * 7])
+def test_every_point_equals_the_edit_with_that_many_latents(data, monkeypatch, size):
+    monkeypatch.setattr(sweep, "_BYTES", size)
+    order = np.random.default_rng(0).permutation(30)
+    curves = sweep.sweep(data, order)
+    kept = first(order, range(31))
+    last = len(curves["on"])
+    for mode, members in (("on", kept), ("off", ~kept)):
+        logits = np.round(data.logits(members, "spliced"), 9)
+        np.testing.assert_allclose(curves[mode], auroc(logits, data.labels)[:last])
+
+
+def test_the_curve_ends_with_the_last_latent_that_fires(data):
+    order = np.append(np.setdiff1d(np.arange(30), [4, 9]), [4, 9])
+    curves = sweep.sweep(data, order)
+    assert len(curves["on"]) == 29
+    assert curves["off"][-1] == 0.5
+    assert curves["on"][-1] == curves["off"][0]
