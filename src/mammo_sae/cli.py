@@ -233,6 +233,7 @@ def linear_probe(
     settings: SettingsText,
     manifests: Manifests,
     images: Images,
+    encoder: Annotated[Path, typer.Option(help="Folder of the encoder.")],
     head: Annotated[Path, typer.Option(help="The head's weights to write (.safetensors).")],
     description: Annotated[Path, typer.Option(help="The head's description to write (.json).")],
     concepts: Concepts,
@@ -241,8 +242,9 @@ def linear_probe(
     _run(
         "linear_probe",
         settings,
-        inputs=[images, *manifests],
+        inputs=[images, encoder / "encoder.json", *manifests],
         cohort=images,
+        encoder=encoder,
         embeddings=manifests,
         concepts=concepts.split(","),
         head_weights=head,

@@ -5,16 +5,38 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.optimize import minimize
 
 from mammo_sae.encoders import probe
+from mammo_sae.encoders.description import IMAGENET, EncoderDescription
 from mammo_sae.encoders.heads import load_head
+from mammo_sae.encoders.network import save_encoder
 from mammo_sae.encoders.settings import ProbeSettings
 from mammo_sae.errors import InputError
 from mammo_sae.stores.embeddings import LayerGrid, create_embedding_store
 from mammo_sae.stores.tables import write_table
 
 N, D = 60, 4
+
+
+def write_encoder(directory: Path, classifier: dict[str, tuple[np.ndarray, float]]) -> Path:
+    """Write an encoder without weights other than its own classifier's."""
+    description = EncoderDescription(
+        kind="pretrained",
+        architecture="efficientnet-b2",
+        normalisation=IMAGENET,
+        classifier=tuple(classifier),
+        source="test",
+        licence="none",
+        data="none",
+    )
+    state = {
+        "classifier.weight": torch.tensor(np.array([w for w, _ in classifier.values()])),
+        "classifier.bias": torch.tensor([b for _, b in classifier.values()]),
+    }
+    save_encoder(state, description, directory / "encoder.safetensors", directory / "encoder.json")
+    return directory
 
 
 @pytest.fixture
@@ -45,14 +67,16 @@ def features(tmp_path) -> tuple[np.ndarray, pd.DataFrame, list[Path], Path]:
     ).sample(frac=1, random_state=0)
     path = tmp_path / "images.parquet"
     write_table(cohort, path)
+    write_encoder(tmp_path / "encoder", {})
     return values, cohort, manifests, path
 
 
-def run(manifests, cohort, directory, **settings):
+def run(manifests, cohort, directory, encoder=None, **settings):
     probe.run(
         ProbeSettings(**settings),
         concepts=["mass"],
         cohort=cohort,
+        encoder=encoder or directory.parent / "encoder",
         embeddings=manifests,
         head_weights=directory / "head.safetensors",
         head_description=directory / "head.json",
@@ -102,3 +126,14 @@ def test_a_solver_that_does_not_converge_is_an_error(features, tmp_path):
     with pytest.raises(InputError, match="probe of mass did not converge in 1 iterations"):
         run(manifests, path, tmp_path / "head", c=1e4, max_iterations=1)
     assert not (tmp_path / "head").exists()
+
+
+def test_a_classifier_published_with_the_encoder_is_taken_as_it_is(features, tmp_path):
+    _, cohort, manifests, path = features
+    weight = np.arange(D, dtype=np.float32)
+    encoder = write_encoder(tmp_path / "published", {"mass": (weight, -2.5)})
+    # Nothing needs to be learnt, so labels may be missing altogether.
+    write_table(cohort.assign(mass=pd.array([None] * N, dtype="Int8")), path)
+    head = run(manifests, path, tmp_path / "head", encoder=encoder)
+    np.testing.assert_array_equal(head.weight[0], weight)
+    assert head.bias[0] == -2.5

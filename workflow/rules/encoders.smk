@@ -90,6 +90,7 @@ rule finetune:
 rule linear_probe:
     input:
         images=COHORT["images"],
+        encoder=lambda wildcards: encoder_files(wildcards.encoder),
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, "pooled"),
     output:
@@ -111,10 +112,12 @@ rule linear_probe:
         cfg=cfg("linear_probe"),
         code=code("linear_probe"),
         concepts=CONCEPTS,
+        folder=f"{RESULTS}/encoders/{{encoder}}",
     message:
         "Linear probe: {wildcards.encoder}"
     shell:
         "python -m mammo_sae linear-probe --settings {params.cfg:q} --images {input.images}"
+        " --encoder {params.folder}"
         " --concepts {params.concepts} --head {output.head} --description {output.description}"
         " {input.manifests} 2> {log}"
 

@@ -39,6 +39,11 @@ class EncoderDescription(Settings):
         description="layer whose map is rounded to float16 on its way through the network, as it "
         "was when fine-tuning read it from a store; null: nowhere",
     )
+    classifier: tuple[str, ...] = Field(
+        default=(),
+        description="concepts that the weights' own classifier predicts, stored beside them; "
+        "empty: it has none",
+    )
     source: str = Field(description="where the weights come from")
     licence: str = Field(description="licence of the weights")
     data: str = Field(description="what the weights were trained on")

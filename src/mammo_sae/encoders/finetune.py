@@ -123,6 +123,7 @@ def run(
         update={
             "kind": "finetuned",
             "cached": settings.freeze,
+            "classifier": (),
             "data": f"{network.description.data}; then {', '.join(concepts)} on the "
             f"{len(images)} training images of the cohort",
         }

@@ -9,18 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mammo_sae.encoders import checkpoints
-from mammo_sae.encoders.description import IMAGENET, EncoderDescription
-from mammo_sae.encoders.network import Network, Pointwise, Spatial, save_encoder
+from mammo_sae.encoders import checkpoints, hub, mammo_clip
+from mammo_sae.encoders.description import IMAGENET, MAMMO_CLIP, EncoderDescription
+from mammo_sae.encoders.network import CLASSIFIER, Network, Pointwise, Spatial, save_encoder
 from mammo_sae.encoders.settings import (
     LITE0,
     EfficientNetSource,
     Lite0Source,
+    MammoClipSource,
     PretrainedSettings,
     RandomSource,
 )
 from mammo_sae.errors import InputError
 
+MAMMO_CLIP_LICENCE = "CC BY 4.0"
+MAMMO_CLIP_DATA = (
+    "ImageNet-1k, then mammograms and reports of UPMC (some checkpoints: and VinDr-Mammo's training "
+    "images)"
+)
 IMAGENET_DATA = "ImageNet-1k (1.28 million natural images, 1,000 classes)"
 
 
@@ -45,6 +51,8 @@ def run(settings: PretrainedSettings, *, weights: Path, description: Path) -> No
         state, details = _lite0()
     elif isinstance(source, EfficientNetSource):
         state, details = _efficientnet(source)
+    elif isinstance(source, MammoClipSource):
+        state, details = _mammo_clip(source)
     else:
         state, details = _random(source)
     save_encoder(state, details, weights, description)
@@ -80,6 +88,34 @@ def _efficientnet(source: EfficientNetSource) -> tuple[dict[str, Tensor], Encode
         source=path.name,
         licence=source.licence,
         data=source.data,
+        sha256=digest,
+    )
+
+
+def _mammo_clip(source: MammoClipSource) -> tuple[dict[str, Tensor], EncoderDescription]:
+    path = Path(source.path)
+    if source.hub is not None:
+        hub.fetch(source.hub, path)
+    digest = checkpoints.check_sha256(path, source.sha256)
+    checkpoint = mammo_clip.read_checkpoint(path, source.architecture)
+    state = dict(checkpoint.encoder)
+    if source.classifier:
+        if checkpoint.weight is None or len(checkpoint.weight) != len(source.classifier):
+            outputs = 0 if checkpoint.weight is None else len(checkpoint.weight)
+            raise InputError(
+                f"checkpoint {path} has a classifier of {outputs} outputs, but classifier names "
+                f"{len(source.classifier)}; name one concept per output"
+            )
+        state[f"{CLASSIFIER}weight"] = checkpoint.weight
+        state[f"{CLASSIFIER}bias"] = checkpoint.bias
+    return state, EncoderDescription(
+        kind="pretrained",
+        architecture=source.architecture,
+        normalisation=MAMMO_CLIP,
+        classifier=source.classifier,
+        source=f"Mammo-CLIP, {source.hub or path.name}",
+        licence=MAMMO_CLIP_LICENCE,
+        data=MAMMO_CLIP_DATA,
         sha256=digest,
     )
 

@@ -38,6 +38,7 @@ from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 WEIGHTS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
+CLASSIFIER = "classifier."
 
 
 class Pointwise(nn.Module):
@@ -329,6 +330,29 @@ def load_description(directory: Path) -> EncoderDescription:
     return parse_settings(EncoderDescription, json.dumps(content), str(path))
 
 
+def load_classifier(directory: Path) -> tuple[tuple[str, ...], Tensor, Tensor] | None:
+    """Read the classifier that an encoder's weights were published with, if they were.
+
+    Returns
+    -------
+    Its concepts, weight [c, d] and bias [c].
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, naming it.
+    """
+    concepts = load_description(directory).classifier
+    if not concepts:
+        return None
+    path = directory / WEIGHTS
+    try:
+        state = load_file(path)
+        return concepts, state[f"{CLASSIFIER}weight"], state[f"{CLASSIFIER}bias"]
+    except Exception as error:
+        raise _damaged(path, error) from None
+
+
 def load_encoder(directory: Path) -> Network:
     """Read the encoder in `directory`, ready to run: on the CPU, float32, without gradients.
 
@@ -340,10 +364,15 @@ def load_encoder(directory: Path) -> Network:
     network = Network(load_description(directory))
     path = directory / WEIGHTS
     try:
-        network.load_state_dict(load_file(path))
+        state = load_file(path)
+        network.load_state_dict({k: v for k, v in state.items() if not k.startswith(CLASSIFIER)})
     except Exception as error:
-        raise InputError(
-            f"{path} is missing or damaged ({str(error).splitlines()[0]}); "
-            "delete it and run the step that makes the encoder again"
-        ) from None
+        raise _damaged(path, error) from None
     return network.eval().requires_grad_(False)
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} is missing or damaged ({str(error).splitlines()[0]}); "
+        "delete it and run the step that makes the encoder again"
+    )

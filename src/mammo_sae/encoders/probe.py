@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.labels import concept_labels
+from mammo_sae.encoders.network import load_classifier
 from mammo_sae.encoders.pooled import read_pooled
 from mammo_sae.encoders.settings import ProbeSettings
 from mammo_sae.errors import InputError
@@ -22,6 +25,7 @@ def run(
     *,
     concepts: Sequence[str],
     cohort: Path,
+    encoder: Path,
     embeddings: Sequence[Path],
     head_weights: Path,
     head_description: Path,
@@ -30,7 +34,8 @@ def run(
 
     Features are standardised by the training split's mean and deviation, which are then folded
     into weight and bias, so that the head applies to the features themselves. Classes weigh the
-    same; images without a label for a concept are left out of its fit.
+    same; images without a label for a concept are left out of its fit. Where the encoder was
+    published with a classifier of a concept, that is taken instead.
 
     Parameters
     ----------
@@ -40,6 +45,8 @@ def run(
         Columns of the cohort table, 0/1 or missing.
     cohort
         ``images.parquet``.
+    encoder
+        Directory of the encoder.
     embeddings
         Manifests of the shards' embeddings that hold the layer `pooled`.
     head_weights, head_description
@@ -50,7 +57,9 @@ def run(
     InputError
         If a concept can't be learnt from the training split, or the solver does not converge.
     """
-    images, labels = concept_labels(read_table(cohort), "training", concepts, cohort)
+    published = _published(encoder)
+    fitted = [concept for concept in concepts if concept not in published]
+    images, labels = concept_labels(read_table(cohort), "training", fitted, cohort)
     stored, features = read_pooled(embeddings, images)
     order = {image: row for row, image in enumerate(images)}
     labels = labels[[order[image] for image in stored]]
@@ -58,22 +67,25 @@ def run(
     deviation = features.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1.0
     standardised = (features - mean) / deviation
-    weights, biases = [], []
+    rows = dict(published)
     for concept, column in progress(
-        zip(concepts, labels.T, strict=True), total=len(concepts), label="probe"
+        zip(fitted, labels.T, strict=True), total=len(fitted), label="probe"
     ):
         known = ~np.isnan(column)
-        fit = LogisticRegression(
+        solver = LogisticRegression(
             C=settings.c, max_iter=settings.max_iterations, class_weight="balanced"
-        ).fit(standardised[known], column[known])
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # an error, below
+            fit = solver.fit(standardised[known], column[known])
         if fit.n_iter_[0] >= settings.max_iterations:
             raise InputError(
                 f"the linear probe of {concept} did not converge in {settings.max_iterations} "
                 "iterations; raise max_iterations or lower c"
             )
         weight = fit.coef_[0] / deviation
-        weights.append(weight)
-        biases.append(fit.intercept_[0] - weight @ mean)
+        rows[concept] = weight, fit.intercept_[0] - weight @ mean
+    weights, biases = zip(*(rows[concept] for concept in concepts), strict=True)
     save_head(
         Head(
             np.array(weights, dtype=np.float32),
@@ -83,3 +95,12 @@ def run(
         head_weights,
         head_description,
     )
+
+
+def _published(encoder: Path) -> dict[str, tuple[np.ndarray, float]]:
+    """Return weight [d] and bias per concept of the encoder's own classifier."""
+    classifier = load_classifier(encoder)
+    if classifier is None:
+        return {}
+    names, weight, bias = classifier
+    return dict(zip(names, zip(weight.numpy(), bias.tolist(), strict=True), strict=True))

@@ -36,6 +36,29 @@ class EfficientNetSource(Settings):
     data: str = Field(default="unknown", description="pretraining data, for the report")
 
 
+class MammoClipSource(Settings):
+    """A checkpoint of Mammo-CLIP: pretraining (.tar) or downstream classifier (.pth)."""
+
+    kind: Literal["mammo_clip"]
+    architecture: Literal["efficientnet-b2", "efficientnet-b5"] = Field(
+        default="efficientnet-b5", description="which of its two encoders the checkpoint holds"
+    )
+    path: str = Field(description="file of the checkpoint")
+    hub: str | None = Field(
+        default=None,
+        description="Hugging Face id of the file (owner/repository/path/in/it), fetched to `path` "
+        "if there is none yet; null: never fetched",
+    )
+    sha256: str | None = Field(
+        default=None, description="SHA-256 the file must have, 64 hex digits; null: not checked"
+    )
+    classifier: tuple[str, ...] = Field(
+        default=(),
+        description="concepts of the outputs of the checkpoint's own classifier, in order, to use "
+        "it instead of a linear probe; empty: not used",
+    )
+
+
 class RandomSource(Settings):
     """Seeded random weights: the control that claims about trained encoders are read against."""
 
@@ -45,7 +68,7 @@ class RandomSource(Settings):
 
 
 Source = Annotated[
-    Lite0Source | EfficientNetSource | RandomSource,
+    Lite0Source | EfficientNetSource | MammoClipSource | RandomSource,
     Field(discriminator="kind"),
 ]
 

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import efficientnet_pytorch
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mammo_sae.encoders import checkpoints, importing, mammo_clip
+from mammo_sae.encoders.network import load_classifier, load_description, load_encoder
+from mammo_sae.encoders.settings import MammoClipSource, PretrainedSettings
+from mammo_sae.errors import InputError
+
+B2 = "efficientnet-b2"
+
+
+class Classifier(nn.Module):
+    """Mammo-CLIP's downstream classifier: image encoder, pooling, linear head."""
+
+    def __init__(self, name: str, outputs: int) -> None:
+        super().__init__()
+        self.image_encoder = efficientnet_pytorch.EfficientNet.from_name(name, num_classes=1)
+        self.classifier = nn.Module()
+        channels = self.image_encoder._conv_head.out_channels
+        self.classifier.classification_head = nn.Linear(channels, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.image_encoder.extract_features(x).mean((2, 3))
+        return self.classifier.classification_head(pooled)
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(B2, outputs=1).eval()
+
+
+@pytest.fixture(scope="module")
+def pretraining(model, tmp_path_factory) -> Path:
+    """A pretraining checkpoint with all that Mammo-CLIP's trainer saves."""
+    path = tmp_path_factory.mktemp("checkpoints") / "b2-model-best-epoch-10.tar"
+    optimiser = torch.optim.AdamW(model.parameters())
+    encoder = {k: v for k, v in model.state_dict().items() if k.startswith("image_encoder.")}
+    torch.save(
+        {
+            "model": encoder | {"text_encoder.embedding.weight": torch.zeros(3, 4)},
+            "optimizer": optimiser.state_dict(),
+            "scheduler": {"last_epoch": 10, "base_lrs": [5e-5]},
+            "config": {"model": {"image_encoder": {"name": "tf_efficientnetv2-detect"}}},
+            "epoch": 10,
+            "train_loss": torch.tensor(0.5),
+        },
+        path,
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def downstream(model, tmp_path_factory) -> Path:
+    """A classifier's checkpoint with its predictions and score, as NumPy writes them."""
+    path = tmp_path_factory.mktemp("checkpoints") / "mass.pth"
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "predictions": np.linspace(0, 1, 5, dtype=np.float32),
+            "epoch": 3,
+            "auroc": np.float64(0.85),
+        },
+        path,
+    )
+    return path
+
+
+def run(directory: Path, path: Path, **changes) -> Path:
+    source = MammoClipSource(kind="mammo_clip", architecture=B2, path=str(path))
+    importing.run(
+        PretrainedSettings(source=source.model_copy(update=changes)),
+        weights=directory / "encoder.safetensors",
+        description=directory / "encoder.json",
+    )
+    return directory
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def test_a_pretraining_checkpoint_gives_the_features_of_its_image_encoder(
+    model, pretraining, tmp_path
+):
+    network = load_encoder(run(tmp_path / "encoder", pretraining))
+    x = torch.randn(1, 3, 152, 91, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model.image_encoder.extract_features(x)
+        assert relative(network.forward_layers(x, ["head"])["head"], expected) < 1e-5
+    description = load_description(tmp_path / "encoder")
+    assert description.normalisation.scale == "image"
+    assert description.sha256 == checkpoints.sha256(pretraining)
+    assert load_classifier(tmp_path / "encoder") is None
+
+
+def test_a_downstream_checkpoint_gives_the_logits_of_its_classifier(model, downstream, tmp_path):
+    directory = run(tmp_path / "encoder", downstream, classifier=("mass",))
+    concepts, weight, bias = load_classifier(directory)
+    x = torch.randn(2, 3, 152, 91, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = load_encoder(directory)(x) @ weight.T + bias
+        assert relative(logits, model(x)) < 1e-5
+    assert concepts == ("mass",)
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_numpy_values_are_read_under_the_names_of_numpy_1_and_2(tmp_path, core):
+    path = tmp_path / "old.pth"
+    torch.save({"auroc": np.float64(0.85), "predictions": np.arange(3.0)}, path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data.replace(b"numpy._core.", f"numpy.{core}.".encode()))
+    state = checkpoints.read_pickle(path, mammo_clip.ALLOWED)
+    assert state["auroc"] == 0.85
+    assert state["predictions"].tolist() == [0, 1, 2]
+
+
+class Trap:
+    def __reduce__(self):
+        return eval, ("1",)
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "complaint"),
+    [
+        ({"state_dict": {}}, {}, "is no checkpoint of Mammo-CLIP"),
+        ([1], {}, "is no checkpoint of Mammo-CLIP"),
+        ({"model": {"image_encoder.a": torch.zeros(1)}}, {}, "lacks _conv_stem.weight"),
+        ({"model": {}, "trap": Trap()}, {}, r"holds \S*eval, which could run code"),
+        ({"model": {}}, {"sha256": "0" * 64}, "has SHA-256"),
+    ],
+)
+def test_a_bad_checkpoint_is_refused_and_nothing_is_written(tmp_path, content, changes, complaint):
+    path = tmp_path / "bad.tar"
+    torch.save(content, path)
+    with pytest.raises(InputError, match=rf"bad\.tar {complaint}"):
+        run(tmp_path / "encoder", path, **changes)
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_a_checkpoint_of_the_other_network_is_refused_by_name(pretraining, tmp_path):
+    with pytest.raises(InputError, match=r"is of efficientnet-b2, not efficientnet-b5; correct"):
+        run(tmp_path / "encoder", pretraining, architecture="efficientnet-b5")
+
+
+def test_a_classifier_with_another_number_of_outputs_is_refused(downstream, pretraining, tmp_path):
+    with pytest.raises(InputError, match="a classifier of 1 outputs, but classifier names 2"):
+        run(tmp_path / "encoder", downstream, classifier=("mass", "cyst"))
+    with pytest.raises(InputError, match="a classifier of 0 outputs, but classifier names 1"):
+        run(tmp_path / "encoder", pretraining, classifier=("mass",))
+
+
+def test_a_checkpoint_that_is_neither_there_nor_on_the_hub_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    path = tmp_path / "b2.tar"
+    with pytest.raises(InputError, match=r"Mammo-CLIP/resolve/main/a/b2\.tar can't be fetched"):
+        run(tmp_path / "encoder", path, hub="shawn24/Mammo-CLIP/a/b2.tar")
