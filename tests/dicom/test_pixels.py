@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pydicom
 import pytest
 from pydicom import Dataset, Sequence, uid
 
 from mammo_sae.dicom.canonical import canonical_image
-from mammo_sae.dicom.pixels import DECODERS, display_values, read_pixels
+from mammo_sae.dicom.pixels import DECODERS, display_values, read_pixels, stored_values
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings
 
@@ -229,3 +232,34 @@ def test_every_compressed_syntax_has_one_decoder_and_it_is_installed():
 
     for syntax, plugin in DECODERS.items():
         assert plugin in get_decoder(syntax)._available, f"{syntax.name} needs {plugin}"
+
+
+def test_files_of_many_makers_give_the_values_that_pydicom_gives():
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    agreed = []
+    for path in sorted(folder.glob("*.dcm")):
+        try:
+            header, codes = read_pixels(path)
+        except Refusal:
+            continue
+        expected = pydicom.dcmread(path).pixel_array
+        np.testing.assert_array_equal(stored_values(header)[codes], expected, err_msg=path.name)
+        agreed.append(path.name)
+    assert len(agreed) >= 17
+    assert {"JPGExtended.dcm", "MR_small_bigendian.dcm", "693_J2KI.dcm"} <= set(agreed)
+
+
+def test_every_test_file_that_is_left_out_has_a_good_reason():
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    expected = {
+        "SC_rgb_rle.dcm": Reason.COLOUR,
+        "rtdose.dcm": Reason.MULTI_FRAME,
+        "liver_1frame.dcm": Reason.BITS,
+        "rtplan.dcm": Reason.NO_PIXELS,
+        "MR_truncated.dcm": Reason.DECODE,
+        "no_meta.dcm": Reason.NOT_DICOM,
+    }
+    for name, reason in expected.items():
+        with pytest.raises(Refusal) as refused:
+            read_pixels(folder / name)
+        assert refused.value.reason is reason, name

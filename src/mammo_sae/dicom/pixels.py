@@ -109,7 +109,7 @@ def _has_end_of_image(dataset: pydicom.Dataset) -> bool:
         stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
     except Exception:  # damaged fragments: the same to us as a missing end
         return False
-    return stream.rstrip(b"\0").endswith(b"\xff\xd9")
+    return stream.rstrip(b"\0\xff").endswith(b"\xff\xd9")  # writers pad with either
 
 
 def stored_values(header: Header) -> np.ndarray:
