@@ -1,0 +1,96 @@
+"""The tiny run of the real workflow: what it leaves, and what it must not leave."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pydicom
+import pytest
+
+from mammo_sae.stores.publish import find_manifests, verify_store
+
+pytestmark = pytest.mark.workflow
+
+TABLES = {
+    "encoders",
+    "sae_quality",
+    "latents",
+    "interventions",
+    "alignment",
+    "confounds",
+    "truth",
+}
+
+
+def test_every_table_is_there_and_not_empty_as_parquet_and_csv(finished):
+    for name in TABLES:
+        parquet = pd.read_parquet(finished.results / "tables" / f"{name}.parquet")
+        csv = pd.read_csv(finished.results / "tables" / f"{name}.csv")
+        assert len(parquet) > 0, name
+        assert len(csv) == len(parquet), name
+        assert list(csv.columns) == list(parquet.columns), name
+
+
+def test_every_sae_has_its_rows(finished):
+    quality = pd.read_parquet(finished.results / "tables" / "sae_quality.parquet")
+    assert set(zip(quality["encoder"], quality["layer"], strict=True)) == {
+        (encoder, layer)
+        for encoder in ("pretrained", "finetuned")
+        for layer in ("blocks.10", "head")
+    }
+
+
+def test_every_store_matches_its_manifest(finished):
+    manifests = find_manifests(finished.results)
+    assert len(manifests) == 3 + 2 + 4 + 4  # archives, images, embeddings, codes
+    assert [problem for manifest in manifests for problem in verify_store(manifest)] == []
+
+
+def test_no_identifier_of_the_archive_is_found_outside_of_it(finished):
+    source = finished.results / "source"
+    secrets = set()
+    for path in source.rglob("*.dicom"):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        secrets |= {
+            str(header.PatientName),
+            str(header.PatientID),
+            str(header.SOPInstanceUID),
+            str(header.StudyInstanceUID),
+            path.stem,
+            path.parent.name,
+        }
+    assert len(secrets) > 100
+    needles = [secret.encode() for secret in secrets]
+    searched = 0
+    for path in finished.results.rglob("*"):
+        if not path.is_file() or source in path.parents:
+            continue
+        content = str(path.relative_to(finished.results)).encode() + path.read_bytes()
+        found = [needle for needle in needles if needle in content]
+        assert not found, f"{path}: {found}"
+        searched += 1
+    assert searched > 100
+
+
+def test_the_report_is_made_from_the_finished_run(finished):
+    report = finished.results / "report.html"
+    finished.snakemake("--report", str(report))
+    text = report.read_text()
+    assert "confounds" in text
+    assert report.stat().st_size > 1_000_000
+    assert finished.stale() == {}
+
+
+def test_the_same_configuration_gives_the_same_bytes(finished):
+    """Two SAEs, their codes and all analyses, made twice."""
+    kept = {
+        path: path.read_bytes()
+        for folder in ("sae", "analysis", "tables", "figures")
+        for path in sorted((finished.results / folder).rglob("*"))
+        if path.is_file()
+    }
+    codes = {path: path.read_text() for path in (finished.results / "codes").rglob("seed*.json")}
+    finished.snakemake("--forcerun", "train_sae")
+    assert len(kept) > 20
+    different = [str(path) for path, content in kept.items() if path.read_bytes() != content]
+    assert different == []
+    assert {path: path.read_text() for path in codes} == codes
