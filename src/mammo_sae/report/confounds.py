@@ -1,0 +1,244 @@
+"""Step: which of a concept's top latents are really a confounder's."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mammo_sae.report import style
+from mammo_sae.report.verdicts import SEVERITY, overall
+from mammo_sae.stores.tables import read_table
+
+MOST_ROWS = 30  # latents in the matrix: more can't be read
+# From telling the absence of a confounder's level to telling its presence.
+DIVERGING = LinearSegmentedColormap.from_list(
+    "diverging", ["#0B5C73", "#8FC1CF", "#FFFFFF", "#D9B48F", "#7A4A12"]
+)
+
+
+def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output: Path) -> None:
+    """Draw the confounder tests of one SAE and concept.
+
+    Parameters
+    ----------
+    latents, confounds
+        Tables that these steps wrote for the same SAE.
+    concept
+        Column of the image table.
+    min_kept
+        Share of the crude excess over 0.5 below which an association is the confounder's: the
+        region shaded.
+    output
+        PNG to write.
+    """
+    rows = read_table(confounds)
+    rows = rows[rows["concept"] == concept]
+    ranks = read_table(latents)
+    ranks = ranks[ranks["concept"] == concept].set_index("latent")["rank_auroc"]
+    kinds = rows.drop_duplicates("confounder").set_index("confounder")["kind"]
+    names = list(kinds.index)
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    shown = _top(rows, ranks)
+    width = 12.6
+    height = 0.95 + 2.35 * lines + 1.0 + 0.24 * (len(names) + 1)
+    with style.figure(output, width, height) as fig:
+        title = "Concept or confounder?"
+        if len(rows):
+            first = rows.iloc[0]
+            title = (
+                f"{style.words(concept).capitalize()}, or a confounder? · {first['encoder']} · "
+                f"{first['layer']} · SAE {first['sae']} seed {first['seed']}"
+            )
+        style.heading(fig, title)
+        if rows.empty:
+            style.empty(fig.add_subplot(), "no latent was tested")
+            return
+        _scatters(fig, rows, names, kinds, columns, lines, min_kept)
+        _counts(fig, rows, names)
+        _matrix(fig, rows, names, shown)
+        _legend(fig)
+
+
+def _top(rows: pd.DataFrame, ranks: pd.Series) -> list[int]:
+    """Return the tested latents that the discovery split ranks first by AUROC."""
+    tested = pd.Index(rows["latent"].unique())
+    return ranks.reindex(tested).dropna().sort_values().index[:MOST_ROWS].tolist()
+
+
+def _scatters(
+    fig: Figure,
+    rows: pd.DataFrame,
+    names: list[str],
+    kinds: pd.Series,
+    columns: int,
+    lines: int,
+    min_kept: float,
+) -> None:
+    height = fig.get_figheight()
+    grid = fig.add_gridspec(
+        lines,
+        columns,
+        left=0.05,
+        right=0.62,
+        top=1 - 0.95 / height,
+        bottom=1 - (0.95 + 2.35 * lines - 0.45) / height,
+        hspace=0.42,
+        wspace=0.12,
+    )
+    both = rows[["crude_auroc", "stratified_auroc"]].to_numpy(dtype=float)
+    low = min(0.4, np.nanmin(both) - 0.02) if np.isfinite(both).any() else 0.4
+    for i, name in enumerate(names):
+        ax = fig.add_subplot(grid[i // columns, i % columns])
+        _scatter(ax, rows[rows["confounder"] == name], low, min_kept)
+        ax.set_title(
+            style.words(name) + ("" if kinds[name] == "acquisition" else " (tissue, pose)")
+        )
+        if i % columns:
+            ax.set_yticklabels([])
+        else:
+            ax.set_ylabel("AUROC within its levels")
+        if i + columns >= len(names):
+            ax.set_xlabel("crude AUROC")
+        else:
+            ax.set_xticklabels([])
+
+
+def _scatter(ax: Axes, rows: pd.DataFrame, low: float, min_kept: float) -> None:
+    ax.set_xlim(low, 1.02)
+    ax.set_ylim(low, 1.02)
+    ax.set_aspect("equal")
+    known = rows[rows["verdict"] != "insufficient"]
+    if known.empty:
+        reason = rows["reason"].iloc[0] if len(rows) else "not tested"
+        style.empty(ax, "\n".join(textwrap.wrap(reason, 34)))
+        return
+    ax.fill_between(
+        [0.5, 1.02], [0, 0], [0.5, 0.5 + 0.52 * min_kept], color="#FBEDE6", lw=0, zorder=0
+    )
+    ax.plot([0, 1.02], [0, 1.02], color=style.FAINT, linewidth=0.8, zorder=1)
+    ax.axhline(0.5, color=style.FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+    for verdict in reversed(SEVERITY):
+        part = known[known["verdict"] == verdict]
+        ax.scatter(
+            part["crude_auroc"],
+            part["stratified_auroc"],
+            s=20,
+            color=style.VERDICT_COLOURS[verdict],
+            edgecolor="white",
+            linewidth=0.5,
+            zorder=3,
+        )
+
+
+def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
+    height = fig.get_figheight()
+    tall = 0.24 * (len(names) + 1)
+    ax = fig.add_axes((0.115, 0.45 / height, 0.505, tall / height))
+    gravest = overall(rows)
+    lines = [("gravest of all", gravest["verdict"])]
+    lines += [(n, rows.loc[rows["confounder"] == n, "verdict"]) for n in reversed(names)]
+    for y, (_, verdicts) in enumerate(lines):
+        left = 0
+        for verdict in SEVERITY:
+            count = int((verdicts == verdict).sum())
+            if not count:
+                continue
+            ax.barh(
+                y,
+                count,
+                left=left,
+                height=0.78,
+                color=style.VERDICT_COLOURS[verdict],
+                edgecolor="white",
+                linewidth=0.8,
+            )
+            if count / len(gravest) > 0.025:
+                dark = verdict == "insufficient"
+                ax.text(
+                    left + count / 2,
+                    y,
+                    count,
+                    ha="center",
+                    va="center",
+                    size=7,
+                    color=style.INK if dark else "white",
+                    weight="bold",
+                )
+            left += count
+    ax.axhline(0.5, color=style.INK, linewidth=0.8)
+    ax.set_xlim(0, len(gravest))
+    ax.set_ylim(-0.5, len(lines) - 0.5)
+    ax.set_yticks(range(len(lines)), [style.words(name) for name, _ in lines])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("tested latents")
+    ax.set_title(f"verdicts of {len(gravest)} latents")
+
+
+def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int]) -> None:
+    height = fig.get_figheight()
+    tall = min(0.24 * len(shown), height - 2.2)
+    ax = fig.add_axes((0.7, 1 - (1.5 + tall) / height, 0.285, tall / height))
+    ax.set_title(f"top {len(shown)} latents by discovery AUROC", pad=42)
+    place = {latent: y for y, latent in enumerate(shown)}
+    effect = np.full((len(shown), len(names)), np.nan)
+    here = rows[rows["latent"].isin(place)]
+    for row in here.to_dict("records"):
+        effect[place[row["latent"]], names.index(row["confounder"])] = row["effect"]
+    ax.set_facecolor("#F3F5F7")
+    picture = ax.imshow(effect, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
+    for row in here.to_dict("records"):
+        if row["verdict"] in {"confounded", "mixed"}:
+            ax.scatter(
+                names.index(row["confounder"]),
+                place[row["latent"]],
+                s=26,
+                color=style.VERDICT_COLOURS[row["verdict"]],
+                edgecolor="white",
+                linewidth=0.7,
+            )
+    ax.set_xticks(range(len(names)), [style.words(n) for n in names], rotation=35, ha="left")
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(len(shown)), [str(latent) for latent in shown], size=6.5)
+    gravest = overall(here).set_index("latent")["verdict"]
+    for label, latent in zip(ax.get_yticklabels(), shown, strict=True):
+        label.set_color(style.VERDICT_COLOURS[gravest[latent]])
+        label.set_fontweight("bold")
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    for x in range(len(names) - 1):
+        ax.axvline(x + 0.5, color="white", linewidth=1.5)
+    for y in range(len(shown) - 1):
+        ax.axhline(y + 0.5, color="white", linewidth=1)
+    bar = fig.add_axes((0.7, 1 - (1.5 + tall + 0.2) / height, 0.285, 0.1 / height))
+    fig.colorbar(picture, cax=bar, orientation="horizontal")
+    bar.set_xlabel(
+        "what the latent tells of it, concept held fixed\n(2 AUROC − 1); dots: suspect",
+        size=8,
+    )
+    bar.set_xticks([-1, 0, 1])
+    bar.tick_params(length=2)
+
+
+def _legend(fig: Figure) -> None:
+    handles = [
+        Line2D([], [], color=style.VERDICT_COLOURS[v], marker="o", linestyle="none", label=v)
+        for v in SEVERITY
+    ]
+    fig.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.005, 1 - 0.36 / fig.get_figheight()),
+        ncols=len(handles),
+        handletextpad=0.2,
+        columnspacing=1.4,
+    )

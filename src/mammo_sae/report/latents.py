@@ -1,0 +1,431 @@
+"""Step: the picture of a concept's top latents: what each fires on, with its numbers and verdict.
+
+Latents are those that the discovery split ranks first by AUROC; images are of the confirmation
+split, which had no say in that. Nothing is chosen by looks: beside the images that excite a latent
+most stand a typical positive one and the negative one that excites it most.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mammo_sae.analysis.cases import labelled, labels, read_cases
+from mammo_sae.errors import InputError
+from mammo_sae.report import overlay, style
+from mammo_sae.report.settings import ReportSettings
+from mammo_sae.report.verdicts import overall
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.tables import read_table
+
+# The figure's measures, in inches.
+TEXT = 2.35
+IMAGE = 1.32
+GAP = 0.06
+GROUP_GAP = 0.16
+CAPTION = 0.2
+HEADER = 0.98
+FOOTER = 0.42
+MARGIN = 0.12
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image to show: its position in the codes, its label and the latent's activation there."""
+
+    position: int
+    positive: bool
+    activation: float
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The images shown of one latent; the last two are None where the split has no such image."""
+
+    highest: list[Example]
+    typical: Example | None
+    false_alarm: Example | None
+
+
+def run(
+    settings: ReportSettings,
+    *,
+    images: Path,
+    image_stores: Sequence[Path],
+    codes: Path,
+    latents: Path,
+    alignment: Path,
+    confounds: Path,
+    concept: str,
+    split: str,
+    output: Path,
+) -> None:
+    """Draw the top latents of one SAE and concept.
+
+    Parameters
+    ----------
+    images
+        Image table.
+    image_stores
+        Manifests of the canonical images, all shards.
+    codes
+        Manifest of the SAE's codes.
+    latents, alignment, confounds
+        Tables that these steps wrote for the same SAE.
+    concept
+        Column of the image table.
+    split
+        The confirmation split, whose images are shown.
+    output
+        PNG to write.
+
+    Raises
+    ------
+    InputError
+        If the split has no image with a label for the concept.
+    """
+    reader = CodesReader(codes)
+    store = ImageReader(image_stores)
+    cases = read_cases(images, reader.image_ids)
+    table = read_table(latents)
+    concepts = sorted(table["concept"].unique())
+    rows = pick_latents(table[table["concept"] == concept], settings.latents)
+    known = labelled(cases, concept, split)
+    if not len(known):
+        raise InputError(f"{images}: no image of split {split} has a label for {concept}")
+    truth = labels(cases, concept, known)
+    patients = cases["patient_id"].to_numpy()[known]
+    ids = [reader.image_ids[i] for i in known]
+    scores = reader.max(ids) if (table["score"] == "max").all() else reader.mean(ids)
+
+    details = _details(read_table(alignment), read_table(confounds), concept)
+    columns = settings.examples + 2
+    width = TEXT + columns * (IMAGE + GAP) + 2 * GROUP_GAP + 2 * MARGIN
+    picture = IMAGE * store.height / store.width
+    height = HEADER + max(1, len(rows)) * (picture + CAPTION + 0.12) + FOOTER
+    palette = style.colours(concepts, style.CONCEPT_COLOURS)
+    with style.figure(output, width, height) as fig:
+        title, subtitle = _titles(rows, concept, split, known, truth)
+        style.heading(fig, title, subtitle)
+        canvas = _Canvas(fig, store, reader, palette, concept, settings.examples)
+        _draw_header(canvas)
+        for number, (_, row) in enumerate(rows.iterrows()):
+            column = scores[:, int(row["latent"])]
+            examples = pick_examples(column, truth, patients, settings.examples, known)
+            _draw_row(canvas, number, row, details, examples, float(column.max(initial=0)))
+        if rows.empty:
+            fig.text(0.5, 0.5, f"No latent could be ranked for {style.words(concept)}", ha="center")
+        _draw_legend(canvas)
+
+
+def pick_latents(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return the rows of one concept's `count` best latents by discovery AUROC, best first."""
+    return rows[rows["rank_auroc"] <= count].sort_values("rank_auroc", ignore_index=True)
+
+
+def pick_examples(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    patients: np.ndarray,
+    count: int,
+    positions: np.ndarray | None = None,
+) -> Examples:
+    """Choose the images to show of one latent; equal scores go by the order of the images.
+
+    Parameters
+    ----------
+    scores : [n]
+        Activation of each image.
+    truth : [n] bool
+    patients : [n]
+    count
+        Images of highest activation, of different patients, whatever their label; images in which
+        the latent is silent are left out.
+    positions : [n], optional
+        What to call the images; 0 to n - 1 if None.
+
+    Returns
+    -------
+    Examples
+        Beside those of highest activation: the positive image of median activation, and the
+        negative one of highest activation among patients not shown yet.
+    """
+    positions = np.arange(len(scores)) if positions is None else positions
+
+    def example(i: int) -> Example:
+        return Example(int(positions[i]), bool(truth[i]), float(scores[i]))
+
+    order = np.argsort(-scores, kind="stable")
+    chosen: list[int] = []
+    seen: set[object] = set()
+    for i in order:
+        if len(chosen) == count or scores[i] <= 0:
+            break
+        if patients[i] not in seen:
+            chosen.append(int(i))
+            seen.add(patients[i])
+    positive = order[truth[order]]
+    alarms = [i for i in order if not truth[i] and scores[i] > 0 and patients[i] not in seen]
+    return Examples(
+        highest=[example(i) for i in chosen],
+        typical=example(int(positive[len(positive) // 2])) if len(positive) else None,
+        false_alarm=example(int(alarms[0])) if alarms else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """Where things stand on the figure, and what the pictures are read from."""
+
+    fig: Figure
+    store: ImageReader
+    codes: CodesReader
+    palette: dict[str, str]
+    concept: str
+    examples: int
+
+    @property
+    def picture(self) -> float:
+        """Height of a picture, inches."""
+        return IMAGE * self.store.height / self.store.width
+
+    def left(self, column: int) -> float:
+        """Left edge of a column of pictures, inches."""
+        gaps = max(0, column - self.examples + 1)
+        return MARGIN + TEXT + column * (IMAGE + GAP) + GROUP_GAP * gaps
+
+    def top(self, row: int) -> float:
+        """Upper edge of a row of pictures, inches from the figure's top."""
+        return HEADER + row * (self.picture + CAPTION + 0.12)
+
+    def x(self, inches: float) -> float:
+        """Figure fraction of a distance from the left."""
+        return inches / self.fig.get_figwidth()
+
+    def y(self, inches: float) -> float:
+        """Figure fraction of a distance from the top."""
+        return 1 - inches / self.fig.get_figheight()
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Add axes at inches from the upper left corner."""
+        fig_width, fig_height = self.fig.get_size_inches()
+        return self.fig.add_axes(
+            (left / fig_width, self.y(top + height), width / fig_width, height / fig_height)
+        )
+
+    def text(self, left: float, top: float, text: str, **style_: object) -> None:
+        """Write text whose upper left corner stands at inches from the upper left corner."""
+        self.fig.text(self.x(left), self.y(top), text, **{"va": "top", **style_})
+
+
+def _titles(
+    rows: pd.DataFrame, concept: str, split: str, known: np.ndarray, truth: np.ndarray
+) -> tuple[str, str]:
+    run = rows.iloc[0] if len(rows) else None
+    of = "" if run is None else f" · {run['encoder']} · {run['layer']} · SAE {run['sae']}"
+    seed = "" if run is None else f" seed {run['seed']}"
+    return (
+        f"Top latents for {style.words(concept)}{of}{seed}",
+        f"Ranked by AUROC in the discovery split; all numbers and images are of the {split} split "
+        f"({int(truth.sum())} of {len(known)} images with {style.words(concept)})",
+    )
+
+
+def _details(
+    alignment: pd.DataFrame, confounds: pd.DataFrame, concept: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    aligned = alignment[(alignment["concept"] == concept) & (alignment["selection"] == "ranked")]
+    verdicts = overall(confounds[confounds["concept"] == concept])
+    return aligned.set_index("latent"), verdicts.set_index("latent")
+
+
+def _draw_header(canvas: _Canvas) -> None:
+    top = HEADER - 0.26
+    examples = canvas.examples
+    spans = [
+        (0, examples - 1, "highest activation, one image per patient"),
+        (examples, examples, "median positive"),
+        (examples + 1, examples + 1, "highest negative"),
+    ]
+    for first, last, name in spans:
+        left = canvas.left(first)
+        right = canvas.left(last) + IMAGE
+        canvas.text(left, top, name, size=8.5, weight="bold")
+        canvas.fig.add_artist(
+            Line2D(
+                [canvas.x(left), canvas.x(right)],
+                [canvas.y(HEADER - 0.06)] * 2,
+                color=style.RULE,
+                linewidth=1,
+            )
+        )
+
+
+def _draw_row(
+    canvas: _Canvas,
+    number: int,
+    row: pd.Series,
+    details: tuple[pd.DataFrame, pd.DataFrame],
+    examples: Examples,
+    top: float,
+) -> None:
+    _draw_text(canvas, canvas.top(number), row, *details)
+    digits = 0 if top >= 100 else 1 if top >= 10 else 2
+    shown: list[Example | None] = [*examples.highest]
+    shown += [None] * (canvas.examples - len(shown))
+    shown += [examples.typical, examples.false_alarm]
+    for column, example in enumerate(shown):
+        left, upper = canvas.left(column), canvas.top(number)
+        ax = canvas.axes(left, upper, IMAGE, canvas.picture)
+        if example is None:
+            overlay.frame(ax, canvas.store.height, canvas.store.width)
+            ax.set_facecolor("#F3F5F7")
+            ax.text(
+                0.5,
+                0.5,
+                "no other image\nexcites it",
+                transform=ax.transAxes,
+                ha="center",
+                va="center",
+                size=7,
+                color=style.FAINT,
+            )
+            continue
+        _draw_example(canvas, ax, int(row["latent"]), example, top)
+        label = style.words(canvas.concept) if example.positive else "negative"
+        colour = canvas.palette[canvas.concept] if example.positive else style.FAINT
+        caption = upper + canvas.picture + 0.04
+        canvas.text(left, caption, label, size=7, color=colour, weight="bold")
+        canvas.text(
+            left + IMAGE,
+            caption,
+            f"{example.activation:.{digits}f}",
+            size=7,
+            color=style.FAINT,
+            ha="right",
+        )
+
+
+def _draw_example(canvas: _Canvas, ax: Axes, latent: int, example: Example, top: float) -> None:
+    image = [canvas.codes.image_ids[example.position]]
+    overlay.draw_image(ax, canvas.store.pixels(image)[0])
+    activation = canvas.codes.maps([example.position], [latent])[0, 0]
+    overlay.draw_map(ax, activation, top, canvas.codes.grid)
+    overlay.frame(ax, canvas.store.height, canvas.store.width)
+    for region, mask in zip(canvas.store.regions, canvas.store.region_masks(image)[0], strict=True):
+        if region in canvas.palette:
+            main = region == canvas.concept
+            overlay.outline(ax, mask, canvas.palette[region], width=1.2 if main else 0.7)
+        else:
+            overlay.box(ax, mask, overlay.ARTEFACT)
+
+
+def _draw_text(
+    canvas: _Canvas, top: float, row: pd.Series, aligned: pd.DataFrame, verdicts: pd.DataFrame
+) -> None:
+    latent = int(row["latent"])
+    canvas.text(MARGIN, top, f"Latent {latent}", size=11, weight="bold")
+    top += 0.25
+    top = _badge(canvas, top, latent, verdicts)
+    lines = [("AUROC", style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"]))]
+    if pd.notna(row["q"]):
+        lines.append(("q", "< 0.01" if row["q"] < 0.01 else f"{row['q']:.2f}"))
+    if latent in aligned.index:
+        scores = aligned.loc[latent]
+        if pd.isna(scores["energy_lift"]):
+            lines.append(("On lesion", "not estimable:"))
+            lines += [("", line) for line in textwrap.wrap(scores["reason"], 30)]
+        else:
+            lift = style.estimate(
+                scores["energy_lift"], scores["energy_lift_low"], scores["energy_lift_high"], 1
+            )
+            lines += [
+                ("Energy lift", f"×{lift}"),
+                (
+                    "",
+                    f"×{scores['matched_energy_lift']:.1f} like latents, "
+                    f"×{scores['shuffled_energy_lift']:.1f} moved masks",
+                ),
+                (
+                    "Pointing",
+                    f"{scores['pointing']:.0%}, within 1 cell {scores['pointing_near']:.0%}",
+                ),
+                (
+                    "",
+                    f"{scores['shuffled_pointing']:.0%}, {scores['shuffled_pointing_near']:.0%} "
+                    "moved masks",
+                ),
+            ]
+    else:
+        lines.append(("On lesion", "not tested"))
+    lines.append(("Fires in", f"{row['firing_rate']:.1%} of cells"))
+    for name, value in lines:
+        canvas.text(MARGIN, top, name, size=7.5, color=style.FAINT)
+        size, colour = (7.5, style.INK) if name else (6.5, style.FAINT)  # no name: a baseline
+        canvas.text(MARGIN + 0.68, top, value, size=size, color=colour)
+        top += 0.155
+
+
+def _badge(canvas: _Canvas, top: float, latent: int, verdicts: pd.DataFrame) -> float:
+    """Draw a latent's verdict as a coloured badge; return where the text below starts."""
+    word, names = "not tested", ""
+    if latent in verdicts.index:
+        word = verdicts.loc[latent, "verdict"]
+        if word in {"confounded", "mixed"}:
+            names = style.words(verdicts.loc[latent, "confounders"])
+    canvas.text(
+        MARGIN + 0.06,
+        top + 0.035,
+        word,
+        size=7.5,
+        weight="bold",
+        color="white" if word not in {"insufficient", "not tested"} else style.INK,
+        bbox={
+            "boxstyle": "round,pad=0.28",
+            "facecolor": style.VERDICT_COLOURS.get(word, style.RULE),
+            "edgecolor": "none",
+        },
+    )
+    if names:
+        canvas.text(MARGIN + 0.2 + 0.068 * len(word), top + 0.035, names, size=7.5)
+    return top + 0.28
+
+
+def _draw_legend(canvas: _Canvas) -> None:
+    top = canvas.fig.get_figheight() - FOOTER + 0.12
+    left = canvas.left(0)
+    bar = canvas.axes(left, top + 0.02, 1.0, 0.11)
+    grey = np.full((1, 128, 4), (0.42, 0.42, 0.42, 1.0))
+    bar.imshow(grey, aspect="auto", extent=(0, 1, 0, 1))
+    bar.imshow(overlay.heat(np.linspace(0, 1, 128)[None], 1.0), aspect="auto", extent=(0, 1, 0, 1))
+    bar.set_axis_off()
+    canvas.text(left + 1.06, top, "activation, 0 to the latent's highest in the split", size=7.5)
+    left += 3.75
+    entries = [
+        (canvas.palette[region], "solid", style.words(region))
+        for region in canvas.store.regions
+        if region in canvas.palette
+    ]
+    if any(region not in canvas.palette for region in canvas.store.regions):
+        entries.append((overlay.ARTEFACT, overlay.DASHES, "artefact"))
+    for colour, dashes, name in entries:
+        canvas.fig.add_artist(
+            Line2D(
+                [canvas.x(left), canvas.x(left + 0.22)],
+                [canvas.y(top + 0.075)] * 2,
+                color=colour,
+                linestyle=dashes,
+                linewidth=1.6,
+            )
+        )
+        canvas.text(left + 0.28, top, name, size=7.5)
+        left += 0.42 + 0.06 * len(name)

@@ -1,0 +1,272 @@
+"""Step: what changes from layer to layer: fidelity, concepts, localisation, confounders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from mammo_sae.analysis.cases import IDENTITY
+from mammo_sae.errors import InputError
+from mammo_sae.report import style
+from mammo_sae.report.verdicts import SEVERITY, overall
+from mammo_sae.stores.tables import read_table
+
+TOP = 5  # latents whose localisation is shown per SAE
+
+
+def run(
+    *, sae_quality: Path, latents: Path, alignment: Path, confounds: Path, sae: str, output: Path
+) -> None:
+    """Draw one named SAE over all layers and encoders; seeds are dots, their mean a line.
+
+    Parameters
+    ----------
+    sae_quality, latents, alignment, confounds
+        Tables of all SAEs.
+    sae
+        Name of the SAE in the configuration.
+    output
+        PNG to write.
+
+    Raises
+    ------
+    InputError
+        If the tables hold no such SAE.
+    """
+    quality, probed, aligned, tested = (
+        table[table["sae"] == sae]
+        for table in map(read_table, (sae_quality, latents, alignment, confounds))
+    )
+    if quality.empty:
+        raise InputError(f"{sae_quality} has no SAE {sae!r}; run its step again")
+    layers = style.layer_order(quality["layer"])
+    concepts = sorted(probed["concept"].unique())
+    palette = style.colours(quality["encoder"], style.ENCODER_COLOURS)
+    colours = style.colours(concepts, style.CONCEPT_COLOURS)
+    verdicts = overall(tested)
+    confounders = sorted(tested["confounder"].unique())
+    rows = len(concepts) + 1
+    width, height = 12.4, 1.2 + 2.3 * rows
+    with style.figure(output, width, height) as fig:
+        style.heading(
+            fig,
+            f"Layer by layer · SAE {sae}",
+            "dots: seeds; lines: their mean; the best latent is chosen in the discovery split",
+        )
+        grid = fig.add_gridspec(
+            rows,
+            4,
+            left=0.075,
+            right=0.985,
+            top=1 - 0.9 / height,
+            bottom=0.75 / height,
+            hspace=0.5,
+            wspace=0.26,
+        )
+
+        def curves(place: tuple[int, int], values: pd.DataFrame, column: str, title: str) -> Axes:
+            ax = fig.add_subplot(grid[place])
+            _curves(ax, values, column, layers, palette)
+            ax.set_title(title)
+            return ax
+
+        ax = curves((0, 0), quality, "explained_variance", "explained variance")
+        _dashed(ax, quality, "explained_variance_pca", layers, palette)
+        ax.set_ylim(top=1.0)
+        ax.annotate(
+            "dashed: as many\nprincipal components",
+            (0.03, 0.05),
+            xycoords="axes fraction",
+            size=7,
+            color=style.FAINT,
+        )
+        ax = curves((0, 1), quality, "dead_share", "share of dead latents")
+        ax.set_ylim(bottom=0)
+        wide = grid[0, 2:].subgridspec(1, 2, width_ratios=(1, 0.26))
+        _readability(fig.add_subplot(wide[0]), tested, layers, confounders, palette)
+        for i, concept in enumerate(concepts, start=1):
+            ax = curves((i, 0), quality, f"auroc_lost_{concept}", "AUROC lost by splicing")
+            ax.annotate(
+                style.words(concept),
+                (0.012, 0.5),
+                xycoords=("figure fraction", "axes fraction"),
+                rotation=90,
+                va="center",
+                ha="center",
+                weight="bold",
+                color=colours[concept],
+            )
+            style.reference(ax, 0.0)
+            best = best_latents(probed[probed["concept"] == concept], 1)
+            ax = curves((i, 1), best, "auroc", "AUROC of the best latent")
+            style.reference(ax, 0.5)
+            _lifts(fig.add_subplot(grid[i, 2]), aligned, probed, concept, layers, palette)
+            _verdicts(fig.add_subplot(grid[i, 3]), verdicts, concept, layers, list(palette))
+        style.legend(fig, palette)
+        fig.legend(
+            handles=[
+                Line2D(
+                    [], [], color=style.VERDICT_COLOURS[v], marker="s", linestyle="none", label=v
+                )
+                for v in SEVERITY
+            ],
+            loc="lower right",
+            ncols=len(SEVERITY),
+            handletextpad=0.2,
+            columnspacing=1.2,
+        )
+
+
+def best_latents(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return each SAE's rows of its `count` latents of highest discovery AUROC."""
+    return rows[rows["rank_auroc"] <= count]
+
+
+def _axis(ax: Axes, layers: list[str]) -> None:
+    ax.set_xticks(range(len(layers)), layers)
+    ax.set_xlim(-0.35, len(layers) - 0.65)
+    ax.grid(axis="y")
+
+
+def _means(values: pd.DataFrame, column: str, layers: list[str]) -> np.ndarray:
+    """Return the mean over a layer's SAEs of `column`, [layers], NaN where there is none."""
+    return values.groupby("layer")[column].mean().reindex(layers).to_numpy(dtype=float)
+
+
+def _curves(
+    ax: Axes, values: pd.DataFrame, column: str, layers: list[str], palette: dict[str, str]
+) -> None:
+    _axis(ax, layers)
+    for number, (encoder, colour) in enumerate(palette.items()):
+        here = values[values["encoder"] == encoder]
+        shift = 0.06 * (number - (len(palette) - 1) / 2)
+        ax.plot(np.arange(len(layers)) + shift, _means(here, column, layers), color=colour)
+        for row in here.to_dict("records"):
+            x = layers.index(row["layer"]) + shift
+            if f"{column}_low" in row:
+                ax.plot(
+                    [x, x],
+                    [row[f"{column}_low"], row[f"{column}_high"]],
+                    color=colour,
+                    linewidth=1,
+                    alpha=0.7,
+                )
+            ax.plot(x, row[column], "o", color=colour, markersize=4)
+
+
+def _dashed(
+    ax: Axes, values: pd.DataFrame, column: str, layers: list[str], palette: dict[str, str]
+) -> None:
+    for encoder, colour in palette.items():
+        means = _means(values[values["encoder"] == encoder], column, layers)
+        ax.plot(means, color=colour, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
+
+
+def _lifts(
+    ax: Axes,
+    aligned: pd.DataFrame,
+    probed: pd.DataFrame,
+    concept: str,
+    layers: list[str],
+    palette: dict[str, str],
+) -> None:
+    """Energy lift of each SAE's five latents of highest discovery AUROC, and its baseline."""
+    _axis(ax, layers)
+    best = best_latents(probed[probed["concept"] == concept], TOP)[[*IDENTITY, "latent"]]
+    rows = aligned[(aligned["concept"] == concept) & (aligned["selection"] == "ranked")]
+    top = rows.merge(best, on=[*IDENTITY, "latent"])
+    rng = np.linspace(-0.05, 0.05, TOP)
+    for number, (encoder, colour) in enumerate(palette.items()):
+        here = top[top["encoder"] == encoder]
+        shift = 0.16 * (number - (len(palette) - 1) / 2)
+        for layer, part in here.groupby("layer"):
+            x = layers.index(str(layer)) + shift
+            lifts = part["energy_lift"].dropna().sort_values()
+            ax.plot(x + rng[np.arange(len(lifts)) % TOP], lifts, "o", color=colour, markersize=3.4)
+            ax.plot([x - 0.07, x + 0.07], [lifts.median()] * 2, color=colour, linewidth=1.6)
+            matched = part["matched_energy_lift"].mean()
+            ax.plot(x, matched, "_", color=style.FAINT, markersize=11, markeredgewidth=1.6)
+    style.reference(ax, 1.0, "chance")
+    if len(top) and top["energy_lift"].notna().any():
+        ax.set_yscale("symlog", linthresh=1)
+        high = top["energy_lift"].max()
+        ticks = [t for t in (0, 1, 3, 10, 30, 100) if t <= 1.5 * high]
+        ax.set_yticks(ticks, [f"×{t}" for t in ticks])
+        ax.set_ylim(0, 1.3 * max(high, 3))
+        ax.minorticks_off()
+    ax.set_title(f"energy lift of the top {TOP}")
+
+
+def _verdicts(
+    ax: Axes, verdicts: pd.DataFrame, concept: str, layers: list[str], encoders: list[str]
+) -> None:
+    """Share of each verdict among the tested latents; a bar per encoder, layer by layer."""
+    here = verdicts[verdicts["concept"] == concept]
+    bar = 0.8 / len(encoders)
+    for number, encoder in enumerate(encoders):
+        for x, layer in enumerate(layers):
+            words = here.loc[(here["encoder"] == encoder) & (here["layer"] == layer), "verdict"]
+            if words.empty:
+                continue
+            place = x + (number - (len(encoders) - 1) / 2) * bar
+            bottom = 0.0
+            for verdict in SEVERITY:
+                share = (words == verdict).mean()
+                ax.bar(
+                    place,
+                    share,
+                    bottom=bottom,
+                    width=0.9 * bar,
+                    color=style.VERDICT_COLOURS[verdict],
+                    edgecolor="white",
+                    linewidth=0.5,
+                )
+                bottom += share
+            ax.annotate(
+                encoder[:5] + ".",
+                (place, 1.0),
+                xytext=(0, 1),
+                textcoords="offset points",
+                ha="center",
+                size=6,
+                color=style.FAINT,
+            )
+    _axis(ax, layers)
+    ax.set_xlim(-0.6, len(layers) - 0.4)
+    ax.set_ylim(0, 1.08)
+    ax.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    ax.set_title("gravest verdict of tested latents")
+
+
+def _readability(
+    ax: Axes,
+    tested: pd.DataFrame,
+    layers: list[str],
+    confounders: list[str],
+    encoders: dict[str, str],
+) -> None:
+    """Best AUROC for each confounder among the latents tested for any concept."""
+    palette = style.colours(confounders, style.CONFOUNDER_COLOURS)
+    told = np.maximum(tested["confounder_auroc"], 1 - tested["confounder_auroc"])
+    best = tested.assign(told=told).groupby(["encoder", "layer", "confounder"])["told"].max()
+    _axis(ax, layers)
+    markers = dict(zip(encoders, "os^DvP", strict=False))
+    for confounder, colour in palette.items():
+        for encoder, marker in markers.items():
+            values = [best.get((encoder, layer, confounder), np.nan) for layer in layers]
+            ax.plot(values, color=colour, marker=marker, markersize=4, linewidth=1.1)
+    style.reference(ax, 0.5)
+    ax.set_ylim(0.48, 1.02)
+    ax.set_title("how well the best tested latent tells each confounder (AUROC)")
+    handles = [
+        Line2D([], [], color=colour, label=style.words(name)) for name, colour in palette.items()
+    ]
+    handles += [
+        Line2D([], [], color=style.INK, marker=marker, linestyle="none", markersize=4, label=name)
+        for name, marker in markers.items()
+    ]
+    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)

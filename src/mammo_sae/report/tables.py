@@ -1,0 +1,54 @@
+"""Step: put the tables of all SAEs (or encoders) together, as Parquet and as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.errors import InputError
+from mammo_sae.stores.tables import read_table, write_table
+
+# Columns that say what a row is about, in the order by which rows are sorted.
+KEYS = (
+    "encoder",
+    "layer",
+    "sae",
+    "seed",
+    "concept",
+    "split",
+    "latent",
+    "confounder",
+    "ranking",
+    "selection",
+    "mode",
+    "splice",
+    "k",
+    "measure",
+)
+
+
+def run(*, parts: Sequence[Path], output_csv: Path, output_parquet: Path) -> None:
+    """Write the rows of all `parts`, sorted by the columns that identify them.
+
+    A column that a part lacks (nothing in it could be estimated) is empty in its rows.
+
+    Raises
+    ------
+    InputError
+        If there is no part, or a part has no rows.
+    """
+    if not parts:
+        raise InputError(f"no table to put into {output_parquet}; name at least one")
+    frames = []
+    for path in parts:
+        frame = read_table(path)
+        if frame.empty:
+            raise InputError(f"table {path} has no rows; rebuild it")
+        frames.append(frame)
+    table = pd.concat(frames, ignore_index=True)
+    keys = [key for key in KEYS if key in table]
+    table = table.sort_values(keys, kind="stable", ignore_index=True) if keys else table
+    write_table(table, output_csv)
+    write_table(table, output_parquet)
