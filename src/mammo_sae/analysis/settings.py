@@ -133,6 +133,37 @@ class ConfoundSettings(SplitSettings):
     )
 
 
+class ReadoutSettings(SplitSettings):
+    """What can be read from a layer: probes on its pooled embeddings and codes."""
+
+    score: Pooling = Field(
+        "max", description="how a latent's codes are pooled over an image's cells"
+    )
+    acquisition: tuple[str, ...] = Field(
+        ("marker", "manufacturer", "paddle"), description="acquisition columns to read"
+    )
+    anatomical: tuple[str, ...] = Field(
+        ("density", "view"), description="anatomical columns to read"
+    )
+    max_levels: int = Field(
+        6, ge=2, description="most levels of a column: rarer ones are merged, numbers binned"
+    )
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 2, 5, 10, 50), min_length=1, description="numbers of latents of the k-sparse probes"
+    )
+    penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        (1e-4, 1e-3, 1e-2, 1e-1),
+        min_length=1,
+        description="inverse strengths of the L2 penalty (scikit-learn's C) to choose among",
+    )
+    folds: int = Field(
+        4, ge=2, description="patient-level folds of the discovery split that choose the penalty"
+    )
+    splits: tuple[Split, ...] = Field(
+        ("test", "external"), min_length=1, description="splits on which the probes are scored"
+    )
+
+
 class TruthSettings(ResamplingSettings):
     """Scoring verdicts against what was planted, on a cohort whose confounders are independent."""
 

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_sae.analysis import readout
+from mammo_sae.analysis import statistics as st
+from mammo_sae.analysis.settings import ReadoutSettings
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.embeddings import create_embedding_store
+from mammo_sae.stores.tables import read_table
+
+SETTINGS = ReadoutSettings(
+    bootstrap_draws=50, k=(1, 2, 5), anatomical=("density", "implant"), penalties=(0.01, 0.1)
+)
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory) -> pd.DataFrame:
+    root = tmp_path_factory.mktemp("readout")
+    grid = CodesReader(world.codes).grid
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(world.dense.shape[-1], grid.channels))
+    with create_embedding_store(
+        root / "0", root / "0.json", image_ids=world.table["image_id"].tolist(), grids=[grid]
+    ) as writer:
+        writer.write({"head": world.dense @ atoms})
+    readout.run(
+        SETTINGS,
+        identity=world.identity,
+        images=world.images,
+        embeddings=[root / "0.json"],
+        codes=world.codes,
+        concepts=["mass", "suspicious_calcification"],
+        output=root / "readout.parquet",
+    )
+    means = readout.mean_embeddings(
+        [root / "0.json"], "head", world.table["image_id"][::-1].tolist()
+    )
+    expected = (world.dense @ atoms).mean(axis=(1, 2))[::-1]
+    np.testing.assert_allclose(means, expected, atol=5e-3)
+    return read_table(root / "readout.parquet")
+
+
+def auroc_of(table, **where):
+    where = {"split": "external", "features": "codes", **where}
+    found = table[np.logical_and.reduce([table[k].eq(v).fillna(False) for k, v in where.items()])]
+    assert len(found) == 1, where
+    return found.iloc[0]
+
+
+def test_what_the_codes_carry_is_read_on_unseen_patients(run):
+    for target in ("mass", "marker", "manufacturer", "paddle"):
+        row = auroc_of(run, target=target, probe="l2")
+        assert row["auroc"] > 0.75, target
+        assert row["auroc_low"] <= row["auroc"] <= row["auroc_high"]
+
+
+def test_one_latent_suffices_for_what_one_latent_carries(run):
+    assert auroc_of(run, target="marker", probe="sparse", k=1)["auroc"] > 0.95
+    assert auroc_of(run, target="mass", probe="sparse", k=2)["auroc"] > 0.8
+
+
+def test_what_the_codes_do_not_carry_is_not_read(run):
+    rows = run[(run["target"] == "density") & (run["split"] == "external")]
+    assert set(rows["level"]) == {"A", "B", "C", "D"}
+    assert (rows["auroc"] - 0.5).abs().max() < 0.15
+
+
+def test_absent_columns_and_absent_positives_say_so(run):
+    absent = run[run["target"] == "implant"]
+    assert len(absent)
+    assert absent["auroc"].isna().all()
+    other = run[run["target"] == "suspicious_calcification"]
+    assert (other["reason"] == "training: 0 positive images, fewer than 10").all()
+
+
+def test_rotating_the_features_leaves_the_l2_probe_as_it_is(world):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(1)
+    features, truth = rng.normal(size=(60, 90)), rng.random(40) < 0.5
+    found = np.arange(40)
+    settings = ReadoutSettings(penalties=(0.01,))
+    scores, penalty = readout._ridge_probe(settings, features, found, truth, np.arange(40), 0)
+    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000, tol=1e-8)
+    expected = model.fit(features[:40], truth).decision_function(features)
+    assert penalty == 0.01
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
+    assert st.auroc(scores[:40], truth) > 0.9
