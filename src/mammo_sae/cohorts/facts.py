@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import pydicom
 
 from mammo_sae.dicom.acquisition import READ, read_acquisition
+from mammo_sae.dicom.reading import parse_dicom
 from mammo_sae.progress import progress
 
 TAGS = (
@@ -52,8 +52,7 @@ def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
 def _facts(path: Path) -> Facts | None:
     try:
         with path.open("rb") as stream:
-            head = BytesIO(stream.read(HEADER_BYTES))
-        dataset = pydicom.dcmread(head, stop_before_pixels=True, specific_tags=list(TAGS))
+            dataset = parse_dicom(stream.read(HEADER_BYTES), TAGS, pixels=False)
         taken = read_acquisition(dataset)
         return Facts(
             rows=int(dataset.Rows),

@@ -6,7 +6,6 @@ bits. So they are composed once into a table over all stored values, and a pixel
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 
 from mammo_sae.dicom.header import READ, Header, Lut, Window, read_header
+from mammo_sae.dicom.reading import parse_dicom
 from mammo_sae.dicom.refusal import Reason, Refusal
 
 DECODERS = {
@@ -63,8 +63,7 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
     except OSError:
         raise Refusal(Reason.UNREADABLE) from None
     try:
-        # From memory: given a path, pydicom would put it into its warnings, and so into logs.
-        dataset = pydicom.dcmread(BytesIO(content), specific_tags=list(READ))
+        dataset = parse_dicom(content, READ, pixels=True)
     except Exception as error:  # the parser raises many kinds on what is no DICOM file
         raise Refusal(Reason.NOT_DICOM, type(error).__name__) from None
     header = read_header(dataset)
