@@ -41,6 +41,8 @@ Images = Annotated[Path, typer.Option("--images", help="The cohort's image table
 Codes = Annotated[Path, typer.Option("--codes", help="Manifest of the codes (.json).")]
 Latents = Annotated[Path, typer.Option("--latents", help="Table written by `probing`.")]
 Output = Annotated[Path, typer.Option("--output", help="Table to write (.parquet).")]
+Picture = Annotated[Path, typer.Option("--output", help="Figure to write (.png).")]
+Concept = Annotated[str, typer.Option("--concept", help="Name of the concept.")]
 Store = Annotated[Path, typer.Option("--store", help="Store to write.")]
 Manifest = Annotated[Path, typer.Option("--manifest", help="Manifest to write (.json).")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads to use.")]
@@ -475,6 +477,154 @@ def truth(
         confounds=confounds,
         output=output,
     )
+
+
+@app.command()
+def table(
+    parts: Annotated[list[Path], typer.Argument(help="Tables of single SAEs or encoders.")],
+    csv: Annotated[Path, typer.Option(help="Table to write (.csv).")],
+    parquet: Annotated[Path, typer.Option(help="Table to write (.parquet).")],
+) -> None:
+    """Put the tables of all SAEs, or of all encoders, together."""
+    _run("table", None, parts=parts, output_csv=csv, output_parquet=parquet)
+
+
+@app.command("figure-cohort")
+def figure_cohort(
+    settings: SettingsText,
+    manifests: Manifests,
+    images: Images,
+    concepts: Concepts,
+    counts: Annotated[Path, typer.Option(help="Counts per split to write (.csv).")],
+    output: Picture,
+) -> None:
+    """Draw the cohort's contact sheet and count its images."""
+    _run(
+        "figure_cohort",
+        settings,
+        images=images,
+        image_stores=manifests,
+        concepts=concepts.split(","),
+        counts=counts,
+        output=output,
+    )
+
+
+@app.command("figure-encoders")
+def figure_encoders(
+    encoders: Annotated[Path, typer.Option(help="Table of all encoders.")], output: Picture
+) -> None:
+    """Draw how well the encoders predict."""
+    _run("figure_encoders", None, encoders=encoders, output=output)
+
+
+@app.command("figure-training")
+def figure_training(
+    histories: Annotated[list[Path], typer.Argument(help="Training logs (.csv) of SAEs.")],
+    layers: Annotated[str, typer.Option(help="The layer of each log, with commas.")],
+    encoder: Annotated[str, typer.Option(help="Name of the encoder.")],
+    sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    output: Picture,
+) -> None:
+    """Draw the training curves of one encoder's SAEs."""
+    _run(
+        "figure_training",
+        None,
+        histories=histories,
+        layers=layers.split(","),
+        encoder=encoder,
+        sae=sae,
+        output=output,
+    )
+
+
+@app.command("figure-layers")
+def figure_layers(
+    quality: Annotated[Path, typer.Option(help="Table `sae_quality` of all SAEs.")],
+    latents: Annotated[Path, typer.Option(help="Table `latents` of all SAEs.")],
+    alignment: Annotated[Path, typer.Option(help="Table `alignment` of all SAEs.")],
+    confounds: Annotated[Path, typer.Option(help="Table `confounds` of all SAEs.")],
+    sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    output: Picture,
+) -> None:
+    """Draw what changes from layer to layer."""
+    _run(
+        "figure_layers",
+        None,
+        sae_quality=quality,
+        latents=latents,
+        alignment=alignment,
+        confounds=confounds,
+        sae=sae,
+        output=output,
+    )
+
+
+@app.command("figure-latents")
+def figure_latents(
+    settings: SettingsText,
+    manifests: Manifests,
+    images: Images,
+    codes: Codes,
+    latents: Latents,
+    alignment: Annotated[Path, typer.Option(help="Table written by `alignment`.")],
+    confounds: Annotated[Path, typer.Option(help="Table written by `confounds`.")],
+    concept: Concept,
+    split: Annotated[str, typer.Option(help="The split whose images are shown.")],
+    output: Picture,
+) -> None:
+    """Draw a concept's top latents on the images that excite them."""
+    _run(
+        "figure_latents",
+        settings,
+        images=images,
+        image_stores=manifests,
+        codes=codes,
+        latents=latents,
+        alignment=alignment,
+        confounds=confounds,
+        concept=concept,
+        split=split,
+        output=output,
+    )
+
+
+@app.command("figure-interventions")
+def figure_interventions(
+    interventions: Annotated[Path, typer.Option(help="Table written by `interventions`.")],
+    concept: Concept,
+    output: Picture,
+) -> None:
+    """Draw what a prediction loses as latents are kept or dropped."""
+    _run("figure_interventions", None, interventions=interventions, concept=concept, output=output)
+
+
+@app.command("figure-confounds")
+def figure_confounds(
+    latents: Latents,
+    confounds: Annotated[Path, typer.Option(help="Table written by `confounds`.")],
+    concept: Concept,
+    min_kept: Annotated[float, typer.Option(help="The setting confounds.min_kept.")],
+    output: Picture,
+) -> None:
+    """Draw which of a concept's latents are really a confounder's."""
+    _run(
+        "figure_confounds",
+        None,
+        latents=latents,
+        confounds=confounds,
+        concept=concept,
+        min_kept=min_kept,
+        output=output,
+    )
+
+
+@app.command("figure-truth")
+def figure_truth(
+    truth: Annotated[Path, typer.Option(help="Table `truth` of all SAEs.")], output: Picture
+) -> None:
+    """Draw the verdicts against what was planted in the phantom."""
+    _run("figure_truth", None, truth=truth, output=output)
 
 
 @app.command("default-config")

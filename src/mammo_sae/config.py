@@ -8,6 +8,7 @@ of exactly what it uses. A rule is stale when its slice changes, and only then.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -191,7 +192,7 @@ class Config(Settings):
         elif step == "train_sae":
             value = self.saes[wildcards["sae"]].training(wildcards["layer"], int(wildcards["seed"]))
         else:
-            value = getattr(self, SLICES.get(step, step))
+            value = attrgetter(SLICES.get(step, step))(self)
         return canonical_json(value)
 
 
@@ -199,8 +200,8 @@ class Config(Settings):
 SLICES = {
     "extract": "extraction",
     "evaluate_encoder": "evaluation",
-    "figure_latents": "report",
-    "figure_cohort": "report",
+    "figure_latents": "report.latents",
+    "figure_cohort": "report.cohort",
 }
 
 

@@ -15,7 +15,7 @@ from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.dicom.settings import ConversionSettings
 from mammo_sae.encoders import settings as encoders
 from mammo_sae.provenance import code_digest
-from mammo_sae.report.settings import ReportSettings
+from mammo_sae.report import settings as report
 from mammo_sae.sae.settings import QualitySettings, SaeTraining
 
 
@@ -49,10 +49,12 @@ STEPS = {
     "confounds": Step("mammo_sae.analysis.confounds", analysis.ConfoundSettings),
     "truth": Step("mammo_sae.analysis.truth", analysis.TruthSettings),
     "table": Step("mammo_sae.report.tables", None),
+    "figure_cohort": Step("mammo_sae.report.cohort", report.CohortSheetSettings),
     "figure_encoders": Step("mammo_sae.report.encoders", None),
     "figure_training": Step("mammo_sae.report.training", None),
-    "figure_latents": Step("mammo_sae.report.latents", ReportSettings),
+    "figure_layers": Step("mammo_sae.report.layers", None),
+    "figure_latents": Step("mammo_sae.report.latents", report.LatentSheetSettings),
     "figure_interventions": Step("mammo_sae.report.interventions", None),
     "figure_confounds": Step("mammo_sae.report.confounds", None),
-    "figure_cohort": Step("mammo_sae.report.cohort", ReportSettings),
+    "figure_truth": Step("mammo_sae.report.truth", None),
 }

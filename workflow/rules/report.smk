@@ -1,6 +1,360 @@
-# Tables, figures and the report.
-TABLES = expand(
-    f"{RESULTS}/analysis/{{run[encoder]}}/{{run[layer]}}/{{run[sae]}}/seed{{run[seed]}}/truth.parquet",
-    run=RUNS,
-)
-FIGURES = []
+# Tables, figures and the report: TABLES and FIGURES are what the workflow makes by default.
+FIGURE = f"{RESULTS}/figures"
+TABLE = f"{RESULTS}/tables"
+# The report lists its sections by name, hence the numbers.
+SECTIONS = {
+    "cohort": "1 Cohort and encoders",
+    "sae": "2 Sparse autoencoders",
+    "latents": "3 Latents",
+    "interventions": "4 Interventions",
+    "confounds": "5 Confounders",
+    "tables": "6 Tables",
+}
+HEAD_RUNS = [run for run in RUNS if run["layer"] == CONFIG.interventions.layer]
+
+
+def of_runs(pattern, runs=RUNS):
+    """The files of all runs, from a pattern with the wildcards of RUN."""
+    return [pattern.format(**run) for run in runs]
+
+
+# Table -> the parts it is put together from.
+PARTS = {
+    "encoders": [f"{RESULTS}/heads/{encoder}/scores.parquet" for encoder in ENCODERS],
+    "sae_quality": of_runs(f"{ANALYSIS}/quality.parquet"),
+    "latents": of_runs(f"{ANALYSIS}/latents.parquet"),
+    "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
+    "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
+}
+if HEAD_RUNS:
+    PARTS["interventions"] = of_runs(f"{ANALYSIS}/interventions.parquet", HEAD_RUNS)
+if CONFIG.cohort.kind == "phantom":
+    PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
+
+TABLES = [f"{TABLE}/{table}.{suffix}" for table in PARTS for suffix in ("csv", "parquet")]
+FIGURES = [
+    f"{FIGURE}/cohort.png",
+    f"{FIGURE}/encoders.png",
+    *expand(f"{FIGURE}/training/{{encoder}}/{{sae}}.png", encoder=ENCODERS, sae=CONFIG.saes),
+    *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
+    *(
+        figure
+        for concept in CONFIG.cohort.concepts
+        for figure in (
+            *of_runs(f"{FIGURE}/latents/{RUN}/{concept}.png"),
+            *of_runs(f"{FIGURE}/confounds/{RUN}/{concept}.png"),
+            *of_runs(f"{FIGURE}/interventions/{RUN}/{concept}.png", HEAD_RUNS),
+        )
+    ),
+]
+if "truth" in PARTS:
+    FIGURES.append(f"{FIGURE}/truth.png")
+
+
+wildcard_constraints:
+    table="|".join(PARTS),
+    concept="|".join(CONFIG.cohort.concepts),
+
+
+rule table:
+    input:
+        lambda wildcards: PARTS[wildcards.table],
+    output:
+        csv=report(
+            f"{TABLE}/{{table}}.csv",
+            caption="../report/table.rst",
+            category=SECTIONS["tables"],
+            labels={"table": "{table}"},
+        ),
+        parquet=f"{TABLE}/{{table}}.parquet",
+    log:
+        f"{RESULTS}/logs/table/{{table}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/table/{{table}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=15,
+    params:
+        code=code("table"),
+    message:
+        "Table: {wildcards.table}"
+    shell:
+        "python -m mammo_sae table --csv {output.csv} --parquet {output.parquet} {input} 2> {log}"
+
+
+rule figure_cohort:
+    input:
+        images=COHORT["images"],
+        manifests=image_manifests,
+        stores=image_stores,
+    output:
+        figure=report(
+            f"{FIGURE}/cohort.png",
+            caption="../report/cohort.rst",
+            category=SECTIONS["cohort"],
+            labels={"figure": "contact sheet"},
+        ),
+        counts=report(
+            f"{TABLE}/cohort.csv",
+            caption="../report/counts.rst",
+            category=SECTIONS["cohort"],
+            labels={"figure": "counts (table)"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_cohort.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_cohort.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=15,
+    params:
+        cfg=cfg("figure_cohort"),
+        code=code("figure_cohort"),
+        concepts=CONCEPTS,
+    message:
+        "Figure: cohort"
+    shell:
+        "python -m mammo_sae figure-cohort --settings {params.cfg:q} --images {input.images}"
+        " --concepts {params.concepts} --counts {output.counts} --output {output.figure}"
+        " {input.manifests} 2> {log}"
+
+
+rule figure_encoders:
+    input:
+        f"{TABLE}/encoders.parquet",
+    output:
+        report(
+            f"{FIGURE}/encoders.png",
+            caption="../report/encoders.rst",
+            category=SECTIONS["cohort"],
+            labels={"figure": "encoders' predictions"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_encoders.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_encoders.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=15,
+    params:
+        code=code("figure_encoders"),
+    message:
+        "Figure: encoders"
+    shell:
+        "python -m mammo_sae figure-encoders --encoders {input} --output {output} 2> {log}"
+
+
+def runs_of(wildcards):
+    """The runs of an encoder and an SAE's name: all layers and seeds."""
+    return [
+        run for run in RUNS if (run["encoder"], run["sae"]) == (wildcards.encoder, wildcards.sae)
+    ]
+
+
+rule figure_training:
+    input:
+        lambda wildcards: of_runs(f"{SAE}/history.csv", runs_of(wildcards)),
+    output:
+        report(
+            f"{FIGURE}/training/{{encoder}}/{{sae}}.png",
+            caption="../report/training.rst",
+            category=SECTIONS["sae"],
+            labels={"figure": "training", "encoder": "{encoder}", "SAE": "{sae}"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_training/{{encoder}}/{{sae}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_training/{{encoder}}/{{sae}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=15,
+    params:
+        code=code("figure_training"),
+        layers=lambda wildcards: ",".join(run["layer"] for run in runs_of(wildcards)),
+    message:
+        "Figure: training of {wildcards.sae} on {wildcards.encoder}"
+    shell:
+        "python -m mammo_sae figure-training --encoder {wildcards.encoder} --sae {wildcards.sae}"
+        " --layers {params.layers} --output {output} {input} 2> {log}"
+
+
+rule figure_layers:
+    input:
+        quality=f"{TABLE}/sae_quality.parquet",
+        latents=f"{TABLE}/latents.parquet",
+        alignment=f"{TABLE}/alignment.parquet",
+        confounds=f"{TABLE}/confounds.parquet",
+    output:
+        report(
+            f"{FIGURE}/layers/{{sae}}.png",
+            caption="../report/layers.rst",
+            category=SECTIONS["sae"],
+            labels={"figure": "layer by layer", "encoder": "all", "SAE": "{sae}"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_layers/{{sae}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_layers/{{sae}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=15,
+    params:
+        code=code("figure_layers"),
+    message:
+        "Figure: layers, {wildcards.sae}"
+    shell:
+        "python -m mammo_sae figure-layers --quality {input.quality} --latents {input.latents}"
+        " --alignment {input.alignment} --confounds {input.confounds} --sae {wildcards.sae}"
+        " --output {output} 2> {log}"
+
+
+rule figure_latents:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        latents=f"{ANALYSIS}/latents.parquet",
+        alignment=f"{ANALYSIS}/alignment.parquet",
+        confounds=f"{ANALYSIS}/confounds.parquet",
+        manifests=image_manifests,
+        stores=image_stores,
+    output:
+        report(
+            f"{FIGURE}/latents/{RUN}/{{concept}}.png",
+            caption="../report/latents.rst",
+            category=SECTIONS["latents"],
+            subcategory="{concept}",
+            labels={"encoder": "{encoder}", "layer": "{layer}", "SAE": "{sae}", "seed": "{seed}"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_latents/{RUN}/{{concept}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_latents/{RUN}/{{concept}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=30,
+    params:
+        cfg=cfg("figure_latents"),
+        code=code("figure_latents"),
+        split=CONFIG.probing.confirmation,
+    message:
+        "Figure: latents of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
+        " {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae figure-latents --settings {params.cfg:q} --images {input.images}"
+        " --codes {input.codes} --latents {input.latents} --alignment {input.alignment}"
+        " --confounds {input.confounds} --concept {wildcards.concept} --split {params.split}"
+        " --output {output} {input.manifests} 2> {log}"
+
+
+rule figure_interventions:
+    input:
+        f"{ANALYSIS}/interventions.parquet",
+    output:
+        report(
+            f"{FIGURE}/interventions/{RUN}/{{concept}}.png",
+            caption="../report/interventions.rst",
+            category=SECTIONS["interventions"],
+            subcategory="{concept}",
+            labels={"encoder": "{encoder}", "layer": "{layer}", "SAE": "{sae}", "seed": "{seed}"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_interventions/{RUN}/{{concept}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_interventions/{RUN}/{{concept}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=15,
+    params:
+        code=code("figure_interventions"),
+    message:
+        "Figure: interventions on {wildcards.concept}: {wildcards.encoder}, {wildcards.sae},"
+        " seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae figure-interventions --interventions {input}"
+        " --concept {wildcards.concept} --output {output} 2> {log}"
+
+
+rule figure_confounds:
+    input:
+        latents=f"{ANALYSIS}/latents.parquet",
+        confounds=f"{ANALYSIS}/confounds.parquet",
+    output:
+        report(
+            f"{FIGURE}/confounds/{RUN}/{{concept}}.png",
+            caption="../report/confounds.rst",
+            category=SECTIONS["confounds"],
+            subcategory="{concept}",
+            labels={"encoder": "{encoder}", "layer": "{layer}", "SAE": "{sae}", "seed": "{seed}"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_confounds/{RUN}/{{concept}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_confounds/{RUN}/{{concept}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=15,
+    params:
+        code=code("figure_confounds"),
+        min_kept=CONFIG.confounds.min_kept,
+        split=CONFIG.confounds.confirmation,
+    message:
+        "Figure: confounds of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
+        " {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae figure-confounds --latents {input.latents}"
+        " --confounds {input.confounds} --concept {wildcards.concept}"
+        " --min-kept {params.min_kept} --output {output} 2> {log}"
+
+
+rule figure_truth:
+    input:
+        f"{TABLE}/truth.parquet",
+    output:
+        report(
+            f"{FIGURE}/truth.png",
+            caption="../report/truth.rst",
+            category=SECTIONS["confounds"],
+            subcategory="verdicts against the plant",
+            labels={"encoder": "all", "layer": "all", "SAE": "all", "seed": "all"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_truth.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_truth.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=15,
+    params:
+        code=code("figure_truth"),
+    message:
+        "Figure: verdicts against the plant"
+    shell:
+        "python -m mammo_sae figure-truth --truth {input} --output {output} 2> {log}"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mammo_sae.report import overlay, style
-from mammo_sae.report.settings import ReportSettings
+from mammo_sae.report.settings import CohortSheetSettings
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -22,7 +22,7 @@ TEXT, IMAGE, GAP, HEADER = 2.1, 1.1, 0.06, 0.98
 
 
 def run(
-    settings: ReportSettings,
+    settings: CohortSheetSettings,
     *,
     images: Path,
     image_stores: Sequence[Path],
@@ -54,7 +54,7 @@ def run(
     splits = [split for split in SPLITS if (table["split"] == split).any()]
     palette = style.colours(concepts, style.CONCEPT_COLOURS)
     groups = [*sorted(concepts), "none"]
-    columns = settings.cohort_examples * len(groups)
+    columns = settings.examples * len(groups)
     picture = IMAGE * store.height / store.width
     width = TEXT + columns * (IMAGE + GAP) + 0.14 * len(groups) + 0.1
     height = HEADER + len(splits) * (picture + 0.16) + 0.34
@@ -64,15 +64,15 @@ def run(
             "The cohort",
             "Canonical images, drawn at random, one per patient; outlines: lesions and artefacts",
         )
-        _heads(fig, groups, settings.cohort_examples, palette)
+        _heads(fig, groups, settings.examples, palette)
         for number, split in enumerate(splits):
             top = HEADER + number * (picture + 0.16)
             rows = table[table["split"] == split]
             _describe(fig, rows, split, concepts, top)
             for g, group in enumerate(groups):
-                chosen = draw(rows, concepts, group, settings.cohort_examples, settings.seed)
+                chosen = draw(rows, concepts, group, settings.examples, settings.seed)
                 for i, image in enumerate(chosen):
-                    left = _left(g * settings.cohort_examples + i, g)
+                    left = _left(g * settings.examples + i, g)
                     ax = fig.add_axes(
                         (
                             left / width,

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from mammo_sae.analysis.cases import labelled, labels, read_cases
 from mammo_sae.errors import InputError
 from mammo_sae.report import overlay, style
-from mammo_sae.report.settings import ReportSettings
+from mammo_sae.report.settings import LatentSheetSettings
 from mammo_sae.report.verdicts import overall
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
@@ -57,7 +57,7 @@ class Examples:
 
 
 def run(
-    settings: ReportSettings,
+    settings: LatentSheetSettings,
     *,
     images: Path,
     image_stores: Sequence[Path],

@@ -7,14 +7,28 @@ from pydantic import Field
 from mammo_sae.settings import Settings
 
 
-class ReportSettings(Settings):
-    """What the figures show."""
+class CohortSheetSettings(Settings):
+    """The cohort's contact sheet."""
 
-    latents: int = Field(4, ge=1, le=12, description="latents shown per concept and layer")
+    examples: int = Field(3, ge=1, le=8, description="images per split and concept")
+    seed: int = Field(0, ge=0, description="seed of their choice")
+
+
+class LatentSheetSettings(Settings):
+    """The pictures of a concept's top latents."""
+
+    latents: int = Field(4, ge=1, le=12, description="latents shown per SAE and concept")
     examples: int = Field(
         5, ge=1, le=12, description="images of highest activation per latent, one per patient"
     )
-    cohort_examples: int = Field(
-        3, ge=1, le=8, description="images per split and concept on the cohort's contact sheet"
+
+
+class ReportSettings(Settings):
+    """What the figures show."""
+
+    cohort: CohortSheetSettings = Field(
+        CohortSheetSettings(), description="the cohort's contact sheet"
     )
-    seed: int = Field(0, ge=0, description="seed of the choice of images on the contact sheet")
+    latents: LatentSheetSettings = Field(
+        LatentSheetSettings(), description="the pictures of a concept's top latents"
+    )
