@@ -74,7 +74,7 @@ def _settings(step: str, text: str) -> Any:
     return parse_settings(STEPS[step].settings, text, f"settings of {step}")
 
 
-def _run(step: str, settings: str | None, *, inputs: Sequence[Path], **arguments: Any) -> None:
+def _run(step: str, settings: str | None, *, inputs: Sequence[Path] = (), **arguments: Any) -> None:
     """Call the `run` of a step's module; `inputs` are the files its provenance names."""
     from mammo_sae.steps import STEPS
 
@@ -112,7 +112,7 @@ def phantom(
     threads: Threads = 1,
 ) -> None:
     """Write one part of the phantom archive: DICOM files, annotation tables, masks, truth."""
-    _run("phantom", settings, inputs=[], out=archive, manifest=manifest, threads=threads)
+    _run("phantom", settings, out=archive, manifest=manifest, threads=threads)
 
 
 @app.command()
@@ -127,7 +127,6 @@ def cohort(
     _run(
         "cohort",
         settings,
-        inputs=[],
         sources=sources,
         images=images,
         findings=findings,
@@ -168,7 +167,7 @@ def import_encoder(
     description: Annotated[Path, typer.Option(help="Description to write (.json).")],
 ) -> None:
     """Bring an encoder's published weights into the package's own form."""
-    _run("import_encoder", settings, inputs=[], weights=weights, description=description)
+    _run("import_encoder", settings, weights=weights, description=description)
 
 
 @app.command()
