@@ -24,8 +24,8 @@ from mammo_sae.errors import InputError
 
 MAMMO_CLIP_LICENCE = "CC BY 4.0"
 MAMMO_CLIP_DATA = (
-    "ImageNet-1k, then mammograms and reports of UPMC (some checkpoints: and VinDr-Mammo's training "
-    "images)"
+    "ImageNet-1k, then mammograms and reports of UPMC; some checkpoints also saw VinDr-Mammo's "
+    "training images"
 )
 IMAGENET_DATA = "ImageNet-1k (1.28 million natural images, 1,000 classes)"
 
@@ -158,7 +158,7 @@ def _random(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription
         )
         for size in (4, 16, 56, 224)
     )
-    network(network.normalise((128 + 50 * noise[:, 0]).clamp(0, 255)))
+    network(network.normalise((128 + 50 * noise[:, 0]).clamp(0, 255).to(torch.uint8)))
     for hook in hooks:
         hook.remove()
     return network.state_dict(), details

@@ -292,15 +292,21 @@ class Network(nn.Module):
 
 
 def normalise(pixels: Tensor, how: Normalisation) -> Tensor:
-    """Turn uint8 images [n, H, W] into float32 [n, 3, H, W], channels last."""
-    x = pixels.to(torch.float32)
+    """Turn uint8 images [n, H, W] into float32 [n, 3, H, W], channels last.
+
+    Every grey level of an image is computed once and then looked up.
+    """
+    count, device = len(pixels), pixels.device
+    levels = torch.arange(256, dtype=torch.float32, device=device).expand(count, 256)
     if how.scale == "image":
-        low = x.amin((1, 2), keepdim=True)
-        x = (x - low) / (x.amax((1, 2), keepdim=True) - low).clamp(min=1.0)
+        low, high = pixels.flatten(1).aminmax(dim=1, keepdim=True)
+        levels = (levels - low) / (high - low).clamp(min=1)
     else:
-        x = x / 255.0
-    mean, std = (torch.tensor(v, device=x.device) for v in (how.mean, how.std))
-    return ((x[..., None] - mean) / std).permute(0, 3, 1, 2)
+        levels = levels / 255
+    mean, std = (torch.tensor(values, device=device) for values in (how.mean, how.std))
+    table = ((levels[..., None] - mean) / std).flatten(0, 1)
+    rows = pixels.int() + 256 * torch.arange(count, dtype=torch.int32, device=device)[:, None, None]
+    return functional.embedding(rows, table).permute(0, 3, 1, 2)
 
 
 def to_map(cells: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

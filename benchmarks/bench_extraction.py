@@ -1,0 +1,214 @@
+"""Extraction against its limits: the network against the reference package, the step against it.
+
+    python benchmarks/bench_extraction.py [--csv FILE] [--images N] [--size HxW] [encoder ...]
+
+For each encoder (lite0, b2, b5) it prints, with random weights and on the device at hand:
+
+- images/s of the reference package's forward as shipped, and of this package's network in float32
+  and bfloat16, with the largest difference of their final maps relative to the largest value;
+- images/s of the whole extraction step, from an image store to an embedding store (three blocks,
+  the final map and pooled features), and its ratio to the same network over tensors in memory;
+- the peak resident memory of the step for N and for 2N images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import efficientnet_lite_pytorch
+import efficientnet_pytorch
+import numpy as np
+import torch
+
+from mammo_sae.encoders import checkpoints, extract
+from mammo_sae.encoders.architectures import architecture
+from mammo_sae.encoders.description import IMAGENET, EncoderDescription
+from mammo_sae.encoders.devices import fastest_device
+from mammo_sae.encoders.network import Network, load_encoder, save_encoder
+from mammo_sae.encoders.settings import ExtractionSettings
+from mammo_sae.stores.images import ImageRecord, create_image_store
+
+NAMES = {"lite0": "efficientnet-lite0", "b2": "efficientnet-b2", "b5": "efficientnet-b5"}
+ROUNDS = 3
+
+
+def rate(run: Callable[[], object], images: int) -> float:
+    """Return images/s of the fastest of a few runs, after one to warm up."""
+    run()
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return images / min(times)
+
+
+def write_encoder(name: str, directory: Path) -> torch.nn.Module:
+    """Write an encoder with the reference package's random weights; return the reference."""
+    package = efficientnet_lite_pytorch if "lite" in name else efficientnet_pytorch
+    torch.manual_seed(0)
+    reference = package.EfficientNet.from_name(name)
+    with torch.no_grad():
+        # Statistics of a forward pass, so that maps have the scale of a trained network's.
+        for module in reference.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        reference.train()(torch.randn(4, 3, 224, 224))
+    reference.eval()
+    description = EncoderDescription(
+        kind="pretrained",
+        architecture=name,
+        normalisation=IMAGENET,
+        source="benchmark",
+        licence="none",
+        data="none",
+    )
+    save_encoder(
+        checkpoints.fold(reference.state_dict(), name, "the reference"),
+        description,
+        directory / "encoder.safetensors",
+        directory / "encoder.json",
+    )
+    return reference
+
+
+def write_images(directory: Path, count: int, height: int, width: int) -> Path:
+    """Write an image store of smooth noise; return its manifest."""
+    rng = np.random.default_rng(0)
+    manifest = directory / f"{count}.json"
+    blank = np.ones((height, width), bool)
+    with create_image_store(
+        directory / f"{count}.zarr",
+        manifest,
+        image_ids=[f"{i:016x}" for i in range(count)],
+        height=height,
+        width=width,
+        regions=[],
+    ) as writer:
+        for i in range(count):
+            coarse = rng.integers(0, 255, (-(-height // 8), -(-width // 8)), dtype=np.uint8)
+            pixels = np.kron(coarse, np.ones((8, 8), np.uint8))[:height, :width]
+            writer.write(i, ImageRecord(pixels, blank, blank[None][:0], np.eye(2, 3), False, 0.1))
+    return manifest
+
+
+def layers_of(name: str) -> list[str]:
+    """Return two inner layers, the final map and the pooled features."""
+    last = len(architecture(name).blocks) - 1
+    return [f"blocks.{2 * last // 3}", f"blocks.{last - 1}", "head", "pooled"]
+
+
+def step(encoder: Path, layers: list[str], images: Path, output: Path, precision: str) -> None:
+    """Run the extraction step."""
+    extract.run(
+        ExtractionSettings(precision=precision),
+        encoder=encoder,
+        layers=layers,
+        images=images,
+        cached=None,
+        path=output,
+        manifest=output.with_suffix(".json"),
+    )
+
+
+def peak_memory(*arguments: object) -> float:
+    """Return the peak resident memory in GB of the extraction step in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(sender, *arguments))
+    process.start()
+    peak = receiver.recv()
+    process.join()
+    return peak
+
+
+def _measure(sender: multiprocessing.connection.Connection, *arguments: object) -> None:
+    step(*arguments)  # type: ignore[arg-type]
+    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
+    """Measure one encoder."""
+    name, device = NAMES[key], fastest_device()
+    row: dict[str, object] = {
+        "encoder": key,
+        "size": f"{height}x{width}",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+    precision = "float32" if device.type == "cpu" else "bfloat16"
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        root = Path(folder)
+        reference = write_encoder(name, root / "encoder").to(device)
+        network: Network = load_encoder(root / "encoder").to(device)
+        most = extract.images_per_pass(network, height, width)
+        x = torch.randn(most, 3, height, width, device=device)
+        expected = reference.extract_features(x)
+        row["images per pass"] = most
+        row["reference images/s"] = rate(lambda: reference.extract_features(x), most)
+        for dtype in ("float32", "bfloat16"):
+            network.to(getattr(torch, dtype))
+            inputs = x.to(network.dtype)
+            found = network.forward_layers(inputs, ["head"])["head"].float()
+            difference = (found - expected).abs().max() / expected.abs().max()
+            row[f"{dtype} images/s"] = rate(
+                lambda inputs=inputs: network.forward_layers(inputs, ["head"]), most
+            )
+            row[f"{dtype} relative difference"] = float(difference)
+        row["network / reference"] = row["float32 images/s"] / row["reference images/s"]
+        layers = layers_of(name)
+        network.to(getattr(torch, precision))
+        inputs = x.to(network.dtype)
+        bare = rate(lambda: network.forward_layers(inputs, layers), most)
+        images = write_images(root / "images", count, height, width)
+        row["step images/s"] = rate(
+            lambda: step(root / "encoder", layers, images, root / "out", precision), count
+        )
+        # The machine's speed drifts: compare with the bare network before and after.
+        bare = (bare + rate(lambda: network.forward_layers(inputs, layers), most)) / 2
+        row["step / network"] = row["step images/s"] / bare
+        double = write_images(root / "images", 2 * count, height, width)
+        for label, manifest in (("N", images), ("2N", double)):
+            row[f"peak GB, {label} images"] = peak_memory(
+                root / "encoder", layers, manifest, root / "out", precision
+            )
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("encoders", nargs="*", default=["lite0", "b2"], help=", ".join(NAMES))
+    parser.add_argument("--images", type=int, default=64, help="N, images of the step")
+    parser.add_argument("--size", default="384x256", help="height x width in pixels")
+    parser.add_argument("--csv", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    height, width = (int(edge) for edge in arguments.size.split("x"))
+    rows = []
+    for key in arguments.encoders:
+        rows.append(bench(key, arguments.images, height, width))
+        for label, value in rows[-1].items():
+            sys.stdout.write(
+                f"{label:>32}  {value:.4g}\n"
+                if isinstance(value, float)
+                else f"{label:>32}  {value}\n"
+            )
+        sys.stdout.flush()
+    if arguments.csv is not None:
+        with arguments.csv.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
