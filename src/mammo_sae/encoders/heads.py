@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
@@ -50,12 +50,9 @@ class Head:
 def save_head(head: Head, weights: Path, description: Path) -> None:
     """Write `head`; the description last, so that it stands only beside complete weights."""
     with atomic_file(weights) as path:
-        save_file(
-            {
-                "weight": np.ascontiguousarray(head.weight, np.float32),
-                "bias": np.ascontiguousarray(head.bias, np.float32),
-            },
-            path,
+        tensors = {"weight": head.weight, "bias": head.bias}
+        path.write_bytes(
+            save({name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()})
         )
     write_json(description, {"concepts": list(head.concepts), "channels": head.weight.shape[1]})
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -318,8 +318,10 @@ def save_encoder(
     state: Mapping[str, Tensor], description: EncoderDescription, weights: Path, details: Path
 ) -> None:
     """Write an encoder; the description last, so that it stands only beside complete weights."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic_file(weights) as path:
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path)
+        # `safetensors.torch.save_file` would leave the file readable by its owner alone.
+        path.write_bytes(save(tensors))
     write_json(details, description.model_dump(mode="json"))
 
 
