@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def image_id(number: int) -> str:
     return load_pseudonyms(None).image(f"{CANARY}-image-{number}")
 
 
-def convert_all(folder: Path, out: Path, settings=SETTINGS, threads: int = 2) -> ImageReader:
+def convert_all(folder: Path, out: Path, settings=SETTINGS, threads: int = 1) -> ImageReader:
     tables = cohort(folder, out)
     convert.run(settings, *tables, [folder], 0, out / "0.zarr", out / "0.json", threads=threads)
     return ImageReader([out / "0.json"])
@@ -227,10 +226,18 @@ def test_a_file_of_another_size_than_annotated_is_refused(folder, tmp_path, writ
 
 
 @pytest.mark.parametrize("images", [SETTINGS.images, MammoClipSettings(height=76, width=46)])
-def test_threads_and_repetition_do_not_change_a_byte(folder, tmp_path, images):
+def test_repetition_does_not_change_a_byte(folder, tmp_path, images):
     settings = SETTINGS.model_copy(update={"images": images})
-    for name, threads in (("a", 1), ("b", 3)):
-        convert_all(folder, tmp_path / name, settings, threads)
+    for name in "ab":
+        convert_all(folder, tmp_path / name, settings)
+    first, second = ((tmp_path / name / "0.json").read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_processes_do_not_change_a_byte(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "PIXELS_PER_PROCESS", 1)
+    for name, threads in (("a", 1), ("b", 2)):
+        convert_all(folder, tmp_path / name, threads=threads)
     first, second = ((tmp_path / name / "0.json").read_bytes() for name in "ab")
     assert first == second
 
@@ -243,22 +250,23 @@ def test_shards_part_the_cohort(folder, tmp_path):
     assert sorted(ImageReader(manifests).image_ids) == sorted(image_id(n) for n in range(3))
 
 
-def test_results_come_in_order_with_few_in_flight():
-    running, most, lock = 0, 0, threading.Lock()
-    yielded = 0
+def test_results_come_in_order_few_wait_and_errors_arrive():
+    # The first item takes longest: a pool that yielded what is ready would start with another.
+    items = [0.3, *[0.0] * 12, -1.0]
+    results = convert.in_order(_after, items, processes=2)
+    first, begun = next(results)
+    assert first == 0.3
+    time.sleep(0.5)
+    asked = time.time()
+    rest = [next(results) for _ in range(12)]
+    assert [seconds for seconds, _ in rest] == [0.0] * 12
+    # A slow consumer: only what may wait was begun before it asked for more.
+    assert sum(start < asked for _, start in [(0.3, begun), *rest]) <= 4
+    with pytest.raises(ValueError, match="non-negative"):
+        next(results)
 
-    def work(item: int) -> int:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, item - yielded)
-        time.sleep(0.002 * (item % 3))
-        with lock:
-            running -= 1
-        return item
 
-    for result in convert.in_order(work, range(30), threads=3):
-        assert result == yielded
-        yielded += 1
-    assert yielded == 30
-    assert most <= 4
+def _after(seconds: float) -> tuple[float, float]:
+    start = time.time()
+    time.sleep(seconds)
+    return seconds, start

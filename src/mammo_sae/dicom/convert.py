@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,9 @@ from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.images import ImageRecord, ImageWriter, create_image_store
+
+# A process takes about a second to start; it should have several seconds of decoding to do.
+PIXELS_PER_PROCESS = 100_000_000
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,7 +67,8 @@ def run(
     path, manifest
         The store to write, see `mammo_sae.stores.images`.
     threads
-        Files decoded at once; at most one more than that is held in memory.
+        Files decoded at once, a process each, where there is enough to do to start processes;
+        at most one more than that is held in memory.
     provenance
         Written into the store.
 
@@ -91,6 +96,8 @@ def run(
         Job(settings, regions, row, files[row.image_id], of_image.get(row.image_id, none))
         for row in table.itertuples()
     ]
+    pixels = int((table["rows"].astype("int64") * table["columns"]).sum())
+    processes = max(1, min(threads, pixels // PIXELS_PER_PROCESS))
     refused: dict[str, Reason] = {}
     # What a file holds is known only when it is decoded, and a store has room for what is known
     # to come. So a shard with files to leave out is converted a second time, without them.
@@ -109,7 +116,7 @@ def run(
                 },
                 provenance=provenance and without_paths(provenance),
             ) as writer:
-                _convert(jobs, writer, threads, settings.images.triage, f"convert shard {shard}")
+                _convert(jobs, writer, processes, settings.images.triage, f"convert shard {shard}")
             return
         except _LeaveOut as found:
             refused.update(found.refused)
@@ -126,12 +133,12 @@ class _LeaveOut(Exception):
 
 
 def _convert(
-    jobs: Sequence[Job], writer: ImageWriter, threads: int, policy: TriageSettings, label: str
+    jobs: Sequence[Job], writer: ImageWriter, processes: int, policy: TriageSettings, label: str
 ) -> None:
     refused: dict[str, Reason] = {}
     warned: list[tuple[str, Reason]] = []
     seen: set[str] = set()
-    outcomes = in_order(Job.run, jobs, threads)
+    outcomes = in_order(Job.run, jobs, processes)
     for position, outcome in enumerate(progress(outcomes, total=len(jobs), label=label)):
         image_id = jobs[position].image_id
         reason, reasons = outcome.refused, list(outcome.warnings)
@@ -167,17 +174,23 @@ def _check_share(refused: Mapping[str, Reason], images: int, most: float) -> Non
     )
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Yield `function(item)` in the order of `items`, computed by `threads` threads.
+def in_order(function: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
+    """Yield `function(item)` in the order of `items`, computed by `processes` processes.
 
-    At most `threads` + 1 results are waiting at any time.
+    At most `processes` + 1 results are waiting at any time. Processes, since the decoders of JPEG
+    Lossless, JPEG-LS and JPEG 2000 hold Python's lock while they work: threads would take turns.
     """
-    with ThreadPoolExecutor(threads) as pool:
+    if processes == 1 or len(items) < 2:
+        yield from map(function, items)
+        return
+    # Started afresh rather than forked: a fork copies the locks of running threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(items)), mp_context=context) as pool:
         waiting: deque = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > threads:
+                if len(waiting) > processes:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
