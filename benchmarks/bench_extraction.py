@@ -57,14 +57,13 @@ def write_encoder(name: str, directory: Path) -> torch.nn.Module:
     """Write an encoder with the reference package's random weights; return the reference."""
     package = efficientnet_lite_pytorch if "lite" in name else efficientnet_pytorch
     torch.manual_seed(0)
-    reference = package.EfficientNet.from_name(name)
-    with torch.no_grad():
-        # Statistics of a forward pass, so that maps have the scale of a trained network's.
-        for module in reference.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None
-        reference.train()(torch.randn(4, 3, 224, 224))
-    reference.eval()
+    reference = package.EfficientNet.from_name(name).eval()
+    for module in reference.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
     description = EncoderDescription(
         kind="pretrained",
         architecture=name,
