@@ -620,10 +620,12 @@ def figure_confounds(
 
 @app.command("figure-truth")
 def figure_truth(
-    truth: Annotated[Path, typer.Option(help="Table `truth` of all SAEs.")], output: Picture
+    truth: Annotated[Path, typer.Option(help="Table `truth` of all SAEs.")],
+    confounders: Annotated[str, typer.Option(help="Names of all confounders, with commas.")],
+    output: Picture,
 ) -> None:
     """Draw the verdicts against what was planted in the phantom."""
-    _run("figure_truth", None, truth=truth, output=output)
+    _run("figure_truth", None, truth=truth, confounders=confounders.split(","), output=output)
 
 
 @app.command("default-config")

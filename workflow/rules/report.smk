@@ -354,7 +354,9 @@ rule figure_truth:
         runtime=15,
     params:
         code=code("figure_truth"),
+        confounders=",".join((*CONFIG.confounds.acquisition, *CONFIG.confounds.anatomical)),
     message:
         "Figure: verdicts against the plant"
     shell:
-        "python -m mammo_sae figure-truth --truth {input} --output {output} 2> {log}"
+        "python -m mammo_sae figure-truth --truth {input} --confounders {params.confounders}"
+        " --output {output} 2> {log}"

@@ -114,7 +114,11 @@ def draw(
     rows: pd.DataFrame, concepts: Sequence[str], group: str, count: int, seed: int
 ) -> list[str]:
     """Return ids of `count` random images with concept `group`, or with none, one per patient."""
-    wanted = (rows[list(concepts)] == 0).all(axis=1) if group == "none" else rows[group] == 1
+    wanted = (
+        (rows[list(concepts)] == 0).fillna(False).all(axis=1)
+        if group == "none"
+        else rows[group] == 1
+    )
     chosen = rows[wanted.fillna(False).to_numpy(dtype=bool)].sort_values("image_id")
     order = np.random.default_rng(seed).permutation(len(chosen))
     return chosen.iloc[order].drop_duplicates("patient_id")["image_id"].head(count).tolist()

@@ -27,22 +27,22 @@ FAINT = "#8A94A0"
 RULE = "#D9DEE3"
 
 CONCEPT_COLOURS = ("#2FA4E7", "#E0559F", "#8FB339", "#7D6BD6")
-ENCODER_COLOURS = ("#332E73", "#B08B4F", "#3F7F7A", "#A65A4E", "#6C6C6C")
+ENCODER_COLOURS = ("#332E73", "#B08B4F", "#3F9F97", "#1B1B1B", "#7FA8D9")
 CONFOUNDER_COLOURS = (
-    "#0072B2",
-    "#CC79A7",
-    "#56B4E9",
-    "#882255",
-    "#117733",
     "#999933",
-    "#AA4499",
-    "#44AA99",
+    "#0072B2",
+    "#882255",
+    "#DDCC77",
+    "#56B4E9",
+    "#332288",
+    "#CC6677",
+    "#661100",
 )
 RANKING_COLOURS = {
     "auroc": "#0072B2",
     "class_mean": "#D55E00",
     "mean_difference": "#009E73",
-    "effect": "#CC79A7",
+    "effect": "#56B4E9",
     "class_union": "#E69F00",
     "random": "#8A94A0",
 }

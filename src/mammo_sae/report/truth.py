@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,25 @@ MEASURES = {
 }
 
 
-def run(*, truth: Path, output: Path) -> None:
+def run(*, truth: Path, confounders: Sequence[str], output: Path) -> None:
     """Draw recall and false-positive rate of the verdicts per encoder, layer and confounder.
 
     Parameters
     ----------
     truth
         Table of all SAEs' verdicts against the plant.
+    confounders
+        All confounders of the run, which decide the colour of each.
     output
         PNG to write.
     """
     table = read_table(truth)
     encoders = sorted(table["encoder"].unique())
     table = table.assign(run=[_name(row) for row in table.to_dict("records")])
-    palette = {
-        **style.colours(
-            table.loc[table["confounder"] != "any", "confounder"], style.CONFOUNDER_COLOURS
-        ),
-        "any": style.INK,
-    }
+    names = sorted(set(table["confounder"]) - {"any"})
+    every = style.colours([*confounders, *names], style.CONFOUNDER_COLOURS)
+    palette = {name: every[name] for name in names}
+    palette["any"] = style.INK
     layers = style.layer_order(table["layer"])
     runs = table[["layer", "sae", "seed", "run"]].drop_duplicates()
     runs = runs.sort_values(
@@ -85,7 +86,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, runs: list[str], palette: dict[str, str
             ax.text(0.01, y, "no such latent", va="center", size=6.5, color=style.FAINT)
             continue
         ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.6, alpha=0.6)
-        hollow = row["role"] == "null"
+        hollow = row["role"] != "planted"
         ax.plot(
             row["value"],
             y,

@@ -1,0 +1,108 @@
+"""The figures that are drawn from tables alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from mammo_sae.errors import InputError
+from mammo_sae.report import confounds, encoders, interventions, layers, training, truth
+from mammo_sae.stores.tables import read_table, write_table
+
+
+def _encoders(run, whole, output):
+    encoders.run(encoders=whole / "encoders.parquet", output=output)
+
+
+def _training(run, whole, output, names=("head", "blocks.10")):
+    training.run(
+        histories=[whole / f"{name}.csv" for name in ("head", "blocks.10")],
+        layers=names,
+        encoder="finetuned",
+        sae="topk",
+        output=output,
+    )
+
+
+def _layers(run, whole, output, sae="topk"):
+    layers.run(
+        sae_quality=whole / "sae_quality.parquet",
+        latents=whole / "latents.parquet",
+        alignment=whole / "alignment.parquet",
+        confounds=whole / "confounds.parquet",
+        sae=sae,
+        output=output,
+    )
+
+
+def _interventions(run, whole, output, concept="mass"):
+    interventions.run(interventions=run.table("interventions"), concept=concept, output=output)
+
+
+def _confounds(run, whole, output, table=None):
+    confounds.run(
+        latents=run.table("latents"),
+        confounds=table or run.table("confounds"),
+        concept="mass",
+        min_kept=0.5,
+        output=output,
+    )
+
+
+def _truth(run, whole, output):
+    truth.run(
+        truth=whole / "truth.parquet",
+        confounders=["marker", "manufacturer", "paddle", "density"],
+        output=output,
+    )
+
+
+@pytest.mark.parametrize(
+    "draw", [_encoders, _training, _layers, _interventions, _confounds, _truth]
+)
+def test_the_figure_shows_something_and_is_the_same_twice(draw, run, whole, tmp_path, is_figure):
+    draw(run, whole, tmp_path / "a.png")
+    draw(run, whole, tmp_path / "b.png")
+    is_figure(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_baselines_of_interventions_are_the_network_and_its_whole_reconstruction(run):
+    table = read_table(run.table("interventions"))
+    here = table[(table["concept"] == "mass") & (table["split"] == "test")]
+    network, spliced = interventions.baselines(here)
+    everything = here[(here["mode"] == "on") & (here["k"] == here["k"].max())]
+    by_splice = everything.groupby("splice")["auroc"].first()
+    assert network == pytest.approx(by_splice["error_preserving"])
+    assert spliced == pytest.approx(by_splice["spliced"])
+
+
+def test_a_concept_without_interventions_is_refused_with_the_tables_name(run, whole, tmp_path):
+    with pytest.raises(InputError, match=r"interventions\.parquet has no row of concept density"):
+        _interventions(run, whole, tmp_path / "a.png", concept="density")
+
+
+def test_an_sae_that_the_tables_lack_is_refused(run, whole, tmp_path):
+    with pytest.raises(InputError, match="has no SAE 'l1'"):
+        _layers(run, whole, tmp_path / "a.png", sae="l1")
+
+
+def test_as_many_layers_as_training_logs_are_wanted(run, whole, tmp_path):
+    with pytest.raises(InputError, match="2 training logs but 1 layers"):
+        _training(run, whole, tmp_path / "a.png", names=("head",))
+
+
+def test_confounders_that_could_not_be_tested_are_said_so(run, whole, tmp_path, is_figure):
+    table = read_table(run.table("confounds"))
+    table["verdict"], table["reason"] = "insufficient", "the image table has no column implant"
+    for column in ("crude_auroc", "stratified_auroc", "effect"):
+        table[column] = float("nan")
+    write_table(table, tmp_path / "confounds.parquet")
+    _confounds(run, whole, tmp_path / "a.png", tmp_path / "confounds.parquet")
+    is_figure(tmp_path / "a.png")
+
+
+def test_the_top_latents_localisation_is_not_drawn_for_others(run, whole):
+    table = read_table(whole / "latents.parquet")
+    best = layers.best_latents(table[table["concept"] == "mass"], layers.TOP)
+    assert (best.groupby(["encoder", "layer"]).size() == layers.TOP).all()
+    assert (best["rank_auroc"] <= layers.TOP).all()

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mammo_sae.report import style
+
+
+def test_layers_come_in_the_order_in_which_the_network_computes_them():
+    found = style.layer_order(["pooled", "head", "blocks.10", "blocks.9", "head"])
+    assert found == ["blocks.9", "blocks.10", "head", "pooled"]
+
+
+def test_a_name_keeps_its_colour_whatever_the_order_of_the_names():
+    assert style.colours(["b", "a"], style.CONCEPT_COLOURS) == style.colours(
+        ["a", "b", "a"], style.CONCEPT_COLOURS
+    )
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        style.CONCEPT_COLOURS,
+        style.ENCODER_COLOURS,
+        style.CONFOUNDER_COLOURS,
+        tuple(style.RANKING_COLOURS.values()),
+        tuple(style.VERDICT_COLOURS.values()),
+    ],
+)
+def test_no_two_colours_of_a_palette_look_alike_to_a_dichromat(palette):
+    # Vienot, Brettel and Mollon 1999: linear RGB as a protanope and a deuteranope see it.
+    seen_by = {
+        "protan": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+        "deutan": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    }
+    linear = np.array([mpl.colors.to_rgb(colour) for colour in palette]) ** 2.2
+    for matrix in seen_by.values():
+        seen = np.clip(linear @ np.array(matrix).T, 0, 1) ** (1 / 2.2)
+        for a, b in combinations(range(len(palette)), 2):
+            assert np.abs(seen[a] - seen[b]).max() > 0.1, (palette[a], palette[b])
+
+
+def test_an_estimate_that_could_not_be_made_is_said_not_shown_as_a_number():
+    assert style.estimate(math.nan, math.nan, math.nan) == "not estimable"
+    assert style.estimate(0.912, 0.874, 0.941) == "0.91 [0.87, 0.94]"
+    assert style.estimate(12.34, math.nan, math.nan, digits=1) == "12.3"
+
+
+def test_a_figure_is_a_png_without_date_or_software(tmp_path):
+    for name in ("a.png", "b.png"):
+        with style.figure(tmp_path / name, 3, 2) as fig:
+            style.heading(fig, "Title", "subtitle")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert b"Software" not in (tmp_path / "a.png").read_bytes()
+    assert imread(tmp_path / "a.png").shape[:2] == (2 * style.DPI, 3 * style.DPI)
+
+
+def test_a_figure_whose_drawing_fails_leaves_no_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), style.figure(tmp_path / "a.png", 3, 2):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_does_not_depend_on_the_users_settings(tmp_path):
+    def draw(name):
+        with style.figure(tmp_path / name, 3, 2) as fig:
+            fig.add_subplot().plot([0, 1])
+        return (tmp_path / name).read_bytes()
+
+    plain = draw("a.png")
+    with mpl.rc_context({"lines.linewidth": 9, "font.size": 20}):
+        assert draw("b.png") == plain
+        assert mpl.rcParams["lines.linewidth"] == 9

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from mammo_sae.errors import InputError
+from mammo_sae.report import tables
+from mammo_sae.stores.tables import read_table, write_table
+
+
+def _part(path, encoder, seed, **columns):
+    frame = pd.DataFrame({"encoder": encoder, "seed": seed, **columns})
+    write_table(frame, path)
+    return path
+
+
+def _together(tmp_path, parts):
+    tables.run(parts=parts, output_csv=tmp_path / "t.csv", output_parquet=tmp_path / "t.parquet")
+    return read_table(tmp_path / "t.parquet")
+
+
+def test_rows_come_sorted_whatever_the_order_of_the_parts(tmp_path):
+    a = _part(tmp_path / "a.parquet", "pretrained", 1, latent=[2, 1], auroc=[0.5, 0.6])
+    b = _part(tmp_path / "b.parquet", "finetuned", 0, latent=[10, 9], auroc=[0.7, 0.8])
+    table = _together(tmp_path, [a, b])
+    first = (tmp_path / "t.csv").read_bytes(), (tmp_path / "t.parquet").read_bytes()
+    assert table["encoder"].tolist() == ["finetuned"] * 2 + ["pretrained"] * 2
+    assert table["latent"].tolist() == [9, 10, 1, 2]
+    _together(tmp_path, [b, a])
+    assert first == ((tmp_path / "t.csv").read_bytes(), (tmp_path / "t.parquet").read_bytes())
+
+
+def test_csv_and_parquet_hold_the_same_rows(tmp_path):
+    part = _part(tmp_path / "a.parquet", "e", 0, auroc=[0.25, None], reason=["", "too few"])
+    table = _together(tmp_path, [part])
+    text = pd.read_csv(tmp_path / "t.csv", keep_default_na=True)
+    assert text["auroc"].isna().tolist() == table["auroc"].isna().tolist() == [False, True]
+    assert len(text) == len(table) == 2
+
+
+def test_a_column_missing_from_one_part_is_empty_in_its_rows(tmp_path):
+    a = _part(tmp_path / "a.parquet", "a", 0, auroc=[0.5])
+    b = _part(tmp_path / "b.parquet", "b", 0, auroc=[0.6], p=[0.01])
+    table = _together(tmp_path, [a, b])
+    assert table["p"].isna().tolist() == [True, False]
+
+
+def test_an_empty_part_is_refused_with_its_name(tmp_path):
+    empty = _part(tmp_path / "empty.parquet", [], [])
+    with pytest.raises(InputError, match=r"empty\.parquet has no rows; rebuild it"):
+        _together(tmp_path, [empty])
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_missing_part_and_no_part_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.parquet is missing"):
+        _together(tmp_path, [tmp_path / "gone.parquet"])
+    with pytest.raises(InputError, match="name at least one"):
+        _together(tmp_path, [])
