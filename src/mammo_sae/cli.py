@@ -636,6 +636,25 @@ def default_config() -> None:
     print(default_yaml(), end="")
 
 
+@app.command()
+def layers(
+    encoder: Annotated[str, typer.Argument(help="Name of an encoder of the configuration.")],
+    config: Annotated[Path, typer.Option(help="Configuration (.yaml).")] = Path(
+        "config/config.yaml"
+    ),
+) -> None:
+    """List the layers of an encoder: channels, stride, grid, receptive field, size stored."""
+    from mammo_sae.config import read_config
+    from mammo_sae.encoders.architectures import listing
+
+    settings = read_config(config)
+    if encoder not in settings.encoders:
+        known = ", ".join(settings.encoders)
+        raise InputError(f"{config} has no encoder {encoder!r}; choose one of {known}")
+    images = settings.images
+    print(listing(settings.architecture(encoder), images.height, images.width))
+
+
 @app.command("slice")
 def print_slice(
     config: Annotated[Path, typer.Argument(help="Configuration (.yaml).")],

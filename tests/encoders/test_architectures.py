@@ -12,6 +12,7 @@ from mammo_sae.encoders.architectures import (
     largest_map,
     layer_names,
     layers,
+    listing,
 )
 from mammo_sae.errors import InputError
 
@@ -86,3 +87,10 @@ def test_an_image_too_small_for_a_cell_is_refused():
 def test_the_largest_map_bounds_what_one_image_needs():
     # The expansion of block 1, at half the image's size.
     assert largest_map("efficientnet-lite0", 384, 256) == 192 * 128 * 96
+
+
+def test_the_listing_has_a_line_per_layer_with_grid_and_stored_size():
+    lines = [line.split() for line in listing("efficientnet-b5", 1520, 912).splitlines()]
+    assert len(lines) == 1 + 39 + 2
+    assert lines[-2] == ["head", "2048", "32", "48x29", "2131", "5701.6"]
+    assert lines[-1] == ["pooled", "2048", "-", "1x1", "image", "4.1"]

@@ -241,6 +241,33 @@ def grid_shape(name: str, layer: str, height: int, width: int) -> tuple[int, int
     return (1, 1) if layer == POOLED else (rows, columns)
 
 
+def listing(name: str, height: int, width: int) -> str:
+    """Return the layers of the architecture `name` as a table of text, one line per layer.
+
+    Channels; stride and receptive field in pixels; the grid of an image of `height` x `width`
+    pixels; the kilobytes of that image's embedding, stored as float16.
+    """
+    rows = [("layer", "channels", "stride", "grid", "receptive field", "kB per image")]
+    for layer in layers(name):
+        cells = grid_shape(name, layer.name, height, width)
+        size = 2 * layer.channels * cells[0] * cells[1]
+        rows.append(
+            (
+                layer.name,
+                str(layer.channels),
+                str(layer.stride or "-"),
+                f"{cells[0]}x{cells[1]}",
+                str(layer.receptive_field or "image"),
+                f"{size / 1e3:.1f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if c == 0 else cell.rjust(w) for c, (cell, w) in enumerate(line))
+        for line in (zip(row, widths, strict=True) for row in rows)
+    )
+
+
 def largest_map(name: str, height: int, width: int) -> int:
     """Return the values of the largest map that one image of `height` x `width` pixels needs."""
     network = architecture(name)
