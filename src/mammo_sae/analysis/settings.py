@@ -133,6 +133,15 @@ class ConfoundSettings(SplitSettings):
     )
 
 
+class MatchingSettings(Settings):
+    """Pairing the latents of two encoders' SAEs at the same layer."""
+
+    seed: int = Field(0, ge=0, description="seed of the random directions behind the null")
+    directions: int = Field(
+        2000, ge=100, description="random directions whose best match gives the null's quantile"
+    )
+
+
 class ReadoutSettings(SplitSettings):
     """What can be read from a layer: probes on its pooled embeddings and codes."""
 

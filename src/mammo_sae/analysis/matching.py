@@ -1,0 +1,101 @@
+"""Which latents a fine-tuned encoder relies on that the pretrained one did not have.
+
+Each latent of the `after` SAE is paired with the latent of the `before` SAE whose atom has the
+largest cosine with its own; both SAEs are of the same layer, so their atoms live in channels that
+fine-tuning started from. Beside each pair stand the effects of both on the logit. The null is the
+largest cosine that a random direction, drawn with the covariance of the `after` atoms, reaches.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mammo_sae.analysis.settings import MatchingSettings
+from mammo_sae.errors import InputError
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.tables import read_table, write_table
+
+NULL_QUANTILE = 0.95
+_ROWS = 1024  # atoms compared at once: bounds memory to this times the other SAE's latents
+
+
+def run(
+    settings: MatchingSettings,
+    *,
+    sae_before: Path,
+    sae_after: Path,
+    effects_before: Path,
+    effects_after: Path,
+    output: Path,
+) -> None:
+    """Write one row per (latent of the after SAE, concept, split) that has an effect.
+
+    Parameters
+    ----------
+    sae_before, sae_after
+        `sae.json` of the pretrained and of the fine-tuned encoder's SAE, same layer.
+    effects_before, effects_after
+        Tables that `effects` wrote for them.
+
+    Raises
+    ------
+    InputError
+        If the SAEs differ in channels.
+    """
+    before, after = (
+        SparseAutoencoder.load(path).decoder_weight.numpy() for path in (sae_before, sae_after)
+    )
+    if before.shape[1] != after.shape[1]:
+        raise InputError(
+            f"{sae_before} and {sae_after} are of different layers: "
+            f"{before.shape[1]} and {after.shape[1]} channels"
+        )
+    match, cosine = best_match(after, before)
+    null = null_cosine(after, before, settings.directions, settings.seed)
+    table = read_table(effects_after)
+    table = table[[*_KEYS, "rank_causal", "effect", "effect_low", "effect_high", "share"]].copy()
+    latent = table["latent"].to_numpy()
+    table["match"] = match[latent]
+    table["cosine"] = cosine[latent]
+    table["null_cosine"] = null
+    table["new"] = cosine[latent] < null
+    earlier = read_table(effects_before)[["concept", "split", "latent", "effect", "share"]]
+    earlier = earlier.rename(
+        columns={"latent": "match", "effect": "effect_before", "share": "share_before"}
+    )
+    table = table.merge(earlier, on=["concept", "split", "match"], how="left", validate="m:1")
+    # A matched latent without a row fires in no image of the split: its effect is 0, not unknown.
+    unknown = table["effect"].isna()
+    for name in ("effect_before", "share_before"):
+        table[name] = table[name].fillna(0.0).mask(unknown)
+    write_table(table, output)
+
+
+_KEYS = ("encoder", "layer", "sae", "seed", "concept", "split", "latent")
+
+
+def best_match(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of `atoms` [h, d] the row of `others` [g, d] of largest cosine, and it."""
+    match, cosine = np.empty(len(atoms), np.int64), np.empty(len(atoms))
+    unit = others / np.linalg.norm(others, axis=1, keepdims=True)
+    for start in range(0, len(atoms), _ROWS):
+        part = atoms[start : start + _ROWS]
+        similar = (part / np.linalg.norm(part, axis=1, keepdims=True)) @ unit.T
+        match[start : start + _ROWS] = similar.argmax(axis=1)
+        cosine[start : start + _ROWS] = similar.max(axis=1)
+    return match, cosine
+
+
+def null_cosine(atoms: np.ndarray, others: np.ndarray, directions: int, seed: int) -> float:
+    """Return the 95 % quantile of the best cosine with `others` of random directions.
+
+    Directions are Gaussian combinations of the centred `atoms` about their mean: they share the
+    atoms' mean and covariance, so that a common direction of all atoms is not taken for a match.
+    """
+    rng = np.random.default_rng(seed)
+    mean = atoms.mean(axis=0)
+    mixing = rng.standard_normal((directions, len(atoms))) / np.sqrt(len(atoms))
+    drawn = mean + mixing @ (atoms - mean)
+    return float(np.quantile(best_match(drawn, others)[1], NULL_QUANTILE))
