@@ -161,7 +161,7 @@ def draw_breast(settings: PhantomPartSettings, patient: Patient, side: Side, vie
     v = (y - outline.axis) / half - shift
     cone = -2.4 * (u - 0.52) ** 2 / 0.30 - 2.4 * v**2 / (0.25 + 0.35 * (1 - u).clip(0))
     skin_fat = -4.0 * np.exp(-depth.clip(0) / (9 * scale))
-    field = 0.8 * field + 0.45 * fine + 0.4 * strands + cone + skin_fat
+    field = 0.8 * field + 0.45 * fine + 0.3 * strands + cone + skin_fat
     threshold = _threshold(field[::4, ::4][inside[::4, ::4]], 1 - FAT_SHARE[patient.density])
     dense = _sigmoid((field - threshold) / SOFTNESS)
 
@@ -179,7 +179,7 @@ def draw_breast(settings: PhantomPartSettings, patient: Patient, side: Side, vie
     slope = GLANDULAR_GREY / ((MU_GLANDULAR - MU_FAT) * full)
     equalised = attenuation + PERIPHERAL_EQUALISATION * MU_FAT * (full - thickness)
     grey = FAT_GREY + slope * (equalised - MU_FAT * full)
-    lobules = 0.018 * fine + 0.04 * strands
+    lobules = 0.018 * fine + 0.025 * strands
     skin = 0.07 * np.exp(-((depth / (2.2 * scale) - 0.6) ** 2))
     grey = grey + (lobules * (thickness / full) + skin + 0.06 * (nipple > 0)) * inside
     return Breast(

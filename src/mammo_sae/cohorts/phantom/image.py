@@ -8,7 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from mammo_sae.cohorts.phantom.anatomy import MU_FAT, THICKNESS_CM, Breast, draw_breast
+from mammo_sae.cohorts.phantom.anatomy import (
+    MU_FAT,
+    MU_GLANDULAR,
+    THICKNESS_CM,
+    Breast,
+    draw_breast,
+)
 from mammo_sae.cohorts.phantom.artefacts import draw_marker, draw_paddle
 from mammo_sae.cohorts.phantom.lesions import (
     draw_cluster,
@@ -173,9 +179,9 @@ def _noise(
     """Quantum noise of the log signal: its deviation grows as exp(attenuation / 2).
 
     I = I0 exp(-A) photons have a standard deviation of sqrt(I), so -ln I has 1 / sqrt(I).
-    `settings.noise` is that in fat of full thickness.
+    `settings.noise` is that where half of the tissue, of full thickness, is glandular.
     """
-    fat = MU_FAT * THICKNESS_CM[patient.density]
-    deviation = settings.noise * np.exp(0.5 * (breast.attenuation - fat))
+    middle = 0.5 * (MU_FAT + MU_GLANDULAR) * THICKNESS_CM[patient.density]
+    deviation = settings.noise * np.exp(0.5 * (breast.attenuation - middle))
     normal = rng.standard_normal(breast.grey.shape, dtype=np.float32)
     return normal * deviation * breast.inside
