@@ -160,7 +160,10 @@ class _Recipe(Settings):
         3.0, ge=1.5, le=4.5, description="beta of the tissue's power spectrum 1 / f^beta"
     )
     noise: float = Field(
-        0.010, ge=0, le=0.1, description="standard deviation of the noise in fat, display units"
+        0.010,
+        ge=0,
+        le=0.1,
+        description="standard deviation of the noise in half glandular tissue, display units",
     )
     confounders: ConfounderSettings = Field(
         ConfounderSettings(), description="artefacts and their odds ratios with a concept"
