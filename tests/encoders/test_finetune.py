@@ -6,12 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 
 from mammo_sae.analysis.statistics import auroc
 from mammo_sae.encoders import extract, finetune
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder
-from mammo_sae.encoders.settings import ExtractionSettings, FinetunedSettings, RecipeSettings
+from mammo_sae.encoders.settings import (
+    ExtractionSettings,
+    FastRecipe,
+    FinetunedSettings,
+    MammoClipRecipe,
+)
 from mammo_sae.errors import InputError
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import write_table
@@ -25,7 +31,7 @@ def run(directory: Path, base: Path, cohort: Path, stores, freeze="blocks.4", **
             kind="finetuned",
             base="pretrained",
             freeze=freeze,
-            recipe=RecipeSettings(**{"epochs": 3, "batch_size": 8} | recipe),
+            recipe=FastRecipe(**{"epochs": 3, "batch_size": 8} | recipe),
         ),
         concepts=["mass"],
         cohort=cohort,
@@ -150,3 +156,86 @@ def test_a_frozen_layer_the_base_does_not_have_is_refused(lite0, cached, tmp_pat
     cohort, _, embeddings = cached
     with pytest.raises(InputError, match=r"no layer .blocks\.99"):
         run(tmp_path / "finetuned", lite0, cohort, embeddings, freeze="blocks.99")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(lite0, cached, tmp_path, monkeypatch):
+    cohort, _, embeddings = cached
+    settings = {"epochs": 2, "accumulate": 2}
+    whole = run(tmp_path / "whole", lite0, cohort, embeddings, **settings)
+    monkeypatch.setattr(finetune, "SAVE_EVERY", 0.0)
+    advance, steps = finetune.Training.advance, []
+
+    def killed(training, chosen, batch):
+        # After an odd number of batches, so that gradients are held back half accumulated.
+        if training.step == 7:
+            raise KeyboardInterrupt
+        advance(training, chosen, batch)
+
+    monkeypatch.setattr(finetune.Training, "advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "again", lite0, cohort, embeddings, **settings)
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["checkpoint.pt"]
+
+    def counted(training, chosen, batch):
+        steps.append(training.step)
+        advance(training, chosen, batch)
+
+    monkeypatch.setattr(finetune.Training, "advance", counted)
+    again = run(tmp_path / "again", lite0, cohort, embeddings, **settings)
+    assert steps == list(range(7, 12))
+    for name in OUTPUTS:
+        assert (whole / name).read_bytes() == (again / name).read_bytes(), name
+    assert not (again / "checkpoint.pt").exists()
+
+
+def test_what_another_run_left_is_not_gone_on_from(lite0, cached, tmp_path, monkeypatch):
+    cohort, _, embeddings = cached
+    whole = run(tmp_path / "whole", lite0, cohort, embeddings, epochs=1)
+    monkeypatch.setattr(finetune, "SAVE_EVERY", 0.0)
+    advance = finetune.Training.advance
+
+    def killed(training, chosen, batch):
+        if training.step == 3:
+            raise KeyboardInterrupt
+        advance(training, chosen, batch)
+
+    monkeypatch.setattr(finetune.Training, "advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "again", lite0, cohort, embeddings, epochs=1, lr=1e-2)
+    monkeypatch.setattr(finetune.Training, "advance", advance)
+    again = run(tmp_path / "again", lite0, cohort, embeddings, epochs=1)
+    assert (whole / OUTPUTS[0]).read_bytes() == (again / OUTPUTS[0]).read_bytes()
+
+
+def test_accumulated_batches_step_as_one_batch_of_their_sum(lite0, cached, tmp_path, monkeypatch):
+    cohort, _, embeddings = cached
+    # In float32: bfloat16 rounds gradients of other sizes otherwise.
+    monkeypatch.setattr(finetune, "product_type", lambda _: torch.float32)
+    settings = {"epochs": 1, "augmentation": "none"}
+    one = run(tmp_path / "1", lite0, cohort, embeddings, batch_size=16, **settings)
+    two = run(tmp_path / "2", lite0, cohort, embeddings, batch_size=8, accumulate=2, **settings)
+    heads = [load_head(directory).weight for directory in (one, two)]
+    np.testing.assert_allclose(heads[0], heads[1], atol=2e-2 * np.abs(heads[0]).max())
+
+
+def test_mammo_clips_recipe_has_its_published_settings_and_trains_from_images(
+    lite0, cached, tmp_path
+):
+    recipe = MammoClipRecipe(kind="mammo_clip")
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (30, 8, 5e-5)
+    assert recipe.augmentation == "mammo_clip"
+    cohort, images, _ = cached
+    directory = run(
+        tmp_path / "a", lite0, cohort, images, freeze=None, epochs=1, augmentation="mammo_clip"
+    )
+    assert np.isfinite(load_head(directory).weight).all()
+
+
+def test_augmenting_images_that_are_cached_maps_is_refused():
+    with pytest.raises(ValidationError, match="set freeze to null or augmentation to vertical"):
+        FinetunedSettings(
+            kind="finetuned",
+            base="pretrained",
+            freeze="blocks.4",
+            recipe=MammoClipRecipe(kind="mammo_clip"),
+        )

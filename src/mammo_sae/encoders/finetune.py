@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,18 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mammo_sae.encoders.architectures import find_layer, layer_names
+from mammo_sae.encoders import augmentation
+from mammo_sae.encoders.architectures import POOLED, find_layer, layer_names
 from mammo_sae.encoders.devices import fastest_device, product_type
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.labels import concept_labels
 from mammo_sae.encoders.network import Network, Pointwise, load_encoder, save_encoder, to_map
-from mammo_sae.encoders.settings import FinetunedSettings, RecipeSettings
+from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
 from mammo_sae.encoders.streaming import ahead
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
+from mammo_sae.sae.checkpoint import Checkpoint
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import read_table, write_table
+
+SAVE_EVERY = 60.0  # seconds of training that a kill may cost
 
 
 def run(
@@ -65,9 +72,12 @@ def run(
     InputError
         If a concept can't be learnt from the training split, the base has no layer ``freeze``, or
         training diverges.
+
+    Notes
+    -----
+    A run that was killed goes on from ``checkpoint.pt`` beside the description, a minute back at
+    most, and ends in the same bytes (on a CPU).
     """
-    recipe = settings.recipe
-    device = fastest_device()
     network = load_encoder(base)
     images, labels = concept_labels(read_table(cohort), "training", concepts, cohort)
     source: EmbeddingReader | ImageReader
@@ -75,50 +85,28 @@ def run(
         source = ImageReader(stores)
     else:
         source = _open_cached(stores, settings.freeze, network, images)
-    trained = _unfreeze(network, settings.freeze)
-    for module in network.modules():
-        if isinstance(module, Pointwise):
-            module.products = product_type(device)
-    network.to(device).train()
-    head = nn.Linear(find_layer(network.architecture, "pooled").channels, len(concepts))
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    head.to(device)
-    targets = torch.from_numpy(labels).to(device)
-    positive_weight = _positive_weight(targets)
-    steps = -(-len(images) // recipe.batch_size)
-    optimiser = torch.optim.AdamW(
+    training = Training(settings, network, labels)
+    checkpoint = Checkpoint(
+        description.with_name("checkpoint.pt"),
         [
-            {"params": trained, "lr": recipe.lr},
-            {"params": list(head.parameters()), "lr": recipe.head_lr},
+            settings,
+            list(concepts),
+            images,
+            np.nan_to_num(labels, nan=-1).tolist(),
+            read_json(base / "encoder.json"),
+            *map(read_json, stores),
         ],
-        weight_decay=recipe.weight_decay,
-        fused=True,
+        training.device,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        max_lr=[recipe.lr, recipe.head_lr],
-        total_steps=recipe.epochs * steps,
-        pct_start=recipe.warmup,
-    )
-    losses = np.zeros((recipe.epochs, steps))
-    batches = ahead(_batches(source, images, recipe))
-    for step, (chosen, batch) in progress(
-        enumerate(batches), total=recipe.epochs * steps, label="fine-tune"
-    ):
-        batch = batch.to(device, non_blocking=True)
-        x = network.normalise(batch) if settings.freeze is None else to_map(batch)
-        pooled = network.forward_layers(x, ["pooled"], start=settings.freeze)["pooled"]
-        loss = _loss(head(pooled.flatten(1)), targets[chosen], positive_weight)
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        schedule.step()
-        losses[divmod(step, steps)] = loss.item()
-        if not np.isfinite(losses[divmod(step, steps)]):
-            raise InputError(
-                f"fine-tuning diverged at step {step} of {losses.size}; lower the recipe's lr"
-            )
+    if (state := checkpoint.load()) is not None:
+        training.restore(state)
+    saved = time.monotonic()
+    batches = ahead(_batches(source, images, settings.recipe, training.step))
+    for chosen, batch in progress(batches, total=training.steps - training.step, label="fine-tune"):
+        training.advance(chosen, batch)
+        if time.monotonic() - saved > SAVE_EVERY:
+            checkpoint.save(training.state())
+            saved = time.monotonic()
     details = network.description.model_copy(
         update={
             "kind": "finetuned",
@@ -129,14 +117,107 @@ def run(
         }
     )
     save_head(
-        Head(*(p.detach().cpu().numpy() for p in head.parameters()), tuple(concepts)),
+        Head(*(p.detach().cpu().numpy() for p in training.head.parameters()), tuple(concepts)),
         head_weights,
         head_description,
     )
-    write_table(
-        pd.DataFrame({"epoch": np.arange(recipe.epochs) + 1, "loss": losses.mean(axis=1)}), log
-    )
+    losses = training.losses.reshape(settings.recipe.epochs, -1).mean(axis=1)
+    write_table(pd.DataFrame({"epoch": np.arange(len(losses)) + 1, "loss": losses}), log)
     save_encoder(network.state_dict(), details, weights, description)
+    checkpoint.remove()
+
+
+class Training:
+    """A network and its head while they are trained.
+
+    Parameters
+    ----------
+    settings
+        Frozen part and recipe.
+    network
+        The network, trained in place.
+    labels
+        [n, c]: 0, 1, or NaN where unlabelled, of the training images.
+    """
+
+    def __init__(self, settings: FinetunedSettings, network: Network, labels: np.ndarray) -> None:
+        recipe = settings.recipe
+        self.device = fastest_device()
+        self.step = 0
+        self.steps = recipe.epochs * -(-len(labels) // recipe.batch_size)
+        self.losses = np.zeros(self.steps)
+        self._settings = settings
+        self._network = network
+        trained = _unfreeze(network, settings.freeze)
+        for module in network.modules():
+            if isinstance(module, Pointwise):
+                module.products = product_type(self.device)
+        network.to(self.device).train()
+        channels = find_layer(network.architecture, POOLED).channels
+        self.head = nn.Linear(channels, labels.shape[1])
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.head.to(self.device)
+        self._targets = torch.from_numpy(labels).to(self.device)
+        # NaN is neither, so unlabelled images do not count.
+        self._positive_weight = (self._targets == 0).sum(0) / (self._targets == 1).sum(0)
+        self._optimiser = torch.optim.AdamW(
+            [
+                {"params": trained, "lr": recipe.lr},
+                {"params": list(self.head.parameters()), "lr": recipe.head_lr},
+            ],
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser,
+            max_lr=[recipe.lr, recipe.head_lr],
+            total_steps=-(-self.steps // recipe.accumulate),
+            pct_start=recipe.warmup,
+        )
+
+    def advance(self, chosen: Tensor, batch: Tensor) -> None:
+        """Learn from a batch: its images' rows among the labels, and their pixels or maps."""
+        freeze, recipe = self._settings.freeze, self._settings.recipe
+        batch = batch.to(self.device, non_blocking=True)
+        x = self._network.normalise(batch) if freeze is None else to_map(batch)
+        pooled = self._network.forward_layers(x, [POOLED], start=freeze)[POOLED]
+        loss = _loss(self.head(pooled.flatten(1)), self._targets[chosen], self._positive_weight)
+        (loss / recipe.accumulate).backward()
+        self.losses[self.step] = loss.item()
+        if not np.isfinite(self.losses[self.step]):
+            raise InputError(
+                f"fine-tuning diverged at step {self.step} of {self.steps}; lower the recipe's lr"
+            )
+        self.step += 1
+        if self.step % recipe.accumulate == 0 or self.step == self.steps:
+            self._optimiser.step()
+            self._optimiser.zero_grad()
+            self._schedule.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next steps depend on."""
+        return {
+            "step": self.step,
+            "losses": torch.from_numpy(self.losses),
+            "parts": [part.state_dict() for part in self._parts()],
+            "gradients": [parameter.grad for parameter in self._trained()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.step = state["step"]
+        self.losses = state["losses"].cpu().numpy()
+        for part, kept in zip(self._parts(), state["parts"], strict=True):
+            part.load_state_dict(kept)
+        for parameter, gradient in zip(self._trained(), state["gradients"], strict=True):
+            parameter.grad = gradient
+
+    def _parts(self) -> list[Any]:
+        return [self._network, self.head, self._optimiser, self._schedule]
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for group in self._optimiser.param_groups for p in group["params"]]
 
 
 def _open_cached(
@@ -166,32 +247,32 @@ def _unfreeze(network: Network, freeze: str | None) -> list[nn.Parameter]:
 
 
 def _batches(
-    source: EmbeddingReader | ImageReader, images: Sequence[str], recipe: RecipeSettings
+    source: EmbeddingReader | ImageReader, images: Sequence[str], recipe: FastRecipe, done: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (rows of `images`, their pixels or maps), each epoch in a new order."""
-    rng = np.random.default_rng(recipe.seed)
+    """Yield (rows of `images`, their pixels or maps) after `done` batches, to the last epoch.
+
+    Order and changes of an epoch and a batch depend on the seed and their numbers alone, so a run
+    can go on anywhere.
+    """
     if isinstance(source, EmbeddingReader):
         stored = {image: position for position, image in enumerate(source.image_ids)}
         position = np.array([stored[image] for image in images])
-    for _ in range(recipe.epochs):
-        order = rng.permutation(len(images))
-        flips = rng.random(len(images)) < 0.5
-        for start in range(0, len(images), recipe.batch_size):
-            chosen = order[start : start + recipe.batch_size]
-            if isinstance(source, EmbeddingReader):
-                batch = source.read(position[chosen])
-            else:
-                batch = source.pixels([images[i] for i in chosen])
-            if recipe.vertical_flip:
-                flipped = flips[chosen]
-                batch[flipped] = batch[flipped][:, ::-1]
-            yield torch.from_numpy(chosen), torch.from_numpy(batch)
-
-
-def _positive_weight(targets: Tensor) -> Tensor:
-    """Return negatives / positives of each column of `targets` [n, c]; NaN entries don't count."""
-    positives = (targets == 1).sum(0)
-    return (targets == 0).sum(0) / positives
+    per_epoch = -(-len(images) // recipe.batch_size)
+    for number in range(done, recipe.epochs * per_epoch):
+        epoch, place = divmod(number, per_epoch)
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images))
+        chosen = order[place * recipe.batch_size : (place + 1) * recipe.batch_size]
+        if isinstance(source, EmbeddingReader):
+            batch = torch.from_numpy(source.read(position[chosen]))
+        else:
+            batch = torch.from_numpy(source.pixels([images[i] for i in chosen]))
+        rng = np.random.default_rng([recipe.seed, epoch, place])
+        if recipe.augmentation == "vertical_flip":
+            flipped = torch.from_numpy(rng.random(len(chosen)) < 0.5)
+            batch[flipped] = batch[flipped].flip(1)
+        elif recipe.augmentation == "mammo_clip":
+            batch = augmentation.mammo_clip(batch, rng)
+        yield torch.from_numpy(chosen), batch
 
 
 def _loss(logits: Tensor, targets: Tensor, positive_weight: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mammo_sae.encoders.architectures import ArchitectureName
 from mammo_sae.settings import Settings
@@ -85,21 +85,44 @@ class PretrainedSettings(Settings):
         return self.source.architecture
 
 
-class RecipeSettings(Settings):
-    """How an encoder is fine-tuned: AdamW, one-cycle, weighted binary cross-entropy."""
+class FastRecipe(Settings):
+    """Fine-tuning in minutes: one-cycle, few epochs, a head that learns faster than the network."""
 
+    kind: Literal["fast"] = "fast"
     epochs: int = Field(default=6, ge=1, description="passes over the training split")
-    batch_size: int = Field(default=16, ge=1, description="images per step")
+    batch_size: int = Field(default=16, ge=1, description="images per forward pass")
+    accumulate: int = Field(default=1, ge=1, description="forward passes per step")
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate of the network")
     head_lr: float = Field(default=3e-3, gt=0, description="peak learning rate of the head")
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW's decoupled weight decay")
     warmup: float = Field(
         default=0.3, gt=0, lt=1, description="share of the steps in which the rate rises"
     )
-    vertical_flip: bool = Field(
-        default=True, description="flip half of the images (or cached maps) upside down"
+    augmentation: Literal["none", "vertical_flip", "mammo_clip"] = Field(
+        default="vertical_flip",
+        description="none; vertical_flip: half of the images, or cached maps, upside down; "
+        "mammo_clip: flips, affine and elastic maps, of images only",
     )
-    seed: int = Field(default=0, ge=0, description="seed of order, flips and head")
+    seed: int = Field(default=0, ge=0, description="seed of order and augmentation")
+
+
+class MammoClipRecipe(FastRecipe):
+    """Mammo-CLIP's downstream training (https://github.com/batmanlab/Mammo-CLIP)."""
+
+    kind: Literal["mammo_clip"]  # type: ignore[assignment]
+    epochs: int = Field(default=30, ge=1, description="passes over the training split")
+    batch_size: int = Field(default=8, ge=1, description="images per forward pass")
+    lr: float = Field(default=5e-5, gt=0, description="peak learning rate of the network")
+    head_lr: float = Field(default=5e-5, gt=0, description="peak learning rate of the head")
+    warmup: float = Field(
+        default=1 / 30, gt=0, lt=1, description="share of the steps in which the rate rises"
+    )
+    augmentation: Literal["none", "vertical_flip", "mammo_clip"] = Field(
+        default="mammo_clip", description="as in the fast recipe"
+    )
+
+
+Recipe = Annotated[FastRecipe | MammoClipRecipe, Field(discriminator="kind")]
 
 
 class FinetunedSettings(Settings):
@@ -112,7 +135,18 @@ class FinetunedSettings(Settings):
         description="last layer that stays as it is, read from the base's embeddings (`blocks.4`); "
         "null: the whole network is trained, from the images",
     )
-    recipe: RecipeSettings = Field(default=RecipeSettings(), description="how it is trained")
+    recipe: Recipe = Field(
+        default=FastRecipe(), description="how it is trained: weighted binary cross-entropy, AdamW"
+    )
+
+    @model_validator(mode="after")
+    def _cached_maps_only_flip(self) -> Self:
+        if self.freeze is not None and self.recipe.augmentation == "mammo_clip":
+            raise ValueError(
+                "recipe.augmentation mammo_clip changes images, but with freeze the network "
+                "starts from stored maps; set freeze to null or augmentation to vertical_flip"
+            )
+        return self
 
 
 EncoderSettings = Annotated[
