@@ -1,0 +1,161 @@
+"""TopK training against other libraries, side by side in one run.
+
+    python benchmarks/bench_sae.py [--csv FILE] [--peers DIR] [--steps N] [name ...]
+
+Every implementation trains a TopK SAE with AuxK on the same batches in the same order (d = 352,
+h = 2816, k = 16, batch 4096; cells made of a known sparse dictionary). Each has a process of its
+own; they take turns, a few steps at a time, so that what else the machine does hits all alike.
+Printed: cells/s (median turn), ratio to the plain implementation, explained variance on held-out
+cells, and the share of the true atoms that some atom matches with cosine > .9.
+
+The peers' environment is built in --peers (default .venv-bench) when it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+OWN = ("mammo-sae", "mammo-sae fp32", "mammo-sae store", "plain")
+PEERS = ("sae-lens fp32", "sae-lens bf16", "sparsify", "dictionary_learning", "overcomplete")
+D, H, K, BATCH = 352, 2816, 16, 4096
+TRUE_ATOMS, TRUE_ACTIVE = 2000, 12
+TURN = 10
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=[*OWN, *PEERS], metavar="name")
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
+    parser.add_argument("--steps", type=int, default=200)
+    arguments = parser.parse_args()
+    if set(arguments.names) & set(PEERS):
+        build(arguments.peers)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "cells.npz"
+        write_cells(data, batches=min(arguments.steps, 50))
+        rows = race(arguments.names, arguments.peers, data, arguments.steps)
+    for row in rows:
+        print(
+            f"{row['name']:22s} {row['cells_per_s']:10.0f} cells/s  x{row['ratio']:5.2f}  "
+            f"explained variance {row['explained_variance']:.4f}  recovered {row['recovered']:.3f}"
+        )
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def build(folder: Path) -> None:
+    """Make the peers' environment, once."""
+    if (folder / "built").exists():
+        return
+    venv.create(folder, with_pip=True, clear=True)
+    python = str(folder / "bin/python")
+    pip = [python, "-m", "pip", "install", "--quiet", "--upgrade"]
+    subprocess.run([*pip, "pip"], check=True)
+    # torch first and alone: another package's requirement may pull a build for GPUs.
+    subprocess.run([*pip, "torch==2.13.0"], check=True)
+    subprocess.run([*pip, "--requirement", str(HERE / "requirements-sae.txt")], check=True)
+    without = ["--no-deps", "dictionary-learning==0.1.0", "nnsight==0.3.7"]
+    subprocess.run([*pip, *without], check=True)
+    # Its CUDA build breaks the import of several peers beside a CPU torch.
+    subprocess.run(
+        [python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], check=True
+    )
+    (folder / "built").touch()
+
+
+def write_cells(path: Path, batches: int) -> None:
+    """Write training and held-out cells made of a known dictionary, and the dictionary."""
+    random = np.random.default_rng(0)
+    atoms = random.normal(size=(TRUE_ATOMS, D)).astype(np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    popularity = 1 / np.arange(1, TRUE_ATOMS + 1) ** 0.5
+    popularity /= popularity.sum()
+
+    def cells(count: int) -> np.ndarray:
+        which = random.choice(TRUE_ATOMS, size=(count, TRUE_ACTIVE), p=popularity)
+        amount = random.exponential(size=(count, TRUE_ACTIVE)).astype(np.float32) + 0.5
+        x = np.einsum("nk,nkd->nd", amount, atoms[which])
+        return x + 0.05 * random.normal(size=x.shape).astype(np.float32)
+
+    train = np.concatenate([cells(BATCH) for _ in range(batches)])
+    mean = train.mean(axis=0)
+    scale = np.sqrt(D / np.square(train - mean).sum(axis=1).mean())
+    held_out = (cells(4 * BATCH) - mean) * scale
+    np.savez(path, train=(train - mean) * scale, held_out=held_out, atoms=atoms)
+
+
+class Racer:
+    """One implementation in its own process; see sae_racers.py for the protocol."""
+
+    def __init__(self, name: str, python: str, data: Path, steps: int) -> None:
+        self.name = name
+        sizes = json.dumps({"h": H, "k": K, "batch": BATCH, "steps": steps})
+        self._process = subprocess.Popen(
+            [python, str(HERE / "sae_racers.py"), name, str(data), sizes],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if "DEBUG" not in os.environ else None,
+            text=True,
+        )
+        self.ask("ready")
+        self.seconds: list[float] = []
+
+    def ask(self, question: str) -> dict[str, float]:
+        """Send one line, return the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit(
+                f"{self.name} ended with status {self._process.wait()}; set DEBUG=1 to see why"
+            )
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def race(names: list[str], peers: Path, data: Path, steps: int) -> list[dict[str, object]]:
+    """Let all train in turns; return one row each, fastest first."""
+    racers = [
+        Racer(name, str(peers / "bin/python") if name in PEERS else sys.executable, data, steps)
+        for name in names
+    ]
+    for _ in range(steps // TURN):
+        for racer in racers:
+            racer.seconds.append(racer.ask(f"train {TURN}")["seconds"])
+    rows = []
+    for racer in racers:
+        rate = BATCH * TURN / statistics.median(racer.seconds[1:])
+        rows.append({"name": racer.name, "cells_per_s": rate, **racer.ask("score")})
+        racer.close()
+    plain = next((row["cells_per_s"] for row in rows if row["name"] == "plain"), float("nan"))
+    for row in rows:
+        row["ratio"] = row["cells_per_s"] / plain
+    return sorted(rows, key=lambda row: -row["cells_per_s"])
+
+
+if __name__ == "__main__":
+    main()
