@@ -97,7 +97,6 @@ class Breast:
 
     outline: Outline
     inside: np.ndarray  # bool
-    depth: np.ndarray  # distance to the skin, pixels
     dense: np.ndarray  # glandular share of the tissue along the ray, 0 to 1; muscle not counted
     attenuation: np.ndarray  # line integral of mu above that of the background
     grey: np.ndarray  # presentation grey without lesions, before the look-up table
@@ -171,8 +170,8 @@ def draw_breast(settings: PhantomPartSettings, patient: Patient, side: Side, vie
         share = 0.45 + 0.35 * muscle + 0.04 * fine
         tissue = np.maximum(dense, (muscle / 0.16).clip(0, 1) * share)
 
-    thickness = THICKNESS_CM[patient.density] * _roll_off(depth, 0.30 * outline.reach)
     full = THICKNESS_CM[patient.density]
+    thickness = full * _roll_off(depth, 0.30 * outline.reach)
     attenuation = thickness * (MU_FAT + (MU_GLANDULAR - MU_FAT) * tissue)
 
     # FOR PRESENTATION: linear in the attenuation, its falloff towards the skin partly undone.
@@ -185,7 +184,6 @@ def draw_breast(settings: PhantomPartSettings, patient: Patient, side: Side, vie
     return Breast(
         outline=outline,
         inside=inside,
-        depth=depth.astype(np.float32),
         dense=(dense * inside).astype(np.float32),
         attenuation=attenuation.astype(np.float32),
         grey=np.where(inside, grey, -1.0).astype(np.float32),
