@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from mammo_sae.encoders.architectures import ArchitectureName
 from mammo_sae.settings import Settings
@@ -122,7 +122,17 @@ class MammoClipRecipe(FastRecipe):
     )
 
 
-Recipe = Annotated[FastRecipe | MammoClipRecipe, Field(discriminator="kind")]
+def _recipe_kind(recipe: Any) -> Any:
+    """Return the kind of a recipe that may not say it."""
+    if isinstance(recipe, dict):
+        return recipe.get("kind", "fast")
+    return getattr(recipe, "kind", None)
+
+
+Recipe = Annotated[
+    Annotated[FastRecipe, Tag("fast")] | Annotated[MammoClipRecipe, Tag("mammo_clip")],
+    Discriminator(_recipe_kind),
+]
 
 
 class FinetunedSettings(Settings):
