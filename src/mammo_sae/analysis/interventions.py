@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -97,9 +98,33 @@ class Inputs:
     latents: Path
 
 
+class Editable(Protocol):
+    """One concept's logits over n images, and how they change when latents are dropped.
+
+    `labels` [n] bool and `patients` [n] belong to the images.
+    """
+
+    labels: np.ndarray
+    patients: np.ndarray
+
+    def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
+        """Return the logits [n, e] of `e` edits, `kept` [h, e] true where a latent stays."""
+        ...
+
+
+class TopK(Protocol):
+    """The settings that `intervention_table` reads."""
+
+    seed: int
+    bootstrap_draws: int
+    top_k: tuple[int, ...]
+    rankings: tuple[Any, ...]
+    random_sets: int
+
+
 @dataclass(frozen=True)
 class Edits:
-    """What every edit of one concept's logits over n images follows from.
+    """At the head: what every edit of one concept's logits over n images follows from.
 
     Attributes
     ----------
@@ -240,9 +265,7 @@ def first(order: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return place[:, None] < np.asarray(counts)[None]
 
 
-def intervention_table(
-    settings: InterventionSettings, data: Edits, ranked: pd.DataFrame
-) -> pd.DataFrame:
+def intervention_table(settings: TopK, data: Editable, ranked: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of one concept and split.
 
     `ranked` [h] are the concept's rows of the latents table, by latent. Intervals are the patient
@@ -274,7 +297,7 @@ def intervention_table(
 
 
 def _edits(
-    data: Edits, members: np.ndarray, counts: Sequence[int]
+    data: Editable, members: np.ndarray, counts: Sequence[int]
 ) -> list[tuple[dict[str, object], np.ndarray]]:
     """Return (columns, logits [n, e]) for on and off, spliced and error-preserving."""
     result = []
@@ -312,8 +335,8 @@ def _measures(
 
 
 def _edit_rows(
-    settings: InterventionSettings,
-    data: Edits,
+    settings: TopK,
+    data: Editable,
     members: np.ndarray,
     counts: Sequence[int],
     ranking: str,
@@ -332,7 +355,7 @@ def _edit_rows(
 
 
 def _control_rows(
-    data: Edits,
+    data: Editable,
     orders: Sequence[np.ndarray],
     counts: Sequence[int],
     ranking: str,

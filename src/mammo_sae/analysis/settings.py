@@ -74,6 +74,37 @@ class InterventionSettings(SplitSettings):
     )
 
 
+class InnerInterventionSettings(SplitSettings):
+    """Top-k on/off at an inner layer, each edit a run of the rest of the network."""
+
+    top_k: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 5, 10, 50, 100),
+        min_length=1,
+        description="numbers of latents kept (on) or dropped (off); all latents are added",
+    )
+    rankings: tuple[Ranking, ...] = Field(
+        ("auroc",), min_length=1, description="orders in which latents are kept or dropped"
+    )
+    random_sets: int = Field(2, ge=1, description="matched and random orders beside each ranking")
+    images: int = Field(
+        100, ge=1, description="most images used, whole patients in the order of the image table"
+    )
+    batch_size: int = Field(32, ge=1, description="images run through the network at once")
+
+
+class AttributionSettings(ResamplingSettings):
+    """Causal effects of latents at any layer, by running the rest of the network."""
+
+    split: Split = Field("test", description="split whose images are used")
+    images: int = Field(
+        200, ge=1, description="most images used, whole patients in the order of the image table"
+    )
+    batch_size: int = Field(32, ge=1, description="images run through the network at once")
+    ablated: int = Field(
+        20, ge=0, description="latents of largest attribution per concept that are truly ablated"
+    )
+
+
 class AlignmentSettings(SplitSettings):
     """Whether a latent fires on the lesion."""
 

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mammo_sae.analysis import attribution, inner
+from mammo_sae.analysis.patching import PatchedNetwork
+from mammo_sae.analysis.settings import AttributionSettings, InnerInterventionSettings
+from mammo_sae.encoders import importing
+from mammo_sae.encoders.heads import Head, save_head
+from mammo_sae.encoders.network import load_encoder
+from mammo_sae.encoders.settings import PretrainedSettings
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.codes import create_codes_store
+from mammo_sae.stores.embeddings import create_embedding_store
+from mammo_sae.stores.tables import read_table, write_table
+
+HEIGHT, WIDTH, LATENTS, SLOTS = 96, 64, 300, 6
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("lite0")
+    importing.run(
+        PretrainedSettings(),
+        weights=directory / "encoder.safetensors",
+        description=directory / "encoder.json",
+    )
+    return directory, load_encoder(directory).eval().requires_grad_(False)
+
+
+def cut_at(network, layer, images=6, seed=0):
+    """An SAE of random atoms at `layer`, and codes that it gives random images."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (images, HEIGHT, WIDTH), generator=generator).to(torch.uint8)
+    x = network.normalise(pixels)
+    with torch.inference_mode():
+        cells = network.forward_layers(x, [layer])[layer].permute(0, 2, 3, 1).contiguous()
+    d = cells.shape[-1]
+    atoms = torch.nn.functional.normalize(torch.randn(LATENTS, d, generator=generator), dim=1)
+    bias = cells.mean((0, 1, 2))
+    sae = SparseAutoencoder(atoms.clone(), -(atoms @ bias), atoms, bias, slots=SLOTS)
+    index, value = sae.encoder()(cells.flatten(0, 2).clone())
+    shape = (*cells.shape[:3], SLOTS)
+    head = Head(
+        torch.randn(2, 1280, generator=generator).numpy(),
+        np.array([0.1, -0.4], np.float32),
+        ("mass", "suspicious_calcification"),
+    )
+    cut = PatchedNetwork(network, head, sae, layer)
+    return cut, x, cells.clone(), index.view(shape).clone(), value.view(shape).clone()
+
+
+def dense(index, value):
+    return torch.zeros(*index.shape[:3], LATENTS).scatter_add_(3, index, value)
+
+
+@pytest.mark.parametrize("layer", ["blocks.10", "head"])
+@pytest.mark.parametrize("splice", ["spliced", "error_preserving"])
+def test_editing_equals_a_hook_that_edits_the_codes_inside_the_whole_network(
+    network, layer, splice
+):
+    cut, x, cells, index, value = cut_at(network[1], layer)
+    kept = torch.rand(LATENTS, generator=torch.Generator().manual_seed(1)) < 0.5
+    codes = dense(index, value)
+    atoms, bias = cut.sae.decoder_weight, cut.sae.decoder_bias
+
+    def hook(_module, _inputs, output):
+        before = output.permute(0, 2, 3, 1)
+        after = (codes * kept) @ atoms + bias
+        if splice == "error_preserving":
+            after = after + before - (codes @ atoms + bias)
+        return after.permute(0, 3, 1, 2)
+
+    whole = network[1]
+    if layer == "head":
+        pooled = hook(None, None, whole.forward_layers(x, ["head"])["head"]).mean((2, 3))
+    else:
+        handle = whole.blocks[10].register_forward_hook(hook)
+        pooled = whole(x)
+        handle.remove()
+    expected = pooled @ torch.from_numpy(cut.head.weight).T + torch.from_numpy(cut.head.bias)
+    found = cut.edited_logits(cells, index, value, kept, splice)
+    scale = max(1.0, float(expected.abs().max()))
+    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-4)
+
+
+def test_at_the_head_attribution_is_ablation(network):
+    cut, _, cells, index, value = cut_at(network[1], "head")
+    found = cut.attribution(cells, index, value, "mass")
+    weight = torch.from_numpy(cut.head.weight[0])
+    means = dense(index, value).mean((1, 2))
+    np.testing.assert_allclose(found, means * (cut.sae.decoder_weight @ weight), atol=1e-4)
+
+
+def test_at_an_inner_layer_attribution_follows_small_changes_of_the_codes(network):
+    cut, _, cells, index, value = cut_at(network[1], "blocks.10")
+    attributed = cut.attribution(cells, index, value, "mass").sum(1)
+    step = 1e-2
+    part = (dense(index, value) @ cut.sae.decoder_weight) * step
+    with torch.inference_mode():
+        change = (cut.logits(cells + part) - cut.logits(cells - part))[:, 0] / (2 * step)
+    np.testing.assert_allclose(attributed, change, rtol=0.1, atol=0.1 * float(change.abs().max()))
+
+
+def test_whole_patients_are_taken_up_to_the_limit():
+    patients = np.array(["a", "a", "b", "b", "b", "c"])
+    known = np.array([0, 1, 2, 3, 4, 5])
+    assert attribution.whole_patients(patients, known, 4).tolist() == [0, 1]
+    assert attribution.whole_patients(patients, known, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("layer", ["blocks.10", "head"])
+def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
+    network, layer, tmp_path
+):
+    """Latent 7 is added to the embeddings of positive images, along what the logit reads."""
+    directory, whole = network
+    cut, _, cells, index, value = cut_at(whole, layer, images=24)
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 2 == 1
+    start = cells.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(cut.logits(start)[:, 0].sum(), start)
+    direction = torch.nn.functional.normalize(slope.mean((0, 1, 2)), dim=0)
+    atoms = cut.sae.decoder_weight.clone()
+    atoms[7] = direction
+    strength = torch.zeros(cells.shape[:3])
+    strength[torch.from_numpy(labels)] = 0.3 * cells.flatten(0, 2).norm(dim=1).mean()
+    # The last slot becomes the planted latent's, wherever it fires.
+    value, index = value * 0.05, torch.where(index == 7, 8, index)
+    index[..., -1], value[..., -1] = 7, strength
+    cells = cells + strength[..., None] * direction
+    sae = SparseAutoencoder(
+        cut.sae.encoder_weight, cut.sae.encoder_bias, atoms, cut.sae.decoder_bias, slots=SLOTS
+    )
+    sae.save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    save_head(cut.head, tmp_path / "head.safetensors", tmp_path / "head.json")
+    ids = [f"{i:016x}" for i in range(24)]
+    table = pd.DataFrame(
+        {
+            "image_id": ids,
+            "patient_id": [f"{i // 2:016x}" for i in rng.permutation(24)],
+            "split": "test",
+            "mass": labels.astype(int),
+        }
+    )
+    write_table(table, tmp_path / "images.parquet")
+    grid = whole.grid(layer, HEIGHT, WIDTH)
+    with create_embedding_store(
+        tmp_path / "0", tmp_path / "0.json", image_ids=ids, grids=[grid]
+    ) as writer:
+        writer.write({layer: cells.detach().numpy()})
+    codes = dense(index, value).detach().flatten(1, 2)
+    with create_codes_store(
+        tmp_path / "codes.zarr",
+        tmp_path / "codes.json",
+        image_ids=ids,
+        grid=grid,
+        latents=LATENTS,
+        k=SLOTS,
+    ) as writer:
+        writer.write(
+            range(24),
+            index=index.numpy(),
+            value=value.numpy(),
+            mean=codes.mean(1).numpy(),
+            max=codes.amax(1).numpy(),
+            active=(codes > 0).float().mean(1).numpy(),
+        )
+    attribution.run(
+        AttributionSettings(bootstrap_draws=50, ablated=5, batch_size=24),
+        identity=attribution.case.Identity("pretrained", layer, "topk", 0),
+        images=tmp_path / "images.parquet",
+        encoder=directory,
+        head=tmp_path,
+        embeddings=[tmp_path / "0.json"],
+        sae=tmp_path / "sae.json",
+        codes=tmp_path / "codes.json",
+        concepts=["mass"],
+        output=tmp_path / "attribution.parquet",
+    )
+    found = read_table(tmp_path / "attribution.parquet").set_index("latent")
+    assert found["rank_attribution"].idxmin() == 7
+    assert found["ablation"].abs().idxmax() == 7
+    assert found["ablation"].notna().sum() == 5
+    # First order is exact where the rest is linear, and only near the truth elsewhere.
+    assert found["agreement"].iloc[0] > (0.99 if layer == "head" else 0.7)
+    check_top_k(directory, layer, tmp_path)
+    if layer == "head":
+        top = found.loc[7]
+        assert top["ablation"] == pytest.approx(top["attribution"], rel=0.01)
+
+
+def check_top_k(encoder, layer, root):
+    """Keeping the planted latent alone keeps the separation; dropping it loses the most."""
+    latents = pd.DataFrame({"latent": np.arange(LATENTS), "concept": "mass"})
+    latents["firing_rate"] = 0.1
+    latents["rank_auroc"] = np.where(latents["latent"] == 7, 1, latents["latent"] + 10)
+    latents["rank_class_mean"] = latents["rank_auroc"]
+    latents["mean_positive"] = latents["mean_negative"] = -latents["rank_auroc"] * 1.0
+    write_table(latents, root / "latents.parquet")
+    inner.run(
+        InnerInterventionSettings(bootstrap_draws=20, top_k=(0, 1), random_sets=1, batch_size=24),
+        identity=attribution.case.Identity("pretrained", layer, "topk", 0),
+        images=root / "images.parquet",
+        encoder=encoder,
+        head=root,
+        embeddings=[root / "0.json"],
+        sae=root / "sae.json",
+        codes=root / "codes.json",
+        latents=root / "latents.parquet",
+        concepts=["mass"],
+        output=root / "inner.parquet",
+    )
+    table = read_table(root / "inner.parquet")
+    ranked = table[(table["selection"] == "ranked") & (table["ranking"] == "auroc")]
+    scores = ranked.set_index(["mode", "splice", "k"])["auroc"]
+    assert scores["on", "spliced", 0] == 0.5
+    assert scores["on", "spliced", 1] > 0.9
+    whole = scores["off", "error_preserving", 0]
+    assert whole > 0.9
+    assert scores["on", "error_preserving", LATENTS] == whole
+    assert scores["off", "error_preserving", 1] < whole - 0.2
