@@ -239,3 +239,31 @@ def test_augmenting_images_that_are_cached_maps_is_refused():
             freeze="blocks.4",
             recipe=MammoClipRecipe(kind="mammo_clip"),
         )
+
+
+def test_training_ends_when_the_validation_split_gains_no_more_and_keeps_the_best_epoch(
+    lite0, cached, tmp_path
+):
+    cohort, images, embeddings = cached
+    table = pd.read_parquet(cohort)
+    table.loc[::4, "split"] = "validation"
+    table.loc[1::4, "split"] = "validation"
+    write_table(table, cohort)
+    # At such a rate the first epochs are the best.
+    directory = run(
+        tmp_path / "a", lite0, cohort, embeddings, epochs=12, patience=2, lr=3e-3, warmup=0.9
+    )
+    log = pd.read_csv(directory / "log.csv")
+    assert len(log) < 12
+    assert len(log) - 1 - log["validation_auroc"].idxmax() == 2
+    logits, truth = predict(directory, images)
+    unseen = (table["split"] == "validation").to_numpy()
+    best = log["validation_auroc"].max()
+    # Scored in bfloat16 while training, in float32 here.
+    assert auroc(logits[unseen], truth[unseen]) == pytest.approx(best, abs=0.03)
+
+
+def test_patience_without_a_validation_split_is_refused(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    with pytest.raises(InputError, match="split validation has 0 positive and 0 negative images"):
+        run(tmp_path / "a", lite0, cohort, embeddings, patience=1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mammo_sae.analysis.statistics import auroc
 from mammo_sae.encoders import augmentation
 from mammo_sae.encoders.architectures import POOLED, find_layer, layer_names
 from mammo_sae.encoders.devices import fastest_device, product_type
@@ -79,20 +80,20 @@ def run(
     most, and ends in the same bytes (on a CPU).
     """
     network = load_encoder(base)
-    images, labels = concept_labels(read_table(cohort), "training", concepts, cohort)
-    source: EmbeddingReader | ImageReader
-    if settings.freeze is None:
-        source = ImageReader(stores)
-    else:
-        source = _open_cached(stores, settings.freeze, network, images)
+    table = read_table(cohort)
+    images, labels = concept_labels(table, "training", concepts, cohort)
+    unseen, truth = [], np.zeros((0, len(concepts)), np.float32)
+    if settings.recipe.patience is not None:
+        unseen, truth = concept_labels(table, "validation", concepts, cohort)
+    inputs = Inputs(stores, settings.freeze, network, [*images, *unseen])
     training = Training(settings, network, labels)
     checkpoint = Checkpoint(
         description.with_name("checkpoint.pt"),
         [
             settings,
             list(concepts),
-            images,
-            np.nan_to_num(labels, nan=-1).tolist(),
+            [*images, *unseen],
+            np.nan_to_num(np.concatenate([labels, truth]), nan=-1).tolist(),
             read_json(base / "encoder.json"),
             *map(read_json, stores),
         ],
@@ -101,12 +102,17 @@ def run(
     if (state := checkpoint.load()) is not None:
         training.restore(state)
     saved = time.monotonic()
-    batches = ahead(_batches(source, images, settings.recipe, training.step))
+    batches = ahead(_batches(inputs, images, settings.recipe, training.step))
     for chosen, batch in progress(batches, total=training.steps - training.step, label="fine-tune"):
+        if training.finished:
+            break
         training.advance(chosen, batch)
+        if unseen and training.step % training.steps_per_epoch == 0:
+            training.validate(inputs, unseen, truth)
         if time.monotonic() - saved > SAVE_EVERY:
             checkpoint.save(training.state())
             saved = time.monotonic()
+    training.take_best()
     details = network.description.model_copy(
         update={
             "kind": "finetuned",
@@ -121,8 +127,7 @@ def run(
         head_weights,
         head_description,
     )
-    losses = training.losses.reshape(settings.recipe.epochs, -1).mean(axis=1)
-    write_table(pd.DataFrame({"epoch": np.arange(len(losses)) + 1, "loss": losses}), log)
+    write_table(training.log(), log)
     save_encoder(network.state_dict(), details, weights, description)
     checkpoint.remove()
 
@@ -144,8 +149,11 @@ class Training:
         recipe = settings.recipe
         self.device = fastest_device()
         self.step = 0
-        self.steps = recipe.epochs * -(-len(labels) // recipe.batch_size)
+        self.steps_per_epoch = -(-len(labels) // recipe.batch_size)
+        self.steps = recipe.epochs * self.steps_per_epoch
         self.losses = np.zeros(self.steps)
+        self.aurocs: list[float] = []
+        self._best: list[dict[str, Tensor]] = []
         self._settings = settings
         self._network = network
         trained = _unfreeze(network, settings.freeze)
@@ -178,11 +186,8 @@ class Training:
 
     def advance(self, chosen: Tensor, batch: Tensor) -> None:
         """Learn from a batch: its images' rows among the labels, and their pixels or maps."""
-        freeze, recipe = self._settings.freeze, self._settings.recipe
-        batch = batch.to(self.device, non_blocking=True)
-        x = self._network.normalise(batch) if freeze is None else to_map(batch)
-        pooled = self._network.forward_layers(x, [POOLED], start=freeze)[POOLED]
-        loss = _loss(self.head(pooled.flatten(1)), self._targets[chosen], self._positive_weight)
+        recipe = self._settings.recipe
+        loss = _loss(self._logits(batch), self._targets[chosen], self._positive_weight)
         (loss / recipe.accumulate).backward()
         self.losses[self.step] = loss.item()
         if not np.isfinite(self.losses[self.step]):
@@ -195,10 +200,50 @@ class Training:
             self._optimiser.zero_grad()
             self._schedule.step()
 
+    def validate(self, inputs: Inputs, images: Sequence[str], truth: np.ndarray) -> None:
+        """Score the epoch just ended on images [n] with labels [n, c]; keep the best weights."""
+        size = self._settings.recipe.batch_size
+        self._network.eval()
+        with torch.inference_mode():
+            scores = np.concatenate(
+                [
+                    self._logits(inputs.read(images[start : start + size])).float().cpu().numpy()
+                    for start in range(0, len(images), size)
+                ]
+            )
+        self._network.train()
+        known = ~np.isnan(truth)
+        aurocs = [auroc(s[k], t[k]) for s, t, k in zip(scores.T, truth.T, known.T, strict=True)]
+        self.aurocs.append(float(np.mean(aurocs)))
+        if self._best_epoch == len(self.aurocs) - 1:
+            self._best = [
+                {name: value.detach().clone() for name, value in part.state_dict().items()}
+                for part in (self._network, self.head)
+            ]
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch of the last `patience` was better on the validation split."""
+        patience = self._settings.recipe.patience
+        return patience is not None and len(self.aurocs) - 1 - self._best_epoch >= patience
+
+    def take_best(self) -> None:
+        """Go back to the weights of the best epoch, if epochs were scored."""
+        for part, best in zip((self._network, self.head), self._best, strict=False):
+            part.load_state_dict(best)
+
+    def log(self) -> pd.DataFrame:
+        """Return one row per epoch: its mean loss and, if it was scored, its mean AUROC."""
+        losses = self.losses[: self.step].reshape(-1, self.steps_per_epoch).mean(axis=1)
+        table = pd.DataFrame({"epoch": np.arange(len(losses)) + 1, "loss": losses})
+        return table.assign(validation_auroc=self.aurocs) if self.aurocs else table
+
     def state(self) -> dict[str, Any]:
         """Return all that the next steps depend on."""
         return {
             "step": self.step,
+            "aurocs": self.aurocs,
+            "best": self._best,
             "losses": torch.from_numpy(self.losses),
             "parts": [part.state_dict() for part in self._parts()],
             "gradients": [parameter.grad for parameter in self._trained()],
@@ -207,11 +252,24 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.step = state["step"]
+        self.aurocs = state["aurocs"]
+        self._best = state["best"]
         self.losses = state["losses"].cpu().numpy()
         for part, kept in zip(self._parts(), state["parts"], strict=True):
             part.load_state_dict(kept)
         for parameter, gradient in zip(self._trained(), state["gradients"], strict=True):
             parameter.grad = gradient
+
+    def _logits(self, batch: Tensor) -> Tensor:
+        freeze = self._settings.freeze
+        batch = batch.to(self.device, non_blocking=True)
+        x = self._network.normalise(batch) if freeze is None else to_map(batch)
+        pooled = self._network.forward_layers(x, [POOLED], start=freeze)[POOLED]
+        return self.head(pooled.flatten(1))
+
+    @property
+    def _best_epoch(self) -> int:
+        return int(np.argmax(self.aurocs)) if self.aurocs else -1
 
     def _parts(self) -> list[Any]:
         return [self._network, self.head, self._optimiser, self._schedule]
@@ -220,17 +278,28 @@ class Training:
         return [p for group in self._optimiser.param_groups for p in group["params"]]
 
 
-def _open_cached(
-    stores: Sequence[Path], freeze: str, network: Network, images: Sequence[str]
-) -> EmbeddingReader:
-    find_layer(network.architecture, freeze)
-    reader = EmbeddingReader(stores, freeze, images)
-    if reader.dtype != np.float16:
-        raise InputError(
-            f"layer {freeze} overflows float16, so its maps can't be cached for fine-tuning; "
-            "freeze up to another layer, or null"
-        )
-    return reader
+class Inputs:
+    """What the network starts from: pixels, or maps of the frozen layer, by image."""
+
+    def __init__(
+        self, stores: Sequence[Path], freeze: str | None, network: Network, images: Sequence[str]
+    ) -> None:
+        self._images = ImageReader(stores) if freeze is None else None
+        if freeze is not None:
+            find_layer(network.architecture, freeze)
+            self._maps = EmbeddingReader(stores, freeze, images)
+            if self._maps.dtype != np.float16:
+                raise InputError(
+                    f"layer {freeze} overflows float16, so its maps can't be cached for "
+                    "fine-tuning; freeze up to another layer, or null"
+                )
+            self._position = {image: i for i, image in enumerate(self._maps.image_ids)}
+
+    def read(self, images: Sequence[str]) -> Tensor:
+        """Return pixels uint8 [n, H, W], or maps float16 [n, rows, columns, c]."""
+        if self._images is not None:
+            return torch.from_numpy(self._images.pixels(images))
+        return torch.from_numpy(self._maps.read([self._position[image] for image in images]))
 
 
 def _unfreeze(network: Network, freeze: str | None) -> list[nn.Parameter]:
@@ -247,25 +316,19 @@ def _unfreeze(network: Network, freeze: str | None) -> list[nn.Parameter]:
 
 
 def _batches(
-    source: EmbeddingReader | ImageReader, images: Sequence[str], recipe: FastRecipe, done: int
+    inputs: Inputs, images: Sequence[str], recipe: FastRecipe, done: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (rows of `images`, their pixels or maps) after `done` batches, to the last epoch.
 
     Order and changes of an epoch and a batch depend on the seed and their numbers alone, so a run
     can go on anywhere.
     """
-    if isinstance(source, EmbeddingReader):
-        stored = {image: position for position, image in enumerate(source.image_ids)}
-        position = np.array([stored[image] for image in images])
     per_epoch = -(-len(images) // recipe.batch_size)
     for number in range(done, recipe.epochs * per_epoch):
         epoch, place = divmod(number, per_epoch)
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images))
         chosen = order[place * recipe.batch_size : (place + 1) * recipe.batch_size]
-        if isinstance(source, EmbeddingReader):
-            batch = torch.from_numpy(source.read(position[chosen]))
-        else:
-            batch = torch.from_numpy(source.pixels([images[i] for i in chosen]))
+        batch = inputs.read([images[i] for i in chosen])
         rng = np.random.default_rng([recipe.seed, epoch, place])
         if recipe.augmentation == "vertical_flip":
             flipped = torch.from_numpy(rng.random(len(chosen)) < 0.5)

@@ -98,6 +98,12 @@ class FastRecipe(Settings):
     warmup: float = Field(
         default=0.3, gt=0, lt=1, description="share of the steps in which the rate rises"
     )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="epochs without a better mean AUROC on the validation split before training "
+        "ends with the best epoch's weights; null: all epochs, the last one's weights",
+    )
     augmentation: Literal["none", "vertical_flip", "mammo_clip"] = Field(
         default="vertical_flip",
         description="none; vertical_flip: half of the images, or cached maps, upside down; "
