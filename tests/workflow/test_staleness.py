@@ -63,7 +63,7 @@ def test_git_stash_and_pop_make_nothing_stale(restored):
 def test_the_order_of_keys_and_the_form_of_numbers_make_nothing_stale(restored):
     overlay = """
 confounds: {top_latents: 5, permutation_draws: 99, bootstrap_draws: 20}
-evaluation: {level: 0.950}
+evaluation: {seed: 0, bootstrap_draws: 50}
 linear_probe: {c: 1.0e-2}
 """
     assert restored.stale(overlay=overlay) == {}

@@ -12,10 +12,11 @@ rule images:
         f"{RESULTS}/benchmarks/images/{{shard}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 2
+    # Small images gain nothing from a second thread, shards side by side do.
+    threads: 1
     resources:
         mem_mb=attempts(2000),
-        runtime=120,
+        runtime=attempts(60),
     params:
         cfg=cfg("images"),
         code=code("images"),
