@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mammo_sae.errors import InputError
@@ -68,6 +69,24 @@ def test_latents_are_those_the_discovery_split_ranks_first(run):
     picked = latents.pick_latents(mass, 3)
     best = mass.sort_values("discovery_auroc", ascending=False)["latent"].head(3)
     assert picked["latent"].tolist() == best.tolist()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "moved", "where"),
+    [
+        (2.0, 3.0, 1.5, "on the lesion"),
+        (1.2, 3.0, 1.5, "where: unclear"),  # above chance, but so are masks of other patients
+        (0.5, 1.4, 1.0, "where: unclear"),
+        (0.1, 0.6, 1.0, "off the lesion"),
+    ],
+)
+def test_where_a_latent_looks_follows_from_the_interval_of_its_lift(low, high, moved, where):
+    row = {"energy_lift_low": low, "energy_lift_high": high, "shuffled_energy_lift": moved}
+    assert latents.location(pd.Series({**row, "energy_lift": (low + high) / 2})) == where
+
+
+def test_where_a_latent_looks_is_not_said_if_it_could_not_be_estimated():
+    assert latents.location(pd.Series({"energy_lift": float("nan")})) == ""
 
 
 def test_the_picture_shows_something_and_is_the_same_twice(run, tmp_path, is_figure):

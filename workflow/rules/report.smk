@@ -76,7 +76,7 @@ rule table:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=15,
+        runtime=attempts(15),
     params:
         code=code("table"),
     message:
@@ -112,7 +112,7 @@ rule figure_cohort:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=15,
+        runtime=attempts(15),
     params:
         cfg=cfg("figure_cohort"),
         code=code("figure_cohort"),
@@ -144,7 +144,7 @@ rule figure_encoders:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=15,
+        runtime=attempts(15),
     params:
         code=code("figure_encoders"),
     message:
@@ -179,7 +179,7 @@ rule figure_training:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=15,
+        runtime=attempts(15),
     params:
         code=code("figure_training"),
         layers=lambda wildcards: ",".join(run["layer"] for run in runs_of(wildcards)),
@@ -212,7 +212,7 @@ rule figure_layers:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=15,
+        runtime=attempts(15),
     params:
         code=code("figure_layers"),
     message:
@@ -250,7 +250,7 @@ rule figure_latents:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=30,
+        runtime=attempts(30),
     params:
         cfg=cfg("figure_latents"),
         code=code("figure_latents"),
@@ -285,7 +285,7 @@ rule figure_interventions:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=15,
+        runtime=attempts(15),
     params:
         code=code("figure_interventions"),
     message:
@@ -317,7 +317,7 @@ rule figure_confounds:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=15,
+        runtime=attempts(15),
     params:
         code=code("figure_confounds"),
         min_kept=CONFIG.confounds.min_kept,
@@ -351,7 +351,7 @@ rule figure_truth:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=15,
+        runtime=attempts(15),
     params:
         code=code("figure_truth"),
         confounders=",".join((*CONFIG.confounds.acquisition, *CONFIG.confounds.anatomical)),

@@ -36,6 +36,11 @@ CAPTION = 0.2
 HEADER = 0.98
 FOOTER = 0.42
 MARGIN = 0.12
+LOCATION_COLOURS = {
+    "on the lesion": style.VERDICT_COLOURS["concept-aligned"],
+    "off the lesion": style.VERDICT_COLOURS["confounded"],
+    "where: unclear": style.FAINT,
+}
 
 
 @dataclass(frozen=True)
@@ -301,7 +306,7 @@ def _draw_row(
             )
             continue
         _draw_example(canvas, ax, int(row["latent"]), example, top)
-        label = style.words(canvas.concept) if example.positive else "negative"
+        label = "positive" if example.positive else "negative"
         colour = canvas.palette[canvas.concept] if example.positive else style.FAINT
         caption = upper + canvas.picture + 0.04
         canvas.text(left, caption, label, size=7, color=colour, weight="bold")
@@ -335,7 +340,7 @@ def _draw_text(
     latent = int(row["latent"])
     canvas.text(MARGIN, top, f"Latent {latent}", size=11, weight="bold")
     top += 0.25
-    top = _badge(canvas, top, latent, verdicts)
+    top = _badges(canvas, top, latent, aligned, verdicts)
     lines = [("AUROC", style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"]))]
     if pd.notna(row["q"]):
         lines.append(("q", "< 0.01" if row["q"] < 0.01 else f"{row['q']:.2f}"))
@@ -375,29 +380,43 @@ def _draw_text(
         top += 0.155
 
 
-def _badge(canvas: _Canvas, top: float, latent: int, verdicts: pd.DataFrame) -> float:
-    """Draw a latent's verdict as a coloured badge; return where the text below starts."""
+def location(scores: pd.Series) -> str:
+    """Return where a latent looks, from its row of the alignment table.
+
+    On the lesion if the whole interval of its energy lift exceeds chance and that of masks moved
+    between patients; off the lesion if it stays below chance; else unclear.
+    """
+    if pd.isna(scores["energy_lift"]):
+        return ""
+    if scores["energy_lift_low"] > max(1.0, scores["shuffled_energy_lift"]):
+        return "on the lesion"
+    return "off the lesion" if scores["energy_lift_high"] < 1 else "where: unclear"
+
+
+def _badges(
+    canvas: _Canvas, top: float, latent: int, aligned: pd.DataFrame, verdicts: pd.DataFrame
+) -> float:
+    """Draw a latent's verdict and location as badges; return where the text below starts."""
     word, names = "not tested", ""
     if latent in verdicts.index:
         word = verdicts.loc[latent, "verdict"]
         if word in {"confounded", "mixed"}:
-            names = style.words(verdicts.loc[latent, "confounders"])
-    canvas.text(
-        MARGIN + 0.06,
-        top + 0.035,
-        word,
-        size=7.5,
-        weight="bold",
-        color="white" if word not in {"insufficient", "not tested"} else style.INK,
-        bbox={
-            "boxstyle": "round,pad=0.28",
-            "facecolor": style.VERDICT_COLOURS.get(word, style.RULE),
-            "edgecolor": "none",
-        },
-    )
-    if names:
-        canvas.text(MARGIN + 0.2 + 0.068 * len(word), top + 0.035, names, size=7.5)
-    return top + 0.28
+            names = ": " + style.words(verdicts.loc[latent, "confounders"])
+    faint = word in {"insufficient", "not tested"}
+    fill = style.VERDICT_COLOURS.get(word, style.RULE)
+    _badge(canvas, top, word + names, style.INK if faint else "white", fill, "none")
+    top += 0.24
+    where = location(aligned.loc[latent]) if latent in aligned.index else ""
+    if where:
+        _badge(canvas, top, where, style.INK, "white", LOCATION_COLOURS[where])
+        top += 0.24
+    return top + 0.04
+
+
+def _badge(canvas: _Canvas, top: float, text: str, colour: str, fill: str, edge: str) -> None:
+    box = {"boxstyle": "round,pad=0.25", "facecolor": fill, "edgecolor": edge, "linewidth": 1.1}
+    text = textwrap.shorten(text, 38, placeholder=" …")
+    canvas.text(MARGIN + 0.06, top + 0.035, text, size=7.5, weight="bold", color=colour, bbox=box)
 
 
 def _draw_legend(canvas: _Canvas) -> None:

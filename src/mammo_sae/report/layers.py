@@ -74,16 +74,9 @@ def run(
             ax.set_title(title)
             return ax
 
-        ax = curves((0, 0), quality, "explained_variance", "explained variance")
+        ax = curves((0, 0), quality, "explained_variance", "explained variance (dashed: PCA)")
         _dashed(ax, quality, "explained_variance_pca", layers, palette)
         ax.set_ylim(top=1.0)
-        ax.annotate(
-            "dashed: as many\nprincipal components",
-            (0.03, 0.05),
-            xycoords="axes fraction",
-            size=7,
-            color=style.FAINT,
-        )
         ax = curves((0, 1), quality, "dead_share", "share of dead latents")
         ax.set_ylim(bottom=0)
         wide = grid[0, 2:].subgridspec(1, 2, width_ratios=(1, 0.26))
@@ -190,7 +183,7 @@ def _lifts(
             ax.plot([x - 0.07, x + 0.07], [lifts.median()] * 2, color=colour, linewidth=1.6)
             matched = part["matched_energy_lift"].mean()
             ax.plot(x, matched, "_", color=style.FAINT, markersize=11, markeredgewidth=1.6)
-    style.reference(ax, 1.0, "chance")
+    style.reference(ax, 1.0)
     if len(top) and top["energy_lift"].notna().any():
         ax.set_yscale("symlog", linthresh=1)
         high = top["energy_lift"].max()

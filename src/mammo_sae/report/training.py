@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.ticker import FuncFormatter, LogFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
@@ -66,7 +66,8 @@ def run(
             if column == "loss":
                 ax.set_yscale("log")
                 ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_minor_formatter(NullFormatter())
             elif column == "explained_variance":
                 ax.set_ylim(min(0.5, *(h[column].quantile(0.05) for _, h in curves)), 1.0)
             elif column == "dead_share":
