@@ -79,6 +79,11 @@ def attempts(megabytes):
     return lambda wildcards, attempt: megabytes * attempt
 
 
+def of_runs(pattern, **wanted):
+    """Files of the runs whose wildcards are as wanted, from a pattern with the wildcards of RUN."""
+    return [pattern.format(**run) for run in RUNS if wanted.items() <= run.items()]
+
+
 # Consumers depend on manifests, whose content decides; the stores themselves are inputs too, as
 # ancient files, so that one that was deleted is made again and nothing else about it counts.
 

@@ -10,14 +10,6 @@ SECTIONS = {
     "confounds": "5 Confounders",
     "tables": "6 Tables",
 }
-HEAD_RUNS = [run for run in RUNS if run["layer"] == CONFIG.interventions.layer]
-
-
-def of_runs(pattern, runs=RUNS):
-    """The files of all runs, from a pattern with the wildcards of RUN."""
-    return [pattern.format(**run) for run in runs]
-
-
 # Table -> the parts it is put together from.
 PARTS = {
     "encoders": [f"{RESULTS}/heads/{encoder}/scores.parquet" for encoder in ENCODERS],
@@ -26,8 +18,10 @@ PARTS = {
     "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
 }
-if HEAD_RUNS:
-    PARTS["interventions"] = of_runs(f"{ANALYSIS}/interventions.parquet", HEAD_RUNS)
+if CONFIG.interventions.layer in CONFIG.layers:
+    PARTS["interventions"] = of_runs(
+        f"{ANALYSIS}/interventions.parquet", layer=CONFIG.interventions.layer
+    )
 if CONFIG.cohort.kind == "phantom":
     PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
 
@@ -43,7 +37,9 @@ FIGURES = [
         for figure in (
             *of_runs(f"{FIGURE}/latents/{RUN}/{concept}.png"),
             *of_runs(f"{FIGURE}/confounds/{RUN}/{concept}.png"),
-            *of_runs(f"{FIGURE}/interventions/{RUN}/{concept}.png", HEAD_RUNS),
+            *of_runs(
+                f"{FIGURE}/interventions/{RUN}/{concept}.png", layer=CONFIG.interventions.layer
+            ),
         )
     ),
 ]
@@ -153,16 +149,9 @@ rule figure_encoders:
         "python -m mammo_sae figure-encoders --encoders {input} --output {output} 2> {log}"
 
 
-def runs_of(wildcards):
-    """The runs of an encoder and an SAE's name: all layers and seeds."""
-    return [
-        run for run in RUNS if (run["encoder"], run["sae"]) == (wildcards.encoder, wildcards.sae)
-    ]
-
-
 rule figure_training:
     input:
-        lambda wildcards: of_runs(f"{SAE}/history.csv", runs_of(wildcards)),
+        lambda wildcards: of_runs(f"{SAE}/history.csv", **wildcards),
     output:
         report(
             f"{FIGURE}/training/{{encoder}}/{{sae}}.png",
@@ -182,7 +171,7 @@ rule figure_training:
         runtime=attempts(15),
     params:
         code=code("figure_training"),
-        layers=lambda wildcards: ",".join(run["layer"] for run in runs_of(wildcards)),
+        layers=lambda wildcards: ",".join(of_runs("{layer}", **wildcards)),
     message:
         "Figure: training of {wildcards.sae} on {wildcards.encoder}"
     shell:
