@@ -63,7 +63,8 @@ def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output
             return
         _scatters(fig, rows, names, kinds, columns, lines, min_kept)
         _counts(fig, rows, names)
-        _matrix(fig, rows, names, shown)
+        if shown:
+            _matrix(fig, rows, names, shown)
         _legend(fig)
 
 

@@ -31,6 +31,8 @@ from mammo_sae.provenance import Provenance
 FORMAT = 1
 FILES = "files.json"
 PROVENANCE = "provenance.json"
+# Snakemake leaves this in a directory that a rule has made; its time is the directory's.
+TIMESTAMP = ".snakemake_timestamp"
 
 Description = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 
@@ -233,7 +235,7 @@ def _hash_files(root: Path) -> dict[str, tuple[int, str]]:
     files = {}
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         name = file.relative_to(root).as_posix()
-        if name in {FILES, PROVENANCE}:
+        if name in {FILES, PROVENANCE, TIMESTAMP}:
             continue
         with file.open("rb") as stream:
             files[name] = (file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest())
