@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "src", "config", "profiles", "envs")
 TINY = Path(__file__).with_name("tiny.yaml")
+MICRO = Path(__file__).with_name("micro.yaml")
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Project:
 
     @property
     def results(self) -> Path:
-        return self.folder / "results" / "tiny"
+        return self.folder / "results" / Path(self.config[0]).stem
 
     def snakemake(self, *arguments: str, overlay: str | None = None, check: bool = True):
         """Run snakemake; `overlay` is YAML laid over the configuration."""
@@ -76,7 +78,7 @@ class Project:
         path.write_text(text.replace(old, new, 1))
 
 
-def copy_project(folder: Path) -> Project:
+def copy_project(folder: Path, config: Path = TINY) -> Project:
     folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         source = PROJECT / part
@@ -84,8 +86,14 @@ def copy_project(folder: Path) -> Project:
             shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / part)
-    shutil.copy(TINY, folder / "tiny.yaml")
-    return Project(folder)
+    shutil.copy(config, folder)
+    return Project(folder, config=(config.name,))
+
+
+@pytest.fixture(scope="session")
+def micro_project() -> Callable[[Path], Project]:
+    """Copy the project to a folder, for a run in it of the smallest configuration."""
+    return lambda folder: copy_project(folder, MICRO)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ rule probing:
     threads: 1
     resources:
         mem_mb=attempts(2000),
-        runtime=120,
+        runtime=attempts(120),
     params:
         cfg=cfg("probing"),
         code=code("probing"),
@@ -52,7 +52,7 @@ rule interventions:
     threads: 1
     resources:
         mem_mb=attempts(3000),
-        runtime=120,
+        runtime=attempts(120),
     params:
         cfg=cfg("interventions"),
         code=code("interventions"),
@@ -88,7 +88,7 @@ rule alignment:
     threads: 1
     resources:
         mem_mb=attempts(3000),
-        runtime=120,
+        runtime=attempts(120),
     params:
         cfg=cfg("alignment"),
         code=code("alignment"),
@@ -121,7 +121,7 @@ rule confounds:
     threads: 1
     resources:
         mem_mb=attempts(3000),
-        runtime=240,
+        runtime=attempts(240),
     params:
         cfg=cfg("confounds"),
         code=code("confounds"),
@@ -153,7 +153,7 @@ rule truth:
     threads: 1
     resources:
         mem_mb=attempts(2000),
-        runtime=60,
+        runtime=attempts(60),
     params:
         cfg=cfg("truth"),
         code=code("truth"),

@@ -16,7 +16,7 @@ if CONFIG.cohort.kind == "phantom":
         threads: 2
         resources:
             mem_mb=attempts(1500),
-            runtime=30,
+            runtime=attempts(30),
         params:
             cfg=cfg("phantom"),
             code=code("phantom"),
@@ -49,7 +49,7 @@ rule cohort:
     threads: 1
     resources:
         mem_mb=attempts(1000),
-        runtime=30,
+        runtime=attempts(30),
     params:
         cfg=cfg("cohort"),
         code=code("cohort"),

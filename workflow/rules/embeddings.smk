@@ -31,7 +31,7 @@ rule extract:
     resources:
         gpu=1,
         mem_mb=attempts(3000),
-        runtime=240,
+        runtime=attempts(60),
     params:
         cfg=cfg("extract"),
         code=code("extract"),

@@ -36,7 +36,7 @@ rule import_encoder:
     threads: 1
     resources:
         mem_mb=attempts(2000),
-        runtime=30,
+        runtime=attempts(30),
     params:
         cfg=cfg("import_encoder"),
         code=code("import_encoder"),
@@ -71,7 +71,7 @@ rule finetune:
     resources:
         gpu=1,
         mem_mb=attempts(4000),
-        runtime=720,
+        runtime=attempts(720),
     params:
         cfg=cfg("finetune"),
         code=code("finetune"),
@@ -107,7 +107,7 @@ rule linear_probe:
     threads: 1
     resources:
         mem_mb=attempts(2000),
-        runtime=60,
+        runtime=attempts(60),
     params:
         cfg=cfg("linear_probe"),
         code=code("linear_probe"),
@@ -140,7 +140,7 @@ rule evaluate_encoder:
     threads: 1
     resources:
         mem_mb=attempts(2000),
-        runtime=30,
+        runtime=attempts(30),
     params:
         cfg=cfg("evaluate_encoder"),
         code=code("evaluate_encoder"),

@@ -22,7 +22,7 @@ rule train_sae:
     resources:
         gpu=1,
         mem_mb=attempts(4000),
-        runtime=720,
+        runtime=attempts(720),
     params:
         cfg=cfg("train_sae"),
         code=code("train_sae"),
@@ -53,7 +53,7 @@ rule codes:
     resources:
         gpu=1,
         mem_mb=attempts(4000),
-        runtime=120,
+        runtime=attempts(120),
     params:
         code=code("codes"),
     message:
@@ -85,7 +85,7 @@ rule sae_quality:
     resources:
         gpu=1,
         mem_mb=attempts(4000),
-        runtime=120,
+        runtime=attempts(120),
     params:
         cfg=cfg("sae_quality"),
         code=code("sae_quality"),

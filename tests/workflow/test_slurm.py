@@ -1,0 +1,267 @@
+"""The workflow on a real SLURM (slurm.sh), through profiles/slurm.
+
+One run goes through everything: it is interrupted, started again, one of its jobs is cancelled,
+another hangs until its time is over. Time limits are minutes to SLURM, hence the test's length.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mammo_sae.stores.publish import find_manifests, verify_store
+
+PROJECT = Path(__file__).parents[2]
+SLURM = Path(__file__).with_name("slurm.sh")
+
+if shutil.which("slurmctld") is None and not os.environ.get("REQUIRE_SLURM"):
+    pytest.skip("SLURM is not installed", allow_module_level=True)
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
+
+# What belongs to this cluster and not to the profile; and shorter waits than a real one's.
+SITE = (
+    *("--default-resources", "slurm_partition=tests"),
+    *("--cores", "4"),
+    *("--slurm-init-seconds-before-status-checks", "2"),
+    *("--latency-wait", "5"),
+)
+
+
+@dataclass
+class Job:
+    """A SLURM job, as `scontrol show job` tells of it."""
+
+    id: int
+    comment: str
+    state: str
+    start: str
+    end: str
+    limit: str
+    gpus: int
+
+
+def _jobs() -> list[Job]:
+    text = subprocess.run(
+        ["scontrol", "-o", "show", "job"], capture_output=True, text=True, check=True
+    ).stdout
+    jobs = []
+    for line in text.splitlines():
+        field = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "Comment" not in field:
+            continue
+        gpus = re.search(r"gres/gpu=(\d+)", field.get("ReqTRES", ""))
+        jobs.append(
+            Job(
+                id=int(field["JobId"]),
+                comment=field["Comment"],
+                state=field["JobState"],
+                start=field["StartTime"],
+                end=field["EndTime"],
+                limit=field["TimeLimit"],
+                gpus=int(gpus.group(1)) if gpus else 0,
+            )
+        )
+    return sorted(jobs, key=lambda job: job.id)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", *SITE),
+        *(*arguments, "--configfile", "micro.yaml"),
+    ]
+
+
+def _start(project: Any, log: str) -> subprocess.Popen:
+    with (project.folder / log).open("w") as stream:
+        return subprocess.Popen(
+            _command(), cwd=project.folder, stdout=stream, stderr=subprocess.STDOUT
+        )
+
+
+def _wait(condition: Callable[[], object], what: str, seconds: float = 60) -> object:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"after {seconds} s still not: {what}")
+
+
+def _running(project: Any, argument: str) -> list[int]:
+    """Return the Python processes of the project's jobs whose command line holds `argument`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            here = (entry / "cwd").resolve() == project.folder.resolve()
+        except (OSError, ValueError):
+            continue
+        if here and "mammo_sae" in words and "snakemake" not in words and argument in words:
+            found.append(int(entry.name))
+    return found
+
+
+def _phantoms() -> list[Job]:
+    return [job for job in _jobs() if job.comment.startswith("rule_phantom")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    subprocess.run([str(SLURM), "start"], check=True)
+    yield
+    subprocess.run([str(SLURM), "stop"], check=True)
+
+
+@dataclass
+class Run:
+    """What was seen of the run."""
+
+    project: Any
+    after_interrupt: list[Job]
+    interrupt_took: float
+    cancelled: int
+    status: int
+    log: str
+    jobs: list[Job]
+
+    def of(self, comment: str) -> list[Job]:
+        """The jobs of the second start whose comment begins so."""
+        first = {job.id for job in self.after_interrupt}
+        return [job for job in self.jobs if job.comment.startswith(comment) and job.id not in first]
+
+
+@pytest.fixture(scope="module")
+def run(cluster, micro_project, tmp_path_factory) -> Run:
+    project = micro_project(tmp_path_factory.mktemp("slurm"))
+    # One minute, SLURM's shortest, for the job that will hang.
+    project.edit("workflow/rules/cohort.smk", "runtime=attempts(30)", "runtime=attempts(1)")
+
+    snakemake = _start(project, "first.log")
+    _wait(lambda: _running(project, "phantom"), "a job running")
+    began = time.monotonic()
+    snakemake.send_signal(signal.SIGINT)
+    snakemake.wait(timeout=60)
+    took = time.monotonic() - began
+    # A cancelled job is completing until its processes are gone.
+    _wait(lambda: not _running(project, "phantom"), "the jobs' processes gone")
+    after_interrupt = _jobs()
+
+    snakemake = _start(project, "second.log")
+    [process] = _wait(
+        lambda: _running(project, "results/micro/source/external"), "the job to stop running"
+    )
+    os.kill(process, signal.SIGSTOP)
+    known = {job.id for job in after_interrupt}
+    [victim] = [
+        job.id for job in _phantoms() if job.id not in known and job.comment.endswith("_test")
+    ]
+    subprocess.run(["scancel", str(victim)], check=True)
+    try:
+        status = snakemake.wait(timeout=600)
+    finally:
+        snakemake.kill()
+    return Run(
+        project=project,
+        after_interrupt=after_interrupt,
+        interrupt_took=took,
+        cancelled=victim,
+        status=status,
+        log=(project.folder / "second.log").read_text(),
+        jobs=_jobs(),
+    )
+
+
+def test_an_interrupt_cancels_every_job_and_ends_soon(run):
+    assert run.interrupt_took < 30
+    assert run.after_interrupt
+    assert {job.state for job in run.after_interrupt} <= {"CANCELLED", "COMPLETED"}
+    assert "CANCELLED" in {job.state for job in run.after_interrupt}
+
+
+def test_the_run_is_finished_after_all_that(run):
+    assert run.status == 0, run.log[-4000:]
+    assert run.project.stale() == {}
+    manifests = find_manifests(run.project.folder / "results")
+    assert len(manifests) == 3 + 2 + 2 + 1
+    assert [problem for manifest in manifests for problem in verify_store(manifest)] == []
+
+
+def test_nothing_is_done_twice(run):
+    done = [job.comment for job in run.of("rule_") if job.state == "COMPLETED"]
+    assert len(done) == len(set(done)), done
+    names = {comment.removeprefix("rule_").split("_wildcards")[0] for comment in done}
+    assert {"phantom", "cohort", "train_sae", "codes", "probing", "confounds"} <= names
+
+
+def test_a_cancelled_job_is_tried_again(run):
+    test_part = run.of("rule_phantom_wildcards_test")
+    assert [(job.id == run.cancelled, job.state) for job in test_part] == [
+        (True, "CANCELLED"),
+        (False, "COMPLETED"),
+    ]
+
+
+def test_a_job_over_its_time_limit_is_given_more(run):
+    external = run.of("rule_phantom_wildcards_external")
+    assert [(job.state, job.limit) for job in external] == [
+        ("TIMEOUT", "00:01:00"),
+        ("COMPLETED", "00:02:00"),
+    ]
+
+
+def test_jobs_that_use_torch_take_turns_on_the_one_gpu(run):
+    jobs = sorted((job for job in run.jobs if job.gpus), key=lambda job: job.start)
+    assert {job.gpus for job in jobs} == {1}
+    assert len(jobs) >= 4
+    assert all(earlier.end <= later.start for earlier, later in pairwise(jobs))
+
+
+def test_shards_share_a_job_and_so_do_tables_and_figures(run):
+    groups = [job for job in run.jobs if re.match("rule_(images|embeddings|report)", job.comment)]
+    assert len(groups) == 3, [job.comment for job in groups]
+
+
+def test_a_job_that_fails_is_explained_by_its_own_log(cluster, micro_project, tmp_path):
+    project = micro_project(tmp_path)
+    (project.folder / "overlay.yaml").write_text(
+        "encoders: {pretrained: {source: {kind: mammo_clip, path: /nowhere/b5.tar}}}\n"
+    )
+    done = subprocess.run(
+        [
+            *_command("--retries", "0"),
+            *("overlay.yaml", "--", "results/micro/encoders/pretrained/encoder.json"),
+        ],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "/nowhere/b5.tar" in done.stdout + done.stderr
+
+
+def test_every_rule_asks_for_more_memory_and_time_when_tried_again():
+    for path in (PROJECT / "workflow" / "rules").glob("*.smk"):
+        text = path.read_text()
+        jobs = text.count("    shell:\n")
+        assert text.count("mem_mb=attempts(") == text.count("runtime=attempts(") == jobs, path
+
+
+def test_every_rule_on_torch_asks_for_one_gpu():
+    for path in (PROJECT / "workflow" / "rules").glob("*.smk"):
+        text = path.read_text()
+        assert text.count("threads: TORCH_THREADS") == text.count("gpu=1,"), path
