@@ -678,6 +678,21 @@ def print_slice(
 
 
 @app.command()
+def stale(
+    configfile: Annotated[
+        list[Path] | None,
+        typer.Option(help="Configuration (.yaml); again for one laid over it. None: the default."),
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="The project's folder.")] = Path(),
+) -> None:
+    """Say what `snakemake` would run again, and which key, module or file brought it about."""
+    from mammo_sae.stale import explain_staleness
+
+    for line in explain_staleness(folder.resolve(), configfile or []):
+        print(line)
+
+
+@app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or any folder below it.")],
 ) -> None:

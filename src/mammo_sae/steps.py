@@ -6,6 +6,7 @@ digest of the step; the settings model reads its slice of the configuration back
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,11 @@ from mammo_sae.analysis import settings as analysis
 from mammo_sae.cohorts.phantom.settings import PhantomPartSettings
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.dicom.settings import ConversionSettings
+from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
-from mammo_sae.provenance import code_digest
 from mammo_sae.report import settings as report
 from mammo_sae.sae.settings import QualitySettings, SaeTraining
+from mammo_sae.settings import canonical_json
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Step:
     def digest(self) -> str:
         """Return the digest of the code that the step runs."""
         return code_digest(self.module)
+
+    def code(self, pins: Mapping[str, str]) -> str:
+        """Return the code and the packages that the step runs, part by part, as canonical JSON."""
+        return canonical_json(code_parts(self.module, pins))
 
 
 STEPS = {

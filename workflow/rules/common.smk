@@ -15,6 +15,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 from mammo_sae.config import load_config
+from mammo_sae.digests import read_pins
 from mammo_sae.errors import InputError
 from mammo_sae.passes import assign_passes
 from mammo_sae.steps import STEPS
@@ -41,6 +42,9 @@ PASSES = {
 
 # The software of the whole workflow; used with --software-deployment-method conda.
 ENVIRONMENT = f"{workflow.basedir}/envs/cpu.yaml"
+
+# The versions that the project asks for; a step is stale when one that it imports changes.
+PINS = read_pins(Path(workflow.basedir) / "envs" / "constraints.txt")
 
 # Torch takes all cores it is given, and two torch jobs on the same cores are slower than one after
 # the other: ask for more than a workstation has, and Snakemake gives what there is.
@@ -70,13 +74,13 @@ def cfg(step):
 
 
 def code(step):
-    """The `code` parameter of a step: a digest of the code it runs."""
-    return STEPS[step].digest()
+    """The `code` parameter of a step: digests of its modules, pins of its packages."""
+    return STEPS[step].code(PINS)
 
 
-def attempts(megabytes):
-    """Memory in MB, more at each attempt of a job that was killed for want of it."""
-    return lambda wildcards, attempt: megabytes * attempt
+def attempts(amount):
+    """Memory in MB or time in minutes: more at each attempt of a job killed for want of it."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def of_runs(pattern, **wanted):

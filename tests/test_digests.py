@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_sae.provenance import code_digest, import_closure
+from mammo_sae.digests import code_digest, import_closure
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -38,7 +38,7 @@ def copy(tmp_path):
 
 
 def _digest(copy, module):
-    program = f"from mammo_sae.provenance import code_digest; print(code_digest({module!r}))"
+    program = f"from mammo_sae.digests import code_digest; print(code_digest({module!r}))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": str(copy)},

@@ -1,0 +1,175 @@
+"""What decides whether a step's code has changed: its modules' syntax trees, its packages' pins.
+
+Kept apart from the record of provenance, which every step imports: editing this file makes nothing
+stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "mammo_sae"
+# Distributions whose name is not that of the module they bring.
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+# What does its part of the work without being imported by us.
+COMPANIONS = {
+    "pydicom": (
+        "pyjpegls",
+        "pylibjpeg",
+        "pylibjpeg-libjpeg",
+        "pylibjpeg-openjpeg",
+        "python-gdcm",
+    ),
+    "zarr": ("numcodecs", "zarrs"),
+}
+# What can't change a result: checks of settings, progress bars.
+INERT = {"pydantic", "tqdm", "typer"}
+SOURCE = Path(__file__).resolve().parent
+
+
+def module_path(module: str) -> Path | None:
+    """Return the file of `module`, a dotted name inside this package, or None if there is none."""
+    parts = module.split(".")[1:]
+    package = SOURCE.joinpath(*parts, "__init__.py")
+    if package.is_file():
+        return package
+    plain = SOURCE.joinpath(*parts).with_suffix(".py") if parts else None
+    return plain if plain is not None and plain.is_file() else None
+
+
+@cache
+def import_closure(module: str) -> tuple[str, ...]:
+    """Return the sorted names of `module` and all modules of this package that it imports.
+
+    Imports are read from the syntax tree, wherever they stand (inside functions too), without
+    running anything; parent packages count, since importing a module runs their `__init__`.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If `module` is not a module of this package.
+    """
+    if module_path(module) is None:
+        raise ModuleNotFoundError(f"no module {module} in {SOURCE}")
+    seen: set[str] = set()
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        pending.extend(_imports(name))
+    return tuple(sorted(seen))
+
+
+@cache
+def code_digest(module: str) -> str:
+    """Return a digest of what `module` does: the syntax trees of its import closure.
+
+    Comments, docstrings, formatting and file times do not enter, so editing them leaves every
+    result fresh.
+    """
+    digest = hashlib.sha256()
+    for name in import_closure(module):
+        digest.update(f"{name}\n{_tree_digest(name)}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+@cache
+def packages(module: str) -> tuple[str, ...]:
+    """Return the distributions on which the results of `module` may depend, sorted.
+
+    Those whose modules its import closure imports, and those they call upon themselves to decode
+    images and chunks.
+    """
+    found: set[str] = set()
+    for name in import_closure(module):
+        for node in ast.walk(_tree(name)):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.split(".")[0])
+    found -= {PACKAGE, *INERT, *sys.stdlib_module_names}
+    found.update(*(COMPANIONS.get(name, ()) for name in tuple(found)))
+    return tuple(sorted(_normal(DISTRIBUTIONS.get(name, name)) for name in found))
+
+
+def read_pins(constraints: Path) -> dict[str, str]:
+    """Return distribution -> version from a file of lines `name==version`."""
+    lines = (line.partition("#")[0].strip() for line in constraints.read_text().splitlines())
+    pins = (line.partition("==") for line in lines if "==" in line)
+    return {_normal(name): version for name, _, version in pins}
+
+
+def code_parts(module: str, pins: Mapping[str, str]) -> dict[str, str]:
+    """Return what decides, part by part, whether results of `module` are still its results.
+
+    The modules of its import closure with the digests of their syntax trees, and the packages it
+    depends on with their pinned versions: so that what changed can be named, not only that
+    something did. The versions are those that the project asks for, not those of the machine at
+    hand, on which the step may not even run.
+    """
+    parts = {name: _tree_digest(name)[:16] for name in import_closure(module)}
+    return parts | {name: pins[name] for name in packages(module) if name in pins}
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = module_path(module)
+    assert path is not None
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@cache
+def _tree_digest(module: str) -> str:
+    tree = _without_docstrings(_tree(module))
+    return hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    copy = ast.parse(ast.unparse(tree))
+    for node in ast.walk(copy):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = node.body[0] if node.body else None
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return copy
+
+
+def _imports(module: str) -> set[str]:
+    found: set[str] = set()
+    path = module_path(module)
+    assert path is not None
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*anchor, base] if base else anchor)
+            found.add(base)
+            # `from package import name` imports a module when `name` is one.
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    ours = {name for name in found if name.split(".")[0] == PACKAGE}
+    parents = {
+        ".".join(name.split(".")[:n]) for name in ours for n in range(1, name.count(".") + 1)
+    }
+    own_parents = {".".join(module.split(".")[:n]) for n in range(1, module.count(".") + 1)}
+    return {name for name in ours | parents | own_parents if module_path(name) is not None}
