@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from mammo_sae.errors import InputError
@@ -106,3 +107,38 @@ def test_the_top_latents_localisation_is_not_drawn_for_others(run, whole):
     best = layers.best_latents(table[table["concept"] == "mass"], layers.TOP)
     assert (best.groupby(["encoder", "layer"]).size() == layers.TOP).all()
     assert (best["rank_auroc"] <= layers.TOP).all()
+
+
+def test_a_cohort_without_masks_still_gives_the_figure_of_layers(run, whole, tmp_path, is_figure):
+    for name in ("sae_quality", "latents", "alignment", "confounds"):
+        table = read_table(whole / f"{name}.parquet")
+        if name == "alignment":  # as alignment writes it where no image has a mask
+            table = table[["encoder", "layer", "sae", "seed", "concept", "latent", "selection"]]
+            table = table.assign(energy_lift=float("nan"), reason="no mask or box of mass")
+        write_table(table, tmp_path / f"{name}.parquet")
+    _layers(run, tmp_path, tmp_path / "layers.png")
+    is_figure(tmp_path / "layers.png")
+
+
+def test_without_ranked_latents_the_other_panels_of_confounds_remain(run, tmp_path, is_figure):
+    table = read_table(run.table("latents"))
+    table["rank_auroc"] = pd.array([pd.NA] * len(table), "Int32")
+    write_table(table, tmp_path / "latents.parquet")
+    confounds.run(
+        latents=tmp_path / "latents.parquet",
+        confounds=run.table("confounds"),
+        concept="mass",
+        min_kept=0.5,
+        output=tmp_path / "confounds.png",
+    )
+    is_figure(tmp_path / "confounds.png")
+
+
+def test_scores_that_could_not_be_estimated_leave_their_curves_out(run, whole, tmp_path, is_figure):
+    table = read_table(run.table("interventions"))
+    table[["auroc", "auroc_low", "auroc_high"]] = float("nan")
+    write_table(table, tmp_path / "interventions.parquet")
+    interventions.run(
+        interventions=tmp_path / "interventions.parquet", concept="mass", output=tmp_path / "a.png"
+    )
+    is_figure(tmp_path / "a.png")

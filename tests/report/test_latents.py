@@ -7,7 +7,7 @@ import pytest
 from mammo_sae.errors import InputError
 from mammo_sae.report import latents
 from mammo_sae.report.settings import LatentSheetSettings
-from mammo_sae.stores.tables import read_table
+from mammo_sae.stores.tables import read_table, write_table
 
 SCORES = np.array([5.0, 9.0, 8.0, 0.0, 7.0, 6.0, 0.0])
 TRUTH = np.array([True, True, False, True, True, False, False])
@@ -106,3 +106,23 @@ def test_a_split_without_labelled_images_is_refused(run, tmp_path):
     with pytest.raises(InputError, match="no image of split validation has a label for mass"):
         _draw(run, tmp_path / "a.png", split="validation")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_concept_whose_latents_could_not_be_ranked_is_said_so(run, tmp_path):
+    table = read_table(run.table("latents"))
+    table["rank_auroc"] = pd.array([pd.NA] * len(table), "Int32")
+    write_table(table, tmp_path / "latents.parquet")
+    output = tmp_path / "a.png"
+    latents.run(
+        LatentSheetSettings(),
+        images=run.images,
+        image_stores=run.image_stores,
+        codes=run.codes,
+        latents=tmp_path / "latents.parquet",
+        alignment=run.table("alignment"),
+        confounds=run.table("confounds"),
+        concept="mass",
+        split="test",
+        output=output,
+    )
+    assert output.stat().st_size > 5_000

@@ -181,8 +181,9 @@ def _lifts(
             lifts = part["energy_lift"].dropna().sort_values()
             ax.plot(x + rng[np.arange(len(lifts)) % TOP], lifts, "o", color=colour, markersize=3.4)
             ax.plot([x - 0.07, x + 0.07], [lifts.median()] * 2, color=colour, linewidth=1.6)
-            matched = part["matched_energy_lift"].mean()
-            ax.plot(x, matched, "_", color=style.FAINT, markersize=11, markeredgewidth=1.6)
+            if len(lifts):
+                matched = part["matched_energy_lift"].mean()
+                ax.plot(x, matched, "_", color=style.FAINT, markersize=11, markeredgewidth=1.6)
     style.reference(ax, 1.0)
     if len(top) and top["energy_lift"].notna().any():
         ax.set_yscale("symlog", linthresh=1)
