@@ -214,9 +214,9 @@ def _mann_whitney(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
     """Return U [m], the pairs in which the positive scores higher, ties one half.
 
     Sorting keys is several times faster than ranking. A key is the score as an integer of the same
-    order with the label in its last bit (scores that differ there alone count as tied): sorted
-    once with positives last among equals and once with positives first, the mean of both rank sums
-    gives each tie one half.
+    order with the label in its last bit (scores that differ there alone count as tied). Sorted with
+    positives last among equals, every tie counts in full; only where a positive ties with a negative
+    the keys are sorted again with positives first, and the mean of both gives each tie one half.
     """
     values = np.ascontiguousarray(scores.T, dtype=np.float64) + 0.0  # -0.0 becomes 0.0
     bits = values.view(np.int64)
@@ -224,9 +224,13 @@ def _mann_whitney(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
     positive = labels.astype(np.int64)
     places = np.arange(1.0, len(labels) + 1)
     count = int(positive.sum())
-    last = (np.sort(keys | positive, axis=1) & 1).astype(np.float64) @ places
-    first = (np.sort(keys | (1 - positive), axis=1) & 1 ^ 1).astype(np.float64) @ places
-    return (last + first) / 2 - count * (count + 1) / 2
+    ordered = np.sort(keys | positive, axis=1)
+    ranks = (ordered & 1).astype(np.float64) @ places
+    tied = ((ordered[:, 1:] ^ ordered[:, :-1]) == 1).any(axis=1)
+    if tied.any():
+        first = np.sort(keys[tied] | (1 - positive), axis=1) & 1 ^ 1
+        ranks[tied] = (ranks[tied] + first.astype(np.float64) @ places) / 2
+    return ranks - count * (count + 1) / 2
 
 
 def _average_precision(scores: Floats, positive: Floats, total: Floats) -> Floats:
