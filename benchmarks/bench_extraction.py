@@ -28,10 +28,10 @@ import efficientnet_pytorch
 import numpy as np
 import torch
 
+from mammo_sae.compute.devices import fastest_device
 from mammo_sae.encoders import checkpoints, extract
 from mammo_sae.encoders.architectures import architecture
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
-from mammo_sae.encoders.devices import fastest_device
 from mammo_sae.encoders.network import Network, load_encoder, save_encoder
 from mammo_sae.encoders.settings import ExtractionSettings
 from mammo_sae.stores.images import ImageRecord, create_image_store

@@ -39,7 +39,7 @@ def run(cohort, sae, folder, layer="head"):
 @pytest.mark.parametrize("threshold", [False, True], ids=["topk", "threshold"])
 def test_stored_codes_are_those_of_a_dense_encoding(cohort, tmp_path, threshold, monkeypatch):
     monkeypatch.setattr(codes, "CELLS_PER_BATCH", 60)  # five images a batch: an uneven last one
-    monkeypatch.setattr("mammo_sae.sae.sparse.product_dtype", lambda _: torch.float32)
+    monkeypatch.setattr("mammo_sae.sae.sparse.product_type", lambda _: torch.float32)
     sae = make_sae(threshold=threshold)
     reader = run(cohort, sae, tmp_path)
     assert sorted(reader.image_ids) == sorted(cohort.cells)

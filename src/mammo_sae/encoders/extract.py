@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mammo_sae.compute.devices import fastest_device
 from mammo_sae.encoders.architectures import largest_map, layer_names
-from mammo_sae.encoders.devices import fastest_device
 from mammo_sae.encoders.network import Network, load_encoder, to_map
 from mammo_sae.encoders.settings import ExtractionSettings
 from mammo_sae.encoders.streaming import ahead, behind

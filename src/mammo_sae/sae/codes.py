@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mammo_sae.compute.devices import fastest_device
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.loader import check_finite
-from mammo_sae.sae.model import SparseAutoencoder, best_device
+from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import create_codes_store
 from mammo_sae.stores.embeddings import EmbeddingReader
 
@@ -45,7 +46,7 @@ def run(
     InputError
         If SAE and embeddings don't fit or an embedding is not finite.
     """
-    model = SparseAutoencoder.load(sae).to(best_device())
+    model = SparseAutoencoder.load(sae).to(fastest_device())
     reader = EmbeddingReader(embeddings, layer)
     check_channels(model, reader, sae)
     grid = reader.grid

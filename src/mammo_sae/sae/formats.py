@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mammo_sae.errors import InputError
@@ -84,7 +84,7 @@ def write_saelens(sae: SparseAutoencoder, folder: Path) -> None:
         config["architecture"] = "jumprelu"
         tensors["threshold"] = sae.threshold
     with atomic_file(folder / SAELENS_WEIGHTS) as aside:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, aside)
+        aside.write_bytes(save({name: t.contiguous().cpu() for name, t in tensors.items()}))
     write_json(folder / SAELENS_CONFIG, config)
 
 

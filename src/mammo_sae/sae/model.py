@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mammo_sae.errors import InputError, StoreError
@@ -30,11 +30,6 @@ from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 FORMAT = 1
 KIND = "sae"
-
-
-def best_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,8 @@ class SparseAutoencoder:
         """Write `weights` (safetensors), then `description` (JSON), each atomically."""
         tensors = {name: t.contiguous().cpu() for name, t in self.tensors().items()}
         with atomic_file(weights) as aside:
-            save_file(tensors, aside)
+            # `save_file` would leave the file readable by its owner alone.
+            aside.write_bytes(save(tensors))
         write_json(
             description,
             {
@@ -167,7 +163,7 @@ class SparseAutoencoder:
 class Encoder:
     """Encodes batches of embeddings with one SAE.
 
-    The active latents are chosen by a product in `sparse.product_dtype`; their values are float32.
+    The active latents are chosen by a product in `product_type`; their values are float32.
     Both see embeddings with the decoder's bias taken off: raw ones have a large common part, in
     which bfloat16 would lose what tells cells apart.
     """

@@ -26,12 +26,13 @@ from torch import Tensor
 
 from mammo_sae.analysis import statistics
 from mammo_sae.analysis.cases import Identity, labelled, labels, read_cases
+from mammo_sae.compute.devices import fastest_device
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import Network, load_encoder, to_map
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.sae.codes import check_channels
-from mammo_sae.sae.model import SparseAutoencoder, best_device
+from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import QualitySettings
 from mammo_sae.sae.train import SPLIT, split_ids
 from mammo_sae.stores.codes import CodesReader
@@ -78,7 +79,7 @@ def run(
         If SAE, codes and embeddings don't fit, or the split has no images.
     """
     layer = identity.layer
-    model = SparseAutoencoder.load(sae).to(best_device())
+    model = SparseAutoencoder.load(sae).to(fastest_device())
     stored = CodesReader(codes)
     reader = EmbeddingReader(embeddings, layer, split_ids(images, settings.split))
     check_channels(model, reader, sae)
@@ -134,7 +135,7 @@ class Baselines:
     @classmethod
     def fit(cls, reader: EmbeddingReader, l0: float) -> Baselines:
         """Take mean and principal components of a reader's cells, in one pass."""
-        device, channels = best_device(), reader.grid.channels
+        device, channels = fastest_device(), reader.grid.channels
         count = min(max(1, round(l0)), channels)
         total = torch.zeros(channels, dtype=torch.float64, device=device)
         products = torch.zeros(channels, channels, dtype=torch.float64, device=device)

@@ -15,24 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mammo_sae.compute.devices import product_type
+
 # Levels of the maximum pyramid that narrows a row before `topk`, and their group size.
 GROUP = 4
 LEVELS = 2
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-
-
-def product_dtype(device: torch.device) -> torch.dtype:
-    """Return the type in which dense products on `device` are fastest: bfloat16 or float32.
-
-    Emulated bfloat16 is slower than float32, so the processor must multiply it natively.
-    """
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        units = torch.cpu.get_capabilities()
-        native = any(units.get(unit, False) for unit in ("amx_bf16", "avx512_bf16", "sve_bf16"))
-    return torch.bfloat16 if native else torch.float32
 
 
 class Preactivations:
@@ -44,11 +33,11 @@ class Preactivations:
     Parameters
     ----------
     dtype
-        Type of the product; `product_dtype(device)` if None.
+        Type of the product; `product_type(device)` if None.
     """
 
     def __init__(self, latents: int, channels: int, device: torch.device, dtype=None) -> None:
-        self.dtype = dtype or product_dtype(device)
+        self.dtype = dtype or product_type(device)
         self._weight = torch.empty(latents, channels + 1, dtype=self.dtype, device=device)
         self._input = torch.empty(0, channels + 1, dtype=self.dtype, device=device)
         self._output = torch.empty(0, latents, dtype=self.dtype, device=device)

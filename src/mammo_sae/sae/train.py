@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from mammo_sae.compute.checkpoint import Checkpoint
+from mammo_sae.compute.devices import fastest_device
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
-from mammo_sae.sae.checkpoint import Checkpoint
 from mammo_sae.sae.loader import MIB, Cells
-from mammo_sae.sae.model import best_device
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
 from mammo_sae.sae.variants.base import Start
@@ -67,7 +67,7 @@ def run(
     outlives the removal of a failed job's outputs.
     """
     reader = EmbeddingReader(embeddings, layer, split_ids(images, SPLIT))
-    device = best_device()
+    device = fastest_device()
     cells = Cells(reader, settings.batch, settings.seed, settings.buffer * MIB, device)
     mean, scale = centre_and_scale(cells.sample())
     mean = mean.to(device)

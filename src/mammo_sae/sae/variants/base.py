@@ -28,7 +28,7 @@ class Start:
     scale
         What they were scaled by.
     dtype
-        Type of dense products; None: the fastest (`sparse.product_dtype`).
+        Type of dense products; None: the fastest (`product_type`).
     """
 
     cells: Tensor

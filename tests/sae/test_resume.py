@@ -4,14 +4,11 @@ import signal
 import subprocess
 import sys
 
-import pytest
 import torch
 
-from mammo_sae.sae.checkpoint import Checkpoint
 from mammo_sae.settings import canonical_json
 
 FILES = ("sae.safetensors", "sae.json", "log.csv")
-CPU = torch.device("cpu")
 
 KILLED = """
 import os, signal, sys
@@ -52,19 +49,3 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(cohort, train_sae, sett
     for name in FILES:
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert not (killed / "checkpoint.pt").exists()
-
-
-def test_a_checkpoint_of_another_run_is_ignored(settings, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    Checkpoint(path, [settings, "head"], CPU).save({"step": 3})
-    assert Checkpoint(path, [settings, "head"], CPU).load() == {"step": 3}
-    other = settings.model_copy(update={"lr": 0.5})
-    assert Checkpoint(path, [other, "head"], CPU).load() is None
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
-def test_a_missing_or_damaged_checkpoint_means_starting_over(tmp_path, content):
-    path = tmp_path / "checkpoint.pt"
-    if content is not None:
-        path.write_bytes(content)
-    assert Checkpoint(path, ["run"], CPU).load() is None

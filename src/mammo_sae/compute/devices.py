@@ -1,4 +1,4 @@
-"""Where networks run, and in which type their products are fastest there."""
+"""Where networks and SAEs run, and in which type their products are fastest there."""
 
 from __future__ import annotations
 

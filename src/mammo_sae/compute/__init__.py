@@ -1,0 +1,1 @@
+"""Where products run, and how an unfinished computation is kept."""
