@@ -55,7 +55,7 @@ def test_a_slice_feeds_the_step_it_was_cut_for(tmp_path):
     assert len(list((tmp_path / "test").rglob("*.dicom"))) == 2
     checked = _run("verify", tmp_path)
     assert checked.returncode == 0
-    assert "1 stores checked, 0 problems" in checked.stdout
+    assert "1 stores and 1 steps checked, 0 problems" in checked.stdout
     victim = next((tmp_path / "test").rglob("*.dicom"))
     victim.write_bytes(victim.read_bytes()[:-1] + b"x")
     checked = _run("verify", tmp_path)
@@ -70,7 +70,7 @@ def test_a_slice_feeds_the_step_it_was_cut_for(tmp_path):
         (["slice", "nothing.yaml", "phantom"], "nothing.yaml is missing"),
         (["slice", "config/config.yaml", "nothing"], "'nothing' is not a step"),
         (["slice", "config/config.yaml", "train_sae"], "needs a wildcard"),
-        (["verify", "tests"], "tests holds no store"),
+        (["verify", "tests"], "tests holds no results"),
     ],
 )
 def test_a_wrong_input_is_one_sentence_and_exit_status_1(arguments, sentence):

@@ -9,6 +9,7 @@ settings of a step for a configuration::
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sys
@@ -55,6 +56,14 @@ Sources = Annotated[list[Path], typer.Argument(help="Folders of the source archi
 def main() -> None:
     """Run the command line; a wrong input ends it with one sentence and status 1."""
     try:
+# What is wrong with the machine and not with the program, and what to do.
+ENVIRONMENT_ERRORS = {
+    errno.ENOSPC: "make room and run again",
+    errno.EDQUOT: "make room within your quota and run again",
+    errno.EACCES: "get permission to write there and run again",
+    errno.EROFS: "write the results elsewhere (key `results`)",
+}
+
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,6 +72,12 @@ def main() -> None:
 
 def _settings(step: str, text: str) -> Any:
     from mammo_sae.settings import parse_settings
+    except OSError as error:
+        if error.errno not in ENVIRONMENT_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; {ENVIRONMENT_ERRORS[error.errno]}", file=sys.stderr)
+        sys.exit(1)
     from mammo_sae.steps import STEPS
 
     if text.startswith("@"):
@@ -82,12 +97,28 @@ def _run(step: str, settings: str | None, *, inputs: Sequence[Path] = (), **argu
     if settings is not None:
         arguments["settings"] = _settings(step, settings)
     if "provenance" in signature(run).parameters:
-        arguments["provenance"] = _provenance(step, settings or "{}", inputs)
+        arguments["provenance"] = provenance
     run(**arguments)
 
+    provenance = _provenance(step, settings or "{}", inputs)
 
 def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
     from mammo_sae.provenance import Provenance
+    _record(step, provenance)
+
+
+def _record(step: str, provenance: Any) -> None:
+    """Leave a record beside what the step has written."""
+    from mammo_sae.cohorts.pseudonyms import without_paths
+    from mammo_sae.digests import packages
+    from mammo_sae.records import write_record
+    from mammo_sae.steps import STEPS
+    from mammo_sae.stores.publish import PUBLISHED
+
+    outputs = [path for path in PUBLISHED if path.is_file()]
+    about = without_paths(provenance).model_dump(mode="json")
+    if outputs:
+        write_record(outputs, about, packages(STEPS[step].module))
     from mammo_sae.steps import STEPS
 
     digests = {
@@ -700,16 +731,23 @@ def verify(
     from mammo_sae.progress import progress
     from mammo_sae.stores.publish import find_manifests, verify_store
 
-    manifests = find_manifests(folder)
-    if not manifests:
-        raise InputError(f"{folder} holds no store; give the folder of a run")
+    manifests, records = find_manifests(folder), find_records(folder)
+    if not manifests and not records:
+        raise InputError(f"{folder} holds no results; give the folder of a run")
     problems = [
         (manifest, problem)
-        for manifest in progress(manifests, label="verify")
+        for manifest in progress(manifests, label="stores")
         for problem in verify_store(manifest)
     ]
-    for manifest, problem in problems:
-        print(f"{problem}; to rebuild: rm {manifest} && snakemake --cores all {manifest}")
-    print(f"{len(manifests)} stores checked, {len(problems)} problems")
+    problems += [
+        problem for record in progress(records, label="files") for problem in verify_record(record)
+    ]
+    for path, problem in problems:
+        configs = (parent.with_suffix(".yaml") for parent in path.parents if parent.name)
+        config = next((config for config in configs if config.is_file()), None)
+        option = f" --configfile {config}" if config is not None else ""
+        print(f"{problem}; to rebuild: rm -f {path} && snakemake --cores all {path}{option}")
+    print(f"{len(manifests)} stores and {len(records)} steps checked, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
+    from mammo_sae.records import find_records, verify_record

@@ -38,6 +38,7 @@ from mammo_sae.errors import InputError
 from mammo_sae.report.settings import ReportSettings
 from mammo_sae.sae.settings import QualitySettings, SaeSettings
 from mammo_sae.settings import Settings, canonical_json, explain
+from mammo_sae.stores.publish import atomic_file
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -121,6 +122,13 @@ class Config(Settings):
     def folder(self) -> Path:
         """The folder of this run's results."""
         return Path(self.results) / self.name
+
+    def write(self, path: Path) -> None:
+        """Write every key, defaults filled in, as YAML that gives this configuration again."""
+        with atomic_file(path) as aside:
+            aside.write_text(
+                yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+            )
 
     def sources(self) -> list[str]:
         """Return the folders of the source archive: the phantom's parts, or the user's own."""

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from mammo_sae.digests import PACKAGE
+from mammo_sae.digests import PACKAGE, SOURCE, module_path
 from mammo_sae.errors import InputError
 
 # The key of the configuration under which a rule's settings stand, where it is not the rule's
@@ -50,12 +55,12 @@ def explain_staleness(folder: Path, configs: Sequence[Path]) -> list[str]:
         return ["Nothing is stale."]
     roots: dict[str, Counter[str]] = defaultdict(Counter)
     followers: Counter[str] = Counter()
-    for rule, wildcards, reason in jobs:
-        causes = list(_causes(rule, wildcards, reason, folder))
+    for job in jobs:
+        causes = list(_causes(job))
         for cause in causes:
-            roots[cause][rule] += 1
+            roots[cause][job.rule] += 1
         if not causes:
-            followers[rule] += 1
+            followers[job.rule] += 1
     lines = []
     for cause, rules in sorted(roots.items()):
         lines.append(f"{cause}: {_counted(rules)}")
@@ -84,15 +89,21 @@ def _counted(rules: Counter[str]) -> str:
     )
 
 
-def _stale_jobs(folder: Path, configs: Sequence[Path]) -> list[tuple[str, dict[str, str], Any]]:
-    """Return rule, wildcards and Snakemake's reason of every job that a dry run would start."""
+@dataclass(frozen=True)
+class _StaleJob:
+    rule: str
+    wildcards: dict[str, str]
+    reason: Any  # snakemake.jobs.Reason
+    parameters: Any  # snakemake.persistence.ParamsChange
+
+
+def _stale_jobs(folder: Path, configs: Sequence[Path]) -> list[_StaleJob]:
+    """Return every job that a dry run would start."""
     from snakemake.api import SnakemakeApi
-    from snakemake.exceptions import print_exception
-    from snakemake.settings.enums import Quietness
     from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
 
-    settings = OutputSettings(dryrun=True, quiet={Quietness.ALL})
-    with SnakemakeApi(settings) as snakemake:
+    # Snakemake tells its plan to the terminal whatever it is asked; only its errors are of use.
+    with _silence() as told, SnakemakeApi(OutputSettings(dryrun=True)) as snakemake:
         try:
             workflow = snakemake.workflow(
                 resource_settings=ResourceSettings(cores=1),
@@ -102,27 +113,53 @@ def _stale_jobs(folder: Path, configs: Sequence[Path]) -> list[tuple[str, dict[s
             )
             workflow.dag().execute_workflow(executor="dryrun")
         except Exception as error:
-            print_exception(error)
-            raise InputError("the workflow can't be planned, see above") from None
+            snakemake.print_exception(error)
+            told.seek(0)
+            lines = [line.strip() for line in told]
+            *_, last = [line for line in lines if line and not line.startswith("File ")]
+            raise InputError(f"the workflow can't be planned: {last}") from None
         # The plan itself is not part of Snakemake's public interface; the pin in envs holds it.
         dag = workflow._workflow.dag
+        # A job below a stale one is not asked for its own parameters: ask, to name all causes.
+        changed = workflow._workflow.persistence.params_changed
         return [
-            (job.rule.name, dict(job.wildcards_dict), dag.reason(job))
-            for job in dag.needrun_jobs()
+            _StaleJob(
+                rule=job.rule.name,
+                wildcards=dict(job.wildcards_dict),
+                reason=dag.reason(job),
+                parameters=changed(job),
+            )
+            # The dry run counts its jobs as finished.
+            for job in dag.needrun_jobs(exclude_finished=False)
             if job.output
         ]
 
 
-def _causes(rule: str, wildcards: Mapping[str, str], reason: Any, folder: Path) -> Iterator[str]:
+@contextmanager
+def _silence() -> Iterator[TextIO]:
+    """Send what this process and its children print to a file, which is yielded."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as told:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        kept = [os.dup(1), os.dup(2)]
+        try:
+            os.dup2(told.fileno(), 1)
+            os.dup2(told.fileno(), 2)
+            yield told
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, descriptor)
+                os.close(copy)
+
+
+def _causes(job: _StaleJob) -> Iterator[str]:
     """Yield what made one job stale by itself; nothing if it only follows from another."""
-    if reason.forced:
-        yield "forced"
-    if reason.params_changed:
-        yield from _parameters(
-            KEYS.get(rule, rule).format(**wildcards),
-            reason.params_changed.only_old,
-            reason.params_changed.only_new,
-        )
+    rule, reason = job.rule, job.reason
+    if job.parameters:
+        key = KEYS.get(rule, rule).format(**job.wildcards)
+        yield from _parameters(rule, key, job.parameters.only_old, job.parameters.only_new)
     if reason.software_stack_changed:
         yield "the environment (envs/) changed"
     if reason.code_changed:
@@ -138,7 +175,7 @@ def _causes(rule: str, wildcards: Mapping[str, str], reason: Any, folder: Path) 
         yield "not there yet"
 
 
-def _parameters(key: str, old: Iterable[str], new: Iterable[str]) -> Iterator[str]:
+def _parameters(rule: str, key: str, old: Iterable[str], new: Iterable[str]) -> Iterator[str]:
     """Yield the differences between the parameters recorded and those of now.
 
     Snakemake keeps parameters as a set of `repr`s, without their names: what was settings and
@@ -152,13 +189,16 @@ def _parameters(key: str, old: Iterable[str], new: Iterable[str]) -> Iterator[st
             if recorded == current:
                 continue
             if part.partition(".")[0] == PACKAGE:
-                yield f"src/{part.replace('.', '/')} changed"
+                path = module_path(part)
+                gone = f"module {part}, removed or no longer used,"
+                yield f"{path.relative_to(SOURCE.parents[1]) if path else gone} changed"
             else:
                 yield f"envs: {part} {recorded or 'absent'} -> {current or 'absent'}"
     if before["cfg"] is not None and now["cfg"] is not None:
         yield from differences(before["cfg"], now["cfg"], key)
     if before["other"] != now["other"]:
-        yield f"{', '.join(before['other']) or 'nothing'} -> {', '.join(now['other']) or 'nothing'}"
+        old_text, new_text = (", ".join(side["other"]) or "nothing" for side in (before, now))
+        yield f"parameters of {rule}: {old_text} -> {new_text}"
 
 
 def _sorted_out(values: Iterable[str]) -> dict[str, Any]:

@@ -104,6 +104,14 @@ def finished(tmp_path_factory) -> Project:
     return project
 
 
+@pytest.fixture(scope="session")
+def micro_finished(micro_project, tmp_path_factory) -> Project:
+    """The smallest run, complete. Tests leave it as they found it."""
+    project = micro_project(tmp_path_factory.mktemp("micro"))
+    project.snakemake()
+    return project
+
+
 @pytest.fixture
 def restored(finished):
     """The finished project; sources and configuration are put back after the test."""

@@ -91,7 +91,7 @@ def _start(project: Any, log: str) -> subprocess.Popen:
         )
 
 
-def _wait(condition: Callable[[], object], what: str, seconds: float = 60) -> object:
+def _wait(condition: Callable[[], object], what: str, seconds: float = 300) -> object:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()
@@ -154,7 +154,7 @@ def run(cluster, micro_project, tmp_path_factory) -> Run:
     _wait(lambda: _running(project, "phantom"), "a job running")
     began = time.monotonic()
     snakemake.send_signal(signal.SIGINT)
-    snakemake.wait(timeout=60)
+    snakemake.wait(timeout=300)
     took = time.monotonic() - began
     # A cancelled job is completing until its processes are gone.
     _wait(lambda: not _running(project, "phantom"), "the jobs' processes gone")
@@ -171,7 +171,7 @@ def run(cluster, micro_project, tmp_path_factory) -> Run:
     ]
     subprocess.run(["scancel", str(victim)], check=True)
     try:
-        status = snakemake.wait(timeout=600)
+        status = snakemake.wait(timeout=1500)
     finally:
         snakemake.kill()
     return Run(
@@ -186,7 +186,7 @@ def run(cluster, micro_project, tmp_path_factory) -> Run:
 
 
 def test_an_interrupt_cancels_every_job_and_ends_soon(run):
-    assert run.interrupt_took < 30
+    assert run.interrupt_took < 120
     assert run.after_interrupt
     assert {job.state for job in run.after_interrupt} <= {"CANCELLED", "COMPLETED"}
     assert "CANCELLED" in {job.state for job in run.after_interrupt}

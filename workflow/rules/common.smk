@@ -129,3 +129,9 @@ def head_files(encoder):
     """Weights and description of an encoder's head."""
     folder = f"{RESULTS}/heads/{encoder}"
     return [f"{folder}/head.safetensors", f"{folder}/head.json"]
+
+
+onstart:
+    # The configuration as it was used, defaults filled in, for the commands that rebuild a part.
+    # Beside the run's folder, not in it: it names folders of the source, and results travel.
+    CONFIG.write(CONFIG.folder.with_suffix(".yaml"))

@@ -33,6 +33,8 @@ FILES = "files.json"
 PROVENANCE = "provenance.json"
 # Snakemake leaves this in a directory that a rule has made; its time is the directory's.
 TIMESTAMP = ".snakemake_timestamp"
+# The files that this process has published, in order; the command line keeps a record of them.
+PUBLISHED: list[Path] = []
 
 Description = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 
@@ -77,6 +79,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(path)
+        PUBLISHED.append(path)
     finally:
         aside.unlink(missing_ok=True)
 

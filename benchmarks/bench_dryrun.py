@@ -1,0 +1,113 @@
+"""How long Snakemake plans a large cohort, and in how much memory: `snakemake -n`, timed.
+
+A cohort counts here through its shards alone: the plan's size is theirs, not that of the images
+inside. Two plans: nothing there yet, and everything there.
+
+    python benchmarks/bench_dryrun.py --images 480000 --per-shard 480
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONFIG = """
+name: large
+cohort: {{kind: vindr, source: source, shards: {shards}}}
+encoders:
+  pretrained: {{kind: pretrained}}
+  finetuned: {{kind: finetuned, base: pretrained, freeze: blocks.4}}
+layers: [blocks.10, blocks.14, head]
+"""
+
+
+def plan(folder: Path, *arguments: str) -> tuple[dict[str, float], str]:
+    """Return what a dry run in `folder` costs, and its output."""
+    with (folder / "plan.log").open("w+") as stream:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "snakemake", "-n", "--cores", "8", "--quiet", "rules"),
+                *("--configfile", "large.yaml", *arguments),
+            ],
+            cwd=folder,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        stream.seek(0)
+        text = stream.read()
+    if status:
+        sys.exit(text[-4000:])
+    cost = {
+        "seconds": round(seconds, 1),
+        "CPU seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "MiB": round(usage.ru_maxrss / 1024),
+    }
+    return cost, text
+
+
+def jobs(text: str) -> int:
+    """Return the total of a dry run's table of jobs."""
+    if "Nothing to be done" in text:
+        return 0
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("total"))
+
+
+def pretend(folder: Path) -> None:
+    """Make every output of the run there, empty, and as old as all others."""
+    summary = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--cores", "8", "--summary"),
+            *("--configfile", "large.yaml"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    names = [line.split("\t")[0] for line in summary[1:]]
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".zarr") or "." not in path.name:
+            path.mkdir()
+        else:
+            path.write_text("")
+        os.utime(path, (0, 0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=480_000)
+    parser.add_argument("--per-shard", type=int, default=480, help="images of a shard")
+    options = parser.parse_args()
+    shards = -(-options.images // options.per_shard)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("Snakefile", "workflow", "src", "config", "profiles", "envs"):
+            source = PROJECT / part
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, folder / part)
+        (folder / "source").mkdir()
+        (folder / "large.yaml").write_text(CONFIG.format(shards=shards))
+        row: dict[str, object] = {"images": options.images, "shards": shards}
+        cost, text = plan(folder)
+        row["nothing there"] = {"jobs": jobs(text), **cost}
+        pretend(folder)
+        cost, text = plan(folder)
+        row["all there"] = {"jobs": jobs(text), **cost}
+        print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Beside each result, a record: what made it, on what, and the digests of its files.
+
+Records are written by the command line when a step is done, and belong to no manifest: machine,
+revision and versions may differ where content does not. They cover tables, models and figures for
+`verify`, as manifests cover stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mammo_sae.digests import SOURCE
+from mammo_sae.stores.publish import read_json, write_json
+
+SUFFIX = ".provenance.json"
+
+
+def write_record(
+    outputs: Sequence[Path], about: Mapping[str, Any], packages: Iterable[str]
+) -> Path:
+    """Write the record of a step that has just made `outputs`, beside the first, and return it.
+
+    Parameters
+    ----------
+    outputs
+        The files; a store's manifest stands for the store.
+    about
+        What is known of the step: settings, code, digests of inputs.
+    packages
+        Distributions whose versions are recorded.
+    """
+    record = outputs[0].with_name(outputs[0].name + SUFFIX)
+    content = {
+        **about,
+        "outputs": {
+            os.path.relpath(path, record.parent): [path.stat().st_size, _sha256(path)]
+            for path in outputs
+        },
+        "packages": {name: _version(name) for name in packages},
+        "machine": _machine(),
+        "revision": _revision(),
+    }
+    write_json(record, content)
+    return record
+
+
+def find_records(folder: Path) -> list[Path]:
+    """Return all records in `folder`, at any depth."""
+    return sorted(folder.rglob(f"*{SUFFIX}"))
+
+
+def verify_record(record: Path) -> list[tuple[Path, str]]:
+    """Return the files of a record that are not what was written, each with what is wrong."""
+    problems = []
+    for name, (size, digest) in read_json(record)["outputs"].items():
+        path = record.parent / name
+        if not path.is_file():
+            problems.append((path, f"{path} is missing"))
+        elif path.stat().st_size != size:
+            problems.append((path, f"{path} has {path.stat().st_size} bytes, not {size}"))
+        elif _sha256(path) != digest:
+            problems.append((path, f"{path} was changed after it was written"))
+    return problems
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _machine() -> dict[str, Any]:
+    """Return what the step ran on; not the machine's name, which may tell whose data it is."""
+    machine: dict[str, Any] = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+    # Steps without torch need not pay for its import.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _revision() -> str | None:
+    """Return the git revision of the source that runs, marked if edited; None without git."""
+    command = [
+        "git",
+        "-C",
+        str(SOURCE),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--match=",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
