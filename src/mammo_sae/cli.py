@@ -95,11 +95,13 @@ def _run(step: str, settings: str | None, *, inputs: Sequence[Path] = (), **argu
 
     run = import_module(STEPS[step].module).run
     if settings is not None:
+    from mammo_sae.settings import canonical_json
         arguments["settings"] = _settings(step, settings)
     if "provenance" in signature(run).parameters:
         arguments["provenance"] = provenance
     run(**arguments)
 
+    provenance = _provenance(step, canonical_json(arguments.get("settings", {})), inputs)
     provenance = _provenance(step, settings or "{}", inputs)
 
 def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
