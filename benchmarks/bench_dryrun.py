@@ -1,7 +1,7 @@
 """How long Snakemake plans a large cohort, and in how much memory: `snakemake -n`, timed.
 
-A cohort counts here through its shards alone: the plan's size is theirs, not that of the images
-inside. Two plans: nothing there yet, and everything there.
+The archive is synthetic: tables of the VinDr form and empty files, whose names, sizes and times are
+all that planning reads. Two plans: nothing there yet, and everything there.
 
     python benchmarks/bench_dryrun.py --images 480000 --per-shard 480
 """
@@ -63,6 +63,24 @@ def jobs(text: str) -> int:
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("total"))
 
 
+def write_archive(folder: Path, images: int) -> None:
+    """Write an archive of four images a study, none with a finding."""
+    breasts = ["study_id,image_id,laterality,view_position,height,width,breast_birads,"
+               "breast_density,split"]  # fmt: skip
+    views = [("L", "CC"), ("L", "MLO"), ("R", "CC"), ("R", "MLO")]
+    for number in range(images):
+        study, image = f"{number // 4:032x}", f"{number + (1 << 64):032x}"
+        side, view = views[number % 4]
+        split = "training" if number // 4 % 5 else "test"
+        breasts.append(f"{study},{image},{side},{view},3518,2800,BI-RADS 1,DENSITY B,{split}")
+        path = folder / "images" / study / f"{image}.dicom"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (folder / "breast-level_annotations.csv").write_text("\n".join(breasts) + "\n")
+    (folder / "finding_annotations.csv").write_text("study_id,image_id,finding_categories\n")
+    (folder / "metadata.csv").write_text("SOP Instance UID\n")
+
+
 def pretend(folder: Path) -> None:
     """Make every output of the run there, empty, and as old as all others."""
     summary = subprocess.run(
@@ -98,7 +116,7 @@ def main() -> None:
             source = PROJECT / part
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, folder / part)
-        (folder / "source").mkdir()
+        write_archive(folder / "source", options.images)
         (folder / "large.yaml").write_text(CONFIG.format(shards=shards))
         row: dict[str, object] = {"images": options.images, "shards": shards}
         cost, text = plan(folder)
