@@ -52,10 +52,6 @@ Concepts = Annotated[str, typer.Option("--concepts", help="Names of the concepts
 Manifests = Annotated[list[Path], typer.Argument(help="Manifests (.json) of all shards.")]
 Sources = Annotated[list[Path], typer.Argument(help="Folders of the source archive.")]
 
-
-def main() -> None:
-    """Run the command line; a wrong input ends it with one sentence and status 1."""
-    try:
 # What is wrong with the machine and not with the program, and what to do.
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "make room and run again",
@@ -64,20 +60,24 @@ ENVIRONMENT_ERRORS = {
     errno.EROFS: "write the results elsewhere (key `results`)",
 }
 
+
+def main() -> None:
+    """Run the command line; a wrong input ends it with one sentence and status 1."""
+    try:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _settings(step: str, text: str) -> Any:
-    from mammo_sae.settings import parse_settings
     except OSError as error:
         if error.errno not in ENVIRONMENT_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}; {ENVIRONMENT_ERRORS[error.errno]}", file=sys.stderr)
         sys.exit(1)
+
+
+def _settings(step: str, text: str) -> Any:
+    from mammo_sae.settings import parse_settings
     from mammo_sae.steps import STEPS
 
     if text.startswith("@"):
@@ -91,21 +91,16 @@ def _settings(step: str, text: str) -> Any:
 
 def _run(step: str, settings: str | None, *, inputs: Sequence[Path] = (), **arguments: Any) -> None:
     """Call the `run` of a step's module; `inputs` are the files its provenance names."""
+    from mammo_sae.settings import canonical_json
     from mammo_sae.steps import STEPS
 
     run = import_module(STEPS[step].module).run
     if settings is not None:
-    from mammo_sae.settings import canonical_json
         arguments["settings"] = _settings(step, settings)
+    provenance = _provenance(step, canonical_json(arguments.get("settings", {})), inputs)
     if "provenance" in signature(run).parameters:
         arguments["provenance"] = provenance
     run(**arguments)
-
-    provenance = _provenance(step, canonical_json(arguments.get("settings", {})), inputs)
-    provenance = _provenance(step, settings or "{}", inputs)
-
-def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
-    from mammo_sae.provenance import Provenance
     _record(step, provenance)
 
 
@@ -121,6 +116,10 @@ def _record(step: str, provenance: Any) -> None:
     about = without_paths(provenance).model_dump(mode="json")
     if outputs:
         write_record(outputs, about, packages(STEPS[step].module))
+
+
+def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
+    from mammo_sae.provenance import Provenance
     from mammo_sae.steps import STEPS
 
     digests = {
@@ -201,6 +200,32 @@ def import_encoder(
 ) -> None:
     """Bring an encoder's published weights into the package's own form."""
     _run("import_encoder", settings, weights=weights, description=description)
+
+
+@app.command("fetch-checkpoint")
+def fetch_checkpoint(
+    hub: Annotated[str, typer.Option(help="Hugging Face id: owner/repository/path/in/it.")],
+    output: Annotated[Path, typer.Option(help="Where to put the file.")],
+) -> None:
+    """Fetch a checkpoint from the Hugging Face hub, unless it is there already."""
+    from mammo_sae.encoders.hub import fetch
+
+    fetch(hub, output)
+
+
+@app.command()
+def registry(
+    descriptions: Annotated[list[Path], typer.Argument(help="encoder.json of each encoder.")],
+    output: Annotated[Path, typer.Option(help="Table to write (.csv).")],
+) -> None:
+    """List the encoders: where their weights come from, licence, pretraining data."""
+    _run(
+        "registry",
+        None,
+        inputs=descriptions,
+        descriptions={path.parent.name: path for path in descriptions},
+        output=output,
+    )
 
 
 @app.command()
@@ -729,8 +754,9 @@ def stale(
 def verify(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or any folder below it.")],
 ) -> None:
-    """Check every store below a folder against its manifest, reading every byte."""
+    """Check every store, table, model and figure below a folder, reading every byte."""
     from mammo_sae.progress import progress
+    from mammo_sae.records import find_records, verify_record
     from mammo_sae.stores.publish import find_manifests, verify_store
 
     manifests, records = find_manifests(folder), find_records(folder)
@@ -752,4 +778,3 @@ def verify(
     print(f"{len(manifests)} stores and {len(records)} steps checked, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
-    from mammo_sae.records import find_records, verify_record

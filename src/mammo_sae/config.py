@@ -216,6 +216,8 @@ SLICES = {
 def load_config(content: Mapping[str, Any], where: str) -> Config:
     """Validate a configuration, as read from YAML.
 
+    An encoder, an SAE or a concept that is null is left out, so that a file laid over another can
+    take one away.
     Raises
     ------
     InputError
@@ -223,11 +225,21 @@ def load_config(content: Mapping[str, Any], where: str) -> Config:
     """
     try:
         # Through JSON: in strict mode YAML's lists would not do for tuples otherwise.
-        return Config.model_validate_json(canonical_json(dict(content)))
+        return Config.model_validate_json(canonical_json(_without_null(dict(content))))
     except ValidationError as error:
         raise InputError(explain(error, where)) from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def _without_null(content: dict[str, Any]) -> dict[str, Any]:
+    kept = dict(content)
+    for key in ("encoders", "saes", "concepts"):
+        if isinstance(kept.get(key), Mapping):
+            kept[key] = {name: value for name, value in kept[key].items() if value is not None}
+    if isinstance(kept.get("cohort"), Mapping):
+        kept["cohort"] = _without_null(kept["cohort"])
+    return kept
 
 
 def read_config(path: Path) -> Config:

@@ -42,6 +42,7 @@ STEPS = {
     "cohort": Step("mammo_sae.cohorts.build", CohortSettings),
     "images": Step("mammo_sae.dicom.convert", ConversionSettings),
     "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings),
+    "registry": Step("mammo_sae.encoders.registry", None),
     "finetune": Step("mammo_sae.encoders.finetune", encoders.FinetunedSettings),
     "extract": Step("mammo_sae.encoders.extract", encoders.ExtractionSettings),
     "linear_probe": Step("mammo_sae.encoders.probe", encoders.ProbeSettings),

@@ -1,4 +1,6 @@
 # The networks: imported weights, fine-tuning, the linear probe, and how well they predict.
+import re
+
 PRETRAINED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "pretrained"]
 FINETUNED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "finetuned"]
 # A pattern that matches nothing where there is no such encoder.
@@ -21,7 +23,48 @@ def finetuning_stores(wildcards):
     return embedding_stores(settings.base, settings.freeze)
 
 
+def checkpoint(wildcards):
+    """The file that a pretrained encoder's weights are read from, where the user has named one."""
+    path = getattr(CONFIG.encoders[wildcards.encoder].source, "path", None)
+    return [path] if path is not None else []
+
+
+# Checkpoint to fetch -> where it is on the hub. A file that is there is the user's: no rule makes it.
+HUB = {
+    settings.source.path: settings.source.hub
+    for settings in (CONFIG.encoders[name] for name in PRETRAINED)
+    if getattr(settings.source, "hub", None) and not Path(settings.source.path).exists()
+}
+
+if HUB:
+
+    localrules:
+        fetch_checkpoint,
+
+    rule fetch_checkpoint:
+        output:
+            "{checkpoint}",
+        log:
+            f"{RESULTS}/logs/fetch_checkpoint/{{checkpoint}}.log",
+        wildcard_constraints:
+            checkpoint="|".join(map(re.escape, HUB)),
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=attempts(500),
+            runtime=attempts(120),
+        params:
+            hub=lambda wildcards: HUB[wildcards.checkpoint],
+        message:
+            "Checkpoint: {wildcards.checkpoint}"
+        shell:
+            "python -m mammo_sae fetch-checkpoint --hub {params.hub:q} --output {output:q} 2> {log:q}"
+
+
 rule import_encoder:
+    input:
+        checkpoint,
     output:
         weights=f"{RESULTS}/encoders/{{encoder}}/encoder.safetensors",
         description=f"{RESULTS}/encoders/{{encoder}}/encoder.json",

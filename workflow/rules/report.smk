@@ -28,6 +28,7 @@ if CONFIG.cohort.kind == "phantom":
 TABLES = [f"{TABLE}/{table}.{suffix}" for table in PARTS for suffix in ("csv", "parquet")]
 FIGURES = [
     f"{FIGURE}/cohort.png",
+    f"{TABLE}/registry.csv",
     f"{FIGURE}/encoders.png",
     *expand(f"{FIGURE}/training/{{encoder}}/{{sae}}.png", encoder=ENCODERS, sae=CONFIG.saes),
     *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
@@ -119,6 +120,34 @@ rule figure_cohort:
         "python -m mammo_sae figure-cohort --settings {params.cfg:q} --images {input.images}"
         " --concepts {params.concepts} --counts {output.counts} --output {output.figure}"
         " {input.manifests} 2> {log}"
+
+
+rule registry:
+    input:
+        [encoder_files(encoder)[1] for encoder in ENCODERS],
+    output:
+        report(
+            f"{TABLE}/registry.csv",
+            caption="../report/registry.rst",
+            category=SECTIONS["cohort"],
+            labels={"figure": "encoders' registry (table)"},
+        ),
+    log:
+        f"{RESULTS}/logs/registry.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/registry.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("registry"),
+    message:
+        "Registry of the encoders"
+    shell:
+        "python -m mammo_sae registry --output {output} {input} 2> {log}"
 
 
 rule figure_encoders:

@@ -34,6 +34,12 @@ TRUTH = "truth.csv"
 TRUTH_DESCRIPTION = "truth.json"
 METADATA_ID = "SOP Instance UID"
 
+CLASSES: dict[str, tuple[str, str | int]] = {
+    **{f"DENSITY {letter}": ("density", letter) for letter in "ABCD"},
+    **{f"BI-RADS {number}": ("birads", number) for number in range(7)},
+}
+"""What else a concept can be: one class of a column against its others."""
+
 CATEGORIES = {
     "Mass",
     "Suspicious Calcification",
@@ -62,7 +68,8 @@ def read_folder(
     folder
         The dataset's root.
     concepts
-        Concept name -> finding category.
+        Concept name -> finding category, density class (``DENSITY A``) or assessment
+        (``BI-RADS 4``); of a class, the other classes are the negatives.
     covariates
         Covariate name -> column of `truth.csv`, `metadata.csv` or `breast-level_annotations.csv`.
     split
@@ -73,11 +80,11 @@ def read_folder(
     InputError
         Naming the missing file, or the file, line and column that is malformed.
     """
-    unknown = sorted(set(concepts.values()) - CATEGORIES)
+    unknown = sorted(set(concepts.values()) - CATEGORIES - CLASSES.keys())
     if unknown:
         raise InputError(
-            f"concepts: {unknown[0]!r} is not a finding category of this dataset; "
-            f"choose from {', '.join(sorted(CATEGORIES))}"
+            f"concepts: {unknown[0]!r} is neither a finding category of this dataset nor a class; "
+            f"choose from {', '.join([*sorted(CATEGORIES), *CLASSES])}"
         )
     breasts = Sheet(folder / BREASTS)
     images = pd.DataFrame(
@@ -103,6 +110,10 @@ def read_folder(
 
     categories, findings, without_box = _findings(Sheet(folder / FINDINGS), images, concepts)
     for concept, category in concepts.items():
+        if category in CLASSES:
+            column, value = CLASSES[category]
+            images[concept] = [None if pd.isna(v) else int(v == value) for v in images[column]]
+            continue
         images[concept] = [int(category in categories.get(i, ())) for i in images["source_image"]]
     return SourceCohort(images, findings, {"findings_without_box": without_box})
 

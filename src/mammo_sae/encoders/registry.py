@@ -1,0 +1,40 @@
+"""Step: the registry of the encoders: where each one's weights come from, and on what terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.encoders.description import EncoderDescription
+from mammo_sae.settings import canonical_json, parse_settings
+from mammo_sae.stores.publish import read_json
+from mammo_sae.stores.tables import write_table
+
+COLUMNS = ("kind", "architecture", "source", "sha256", "licence", "data")
+
+
+def run(*, descriptions: Mapping[str, Path], output: Path) -> None:
+    """Write a table, one row per encoder: its name and the `COLUMNS` of its description.
+
+    Parameters
+    ----------
+    descriptions
+        ``encoder.json`` of each encoder by its name.
+    output
+        The table to write (.csv).
+
+    Raises
+    ------
+    InputError
+        If a description is missing or damaged, naming it.
+    """
+    rows = []
+    for encoder, path in descriptions.items():
+        text = canonical_json(read_json(path))
+        described = parse_settings(EncoderDescription, text, str(path))
+        rows.append(
+            {"encoder": encoder} | {column: getattr(described, column) for column in COLUMNS}
+        )
+    write_table(pd.DataFrame(rows), output)
