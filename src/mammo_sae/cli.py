@@ -50,6 +50,10 @@ Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads to use."
 Layer = Annotated[str, typer.Option("--layer", help="Name of the layer: blocks.N, head, pooled.")]
 Concepts = Annotated[str, typer.Option("--concepts", help="Names of the concepts, with commas.")]
 Manifests = Annotated[list[Path], typer.Argument(help="Manifests (.json) of all shards.")]
+ImageStores = Annotated[
+    list[Path] | None,
+    typer.Option("--image-store", help="Manifest of an image store; once per shard."),
+]
 Sources = Annotated[list[Path], typer.Argument(help="Folders of the source archive.")]
 
 # What is wrong with the machine and not with the program, and what to do.
@@ -344,18 +348,20 @@ def train_sae(
     weights: Annotated[Path, typer.Option(help="Weights to write (.safetensors).")],
     description: Annotated[Path, typer.Option(help="Description to write (.json).")],
     history: Annotated[Path, typer.Option(help="Training log to write (.csv).")],
+    image_stores: ImageStores = None,
 ) -> None:
     """Train a sparse autoencoder on one layer's cells of the training split."""
     _run(
         "train_sae",
         settings,
-        inputs=[images, *manifests],
+        inputs=[images, *manifests, *(image_stores or [])],
         images=images,
         embeddings=manifests,
         layer=layer,
         weights=weights,
         description=description,
         log=history,
+        image_stores=image_stores or [],
     )
 
 

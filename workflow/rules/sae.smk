@@ -3,11 +3,19 @@ SAE = f"{RESULTS}/sae/{RUN}"
 CODES = f"{RESULTS}/codes/{RUN}"
 
 
+def breast_masks(wildcards):
+    """Manifests of the image stores, if an SAE's training asks for their masks."""
+    training = CONFIG.saes[wildcards.sae].training(wildcards.layer, int(wildcards.seed))
+    return image_manifests() if training.background < 1 else []
+
+
 rule train_sae:
     input:
         images=COHORT["images"],
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
+        masks=breast_masks,
+        image_stores=lambda wildcards: image_stores() if breast_masks(wildcards) else [],
     output:
         weights=f"{SAE}/sae.safetensors",
         description=f"{SAE}/sae.json",
@@ -26,13 +34,14 @@ rule train_sae:
     params:
         cfg=cfg("train_sae"),
         code=code("train_sae"),
+        masks=lambda wildcards, input: [f"--image-store {path}" for path in input.masks],
     message:
         "SAE: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
         "python -m mammo_sae train-sae --settings {params.cfg:q} --layer {wildcards.layer}"
         " --images {input.images}"
         " --weights {output.weights} --description {output.description}"
-        " --history {output.history} {input.manifests} 2> {log}"
+        " --history {output.history} {params.masks} {input.manifests} 2> {log}"
 
 
 rule codes:

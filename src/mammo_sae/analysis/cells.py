@@ -7,30 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.coverage import cell_areas
 from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.images import ImageReader
 
 MAP_BYTES = 128 << 20  # dense maps held at once while streaming over images
-
-
-def overlap(cells: int, stride: int, offset: float, pixels: int) -> np.ndarray:
-    """Return [cells, pixels]: length that cell i, from offset + i * stride, shares with a pixel."""
-    start = offset + stride * np.arange(cells)[:, None]
-    pixel = np.arange(pixels)[None]
-    shared = np.minimum(start + stride, pixel + 1) - np.maximum(start, pixel)
-    return np.clip(shared, 0.0, None).astype(np.float32)
-
-
-def cell_areas(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
-    """Return float32 [..., R, C], the area in pixels of `masks` [..., H, W] inside each cell.
-
-    Cells are placed by stride and offset, never by resizing the mask: a grid of ceil(H / stride)
-    rows would shift by up to half a cell.
-    """
-    height, width = masks.shape[-2:]
-    rows = overlap(grid.rows, grid.stride, grid.offset_y, height)
-    columns = overlap(grid.columns, grid.stride, grid.offset_x, width)
-    return rows @ masks.astype(np.float32) @ columns.T
 
 
 def image_areas(

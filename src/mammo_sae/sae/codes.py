@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from mammo_sae.compute.devices import fastest_device
-from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.loader import check_finite
-from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.stores.codes import create_codes_store
 from mammo_sae.stores.embeddings import EmbeddingReader
 
@@ -48,7 +47,7 @@ def run(
     """
     model = SparseAutoencoder.load(sae).to(fastest_device())
     reader = EmbeddingReader(embeddings, layer)
-    check_channels(model, reader, sae)
+    check_channels(model, reader.grid, sae)
     grid = reader.grid
     encode = model.encoder()
     images = max(1, CELLS_PER_BATCH // (grid.rows * grid.columns))
@@ -99,18 +98,3 @@ def pool(index: Tensor, value: Tensor, images: int, latents: int) -> dict[str, n
     return {
         name: values.float().view(images, latents).cpu().numpy() for name, values in pooled.items()
     }
-
-
-def check_channels(model: SparseAutoencoder, reader: EmbeddingReader, sae: Path) -> None:
-    """Refuse an SAE of another width.
-
-    Raises
-    ------
-    InputError
-        Naming both widths.
-    """
-    if model.channels != reader.grid.channels:
-        raise InputError(
-            f"{sae} takes {model.channels} channels, layer {reader.grid.layer} has "
-            f"{reader.grid.channels}; give the SAE of this layer"
-        )

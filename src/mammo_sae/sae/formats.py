@@ -12,12 +12,35 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.model import SparseAutoencoder, file_digest
+from mammo_sae.sae.settings import PublishedVariant
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 MAMMO_SAE_KEYS = ("tied_bias", "encoder._weight", "encoder._bias", "decoder._weight")
 SAELENS_WEIGHTS = "sae_weights.safetensors"
 SAELENS_CONFIG = "cfg.json"
+
+
+def read_published(settings: PublishedVariant) -> SparseAutoencoder:
+    """Read the weights that a configuration names: a folder is SAELens's, a file Mammo-SAE's.
+
+    Raises
+    ------
+    InputError
+        If they are missing, not the ones whose SHA-256 was given, or of no readable form.
+    """
+    path = Path(settings.path)
+    weights = path / SAELENS_WEIGHTS if path.is_dir() else path
+    if not weights.is_file():
+        raise InputError(f"{weights} is missing; download the SAE, or correct variant.path")
+    found = file_digest(weights)
+    if found != settings.sha256:
+        raise InputError(
+            f"{weights} has SHA-256 {found}, not {settings.sha256}; download it again, or correct "
+            "variant.sha256"
+        )
+    read = read_saelens if path.is_dir() else read_mammo_sae
+    return read(path, settings.slots)
 
 
 def read_mammo_sae(path: Path, slots: int) -> SparseAutoencoder:

@@ -35,6 +35,8 @@ class Cells:
         Bytes of cells to hold at most.
     device
         Where batches go; a set that fits the budget lies there as a whole.
+    kept
+        Bool [images, R * C], in the reader's order: the cells to give out; None: all.
 
     Raises
     ------
@@ -43,16 +45,25 @@ class Cells:
     """
 
     def __init__(
-        self, reader: EmbeddingReader, batch: int, seed: int, budget: int, device: torch.device
+        self,
+        reader: EmbeddingReader,
+        batch: int,
+        seed: int,
+        budget: int,
+        device: torch.device,
+        kept: np.ndarray | None = None,
     ) -> None:
         self._reader, self._batch, self._seed, self._device = reader, batch, seed, device
         grid = reader.grid
         self._per_image = grid.rows * grid.columns
         self.channels = grid.channels
-        self.count = len(reader) * self._per_image
+        if kept is None:
+            kept = np.ones((len(reader), self._per_image), dtype=bool)
+        self._kept = kept
+        self.count = int(kept.sum())
         if not self.count:
             raise InputError(
-                f"layer {grid.layer}: no embedding of a training image; check the split"
+                f"layer {grid.layer}: no cell of a training image; check split and background"
             )
         cell = self.channels * reader.dtype.itemsize
         largest = max(len(block[-1]) for block in reader.blocks) * self._per_image
@@ -61,10 +72,10 @@ class Cells:
         self.resident = self._capacity == self.count
         if self.resident:
             self._buffer = torch.empty(self.count, self.channels, dtype=self._dtype, device=device)
+            row = np.cumsum(kept).reshape(kept.shape) - 1
             for positions, cells in self._blocks(range(len(reader.blocks))):
-                where = torch.from_numpy(positions).unsqueeze(1) * self._per_image
-                rows = (where + torch.arange(self._per_image)).flatten().to(device)
-                self._buffer[rows] = cells.to(device)
+                rows = torch.from_numpy(row[positions][kept[positions]])
+                self._buffer[rows.to(device)] = cells.to(device)
 
     def sample(self) -> Tensor:
         """Return cells [m, d] of random images, as many as fit the buffer: to take statistics."""
@@ -136,7 +147,9 @@ class Cells:
     def _block(self, number: int) -> tuple[np.ndarray, Tensor]:
         positions, cells = self._reader.read_block(number)
         check_finite(cells, positions, self._reader)
-        return positions, torch.from_numpy(cells.reshape(-1, self.channels))
+        kept = self._kept[positions]
+        flat = cells.reshape(-1, self.channels)
+        return positions, torch.from_numpy(flat if kept.all() else flat[kept.ravel()])
 
 
 def check_finite(cells: np.ndarray, positions: np.ndarray, reader: EmbeddingReader) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mammo_sae.errors import InputError, StoreError
 from mammo_sae.sae import sparse
+from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 FORMAT = 1
@@ -130,7 +131,7 @@ class SparseAutoencoder:
                 "latents": self.latents,
                 "channels": self.channels,
                 "weights": weights.name,
-                "digest": _digest(weights),
+                "digest": file_digest(weights),
             },
         )
 
@@ -151,7 +152,7 @@ class SparseAutoencoder:
         weights = description.with_name(content["weights"])
         if not weights.is_file():
             raise StoreError(f"{weights} is missing; train the SAE again")
-        if _digest(weights) != content["digest"]:
+        if file_digest(weights) != content["digest"]:
             raise StoreError(f"{weights} is not the file {description} describes; train it again")
         try:
             tensors = load_file(weights)
@@ -189,6 +190,22 @@ class Encoder:
         return index * active, value * active
 
 
-def _digest(path: Path) -> str:
+def check_channels(sae: SparseAutoencoder, grid: LayerGrid, source: Path) -> None:
+    """Refuse an SAE, read from `source`, of another width than a layer's.
+
+    Raises
+    ------
+    InputError
+        Naming both widths.
+    """
+    if sae.channels != grid.channels:
+        raise InputError(
+            f"{source} takes {sae.channels} channels, layer {grid.layer} has {grid.channels}; "
+            "give the SAE of this layer"
+        )
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

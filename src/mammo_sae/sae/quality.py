@@ -31,8 +31,7 @@ from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import Network, load_encoder, to_map
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
-from mammo_sae.sae.codes import check_channels
-from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.sae.settings import QualitySettings
 from mammo_sae.sae.train import SPLIT, split_ids
 from mammo_sae.stores.codes import CodesReader
@@ -82,7 +81,7 @@ def run(
     model = SparseAutoencoder.load(sae).to(fastest_device())
     stored = CodesReader(codes)
     reader = EmbeddingReader(embeddings, layer, split_ids(images, settings.split))
-    check_channels(model, reader, sae)
+    check_channels(model, reader.grid, sae)
     if (stored.latents, stored.grid.layer) != (model.latents, layer):
         raise InputError(
             f"{codes} holds {stored.latents} latents of layer {stored.grid.layer}, {sae} "

@@ -99,6 +99,23 @@ class GatedVariant(Settings):
     slots: int = Field(256, ge=1, description="most codes kept per cell when encoding")
 
 
+class PublishedVariant(Settings):
+    """Weights that others have trained, used as they are in place of training.
+
+    Of the other values of the SAE only its seed is used, for the name of its results.
+    """
+
+    name: Literal["published"] = Field("published", description="weights from a file")
+    path: str = Field(
+        description="Mammo-SAE's sparse_autoencoder_final.pt, or a folder in SAELens's layout"
+    )
+    sha256: str = Field(
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of that file, or of the folder's sae_weights.safetensors",
+    )
+    slots: int = Field(256, ge=1, description="most codes kept per cell when encoding")
+
+
 Variant = Annotated[
     TopKVariant
     | BatchTopKVariant
@@ -106,7 +123,8 @@ Variant = Annotated[
     | ArchetypalVariant
     | L1Variant
     | JumpReLUVariant
-    | GatedVariant,
+    | GatedVariant
+    | PublishedVariant,
     Field(discriminator="name"),
 ]
 
@@ -132,6 +150,17 @@ class TrainingValues(Settings):
         gt=0,
         le=1,
         description="a latent is dead when it has not fired for this share of the steps",
+    )
+    init: Literal["random", "cells"] = Field(
+        "random",
+        description="atoms at the start: random directions, or those of training cells; the "
+        "encoder's rows start as the same",
+    )
+    bias: Literal["mean", "median"] = Field(
+        "mean", description="decoder bias at the start: mean or geometric median of the cells"
+    )
+    background: float = Field(
+        1.0, ge=0, le=1, description="share of the cells outside the breast that training sees"
     )
     buffer: int = Field(
         2048,

@@ -101,16 +101,17 @@ def test_l1_resamples_dead_latents_and_clears_their_adam_state():
         variant=s.L1Variant(l1=0.01, resample_every=0.5), latents=H, lr=1e-2, steps=10,
         batch=256, dead_after=0.1, decay=0.0,
     )  # fmt: skip
-    start = Start(mixtures(10, seed=1), scale=1.0, dtype=torch.float32)
+    start = Start(u := mixtures(300, seed=1), scale=1.0, dtype=torch.float32)
     training = Training(settings, trainee(settings, start))
     p = training.trainee.parameters
     p["encoder_bias"][:5] = -100.0
     for step in range(4):
         training.advance(mixtures(256, seed=step))
     assert (p["encoder_bias"][:5] < -50).all()
-    training.advance(u := mixtures(256, seed=5))
+    training.advance(mixtures(256, seed=5))
     assert (p["encoder_bias"][:5] == 0).all()
-    # Each new atom is some cell's direction, its encoder row a fifth of the others' length.
+    # Each new atom is the direction of a cell of the sample, its encoder row a fifth as long as
+    # the others.
     cosine = p["decoder_weight"][:5] @ (u / u.norm(dim=1, keepdim=True)).t()
     torch.testing.assert_close(cosine.amax(dim=1), torch.ones(5))
     length = p["encoder_weight"].norm(dim=1)

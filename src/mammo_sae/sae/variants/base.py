@@ -16,6 +16,8 @@ from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import SaeTraining
 
+MEDIAN_ROUNDS = 50
+
 
 @dataclass(frozen=True)
 class Start:
@@ -24,7 +26,7 @@ class Start:
     Attributes
     ----------
     cells [m, d]
-        Random training cells, centred and scaled, on the device to train on.
+        Random training cells, centred and scaled, on the device to train on; 20,000 in a run.
     scale
         What they were scaled by.
     dtype
@@ -75,13 +77,20 @@ class Trainee(ABC):
         self.latents = settings.latents
         # Drawn on the CPU, so that a seed gives the same start on every device.
         self.generator = torch.Generator().manual_seed(settings.seed)
-        atoms = torch.randn(self.latents, channels, generator=self.generator).to(device)
-        atoms /= atoms.norm(dim=1, keepdim=True)
+        if settings.init == "cells":
+            drawn = torch.randint(len(start.cells), (self.latents,), generator=self.generator)
+            atoms = start.cells[drawn.to(device)]
+        else:
+            atoms = torch.randn(self.latents, channels, generator=self.generator).to(device)
+        atoms = atoms / atoms.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        offset = torch.zeros(channels, device=device)  # the mean of centred cells
+        if settings.bias == "median":
+            offset = geometric_median(start.cells)
         self.parameters: dict[str, Tensor] = {
             "encoder_weight": atoms.clone(),
             "encoder_bias": torch.zeros(self.latents, device=device),
             "decoder_weight": atoms,
-            "decoder_bias": torch.zeros(channels, device=device),
+            "decoder_bias": offset,
         }
         self.buffers: dict[str, Tensor] = {}
         self.preactivations = sparse.Preactivations(self.latents, channels, device, start.dtype)
@@ -131,3 +140,12 @@ class Trainee(ABC):
             slots=min(slots, self.latents),
             threshold=None if threshold is None else threshold / scale,
         )
+
+
+def geometric_median(cells: Tensor) -> Tensor:
+    """Return the point [d] with the smallest summed distance to cells [m, d] (Weiszfeld 1937)."""
+    point = cells.mean(dim=0)
+    for _ in range(MEDIAN_ROUNDS):
+        weight = 1 / (cells - point).norm(dim=1).clamp(min=1e-6)
+        point = weight @ cells / weight.sum()
+    return point

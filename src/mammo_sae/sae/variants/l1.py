@@ -7,7 +7,7 @@ which is scale^2 times the same loss on raw embeddings with weight l1: the publi
 used as it is. Every `resample_every` of the run, dead latents are started anew as Bricken et al.
 do: pointing at cells drawn with probability proportional to their squared loss, their encoder
 rows a fifth as long as the living ones' mean, their bias 0, their Adam state cleared. The cells
-are those of the current batch.
+are the run's sample (`Start.cells`), 20,000 as in Mammo-SAE's code.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start, Step, Trainee
 
 ENCODER_NORM = 0.2
+CELLS_AT_ONCE = 4096
 
 
 class L1(Trainee):
@@ -28,6 +29,7 @@ class L1(Trainee):
     def __init__(self, settings: SaeTraining, start: Start) -> None:
         super().__init__(settings, start)
         self._weight = self.settings.l1 * start.scale
+        self._sample = start.cells
         self.buffers["resampled"] = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
@@ -65,12 +67,15 @@ class L1(Trainee):
         if not len(latents):
             return
         p = self.parameters
-        z = torch.addmm(p["encoder_bias"], u, p["encoder_weight"].t()).clamp_(min=0)
-        residual = torch.addmm(p["decoder_bias"], z, p["decoder_weight"]).sub_(u)
-        squared_loss = residual.square().mean(dim=1).square().double().cpu()
+        losses = []
+        for part in self._sample.split(CELLS_AT_ONCE):
+            z = torch.addmm(p["encoder_bias"], part, p["encoder_weight"].t()).clamp_(min=0)
+            residual = torch.addmm(p["decoder_bias"], z, p["decoder_weight"]).sub_(part)
+            losses.append(residual.square().mean(dim=1))
+        squared_loss = torch.cat(losses).square().double().cpu()
         generator = torch.Generator().manual_seed(done)
         cells = torch.multinomial(squared_loss, len(latents), replacement=True, generator=generator)
-        direction = u[cells.to(u.device)]
+        direction = self._sample[cells.to(u.device)]
         direction = direction / direction.norm(dim=1, keepdim=True)
         living = p["encoder_weight"][~dead].norm(dim=1)
         length = living.mean() if len(living) else torch.ones((), device=u.device)

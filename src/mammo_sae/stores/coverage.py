@@ -1,0 +1,27 @@
+"""How much of each cell of a layer a mask covers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mammo_sae.stores.embeddings import LayerGrid
+
+
+def overlap(cells: int, stride: int, offset: float, pixels: int) -> np.ndarray:
+    """Return [cells, pixels]: length that cell i, from offset + i * stride, shares with a pixel."""
+    start = offset + stride * np.arange(cells)[:, None]
+    pixel = np.arange(pixels)[None]
+    shared = np.minimum(start + stride, pixel + 1) - np.maximum(start, pixel)
+    return np.clip(shared, 0.0, None).astype(np.float32)
+
+
+def cell_areas(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
+    """Return float32 [..., R, C], the area in pixels of `masks` [..., H, W] inside each cell.
+
+    Cells are placed by stride and offset, never by resizing the mask: a grid of ceil(H / stride)
+    rows would shift by up to half a cell.
+    """
+    height, width = masks.shape[-2:]
+    rows = overlap(grid.rows, grid.stride, grid.offset_y, height)
+    columns = overlap(grid.columns, grid.stride, grid.offset_x, width)
+    return rows @ masks.astype(np.float32) @ columns.T

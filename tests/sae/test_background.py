@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae.background import breast_cells, kept_cells
+from mammo_sae.sae.loader import Cells
+from mammo_sae.sae.variants.base import geometric_median
+from mammo_sae.stores.embeddings import EmbeddingReader
+from mammo_sae.stores.images import ImageRecord, create_image_store
+
+
+@pytest.fixture
+def masks(cohort, tmp_path):
+    """Image stores in which the breast is the left half of every other image, else all of it."""
+    manifests = []
+    for shard in range(2):
+        ids = list(cohort.cells)[shard::2]
+        manifests.append(tmp_path / "images" / f"{shard}.json")
+        with create_image_store(
+            manifests[-1].with_suffix(".zarr"), manifests[-1],
+            image_ids=ids, height=128, width=96, regions=[],
+        ) as writer:  # fmt: skip
+            for i, _ in enumerate(ids):
+                breast = np.ones((128, 96), bool)
+                if shard:
+                    breast[:, 32:] = False
+                record = ImageRecord(
+                    pixels=np.zeros((128, 96), np.uint8), breast=breast,
+                    regions=np.zeros((0, 128, 96), bool), affine=np.eye(2, 3), flipped=False,
+                    spacing_mm=1.0,
+                )  # fmt: skip
+                writer.write(i, record)
+    return manifests
+
+
+def test_a_cell_is_the_breasts_when_the_mask_covers_some_of_it(cohort, masks):
+    ids = list(cohort.cells)
+    reader = EmbeddingReader(cohort.manifests, "head")
+    inside = breast_cells(masks, ids, reader.grid).reshape(len(ids), 4, 3)
+    assert inside[0::2].all()
+    assert inside[1::2, :, 0].all()
+    assert not inside[1::2, :, 1:].any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_all_of_the_breast_and_a_share_of_the_rest_is_kept(cohort, masks, share):
+    reader = EmbeddingReader(cohort.manifests, "head")
+    inside = breast_cells(masks, reader.image_ids, reader.grid)
+    kept = kept_cells(reader, masks, share, seed=1)
+    assert kept[inside].all()
+    assert kept[~inside].mean() == pytest.approx(share, abs=0.2)
+    assert np.array_equal(kept, kept_cells(reader, masks, share, seed=1))
+
+
+def test_a_share_needs_the_masks(cohort):
+    reader = EmbeddingReader(cohort.manifests, "head")
+    assert kept_cells(reader, [], 1.0, seed=1) is None
+    with pytest.raises(InputError, match=r"background = 0\.5 needs the image stores"):
+        kept_cells(reader, [], 0.5, seed=1)
+
+
+@pytest.mark.parametrize("budget", [1 << 30, 1], ids=["resident", "mixing buffer"])
+def test_training_sees_the_kept_cells_once_per_epoch(cohort, monkeypatch, budget):
+    monkeypatch.setattr("mammo_sae.stores.embeddings.SHARD_BYTES", 1)
+    reader = EmbeddingReader(cohort.manifests, "head", cohort.splits["training"])
+    kept = np.random.default_rng(0).random((18, 12)) < 0.5
+    cells = Cells(reader, int(kept.sum()), 1, budget, torch.device("cpu"), kept)
+    stored = np.stack([cohort.cells[i].reshape(12, -1) for i in reader.image_ids])
+    expected = sorted(row.tobytes() for row in stored[kept].astype(np.float32))
+    for epoch in islice(cells.batches(), 2):
+        assert sorted(row.tobytes() for row in epoch.numpy()) == expected
+
+
+def test_the_geometric_median_resists_an_outlier():
+    cells = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1000.0, 1000.0]])
+    median = geometric_median(cells)
+    # At the median the unit vectors towards the cells sum to 0, or it is a cell itself.
+    assert median.max() <= 1.01
+    assert cells.mean(dim=0).max() > 200

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae import formats
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.settings import PublishedVariant, SaeSettings, SaeTraining
+from mammo_sae.settings import canonical_json
+from mammo_sae.stores.tables import read_table
+
+
+def write_published(folder, channels=12, latents=20):
+    """Write weights as Mammo-SAE publishes them."""
+    random = torch.Generator().manual_seed(3)
+    atoms = torch.randn(latents, channels, generator=random)
+    atoms /= atoms.norm(dim=1, keepdim=True)
+    bias = torch.full((1, channels), 2.0)
+    state = {
+        "tied_bias": bias,
+        "pre_encoder_bias._bias_reference": bias,
+        "encoder._weight": atoms[None],
+        "encoder._bias": torch.zeros(1, latents),
+        "decoder._weight": atoms.t()[None].contiguous(),
+        "post_decoder_bias._bias_reference": bias,
+    }
+    path = folder / "sparse_autoencoder_final.pt"
+    torch.save(state, path)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest(), atoms
+
+
+def published(path, sha256):
+    return SaeTraining(variant=PublishedVariant(path=str(path), sha256=sha256, slots=20))
+
+
+def test_the_command_line_takes_published_weights_in_place_of_training(cohort, tmp_path):
+    path, digest, atoms = write_published(tmp_path)
+    folder = tmp_path / "sae"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "mammo_sae", "train-sae",
+            "--settings", canonical_json(published(path, digest)),
+            "--layer", cohort.layer, "--images", cohort.images,
+            "--weights", folder / "sae.safetensors", "--description", folder / "sae.json",
+            "--history", folder / "history.csv", *cohort.manifests,
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sae = SparseAutoencoder.load(folder / "sae.json")
+    assert torch.equal(sae.decoder_weight, atoms)
+    log = read_table(folder / "history.csv")
+    assert log["step"].tolist() == [0]
+    assert 0 < log["l0"][0] < 20
+
+
+def test_a_folder_is_read_as_saelens(cohort, train_sae, tmp_path):
+    path, digest, _ = write_published(tmp_path)
+    sae = formats.read_published(PublishedVariant(path=str(path), sha256=digest, slots=20))
+    formats.write_saelens(sae, tmp_path / "saelens")
+    weights = tmp_path / "saelens" / formats.SAELENS_WEIGHTS
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    train_sae(cohort, tmp_path / "out", own=published(tmp_path / "saelens", digest))
+    found = SparseAutoencoder.load(tmp_path / "out" / "sae.json")
+    torch.testing.assert_close(found.encoder_bias, sae.encoder_bias)
+
+
+def test_other_weights_than_named_are_refused(cohort, train_sae, tmp_path):
+    path, digest, _ = write_published(tmp_path)
+    with pytest.raises(InputError, match=r"final\.pt has SHA-256 .*, not 0{64}"):
+        train_sae(cohort, tmp_path / "out", own=published(path, "0" * 64))
+    with pytest.raises(InputError, match=r"nowhere\.pt is missing"):
+        train_sae(cohort, tmp_path / "out", own=published(tmp_path / "nowhere.pt", digest))
+    assert not (tmp_path / "out").exists()
+
+
+def test_published_weights_of_another_width_are_refused(cohort, train_sae, tmp_path):
+    path, digest, _ = write_published(tmp_path, channels=5)
+    with pytest.raises(InputError, match=r"takes 5 channels, layer head has 12"):
+        train_sae(cohort, tmp_path / "out", own=published(path, digest))
+
+
+def test_published_weights_can_stand_for_one_layer():
+    own = {"name": "published", "path": "x.pt", "sha256": "0" * 64}
+    settings = SaeSettings(layers={"head": {"variant": own}})
+    assert settings.training("head", 0).variant.name == "published"
+    assert settings.training("blocks.10", 0).variant.name == "topk"
