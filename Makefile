@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench-sae clean
 
 # torch first and alone: otherwise another package's requirement may pull a build with gigabytes
 # of GPU libraries onto a machine without a GPU.
@@ -29,8 +29,18 @@ lint: $(VENV)/installed
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
+# Unit tests side by side, a thread each; real workflows one after the other, on all cores.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not workflow"
+	$(BIN)/python -m pytest -m "workflow and not soak"
+
+# What takes long: many kills, a real SLURM (which must be installed).
+soak: $(VENV)/installed
+	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m soak
+
+# The race of SAE trainers; the peers' environment is built in .venv-bench the first time.
+bench-sae: $(VENV)/installed
+	$(BIN)/python benchmarks/bench_sae.py
 
 clean:
 	rm -rf results .snakemake .pytest_cache .ruff_cache .hypothesis

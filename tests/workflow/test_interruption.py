@@ -16,7 +16,7 @@ import pytest
 
 from mammo_sae.stores.publish import find_manifests, verify_store
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 
 SEED = 7
 # Each kill costs the start of a workflow, and what was under way. More of them by hand:

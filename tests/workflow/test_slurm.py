@@ -29,7 +29,7 @@ SLURM = Path(__file__).with_name("slurm.sh")
 if shutil.which("slurmctld") is None and not os.environ.get("REQUIRE_SLURM"):
     pytest.skip("SLURM is not installed", allow_module_level=True)
 
-pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
+pytestmark = [pytest.mark.workflow, pytest.mark.slurm, pytest.mark.soak]
 
 # What belongs to this cluster and not to the profile; and shorter waits than a real one's.
 SITE = (
