@@ -414,6 +414,35 @@ def sae_quality(
     )
 
 
+@app.command("sae-stability")
+def sae_stability(
+    encoder: Annotated[str, typer.Option(help="Name of the encoder.")],
+    layer: Layer,
+    sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    seeds: Annotated[list[int], typer.Option("--seed", help="A seed; once per seed.")],
+    saes: Annotated[
+        list[Path], typer.Option("--description", help="Its sae.json, in the same order.")
+    ],
+    codes: Annotated[
+        list[Path], typer.Option("--codes", help="Manifest of its codes, in the same order.")
+    ],
+    output: Output,
+) -> None:
+    """Say how far the seeds of one SAE agree on its atoms."""
+    _run(
+        "sae_stability",
+        None,
+        inputs=[*saes, *codes],
+        encoder=encoder,
+        layer=layer,
+        sae=sae,
+        seeds=seeds,
+        saes=saes,
+        codes=codes,
+        output=output,
+    )
+
+
 @app.command()
 def probing(
     settings: SettingsText,

@@ -50,6 +50,7 @@ STEPS = {
     "train_sae": Step("mammo_sae.sae.train", SaeTraining),
     "codes": Step("mammo_sae.sae.codes", None),
     "sae_quality": Step("mammo_sae.sae.quality", QualitySettings),
+    "sae_stability": Step("mammo_sae.sae.stability", None),
     "probing": Step("mammo_sae.analysis.probing", analysis.ProbingSettings),
     "interventions": Step("mammo_sae.analysis.interventions", analysis.InterventionSettings),
     "alignment": Step("mammo_sae.analysis.alignment", analysis.AlignmentSettings),

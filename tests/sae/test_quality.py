@@ -116,6 +116,10 @@ def test_figures_of_a_lossy_sae_follow_their_definitions(blocks_14, encoder, tmp
     assert row["dead_share"] == pytest.approx(float((fires == 0).double().mean()), abs=0.02)
     assert sum(row["density_histogram"]) == round((1 - row["dead_share"]) * 384)
 
+    # Cells were drawn independently: no map is smooth, no latent is about a kind of image.
+    assert row["autocorrelation_q50"] == pytest.approx(-1 / 11, abs=0.1)
+    assert row["monosemanticity_q50"] == pytest.approx(row["monosemanticity_shuffled_q50"], abs=0.1)
+
     network = load_encoder(encoder)
     labels = table.set_index("image_id")[CONCEPT].loc[sorted(test)].to_numpy(dtype=int)
     for name, cells in ((f"auroc_{CONCEPT}", x), (f"auroc_spliced_{CONCEPT}", rebuilt)):

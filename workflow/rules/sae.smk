@@ -108,3 +108,51 @@ rule sae_quality:
         " --sae {input.sae[1]} --codes {input.codes}"
         " --encoder {params.encoder} --head {params.head}"
         " --output {output} {input.manifests} 2> {log}"
+
+
+# One table per SAE of two seeds or more: how far they agree.
+STABILITY = [
+    f"{RESULTS}/analysis/{encoder}/{layer}/{sae}/stability.parquet"
+    for encoder in ENCODERS
+    for layer in CONFIG.layers
+    for sae, settings in CONFIG.saes.items()
+    if len(settings.seeds) > 1
+]
+
+
+def of_seeds(pattern):
+    """Files of all seeds of one encoder's, layer's and SAE's run."""
+    return lambda wildcards: of_runs(pattern, **wildcards)
+
+
+rule sae_stability:
+    input:
+        saes=of_seeds(f"{SAE}/sae.json"),
+        weights=of_seeds(f"{SAE}/sae.safetensors"),
+        codes=of_seeds(f"{CODES}.json"),
+        codes_stores=lambda wildcards: ancient(of_runs(f"{CODES}.zarr", **wildcards)),
+    output:
+        f"{RESULTS}/analysis/{{encoder}}/{{layer}}/{{sae}}/stability.parquet",
+    log:
+        f"{RESULTS}/logs/sae_stability/{{encoder}}/{{layer}}/{{sae}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sae_stability/{{encoder}}/{{layer}}/{{sae}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(6000),
+        runtime=attempts(60),
+    params:
+        code=code("sae_stability"),
+        seeds=lambda wildcards, input: [
+            f"--seed {seed} --description {sae} --codes {codes}"
+            for seed, sae, codes in zip(
+                CONFIG.saes[wildcards.sae].seeds, input.saes, input.codes, strict=True
+            )
+        ],
+    message:
+        "Seed stability: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}"
+    shell:
+        "python -m mammo_sae sae-stability --encoder {wildcards.encoder}"
+        " --layer {wildcards.layer} --sae {wildcards.sae} {params.seeds} --output {output} 2> {log}"

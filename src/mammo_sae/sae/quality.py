@@ -32,6 +32,7 @@ from mammo_sae.encoders.network import Network, load_encoder, to_map
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
+from mammo_sae.sae.selectivity import Autocorrelation, monosemanticity
 from mammo_sae.sae.settings import QualitySettings
 from mammo_sae.sae.train import SPLIT, split_ids
 from mammo_sae.stores.codes import CodesReader
@@ -69,7 +70,8 @@ def run(
         Manifests of the layer's embedding stores, one per shard.
     output
         Table to write: identity, explained_variance (and of the baselines), l0, dead_share,
-        density and decoder-cosine quantiles, and per concept of the head auroc (original and
+        density and decoder-cosine quantiles, monosemanticity and spatial autocorrelation of the
+        latents beside their chance, and per concept of the head auroc (original and
         spliced), auroc_lost with its patient-bootstrap interval, logit_mse.
 
     Raises
@@ -91,7 +93,7 @@ def run(
     l0 = float(density.sum())
     baselines = Baselines.fit(EmbeddingReader(embeddings, layer, split_ids(images, SPLIT)), l0)
     network = load_encoder(encoder).to(model.device)
-    errors, pooled = _pass(model, stored, reader, network, baselines)
+    errors, pooled, autocorrelation = _pass(model, stored, reader, network, baselines)
 
     row: dict[str, Any] = {"split": settings.split, "images": len(reader)}
     for name, error in errors.items():
@@ -99,6 +101,9 @@ def run(
     row |= {"l0": l0, "latents": model.latents, "dead_share": float((density == 0).mean())}
     row |= _density(density)
     row |= decoder_cosines(model.decoder_weight)
+    row |= _selectivity(
+        pooled["original"], stored.max(reader.image_ids), autocorrelation, settings.seed
+    )
     cases = read_cases(images, reader.image_ids)
     weights = load_head(head)
     logits = {name: weights.logits(features) for name, features in pooled.items()}
@@ -182,15 +187,21 @@ def _pass(
     reader: EmbeddingReader,
     network: Network,
     baselines: Baselines,
-) -> tuple[dict[str, Error], dict[str, np.ndarray]]:
-    """Return squared errors per reconstruction, and pooled features [n, d'] with and without."""
+) -> tuple[dict[str, Error], dict[str, np.ndarray], np.ndarray]:
+    """Return what one reading of embeddings and codes gives.
+
+    Squared errors per reconstruction, pooled features [n, d'] with and without the SAE, and the
+    latents' spatial autocorrelation [h].
+    """
     grid = reader.grid
+    maps = Autocorrelation(model.latents, grid.rows, grid.columns)
     names = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
     errors = {name: Error() for name in names}
     pooled: dict[str, list[np.ndarray]] = {"original": [], "spliced": []}
     mean = _mean(reader, model.device)
     for positions, x in _cells(reader, model.device, f"quality {grid.layer}"):
         codes = stored.cells([stored.position(reader.image_ids[i]) for i in positions])
+        maps.add(*codes)
         index, value = (
             torch.from_numpy(part.reshape(len(x), -1)).to(model.device) for part in codes
         )
@@ -205,7 +216,31 @@ def _pass(
             with torch.inference_mode():
                 features = network.rest(grid.layer, to_map(cells.view(shape)))
             pooled[name].append(features.cpu().numpy())
-    return errors, {name: np.concatenate(parts) for name, parts in pooled.items()}
+    features = {name: np.concatenate(parts) for name, parts in pooled.items()}
+    return errors, features, maps.result()
+
+
+def _selectivity(
+    features: np.ndarray, highest: np.ndarray, autocorrelation: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Return quantiles over latents of both scores, and of the first with images shuffled.
+
+    features [n, d'] are the encoder's, pooled; highest [n, h] the latents' largest codes.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(features))
+    scores = {
+        "monosemanticity": monosemanticity(features, highest),
+        "monosemanticity_shuffled": monosemanticity(features[shuffled], highest),
+        "autocorrelation": autocorrelation,
+    }
+    row = {}
+    for name, values in scores.items():
+        known = values[~np.isnan(values)]
+        for q in (0.5, 0.9):
+            row[f"{name}_q{round(100 * q)}"] = (
+                float(np.quantile(known, q)) if len(known) else np.nan
+            )
+    return row
 
 
 def _fidelity(

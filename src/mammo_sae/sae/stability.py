@@ -1,0 +1,84 @@
+"""Step: how far the seeds of one SAE agree on its atoms.
+
+Two dictionaries are paired one to one so that the summed cosine of pairs is largest (Hungarian
+method). Only latents that are active somewhere count: a dead one's atom is where it started. The
+null pairs one dictionary with directions of the same mean and covariance as the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.tables import write_table
+
+CLOSE = (0.7, 0.9)
+
+
+def run(
+    *,
+    encoder: str,
+    layer: str,
+    sae: str,
+    seeds: Sequence[int],
+    saes: Sequence[Path],
+    codes: Sequence[Path],
+    output: Path,
+) -> None:
+    """Write one row per pair of seeds.
+
+    Parameters
+    ----------
+    encoder, layer, sae
+        Which SAE this is about.
+    seeds
+        Its seeds, at least two.
+    saes, codes
+        Description (`sae.json`) and manifest of the codes of each seed, in that order.
+    output
+        Table to write: encoder, layer, sae, seed, other_seed, latents (alive ones paired),
+        cosine (mean over pairs), cosine_null, share_above_0.7 and share_above_0.9.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two seeds, or not as many SAEs or codes.
+    """
+    if len(seeds) < 2 or not len(seeds) == len(saes) == len(codes):
+        raise InputError(
+            f"{len(seeds)} seeds, {len(saes)} SAEs and {len(codes)} codes; give two or more of each"
+        )
+    atoms = {}
+    for seed, description, manifest in zip(seeds, saes, codes, strict=True):
+        alive = CodesReader(manifest).active().max(axis=0) > 0
+        atoms[seed] = SparseAutoencoder.load(description).decoder_weight.numpy()[alive]
+    rows = []
+    for one, other in combinations(seeds, 2):
+        cosine = matched_cosines(atoms[one], atoms[other])
+        null = matched_cosines(atoms[one], lookalikes(atoms[other], seed=0))
+        row = {"encoder": encoder, "layer": layer, "sae": sae, "seed": one, "other_seed": other}
+        row |= {"latents": len(cosine), "cosine": cosine.mean(), "cosine_null": null.mean()}
+        rows.append(row | {f"share_above_{close}": (cosine > close).mean() for close in CLOSE})
+    write_table(pd.DataFrame(rows), output)
+
+
+def matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the cosines [min(h, g)] of atoms [h, d] and others [g, d] paired one to one."""
+    unit, other = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (atoms, others))
+    cosine = unit @ other.T
+    return cosine[linear_sum_assignment(cosine, maximize=True)]
+
+
+def lookalikes(atoms: np.ndarray, seed: int) -> np.ndarray:
+    """Return as many Gaussian directions with the mean and covariance of `atoms` [h, d]."""
+    mixing = np.random.default_rng(seed).standard_normal((len(atoms), len(atoms)))
+    mean = atoms.mean(axis=0)
+    return mean + mixing @ (atoms - mean) / np.sqrt(len(atoms))

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae import codes, stability
+
+
+def test_a_dictionary_in_another_order_is_the_same():
+    random = np.random.default_rng(0)
+    atoms = random.normal(size=(20, 8))
+    other = 3 * atoms[random.permutation(20)]
+    np.testing.assert_allclose(stability.matched_cosines(atoms, other), 1)
+    null = stability.matched_cosines(atoms, stability.lookalikes(other, seed=0))
+    assert null.mean() < 0.8
+
+
+def test_no_atom_is_matched_twice():
+    atoms = np.array([[1.0, 0.0], [1.0, 0.0]])
+    other = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert sorted(stability.matched_cosines(atoms, other)) == pytest.approx([0, 1])
+
+
+def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
+    saes, manifests = [], []
+    for seed in (0, 1, 2):
+        own = settings.model_copy(update={"seed": seed, "steps": 20})
+        folder = tmp_path / str(seed)
+        saes.append(train_sae(cohort, folder, own=own))
+        manifests.append(folder / "codes.json")
+        codes.run(
+            sae=saes[-1], embeddings=cohort.manifests, layer=cohort.layer,
+            store=folder / "codes.zarr", manifest=manifests[-1],
+        )  # fmt: skip
+    about = {"encoder": "pretrained", "layer": "head", "sae": "topk"}
+    output = tmp_path / "stability.parquet"
+    stability.run(**about, seeds=[0, 1, 2], saes=saes, codes=manifests, output=output)
+    table = pd.read_parquet(output)
+    assert list(zip(table["seed"], table["other_seed"], strict=True)) == [(0, 1), (0, 2), (1, 2)]
+    assert table["cosine"].between(0, 1).all()
+    with pytest.raises(InputError, match="1 seeds, 3 SAEs"):
+        stability.run(**about, seeds=[0], saes=saes, codes=manifests, output=output)
