@@ -130,7 +130,7 @@ def test_a_row_with_too_many_cells_and_an_empty_file_are_refused(vindr_folder):
 
 
 def test_an_unknown_category_in_the_settings_lists_the_known_ones(vindr_folder):
-    with pytest.raises(InputError, match=r"'Tumour' is not a finding category.*Mass"):
+    with pytest.raises(InputError, match=r"'Tumour' is neither a finding category.*Mass"):
         read_folder(vindr_folder, {"tumour": "Tumour"}, {})
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import read_source
-from mammo_sae.cohorts.settings import CohortSettings, RsnaCohort
+from mammo_sae.cohorts.settings import CohortSettings, UnsplitCohort
 from mammo_sae.cohorts.tables import (
     BOX,
     FINDING_COLUMNS,
@@ -89,7 +89,7 @@ def _with_pseudonyms(
     shards = {p: pseudonyms.shard(p, settings.shards) for p in patients.unique()}
     share = patients.map({p: pseudonyms.share(p) for p in patients.unique()})
     # Datasets without a split of their own come as training alone.
-    test = settings.test_share if isinstance(settings, RsnaCohort) else 0.0
+    test = settings.test_share if isinstance(settings, UnsplitCohort) else 0.0
     held_out = test + (1 - test) * settings.validation_share
     training = frame["split"] == "training"
     return frame.assign(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pydicom
 
+from mammo_sae.cohorts.tables import age_bin
 from mammo_sae.dicom.acquisition import READ, read_acquisition
 from mammo_sae.dicom.reading import parse_dicom
 from mammo_sae.progress import progress
@@ -47,6 +49,27 @@ def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
     """Return the facts of each file, None where it is missing or is not a readable image."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(progress(pool.map(_facts, paths), total=len(paths), label=label))
+
+
+def header_columns(
+    paths: Sequence[Path], refuse: Callable[[int], NoReturn]
+) -> dict[str, list[int | float | str | None]]:
+    """Return the columns of the images table that come from headers, one value per file.
+
+    `refuse` is called with the position of the first file that is not a readable image.
+    """
+    headers = read_facts(paths, "read headers")
+    for position, header in enumerate(headers):
+        if header is None:
+            refuse(position)
+    return {
+        "rows": [header.rows for header in headers],
+        "columns": [header.columns for header in headers],
+        "pixel_spacing_mm": [header.spacing_mm for header in headers],
+        "manufacturer": [header.manufacturer for header in headers],
+        "model": [header.model for header in headers],
+        "age_bin": [age_bin(header.age) for header in headers],
+    }
 
 
 def _facts(path: Path) -> Facts | None:

@@ -7,14 +7,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_sae.cohorts import rsna, table, vindr
+from mammo_sae.cohorts import cbis_ddsm, cmmd, embed, inbreast, rsna, table, vindr
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.cohorts.source import SourceCohort, SourceFiles
 from mammo_sae.errors import InputError
 
-READERS = {"phantom": vindr, "vindr": vindr, "table": table, "rsna": rsna}
-"""Kind of cohort -> module with `read_folder` and `locate_folder`."""
+READERS = {
+    "phantom": vindr,
+    "vindr": vindr,
+    "table": table,
+    "rsna": rsna,
+    "cbis_ddsm": cbis_ddsm,
+    "inbreast": inbreast,
+    "embed": embed,
+    "cmmd": cmmd,
+}
+"""Kind of cohort -> module with `read_folder`, `locate_folder` and `TABLES`."""
 
 
 def read_source(settings: CohortSettings, sources: Sequence[Path]) -> SourceCohort:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.cohorts.sheet import Sheet
 from mammo_sae.cohorts.source import SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, age_bin
 
 IMAGES = "train.csv"
 FOLDER = "train_images"
+TABLES = (IMAGES,)
+"""Files that `read_folder` reads."""
 VIEWS = ("CC", "MLO")  # the others (AT, LM, ML, LMO) are a hundredth of the images
 FLAGS = {"0": 0, "1": 1, "False": 0, "True": 1}
 
@@ -50,14 +51,16 @@ def read_folder(
     InputError
         Naming file, line and column of what is missing or malformed.
     """
+    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+
     sheet = Sheet(folder / IMAGES)
     files = _files(folder, sheet)
     views = sheet.ids("view")
     kept = [row for row, view in enumerate(views) if view in VIEWS]
-    headers = read_facts([files[row] for row in kept], "read headers")
-    for row, header in zip(kept, headers, strict=True):
-        if header is None:
-            sheet.refuse(row, "image_id", f"has no DICOM image in {FOLDER}")
+    headers = header_columns(
+        [files[row] for row in kept],
+        lambda n: sheet.refuse(kept[n], "image_id", f"has no DICOM image in {FOLDER}"),
+    )
     images = pd.DataFrame(
         {
             "source_image": sheet.ids("image_id"),
@@ -77,10 +80,7 @@ def read_folder(
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
     images = images.iloc[kept].assign(
-        rows=[header.rows for header in headers],
-        columns=[header.columns for header in headers],
-        pixel_spacing_mm=[header.spacing_mm for header in headers],
-        manufacturer=[header.manufacturer for header in headers],
+        **{name: headers[name] for name in ("rows", "columns", "pixel_spacing_mm", "manufacturer")},
         # The headers name no model; the machine's number stands for it.
         model=[f"machine {name}" for name in _at(sheet.ids("machine_id"), kept)],
     )
@@ -89,7 +89,7 @@ def read_folder(
 
 
 def locate_folder(folder: Path) -> dict[str, SourceFiles]:
-    """Return the file of every image by `image_id`.
+    """Return the file of every image with a standard view by `image_id`.
 
     Raises
     ------
@@ -98,8 +98,16 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
     """
     sheet = Sheet(folder / IMAGES)
     return {
-        image: SourceFiles(dicom=path)
-        for image, path in zip(sheet.ids("image_id"), _files(folder, sheet), strict=True)
+        image: SourceFiles(dicom=path, patient=patient, annotation=cells)
+        for image, patient, path, view, cells in zip(
+            sheet.ids("image_id"),
+            sheet.ids("patient_id"),
+            _files(folder, sheet),
+            sheet.ids("view"),
+            sheet.cells(["laterality", "view"]),
+            strict=True,
+        )
+        if view in VIEWS
     }
 
 

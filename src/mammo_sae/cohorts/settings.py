@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,7 +41,7 @@ class _Cohort(Settings):
         description="further columns of the images table: name -> column of the source's tables",
     )
     shards: int = Field(
-        4, ge=1, le=4096, description="number of shards; a patient's shard is a hash of its id"
+        2, ge=1, le=4096, description="number of shards; a patient's shard is a hash of its id"
     )
     validation_share: float = Field(
         0.0, ge=0, lt=1, description="share of the training patients moved to `validation`, by hash"
@@ -71,10 +71,9 @@ class PhantomCohort(_Cohort):
         return None
 
 
-class VindrCohort(_Cohort):
-    """VinDr-Mammo, or any folder of the same form."""
+class _Downloaded(_Cohort):
+    """A public dataset, whose ids are pseudonyms already."""
 
-    kind: Literal["vindr"] = Field("vindr", description="a folder with VinDr-Mammo's files")
     source: str = Field(min_length=1, description="the folder, as downloaded")
     external: str | None = Field(
         None, description="a second folder of the same form, which becomes the split `external`"
@@ -84,6 +83,20 @@ class VindrCohort(_Cohort):
         description="file with the secret that pseudonyms are made with, kept outside of the "
         "results; without one a public key is used, for ids that are pseudonyms already",
     )
+
+
+class UnsplitCohort(_Downloaded):
+    """A dataset that comes without a split of its own."""
+
+    test_share: float = Field(
+        0.2, gt=0, lt=1, description="share of the patients that become the split `test`, by hash"
+    )
+
+
+class VindrCohort(_Downloaded):
+    """VinDr-Mammo, or any folder of the same form."""
+
+    kind: Literal["vindr"] = Field("vindr", description="a folder with VinDr-Mammo's files")
 
 
 class TableCohort(_Cohort):
@@ -101,29 +114,68 @@ class TableCohort(_Cohort):
     )
 
 
-class RsnaCohort(_Cohort):
+def _concepts(default: dict[str, str], meaning: str) -> Any:
+    return Field(
+        default,
+        min_length=1,
+        description=f"concepts to explain: name used everywhere -> {meaning}",
+    )
+
+
+MASS_AND_CALCIFICATION = {"mass": "mass", "calcification": "calcification"}
+
+
+class RsnaCohort(UnsplitCohort):
     """The RSNA Screening Mammography Breast Cancer Detection data (2022), training part."""
 
     kind: Literal["rsna"] = Field("rsna", description="a folder with train.csv and train_images/")
-    concepts: dict[ConceptName, str] = Field(
-        {"cancer": "cancer"},
-        min_length=1,
-        description="concepts to explain: name used everywhere -> 0/1 column of train.csv",
+    concepts: dict[ConceptName, str] = _concepts({"cancer": "cancer"}, "0/1 column of train.csv")
+
+
+class CbisDdsmCohort(_Downloaded):
+    """CBIS-DDSM, with the training and test parts of its tables."""
+
+    kind: Literal["cbis_ddsm"] = Field("cbis_ddsm", description="a folder with its tables, series")
+    concepts: dict[ConceptName, str] = _concepts(
+        MASS_AND_CALCIFICATION, "mass, calcification or malignant"
     )
-    source: str = Field(min_length=1, description="the folder, as downloaded")
-    external: str | None = Field(
-        None, description="a second folder of the same form, which becomes the split `external`"
+
+
+class InbreastCohort(UnsplitCohort):
+    """INbreast."""
+
+    kind: Literal["inbreast"] = Field("inbreast", description="a folder with INbreast.csv")
+    concepts: dict[ConceptName, str] = _concepts(
+        {"mass": "Mass", "calcification": "Calcification"}, "name of a contour"
     )
-    key_file: str | None = Field(
-        None,
-        description="file with the secret that pseudonyms are made with, kept outside of the "
-        "results; without one a public key is used, for ids that are pseudonyms already",
+
+
+class EmbedCohort(UnsplitCohort):
+    """The open part of EMBED."""
+
+    kind: Literal["embed"] = Field("embed", description="a folder with tables/ and images/")
+    concepts: dict[ConceptName, str] = _concepts(
+        MASS_AND_CALCIFICATION, "mass, asymmetry, distortion, calcification or cancer"
     )
-    test_share: float = Field(
-        0.2, gt=0, lt=1, description="share of the patients that become the split `test`, by hash"
+
+
+class CmmdCohort(UnsplitCohort):
+    """CMMD, the Chinese Mammography Database."""
+
+    kind: Literal["cmmd"] = Field("cmmd", description="a folder with its table and CMMD/")
+    concepts: dict[ConceptName, str] = _concepts(
+        MASS_AND_CALCIFICATION, "mass, calcification or malignant"
     )
 
 
 CohortSettings = Annotated[
-    PhantomCohort | VindrCohort | TableCohort | RsnaCohort, Field(discriminator="kind")
+    PhantomCohort
+    | VindrCohort
+    | TableCohort
+    | RsnaCohort
+    | CbisDdsmCohort
+    | InbreastCohort
+    | EmbedCohort
+    | CmmdCohort,
+    Field(discriminator="kind"),
 ]

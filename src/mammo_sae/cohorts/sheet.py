@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -17,16 +17,27 @@ EMPTY = {"", "nan", "NaN", "None", "NA"}
 class Sheet:
     """One CSV file, every cell as text; cells are parsed by column.
 
+    With `columns`, only these are read: some tables have hundreds.
+
     Raises
     ------
     InputError
         If the file is missing or is not a table of equally long rows, naming it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, separator: str = ",", columns: Sequence[str] | None = None
+    ) -> None:
         self.path = path
         try:
-            self.frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+            self.frame = pd.read_csv(
+                path,
+                sep=separator,
+                usecols=None if columns is None else lambda name: name in columns,
+                dtype=str,
+                keep_default_na=False,
+                na_filter=False,
+            )
         except FileNotFoundError:
             raise InputError(f"{path} is missing; the cohort needs it") from None
         except pd.errors.EmptyDataError:
@@ -82,6 +93,11 @@ class Sheet:
                 self.refuse(row, column, f"is empty; expected {expected}")
             out.append(value)
         return out
+
+    def cells(self, columns: Sequence[str]) -> list[str]:
+        """Return each row's cells of `columns` as one text; a missing column counts as empty."""
+        texts = [self.text(name) if name in self else [""] * len(self) for name in columns]
+        return ["\t".join(row) for row in zip(*texts, strict=True)]
 
     def typed(self, column: str) -> pd.Series:
         """Return a column as Int64 or Float64 if all its cells are numbers, else as string."""

@@ -13,11 +13,16 @@ import pandas as pd
 class SourceFiles:
     """The files of one image.
 
-    `mask` is an 8-bit image of bit planes, of the original matrix; `mask_bits` says which bit is
-    which region. Datasets with boxes alone have no mask.
+    `patient` is the source's id. `mask` is an 8-bit image of bit planes, of the original matrix;
+    `mask_bits` says which bit is which region. Datasets with boxes alone have no mask.
+    `annotation` is the text of the cells that the image's conversion depends on: view, side, size,
+    boxes; `others` are files that boxes are read from.
     """
 
     dicom: Path
+    patient: str
+    annotation: str = ""
+    others: tuple[Path, ...] = ()
     mask: Path | None = None
     mask_bits: Mapping[str, int] = field(default_factory=dict)
 

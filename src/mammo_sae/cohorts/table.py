@@ -17,13 +17,14 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.cohorts.sheet import Sheet
 from mammo_sae.cohorts.source import SourceCohort, SourceFiles
-from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
+from mammo_sae.cohorts.tables import BOX, SPLITS
 
 IMAGES = "images.csv"
 FINDINGS = "findings.csv"
+TABLES = (IMAGES, FINDINGS)
+"""Files that `read_folder` reads."""
 
 
 def read_folder(
@@ -50,12 +51,14 @@ def read_folder(
     InputError
         Naming file, line and column of what is missing or malformed.
     """
+    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+
     sheet = Sheet(folder / IMAGES)
     files = _files(sheet)
-    headers = read_facts([folder / name for name in files], "read headers")
-    for row, header in enumerate(headers):
-        if header is None:
-            sheet.refuse(row, "file", "names no DICOM image in this folder")
+    headers = header_columns(
+        [folder / name for name in files],
+        lambda row: sheet.refuse(row, "file", "names no DICOM image in this folder"),
+    )
     images = pd.DataFrame(
         {
             "source_image": files,
@@ -67,12 +70,7 @@ def read_folder(
             "side": sheet.chosen("side", {"L": "L", "R": "R"}),
             "density": _optional(sheet, "density", dict(zip("ABCD", "ABCD", strict=True))),
             "birads": _optional(sheet, "birads", {str(n): n for n in range(7)}),
-            "rows": [header.rows for header in headers],
-            "columns": [header.columns for header in headers],
-            "pixel_spacing_mm": [header.spacing_mm for header in headers],
-            "manufacturer": [header.manufacturer for header in headers],
-            "model": [header.model for header in headers],
-            "age_bin": [age_bin(header.age) for header in headers],
+            **headers,
         }
     )
     for concept, column in concepts.items():
@@ -90,7 +88,24 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
     InputError
         If the table is missing or names a file outside of the folder.
     """
-    return {name: SourceFiles(dicom=folder / name) for name in _files(Sheet(folder / IMAGES))}
+    sheet = Sheet(folder / IMAGES)
+    boxes: dict[str, list[str]] = {}
+    if (folder / FINDINGS).is_file():
+        findings = Sheet(folder / FINDINGS)
+        for name, cells in zip(
+            findings.ids("file"), findings.cells(["finding", *BOX]), strict=True
+        ):
+            boxes.setdefault(name, []).append(cells)
+    return {
+        name: SourceFiles(
+            dicom=folder / name,
+            patient=patient,
+            annotation="\n".join([cells, *sorted(boxes.get(name, []))]),
+        )
+        for name, patient, cells in zip(
+            _files(sheet), sheet.ids("patient_id"), sheet.cells(["view", "side"]), strict=True
+        )
+    }
 
 
 def _files(sheet: Sheet) -> list[str]:

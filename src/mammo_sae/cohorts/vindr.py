@@ -33,6 +33,8 @@ METADATA = "metadata.csv"
 TRUTH = "truth.csv"
 TRUTH_DESCRIPTION = "truth.json"
 METADATA_ID = "SOP Instance UID"
+TABLES = (BREASTS, FINDINGS, METADATA, TRUTH, TRUTH_DESCRIPTION)
+"""Files that `read_folder` reads."""
 
 CLASSES: dict[str, tuple[str, str | int]] = {
     **{f"DENSITY {letter}": ("density", letter) for letter in "ABCD"},
@@ -124,17 +126,28 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
     Raises
     ------
     InputError
-        If its table of images is missing.
+        If one of its two tables of annotations is missing.
     """
     bits = mask_bits(folder)
     breasts = Sheet(folder / BREASTS)
+    findings = Sheet(folder / FINDINGS)
+    boxes: dict[str, list[str]] = {}
+    for image, cells in zip(
+        findings.ids("image_id"), findings.cells(["finding_categories", *BOX]), strict=True
+    ):
+        boxes.setdefault(image, []).append(cells)
+    shown = breasts.cells(["laterality", "view_position", "height", "width"])
     return {
         image: SourceFiles(
             dicom=folder / "images" / study / f"{image}.dicom",
+            patient=study,
+            annotation="\n".join([cells, *sorted(boxes.get(image, []))]),
             mask=folder / "masks" / f"{image}.png" if bits else None,
             mask_bits=bits,
         )
-        for image, study in zip(breasts.ids("image_id"), breasts.ids("study_id"), strict=True)
+        for image, study, cells in zip(
+            breasts.ids("image_id"), breasts.ids("study_id"), shown, strict=True
+        )
     }
 
 

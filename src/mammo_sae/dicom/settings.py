@@ -84,8 +84,8 @@ class ConversionSettings(Settings):
     """Exactly what the conversion of a shard depends on."""
 
     images: ImagesSettings = Field(ClinicalSettings(), description="the preprocessing")
-    kind: Literal["phantom", "vindr", "table", "rsna"] = Field(
-        "phantom", description="kind of the cohort, which says how its files are found"
+    kind: Literal["phantom", "vindr", "table", "rsna", "cbis_ddsm", "inbreast", "embed", "cmmd"] = (
+        Field("phantom", description="kind of the cohort, which says how its files are found")
     )
     concepts: tuple[str, ...] = Field(min_length=1, description="concepts whose regions are stored")
     key_file: str | None = Field(None, description="file with the secret of the pseudonyms")

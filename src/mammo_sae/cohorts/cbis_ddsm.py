@@ -1,0 +1,244 @@
+"""CBIS-DDSM: digitised film, one row per abnormality, regions of interest as DICOM masks.
+
+::
+
+    {mass,calc}_case_description_{train,test}_set.csv
+    <Mass|Calc>-<Training|Test>_<patient>_<side>_<view>/**/*.dcm       the film
+    <Mass|Calc>-<Training|Test>_<patient>_<side>_<view>_<n>/**/*.dcm   mask and crop of finding n
+
+Quirks: the tables' paths end in names that the download does not have, so their first folder is
+what counts; which of its two files is the mask and which the crop is told by their sizes, since the
+tables swap them at times. Films with masses and calcifications are in both tables, as two copies;
+they become one image. Patients of both the training and the test part all become `test`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.tables import BOX
+from mammo_sae.errors import InputError
+
+TABLES = tuple(
+    f"{kind}_case_description_{part}_set.csv"
+    for kind in ("mass", "calc")
+    for part in ("train", "test")
+)
+"""Files that `read_folder` reads."""
+CATEGORIES = ("mass", "calcification", "malignant")
+SIDES = {"LEFT": "L", "RIGHT": "R"}
+VIEWS = {"CC": "CC", "MLO": "MLO"}
+DENSITIES = {"0": None, "1": "A", "2": "B", "3": "C", "4": "D"}
+PATHOLOGIES = {"MALIGNANT": True, "BENIGN": False, "BENIGN_WITHOUT_CALLBACK": False}
+
+
+@dataclass
+class _Film:
+    """What all rows of one film say."""
+
+    sheet: Sheet
+    row: int
+    patient: str
+    split: str
+    side: str
+    view: str
+    file: Path | None
+    density: str | None = None
+    birads: int | None = None
+    findings: list[tuple[set[str], Path, Sheet, int]] = field(default_factory=list)
+
+
+def read_folder(
+    folder: Path,
+    concepts: Mapping[str, str],
+    covariates: Mapping[str, str],
+    split: str | None = None,
+) -> SourceCohort:
+    """Read the four tables, the headers of the images, and the extent of each mask.
+
+    Parameters
+    ----------
+    folder
+        The folder of the download that holds the tables and the series.
+    concepts
+        Concept name -> `mass`, `calcification` or `malignant`.
+    covariates
+        Covariate name -> column of the tables, of a film's first row.
+    split
+        The split of all images, instead of what the tables say.
+
+    Raises
+    ------
+    InputError
+        Naming file, line and column of what is missing or malformed.
+    """
+    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+
+    unknown = sorted(set(concepts.values()) - set(CATEGORIES))
+    if unknown:
+        raise InputError(f"concepts: {unknown[0]!r} is not one of {', '.join(CATEGORIES)}")
+    films = _films(folder)
+    for film in films.values():
+        if film.file is None:
+            film.sheet.refuse(film.row, "image file path", "has no DICOM file in its folder")
+    found = list(films.values())
+    headers = header_columns(
+        [film.file for film in found],
+        lambda n: found[n].sheet.refuse(found[n].row, "image file path", "is no DICOM image"),
+    )
+    held_out = {film.patient for film in found if film.split == "test"}
+    both = held_out & {film.patient for film in found if film.split == "training"}
+    images = pd.DataFrame(
+        {
+            "source_image": list(films),
+            "source_patient": [film.patient for film in found],
+            "split": [
+                split or ("test" if film.patient in held_out else "training") for film in found
+            ],
+            "view": [film.view for film in found],
+            "side": [film.side for film in found],
+            "density": [film.density for film in found],
+            "birads": [film.birads for film in found],
+            **headers,
+        }
+    )
+    for concept, category in concepts.items():
+        images[concept] = [
+            int(any(category in categories for categories, *_ in film.findings)) for film in found
+        ]
+    for name, column in covariates.items():
+        images[name] = [film.sheet.text(column)[film.row] or None for film in found]
+    sizes = zip(headers["rows"], headers["columns"], strict=True)
+    boxes, without = _boxes(films, list(sizes), concepts)
+    return SourceCohort(
+        images, boxes, {"findings_without_box": without, "patients_in_both_parts": len(both)}
+    )
+
+
+def locate_folder(folder: Path) -> dict[str, SourceFiles]:
+    """Return the files of every film by patient, side and view; masks are files of it too.
+
+    Raises
+    ------
+    InputError
+        If a table is missing or malformed.
+    """
+    return {
+        name: SourceFiles(
+            dicom=film.file or folder / name,
+            patient=film.patient,
+            annotation="\n".join(
+                [film.side, film.view, *(" ".join(sorted(kinds)) for kinds, *_ in film.findings)]
+            ),
+            others=tuple(path for _, roi, *_ in film.findings for path in _dicoms(roi)),
+        )
+        for name, film in _films(folder).items()
+    }
+
+
+def _films(folder: Path) -> dict[str, _Film]:
+    films: dict[str, _Film] = {}
+    for name in TABLES:
+        sheet = Sheet(folder / name)
+        density = "breast_density" if "breast_density" in sheet else "breast density"
+        columns = zip(
+            sheet.ids("patient_id"),
+            sheet.chosen("left or right breast", SIDES),
+            sheet.chosen("image view", VIEWS),
+            sheet.parsed(density, DENSITIES.__getitem__, "0 to 4 or empty"),
+            sheet.parsed("assessment", _birads, "0 to 6 or empty"),
+            sheet.ids("abnormality type"),
+            sheet.chosen("pathology", PATHOLOGIES),
+            sheet.ids("image file path"),
+            sheet.ids("ROI mask file path"),
+            strict=True,
+        )
+        for row, (patient, side, view, dense, birads, kind, malignant, image, roi) in enumerate(
+            columns
+        ):
+            if kind not in CATEGORIES[:2]:
+                sheet.refuse(
+                    row, "abnormality type", f"is {kind!r}; expected mass or calcification"
+                )
+            film = films.setdefault(
+                f"{patient}_{side}_{view}",
+                _Film(
+                    sheet,
+                    row,
+                    patient,
+                    "training" if name.endswith("_train_set.csv") else "test",
+                    side,
+                    view,
+                    next(
+                        iter(_dicoms(_series(folder, sheet, row, "image file path", image))), None
+                    ),
+                    dense,
+                ),
+            )
+            if birads is not None:
+                film.birads = birads if film.birads is None else max(film.birads, birads)
+            categories = {kind, *(["malignant"] if malignant else [])}
+            series = _series(folder, sheet, row, "ROI mask file path", roi)
+            film.findings.append((categories, series, sheet, row))
+    return films
+
+
+def _series(folder: Path, sheet: Sheet, row: int, column: str, text: str) -> Path:
+    """Return the folder that a path of the tables begins with."""
+    parts = PurePosixPath(text.strip().strip('"')).parts
+    if not parts or parts[0] in {"/", ".."}:
+        sheet.refuse(row, column, "must be a path inside the folder")
+    return folder / parts[0]
+
+
+def _dicoms(series: Path) -> list[Path]:
+    return sorted(series.rglob("*.dcm"))
+
+
+def _birads(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 6:
+        raise ValueError
+    return value
+
+
+def _boxes(
+    films: Mapping[str, _Film], sizes: list[tuple[int, int]], concepts: Mapping[str, str]
+) -> tuple[pd.DataFrame, int]:
+    """Return the extent of each finding's mask, and how many have none of the film's size."""
+    rows: list[tuple] = []
+    without = 0
+    for (name, film), size in zip(films.items(), sizes, strict=True):
+        for categories, series, *_ in film.findings:
+            wanted = [concept for concept, kind in concepts.items() if kind in categories]
+            box = _extent(series, size) if wanted else None
+            if box is None:
+                without += len(wanted)
+                continue
+            rows.extend((name, concept, *box) for concept in wanted)
+    return pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), without
+
+
+def _extent(series: Path, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    from mammo_sae.dicom.pixels import read_pixels
+    from mammo_sae.dicom.refusal import Refusal
+
+    for path in _dicoms(series):
+        try:
+            _, codes = read_pixels(path)
+        except Refusal:
+            continue
+        # The crop is smaller, unless the abnormality fills the film: then it is not two-valued.
+        if codes.shape != size or len(np.unique(codes)) != 2:
+            continue
+        marked = codes == codes.max()
+        y, x = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
+        return float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
+    return None

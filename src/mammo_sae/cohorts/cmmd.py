@@ -1,0 +1,137 @@
+"""CMMD (Chinese Mammography Database): findings by breast, proven by biopsy, without boxes.
+
+::
+
+    CMMD_clinicaldata_revision.csv    one row per breast; the downloaded .xlsx, saved as CSV
+    CMMD/<ID1>/**/*.dcm               the patient's images
+
+Quirks: no table names the images; a file's side and view are in its header alone, the view only as
+a code. Of a breast without a row nothing is known. No split of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.tables import BOX, age_bin
+from mammo_sae.errors import InputError
+
+BREASTS = "CMMD_clinicaldata_revision.csv"
+FOLDER = "CMMD"
+TABLES = (BREASTS,)
+"""Files that `read_folder` reads."""
+KINDS = {
+    "calcification": {"calcification"},
+    "mass": {"mass"},
+    "both": {"calcification", "mass"},
+}
+CATEGORIES = ("mass", "calcification", "malignant")
+
+
+def read_folder(
+    folder: Path,
+    concepts: Mapping[str, str],
+    covariates: Mapping[str, str],
+    split: str | None = None,
+) -> SourceCohort:
+    """Read the table and the headers of all images.
+
+    Parameters
+    ----------
+    folder
+        The folder that holds the table and `CMMD`.
+    concepts
+        Concept name -> `mass`, `calcification` or `malignant`.
+    covariates
+        Covariate name -> column of the table.
+    split
+        The split of all images; without one they are all `training`.
+
+    Raises
+    ------
+    InputError
+        Naming file, line and column of what is missing or malformed.
+    """
+    from mammo_sae.cohorts.facts import read_facts  # what only locates files needs no pydicom
+
+    unknown = sorted(set(concepts.values()) - set(CATEGORIES))
+    if unknown:
+        raise InputError(f"concepts: {unknown[0]!r} is not one of {', '.join(CATEGORIES)}")
+    sheet = Sheet(folder / BREASTS)
+    breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
+    for row, (patient, side, kind, malignant) in enumerate(
+        zip(
+            sheet.ids("ID1"),
+            sheet.chosen("LeftRight", {"L": "L", "R": "R"}),
+            sheet.required("abnormality", KINDS.__getitem__, "mass, calcification or both"),
+            sheet.chosen("classification", {"Benign": False, "Malignant": True}),
+            strict=True,
+        )
+    ):
+        _, known = breasts.setdefault((patient, side), (row, set()))
+        known |= kind | ({"malignant"} if malignant else set())
+    first = {patient: row for row, patient in reversed(list(enumerate(sheet.ids("ID1"))))}
+    for patient, row in first.items():
+        if not _dicoms(folder, patient):
+            sheet.refuse(row, "ID1", f"has no DICOM file in {FOLDER}")
+    ages = sheet.parsed("Age", lambda text: int(float(text)), "years or empty")
+    texts = {name: sheet.typed(column) for name, column in covariates.items()}
+
+    files = locate_folder(folder)
+    headers = read_facts([found.dicom for found in files.values()], "read headers")
+    rows, dropped = [], 0
+    for (name, found), header in zip(files.items(), headers, strict=True):
+        if header is None or header.side is None or header.view not in {"CC", "MLO"}:
+            dropped += 1
+            continue
+        row, known = breasts.get((found.patient, header.side), (None, None))
+        rows.append(
+            {
+                "source_image": name,
+                "source_patient": found.patient,
+                "split": split or "training",
+                "view": header.view,
+                "side": header.side,
+                "density": None,
+                "birads": None,
+                "rows": header.rows,
+                "columns": header.columns,
+                "pixel_spacing_mm": header.spacing_mm,
+                "manufacturer": header.manufacturer,
+                "model": header.model,
+                "age_bin": age_bin(ages[first[found.patient]]),
+                **{
+                    concept: None if known is None else int(category in known)
+                    for concept, category in concepts.items()
+                },
+                **{name: None if row is None else texts[name][row] for name in covariates},
+            }
+        )
+    if not rows:
+        raise InputError(f"{folder / FOLDER} holds no image with a side and a standard view")
+    findings = pd.DataFrame(columns=["source_image", "concept", *BOX])
+    return SourceCohort(pd.DataFrame(rows), findings, {"images_without_view_dropped": dropped})
+
+
+def locate_folder(folder: Path) -> dict[str, SourceFiles]:
+    """Return the files of all patients in the table by their path below the folder.
+
+    Raises
+    ------
+    InputError
+        If the table is missing.
+    """
+    return {
+        path.relative_to(folder).as_posix(): SourceFiles(dicom=path, patient=patient)
+        for patient in dict.fromkeys(Sheet(folder / BREASTS).ids("ID1"))
+        for path in _dicoms(folder, patient)
+    }
+
+
+def _dicoms(folder: Path, patient: str) -> list[Path]:
+    return sorted((folder / FOLDER / patient).rglob("*.dcm"))

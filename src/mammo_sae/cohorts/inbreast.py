@@ -1,0 +1,166 @@
+"""INbreast: full-field digital mammograms with contours drawn by a radiologist.
+
+::
+
+    INbreast.csv                                            one row per image, separated by ;
+    AllDICOMs/<File Name>_<patient>_MG_<side>_<view>_ANON.dcm
+    AllXML/<File Name>.xml                                  contours, as OsiriX exports them
+
+Quirks: the table's patient column says `removed`, the file's name holds the patient; contours are
+polygons of "(x, y)" strings, some of a single point; names of findings are misspelt in places. No
+split of its own.
+"""
+
+from __future__ import annotations
+
+import plistlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from xml.parsers.expat import ExpatError
+
+import pandas as pd
+
+from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.tables import BOX
+from mammo_sae.errors import InputError
+
+IMAGES = "INbreast.csv"
+TABLES = (IMAGES,)
+"""Files that `read_folder` reads."""
+# As some files spell it -> as the others do.
+SPELLINGS = {
+    "Assymetry": "Asymmetry",
+    "Calcifications": "Calcification",
+    "Espiculated Region": "Spiculated Region",
+}
+DENSITIES = {"1": "A", "2": "B", "3": "C", "4": "D"}
+
+
+def read_folder(
+    folder: Path,
+    concepts: Mapping[str, str],
+    covariates: Mapping[str, str],
+    split: str | None = None,
+) -> SourceCohort:
+    """Read the table, the contours and the headers of the images.
+
+    Parameters
+    ----------
+    folder
+        The dataset's root.
+    concepts
+        Concept name -> name of a contour: Mass, Calcification, Cluster, Asymmetry, ...
+    covariates
+        Covariate name -> column of the table.
+    split
+        The split of all images; without one they are all `training`.
+
+    Raises
+    ------
+    InputError
+        Naming file, line and column of what is missing or malformed.
+    """
+    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+
+    sheet = Sheet(folder / IMAGES, separator=";")
+    files = locate_folder(folder)
+    names = list(files)
+    headers = header_columns(
+        [files[name].dicom for name in names],
+        lambda row: sheet.refuse(row, "File Name", "has no DICOM image in AllDICOMs"),
+    )
+    images = pd.DataFrame(
+        {
+            "source_image": names,
+            "source_patient": [files[name].patient for name in names],
+            "split": split or "training",
+            "view": sheet.chosen("View", {"CC": "CC", "MLO": "MLO", "ML": "MLO"}),
+            "side": sheet.chosen("Laterality", {"L": "L", "R": "R"}),
+            "density": sheet.parsed("ACR", DENSITIES.__getitem__, "1 to 4 or empty"),
+            "birads": sheet.parsed("Bi-Rads", _birads, "0 to 6, 4a to 4c, or empty"),
+            **headers,
+        }
+    )
+    contours = {name: _contours(folder / "AllXML" / f"{name}.xml") for name in names}
+    for concept, finding in concepts.items():
+        images[concept] = [int(any(f == finding for f, _ in contours[name])) for name in names]
+    for name, column in covariates.items():
+        images[name] = sheet.typed(column)
+    rows = [
+        (name, concept, *box)
+        for name in names
+        for finding, box in contours[name]
+        for concept, wanted in concepts.items()
+        if finding == wanted
+    ]
+    return SourceCohort(images, pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), {})
+
+
+def locate_folder(folder: Path) -> dict[str, SourceFiles]:
+    """Return the files of every image by the table's `File Name`.
+
+    Raises
+    ------
+    InputError
+        If the table is missing or a row has not one file.
+    """
+    sheet = Sheet(folder / IMAGES, separator=";")
+    on_disk: dict[str, list[Path]] = {}
+    for path in sorted((folder / "AllDICOMs").glob("*.dcm")):
+        on_disk.setdefault(path.name.split("_")[0], []).append(path)
+    found: dict[str, SourceFiles] = {}
+    for row, (name, cells) in enumerate(
+        zip(sheet.ids("File Name"), sheet.cells(["Laterality", "View"]), strict=True)
+    ):
+        if name in found:
+            sheet.refuse(row, "File Name", "occurs a second time")
+        paths = on_disk.get(name, [])
+        if len(paths) != 1:
+            sheet.refuse(row, "File Name", f"has {len(paths)} DICOM files in AllDICOMs; expected 1")
+        parts = paths[0].name.split("_")
+        if len(parts) < 3:
+            sheet.refuse(row, "File Name", "has a DICOM file whose name holds no patient")
+        found[name] = SourceFiles(
+            dicom=paths[0],
+            patient=parts[1],
+            annotation=cells,
+            others=(folder / "AllXML" / f"{name}.xml",),
+        )
+    return found
+
+
+def _birads(text: str) -> int:
+    found = re.fullmatch(r"([0-6])[abc]?", text)
+    if not found:
+        raise ValueError
+    return int(found[1])
+
+
+def _contours(path: Path) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """Return finding and box of each contour; no file means no finding."""
+    if not path.is_file():
+        return []
+    try:
+        images = plistlib.loads(path.read_bytes())["Images"]
+        found = []
+        for roi in (roi for image in images for roi in image["ROIs"]):
+            points = [_point(text) for text in roi["Point_px"]]
+            if not points:
+                continue
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            # A point lies in a pixel: the box ends where that pixel does, so no box is empty.
+            box = min(x), min(y), max(x) + 1, max(y) + 1
+            name = str(roi["Name"]).strip()
+            found.append((SPELLINGS.get(name, name), box))
+    except (LookupError, TypeError, ValueError, ExpatError) as error:
+        raise InputError(
+            f"{path} is not a list of contours ({type(error).__name__}); download it again"
+        ) from None
+    return found
+
+
+def _point(text: str) -> tuple[float, float]:
+    x, y = (float(number) for number in text.strip("() ").split(","))
+    return x, y

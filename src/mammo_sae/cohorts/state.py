@@ -1,0 +1,83 @@
+"""What an archive holds right now, seen without opening an image: what decides staleness.
+
+Snakemake compares the digests of this module, which are parameters of its rules, with those of the
+run before. A shard's digest covers exactly what the conversion of its images depends on, so images
+that are added, changed or removed reconvert the shards of their patients and no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.readers import READERS, locate
+from mammo_sae.cohorts.settings import CohortSettings
+
+
+@dataclass(frozen=True)
+class ArchiveState:
+    """Digests of a cohort's sources.
+
+    Attributes
+    ----------
+    tables
+        Of all that the cohort's tables depend on: the source's own tables and every file.
+    shards
+        Of what the conversion of each shard depends on.
+    """
+
+    tables: str
+    shards: tuple[str, ...]
+
+
+def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveState:
+    """Look at every file of a cohort's sources and read their tables.
+
+    A file counts as changed when its size or its time of modification has changed, a table when its
+    content has: copying an archive with its times (`cp -p`, `rsync -t`) changes nothing.
+
+    Raises
+    ------
+    InputError
+        If a source is missing or its tables can't be read, naming it.
+    """
+    pseudonyms = load_pseudonyms(settings.key_file)
+    found = locate(settings.kind, settings.key_file, sources)
+    regions = sorted({name for files in found.values() for name in files.mask_bits})
+    shards = [[f"regions {regions}"] for _ in range(settings.shards)]
+    for image_id in sorted(found):
+        files = found[image_id]
+        shards[pseudonyms.shard(files.patient, settings.shards)].append(
+            "\n".join(
+                [
+                    f"image {image_id} of {pseudonyms.patient(files.patient)}",
+                    files.annotation,
+                    _seen(files.dicom),
+                    "" if files.mask is None else _seen(files.mask),
+                    *map(_seen, files.others),
+                    str(sorted(files.mask_bits.items())),
+                ]
+            )
+        )
+    digests = tuple(_digest("\n".join(parts).encode()) for parts in shards)
+    contents = []
+    for folder in sources:
+        for name in READERS[settings.kind].TABLES:
+            path = folder / name
+            contents.append(_digest(path.read_bytes()) if path.is_file() else "")
+    return ArchiveState(_digest("\n".join([*contents, *digests]).encode()), digests)
+
+
+def _seen(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

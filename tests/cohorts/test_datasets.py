@@ -1,0 +1,343 @@
+"""Public datasets, from folders of their layout with images made here, through both steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import (
+    DigitalMammographyXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+from mammo_sae.cohorts import build
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.settings import CbisDdsmCohort, CmmdCohort, EmbedCohort, InbreastCohort
+from mammo_sae.cohorts.state import archive_state
+from mammo_sae.cohorts.tables import read_cohort
+from mammo_sae.dicom import convert
+from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, TriageSettings
+from mammo_sae.errors import InputError
+from mammo_sae.stores.images import ImageReader
+
+ROWS, COLUMNS = 60, 40
+
+
+def write(path: Path, pixels: np.ndarray, side: str = "L", view: str | None = "CC") -> None:
+    """Write a mammogram; its view as a code alone, as CMMD has it."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset.Modality, dataset.PhotometricInterpretation = "MG", "MONOCHROME2"
+    dataset.Manufacturer, dataset.PatientAge = "ACME", "061Y"
+    dataset.ImageLaterality = side
+    if view:
+        code = Dataset()
+        code.CodeValue = {"CC": "399162004", "MLO": "399368009"}[view]
+        dataset.ViewCodeSequence = [code]
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated = 8 * pixels.dtype.itemsize
+    dataset.BitsStored = dataset.BitsAllocated
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation, dataset.SamplesPerPixel = 0, 1
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OW"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def breast(seed: int, side: str = "L") -> np.ndarray:
+    y, x = np.mgrid[:ROWS, :COLUMNS]
+    inside = ((x + 0.5) / 28) ** 2 + ((y + 0.5 - ROWS / 2) / 24) ** 2 < 1
+    noise = np.random.default_rng(seed).integers(0, 9000, (ROWS, COLUMNS))
+    pixels = (inside * (30000 + noise)).astype(np.uint16)
+    return pixels if side == "L" else np.ascontiguousarray(pixels[:, ::-1])
+
+
+def build_and_convert(settings, folder: Path, out: Path):
+    """Run `cohort` and `images`; return the tables and the images."""
+    tables = out / "images.parquet", out / "findings.parquet"
+    build.run(settings, [folder], *tables, out / "summary.json")
+    conversion = ConversionSettings(
+        kind=settings.kind,
+        concepts=tuple(settings.concepts),
+        images=ClinicalSettings(height=60, width=40, triage=TriageSettings(most_refused=0)),
+    )
+    convert.run(conversion, *tables, [folder], 0, out / "0.zarr", out / "0.json")
+    assert len(archive_state(settings, [folder]).shards) == 1
+    images, findings = read_cohort(*tables, list(settings.concepts))
+    reader = ImageReader([out / "0.json"])
+    assert sorted(reader.image_ids) == sorted(images["image_id"])
+    return images.set_index("image_id"), findings, reader
+
+
+def image_id(name: str) -> str:
+    return load_pseudonyms(None).image(name)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Convert without starting processes, which the tests of the step itself do."""
+    monkeypatch.setattr(convert, "in_order", lambda function, items, *_: map(function, items))
+
+
+# CBIS-DDSM
+
+CBIS = (
+    "patient_id,{density},left or right breast,image view,abnormality id,abnormality type,"
+    "assessment,pathology,image file path,cropped image file path,ROI mask file path"
+)
+
+
+def cbis_row(part: str, patient: str, side: str, number: int, kind: str, pathology: str) -> str:
+    case = f"{'Mass' if kind == 'mass' else 'Calc'}-{part}_{patient}_{side}_CC"
+    return (
+        f"{patient},3,{side},CC,{number},{kind},4,{pathology},{case}/1.3.6/1.3.7/000000.dcm,"
+        f"{case}_{number}/1.3.6/1.3.8/000000.dcm,{case}_{number}/1.3.6/1.3.8/000001.dcm"
+    )
+
+
+@pytest.fixture
+def cbis(tmp_path) -> Path:
+    folder = tmp_path / "cbis"
+    rows = {
+        "mass_case_description_train_set.csv": [
+            cbis_row("Training", "P_1", "LEFT", 1, "mass", "MALIGNANT"),
+            cbis_row("Training", "P_2", "LEFT", 1, "mass", "BENIGN"),
+        ],
+        "calc_case_description_train_set.csv": [
+            cbis_row("Training", "P_1", "LEFT", 1, "calcification", "BENIGN_WITHOUT_CALLBACK")
+        ],
+        "mass_case_description_test_set.csv": [],
+        "calc_case_description_test_set.csv": [
+            cbis_row("Test", "P_2", "RIGHT", 1, "calcification", "BENIGN")
+        ],
+    }
+    folder.mkdir()
+    for name, lines in rows.items():
+        density = "breast_density" if name.startswith("mass") else "breast density"
+        (folder / name).write_text("\n".join([CBIS.format(density=density), *lines]) + "\n")
+    mask = np.zeros((ROWS, COLUMNS), np.uint8)
+    mask[20:30, 5:15] = 255
+    crop = np.arange(100, dtype=np.uint8).reshape(10, 10)
+    for number, case in enumerate(
+        ("Mass-Training_P_1_LEFT", "Calc-Training_P_1_LEFT", "Mass-Training_P_2_LEFT")
+    ):
+        write(folder / f"{case}_CC/08-07-2016/1.0-full/1-1.dcm", breast(number))
+        # Mask and crop in either order.
+        for at, pixels in enumerate((mask, crop) if number else (crop, mask), start=1):
+            write(folder / f"{case}_CC_1/08-07-2016/1.0-ROI/1-{at}.dcm", pixels)
+    write(folder / "Calc-Test_P_2_RIGHT_CC/a/b/1-1.dcm", breast(5, "R"), side="R")
+    return folder
+
+
+def test_cbis_ddsm(cbis, tmp_path):
+    settings = CbisDdsmCohort(source=str(cbis), shards=1)
+    images, findings, reader = build_and_convert(settings, cbis, tmp_path / "out")
+    assert len(images) == 3
+    one = images.loc[image_id("P_1_L_CC")]
+    # A film in both tables is one image with the findings of both.
+    assert one[["mass", "calcification", "density", "birads"]].tolist() == [1, 1, "C", 4]
+    boxes = findings[findings["image_id"] == image_id("P_1_L_CC")]
+    assert boxes[["concept", "xmin", "ymin", "xmax", "ymax"]].values.tolist() == [
+        ["calcification", 5, 20, 15, 30],
+        ["mass", 5, 20, 15, 30],
+    ]
+    assert reader.region_masks([image_id("P_1_L_CC")])[0, 0].sum() == 100
+    # P_2 is in the training part with one breast and in the test part with the other.
+    split = images["split"]
+    assert split[image_id("P_2_L_CC")] == split[image_id("P_2_R_CC")] == "test"
+    assert split[image_id("P_1_L_CC")] == "training"
+    # The calcification without a mask is counted, not invented.
+    assert image_id("P_2_R_CC") not in set(findings["image_id"])
+
+
+def test_a_changed_mask_of_cbis_changes_the_shard_of_its_patient(cbis):
+    settings = CbisDdsmCohort(source=str(cbis), shards=1)
+    before = archive_state(settings, [cbis]).shards
+    mask = next((cbis / "Mass-Training_P_1_LEFT_CC_1").rglob("1-2.dcm"))
+    write(mask, np.eye(ROWS, COLUMNS, dtype=np.uint8))
+    assert archive_state(settings, [cbis]).shards != before
+
+
+# INbreast
+
+CONTOURS = """<?xml version="1.0" encoding="UTF-8"?>
+<plist version="1.0"><dict><key>Images</key><array><dict><key>ROIs</key><array>
+<dict><key>Name</key><string>Mass</string><key>Point_px</key><array>
+<string>(10.5, 20)</string><string>(18, 25)</string><string>(12, 31.25)</string></array></dict>
+<dict><key>Name</key><string>Calcifications</string><key>Point_px</key><array>
+<string>(5.000000, 30.000000)</string></array></dict>
+</array></dict></array></dict></plist>
+"""
+
+
+@pytest.fixture
+def inbreast(tmp_path) -> Path:
+    folder = tmp_path / "inbreast"
+    lines = ["Patient ID;Patient age;Laterality;View;Acquisition date;File Name;ACR;Bi-Rads"]
+    for number, (patient, side) in enumerate((("aa", "L"), ("aa", "R"), ("bb", "L"))):
+        lines.append(f"removed;removed;{side};CC;201001;2000{number};2;4a")
+        name = f"2000{number}_{patient}_MG_{side}_CC_ANON.dcm"
+        write(folder / "AllDICOMs" / name, breast(number, side), side)
+    (folder / "INbreast.csv").write_text("\n".join(lines) + "\n")
+    (folder / "AllXML").mkdir()
+    (folder / "AllXML" / "20000.xml").write_text(CONTOURS)
+    return folder
+
+
+def test_inbreast(inbreast, tmp_path):
+    settings = InbreastCohort(source=str(inbreast), shards=1)
+    images, findings, reader = build_and_convert(settings, inbreast, tmp_path / "out")
+    assert images["patient_id"].nunique() == 2
+    one = images.loc[image_id("20000")]
+    assert one[["mass", "calcification", "density", "birads"]].tolist() == [1, 1, "B", 4]
+    assert images.loc[image_id("20001"), "mass"] == 0
+    assert findings[["concept", "xmin", "ymin", "xmax", "ymax"]].values.tolist() == [
+        ["calcification", 5, 30, 6, 31],
+        ["mass", 10.5, 20, 19, 32.25],
+    ]
+    assert reader.region_masks([image_id("20000")])[0].any(axis=(1, 2)).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("INbreast.csv", ";2;4a", ";2;9", r"INbreast.csv: line 2, column 'Bi-Rads' is '9'"),
+        ("INbreast.csv", "20001;", "20009;", r"line 3, column 'File Name' has 0 DICOM files"),
+        ("AllXML/20000.xml", "(18, 25)", "(18 25)", r"20000.xml is not a list of contours"),
+        ("AllXML/20000.xml", "<dict>", "", r"20000.xml is not a list of contours"),
+    ],
+)
+def test_a_malformed_inbreast_is_refused(inbreast, tmp_path, file, old, new, message):
+    path = inbreast / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=message):
+        build_and_convert(
+            InbreastCohort(source=str(inbreast), shards=1), inbreast, tmp_path / "out"
+        )
+
+
+# EMBED
+
+
+@pytest.fixture
+def embed(tmp_path) -> Path:
+    folder = tmp_path / "embed"
+    (folder / "tables").mkdir(parents=True)
+    (folder / "tables/EMBED_OpenData_clinical.csv").write_text(
+        "empi_anon,acc_anon,side,asses,tissueden,age_at_study,massshape,calcfind,calcdistri,"
+        "path_severity,numfind\n"
+        "1,10,L,S,3.0,61.2,O,,,0.0,1\n"
+        "1,10,R,N,3.0,61.2,,,,,2\n"
+        "2,20,B,A,5.0,48.0,,K,,,1\n"
+        "2,20,L,A,5.0,48.0,Q,,,,2\n"
+    )
+    rows = (
+        '1,10,/mnt/NAS2/mammo/anon_dicom/cohort_1/1/10/a.dcm,L,CC,2D,,"((20, 5, 30, 15),)"',
+        "1,10,/mnt/NAS2/mammo/anon_dicom/cohort_1/1/10/b.dcm,R,MLO,2D,0,()",
+        "1,10,/mnt/NAS2/mammo/anon_dicom/cohort_1/1/10/c.dcm,L,CC,cview,,()",
+        "1,10,/mnt/NAS2/mammo/anon_dicom/cohort_1/1/10/d.dcm,L,CC,2D,1,()",
+        '2,20,/mnt/NAS2/mammo/anon_dicom/cohort_1/2/20/e.dcm,L,CC,2D,,"((1, 2, 3, 4),)"',
+        "3,30,/mnt/NAS2/mammo/anon_dicom/cohort_1/3/30/f.dcm,R,CC,2D,,()",
+    )
+    (folder / "tables/EMBED_OpenData_metadata.csv").write_text(
+        "empi_anon,acc_anon,anon_dicom_path,ImageLateralityFinal,ViewPosition,FinalImageType,"
+        "spot_mag,ROI_coords\n" + "\n".join(rows) + "\n"
+    )
+    for number, (path, side, view) in enumerate(
+        (
+            ("1/10/a", "L", "CC"),
+            ("1/10/b", "R", "MLO"),
+            ("2/20/e", "L", "CC"),
+            ("3/30/f", "R", "CC"),
+        )
+    ):
+        write(folder / f"images/cohort_1/{path}.dcm", breast(number, side), side, view)
+    return folder
+
+
+def test_embed(embed, tmp_path):
+    concepts = {"mass": "mass", "calcification": "calcification", "distortion": "distortion"}
+    settings = EmbedCohort(source=str(embed), shards=1, concepts=concepts)
+    images, findings, reader = build_and_convert(settings, embed, tmp_path / "out")
+    names = [f"images/cohort_1/{n}.dcm" for n in ("1/10/a", "1/10/b", "2/20/e", "3/30/f")]
+    assert len(images) == len(names)
+    a, b, e, f = (images.loc[image_id(name)] for name in names)
+    assert a[["mass", "calcification", "birads", "density", "age_bin"]].tolist() == [
+        1, 0, 4, "C", "60-69",
+    ]  # fmt: skip
+    assert b[["mass", "birads", "view"]].tolist() == [0, 1, "MLO"]
+    # A finding of side B is one of both breasts; density 5 is a man's.
+    assert e[["mass", "calcification", "distortion"]].tolist() == [0, 1, 1]
+    assert pd.isna(e["density"])
+    # An exam that the clinical table does not know is unknown, not healthy.
+    assert pd.isna(f["mass"])
+    # [ymin, xmin, ymax, xmax]; of two findings in e nobody knows which one the box is of.
+    assert findings[["image_id", "concept", "xmin", "ymin", "xmax", "ymax"]].values.tolist() == [
+        [image_id(names[0]), "mass", 5, 20, 15, 30]
+    ]
+    assert reader.region_masks([image_id(names[0])])[0, 0].sum() == 100
+
+
+def test_a_malformed_box_of_embed_is_named_by_its_line(embed, tmp_path):
+    path = embed / "tables/EMBED_OpenData_metadata.csv"
+    path.write_text(path.read_text().replace("((20, 5, 30, 15),)", "((30, 5, 20, 15),)"))
+    with pytest.raises(InputError, match=r"metadata.csv: line 2, column 'ROI_coords' is"):
+        build_and_convert(EmbedCohort(source=str(embed), shards=1), embed, tmp_path / "out")
+
+
+# CMMD
+
+
+@pytest.fixture
+def cmmd(tmp_path) -> Path:
+    folder = tmp_path / "cmmd"
+    folder.mkdir()
+    (folder / "CMMD_clinicaldata_revision.csv").write_text(
+        "ID1,LeftRight,Age,number,abnormality,classification,subtype\n"
+        "D1-0001,R,44,2,both,Malignant,\n"
+        "D2-0002,L,51,2,mass,Benign,Luminal A\n"
+    )
+    for number, (patient, side, view) in enumerate(
+        (("D1-0001", "L", "CC"), ("D1-0001", "R", "MLO"), ("D2-0002", "L", "CC"))
+    ):
+        path = folder / "CMMD" / patient / "07-18-2010" / "1.0-70244" / f"1-{number}.dcm"
+        write(path, breast(number, side), side, view)
+    write(path.with_name("1-9.dcm"), breast(9), "L", None)
+    return folder
+
+
+def test_cmmd(cmmd, tmp_path):
+    settings = CmmdCohort(source=str(cmmd), shards=1)
+    images, findings, _ = build_and_convert(settings, cmmd, tmp_path / "out")
+    assert findings.empty
+    assert len(images) == 3  # one file has no view
+    assert images["view"].value_counts().to_dict() == {"CC": 2, "MLO": 1}
+    images = images.set_index(["side", "view", "age_bin"])
+    assert images.loc[("R", "MLO", "40-49"), ["mass", "calcification"]].tolist() == [1, 1]
+    assert images.loc[("L", "CC", "50-59"), ["mass", "calcification"]].tolist() == [1, 0]
+    # Of the other breast nothing is known.
+    assert images.loc[("L", "CC", "40-49"), ["mass", "calcification"]].isna().all()
+
+
+def test_a_patient_of_cmmd_without_files_is_named_by_its_line(cmmd, tmp_path):
+    path = cmmd / "CMMD_clinicaldata_revision.csv"
+    path.write_text(path.read_text().replace("D2-0002", "D2-0009"))
+    with pytest.raises(InputError, match=r"line 3, column 'ID1' has no DICOM file"):
+        build_and_convert(CmmdCohort(source=str(cmmd), shards=1), cmmd, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", [CbisDdsmCohort, EmbedCohort, CmmdCohort])
+def test_an_unknown_category_is_refused(kind, tmp_path):
+    settings = kind(source=str(tmp_path), concepts={"lump": "Lump"})
+    with pytest.raises(InputError, match=r"concepts: 'Lump' is not one of mass"):
+        build.run(settings, [tmp_path], *(tmp_path / n for n in ("a.parquet", "b.parquet", "s")))
