@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -253,7 +254,7 @@ def test_shards_part_the_cohort(folder, tmp_path):
 def test_results_come_in_order_few_wait_and_errors_arrive():
     # The first item takes longest: a pool that yielded what is ready would start with another.
     items = [0.3, *[0.0] * 12, -1.0]
-    results = convert.in_order(_after, items, processes=2)
+    results = convert.in_order(_after, items, processes=2, lost=str)
     first, begun = next(results)
     assert first == 0.3
     time.sleep(0.5)
@@ -264,6 +265,18 @@ def test_results_come_in_order_few_wait_and_errors_arrive():
     assert sum(start < asked for _, start in [(0.3, begun), *rest]) <= 4
     with pytest.raises(ValueError, match="non-negative"):
         next(results)
+
+
+def test_an_item_that_ends_its_process_is_lost_alone():
+    for processes in (1, 2):
+        found = list(convert.in_order(_unless_three, range(6), processes, lost=lambda n: -n))
+        assert found == [0, 1, 2, -3, 4, 5]
+
+
+def _unless_three(number: int) -> int:
+    if number == 3:
+        os.abort()
+    return number
 
 
 def _after(seconds: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -68,7 +69,8 @@ def run(
         The store to write, see `mammo_sae.stores.images`.
     threads
         Files decoded at once, a process each, where there is enough to do to start processes;
-        at most one more than that is held in memory.
+        at most one more than that is held in memory. A file on which a decoder ends its process
+        is refused.
     provenance
         Written into the store.
 
@@ -97,7 +99,10 @@ def run(
         for row in table.itertuples()
     ]
     pixels = int((table["rows"].astype("int64") * table["columns"]).sum())
-    processes = max(1, min(threads, pixels // PIXELS_PER_PROCESS))
+    processes = min(threads, pixels // PIXELS_PER_PROCESS)
+    if settings.kind != "phantom":
+        # Files that we did not write may make a decoder end its process.
+        processes = max(1, processes)
     refused: dict[str, Reason] = {}
     # What a file holds is known only when it is decoded, and a store has room for what is known
     # to come. So a shard with files to leave out is converted a second time, without them.
@@ -138,7 +143,7 @@ def _convert(
     refused: dict[str, Reason] = {}
     warned: list[tuple[str, Reason]] = []
     seen: set[str] = set()
-    outcomes = in_order(Job.run, jobs, processes)
+    outcomes = in_order(Job.run, jobs, processes, Job.lost)
     for position, outcome in enumerate(progress(outcomes, total=len(jobs), label=label)):
         image_id = jobs[position].image_id
         reason, reasons = outcome.refused, list(outcome.warnings)
@@ -174,15 +179,36 @@ def _check_share(refused: Mapping[str, Reason], images: int, most: float) -> Non
     )
 
 
-def in_order(function: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
+def in_order(
+    function: Callable[[T], R], items: Sequence[T], processes: int, lost: Callable[[T], R]
+) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed by `processes` processes.
 
-    At most `processes` + 1 results are waiting at any time. Processes, since the decoders of JPEG
-    Lossless, JPEG-LS and JPEG 2000 hold Python's lock while they work: threads would take turns.
+    0 is this process. At most `processes` + 1 results are waiting at any time. Processes, since the
+    decoders of JPEG Lossless, JPEG-LS and JPEG 2000 hold Python's lock while they work, so threads
+    would take turns; and since some of them end their process on damaged data: such an item, which
+    ends a process that has nothing else to do, gives `lost(item)`.
     """
-    if processes == 1 or len(items) < 2:
+    if processes == 0:
         yield from map(function, items)
         return
+    position = 0
+    while position < len(items):
+        try:
+            for result in _pooled(function, items[position:], processes):
+                yield result
+                position += 1
+        except BrokenProcessPool:
+            # Whichever item it was, it is the next or comes soon; alone, it gives itself away.
+            try:
+                result = next(_pooled(function, items[position : position + 1], 1))
+            except BrokenProcessPool:
+                result = lost(items[position])
+            yield result
+            position += 1
+
+
+def _pooled(function: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
     # Started afresh rather than forked: a fork copies the locks of running threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(items)), mp_context=context) as pool:
@@ -242,6 +268,10 @@ class Job:
             return self._convert()
         except Refusal as refusal:
             return Outcome(record=None, refused=refusal.reason)
+
+    def lost(self) -> Outcome:
+        """Return the outcome of an image on which a decoder ended its process."""
+        return Outcome(record=None, refused=Reason.DECODE)
 
     def _convert(self) -> Outcome:
         policy = self._settings.triage

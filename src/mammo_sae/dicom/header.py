@@ -116,6 +116,10 @@ def read_header(dataset: Dataset) -> Header:
     if not np.isfinite(slope) or slope == 0:
         raise Refusal(Reason.HEADER, "RescaleSlope")
     intercept = _number(dataset, "RescaleIntercept", float, 0.0)
+    with np.errstate(over="ignore"):
+        # Grey values are computed in single precision.
+        if not np.isfinite(np.float32(abs(slope) * (1 << 16) + abs(intercept))):
+            raise Refusal(Reason.HEADER, "RescaleIntercept")
     modality_luts = _luts(dataset, "ModalityLUTSequence", negative=signed)
     lowest = (-(1 << (stored - 1)) if signed else 0) * slope + intercept
     return Header(

@@ -38,6 +38,14 @@ There is no second choice: pydicom would try others in turn, and pylibjpeg decod
 Lossless and JPEG-LS data without an error, half of the pixels wrong.
 """
 
+NATIVE = {
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+}
+"""The syntaxes whose pixels are not compressed; deflated files are inflated when parsed."""
+
 UNCHECKED = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 """Syntaxes whose only decoders fill up a truncated stream; its end marker is looked for first."""
 
@@ -66,15 +74,18 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
         dataset = parse_dicom(content, READ, pixels=True)
     except Exception as error:  # the parser raises many kinds on what is no DICOM file
         raise Refusal(Reason.NOT_DICOM, type(error).__name__) from None
-    header = read_header(dataset)
+    try:
+        header = read_header(dataset)
+    except Refusal:
+        raise
+    except Exception as error:  # elements are parsed when they are asked for
+        raise Refusal(Reason.HEADER, type(error).__name__) from None
     return header, _decode(dataset, header)
 
 
 def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None or syntax.is_private:
-        raise Refusal(Reason.SYNTAX)
-    native = not syntax.is_encapsulated
+    native = syntax in NATIVE
     if not native and syntax not in DECODERS:
         raise Refusal(Reason.SYNTAX)
     shift = header.high_bit + 1 - header.bits_stored
