@@ -7,7 +7,8 @@ For each encoder (lite0, b2, b5) it prints, with random weights and on the devic
 - images/s of the reference package's forward as shipped, and of this package's network in float32
   and bfloat16, with the largest difference of their final maps relative to the largest value;
 - images/s of the whole extraction step, from an image store to an embedding store (three blocks,
-  the final map and pooled features), and its ratio to the same network over tensors in memory;
+  the final map and pooled features), and its ratio to the same network over tensors in memory, in
+  images/s and in CPU time, which hardly depends on what else runs on the machine;
 - the peak resident memory of the step for N and for 2N images.
 """
 
@@ -51,6 +52,20 @@ def rate(run: Callable[[], object], images: int) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return images / min(times)
+
+
+def cpu_ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
+    """Return the CPU time (user and system) of `first` over that of `second`, by turns.
+
+    Unlike images/s this hardly depends on what else runs on the machine.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for run, kept in zip((first, second), times, strict=True):
+            start = time.process_time()
+            run()
+            kept.append(time.process_time() - start)
+    return min(times[0]) / min(times[1])
 
 
 def write_encoder(name: str, directory: Path) -> torch.nn.Module:
@@ -176,6 +191,10 @@ def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
         # The machine's speed drifts: compare with the bare network before and after.
         bare = (bare + rate(lambda: network.forward_layers(inputs, layers), most)) / 2
         row["step / network"] = row["step images/s"] / bare
+        row["step / network, CPU time"] = cpu_ratio(
+            lambda: [network.forward_layers(inputs, layers) for _ in range(count // most)],
+            lambda: step(root / "encoder", layers, images, root / "out", precision),
+        )
         double = write_images(root / "images", 2 * count, height, width)
         for label, manifest in (("N", images), ("2N", double)):
             row[f"peak GB, {label} images"] = peak_memory(
@@ -187,7 +206,7 @@ def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("encoders", nargs="*", default=["lite0", "b2"], help=", ".join(NAMES))
-    parser.add_argument("--images", type=int, default=64, help="N, images of the step")
+    parser.add_argument("--images", type=int, default=256, help="N, images of the step")
     parser.add_argument("--size", default="384x256", help="height x width in pixels")
     parser.add_argument("--csv", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -110,6 +113,62 @@ def test_a_downstream_checkpoint_gives_the_logits_of_its_classifier(model, downs
         logits = load_encoder(directory)(x) @ weight.T + bias
         assert relative(logits, model(x)) < 1e-5
     assert concepts == ("mass",)
+
+
+def test_the_classes_of_one_softmax_become_logits_against_their_mean(model, tmp_path):
+    torch.manual_seed(1)
+    head = nn.Linear(model.classifier.classification_head.in_features, 4)
+    state = model.state_dict()
+    for part, value in head.state_dict().items():
+        state[f"classifier.classification_head.{part}"] = value
+    torch.save({"model": state, "epoch": 1}, tmp_path / "density.pth")
+    names = tuple(f"density_{letter}" for letter in "abcd")
+    directory = run(tmp_path / "encoder", tmp_path / "density.pth", classifier=names)
+    concepts, weight, bias = load_classifier(directory)
+    assert concepts == names
+    pooled = torch.randn(3, head.in_features)
+    with torch.no_grad():
+        expected, logits = torch.log_softmax(head(pooled), 1), pooled @ weight.T + bias
+    assert torch.allclose(logits, expected - expected.mean(1, keepdim=True), atol=1e-5)
+
+
+COMMAND_LINE = {
+    "global": "could run code",
+    "truncated": "is damaged",
+    "architecture": "is of efficientnet-b2, not efficientnet-b5",
+    "sha256": "has SHA-256",
+}
+
+
+@pytest.mark.parametrize("case", COMMAND_LINE)
+def test_the_command_line_refuses_a_bad_checkpoint_in_one_sentence(case, pretraining, tmp_path):
+    path, changes = tmp_path / "bad.tar", {}
+    if case == "global":
+        torch.save({"model": {}, "trap": Trap()}, path)
+    elif case == "truncated":
+        path.write_bytes(pretraining.read_bytes()[:100_000])
+    else:
+        path = pretraining
+        changes = {"architecture": "efficientnet-b5"} if case == "architecture" else {}
+        changes |= {"sha256": "0" * 64} if case == "sha256" else {}
+    source = {"kind": "mammo_clip", "architecture": B2, "path": str(path), **changes}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mammo_sae", "import-encoder"),
+            *("--settings", json.dumps({"kind": "pretrained", "source": source})),
+            *("--weights", tmp_path / "out" / "encoder.safetensors"),
+            *("--description", tmp_path / "out" / "encoder.json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: checkpoint ")
+    assert done.stderr.count("\n") == 1
+    assert COMMAND_LINE[case] in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("core", ["core", "_core"])

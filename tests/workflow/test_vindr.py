@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import efficientnet_pytorch
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from mammo_sae.cohorts.phantom import archive
 from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.encoders.checkpoints import sha256
+from mammo_sae.encoders.heads import load_head
 
 pytestmark = pytest.mark.workflow
 
@@ -144,3 +146,28 @@ def test_another_file_in_the_checkpoint_s_place_makes_the_encoders_stale(vindr):
         assert not {"cohort", "images"} & jobs.keys()
     finally:
         path.write_bytes(kept)
+
+
+def test_a_published_classifier_is_the_head_instead_of_a_probe(vindr):
+    model = torch.load(vindr.folder / CHECKPOINT, weights_only=True)["model"]
+    weight = torch.randn(1, 1408, generator=torch.Generator().manual_seed(0))
+    head = {"weight": weight, "bias": torch.tensor([0.5])}
+    model |= {f"classifier.classification_head.{part}": value for part, value in head.items()}
+    torch.save({"model": model, "epoch": 3, "auroc": 0.85}, vindr.folder / "mass.pth")
+    overlay = """
+encoders:
+  published:
+    kind: pretrained
+    source:
+      kind: mammo_clip
+      architecture: efficientnet-b2
+      path: mass.pth
+      classifier: [mass]
+"""
+    written = "results/vindr/heads/published/head.json"
+    vindr.snakemake(written, overlay=overlay)
+    found = load_head((vindr.folder / written).parent)
+    row = found.row("mass")
+    assert np.array_equal(found.weight[row], weight[0].numpy())
+    assert found.bias[row] == 0.5
+    assert set(found.concepts) == CONCEPTS

@@ -106,8 +106,13 @@ def _mammo_clip(source: MammoClipSource) -> tuple[dict[str, Tensor], EncoderDesc
                 f"checkpoint {path} has a classifier of {outputs} outputs, but classifier names "
                 f"{len(source.classifier)}; name one concept per output"
             )
-        state[f"{CLASSIFIER}weight"] = checkpoint.weight
-        state[f"{CLASSIFIER}bias"] = checkpoint.bias
+        weight, bias = checkpoint.weight, checkpoint.bias
+        if len(bias) > 1:
+            # Several outputs go through a softmax, which leaves open what is added to all of them.
+            # Centred, each is its class's log-odds against the classes' geometric mean.
+            weight, bias = weight - weight.mean(0), bias - bias.mean()
+        state[f"{CLASSIFIER}weight"] = weight
+        state[f"{CLASSIFIER}bias"] = bias
     return state, EncoderDescription(
         kind="pretrained",
         architecture=source.architecture,
