@@ -55,6 +55,21 @@ def test_a_wrong_configuration_is_one_sentence_that_names_the_key(content, sente
     assert "\n" not in str(error.value)
 
 
+def test_an_entry_set_to_null_is_left_out():
+    cohort = {"kind": "phantom", "concepts": {"mass": "Mass", "cyst": None}}
+    config = load_config({"saes": {"topk": {}, "l1": None}, "cohort": cohort}, "x")
+    assert list(config.saes) == ["topk"]
+    assert list(config.cohort.concepts) == ["mass"]
+    with pytest.raises(InputError, match="saes: "):
+        load_config({"saes": {"topk": None}}, "x")
+
+
+def test_the_configuration_for_vindr_is_valid_and_names_its_own_confounders():
+    config = read_config(PROJECT / "config" / "vindr.yaml")
+    assert config.architecture("finetuned") == "efficientnet-b5"
+    assert {"marker", "paddle"}.isdisjoint(config.confounds.acquisition)
+
+
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.yaml is missing"):
         read_config(tmp_path / "nothing.yaml")

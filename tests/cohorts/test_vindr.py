@@ -67,6 +67,13 @@ def test_covariates_are_found_in_any_file_and_keep_their_type(vindr_folder):
         read_folder(vindr_folder, CONCEPTS, {"paddle": "paddle"})
 
 
+def test_a_class_of_density_or_birads_is_a_concept_against_the_other_classes(vindr_folder):
+    concepts = {"density_b": "DENSITY B", "density_c": "DENSITY C", "birads_4": "BI-RADS 4"}
+    images = read_folder(vindr_folder, concepts, {}).images.set_index("source_image")
+    assert images.loc["i1", list(concepts)].tolist() == [1, 0, 1]
+    assert images.loc["i4", ["density_b", "density_c"]].isna().all()
+
+
 def test_files_are_located_by_study_and_image(vindr_folder):
     files = locate_folder(vindr_folder)
     assert files["i3"].dicom == vindr_folder / "images" / "s2" / "i3.dicom"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +146,30 @@ def test_embeddings_for_an_encoder_without_a_frozen_part_are_refused(lite0, imag
     base = run(lite0, ["blocks.4"], images, tmp_path / "base")
     with pytest.raises(InputError, match="has no frozen part"):
         run(lite0, ["head"], images, tmp_path / "0", cached=base)
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from mammo_sae.encoders import extract
+from mammo_sae.encoders.settings import ExtractionSettings
+encoder, images, path = map(Path, sys.argv[1:])
+extract.run(
+    ExtractionSettings(), encoder=encoder, layers=["blocks.0"], images=images, cached=None,
+    path=path, manifest=path.with_suffix(".json"),
+)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images(lite0, image_store, tmp_path):
+    peaks, sizes = [], []
+    for name, count in (("1", 150), ("2", 600)):
+        images, _ = image_store(name, count=count, height=128, width=128)
+        out = tmp_path / f"out{name}"
+        command = [sys.executable, "-c", PEAK, lite0, images, out]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) * 1024)
+        sizes.append(json.loads(out.with_suffix(".json").read_text())["bytes"])
+    assert sizes[1] - sizes[0] > 50e6
+    assert peaks[1] - peaks[0] < 20e6
