@@ -17,7 +17,8 @@ import time
 import numpy as np
 import torch
 
-from mammo_sae.analysis.interventions import Edits, first
+from mammo_sae.analysis.head import Edits
+from mammo_sae.analysis.interventions import first
 from mammo_sae.analysis.sweep import sweep
 
 ROWS, COLUMNS, CHANNELS, SLOTS = 48, 29, 2048, 32
@@ -76,7 +77,8 @@ def main() -> None:
     points = 0
     effects = decoder @ head.T
     for concept in range(2):
-        data = Edits(means * effects[:, concept].astype(np.float64), 0.0, labels, labels, labels)
+        shares = means * effects[:, concept].astype(np.float64)
+        data = Edits(shares, 0.0, labels, labels, labels, np.zeros(h))
         curves = sweep(data, order)
         points += sum(len(curve) for curve in curves.values())
     algebra = time.perf_counter() - start

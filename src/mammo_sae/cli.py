@@ -466,6 +466,30 @@ def probing(
 
 
 @app.command()
+def readout(
+    settings: SettingsText,
+    manifests: Manifests,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    concepts: Concepts,
+    output: Output,
+) -> None:
+    """Probe a layer's embeddings and codes for concepts and confounders."""
+    _run(
+        "readout",
+        settings,
+        inputs=[images, codes, *manifests],
+        identity=_identity(run),
+        images=images,
+        embeddings=manifests,
+        codes=codes,
+        concepts=concepts.split(","),
+        output=output,
+    )
+
+
+@app.command()
 def interventions(
     settings: SettingsText,
     run: Run,
@@ -477,8 +501,10 @@ def interventions(
     predictions: Annotated[Path, typer.Option(help="Table written by `evaluate-encoder`.")],
     concepts: Concepts,
     output: Output,
+    sweep: Annotated[Path, typer.Option(help="Curves over every k to write (.parquet).")],
+    effects: Annotated[Path, typer.Option(help="Effects of latents to write (.parquet).")],
 ) -> None:
-    """Keep or drop the top latents at the head layer and see what the prediction loses."""
+    """Keep or drop latents at the head layer, every k, and see what the prediction loses."""
     _run(
         "interventions",
         settings,
@@ -491,6 +517,72 @@ def interventions(
         head=head,
         predictions=predictions,
         concepts=concepts.split(","),
+        interventions=output,
+        sweep=sweep,
+        effects=effects,
+    )
+
+
+@app.command()
+def inner(
+    settings: SettingsText,
+    manifests: Manifests,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    latents: Latents,
+    sae: Annotated[Path, typer.Option(help="Description of the SAE (sae.json).")],
+    encoder: Annotated[Path, typer.Option(help="Folder of the encoder.")],
+    head: Annotated[Path, typer.Option(help="Folder of the head.")],
+    concepts: Concepts,
+    output: Output,
+    attribution: Annotated[Path, typer.Option(help="Latents' effects to write (.parquet).")],
+) -> None:
+    """Keep or drop latents at an inner layer and run the rest of the network."""
+    _run(
+        "inner",
+        settings,
+        inputs=[
+            images,
+            codes,
+            latents,
+            sae,
+            encoder / "encoder.json",
+            head / "head.json",
+            *manifests,
+        ],
+        identity=_identity(run),
+        images=images,
+        embeddings=manifests,
+        codes=codes,
+        latents=latents,
+        sae=sae,
+        encoder=encoder,
+        head=head,
+        concepts=concepts.split(","),
+        interventions=output,
+        attribution=attribution,
+    )
+
+
+@app.command()
+def matching(
+    settings: SettingsText,
+    sae_before: Annotated[Path, typer.Option(help="The base's SAE (sae.json).")],
+    sae_after: Annotated[Path, typer.Option(help="The fine-tuned encoder's SAE (sae.json).")],
+    effects_before: Annotated[Path, typer.Option(help="Effects of the base's latents.")],
+    effects_after: Annotated[Path, typer.Option(help="Effects of the fine-tuned's latents.")],
+    output: Output,
+) -> None:
+    """Pair the latents of a fine-tuned encoder with those of its base, and their effects."""
+    _run(
+        "matching",
+        settings,
+        inputs=[sae_before, sae_after, effects_before, effects_after],
+        sae_before=sae_before,
+        sae_after=sae_after,
+        effects_before=effects_before,
+        effects_after=effects_after,
         output=output,
     )
 
@@ -650,6 +742,49 @@ def figure_layers(
         sae=sae,
         output=output,
     )
+
+
+@app.command("figure-readout")
+def figure_readout(
+    probes: Annotated[Path, typer.Option(help="Table `probes` of all SAEs.")],
+    sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    output: Picture,
+) -> None:
+    """Draw what can be read from layer to layer."""
+    _run("figure_readout", None, probes=probes, sae=sae, output=output)
+
+
+@app.command("figure-sweep")
+def figure_sweep(
+    interventions: Annotated[Path, typer.Option(help="Table `interventions` of all SAEs.")],
+    concept: Concept,
+    sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    output: Picture,
+    sweeps: Annotated[
+        list[Path] | None, typer.Argument(help="Curves written by `interventions`, if any.")
+    ] = None,
+) -> None:
+    """Draw a prediction's AUROC for every number of latents kept or dropped."""
+    _run(
+        "figure_sweep",
+        None,
+        sweeps=sweeps or [],
+        interventions=interventions,
+        concept=concept,
+        sae=sae,
+        output=output,
+    )
+
+
+@app.command("figure-effects")
+def figure_effects(
+    effects: Annotated[Path, typer.Option(help="Table `effects` of all SAEs.")],
+    sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    output: Picture,
+    matched: Annotated[Path | None, typer.Option(help="Table `matched_latents`.")] = None,
+) -> None:
+    """Draw which latents predictions rest on, and which of them fine-tuning brought."""
+    _run("figure_effects", None, effects=effects, matched=matched, sae=sae, output=output)
 
 
 @app.command("figure-latents")

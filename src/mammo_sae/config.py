@@ -18,8 +18,11 @@ from pydantic import Field, ValidationError, model_validator
 from mammo_sae.analysis.settings import (
     AlignmentSettings,
     ConfoundSettings,
+    InnerSettings,
     InterventionSettings,
+    MatchingSettings,
     ProbingSettings,
+    ReadoutSettings,
     TruthSettings,
 )
 from mammo_sae.cohorts.phantom.settings import PhantomSettings
@@ -80,8 +83,15 @@ class Config(Settings):
     )
     sae_quality: QualitySettings = Field(QualitySettings(), description="how well SAEs reconstruct")
     probing: ProbingSettings = Field(ProbingSettings(), description="which latents carry a concept")
+    readout: ReadoutSettings = Field(ReadoutSettings(), description="what can be read from a layer")
     interventions: InterventionSettings = Field(
-        InterventionSettings(), description="what the prediction rests on"
+        InterventionSettings(), description="what the prediction rests on, at the head layer"
+    )
+    inner: InnerSettings = Field(
+        InnerSettings(), description="what the prediction rests on, at inner layers"
+    )
+    matching: MatchingSettings = Field(
+        MatchingSettings(), description="latents of fine-tuned encoders and of their bases"
     )
     alignment: AlignmentSettings = Field(
         AlignmentSettings(), description="whether latents fire on the lesion"

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from mammo_sae.analysis import effects
-from mammo_sae.analysis.interventions import Edits
+from mammo_sae.analysis.head import Edits
 from mammo_sae.analysis.settings import InterventionSettings
 
 SETTINGS = InterventionSettings(bootstrap_draws=100)
+RANKED = pd.DataFrame({"rank_auroc": pd.array(np.arange(12) + 1, "Int32")})
 
 
 def edits(rng, n=120, h=12):
@@ -18,12 +22,13 @@ def edits(rng, n=120, h=12):
     codes[:, 7] = 0.0
     weight = rng.normal(size=h) * 0.1
     weight[3] = 2.0
-    return Edits(codes * weight, 0.1, np.zeros(n), labels, np.repeat(np.arange(n // 2), 2))
+    patients = np.repeat(np.arange(n // 2), 2)
+    return Edits(codes * weight, 0.1, np.zeros(n), labels, patients, np.zeros(h))
 
 
 def test_the_latent_that_the_head_reads_is_ranked_first_with_an_interval_around_its_effect():
     data = edits(np.random.default_rng(0))
-    table = effects.effect_table(SETTINGS, data).set_index("latent")
+    table = effects.effect_table(SETTINGS, data, RANKED).set_index("latent")
     top = table.loc[3]
     assert top["rank_causal"] == 1
     assert top["effect"] == pytest.approx(2.0, abs=0.25)
@@ -39,7 +44,7 @@ def test_the_effect_is_the_logit_lost_by_ablating_the_latent():
     kept[3, 1] = False
     logits = data.logits(kept, "spliced")
     lost = (logits[:, 0] - logits[:, 1])[data.labels].mean()
-    table = effects.effect_table(SETTINGS, data).set_index("latent")
+    table = effects.effect_table(SETTINGS, data, RANKED).set_index("latent")
     assert table.loc[3, "effect_positive"] == pytest.approx(lost)
 
 
@@ -47,9 +52,7 @@ def test_too_few_positives_leave_no_numbers():
     data = edits(np.random.default_rng(2))
     labels = np.zeros(120, bool)
     labels[:4] = True
-    table = effects.effect_table(
-        SETTINGS, Edits(data.contributions, 0.0, data.original, labels, data.patients)
-    )
+    table = effects.effect_table(SETTINGS, replace(data, labels=labels), RANKED)
     assert table["effect"].isna().all()
     assert table["rank_causal"].isna().all()
     assert (table["reason"] == "4 positive images, fewer than 10").all()

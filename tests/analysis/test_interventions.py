@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from mammo_sae.analysis import head as head_layer
 from mammo_sae.analysis import interventions, probing
 from mammo_sae.analysis.settings import InterventionSettings, ProbingSettings
 from mammo_sae.encoders.heads import Head, save_head
@@ -15,7 +16,11 @@ from mammo_sae.stores.tables import read_table, write_table
 
 from_numpy = torch.from_numpy
 SETTINGS = InterventionSettings(
-    top_k=(0, 1, 2, 5, 1000), bootstrap_draws=50, random_sets=4, rankings=("class_mean", "auroc")
+    top_k=(0, 1, 2, 5, 1000),
+    bootstrap_draws=50,
+    random_sets=4,
+    rankings=("class_mean", "auroc"),
+    splices=("spliced", "error_preserving", "mean_ablated"),
 )
 
 
@@ -60,10 +65,10 @@ def run(world, tmp_path_factory):
         "predictions": root / "predictions.parquet",
         "latents": root / "latents.parquet",
     }
-    interventions.run(
-        SETTINGS, concepts=["mass"], output=root / "interventions.parquet", **arguments
-    )
+    outputs = {name: root / f"{name}.parquet" for name in ("interventions", "sweep", "effects")}
+    head_layer.run(SETTINGS, concepts=["mass"], **outputs, **arguments)
     return {
+        **{name: read_table(path) for name, path in outputs.items()},
         "table": read_table(root / "interventions.parquet"),
         "latents": read_table(root / "latents.parquet"),
         "decoder": decoder,
@@ -111,12 +116,18 @@ def test_the_algebra_equals_editing_every_code_and_running_pooling_and_head(
 
 def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
     head, decoder, bias = run["head"], run["decoder"], run["bias"]
-    effects, offset = interventions.latent_effects(head, "mass", decoder, bias)
+    effects, offset = head_layer.latent_effects(head, "mass", decoder, bias)
     codes = world.dense[:50]
     original = head.logits(run["embeddings"][:50].mean(axis=(1, 2)))[:, 0].astype(np.float64)
     means = codes.mean(axis=(1, 2), dtype=np.float64)
-    data = interventions.Edits(
-        means * effects, offset, original, np.arange(50) % 2 == 0, np.arange(50)
+    typical = world.dense.mean(axis=(0, 1, 2), dtype=np.float64)
+    data = head_layer.Edits(
+        means * effects,
+        offset,
+        original,
+        np.arange(50) % 2 == 0,
+        np.arange(50),
+        typical * effects,
     )
     kept = np.random.default_rng(0).random((codes.shape[-1], 7)) < 0.5
     for e in range(7):
@@ -126,6 +137,11 @@ def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
         lost = (np.where(kept[:, e], 0, codes) @ decoder).mean(axis=(1, 2)) @ head.weight[0]
         np.testing.assert_allclose(
             data.logits(kept, "error_preserving")[:, e], original - lost, atol=1e-4
+        )
+        filled = (np.where(kept[:, e], codes, typical) @ decoder).mean(axis=(1, 2))
+        change = (filled - (codes @ decoder).mean(axis=(1, 2))) @ head.weight[0]
+        np.testing.assert_allclose(
+            data.logits(kept, "mean_ablated")[:, e], original + change, atol=1e-4
         )
 
 
@@ -178,8 +194,13 @@ def test_both_splits_and_all_intervals_are_there(run):
 
 def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
     ranked = run["latents"].sort_values("latent")
-    data = interventions.Edits(
-        np.ones((30, len(ranked))), 0.0, np.zeros(30), np.zeros(30, bool), np.arange(30)
+    data = head_layer.Edits(
+        np.ones((30, len(ranked))),
+        0.0,
+        np.zeros(30),
+        np.zeros(30, bool),
+        np.arange(30),
+        np.zeros(len(ranked)),
     )
     table = interventions.intervention_table(SETTINGS, data, ranked)
     assert table["auroc"].isna().all()
@@ -189,12 +210,29 @@ def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
 
 def test_a_head_without_the_concept_and_missing_predictions_are_named(run, tmp_path):
     with pytest.raises(InputError, match="no concept 'density'"):
-        interventions.run(
-            SETTINGS, concepts=["density"], output=tmp_path / "x.parquet", **run["arguments"]
-        )
+        outputs = {name: tmp_path / name for name in ("interventions", "sweep", "effects")}
+        head_layer.run(SETTINGS, concepts=["density"], **outputs, **run["arguments"])
     with pytest.raises(InputError, match="no mass logit of image b"):
-        interventions.original_logits(
+        head_layer.original_logits(
             pd.DataFrame({"image_id": ["a"], "concept": ["mass"], "logit": [0.1]}),
             "mass",
             ["a", "b"],
         )
+
+
+def test_mean_ablation_at_the_head_changes_no_ranking_of_images(run):
+    table = run["table"].set_index(["split", "ranking", "selection", "mode", "k", "splice"])
+    kept = table["auroc"].unstack("splice")
+    np.testing.assert_array_equal(kept["mean_ablated"], kept["error_preserving"])
+
+
+def test_the_curve_agrees_with_the_table_and_shares_of_effects_sum_to_one(run):
+    curve = run["sweep"]
+    for k in (0, 1, 2, 5):
+        for mode in ("on", "off"):
+            row = row_of(run, mode=mode, splice="spliced", ranking="auroc", k=k)
+            same = (curve["ranking"] == "auroc") & (curve["mode"] == mode) & (curve["k"] == k)
+            found = curve.loc[same & (curve["split"] == "test"), "auroc"]
+            assert found.item() == pytest.approx(row["auroc"])
+    assert set(run["effects"]["split"]) == {"test", "external"}
+    assert (run["effects"].groupby("split")["share"].sum() - 1).abs().max() < 1e-6

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
+import efficientnet_pytorch
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from mammo_sae.analysis import attribution, inner
+from mammo_sae.analysis import inner
+from mammo_sae.analysis.cases import Identity
+from mammo_sae.analysis.head import Edits
+from mammo_sae.analysis.interventions import first
 from mammo_sae.analysis.patching import PatchedNetwork
-from mammo_sae.analysis.settings import AttributionSettings, InnerInterventionSettings
+from mammo_sae.analysis.settings import InnerSettings
 from mammo_sae.encoders import importing
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.network import load_encoder
-from mammo_sae.encoders.settings import PretrainedSettings
+from mammo_sae.encoders.settings import MammoClipSource, PretrainedSettings
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import create_codes_store
 from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.tables import read_table, write_table
 
+SPLICES = ("spliced", "error_preserving")
 HEIGHT, WIDTH, LATENTS, SLOTS = 96, 64, 300, 6
 
 
@@ -25,6 +30,26 @@ def network(tmp_path_factory):
     directory = tmp_path_factory.mktemp("lite0")
     importing.run(
         PretrainedSettings(),
+        weights=directory / "encoder.safetensors",
+        description=directory / "encoder.json",
+    )
+    return directory, load_encoder(directory).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def mammo_clip(tmp_path_factory):
+    """An EfficientNet-B2 with random weights, read from a checkpoint in Mammo-CLIP's format."""
+    directory = tmp_path_factory.mktemp("b2")
+    torch.manual_seed(0)
+    model = efficientnet_pytorch.EfficientNet.from_name("efficientnet-b2", num_classes=1)
+    state = {f"image_encoder.{key}": value for key, value in model.state_dict().items()}
+    names = {"model": {"image_encoder": {"name": "tf_efficientnetv2-detect"}}}
+    torch.save({"model": state, "config": names}, directory / "b2.tar")
+    source = MammoClipSource(
+        kind="mammo_clip", architecture="efficientnet-b2", path=str(directory / "b2.tar")
+    )
+    importing.run(
+        PretrainedSettings(source=source),
         weights=directory / "encoder.safetensors",
         description=directory / "encoder.json",
     )
@@ -45,11 +70,12 @@ def cut_at(network, layer, images=6, seed=0):
     index, value = sae.encoder()(cells.flatten(0, 2).clone())
     shape = (*cells.shape[:3], SLOTS)
     head = Head(
-        torch.randn(2, 1280, generator=generator).numpy(),
+        torch.randn(2, network.grid("head", HEIGHT, WIDTH).channels, generator=generator).numpy(),
         np.array([0.1, -0.4], np.float32),
         ("mass", "suspicious_calcification"),
     )
-    cut = PatchedNetwork(network, head, sae, layer)
+    typical = torch.zeros(LATENTS).scatter_add_(0, index.flatten(), value.flatten()) / len(index)
+    cut = PatchedNetwork(network, head, sae, layer, typical)
     return cut, x, cells.clone(), index.view(shape).clone(), value.view(shape).clone()
 
 
@@ -57,34 +83,64 @@ def dense(index, value):
     return torch.zeros(*index.shape[:3], LATENTS).scatter_add_(3, index, value)
 
 
+@pytest.mark.parametrize("architecture", ["network", "mammo_clip"])
 @pytest.mark.parametrize("layer", ["blocks.10", "head"])
-@pytest.mark.parametrize("splice", ["spliced", "error_preserving"])
+@pytest.mark.parametrize("splice", ["spliced", "error_preserving", "mean_ablated"])
 def test_editing_equals_a_hook_that_edits_the_codes_inside_the_whole_network(
-    network, layer, splice
+    request, architecture, layer, splice
 ):
-    cut, x, cells, index, value = cut_at(network[1], layer)
-    kept = torch.rand(LATENTS, generator=torch.Generator().manual_seed(1)) < 0.5
+    """For every k, on and off; at the head the algebra without any network too."""
+    whole = request.getfixturevalue(architecture)[1]
+    cut, x, cells, index, value = cut_at(whole, layer, images=2)
     codes = dense(index, value)
     atoms, bias = cut.sae.decoder_weight, cut.sae.decoder_bias
+    weight, offset = torch.from_numpy(cut.head.weight), torch.from_numpy(cut.head.bias)
+    order = np.random.default_rng(1).permutation(LATENTS)
+    on = first(order, [0, 1, 5, 50, LATENTS])
+    kept = np.concatenate([on, ~on], axis=1)
 
-    def hook(_module, _inputs, output):
-        before = output.permute(0, 2, 3, 1)
-        after = (codes * kept) @ atoms + bias
-        if splice == "error_preserving":
+    def edit(before, stays):
+        after = (codes * stays) @ atoms + bias
+        if splice != "spliced":
             after = after + before - (codes @ atoms + bias)
-        return after.permute(0, 3, 1, 2)
+        if splice == "mean_ablated":
+            after = after + (cut.typical * ~stays) @ atoms
+        return after
 
-    whole = network[1]
+    with torch.inference_mode():
+        original = whole(x) @ weight.T + offset
+    algebra = None
     if layer == "head":
-        pooled = hook(None, None, whole.forward_layers(x, ["head"])["head"]).mean((2, 3))
-    else:
-        handle = whole.blocks[10].register_forward_hook(hook)
-        pooled = whole(x)
-        handle.remove()
-    expected = pooled @ torch.from_numpy(cut.head.weight).T + torch.from_numpy(cut.head.bias)
-    found = cut.edited_logits(cells, index, value, kept, splice)
-    scale = max(1.0, float(expected.abs().max()))
-    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-4)
+        effects = (atoms @ weight[0]).double().numpy()
+        data = Edits(
+            contributions=codes.mean((1, 2)).double().numpy() * effects,
+            offset=float(offset[0] + weight[0] @ bias),
+            original=original[:, 0].double().numpy(),
+            labels=np.ones(2, bool),
+            patients=np.arange(2),
+            typical=cut.typical.double().numpy() * effects,
+        )
+        algebra = data.logits(kept, splice)
+    for e in range(kept.shape[1]):
+        stays = torch.from_numpy(kept[:, e].copy())
+        with torch.inference_mode():
+            if layer == "head":
+                cells_now = whole.forward_layers(x, ["head"])["head"].permute(0, 2, 3, 1)
+                pooled = edit(cells_now, stays).mean((1, 2))
+            else:
+                handle = whole.blocks[10].register_forward_hook(
+                    lambda _module, _inputs, output, stays=stays: edit(
+                        output.permute(0, 2, 3, 1), stays
+                    ).permute(0, 3, 1, 2)
+                )
+                pooled = whole(x)
+                handle.remove()
+        expected = pooled @ weight.T + offset
+        found = cut.edited_logits(cells, index, value, stays, splice)
+        scale = max(1.0, float(expected.abs().max()))
+        np.testing.assert_allclose(found / scale, expected / scale, atol=1e-4)
+        if algebra is not None:
+            np.testing.assert_allclose(algebra[:, e] / scale, expected[:, 0] / scale, atol=1e-4)
 
 
 def test_at_the_head_attribution_is_ablation(network):
@@ -108,8 +164,8 @@ def test_at_an_inner_layer_attribution_follows_small_changes_of_the_codes(networ
 def test_whole_patients_are_taken_up_to_the_limit():
     patients = np.array(["a", "a", "b", "b", "b", "c"])
     known = np.array([0, 1, 2, 3, 4, 5])
-    assert attribution.whole_patients(patients, known, 4).tolist() == [0, 1]
-    assert attribution.whole_patients(patients, known, 5).tolist() == [0, 1, 2, 3, 4]
+    assert inner.whole_patients(patients, known, 4).tolist() == [0, 1]
+    assert inner.whole_patients(patients, known, 5).tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("layer", ["blocks.10", "head"])
@@ -169,32 +225,20 @@ def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
             max=codes.amax(1).numpy(),
             active=(codes > 0).float().mean(1).numpy(),
         )
-    attribution.run(
-        AttributionSettings(bootstrap_draws=50, ablated=5, batch_size=24),
-        identity=attribution.case.Identity("pretrained", layer, "topk", 0),
-        images=tmp_path / "images.parquet",
-        encoder=directory,
-        head=tmp_path,
-        embeddings=[tmp_path / "0.json"],
-        sae=tmp_path / "sae.json",
-        codes=tmp_path / "codes.json",
-        concepts=["mass"],
-        output=tmp_path / "attribution.parquet",
-    )
+    run_inner(directory, layer, tmp_path)
     found = read_table(tmp_path / "attribution.parquet").set_index("latent")
     assert found["rank_attribution"].idxmin() == 7
     assert found["ablation"].abs().idxmax() == 7
     assert found["ablation"].notna().sum() == 5
     # First order is exact where the rest is linear, and only near the truth elsewhere.
     assert found["agreement"].iloc[0] > (0.99 if layer == "head" else 0.7)
-    check_top_k(directory, layer, tmp_path)
+    check_top_k(tmp_path)
     if layer == "head":
         top = found.loc[7]
         assert top["ablation"] == pytest.approx(top["attribution"], rel=0.01)
 
 
-def check_top_k(encoder, layer, root):
-    """Keeping the planted latent alone keeps the separation; dropping it loses the most."""
+def run_inner(encoder, layer, root):
     latents = pd.DataFrame({"latent": np.arange(LATENTS), "concept": "mass"})
     latents["firing_rate"] = 0.1
     latents["rank_auroc"] = np.where(latents["latent"] == 7, 1, latents["latent"] + 10)
@@ -202,8 +246,16 @@ def check_top_k(encoder, layer, root):
     latents["mean_positive"] = latents["mean_negative"] = -latents["rank_auroc"] * 1.0
     write_table(latents, root / "latents.parquet")
     inner.run(
-        InnerInterventionSettings(bootstrap_draws=20, top_k=(0, 1), random_sets=1, batch_size=24),
-        identity=attribution.case.Identity("pretrained", layer, "topk", 0),
+        InnerSettings(
+            bootstrap_draws=50,
+            splices=SPLICES,
+            top_k=(0, 1),
+            random_sets=1,
+            batch_size=24,
+            ablated=5,
+            images=24,
+        ),
+        identity=Identity("pretrained", layer, "topk", 0),
         images=root / "images.parquet",
         encoder=encoder,
         head=root,
@@ -212,8 +264,13 @@ def check_top_k(encoder, layer, root):
         codes=root / "codes.json",
         latents=root / "latents.parquet",
         concepts=["mass"],
-        output=root / "inner.parquet",
+        interventions=root / "inner.parquet",
+        attribution=root / "attribution.parquet",
     )
+
+
+def check_top_k(root):
+    """Keeping the planted latent alone keeps the separation; dropping it loses the most."""
     table = read_table(root / "inner.parquet")
     ranked = table[(table["selection"] == "ranked") & (table["ranking"] == "auroc")]
     scores = ranked.set_index(["mode", "splice", "k"])["auroc"]

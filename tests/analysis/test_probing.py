@@ -137,3 +137,51 @@ def test_the_top_latents_are_the_union_over_rankings(latents, world):
     top = case.top_latents(latents, "mass", ("class_mean", "auroc"), 1)
     by_auroc = latents[(latents["concept"] == "mass") & (latents["rank_auroc"] == 1)]
     assert set(top) == {world.latent("tissue"), by_auroc["latent"].item()}
+
+
+def test_labels_and_scores_of_breasts_and_patients_are_those_of_their_images():
+    cases = pd.DataFrame(
+        {
+            "image_id": list("abcdef"),
+            "patient_id": ["p", "p", "p", "q", "q", "r"],
+            "split": "test",
+            "side": ["L", "L", "R", "L", "L", "R"],
+            "view": ["CC", "MLO"] * 3,
+            "mass": pd.array([0, 1, 0, 0, None, None], dtype="Int8"),
+        }
+    )
+    scores = np.array([[1.0], [4.0], [2.0], [5.0], [3.0], [0.5]])
+    member, breasts = case.units(cases, "breast", ["mass"])
+    assert breasts["mass"].tolist() == [1, 0, pd.NA, pd.NA]
+    assert case.pool(scores, member, "max").ravel().tolist() == [4, 2, 5, 0.5]
+    assert case.pool(scores, member, "mean").ravel().tolist() == [2.5, 2, 4, 0.5]
+    member, patients = case.units(cases, "patient", ["mass"])
+    assert patients["mass"].tolist() == [1, pd.NA, pd.NA]
+    assert case.pool(scores, member, "max").ravel().tolist() == [4, 5, 0.5]
+
+
+@pytest.mark.parametrize("unit", ["breast", "patient"])
+def test_the_auroc_can_be_that_of_breasts_or_patients(world, tmp_path, unit):
+    probing.run(
+        ProbingSettings(unit=unit, permutation_draws=99, bootstrap_draws=20),
+        identity=world.identity,
+        images=world.images,
+        codes=world.codes,
+        concepts=["mass"],
+        output=tmp_path / "latents.parquet",
+    )
+    table = read_table(tmp_path / "latents.parquet").set_index("latent")
+    assert set(table["unit"]) == {unit}
+    test = (world.table["split"] == "test").to_numpy()
+    score = world.dense[test][..., world.latent("clean")].max(axis=(1, 2))
+    patient = world.table.loc[test, "patient_id"].to_numpy()
+    highest = pd.Series(score).groupby(patient).max()
+    label = world.table.loc[test, "mass"].astype(int).groupby(patient).max()
+    expected = roc_auc_score(label, highest)
+    assert table.loc[world.latent("clean"), "auroc"] == pytest.approx(expected)
+
+
+def test_the_class_contrast_ranks_by_the_size_of_the_difference(latents):
+    mass = latents[(latents["concept"] == "mass") & latents["rank_class_contrast"].notna()]
+    ordered = mass.sort_values("rank_class_contrast")["mean_difference"].abs().to_numpy()
+    assert (np.diff(ordered) <= 0).all()

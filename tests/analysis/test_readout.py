@@ -12,7 +12,12 @@ from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.tables import read_table
 
 SETTINGS = ReadoutSettings(
-    bootstrap_draws=50, k=(1, 2, 5), anatomical=("density", "implant"), penalties=(0.01, 0.1)
+    bootstrap_draws=50,
+    k=(1, 2, 5),
+    acquisition=("marker", "manufacturer", "paddle"),
+    anatomical=("density", "implant"),
+    penalties=(0.01, 0.1),
+    l1_penalties=(0.03, 0.1),
 )
 
 
@@ -64,7 +69,7 @@ def test_one_latent_suffices_for_what_one_latent_carries(run):
 
 def test_what_the_codes_do_not_carry_is_not_read(run):
     rows = run[(run["target"] == "density") & (run["split"] == "external")]
-    assert set(rows["level"]) == {"A", "B", "C", "D"}
+    assert set(rows["level"]) == {"A", "B", "C", "D", "macro"}
     assert (rows["auroc"] - 0.5).abs().max() < 0.15
 
 
@@ -83,9 +88,28 @@ def test_rotating_the_features_leaves_the_l2_probe_as_it_is(world):
     features, truth = rng.normal(size=(60, 90)), rng.random(40) < 0.5
     found = np.arange(40)
     settings = ReadoutSettings(penalties=(0.01,))
-    scores, penalty = readout._ridge_probe(settings, features, found, truth, np.arange(40), 0)
+    cases = pd.DataFrame({"patient_id": np.arange(60)})
+    probe = readout.Probe(settings, cases, "codes", features)
+    scores, penalty, _ = next(fit for name, _, fit in probe.kinds() if name == "l2")(
+        found, truth, 0
+    )
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000, tol=1e-8)
-    expected = model.fit(features[:40], truth).decision_function(features)
+    standard = readout._standardised(features, found)
+    expected = model.fit(standard[:40], truth).decision_function(standard)
     assert penalty == 0.01
     np.testing.assert_allclose(scores, expected, atol=1e-3)
     assert st.auroc(scores[:40], truth) > 0.9
+
+
+def test_density_is_also_read_as_one_problem_of_four_classes(run):
+    rows = run[(run["target"] == "density") & (run["features"] == "codes") & (run["probe"] == "l2")]
+    rows = rows[rows["split"] == "external"].set_index("level")["auroc"]
+    assert rows["macro"] == pytest.approx(rows[["A", "B", "C", "D"]].mean())
+    assert "macro" not in set(run.loc[run["target"] == "mass", "level"])
+
+
+def test_l1_leaves_few_latents_and_pca_reads_the_components_asked_for(run):
+    lasso = auroc_of(run, target="marker", probe="l1")
+    assert lasso["auroc"] > 0.9
+    assert 1 <= lasso["k"] < 32
+    assert auroc_of(run, target="mass", probe="pca", features="embedding")["k"] == 4

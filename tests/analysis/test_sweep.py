@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mammo_sae.analysis import sweep
-from mammo_sae.analysis.interventions import Edits, first
+from mammo_sae.analysis.head import Edits
+from mammo_sae.analysis.interventions import first
 from mammo_sae.analysis.statistics import auroc
 
 
@@ -14,7 +15,7 @@ def data() -> Edits:
     contributions = rng.normal(size=(80, 30)) * (rng.random((80, 30)) < 0.3)
     contributions[:, [4, 9]] = 0.0
     labels = rng.random(80) < 0.4
-    return Edits(contributions, 0.7, rng.normal(size=80), labels, np.arange(80))
+    return Edits(contributions, 0.7, rng.normal(size=80), labels, np.arange(80), np.zeros(30))
 
 
 @pytest.mark.parametrize("size", [1 << 27, 80 * 8 * 7])

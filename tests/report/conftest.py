@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from mammo_sae.analysis import alignment, confounds, interventions, probing, truth
+from mammo_sae.analysis import alignment, confounds, head, interventions, probing, truth
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.settings import (
     AlignmentSettings,
@@ -200,12 +200,13 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
         for split in ("test", "external"):
             rows = table[table["split"] == split]
             contributions = reader.mean(rows["image_id"].tolist()).astype(np.float64) * effects
-            data = interventions.Edits(
+            data = head.Edits(
                 contributions=contributions,
                 offset=-1.0,
                 original=contributions.sum(axis=1) + rng.normal(size=len(rows)) * 0.1,
                 labels=rows[concept].to_numpy(dtype=int) == 1,
                 patients=rows["patient_id"].to_numpy(),
+                typical=np.zeros(LATENTS),
             )
             part = interventions.intervention_table(
                 settings, data, latents[latents["concept"] == concept]

@@ -1,6 +1,12 @@
 # What the codes say: which latents carry a concept, what the prediction rests on, where latents
-# look, and which are a confounder's. None of these needs torch.
+# look, and which are a confounder's. Only `inner` runs a network.
 ANALYSIS = f"{RESULTS}/analysis/{RUN}"
+
+
+def based_on(wildcards, patterns):
+    """Files of the same run of the encoder that a fine-tuned one started from."""
+    base = CONFIG.encoders[wildcards.encoder].base
+    return [pattern.format(**{**wildcards, "encoder": base}) for pattern in patterns]
 
 
 rule probing:
@@ -42,11 +48,15 @@ rule interventions:
         head=lambda wildcards: head_files(wildcards.encoder),
         predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
     output:
-        f"{ANALYSIS}/interventions.parquet",
+        interventions=f"{ANALYSIS}/interventions.parquet",
+        sweep=f"{ANALYSIS}/sweep.parquet",
+        effects=f"{ANALYSIS}/effects.parquet",
     log:
         f"{RESULTS}/logs/interventions/{RUN}.log",
     benchmark:
         f"{RESULTS}/benchmarks/interventions/{RUN}.tsv"
+    wildcard_constraints:
+        layer=CONFIG.interventions.layer,
     conda:
         ENVIRONMENT
     threads: 1
@@ -66,7 +76,114 @@ rule interventions:
         " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
         " --codes {input.codes} --latents {input.latents} --sae {input.sae[1]}"
         " --head {params.head} --predictions {input.predictions} --concepts {params.concepts}"
-        " --output {output} 2> {log}"
+        " --output {output.interventions} --sweep {output.sweep} --effects {output.effects}"
+        " 2> {log}"
+
+
+rule inner:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        latents=f"{ANALYSIS}/latents.parquet",
+        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
+        encoder=lambda wildcards: encoder_files(wildcards.encoder),
+        head=lambda wildcards: head_files(wildcards.encoder),
+        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
+    output:
+        interventions=f"{ANALYSIS}/interventions.parquet",
+        attribution=f"{ANALYSIS}/attribution.parquet",
+    log:
+        f"{RESULTS}/logs/inner/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/inner/{RUN}.tsv"
+    wildcard_constraints:
+        layer=r"blocks\.[0-9]+",
+    conda:
+        ENVIRONMENT
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(240),
+    params:
+        cfg=cfg("inner"),
+        code=code("inner"),
+        concepts=CONCEPTS,
+        encoder=f"{RESULTS}/encoders/{{encoder}}",
+        head=f"{RESULTS}/heads/{{encoder}}",
+    message:
+        "Inner interventions: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
+        " {wildcards.seed}"
+    shell:
+        "python -m mammo_sae inner --settings {params.cfg:q} --run {wildcards.encoder}"
+        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
+        " --codes {input.codes} --latents {input.latents} --sae {input.sae[1]}"
+        " --encoder {params.encoder} --head {params.head} --concepts {params.concepts}"
+        " --output {output.interventions} --attribution {output.attribution}"
+        " {input.manifests} 2> {log}"
+
+
+rule matching:
+    input:
+        before=lambda wildcards: based_on(
+            wildcards, [f"{SAE}/sae.json", f"{SAE}/sae.safetensors", f"{ANALYSIS}/effects.parquet"]
+        ),
+        after=[f"{SAE}/sae.json", f"{SAE}/sae.safetensors", f"{ANALYSIS}/effects.parquet"],
+    output:
+        f"{ANALYSIS}/matching.parquet",
+    log:
+        f"{RESULTS}/logs/matching/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/matching/{RUN}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(30),
+    params:
+        cfg=cfg("matching"),
+        code=code("matching"),
+    message:
+        "Matched latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
+        " {wildcards.seed}"
+    shell:
+        "python -m mammo_sae matching --settings {params.cfg:q} --sae-before {input.before[0]}"
+        " --sae-after {input.after[0]} --effects-before {input.before[2]}"
+        " --effects-after {input.after[2]} --output {output} 2> {log}"
+
+
+rule readout:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
+    output:
+        f"{ANALYSIS}/probes.parquet",
+    log:
+        f"{RESULTS}/logs/readout/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/readout/{RUN}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(3000),
+        runtime=attempts(240),
+    params:
+        cfg=cfg("readout"),
+        code=code("readout"),
+        concepts=CONCEPTS,
+    message:
+        "Readout: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae readout --settings {params.cfg:q} --run {wildcards.encoder}"
+        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
+        " --codes {input.codes} --concepts {params.concepts} --output {output}"
+        " {input.manifests} 2> {log}"
 
 
 rule alignment:

@@ -18,11 +18,33 @@ PARTS = {
     "latents": of_runs(f"{ANALYSIS}/latents.parquet"),
     "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
+    "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
 }
-if CONFIG.interventions.layer in CONFIG.layers:
-    PARTS["interventions"] = of_runs(
-        f"{ANALYSIS}/interventions.parquet", layer=CONFIG.interventions.layer
-    )
+# Interventions are algebra at the head and runs of the network at the inner layers named for them.
+HEAD = CONFIG.interventions.layer
+INNER = [layer for layer in CONFIG.layers if layer in CONFIG.inner.layers]
+EDITED = [layer for layer in CONFIG.layers if layer == HEAD or layer in INNER]
+SWEEPS = of_runs(f"{ANALYSIS}/sweep.parquet", layer=HEAD)
+if EDITED:
+    PARTS["interventions"] = [
+        path
+        for layer in EDITED
+        for path in of_runs(f"{ANALYSIS}/interventions.parquet", layer=layer)
+    ]
+if HEAD in CONFIG.layers:
+    PARTS["effects"] = of_runs(f"{ANALYSIS}/effects.parquet", layer=HEAD)
+if INNER:
+    PARTS["attribution"] = [
+        path for layer in INNER for path in of_runs(f"{ANALYSIS}/attribution.parquet", layer=layer)
+    ]
+MATCHED = [
+    path
+    for encoder, settings in CONFIG.encoders.items()
+    if settings.kind == "finetuned"
+    for path in of_runs(f"{ANALYSIS}/matching.parquet", encoder=encoder, layer=HEAD)
+]
+if MATCHED:
+    PARTS["matched_latents"] = MATCHED
 if CONFIG.cohort.kind == "phantom":
     PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
 
@@ -33,6 +55,7 @@ FIGURES = [
     f"{FIGURE}/encoders.png",
     *expand(f"{FIGURE}/training/{{encoder}}/{{sae}}.png", encoder=ENCODERS, sae=CONFIG.saes),
     *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
+    *expand(f"{FIGURE}/readout/{{sae}}.png", sae=CONFIG.saes),
     *(
         figure
         for concept in CONFIG.cohort.concepts
@@ -45,6 +68,12 @@ FIGURES = [
         )
     ),
 ]
+if "interventions" in PARTS:
+    FIGURES += expand(
+        f"{FIGURE}/sweep/{{sae}}/{{concept}}.png", sae=CONFIG.saes, concept=CONFIG.cohort.concepts
+    )
+if "effects" in PARTS:
+    FIGURES += expand(f"{FIGURE}/effects/{{sae}}.png", sae=CONFIG.saes)
 if "truth" in PARTS:
     FIGURES.append(f"{FIGURE}/truth.png")
 
@@ -240,6 +269,100 @@ rule figure_layers:
         "python -m mammo_sae figure-layers --quality {input.quality} --latents {input.latents}"
         " --alignment {input.alignment} --confounds {input.confounds} --sae {wildcards.sae}"
         " --output {output} 2> {log}"
+
+
+rule figure_readout:
+    input:
+        f"{TABLE}/probes.parquet",
+    output:
+        report(
+            f"{FIGURE}/readout/{{sae}}.png",
+            caption="../report/readout.rst",
+            category=SECTIONS["latents"],
+            subcategory="all",
+            labels={"encoder": "all", "layer": "all", "SAE": "{sae}", "seed": "all"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_readout/{{sae}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_readout/{{sae}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("figure_readout"),
+    message:
+        "Figure: what can be read, {wildcards.sae}"
+    shell:
+        "python -m mammo_sae figure-readout --probes {input} --sae {wildcards.sae}"
+        " --output {output} 2> {log}"
+
+
+rule figure_sweep:
+    input:
+        interventions=f"{TABLE}/interventions.parquet",
+        sweeps=SWEEPS,
+    output:
+        report(
+            f"{FIGURE}/sweep/{{sae}}/{{concept}}.png",
+            caption="../report/sweep.rst",
+            category=SECTIONS["interventions"],
+            subcategory="{concept}",
+            labels={"encoder": "all", "layer": "all", "SAE": "{sae}", "seed": "all"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_sweep/{{sae}}/{{concept}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_sweep/{{sae}}/{{concept}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("figure_sweep"),
+    message:
+        "Figure: interventions on {wildcards.concept} for every k, {wildcards.sae}"
+    shell:
+        "python -m mammo_sae figure-sweep --interventions {input.interventions}"
+        " --concept {wildcards.concept} --sae {wildcards.sae} --output {output} {input.sweeps}"
+        " 2> {log}"
+
+
+rule figure_effects:
+    input:
+        effects=f"{TABLE}/effects.parquet",
+        matched=[f"{TABLE}/matched_latents.parquet"] if MATCHED else [],
+    output:
+        report(
+            f"{FIGURE}/effects/{{sae}}.png",
+            caption="../report/effects.rst",
+            category=SECTIONS["interventions"],
+            subcategory="effects of single latents",
+            labels={"encoder": "all", "layer": HEAD, "SAE": "{sae}", "seed": "all"},
+        ),
+    log:
+        f"{RESULTS}/logs/figure_effects/{{sae}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure_effects/{{sae}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("figure_effects"),
+        matched=lambda wildcards, input: f"--matched {input.matched}" if input.matched else "",
+    message:
+        "Figure: effects of single latents, {wildcards.sae}"
+    shell:
+        "python -m mammo_sae figure-effects --effects {input.effects} {params.matched}"
+        " --sae {wildcards.sae} --output {output} 2> {log}"
 
 
 rule figure_latents:

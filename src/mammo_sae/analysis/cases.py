@@ -75,6 +75,41 @@ def views(cases: pd.DataFrame, positions: np.ndarray) -> np.ndarray:
     return (rows["side"].astype(str) + rows["view"].astype(str)).to_numpy()
 
 
+def units(
+    cases: pd.DataFrame, unit: str, concepts: Sequence[str]
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return each image's breast or patient, int [n], and the table [u] of those.
+
+    A unit's label is 1 if one of its images is positive, unknown if none is and one is unknown,
+    else 0. Its other columns are those of its first image; a patient has neither side nor view.
+    """
+    keys = ["split", "patient_id", *(["side"] if unit == "breast" else [])]
+    member = cases.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    _, first = np.unique(member, return_index=True)
+    table = cases.iloc[first].reset_index(drop=True)
+    table["view"] = ""
+    if unit == "patient":
+        table["side"] = ""
+    for concept in concepts:
+        if concept in cases:
+            grouped = cases[concept].groupby(member)
+            label = grouped.max().astype("Int8")
+            unknown = (label != 1).fillna(True) & cases[concept].isna().groupby(member).any()
+            table[concept] = label.mask(unknown).to_numpy(dtype=object)
+            table[concept] = table[concept].astype("Int8")
+    return member, table
+
+
+def pool(values: np.ndarray, member: np.ndarray, how: str) -> np.ndarray:
+    """Return [u, m], the max or mean of `values` [n, m] over the images of each unit."""
+    order = np.argsort(member, kind="stable")
+    starts = np.flatnonzero(np.diff(member[order], prepend=-1))
+    if how == "max":
+        return np.maximum.reduceat(values[order], starts, axis=0)
+    counts = np.diff(np.append(starts, len(member)))[:, None].astype(values.dtype)
+    return np.add.reduceat(values[order], starts, axis=0) / counts
+
+
 def top_latents(
     latents: pd.DataFrame, concept: str, rankings: Sequence[str], count: int
 ) -> np.ndarray:

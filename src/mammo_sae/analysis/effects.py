@@ -2,7 +2,7 @@
 
 The effect of latent t on an image is what its presence adds to the logit, z_t (w.d_t): ablating t
 alone lowers the logit by it, exactly, spliced or error-preserving alike, since pooling and head are
-linear. One row per (latent, concept) of the confirmation split:
+linear. One row per (latent, concept, split):
 
 - ``effect_positive``, ``effect_negative``: mean over the concept's positive and negative images;
 - ``effect``: their difference, what the latent adds to the separation of the classes; ranked by its
@@ -12,52 +12,21 @@ linear. One row per (latent, concept) of the confirmation split:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
-from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import interventions
 from mammo_sae.analysis import statistics as st
-from mammo_sae.analysis.settings import InterventionSettings
-from mammo_sae.stores.tables import write_table
+from mammo_sae.analysis.interventions import TopK
+from mammo_sae.analysis.sweep import Linear
 
 MEASURES = ("effect", "effect_positive", "effect_negative")
 
 
-def run(
-    settings: InterventionSettings,
-    *,
-    identity: case.Identity,
-    images: Path,
-    codes: Path,
-    sae: Path,
-    head: Path,
-    predictions: Path,
-    latents: Path,
-    concepts: Sequence[str],
-    output: Path,
-) -> None:
-    """Write one SAE's effects, one row per (latent, concept, split); paths as `interventions.run`.
+def effect_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one concept and split, one per latent that fires in it.
 
-    Latents that fire in no image of a split have no row.
+    `ranked` [h] are the concept's rows of the latents table, by latent.
     """
-    parts = []
-    inputs = interventions.Inputs(images, codes, sae, head, predictions, latents)
-    for concept, split, data, ranked in interventions.each_edit(settings, inputs, concepts):
-        part = effect_table(settings, data)
-        part.insert(0, "concept", concept)
-        part.insert(1, "split", split)
-        auroc_rank = ranked["rank_auroc"].to_numpy()[part["latent"]]
-        part["rank_auroc"] = pd.array(auroc_rank, "Int32")
-        parts.append(part)
-    write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
-
-
-def effect_table(settings: InterventionSettings, data: interventions.Edits) -> pd.DataFrame:
-    """Return the rows of one concept and split."""
     fires = np.flatnonzero((data.contributions != 0).any(axis=0))
     contributions = data.contributions[:, fires]
     reason = st.why_not_estimable(data.labels)
@@ -74,6 +43,7 @@ def effect_table(settings: InterventionSettings, data: interventions.Edits) -> p
     table["share"] = table["effect"] / whole if whole else np.nan
     order = table["effect"].abs().rank(ascending=False, method="first")
     table["rank_causal"] = order.astype("Int32")
+    table["rank_auroc"] = pd.array(ranked["rank_auroc"].to_numpy()[fires], "Int32")
     return table
 
 

@@ -2,30 +2,47 @@
 
 With x_j a cell's embedding and z_jt its codes, dropping latents either replaces x_j by the edited
 reconstruction (``spliced``) or subtracts the dropped latents' share, x_j - sum_t z_jt d_t, so that
-the SAE's error stays (``error_preserving``). Nothing before the layer runs again.
+the SAE's error stays (``error_preserving``), or puts each dropped latent's mean code in the place
+of its own, x_j - sum_t (z_jt - m_t) d_t (``mean_ablated``). Nothing before the layer runs again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from mammo_sae.analysis import cases as case
 from mammo_sae.encoders.heads import Head
 from mammo_sae.encoders.network import Network, to_map
+from mammo_sae.progress import progress
 from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.embeddings import EmbeddingReader
+
+# Logits are float32 sums over the whole network: digits beyond these are noise of the batch.
+_DIGITS = 4
+
+Batch = tuple[np.ndarray, Tensor, Tensor, Tensor]  # positions, embeddings, index, value
 
 
 @dataclass(frozen=True)
 class PatchedNetwork:
-    """An encoder cut at `layer`, its head, and an SAE of that layer."""
+    """An encoder cut at `layer`, its head, and an SAE of that layer.
+
+    `typical` [h] is each latent's mean code over the cells of the discovery split.
+    """
 
     network: Network
     head: Head
     sae: SparseAutoencoder
     layer: str
+    typical: Tensor
 
     def logits(self, cells: Tensor) -> Tensor:
         """Return the logits [n, c] of embeddings [n, R, C, d] of the layer."""
@@ -44,7 +61,7 @@ class PatchedNetwork:
         cells : [n, R, C, d]
         index, value : [n, R, C, k]
         splice
-            ``spliced`` or ``error_preserving``.
+            ``spliced``, ``error_preserving`` or ``mean_ablated``.
         """
         stays = kept[index]
         changed = value * (stays if splice == "spliced" else ~stays)
@@ -54,7 +71,10 @@ class PatchedNetwork:
         part = flat.view(*cells.shape)
         if splice == "spliced":
             return self.logits(part + self.sae.decoder_bias)
-        return self.logits(cells.to(torch.float32) - part)
+        rest = cells.to(torch.float32) - part
+        if splice == "mean_ablated":
+            rest = rest + (self.typical * ~kept) @ self.sae.decoder_weight
+        return self.logits(rest)
 
     def attribution(self, cells: Tensor, index: Tensor, value: Tensor, concept: str) -> Tensor:
         """Return [n, h]: each latent's effect on an image's logit, to first order.
@@ -76,3 +96,70 @@ class PatchedNetwork:
         return result.scatter_add_(
             1, index.reshape(len(cells), -1), share.reshape(len(cells), -1).to(result.dtype)
         )
+
+
+class Reruns:
+    """Edits of one concept's logits over the images of `source`, each a run of the network.
+
+    Attributes
+    ----------
+    labels : [n] bool
+    patients : [n]
+    """
+
+    def __init__(
+        self,
+        cut: PatchedNetwork,
+        source: EmbeddingReader,
+        codes: CodesReader,
+        cases: pd.DataFrame,
+        concept: str,
+        batch_size: int,
+    ) -> None:
+        self._cut, self._source, self._codes = cut, source, codes
+        self._concept, self._batch = concept, batch_size
+        self._positions = np.array([codes.position(image) for image in source.image_ids])
+        self._done: dict[tuple[str, bytes], np.ndarray] = {}
+        self.latents = codes.latents
+        self.labels = case.labels(cases, concept, self._positions)
+        self.patients = cases["patient_id"].to_numpy()[self._positions]
+
+    def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
+        """Return the logits [n, e] of `e` edits, `kept` [h, e] true where a latent stays.
+
+        An edit asked for before is not run again.
+        """
+        keys = [(splice, np.packbits(column).tobytes()) for column in kept.T]
+        fresh = {key: e for e, key in enumerate(keys) if key not in self._done}
+        if fresh:
+            self._done |= {key: np.empty(len(self._source)) for key in fresh}
+            row = self._cut.head.row(self._concept)
+            stays = {key: torch.from_numpy(kept[:, e].copy()) for key, e in fresh.items()}
+            for positions, cells, index, value in self._batches(splice):
+                for key in fresh:
+                    edited = self._cut.edited_logits(cells, index, value, stays[key], splice)
+                    self._done[key][positions] = edited[:, row].numpy()
+        return np.round(np.stack([self._done[key] for key in keys], axis=1), _DIGITS)
+
+    def attribution(self) -> np.ndarray:
+        """Return float32 [n, h]: each latent's effect on each image's logit, to first order."""
+        result = np.zeros((len(self._source), self.latents), np.float32)
+        for positions, cells, index, value in self._batches("attribution"):
+            result[positions] = self._cut.attribution(cells, index, value, self._concept).numpy()
+        return result
+
+    def ablation(self, latents: np.ndarray) -> np.ndarray:
+        """Return [n, m]: the logit that each image loses when one of `latents` is dropped."""
+        kept = np.ones((self.latents, 1 + len(latents)), dtype=bool)
+        kept[latents, 1 + np.arange(len(latents))] = False
+        logits = self.logits(kept, "error_preserving")
+        return logits[:, :1] - logits[:, 1:]
+
+    def _batches(self, label: str) -> Iterator[Batch]:
+        for positions, cells in progress(
+            self._source.batches(self._batch),
+            label=f"{self._concept}, {label}",
+            total=-(-len(self._source) // self._batch),
+        ):
+            index, value = map(torch.from_numpy, self._codes.cells(self._positions[positions]))
+            yield positions, torch.from_numpy(cells), index.long(), value

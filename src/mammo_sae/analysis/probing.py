@@ -6,12 +6,16 @@ Rankings (1 = first), all on the discovery split:
   ranking of Mammo-SAE (arXiv 2507.15227, section 3).
 - ``mean_difference``: the same minus that of the negative images: the order of the centred scores
   in the files published with that paper.
+- ``class_contrast``: by the size of that difference, whichever class has the larger mean.
 - ``effect``: standardised mean difference of the image's score.
 - ``auroc``: AUROC of the image's score.
 
 The confirmation split, of other patients, then gives each latent's AUROC with its patient
 bootstrap interval, its patient-level permutation p and Benjamini-Hochberg q over the concept's
 latents.
+
+A view is not a patient: with `unit` breast or patient, scores and mean codes are aggregated over
+its images before anything is ranked or tested, and its label is that of any of its images.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from mammo_sae.analysis.settings import ProbingSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
 
-RANKINGS = ("class_mean", "mean_difference", "effect", "auroc")
+RANKINGS = ("class_mean", "mean_difference", "class_contrast", "effect", "auroc")
 
 
 def run(
@@ -55,13 +59,17 @@ def run(
     cases = case.read_cases(images, reader.image_ids)
     scores = reader.max() if settings.score == "max" else reader.mean()
     means = reader.mean() if settings.score == "max" else scores
-    parts = [concept_table(settings, cases, scores, means, concept) for concept in concepts]
-    active = reader.active()
     discovered = (cases["split"] == settings.discovery).to_numpy()
+    firing = reader.active()[discovered].mean(axis=0, dtype=np.float64)
+    if settings.unit != "image":
+        member, cases = case.units(cases, settings.unit, concepts)
+        means = case.pool(means, member, "mean")
+        scores = case.pool(scores, member, settings.aggregate)
+    parts = [concept_table(settings, cases, scores, means, concept) for concept in concepts]
     table = pd.concat(parts, ignore_index=True)
-    firing = active[discovered].mean(axis=0, dtype=np.float64)
     table.insert(2, "firing_rate", np.tile(firing, len(concepts)))
     table.insert(3, "score", settings.score)
+    table.insert(4, "unit", settings.unit)
     write_table(identity.label(table), output)
 
 
@@ -99,10 +107,15 @@ def concept_table(
     )
     table["discovery_auroc"] = _spread(st.auroc(scores[np.ix_(found, estimated)], truth), estimated)
     _explain(table, estimated, silent, reason, settings.discovery)
-    for ranking, column in zip(
-        RANKINGS, ("mean_positive", "mean_difference", "effect", "discovery_auroc"), strict=True
-    ):
-        order = table[column].where(~silent)
+    by = (
+        table["mean_positive"],
+        table["mean_difference"],
+        table["mean_difference"].abs(),
+        table["effect"],
+        table["discovery_auroc"],
+    )
+    for ranking, values in zip(RANKINGS, by, strict=True):
+        order = values.where(~silent)
         table[f"rank_{ranking}"] = order.rank(ascending=False, method="first").astype("Int32")
     _confirm(settings, cases, scores, concept, table)
     return table

@@ -3,20 +3,25 @@
 Features are an image's mean embedding over its cells (``embedding``) and its pooled codes
 (``codes``), standardised on the discovery split. Probes, fitted there:
 
-- ``l2``: logistic regression with an L2 penalty, its strength chosen by the AUROC of
-  cross-validation over patients (Alain and Bengio 2016);
+- ``l2``: logistic regression with an L2 penalty (Alain and Bengio 2016);
+- ``l1``: the same with an L1 penalty, on codes; ``k`` is the number of latents left in it;
+- ``pca``: L2, on the first ``k`` principal components of the discovery split's embeddings;
 - ``sparse``: k latents, those of largest standardised mean difference, and a logistic regression on
   them (k-sparse probing, Gurnee et al., arXiv 2305.01610), which tells a concept that few latents
   carry from one that many share.
 
-Scores are AUROCs on other splits with patient-bootstrap intervals, one row per probe, target and
-split. A column with several levels is read level by level against the rest.
+Penalties are chosen by the AUROC of cross-validation over the discovery split's patients. Scores
+are AUROCs on other splits with patient-bootstrap intervals, one row per probe, target and split.
+A column with several levels is read level by level against the rest, and the level ``macro`` is the
+mean of these AUROCs over the levels that can be estimated, so density is a problem of four classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,12 +67,14 @@ def run(
         "embedding": mean_embeddings(embeddings, identity.layer, reader.image_ids),
         "codes": pooled,
     }
+    probes = [Probe(settings, cases, name, values) for name, values in features.items()]
     parts = []
-    for kind, name, level, labels in targets(settings, cases, concepts):
-        part = read(settings, cases, features, labels)
-        for place, value in enumerate((kind, name, level)):
-            part.insert(place, ("kind", "target", "level")[place], value)
-        parts.append(part)
+    for (kind, name), group in groupby(targets(settings, cases, concepts), lambda t: t[:2]):
+        levels_read = [(level, labels) for _, _, level, labels in group]
+        for level, part in read(settings, cases, probes, levels_read):
+            for place, value in enumerate((kind, name, level)):
+                part.insert(place, ("kind", "target", "level")[place], value)
+            parts.append(part)
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
 
 
@@ -106,37 +113,139 @@ def targets(
 def read(
     settings: ReadoutSettings,
     cases: pd.DataFrame,
-    features: dict[str, np.ndarray],
-    labels: np.ndarray,
-) -> pd.DataFrame:
-    """Return the rows of one target; `features` [n, f] by name, `labels` [n] 0, 1 or NaN."""
-    patients = cases["patient_id"].to_numpy()
-    known = ~np.isnan(labels)
-    found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
-    reason = st.why_not_estimable(labels[found] == 1)
-    rows = []
-    for source, values in features.items():
-        probes = [("l2", 0), *(("sparse", k) for k in settings.k if source == "codes")]
-        if not reason:
-            fitted = _standardised(values, found)
-        for probe, k in probes:
-            scores, penalty = np.full(len(labels), np.nan), np.nan
-            if not reason:
-                truth = labels[found] == 1
-                fit = _ridge_probe if probe == "l2" else _sparse_probe
-                scores, penalty = fit(settings, fitted, found, truth, patients[found], k)
-            rows.extend(
-                {
-                    "features": source,
-                    "probe": probe,
-                    "k": pd.NA if probe == "l2" else k,
-                    "penalty": penalty,
-                    "split": split,
-                    **_score(settings, cases, labels, scores, split, reason),
-                }
-                for split in settings.splits
-            )
-    return pd.DataFrame(rows).astype({"k": "Int32"})
+    probes: Sequence[Probe],
+    targets: Sequence[tuple[str, np.ndarray]],
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (level, rows) of one column: its levels, labels [n] 0, 1 or NaN, and their mean."""
+    drawn: dict[tuple[object, ...], list[tuple[float, np.ndarray]]] = {}
+    for level, labels in targets:
+        known = ~np.isnan(labels)
+        found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
+        reason = st.why_not_estimable(labels[found] == 1)
+        rows = []
+        for probe in probes:
+            for name, k, fit in probe.kinds():
+                scores, penalty, used = np.full(len(labels), np.nan), np.nan, k
+                if not reason:
+                    scores, penalty, used = fit(found, labels[found] == 1, k)
+                for split in settings.splits:
+                    row = {"features": probe.features, "probe": name, "k": used, "split": split}
+                    score, draws = _score(settings, cases, labels, scores, split, reason)
+                    rows.append({**row, "penalty": penalty, **score})
+                    if not score["reason"]:
+                        key = (probe.features, name, k, split)
+                        drawn.setdefault(key, []).append((score["auroc"], draws))
+        yield level, _frame(rows)
+    if len(targets) > 1 and drawn:
+        yield "macro", _frame([_macro(key, parts) for key, parts in drawn.items()])
+
+
+def _macro(key: tuple[object, ...], parts: list[tuple[float, np.ndarray]]) -> dict[str, object]:
+    """Mean AUROC over levels; draws of the levels are of the same patients, so they pair."""
+    low, high = st.interval(np.mean([draws for _, draws in parts], axis=0))
+    return {
+        **dict(zip(("features", "probe", "k", "split"), key, strict=True)),
+        "penalty": np.nan,
+        "auroc": float(np.mean([value for value, _ in parts])),
+        "auroc_low": low,
+        "auroc_high": high,
+        "reason": "",
+    }
+
+
+def _frame(rows: list[dict[str, object]]) -> pd.DataFrame:
+    columns = ["features", "probe", "k", "split", "penalty"]
+    columns += ["auroc", "auroc_low", "auroc_high", "reason"]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["k"] = pd.array([k if k else pd.NA for k in frame["k"]], "Int32")
+    return frame
+
+
+Fit = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, float, int]]
+
+
+class Probe:
+    """The probes of one set of features, `values` [n, f]; what they share is computed once.
+
+    A fit takes the positions of the images it may see, their labels, and k, and returns the scores
+    [n] of all images, the penalty, and the number of features used (0: all).
+    """
+
+    def __init__(
+        self, settings: ReadoutSettings, cases: pd.DataFrame, features: str, values: np.ndarray
+    ) -> None:
+        self.features = features
+        self._settings, self._values = settings, values
+        self._patients = cases["patient_id"].to_numpy()
+        self._seen = np.empty(0, np.int64)
+        self._standard = self._rotated = values
+
+    def kinds(self) -> list[tuple[str, int, Fit]]:
+        """Return (name, k, fit) of each probe."""
+        if self.features == "embedding":
+            k = min(self._settings.components, self._values.shape[1])
+            return [("l2", 0, self._ridge), ("pca", k, self._ridge)]
+        lasso: list[tuple[str, int, Fit]] = [("l1", 0, self._lasso)]
+        sparse: list[tuple[str, int, Fit]] = [("sparse", k, self._few) for k in self._settings.k]
+        return [
+            ("l2", 0, self._ridge),
+            *(lasso if self._settings.l1_penalties else []),
+            *sparse,
+        ]
+
+    def _prepare(self, found: np.ndarray) -> None:
+        """Standardise on the images `found`, and rotate onto their principal components.
+
+        An L2 penalty does not see the rotation, and thousands of latents become at most as many
+        directions as images. Targets known for the same images share the rotation.
+        """
+        if np.array_equal(found, self._seen):
+            return
+        self._seen, self._standard = found, _standardised(self._values, found)
+        _, _, directions = np.linalg.svd(self._standard[found], full_matrices=False)
+        self._rotated = self._standard @ directions.T
+
+    def _ridge(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
+        self._prepare(found)
+        features = self._rotated[:, :k] if k else self._rotated
+        scores, best, _ = self._chosen(features, found, truth, self._settings.penalties, _ridge)
+        return scores, best, k
+
+    def _lasso(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
+        self._prepare(found)
+        return self._chosen(self._standard, found, truth, self._settings.l1_penalties, _lasso)
+
+    def _few(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
+        self._prepare(found)
+        difference = np.abs(st.standardised_mean_difference(self._standard[found], truth))
+        chosen = np.argsort(-np.nan_to_num(difference), kind="stable")[:k]
+        features = self._standard[:, chosen]
+        model = _ridge(_SPARSE_PENALTY).fit(features[found], truth)
+        return model.decision_function(features), _SPARSE_PENALTY, k
+
+    def _chosen(
+        self,
+        features: np.ndarray,
+        found: np.ndarray,
+        truth: np.ndarray,
+        penalties: Sequence[float],
+        model: Callable[[float], LogisticRegression],
+    ) -> tuple[np.ndarray, float, int]:
+        """Fit with the penalty that cross-validation over patients finds best."""
+        own, patients = features[found], self._patients[found]
+        totals = np.zeros(len(penalties))
+        folds = min(self._settings.folds, len(np.unique(patients)))
+        for train, held in GroupKFold(folds).split(own, truth, patients):
+            one_class = truth[train].all() or not truth[train].any()
+            if one_class or st.why_not_estimable(truth[held], 1):
+                continue
+            for i, penalty in enumerate(penalties):
+                fitted = model(penalty).fit(own[train], truth[train])
+                totals[i] += st.auroc(fitted.decision_function(own[held]), truth[held])
+        best = penalties[int(totals.argmax())]
+        fitted = model(best).fit(own, truth)
+        used = int((fitted.coef_ != 0).sum())
+        return fitted.decision_function(features), best, used
 
 
 def _standardised(values: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -146,50 +255,19 @@ def _standardised(values: np.ndarray, found: np.ndarray) -> np.ndarray:
     return (values[:, varies] - mean[varies]) / spread[varies]
 
 
-def _ridge_probe(
-    settings: ReadoutSettings,
-    features: np.ndarray,
-    found: np.ndarray,
-    truth: np.ndarray,
-    patients: np.ndarray,
-    k: int,
-) -> tuple[np.ndarray, float]:
-    """Scores [n] of an L2 logistic regression, and its penalty, chosen over patients.
-
-    The features are rotated onto the span of the discovery images first: an L2 penalty does not see
-    the rotation, and thousands of latents become at most as many directions as images.
-    """
-    _, _, directions = np.linalg.svd(features[found], full_matrices=False)
-    rotated = features @ directions.T
-    own = rotated[found]
-    totals = np.zeros(len(settings.penalties))
-    folds = min(settings.folds, len(np.unique(patients)))
-    for train, held in GroupKFold(folds).split(own, truth, patients):
-        if truth[train].all() or not truth[train].any() or st.why_not_estimable(truth[held], 1):
-            continue
-        for i, penalty in enumerate(settings.penalties):
-            model = _logistic(penalty).fit(own[train], truth[train])
-            totals[i] += st.auroc(model.decision_function(own[held]), truth[held])
-    best = settings.penalties[int(totals.argmax())]
-    return _logistic(best).fit(own, truth).decision_function(rotated), best
-
-
-def _sparse_probe(
-    settings: ReadoutSettings,
-    features: np.ndarray,
-    found: np.ndarray,
-    truth: np.ndarray,
-    patients: np.ndarray,
-    k: int,
-) -> tuple[np.ndarray, float]:
-    difference = np.abs(st.standardised_mean_difference(features[found], truth))
-    chosen = np.argsort(-np.nan_to_num(difference), kind="stable")[:k]
-    model = _logistic(_SPARSE_PENALTY).fit(features[np.ix_(found, chosen)], truth)
-    return model.decision_function(features[:, chosen]), _SPARSE_PENALTY
-
-
-def _logistic(penalty: float) -> LogisticRegression:
+def _ridge(penalty: float) -> LogisticRegression:
     return LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
+
+
+def _lasso(penalty: float) -> LogisticRegression:
+    return LogisticRegression(
+        C=penalty,
+        l1_ratio=1.0,
+        solver="liblinear",
+        class_weight="balanced",
+        max_iter=200,
+        random_state=0,
+    )
 
 
 def _score(
@@ -199,20 +277,18 @@ def _score(
     scores: np.ndarray,
     split: str,
     reason: str,
-) -> dict[str, object]:
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the AUROC on `split` with its interval or the reason for none, and the draws."""
     rows = np.flatnonzero(~np.isnan(labels) & (cases["split"] == split).to_numpy())
     truth = labels[rows] == 1
     here = st.why_not_estimable(truth)
     why = f"{settings.discovery}: {reason}" if reason else f"{split}: {here}" if here else ""
     if why:
-        return {"auroc": np.nan, "auroc_low": np.nan, "auroc_high": np.nan, "reason": why}
-    low, high = st.patient_bootstrap(
-        st.auroc,
-        scores[rows],
-        truth,
-        cases["patient_id"].to_numpy()[rows],
-        settings.bootstrap_draws,
-        settings.seed,
-    )
+        row = {"auroc": np.nan, "auroc_low": np.nan, "auroc_high": np.nan, "reason": why}
+        return row, np.empty(0)
+    patients = cases["patient_id"].to_numpy()[rows]
+    weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+    draws = st.auroc(scores[rows], truth, weights)
+    low, high = st.interval(draws)
     value = st.auroc(scores[rows], truth)
-    return {"auroc": value, "auroc_low": low, "auroc_high": high, "reason": ""}
+    return {"auroc": value, "auroc_low": low, "auroc_high": high, "reason": ""}, draws

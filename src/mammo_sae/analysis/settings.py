@@ -10,7 +10,9 @@ from mammo_sae.settings import Settings
 
 Split = Literal["training", "validation", "test", "external"]
 Pooling = Literal["max", "mean"]
-Ranking = Literal["class_mean", "mean_difference", "effect", "auroc"]
+Unit = Literal["image", "breast", "patient"]
+Ranking = Literal["class_mean", "mean_difference", "class_contrast", "effect", "auroc"]
+Splice = Literal["spliced", "error_preserving", "mean_ablated"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -48,6 +50,14 @@ class ProbingSettings(SplitSettings):
         "max",
         description="an image's score for a latent: max or mean of its code over the image's cells",
     )
+    unit: Unit = Field(
+        "image",
+        description="what a score belongs to: an image (one view), a breast or a patient; a breast "
+        "or patient has the concept if one of its images has it",
+    )
+    aggregate: Pooling = Field(
+        "max", description="how images' scores become their breast's or patient's: max or mean"
+    )
 
 
 class InterventionSettings(SplitSettings):
@@ -62,9 +72,16 @@ class InterventionSettings(SplitSettings):
         description="numbers of latents kept (on) or dropped (off); capped at the SAE's size",
     )
     rankings: tuple[Ranking, ...] = Field(
-        ("class_mean", "mean_difference", "auroc"),
+        ("class_mean", "mean_difference", "class_contrast", "auroc"),
         min_length=1,
         description="orders in which latents are kept or dropped",
+    )
+    splices: tuple[Splice, ...] = Field(
+        ("spliced", "error_preserving"),
+        min_length=1,
+        description="what an edit leaves: the edited reconstruction (spliced), the embedding less "
+        "the dropped latents (error_preserving), or with their discovery mean in their place "
+        "(mean_ablated)",
     )
     random_sets: int = Field(
         20, ge=1, description="random orders of the alive latents, the control beside each ranking"
@@ -74,34 +91,32 @@ class InterventionSettings(SplitSettings):
     )
 
 
-class InnerInterventionSettings(SplitSettings):
-    """Top-k on/off at an inner layer, each edit a run of the rest of the network."""
+class InnerSettings(SplitSettings):
+    """Top-k on/off and latents' effects at inner layers: each edit runs the rest of the network."""
 
+    layers: tuple[str, ...] = Field(
+        ("blocks.14",), description="layers intervened on, of those that have SAEs"
+    )
     top_k: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0, 1, 5, 10, 50, 100),
+        (10,),
         min_length=1,
         description="numbers of latents kept (on) or dropped (off); all latents are added",
     )
     rankings: tuple[Ranking, ...] = Field(
         ("auroc",), min_length=1, description="orders in which latents are kept or dropped"
     )
-    random_sets: int = Field(2, ge=1, description="matched and random orders beside each ranking")
-    images: int = Field(
-        100, ge=1, description="most images used, whole patients in the order of the image table"
+    splices: tuple[Splice, ...] = Field(
+        ("spliced",),
+        min_length=1,
+        description="what an edit leaves, as in interventions.splices",
     )
-    batch_size: int = Field(32, ge=1, description="images run through the network at once")
-
-
-class AttributionSettings(ResamplingSettings):
-    """Causal effects of latents at any layer, by running the rest of the network."""
-
-    split: Split = Field("test", description="split whose images are used")
+    random_sets: int = Field(1, ge=1, description="matched and random orders beside each ranking")
     images: int = Field(
-        200, ge=1, description="most images used, whole patients in the order of the image table"
+        48, ge=1, description="most images used, whole patients in the order of the image table"
     )
     batch_size: int = Field(32, ge=1, description="images run through the network at once")
     ablated: int = Field(
-        20, ge=0, description="latents of largest attribution per concept that are truly ablated"
+        3, ge=0, description="latents of largest attribution per concept that are truly ablated"
     )
 
 
@@ -180,24 +195,30 @@ class ReadoutSettings(SplitSettings):
         "max", description="how a latent's codes are pooled over an image's cells"
     )
     acquisition: tuple[str, ...] = Field(
-        ("marker", "manufacturer", "paddle"), description="acquisition columns to read"
+        ("marker", "manufacturer"), description="acquisition columns to read"
     )
-    anatomical: tuple[str, ...] = Field(
-        ("density", "view"), description="anatomical columns to read"
-    )
+    anatomical: tuple[str, ...] = Field(("density",), description="anatomical columns to read")
     max_levels: int = Field(
         6, ge=2, description="most levels of a column: rarer ones are merged, numbers binned"
     )
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 2, 5, 10, 50), min_length=1, description="numbers of latents of the k-sparse probes"
     )
+    components: int = Field(
+        32, ge=1, description="principal components of the mean embeddings that the PCA probe reads"
+    )
     penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
-        (1e-4, 1e-3, 1e-2, 1e-1),
+        (1e-3, 1e-2),
         min_length=1,
         description="inverse strengths of the L2 penalty (scikit-learn's C) to choose among",
     )
+    l1_penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        (),
+        description="inverse strengths of the L1 penalty of the codes' probe to choose among; "
+        "none: no L1 probe",
+    )
     folds: int = Field(
-        4, ge=2, description="patient-level folds of the discovery split that choose the penalty"
+        2, ge=2, description="patient-level folds of the discovery split that choose the penalty"
     )
     splits: tuple[Split, ...] = Field(
         ("test", "external"), min_length=1, description="splits on which the probes are scored"

@@ -215,8 +215,9 @@ def _mann_whitney(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
 
     Sorting keys is several times faster than ranking. A key is the score as an integer of the same
     order with the label in its last bit (scores that differ there alone count as tied). Sorted with
-    positives last among equals, every tie counts in full; only where a positive ties with a negative
-    the keys are sorted again with positives first, and the mean of both gives each tie one half.
+    positives last among equals, every tie counts in full; only where a positive ties with a
+    negative the keys are sorted again with positives first, and the mean of both gives each tie one
+    half.
     """
     values = np.ascontiguousarray(scores.T, dtype=np.float64) + 0.0  # -0.0 becomes 0.0
     bits = values.view(np.int64)

@@ -7,55 +7,46 @@ the curve costs one sort per number and no pass through the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import interventions
 from mammo_sae.analysis import statistics as st
-from mammo_sae.analysis.settings import InterventionSettings
-from mammo_sae.stores.tables import write_table
+from mammo_sae.analysis.interventions import TopK
 
 _BYTES = 128 << 20  # running sums held at once
 
 
-def run(
-    settings: InterventionSettings,
-    *,
-    identity: case.Identity,
-    images: Path,
-    codes: Path,
-    sae: Path,
-    head: Path,
-    predictions: Path,
-    latents: Path,
-    concepts: Sequence[str],
-    output: Path,
-) -> None:
-    """Write one SAE's curves, one row per (concept, split, ranking, mode, k); paths as there.
+class Linear(Protocol):
+    """The head's edits that the curve and single effects follow from; see `head.Edits`."""
 
-    Spliced logits only. From the k on at which all latents that ever fire are in, nothing changes,
-    and no row is written.
+    contributions: np.ndarray
+    labels: np.ndarray
+
+
+def sweep_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
+    """Return one concept's and split's curves, one row per (ranking, mode, k), spliced logits.
+
+    From the k on at which all latents that ever fire are in, nothing changes, and no row is
+    written; a split without enough positives or negatives has one row that says so.
     """
+    reason = st.why_not_estimable(data.labels)
+    if reason:
+        empty = {"ranking": "", "mode": "", "k": 0, "auroc": np.nan, "reason": reason}
+        return pd.DataFrame([empty])
     parts = []
-    inputs = interventions.Inputs(images, codes, sae, head, predictions, latents)
-    for concept, split, data, ranked in interventions.each_edit(settings, inputs, concepts):
-        for ranking in settings.rankings:
-            order = interventions.ranked_order(ranked, ranking)
-            curves = sweep(data, order) if not st.why_not_estimable(data.labels) else {}
-            for mode, values in curves.items():
-                keys = {"concept": concept, "split": split, "ranking": ranking, "mode": mode}
-                parts.append(pd.DataFrame({**keys, "k": np.arange(len(values)), "auroc": values}))
-    columns = ["concept", "split", "ranking", "mode", "k", "auroc"]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    write_table(identity.label(table), output)
+    for ranking in settings.rankings:
+        curves = sweep(data, interventions.ranked_order(ranked, ranking))
+        for mode, values in curves.items():
+            keys = {"ranking": ranking, "mode": mode, "k": np.arange(len(values))}
+            parts.append(pd.DataFrame({**keys, "auroc": values, "reason": ""}))
+    return pd.concat(parts, ignore_index=True)
 
 
-def sweep(data: interventions.Edits, order: np.ndarray) -> dict[str, np.ndarray]:
+def sweep(data: Linear, order: np.ndarray) -> dict[str, np.ndarray]:
     """Return ``on`` and ``off`` [j + 1]: AUROC with the first 0..j latents kept, or dropped.
 
     j is the place of the last latent that contributes to any image's logit.
