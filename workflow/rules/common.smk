@@ -1,6 +1,7 @@
 # The configuration, the names every rule shares, and the two parameters that decide staleness.
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
