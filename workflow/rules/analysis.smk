@@ -3,12 +3,6 @@
 ANALYSIS = f"{RESULTS}/analysis/{RUN}"
 
 
-def based_on(wildcards, patterns):
-    """Files of the same run of the encoder that a fine-tuned one started from."""
-    base = CONFIG.encoders[wildcards.encoder].base
-    return [pattern.format(**{**wildcards, "encoder": base}) for pattern in patterns]
-
-
 rule probing:
     input:
         images=COHORT["images"],
@@ -67,7 +61,7 @@ rule interventions:
         cfg=cfg("interventions"),
         code=code("interventions"),
         concepts=CONCEPTS,
-        head=f"{RESULTS}/heads/{{encoder}}",
+        head=lambda wildcards, input: Path(input.head[1]).parent,
     message:
         "Interventions: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"

@@ -27,29 +27,6 @@ if CONFIG.cohort.kind == "phantom":
             " --archive {output.archive} --manifest {output.manifest} 2> {log}"
 
 
-def source_manifests(wildcards):
-    """Manifests of the phantom's archives; none where they are the user's."""
-    if CONFIG.cohort.kind == "phantom":
-        return [f"{source}.json" for source in SOURCES]
-    return []
-
-
-@cache
-def archive():
-    """What the user's archive holds now: a folder's time says nothing of the files inside."""
-    from mammo_sae.cohorts.state import archive_state
-
-    try:
-        return archive_state(CONFIG.cohort, [Path(source) for source in SOURCES])
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def cohort_content(wildcards):
-    """What the cohort's tables are read from; the phantom's manifests are inputs instead."""
-    return "" if CONFIG.cohort.kind == "phantom" else archive().tables
-
-
 rule cohort:
     input:
         sources=source_manifests,

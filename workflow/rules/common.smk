@@ -1,5 +1,4 @@
 # The configuration, the names every rule shares, and the two parameters that decide staleness.
-import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -9,17 +8,15 @@ from snakemake.exceptions import WorkflowError
 # The package is run from this folder, whatever is installed: one truth for code and its digests.
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
-# Jobs run the interpreter that runs snakemake, although its environment may not be activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 from mammo_sae.config import load_config
 from mammo_sae.digests import read_pins
 from mammo_sae.errors import InputError
+from mammo_sae.interpreter import share_interpreter
 from mammo_sae.passes import assign_passes
 from mammo_sae.steps import STEPS
+
+share_interpreter(SOURCE)
 
 try:
     CONFIG = load_config(config, "configuration")

@@ -1,14 +1,6 @@
 # One forward pass per image for all the layers of a pass (src/mammo_sae/passes.py).
 
 
-def frozen_manifest(wildcards):
-    """The base's embeddings a fine-tuned encoder starts from, where part of it is frozen."""
-    settings = CONFIG.encoders[wildcards.encoder]
-    if settings.kind == "finetuned" and settings.freeze is not None:
-        return [embedding_manifests(settings.base, settings.freeze)[int(wildcards.shard)]]
-    return []
-
-
 rule extract:
     input:
         encoder=lambda wildcards: encoder_files(wildcards.encoder),

@@ -7,28 +7,6 @@ FINETUNED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "finetun
 NONE = "(?!)"
 
 
-def finetuning_inputs(wildcards):
-    """The base's frozen layer where one is read from the store, else the images."""
-    settings = CONFIG.encoders[wildcards.encoder]
-    if settings.freeze is None:
-        return image_manifests()
-    return embedding_manifests(settings.base, settings.freeze)
-
-
-def finetuning_stores(wildcards):
-    """The stores of `finetuning_inputs`."""
-    settings = CONFIG.encoders[wildcards.encoder]
-    if settings.freeze is None:
-        return image_stores()
-    return embedding_stores(settings.base, settings.freeze)
-
-
-def checkpoint(wildcards):
-    """The file that a pretrained encoder's weights are read from, where the user has named one."""
-    path = getattr(CONFIG.encoders[wildcards.encoder].source, "path", None)
-    return [path] if path is not None else []
-
-
 # Checkpoint to fetch -> where it is on the hub. A file that is there is the user's: no rule makes it.
 HUB = {
     settings.source.path: settings.source.hub

@@ -3,12 +3,6 @@ SAE = f"{RESULTS}/sae/{RUN}"
 CODES = f"{RESULTS}/codes/{RUN}"
 
 
-def breast_masks(wildcards):
-    """Manifests of the image stores, if an SAE's training asks for their masks."""
-    training = CONFIG.saes[wildcards.sae].training(wildcards.layer, int(wildcards.seed))
-    return image_manifests() if training.background < 1 else []
-
-
 rule train_sae:
     input:
         images=COHORT["images"],
@@ -118,11 +112,6 @@ STABILITY = [
     for sae, settings in CONFIG.saes.items()
     if len(settings.seeds) > 1
 ]
-
-
-def of_seeds(pattern):
-    """Files of all seeds of one encoder's, layer's and SAE's run."""
-    return lambda wildcards: of_runs(pattern, **wildcards)
 
 
 rule sae_stability:

@@ -89,7 +89,7 @@ class FastRecipe(Settings):
     """Fine-tuning in minutes: one-cycle, few epochs, a head that learns faster than the network."""
 
     kind: Literal["fast"] = "fast"
-    epochs: int = Field(default=6, ge=1, description="passes over the training split")
+    epochs: int = Field(default=4, ge=1, description="passes over the training split")
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")
     accumulate: int = Field(default=1, ge=1, description="forward passes per step")
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate of the network")

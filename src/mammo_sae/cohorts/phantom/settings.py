@@ -86,7 +86,7 @@ class CalcificationSettings(Settings):
 
     specks: tuple[int, int] = Field((6, 13), description="fewest and most specks of a cluster")
     contrast: ContrastRange = Field(
-        (0.20, 0.34), description="smallest and largest peak contrast of a speck, display units"
+        (0.30, 0.50), description="smallest and largest peak contrast of a speck, display units"
     )
     blur: float = Field(
         0.95, ge=0.3, le=3, description="standard deviation of a speck, pixels (never below 0.6)"

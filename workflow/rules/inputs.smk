@@ -1,0 +1,71 @@
+# What rules read: functions of wildcards, apart from the rules themselves.
+
+
+def source_manifests(wildcards):
+    """Manifests of the phantom's archives; none where they are the user's."""
+    if CONFIG.cohort.kind == "phantom":
+        return [f"{source}.json" for source in SOURCES]
+    return []
+
+
+@cache
+def archive():
+    """What the user's archive holds now: a folder's time says nothing of the files inside."""
+    from mammo_sae.cohorts.state import archive_state
+
+    try:
+        return archive_state(CONFIG.cohort, [Path(source) for source in SOURCES])
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def cohort_content(wildcards):
+    """What the cohort's tables are read from; the phantom's manifests are inputs instead."""
+    return "" if CONFIG.cohort.kind == "phantom" else archive().tables
+
+
+def finetuning_inputs(wildcards):
+    """The base's frozen layer where one is read from the store, else the images."""
+    settings = CONFIG.encoders[wildcards.encoder]
+    if settings.freeze is None:
+        return image_manifests()
+    return embedding_manifests(settings.base, settings.freeze)
+
+
+def finetuning_stores(wildcards):
+    """The stores of `finetuning_inputs`."""
+    settings = CONFIG.encoders[wildcards.encoder]
+    if settings.freeze is None:
+        return image_stores()
+    return embedding_stores(settings.base, settings.freeze)
+
+
+def checkpoint(wildcards):
+    """The file that a pretrained encoder's weights are read from, where the user has named one."""
+    path = getattr(CONFIG.encoders[wildcards.encoder].source, "path", None)
+    return [path] if path is not None else []
+
+
+def frozen_manifest(wildcards):
+    """The base's embeddings a fine-tuned encoder starts from, where part of it is frozen."""
+    settings = CONFIG.encoders[wildcards.encoder]
+    if settings.kind == "finetuned" and settings.freeze is not None:
+        return [embedding_manifests(settings.base, settings.freeze)[int(wildcards.shard)]]
+    return []
+
+
+def breast_masks(wildcards):
+    """Manifests of the image stores, if an SAE's training asks for their masks."""
+    training = CONFIG.saes[wildcards.sae].training(wildcards.layer, int(wildcards.seed))
+    return image_manifests() if training.background < 1 else []
+
+
+def of_seeds(pattern):
+    """Files of all seeds of one encoder's, layer's and SAE's run."""
+    return lambda wildcards: of_runs(pattern, **wildcards)
+
+
+def based_on(wildcards, patterns):
+    """Files of the same run of the encoder that a fine-tuned one started from."""
+    base = CONFIG.encoders[wildcards.encoder].base
+    return [pattern.format(**{**wildcards, "encoder": base}) for pattern in patterns]
