@@ -90,8 +90,8 @@ def _other(value: Any) -> Any:
         swapped = {first: getattr(value, last), last: getattr(value, first)}
         return value.model_copy(update={k: v + 1e-9 * (k == first) for k, v in swapped.items()})
     if isinstance(value, list | tuple):
-        return type(value)(value[:-1])
-    return {"one": "both"}.get(value, f"{value}x")
+        return type(value)(value[:-1] if value else [1])
+    return {"one": "both", "random": "cells", "mean": "median"}.get(value, f"{value}x")
 
 
 def _steps_of(key: str) -> set[str]:
