@@ -34,7 +34,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not workflow"
 	$(BIN)/python -m pytest -m "workflow and not soak"
 
-# What takes long: many kills, a real SLURM (which must be installed).
+# What takes long: many kills, damage, archives, a real SLURM (which must be installed).
 soak: $(VENV)/installed
 	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m soak
 

@@ -63,7 +63,8 @@ def explain(error: ValidationError, where: str) -> str:
         # Pydantic adds the chosen member of a tagged union and "function-..." steps to the
         # location; only the keys that the user wrote help.
         key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-"))
-        complaints.append(f"{key or 'top level'}: {_complaint(item)}")
+        # A complaint about several keys at once names them itself.
+        complaints.append(f"{key}: {_complaint(item)}" if key else _complaint(item))
     return f"{where}: " + "; ".join(complaints)
 
 

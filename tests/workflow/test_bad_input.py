@@ -12,7 +12,7 @@ pytestmark = pytest.mark.workflow
     [
         ("confunds: {alpha: 0.1}", "confunds: unknown key"),
         ("saes: {topk: {lr: 1e-4}}", "saes.topk.lr: input should be a valid number, got '1e-4'"),
-        ("layers: [blocks.10, blocks.16]", "'blocks.16' is not a layer of encoder 'pretrained'"),
+        ("layers: [blocks.10, blocks.16]", "layers: 'blocks.16' is not a layer of encoder"),
     ],
 )
 def test_a_wrong_configuration_ends_at_parse_time(finished, overlay, sentence):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 
 
 def test_a_second_snakemake_in_the_folder_says_so_and_leaves(micro_project, tmp_path):

@@ -16,7 +16,7 @@ from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.encoders.checkpoints import sha256
 from mammo_sae.encoders.heads import load_head
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 
 OVERLAY = Path(__file__).with_name("vindr.yaml")
 TABLES = ("breast-level_annotations", "finding_annotations", "metadata")
