@@ -12,7 +12,9 @@ pytestmark = pytest.mark.workflow
 
 RUNS = 4  # two encoders, two layers
 REPORT = {"table", "figure"}
-ANALYSES = {"probing", "interventions", "alignment", "confounds", "truth"}
+# What interventions write, and what reads it: a fine-tuned encoder's effects beside its base's.
+INTERVENTIONS = {"interventions", "matching"}
+ANALYSES = {"probing", "readout", "inner", "alignment", "confounds", "truth"} | INTERVENTIONS
 BELOW_SAE = {"train_sae", "codes", "sae_quality"} | ANALYSES | REPORT
 BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe"} | BELOW_SAE
 
@@ -84,7 +86,7 @@ def test_a_second_seed_adds_its_saes_and_reruns_the_report_alone(finished):
     jobs = finished.stale(overlay="saes: {topk: {seeds: [0, 1]}}")
     assert jobs["train_sae"] == RUNS
     assert jobs["probing"] == RUNS
-    assert not _kinds(jobs) - BELOW_SAE
+    assert _kinds(jobs) == BELOW_SAE | {"sae_stability"}
 
 
 def test_a_confound_threshold_reruns_confounds_truth_and_the_report(finished):
@@ -95,7 +97,7 @@ def test_a_confound_threshold_reruns_confounds_truth_and_the_report(finished):
 
 def test_the_list_of_top_k_reruns_interventions_and_the_report(finished):
     jobs = finished.stale(overlay="interventions: {top_k: [0, 1, 5, 160]}")
-    assert _kinds(jobs) == {"interventions"} | REPORT
+    assert _kinds(jobs) == INTERVENTIONS | REPORT
 
 
 def test_an_added_layer_leaves_the_others_alone(finished):
@@ -129,7 +131,8 @@ def test_the_image_size_reruns_everything_but_the_cohort(finished):
     [
         ("sae/trainer.py", BELOW_SAE),
         ("sae/codes.py", {"codes", "sae_quality"} | ANALYSES | REPORT),
-        ("analysis/confounds.py", {"confounds", "truth"} | REPORT),
+        # Probes cut a confounder into levels as the confound report does.
+        ("analysis/confounds.py", {"confounds", "truth", "readout"} | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),
         ("encoders/probe.py", {"linear_probe"}),
