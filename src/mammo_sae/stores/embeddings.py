@@ -11,6 +11,7 @@ not compressed (activations hardly compress) and is streamed whole.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ class EmbeddingWriter:
             stop = min(start + rows, done)
             self._arrays[layer][start:stop] = source[start:stop].astype(np.float32)
         self._pending[layer] = [part.astype(np.float32) for part in self._pending[layer]]
-        _remove_tree(aside)
+        shutil.rmtree(aside)
 
     def _create(self, grid: LayerGrid, dtype: str, rows: int | None = None) -> Any:
         group = arrays.create_group(self._root / f"{grid.layer}.zarr", asdict(grid))
@@ -264,9 +265,3 @@ class EmbeddingReader:
                 stop = min(start + rows, array.shape[0])
                 plan.append((store, start, stop, local[mine], where[mine]))
         return plan
-
-
-def _remove_tree(path: Path) -> None:
-    for child in sorted(path.rglob("*"), reverse=True):
-        child.rmdir() if child.is_dir() else child.unlink()
-    path.rmdir()
