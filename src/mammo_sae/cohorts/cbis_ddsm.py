@@ -22,9 +22,8 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX
-from mammo_sae.errors import InputError
 
 TABLES = tuple(
     f"{kind}_case_description_{part}_set.csv"
@@ -81,9 +80,7 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
-    unknown = sorted(set(concepts.values()) - set(CATEGORIES))
-    if unknown:
-        raise InputError(f"concepts: {unknown[0]!r} is not one of {', '.join(CATEGORIES)}")
+    check_concepts(concepts, CATEGORIES)
     films = _films(folder)
     for film in films.values():
         if film.file is None:

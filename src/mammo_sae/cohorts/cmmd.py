@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX, age_bin
 from mammo_sae.errors import InputError
 
@@ -59,9 +59,7 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import read_facts  # what only locates files needs no pydicom
 
-    unknown = sorted(set(concepts.values()) - set(CATEGORIES))
-    if unknown:
-        raise InputError(f"concepts: {unknown[0]!r} is not one of {', '.join(CATEGORIES)}")
+    check_concepts(concepts, CATEGORIES)
     sheet = Sheet(folder / BREASTS)
     breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
     for row, (patient, side, kind, malignant) in enumerate(

@@ -22,9 +22,8 @@ from typing import Any
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import EMPTY, Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX, age_bin
-from mammo_sae.errors import InputError
 
 CLINICAL = "tables/EMBED_OpenData_clinical.csv"
 METADATA = "tables/EMBED_OpenData_metadata.csv"
@@ -91,9 +90,7 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
-    unknown = sorted(set(concepts.values()) - set(CATEGORIES))
-    if unknown:
-        raise InputError(f"concepts: {unknown[0]!r} is not one of {', '.join(CATEGORIES)}")
+    check_concepts(concepts, CATEGORIES)
     sheet = Sheet(folder / METADATA, columns=(*METADATA_COLUMNS, *covariates.values()))
     kept = _kept(sheet)
     files = _files(folder, sheet)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+
+from mammo_sae.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,16 @@ class SourceCohort:
     images: pd.DataFrame
     findings: pd.DataFrame
     counts: Mapping[str, int]
+
+
+def check_concepts(concepts: Mapping[str, str], categories: Sequence[str]) -> None:
+    """Refuse concepts of categories that the dataset does not have.
+
+    Raises
+    ------
+    InputError
+        Naming the first such category and those there are.
+    """
+    unknown = sorted(set(concepts.values()) - set(categories))
+    if unknown:
+        raise InputError(f"concepts: {unknown[0]!r} is not one of {', '.join(categories)}")
