@@ -502,7 +502,6 @@ def interventions(
     concepts: Concepts,
     output: Output,
     sweep: Annotated[Path, typer.Option(help="Curves over every k to write (.parquet).")],
-    effects: Annotated[Path, typer.Option(help="Effects of latents to write (.parquet).")],
 ) -> None:
     """Keep or drop latents at the head layer, every k, and see what the prediction loses."""
     _run(
@@ -519,7 +518,34 @@ def interventions(
         concepts=concepts.split(","),
         interventions=output,
         sweep=sweep,
-        effects=effects,
+    )
+
+
+@app.command()
+def effects(
+    settings: SettingsText,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    latents: Latents,
+    sae: Annotated[Path, typer.Option(help="Description of the SAE (sae.json).")],
+    head: Annotated[Path, typer.Option(help="Folder of the head.")],
+    concepts: Concepts,
+    output: Output,
+) -> None:
+    """Measure what each latent of the head layer adds to every logit."""
+    _run(
+        "effects",
+        settings,
+        inputs=[images, codes, latents, sae, head / "head.json"],
+        identity=_identity(run),
+        images=images,
+        codes=codes,
+        latents=latents,
+        sae=sae,
+        head=head,
+        concepts=concepts.split(","),
+        output=output,
     )
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from mammo_sae.analysis.settings import (
     AlignmentSettings,
     ConfoundSettings,
+    EffectSettings,
     InnerSettings,
     InterventionSettings,
     MatchingSettings,
@@ -86,6 +87,9 @@ class Config(Settings):
     readout: ReadoutSettings = Field(ReadoutSettings(), description="what can be read from a layer")
     interventions: InterventionSettings = Field(
         InterventionSettings(), description="what the prediction rests on, at the head layer"
+    )
+    effects: EffectSettings = Field(
+        EffectSettings(), description="what each latent adds to the prediction, at the head layer"
     )
     inner: InnerSettings = Field(
         InnerSettings(), description="what the prediction rests on, at inner layers"

@@ -8,13 +8,14 @@ import pytest
 
 from mammo_sae.analysis import effects
 from mammo_sae.analysis.head import Edits
-from mammo_sae.analysis.settings import InterventionSettings
+from mammo_sae.analysis.linear import Shares
+from mammo_sae.analysis.settings import EffectSettings
 
-SETTINGS = InterventionSettings(bootstrap_draws=100)
+SETTINGS = EffectSettings(bootstrap_draws=100)
 RANKED = pd.DataFrame({"rank_auroc": pd.array(np.arange(12) + 1, "Int32")})
 
 
-def edits(rng, n=120, h=12):
+def shares(rng, n=120, h=12):
     """Latent 3 alone carries what the head reads; latent 7 never fires."""
     labels = np.repeat(rng.random(n // 2) < 0.4, 2)
     codes = rng.random((n, h))
@@ -23,12 +24,22 @@ def edits(rng, n=120, h=12):
     weight = rng.normal(size=h) * 0.1
     weight[3] = 2.0
     patients = np.repeat(np.arange(n // 2), 2)
-    return Edits(codes * weight, 0.1, np.zeros(n), labels, patients, np.zeros(h))
+    return Shares(
+        concept="mass",
+        split="test",
+        rows=np.arange(n),
+        ranked=RANKED,
+        weights=weight,
+        contributions=codes * weight,
+        offset=0.1,
+        labels=labels,
+        patients=patients,
+    )
 
 
 def test_the_latent_that_the_head_reads_is_ranked_first_with_an_interval_around_its_effect():
-    data = edits(np.random.default_rng(0))
-    table = effects.effect_table(SETTINGS, data, RANKED).set_index("latent")
+    data = shares(np.random.default_rng(0))
+    table = effects.effect_table(SETTINGS, data).set_index("latent")
     top = table.loc[3]
     assert top["rank_causal"] == 1
     assert top["effect"] == pytest.approx(2.0, abs=0.25)
@@ -39,20 +50,23 @@ def test_the_latent_that_the_head_reads_is_ranked_first_with_an_interval_around_
 
 
 def test_the_effect_is_the_logit_lost_by_ablating_the_latent():
-    data = edits(np.random.default_rng(1))
+    data = shares(np.random.default_rng(1))
     kept = np.ones((12, 2), bool)
     kept[3, 1] = False
-    logits = data.logits(kept, "spliced")
+    edits = Edits(
+        data.contributions, data.offset, np.zeros(120), data.labels, data.patients, np.zeros(12)
+    )
+    logits = edits.logits(kept, "spliced")
     lost = (logits[:, 0] - logits[:, 1])[data.labels].mean()
-    table = effects.effect_table(SETTINGS, data, RANKED).set_index("latent")
+    table = effects.effect_table(SETTINGS, data).set_index("latent")
     assert table.loc[3, "effect_positive"] == pytest.approx(lost)
 
 
 def test_too_few_positives_leave_no_numbers():
-    data = edits(np.random.default_rng(2))
+    data = shares(np.random.default_rng(2))
     labels = np.zeros(120, bool)
     labels[:4] = True
-    table = effects.effect_table(SETTINGS, replace(data, labels=labels), RANKED)
+    table = effects.effect_table(SETTINGS, replace(data, labels=labels))
     assert table["effect"].isna().all()
     assert table["rank_causal"].isna().all()
     assert (table["reason"] == "4 positive images, fewer than 10").all()

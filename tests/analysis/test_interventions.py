@@ -7,8 +7,8 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mammo_sae.analysis import head as head_layer
-from mammo_sae.analysis import interventions, probing
-from mammo_sae.analysis.settings import InterventionSettings, ProbingSettings
+from mammo_sae.analysis import effects, interventions, linear, probing
+from mammo_sae.analysis.settings import EffectSettings, InterventionSettings, ProbingSettings
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
@@ -65,7 +65,7 @@ def run(world, tmp_path_factory):
         "predictions": root / "predictions.parquet",
         "latents": root / "latents.parquet",
     }
-    outputs = {name: root / f"{name}.parquet" for name in ("interventions", "sweep", "effects")}
+    outputs = {name: root / f"{name}.parquet" for name in ("interventions", "sweep")}
     head_layer.run(SETTINGS, concepts=["mass"], **outputs, **arguments)
     return {
         **{name: read_table(path) for name, path in outputs.items()},
@@ -116,18 +116,18 @@ def test_the_algebra_equals_editing_every_code_and_running_pooling_and_head(
 
 def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
     head, decoder, bias = run["head"], run["decoder"], run["bias"]
-    effects, offset = head_layer.latent_effects(head, "mass", decoder, bias)
+    weights, offset = linear.latent_weights(head, "mass", decoder, bias)
     codes = world.dense[:50]
     original = head.logits(run["embeddings"][:50].mean(axis=(1, 2)))[:, 0].astype(np.float64)
     means = codes.mean(axis=(1, 2), dtype=np.float64)
     typical = world.dense.mean(axis=(0, 1, 2), dtype=np.float64)
     data = head_layer.Edits(
-        means * effects,
+        means * weights,
         offset,
         original,
         np.arange(50) % 2 == 0,
         np.arange(50),
-        typical * effects,
+        typical * weights,
     )
     kept = np.random.default_rng(0).random((codes.shape[-1], 7)) < 0.5
     for e in range(7):
@@ -210,7 +210,7 @@ def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
 
 def test_a_head_without_the_concept_and_missing_predictions_are_named(run, tmp_path):
     with pytest.raises(InputError, match="no concept 'density'"):
-        outputs = {name: tmp_path / name for name in ("interventions", "sweep", "effects")}
+        outputs = {name: tmp_path / name for name in ("interventions", "sweep")}
         head_layer.run(SETTINGS, concepts=["density"], **outputs, **run["arguments"])
     with pytest.raises(InputError, match="no mass logit of image b"):
         head_layer.original_logits(
@@ -226,7 +226,7 @@ def test_mean_ablation_at_the_head_changes_no_ranking_of_images(run):
     np.testing.assert_array_equal(kept["mean_ablated"], kept["error_preserving"])
 
 
-def test_the_curve_agrees_with_the_table_and_shares_of_effects_sum_to_one(run):
+def test_the_curve_agrees_with_the_table(run):
     curve = run["sweep"]
     for k in (0, 1, 2, 5):
         for mode in ("on", "off"):
@@ -234,5 +234,11 @@ def test_the_curve_agrees_with_the_table_and_shares_of_effects_sum_to_one(run):
             same = (curve["ranking"] == "auroc") & (curve["mode"] == mode) & (curve["k"] == k)
             found = curve.loc[same & (curve["split"] == "test"), "auroc"]
             assert found.item() == pytest.approx(row["auroc"])
-    assert set(run["effects"]["split"]) == {"test", "external"}
-    assert (run["effects"].groupby("split")["share"].sum() - 1).abs().max() < 1e-6
+
+
+def test_effects_of_latents_are_those_of_the_same_inputs_and_their_shares_sum_to_one(run, tmp_path):
+    inputs = {name: path for name, path in run["arguments"].items() if name != "predictions"}
+    effects.run(EffectSettings(), concepts=["mass"], **inputs, output=tmp_path / "effects.parquet")
+    table = read_table(tmp_path / "effects.parquet")
+    assert set(table["split"]) == {"test", "external"}
+    assert (table.groupby("split")["share"].sum() - 1).abs().max() < 1e-6

@@ -12,9 +12,11 @@ pytestmark = pytest.mark.workflow
 
 RUNS = 4  # two encoders, two layers
 REPORT = {"table", "figure"}
-# What interventions write, and what reads it: a fine-tuned encoder's effects beside its base's.
-INTERVENTIONS = {"interventions", "matching"}
-ANALYSES = {"probing", "readout", "inner", "alignment", "confounds", "truth"} | INTERVENTIONS
+ANALYSES = {"probing", "readout", "interventions", "effects", "inner", "matching"} | {
+    "alignment",
+    "confounds",
+    "truth",
+}
 BELOW_SAE = {"train_sae", "codes", "sae_quality"} | ANALYSES | REPORT
 BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe"} | BELOW_SAE
 
@@ -97,7 +99,7 @@ def test_a_confound_threshold_reruns_confounds_truth_and_the_report(finished):
 
 def test_the_list_of_top_k_reruns_interventions_and_the_report(finished):
     jobs = finished.stale(overlay="interventions: {top_k: [0, 1, 5, 160]}")
-    assert _kinds(jobs) == INTERVENTIONS | REPORT
+    assert _kinds(jobs) == {"interventions"} | REPORT
 
 
 def test_an_added_layer_leaves_the_others_alone(finished):

@@ -44,7 +44,6 @@ rule interventions:
     output:
         interventions=f"{ANALYSIS}/interventions.parquet",
         sweep=f"{ANALYSIS}/sweep.parquet",
-        effects=f"{ANALYSIS}/effects.parquet",
     log:
         f"{RESULTS}/logs/interventions/{RUN}.log",
     benchmark:
@@ -70,8 +69,44 @@ rule interventions:
         " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
         " --codes {input.codes} --latents {input.latents} --sae {input.sae[1]}"
         " --head {params.head} --predictions {input.predictions} --concepts {params.concepts}"
-        " --output {output.interventions} --sweep {output.sweep} --effects {output.effects}"
-        " 2> {log}"
+        " --output {output.interventions} --sweep {output.sweep} 2> {log}"
+
+
+rule effects:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        latents=f"{ANALYSIS}/latents.parquet",
+        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
+        head=lambda wildcards: head_files(wildcards.encoder),
+    output:
+        f"{ANALYSIS}/effects.parquet",
+    log:
+        f"{RESULTS}/logs/effects/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/effects/{RUN}.tsv"
+    wildcard_constraints:
+        layer=CONFIG.effects.layer,
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(3000),
+        runtime=attempts(60),
+    params:
+        cfg=cfg("effects"),
+        code=code("effects"),
+        concepts=CONCEPTS,
+        head=lambda wildcards, input: Path(input.head[1]).parent,
+    message:
+        "Effects of latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
+        " {wildcards.seed}"
+    shell:
+        "python -m mammo_sae effects --settings {params.cfg:q} --run {wildcards.encoder}"
+        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
+        " --codes {input.codes} --latents {input.latents} --sae {input.sae[1]}"
+        " --head {params.head} --concepts {params.concepts} --output {output} 2> {log}"
 
 
 rule inner:

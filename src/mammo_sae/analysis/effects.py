@@ -1,4 +1,4 @@
-"""Which latents a prediction rests on: each latent's effect on the logits, at the head layer.
+"""Step: which latents a prediction rests on, each one's effect on the logits at the head layer.
 
 The effect of latent t on an image is what its presence adds to the logit, z_t (w.d_t): ablating t
 alone lowers the logit by it, exactly, spliced or error-preserving alike, since pooling and head are
@@ -12,21 +12,57 @@ linear. One row per (latent, concept, split):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis import statistics as st
-from mammo_sae.analysis.interventions import TopK
-from mammo_sae.analysis.sweep import Linear
+from mammo_sae.analysis.cases import Identity
+from mammo_sae.analysis.linear import Inputs, Shares, each_share
+from mammo_sae.analysis.settings import EffectSettings
+from mammo_sae.stores.tables import write_table
 
 MEASURES = ("effect", "effect_positive", "effect_negative")
 
 
-def effect_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of one concept and split, one per latent that fires in it.
+def run(
+    settings: EffectSettings,
+    *,
+    identity: Identity,
+    images: Path,
+    codes: Path,
+    sae: Path,
+    head: Path,
+    latents: Path,
+    concepts: Sequence[str],
+    output: Path,
+) -> None:
+    """Write one row per latent that fires, concept and split, of one SAE.
 
-    `ranked` [h] are the concept's rows of the latents table, by latent.
+    Parameters
+    ----------
+    images, codes, sae, head, latents
+        As in `mammo_sae.analysis.linear.Inputs`.
+
+    Raises
+    ------
+    InputError
+        If the codes are not of the head layer or the head lacks a concept.
     """
+    parts = []
+    inputs = Inputs(images, codes, sae, head, latents)
+    for share in each_share(inputs, settings.layer, concepts, settings.splits):
+        part = effect_table(settings, share)
+        part.insert(0, "concept", share.concept)
+        part.insert(1, "split", share.split)
+        parts.append(part)
+    write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+
+
+def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:
+    """Return the rows of one concept and split, one per latent that fires in it."""
     fires = np.flatnonzero((data.contributions != 0).any(axis=0))
     contributions = data.contributions[:, fires]
     reason = st.why_not_estimable(data.labels)
@@ -43,7 +79,7 @@ def effect_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataF
     table["share"] = table["effect"] / whole if whole else np.nan
     order = table["effect"].abs().rank(ascending=False, method="first")
     table["rank_causal"] = order.astype("Int32")
-    table["rank_auroc"] = pd.array(ranked["rank_auroc"].to_numpy()[fires], "Int32")
+    table["rank_auroc"] = pd.array(data.ranked["rank_auroc"].to_numpy()[fires], "Int32")
     return table
 
 

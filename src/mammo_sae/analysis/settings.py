@@ -16,13 +16,18 @@ Splice = Literal["spliced", "error_preserving", "mean_ablated"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class ResamplingSettings(Settings):
-    """Seed and number of resamples, the same meaning in every analysis."""
+class BootstrapSettings(Settings):
+    """Seed and number of bootstrap draws, the same meaning in every analysis."""
 
     seed: int = Field(0, ge=0, description="seed of the patient bootstrap and permutations")
     bootstrap_draws: int = Field(
         200, ge=20, description="patient bootstrap draws behind each 95 % interval"
     )
+
+
+class ResamplingSettings(BootstrapSettings):
+    """Seed and number of resamples, the same meaning in every analysis."""
+
     permutation_draws: int = Field(
         999, ge=99, description="patient-level permutations behind each p-value"
     )
@@ -88,6 +93,17 @@ class InterventionSettings(SplitSettings):
     )
     splits: tuple[Split, ...] = Field(
         ("test", "external"), min_length=1, description="splits on which the edited logits are read"
+    )
+
+
+class EffectSettings(BootstrapSettings):
+    """What each latent adds to the logits at the head layer."""
+
+    layer: Literal["head"] = Field(
+        "head", description="layer of the latents: the final map, from which logits follow linearly"
+    )
+    splits: tuple[Split, ...] = Field(
+        ("test", "external"), min_length=1, description="splits whose images show the effects"
     )
 
 

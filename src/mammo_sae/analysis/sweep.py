@@ -21,7 +21,7 @@ _BYTES = 128 << 20  # running sums held at once
 
 
 class Linear(Protocol):
-    """The head's edits that the curve and single effects follow from; see `head.Edits`."""
+    """The head's edits that the curve follows from; see `head.Edits`."""
 
     contributions: np.ndarray
     labels: np.ndarray

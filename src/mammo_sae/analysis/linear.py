@@ -1,0 +1,138 @@
+"""The head layer's codes as each latent's share of every logit: what head analyses start from.
+
+The head layer is averaged over its cells and then mapped linearly to a logit. With z_t the mean of
+latent t's code over an image's cells, d_t its atom, b_dec the SAE's bias, and w, b the head's row
+for a concept,
+
+    spliced logit = b + w.b_dec + sum_t z_t (w.d_t)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.analysis import cases as case
+from mammo_sae.encoders.heads import Head, load_head
+from mammo_sae.errors import InputError
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.tables import read_table
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Paths that an SAE's head analyses read.
+
+    Attributes
+    ----------
+    images
+        Image table.
+    codes, sae
+        Manifest of the codes and `sae.json` of the SAE that made them.
+    head
+        Directory of the encoder's head.
+    latents
+        Table that probing wrote for the same SAE.
+    """
+
+    images: Path
+    codes: Path
+    sae: Path
+    head: Path
+    latents: Path
+
+
+@dataclass(frozen=True)
+class Shares:
+    """One concept's and split's n images, and what each of the h latents adds to their logits.
+
+    Attributes
+    ----------
+    concept, split
+        What the images are labelled for, and the split they are of.
+    rows : [n]
+        Places of the images among those of the codes.
+    ranked : [h]
+        The concept's rows of the latents table, by latent.
+    weights : [h] float64
+        w.d_t of every latent.
+    contributions : [n, h] float64
+        Mean code times weight.
+    offset
+        Logit with all latents dropped.
+    labels : [n] bool
+    patients : [n]
+    """
+
+    concept: str
+    split: str
+    rows: np.ndarray
+    ranked: pd.DataFrame
+    weights: np.ndarray
+    contributions: np.ndarray
+    offset: float
+    labels: np.ndarray
+    patients: np.ndarray
+
+
+def each_share(
+    inputs: Inputs, layer: str, concepts: Sequence[str], splits: Sequence[str]
+) -> Iterator[Shares]:
+    """Yield the shares of every concept and split that has labelled images.
+
+    Raises
+    ------
+    InputError
+        If the codes are not of the head `layer`, the head lacks a concept, or no split has labels.
+    """
+    reader = CodesReader(inputs.codes)
+    if reader.grid.layer != layer:
+        raise InputError(
+            f"{inputs.codes} holds codes of layer {reader.grid.layer}; "
+            f"logits follow linearly from layer {layer} alone"
+        )
+    autoencoder = SparseAutoencoder.load(inputs.sae)
+    atoms, bias = autoencoder.decoder_weight.numpy(), autoencoder.decoder_bias.numpy()
+    head = load_head(inputs.head)
+    cases = case.read_cases(inputs.images, reader.image_ids)
+    table = read_table(inputs.latents)
+    means = reader.mean()
+    found = False
+    for concept in concepts:
+        weights, offset = latent_weights(head, concept, atoms, bias)
+        ranked = table[table["concept"] == concept].sort_values("latent")
+        for split in splits:
+            rows = case.labelled(cases, concept, split)
+            if not len(rows):
+                continue
+            found = True
+            yield Shares(
+                concept=concept,
+                split=split,
+                rows=rows,
+                ranked=ranked,
+                weights=weights,
+                contributions=means[rows].astype(np.float64) * weights,
+                offset=offset,
+                labels=case.labels(cases, concept, rows),
+                patients=cases["patient_id"].to_numpy()[rows],
+            )
+    if not found:
+        raise InputError(
+            f"{inputs.images}: no labelled image in splits {', '.join(splits)}; correct splits"
+        )
+
+
+def latent_weights(
+    head: Head, concept: str, decoder: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return w.d_t for every latent, [h], and the logit without any latent, b + w.b_dec."""
+    row = head.row(concept)
+    weight = head.weight[row].astype(np.float64)
+    weights = decoder.astype(np.float64) @ weight
+    return weights, float(head.bias[row] + weight @ bias.astype(np.float64))
