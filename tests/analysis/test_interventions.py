@@ -6,8 +6,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mammo_sae.analysis import head as head_layer
 from mammo_sae.analysis import effects, interventions, linear, probing
+from mammo_sae.analysis import head as head_layer
 from mammo_sae.analysis.settings import EffectSettings, InterventionSettings, ProbingSettings
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
