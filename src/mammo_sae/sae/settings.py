@@ -162,6 +162,9 @@ class TrainingValues(Settings):
     background: float = Field(
         1.0, ge=0, le=1, description="share of the cells outside the breast that training sees"
     )
+    cells_per_image: int | None = Field(
+        None, ge=1, description="most cells of an image that training sees, drawn; null: all"
+    )
     buffer: int = Field(
         2048,
         ge=1,

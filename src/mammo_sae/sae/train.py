@@ -15,7 +15,7 @@ from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
-from mammo_sae.sae.background import kept_cells
+from mammo_sae.sae.selection import kept_cells
 from mammo_sae.sae.formats import read_published
 from mammo_sae.sae.loader import MIB, Cells, check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
@@ -106,7 +106,9 @@ def _trained(
 ) -> tuple[SparseAutoencoder, list[dict[str, float]]]:
     """Train an SAE, from `checkpoint` on if it has something; return it and the training log."""
     device = fastest_device()
-    kept = kept_cells(reader, image_stores, settings.background, settings.seed)
+    kept = kept_cells(
+        reader, image_stores, settings.background, settings.cells_per_image, settings.seed
+    )
     cells = Cells(reader, settings.batch, settings.seed, settings.buffer * MIB, device, kept)
     mean, scale = centre_and_scale(cells.sample())
     mean = mean.to(device)

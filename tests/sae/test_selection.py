@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae.background import breast_cells, kept_cells
+from mammo_sae.sae.selection import breast_cells, kept_cells
 from mammo_sae.sae.loader import Cells
 from mammo_sae.sae.variants.base import geometric_median
 from mammo_sae.stores.embeddings import EmbeddingReader
@@ -51,17 +51,32 @@ def test_a_cell_is_the_breasts_when_the_mask_covers_some_of_it(cohort, masks):
 def test_all_of_the_breast_and_a_share_of_the_rest_is_kept(cohort, masks, share):
     reader = EmbeddingReader(cohort.manifests, "head")
     inside = breast_cells(masks, reader.image_ids, reader.grid)
-    kept = kept_cells(reader, masks, share, seed=1)
+    kept = kept_cells(reader, masks, share, None, seed=1)
     assert kept[inside].all()
     assert kept[~inside].mean() == pytest.approx(share, abs=0.2)
-    assert np.array_equal(kept, kept_cells(reader, masks, share, seed=1))
+    assert np.array_equal(kept, kept_cells(reader, masks, share, None, seed=1))
 
 
 def test_a_share_needs_the_masks(cohort):
     reader = EmbeddingReader(cohort.manifests, "head")
-    assert kept_cells(reader, [], 1.0, seed=1) is None
+    assert kept_cells(reader, [], 1.0, None, seed=1) is None
     with pytest.raises(InputError, match=r"background = 0\.5 needs the image stores"):
-        kept_cells(reader, [], 0.5, seed=1)
+        kept_cells(reader, [], 0.5, None, seed=1)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_at_most_so_many_cells_of_an_image_are_kept_and_only_kept_ones(
+    cohort, masks, share, monkeypatch
+):
+    reader = EmbeddingReader(cohort.manifests, "head")
+    whole = kept_cells(reader, masks, share, 12, seed=1)
+    kept = kept_cells(reader, masks, share, 5, seed=1)
+    assert np.array_equal(kept.sum(axis=1), np.minimum(whole.sum(axis=1), 5))
+    assert (whole | ~kept).all()
+    assert len({row.tobytes() for row in kept}) > 2
+    assert not np.array_equal(kept, kept_cells(reader, masks, share, 5, seed=2))
+    monkeypatch.setattr("mammo_sae.sae.selection.DRAWN", 1)
+    assert np.array_equal(kept, kept_cells(reader, masks, share, 5, seed=1))
 
 
 @pytest.mark.parametrize("budget", [1 << 30, 1], ids=["resident", "mixing buffer"])

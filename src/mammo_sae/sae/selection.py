@@ -1,0 +1,80 @@
+"""Which cells training sees: the breast's, a share of those outside of it, so many per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mammo_sae.errors import InputError
+from mammo_sae.stores.coverage import cell_areas
+from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid
+from mammo_sae.stores.images import ImageReader
+
+MASK_BYTES = 128 << 20  # masks held at once
+DRAWN = 1 << 22  # random numbers held at once
+
+
+def breast_cells(
+    image_stores: Sequence[Path], image_ids: Sequence[str], grid: LayerGrid
+) -> np.ndarray:
+    """Return bool [n, R * C]: the breast covers some of the cell.
+
+    Parameters
+    ----------
+    image_stores
+        Manifests of the image stores, one per shard.
+    """
+    store = ImageReader(image_stores)
+    inside = np.empty((len(image_ids), grid.rows * grid.columns), dtype=bool)
+    step = max(1, MASK_BYTES // (4 * store.height * store.width))
+    for start in range(0, len(image_ids), step):
+        part = list(image_ids[start : start + step])
+        areas = cell_areas(store.breast(part), grid)
+        inside[start : start + step] = (areas > 0).reshape(len(part), -1)
+    return inside
+
+
+def kept_cells(
+    reader: EmbeddingReader,
+    image_stores: Sequence[Path],
+    share: float,
+    most: int | None,
+    seed: int,
+) -> np.ndarray | None:
+    """Return bool [n, R * C] of the reader's images: the cells that training sees.
+
+    Those of the breast and `share` of what is outside; of these, `most` of each image, drawn
+    without replacement (None: all). The same cells are kept in every epoch. None stands for every
+    cell.
+
+    Raises
+    ------
+    InputError
+        If cells outside the breast are to be left out and no image store is given.
+    """
+    if share == 1 and most is None:
+        return None
+    grid = reader.grid
+    if share == 1:
+        kept = np.ones((len(reader), grid.rows * grid.columns), dtype=bool)
+    elif not image_stores:
+        raise InputError(f"background = {share:g} needs the image stores; give their manifests")
+    else:
+        kept = breast_cells(image_stores, reader.image_ids, grid)
+        kept |= np.random.default_rng([seed, 1]).random(kept.shape) < share
+    if most is not None and most < kept.shape[1]:
+        _thin(kept, most, np.random.default_rng([seed, 2]))
+    return kept
+
+
+def _thin(kept: np.ndarray, most: int, random: np.random.Generator) -> None:
+    """Leave at most `most` cells of each row of `kept`, in place."""
+    step = max(1, DRAWN // kept.shape[1])
+    for start in range(0, len(kept), step):
+        part = kept[start : start + step]
+        drawn = random.random(part.shape)
+        drawn[~part] = 2.0  # never before a kept one
+        last = np.partition(drawn, most - 1, axis=1)[:, most - 1]
+        part &= drawn <= last[:, None]
