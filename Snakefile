@@ -31,3 +31,4 @@ rule all:
     input:
         TABLES,
         FIGURES,
+        PAGES,

@@ -81,6 +81,8 @@ BEFORE = _slices(CONFIG)
 
 def _other(value: Any) -> Any:
     """Return another value of the same type."""
+    if value is None:
+        return 1
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

@@ -13,7 +13,7 @@ import errno
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -105,11 +105,11 @@ def _run(step: str, settings: str | None, *, inputs: Sequence[Path] = (), **argu
     if "provenance" in signature(run).parameters:
         arguments["provenance"] = provenance
     run(**arguments)
-    _record(step, provenance)
+    _record(step, provenance, arguments)
 
 
-def _record(step: str, provenance: Any) -> None:
-    """Leave a record beside what the step has written."""
+def _record(step: str, provenance: Any, arguments: Mapping[str, Any]) -> None:
+    """Leave a record beside what the step has written; files among `arguments` were its inputs."""
     from mammo_sae.cohorts.pseudonyms import without_paths
     from mammo_sae.digests import packages
     from mammo_sae.records import write_record
@@ -117,7 +117,11 @@ def _record(step: str, provenance: Any) -> None:
     from mammo_sae.stores.publish import PUBLISHED
 
     outputs = [path for path in PUBLISHED if path.is_file()]
+    values = (v.values() if isinstance(v, Mapping) else [v] for v in arguments.values())
+    flat = (item for group in values for v in group for item in (v if isinstance(v, list) else [v]))
+    given = [path for path in flat if isinstance(path, Path) and path not in outputs]
     about = without_paths(provenance).model_dump(mode="json")
+    about["inputs"] |= _digests(given)
     if outputs:
         write_record(outputs, about, packages(STEPS[step].module))
 
@@ -126,12 +130,16 @@ def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
     from mammo_sae.provenance import Provenance
     from mammo_sae.steps import STEPS
 
-    digests = {
-        os.path.relpath(path): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in inputs
-        if path.is_file()
-    }
-    return Provenance(step=step, config=settings, code=STEPS[step].digest(), inputs=digests)
+    digest = STEPS[step].digest()
+    return Provenance(step=step, config=settings, code=digest, inputs=_digests(inputs))
+
+
+def _digests(paths: Sequence[Path]) -> dict[str, str]:
+    digests = {}
+    for path in filter(Path.is_file, paths):
+        with path.open("rb") as stream:
+            digests[os.path.relpath(path)] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
 
 
 def _identity(run: tuple[str, str, str, int]) -> Any:
@@ -697,6 +705,25 @@ def table(
 ) -> None:
     """Put the tables of all SAEs, or of all encoders, together."""
     _run("table", None, parts=parts, output_csv=csv, output_parquet=parquet)
+
+
+@app.command()
+def configuration(
+    content: Annotated[str, typer.Option(help="The configuration: JSON.")],
+    output: Annotated[Path, typer.Option(help="Page to write (.html).")],
+) -> None:
+    """Show the configuration of the run as a page of the report."""
+    _run("configuration", None, content=content, output=output)
+
+
+@app.command()
+def crate(
+    results: Annotated[list[Path], typer.Argument(help="Tables and figures of the run.")],
+    folder: Annotated[Path, typer.Option(help="The run's folder.")],
+    output: Annotated[Path, typer.Option(help="RO-Crate metadata to write (.json).")],
+) -> None:
+    """Describe the run as an RO-Crate: what was made of what, by which step."""
+    _run("crate", None, results=results, folder=folder, output=output)
 
 
 @app.command("figure-cohort")

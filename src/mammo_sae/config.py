@@ -27,6 +27,7 @@ from mammo_sae.analysis.settings import (
     TruthSettings,
 )
 from mammo_sae.cohorts.phantom.settings import PhantomSettings
+from mammo_sae.cohorts.pseudonyms import public_settings
 from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort
 from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, ImagesSettings
 from mammo_sae.encoders import architectures
@@ -143,6 +144,10 @@ class Config(Settings):
             aside.write_text(
                 yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
             )
+
+    def public(self) -> str:
+        """Return the configuration as canonical JSON, without where sources and keys lie."""
+        return public_settings(self.model_dump(mode="json"))
 
     def sources(self) -> list[str]:
         """Return the folders of the source archive: the phantom's parts, or the user's own."""

@@ -61,6 +61,8 @@ STEPS = {
     "confounds": Step("mammo_sae.analysis.confounds", analysis.ConfoundSettings),
     "truth": Step("mammo_sae.analysis.truth", analysis.TruthSettings),
     "table": Step("mammo_sae.report.tables", None),
+    "configuration": Step("mammo_sae.report.configuration", None),
+    "crate": Step("mammo_sae.report.crate", None),
     "figure_cohort": Step("mammo_sae.report.cohort", report.CohortSheetSettings),
     "figure_encoders": Step("mammo_sae.report.encoders", None),
     "figure_training": Step("mammo_sae.report.training", None),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae.selection import breast_cells, kept_cells
 from mammo_sae.sae.loader import Cells
+from mammo_sae.sae.selection import breast_cells, kept_cells
 from mammo_sae.sae.variants.base import geometric_median
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageRecord, create_image_store

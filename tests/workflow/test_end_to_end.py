@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pandas as pd
 import pydicom
 import pytest
+from rocrate.rocrate import ROCrate
 
 from mammo_sae.stores.publish import find_manifests, verify_store
 
@@ -41,6 +44,21 @@ def test_every_sae_has_its_rows(finished):
         for encoder in ("pretrained", "finetuned")
         for layer in ("blocks.10", "head")
     }
+
+
+def test_the_crate_of_the_run_lists_every_result_and_what_it_was_made_of(finished):
+    crate = ROCrate(finished.results)
+    made = {result.id: action for action in crate.root_dataset["mentions"]
+            for result in action["result"]}  # fmt: skip
+    results = [*(finished.results / "tables").iterdir(), *finished.results.glob("figures/**/*.png")]
+    names = {path.relative_to(finished.results).as_posix() for path in results}
+    assert {name for name in names if not name.endswith(".provenance.json")} <= made.keys()
+    steps = {action["name"] for action in made.values()}
+    assert {"phantom", "cohort", "images", "import_encoder", "finetune", "extract"} <= steps
+    assert {"train_sae", "codes", "probing", "confounds", "table", "figure_latents"} <= steps
+    for name in made:
+        content = (finished.results / name).read_bytes()
+        assert crate.get(name)["sha256"] == hashlib.sha256(content).hexdigest(), name
 
 
 def test_every_store_matches_its_manifest(finished):

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.workflow
 
 RUNS = 4  # two encoders, two layers
 REPORT = {"table", "figure"}
+PAGES = {"configuration", "crate"}
 ANALYSES = {"probing", "readout", "interventions", "effects", "inner", "matching"} | {
     "alignment",
     "confounds",
@@ -22,8 +23,8 @@ BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe"} | BELOW_SAE
 
 
 def _kinds(jobs: dict[str, int]) -> set[str]:
-    """Name the rules, all figures together: which of them read what is the report's business."""
-    return {"figure" if name.startswith("figure") else name for name in jobs}
+    """Name the rules, all figures and pages together: what each reads is the report's business."""
+    return {"figure" if name.startswith("figure") or name in PAGES else name for name in jobs}
 
 
 def test_a_finished_run_has_nothing_to_do(finished):

@@ -76,6 +76,7 @@ if "effects" in PARTS:
     FIGURES += expand(f"{FIGURE}/effects/{{sae}}.png", sae=CONFIG.saes)
 if "truth" in PARTS:
     FIGURES.append(f"{FIGURE}/truth.png")
+PAGES = [f"{RESULTS}/configuration.html", f"{RESULTS}/ro-crate-metadata.json"]
 
 
 wildcard_constraints:
@@ -150,6 +151,59 @@ rule figure_cohort:
         "python -m mammo_sae figure-cohort --settings {params.cfg:q} --images {input.images}"
         " --concepts {params.concepts} --counts {output.counts} --output {output.figure}"
         " {input.manifests} 2> {log}"
+
+
+rule configuration:
+    output:
+        report(
+            f"{RESULTS}/configuration.html",
+            caption="../report/configuration.rst",
+            category=SECTIONS["cohort"],
+            labels={"figure": "configuration"},
+        ),
+    log:
+        f"{RESULTS}/logs/configuration.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/configuration.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        content=CONFIG.public(),
+        code=code("configuration"),
+    message:
+        "Configuration, for the report"
+    shell:
+        "python -m mammo_sae configuration --content {params.content:q} --output {output} 2> {log}"
+
+
+rule crate:
+    input:
+        TABLES,
+        FIGURES,
+        f"{RESULTS}/configuration.html",
+    output:
+        f"{RESULTS}/ro-crate-metadata.json",
+    log:
+        f"{RESULTS}/logs/crate.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/crate.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("crate"),
+        folder=RESULTS,
+    message:
+        "RO-Crate of the run"
+    shell:
+        "python -m mammo_sae crate --folder {params.folder} --output {output} {input} 2> {log}"
 
 
 rule registry:

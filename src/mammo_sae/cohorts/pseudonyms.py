@@ -70,15 +70,22 @@ def load_pseudonyms(key_file: str | None) -> Pseudonyms:
 
 
 def without_paths(provenance: Provenance) -> Provenance:
-    """Return `provenance` without the settings that say where sources and keys lie.
+    """Return `provenance` without the settings that say where sources and keys lie."""
+    return provenance.model_copy(update={"config": public_settings(json.loads(provenance.config))})
+
+
+def public_settings(settings: Any) -> str:
+    """Return settings, as read from JSON, without those that say where sources and keys lie.
 
     A folder's name may say whose data it holds, and results travel further than sources.
     """
 
     def stripped(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: stripped(v) for k, v in value.items() if k not in PATH_SETTINGS}
+            return {k: stripped(v) for k, v in value.items() if not is_path(k, v)}
         return value
 
-    settings = stripped(json.loads(provenance.config))
-    return provenance.model_copy(update={"config": canonical_json(settings)})
+    def is_path(key: str, value: Any) -> bool:
+        return key in PATH_SETTINGS and not isinstance(value, dict)  # an encoder's source is a dict
+
+    return canonical_json(stripped(settings))
