@@ -54,7 +54,7 @@ def test_the_crate_of_the_run_lists_every_result_and_what_it_was_made_of(finishe
     names = {path.relative_to(finished.results).as_posix() for path in results}
     assert {name for name in names if not name.endswith(".provenance.json")} <= made.keys()
     steps = {action["name"] for action in made.values()}
-    assert {"phantom", "cohort", "images", "import_encoder", "finetune", "extract"} <= steps
+    assert {"cohort", "images", "import_encoder", "finetune", "extract"} <= steps
     assert {"train_sae", "codes", "probing", "confounds", "table", "figure_latents"} <= steps
     for name in made:
         content = (finished.results / name).read_bytes()

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, a full disk: nothing half-written is ever taken for whole."""
+"""SIGKILL at random moments: nothing half-written is ever taken for whole."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _kill(pid: int) -> None:
 def clean(micro_finished) -> dict[str, str]:
     """The digests of a run that nothing disturbed; of what `_targets` need."""
     digests = _digests(micro_finished.results)
-    beyond = ("tables", "figures")
+    beyond = ("tables", "figures", "configuration", "ro-crate")
     return {name: digest for name, digest in digests.items() if not name.startswith(beyond)}
 
 
