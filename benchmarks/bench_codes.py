@@ -1,7 +1,6 @@
 """The codes step against the SAE's bare encode of the same cells in memory.
 
-    python benchmarks/bench_codes.py results/phantom/sae/pretrained/blocks.10/topk/seed0/sae.json \
-        blocks.10 results/phantom/embeddings/pretrained/*blocks.10*/[0-9].json
+    python benchmarks/bench_codes.py results/phantom [pretrained blocks.10]
 
 The bare encode gets batches of the step's size, already float16 tensors in memory. Both are run in
 turns; the best of each counts. Clock and processor time, cells a second and their ratio.
@@ -30,13 +29,18 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sae", type=Path)
-    parser.add_argument("layer")
-    parser.add_argument("embeddings", type=Path, nargs="+")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("encoder", nargs="?", default="pretrained")
+    parser.add_argument("layer", nargs="?", default="blocks.10")
     parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()
-    reader = EmbeddingReader(arguments.embeddings, arguments.layer)
-    model = SparseAutoencoder.load(arguments.sae)
+    layer, folder = arguments.layer, arguments.run / "embeddings" / arguments.encoder
+    shards = [path for path in folder.glob("*/*.json") if path.stem.isdigit()]
+    embeddings = sorted(path for path in shards if layer in path.parent.name.split("+"))
+    masks = sorted(p for p in (arguments.run / "images").glob("*.json") if p.stem.isdigit())
+    sae = arguments.run / "sae" / arguments.encoder / layer / "topk" / "seed0" / "sae.json"
+    reader = EmbeddingReader(embeddings, layer)
+    model = SparseAutoencoder.load(sae)
     images = max(1, codes.CELLS_PER_BATCH // (reader.grid.rows * reader.grid.columns))
     batches = [
         torch.from_numpy(cells.copy()).reshape(-1, model.channels)
@@ -52,9 +56,10 @@ def main() -> None:
     def step() -> None:
         with tempfile.TemporaryDirectory() as folder:
             codes.run(
-                sae=arguments.sae,
-                embeddings=arguments.embeddings,
-                layer=arguments.layer,
+                sae=sae,
+                embeddings=embeddings,
+                image_stores=masks,
+                layer=layer,
                 store=Path(folder) / "codes.zarr",
                 manifest=Path(folder) / "codes.json",
             )

@@ -54,6 +54,9 @@ ImageStores = Annotated[
     list[Path] | None,
     typer.Option("--image-store", help="Manifest of an image store; once per shard."),
 ]
+Masks = Annotated[
+    list[Path], typer.Option("--image-store", help="Manifest of an image store; once per shard.")
+]
 Sources = Annotated[list[Path], typer.Argument(help="Folders of the source archive.")]
 
 # What is wrong with the machine and not with the program, and what to do.
@@ -378,6 +381,7 @@ def codes(
     manifests: Manifests,
     sae: Annotated[Path, typer.Option(help="Description of the SAE (sae.json).")],
     layer: Layer,
+    image_stores: Masks,
     store: Store,
     manifest: Manifest,
 ) -> None:
@@ -385,9 +389,10 @@ def codes(
     _run(
         "codes",
         None,
-        inputs=[sae, *manifests],
+        inputs=[sae, *manifests, *image_stores],
         sae=sae,
         embeddings=manifests,
+        image_stores=image_stores,
         layer=layer,
         store=store,
         manifest=manifest,

@@ -166,14 +166,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         k=len(LATENTS),
     ) as writer:
         index = np.broadcast_to(np.arange(len(LATENTS)), codes.shape)
-        writer.write(
-            range(len(ids)),
-            index=np.where(codes > 0, index, 0),
-            value=codes,
-            mean=codes.mean(axis=(1, 2)),
-            max=codes.max(axis=(1, 2)),
-            active=(codes > 0).mean(axis=(1, 2), dtype=np.float32),
-        )
+        pooled = {
+            "mean": codes.mean(axis=(1, 2)),
+            "max": codes.max(axis=(1, 2)),
+            "active": (codes > 0).mean(axis=(1, 2), dtype=np.float32),
+        }
+        everywhere = {f"{name}_breast": values for name, values in pooled.items()}
+        writer.write(range(len(ids)), np.where(codes > 0, index, 0), codes, pooled | everywhere)
     return World(
         images=root / "images.parquet",
         image_stores=[root / "0.json"],

@@ -217,14 +217,13 @@ def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
         latents=LATENTS,
         k=SLOTS,
     ) as writer:
-        writer.write(
-            range(24),
-            index=index.numpy(),
-            value=value.numpy(),
-            mean=codes.mean(1).numpy(),
-            max=codes.amax(1).numpy(),
-            active=(codes > 0).float().mean(1).numpy(),
-        )
+        pooled = {
+            "mean": codes.mean(1).numpy(),
+            "max": codes.amax(1).numpy(),
+            "active": (codes > 0).float().mean(1).numpy(),
+        }
+        everywhere = {f"{name}_breast": values for name, values in pooled.items()}
+        writer.write(range(24), index.numpy(), value.numpy(), pooled | everywhere)
     run_inner(directory, layer, tmp_path)
     found = read_table(tmp_path / "attribution.parquet").set_index("latent")
     assert found["rank_attribution"].idxmin() == 7

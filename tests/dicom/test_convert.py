@@ -254,7 +254,7 @@ def test_shards_part_the_cohort(folder, tmp_path):
 def test_results_come_in_order_few_wait_and_errors_arrive():
     # The first item takes longest: a pool that yielded what is ready would start with another.
     items = [0.3, *[0.0] * 12, -1.0]
-    results = convert.in_order(_after, items, processes=2, lost=str)
+    results = convert.isolated(_after, items, processes=2, lost=str)
     first, begun = next(results)
     assert first == 0.3
     time.sleep(0.5)
@@ -269,7 +269,7 @@ def test_results_come_in_order_few_wait_and_errors_arrive():
 
 def test_an_item_that_ends_its_process_is_lost_alone():
     for processes in (1, 2):
-        found = list(convert.in_order(_unless_three, range(6), processes, lost=lambda n: -n))
+        found = list(convert.isolated(_unless_three, range(6), processes, lost=lambda n: -n))
         assert found == [0, 1, 2, -3, 4, 5]
 
 

@@ -151,14 +151,13 @@ def _codes(
         latents=LATENTS,
         k=LATENTS,
     ) as writer:
-        writer.write(
-            range(n),
-            index=np.where(codes > 0, index, 0),
-            value=codes,
-            mean=codes.mean(axis=(1, 2)),
-            max=codes.max(axis=(1, 2)),
-            active=(codes > 0).mean(axis=(1, 2), dtype=np.float32),
-        )
+        pooled = {
+            "mean": codes.mean(axis=(1, 2)),
+            "max": codes.max(axis=(1, 2)),
+            "active": (codes > 0).mean(axis=(1, 2), dtype=np.float32),
+        }
+        everywhere = {f"{name}_breast": values for name, values in pooled.items()}
+        writer.write(range(n), np.where(codes > 0, index, 0), codes, pooled | everywhere)
     return codes
 
 
@@ -199,7 +198,9 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
         effects[latent] = 40.0
         for split in ("test", "external"):
             rows = table[table["split"] == split]
-            contributions = reader.mean(rows["image_id"].tolist()).astype(np.float64) * effects
+            contributions = (
+                reader.pooled("mean", rows["image_id"].tolist()).astype(np.float64) * effects
+            )
             data = head.Edits(
                 contributions=contributions,
                 offset=-1.0,

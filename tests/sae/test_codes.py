@@ -8,6 +8,7 @@ from mammo_sae.errors import InputError
 from mammo_sae.sae import codes
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.images import ImageReader
 
 
 def make_sae(channels: int = 12, latents: int = 40, threshold: bool = False) -> SparseAutoencoder:
@@ -29,6 +30,7 @@ def run(cohort, sae, folder, layer="head"):
     codes.run(
         sae=folder / "sae.json",
         embeddings=cohort.manifests,
+        image_stores=cohort.image_stores,
         layer=layer,
         store=folder / "codes.zarr",
         manifest=folder / "codes.json",
@@ -43,6 +45,7 @@ def test_stored_codes_are_those_of_a_dense_encoding(cohort, tmp_path, threshold,
     sae = make_sae(threshold=threshold)
     reader = run(cohort, sae, tmp_path)
     assert sorted(reader.image_ids) == sorted(cohort.cells)
+    first = ImageReader(cohort.image_stores[:1]).image_ids
     for position, image in enumerate(reader.image_ids):
         x = torch.from_numpy(cohort.cells[image].reshape(12, 12)).double()
         pre = x @ sae.encoder_weight.double().t() + sae.encoder_bias.double()
@@ -55,12 +58,26 @@ def test_stored_codes_are_those_of_a_dense_encoding(cohort, tmp_path, threshold,
         found = np.zeros((12, 40))
         np.add.at(found, (np.arange(12)[:, None], index.reshape(12, -1)), value.reshape(12, -1))
         np.testing.assert_allclose(found, dense.numpy(), rtol=1e-4, atol=1e-5)
-        for pooled, expected in (
-            (reader.mean([image]), dense.mean(dim=0)),
-            (reader.max([image]), dense.amax(dim=0)),
-            (reader.active([image]), (dense > 0).double().mean(dim=0)),
-        ):
-            np.testing.assert_allclose(pooled[0], expected.numpy(), rtol=1e-4, atol=1e-5)
+        # The breast is the whole image in the first shard, the first column of cells in the other.
+        breast = dense if image in first else dense[::3]
+        for suffix, part in (("", dense), ("_breast", breast)):
+            for name, expected in (
+                ("mean", part.mean(dim=0)),
+                ("max", part.amax(dim=0)),
+                ("active", (part > 0).double().mean(dim=0)),
+            ):
+                pooled = reader.pooled(f"{name}{suffix}", [image])[0]
+                np.testing.assert_allclose(pooled, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_without_breast_cells_pools_to_nothing_inside_of_it():
+    index = torch.tensor([[1], [2]])
+    value = torch.tensor([[3.0], [5.0]])
+    pooled = codes.pool(index, value, torch.tensor([[False], [True]]), latents=4)
+    assert pooled["max"].tolist() == [[0, 3, 0, 0], [0, 0, 5, 0]]
+    for name in ("mean_breast", "max_breast", "active_breast"):
+        assert not pooled[name][0].any()
+        assert pooled[name][1].any()
 
 
 def test_an_sae_of_another_width_is_refused(cohort, tmp_path):

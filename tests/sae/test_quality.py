@@ -62,6 +62,7 @@ def score(cohort, encoder, folder, sae, layer):
     codes.run(
         sae=folder / "sae.json",
         embeddings=cohort.manifests,
+        image_stores=cohort.image_stores,
         layer=layer,
         store=folder / "codes.zarr",
         manifest=folder / "codes.json",

@@ -8,53 +8,28 @@ import torch
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae.loader import Cells
-from mammo_sae.sae.selection import breast_cells, kept_cells
+from mammo_sae.sae.selection import BreastCells, kept_cells
 from mammo_sae.sae.variants.base import geometric_median
 from mammo_sae.stores.embeddings import EmbeddingReader
-from mammo_sae.stores.images import ImageRecord, create_image_store
 
 
-@pytest.fixture
-def masks(cohort, tmp_path):
-    """Image stores in which the breast is the left half of every other image, else all of it."""
-    manifests = []
-    for shard in range(2):
-        ids = list(cohort.cells)[shard::2]
-        manifests.append(tmp_path / "images" / f"{shard}.json")
-        with create_image_store(
-            manifests[-1].with_suffix(".zarr"), manifests[-1],
-            image_ids=ids, height=128, width=96, regions=[],
-        ) as writer:  # fmt: skip
-            for i, _ in enumerate(ids):
-                breast = np.ones((128, 96), bool)
-                if shard:
-                    breast[:, 32:] = False
-                record = ImageRecord(
-                    pixels=np.zeros((128, 96), np.uint8), breast=breast,
-                    regions=np.zeros((0, 128, 96), bool), affine=np.eye(2, 3), flipped=False,
-                    spacing_mm=1.0,
-                )  # fmt: skip
-                writer.write(i, record)
-    return manifests
-
-
-def test_a_cell_is_the_breasts_when_the_mask_covers_some_of_it(cohort, masks):
-    ids = list(cohort.cells)
+def test_a_cell_is_the_breasts_when_the_mask_covers_some_of_it(cohort):
+    ids = sorted(cohort.cells)
     reader = EmbeddingReader(cohort.manifests, "head")
-    inside = breast_cells(masks, ids, reader.grid).reshape(len(ids), 4, 3)
+    inside = BreastCells(cohort.image_stores, reader.grid).touched(ids).reshape(len(ids), 4, 3)
     assert inside[0::2].all()
     assert inside[1::2, :, 0].all()
     assert not inside[1::2, :, 1:].any()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_all_of_the_breast_and_a_share_of_the_rest_is_kept(cohort, masks, share):
+def test_all_of_the_breast_and_a_share_of_the_rest_is_kept(cohort, share):
     reader = EmbeddingReader(cohort.manifests, "head")
-    inside = breast_cells(masks, reader.image_ids, reader.grid)
-    kept = kept_cells(reader, masks, share, None, seed=1)
+    inside = BreastCells(cohort.image_stores, reader.grid).touched(reader.image_ids)
+    kept = kept_cells(reader, cohort.image_stores, share, None, seed=1)
     assert kept[inside].all()
     assert kept[~inside].mean() == pytest.approx(share, abs=0.2)
-    assert np.array_equal(kept, kept_cells(reader, masks, share, None, seed=1))
+    assert np.array_equal(kept, kept_cells(reader, cohort.image_stores, share, None, seed=1))
 
 
 def test_a_share_needs_the_masks(cohort):
@@ -65,18 +40,16 @@ def test_a_share_needs_the_masks(cohort):
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_at_most_so_many_cells_of_an_image_are_kept_and_only_kept_ones(
-    cohort, masks, share, monkeypatch
-):
+def test_at_most_so_many_cells_of_an_image_are_kept_and_only_kept_ones(cohort, share, monkeypatch):
     reader = EmbeddingReader(cohort.manifests, "head")
-    whole = kept_cells(reader, masks, share, 12, seed=1)
-    kept = kept_cells(reader, masks, share, 5, seed=1)
+    whole = kept_cells(reader, cohort.image_stores, share, 12, seed=1)
+    kept = kept_cells(reader, cohort.image_stores, share, 5, seed=1)
     assert np.array_equal(kept.sum(axis=1), np.minimum(whole.sum(axis=1), 5))
     assert (whole | ~kept).all()
     assert len({row.tobytes() for row in kept}) > 2
-    assert not np.array_equal(kept, kept_cells(reader, masks, share, 5, seed=2))
+    assert not np.array_equal(kept, kept_cells(reader, cohort.image_stores, share, 5, seed=2))
     monkeypatch.setattr("mammo_sae.sae.selection.DRAWN", 1)
-    assert np.array_equal(kept, kept_cells(reader, masks, share, 5, seed=1))
+    assert np.array_equal(kept, kept_cells(reader, cohort.image_stores, share, 5, seed=1))
 
 
 @pytest.mark.parametrize("budget", [1 << 30, 1], ids=["resident", "mixing buffer"])

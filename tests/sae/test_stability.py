@@ -31,7 +31,8 @@ def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
         saes.append(train_sae(cohort, folder, own=own))
         manifests.append(folder / "codes.json")
         codes.run(
-            sae=saes[-1], embeddings=cohort.manifests, layer=cohort.layer,
+            sae=saes[-1], embeddings=cohort.manifests,
+            image_stores=cohort.image_stores, layer=cohort.layer,
             store=folder / "codes.zarr", manifest=manifests[-1],
         )  # fmt: skip
     about = {"encoder": "pretrained", "layer": "head", "sae": "topk"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mammo_sae.stores.codes import CodesReader, create_codes_store
+from mammo_sae.stores.codes import POOLED, CodesReader, create_codes_store
 from mammo_sae.stores.embeddings import LayerGrid
 
 GRID = LayerGrid("blocks.1", 6, 4, 3, 8, -2.0, -1.0, 19)
@@ -18,39 +18,35 @@ def _batch(rng):
     for place in np.ndindex(N, 4, 3):
         for slot in range(K):
             dense[(*place, index[(*place, slot)])] += value[(*place, slot)]
-    flat = dense.reshape(N, -1, H)
-    return index, value, dense, flat.mean(1), flat.max(1), (flat > 0).mean(1).astype(np.float32)
+    pooled = {}
+    for name, flat in (("", dense.reshape(N, -1, H)), ("_breast", dense[:, :, 0])):
+        pooled[f"mean{name}"] = flat.mean(1)
+        pooled[f"max{name}"] = flat.max(1)
+        pooled[f"active{name}"] = (flat > 0).mean(1).astype(np.float32)
+    return index, value, dense, pooled
 
 
 def _write(folder, rng):
-    index, value, dense, mean, maximum, active = _batch(rng)
+    index, value, dense, pooled = _batch(rng)
     ids = [f"i{i}" for i in range(N)]
     with create_codes_store(
         folder / "c.zarr", folder / "c.json", image_ids=ids, grid=GRID, latents=H, k=K
     ) as writer:
         for part in np.array_split(rng.permutation(N), 3):
-            writer.write(
-                part,
-                index=index[part],
-                value=value[part],
-                mean=mean[part],
-                max=maximum[part],
-                active=active[part],
-            )
-    return CodesReader(folder / "c.json"), ids, (index, value, dense, mean, maximum, active)
+            chosen = {name: values[part] for name, values in pooled.items()}
+            writer.write(part, index[part], value[part], chosen)
+    return CodesReader(folder / "c.json"), ids, (index, value, dense, pooled)
 
 
 def test_codes_and_their_pooling_come_back(tmp_path):
-    reader, ids, (index, value, _, mean, maximum, active) = _write(
-        tmp_path, np.random.default_rng(0)
-    )
+    reader, ids, (index, value, _, pooled) = _write(tmp_path, np.random.default_rng(0))
     assert (reader.latents, reader.k, reader.grid, reader.image_ids) == (H, K, GRID, ids)
     got_index, got_value = reader.cells([4, 1])
     assert (got_index == index[[4, 1]]).all()
     assert (got_value == value[[4, 1]]).all()
-    assert (reader.mean() == mean).all()
-    assert (reader.max(["i7", "i0"]) == maximum[[7, 0]]).all()
-    assert (reader.active() == active).all()
+    for name, values in pooled.items():
+        assert (reader.pooled(name) == values).all()
+        assert (reader.pooled(name, ["i7", "i0"]) == values[[7, 0]]).all()
 
 
 def test_maps_of_chosen_latents_equal_the_dense_code(tmp_path):
@@ -61,10 +57,10 @@ def test_maps_of_chosen_latents_equal_the_dense_code(tmp_path):
 
 
 def test_the_dataset_is_labelled_by_image_and_latent(tmp_path):
-    reader, _, (_, _, _, mean, _, _) = _write(tmp_path, np.random.default_rng(2))
+    reader, _, (_, _, _, pooled) = _write(tmp_path, np.random.default_rng(2))
     dataset = reader.dataset()
     assert dataset["mean"].dims == ("image_id", "latent")
-    assert float(dataset["mean"].sel(image_id="i3", latent=5)) == mean[3, 5]
+    assert float(dataset["mean"].sel(image_id="i3", latent=5)) == pooled["mean"][3, 5]
 
 
 def test_a_code_of_a_latent_that_does_not_exist_is_refused(tmp_path):
@@ -77,4 +73,4 @@ def test_a_code_of_a_latent_that_does_not_exist_is_refused(tmp_path):
     ):
         zeros = np.zeros((1, H), dtype=np.float32)
         value = np.zeros((1, 4, 3, K), dtype=np.float32)
-        writer.write([0], index=index, value=value, mean=zeros, max=zeros, active=zeros)
+        writer.write([0], index, value, dict.fromkeys(POOLED, zeros))

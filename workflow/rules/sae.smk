@@ -43,6 +43,8 @@ rule codes:
         sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
+        masks=image_manifests,
+        images=image_stores,
     output:
         store=directory(f"{CODES}.zarr"),
         manifest=f"{CODES}.json",
@@ -59,11 +61,13 @@ rule codes:
         runtime=attempts(120),
     params:
         code=code("codes"),
+        masks=lambda wildcards, input: [f"--image-store {path}" for path in input.masks],
     message:
         "Codes: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
         "python -m mammo_sae codes --sae {input.sae[1]} --layer {wildcards.layer}"
-        " --store {output.store} --manifest {output.manifest} {input.manifests} 2> {log}"
+        " {params.masks} --store {output.store} --manifest {output.manifest} {input.manifests}"
+        " 2> {log}"
 
 
 rule sae_quality:

@@ -75,7 +75,7 @@ def run(
     store = ImageReader(image_stores)
     cases = case.read_cases(images, reader.image_ids)
     table = read_table(latents)
-    scores = reader.max() if (table["score"] == "max").all() else reader.mean()
+    scores = reader.pooled(table["score"].iloc[0])
     chosen = {
         concept: case.top_latents(table, concept, settings.rankings, settings.top_latents)
         for concept in concepts

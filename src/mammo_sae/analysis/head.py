@@ -63,7 +63,7 @@ def run(
     logits = read_table(predictions)
     cases = case.read_cases(images, reader.image_ids)
     discovery = (cases["split"] == settings.discovery).to_numpy()
-    typical = reader.mean()[discovery].mean(0, dtype=np.float64)
+    typical = reader.pooled("mean")[discovery].mean(0, dtype=np.float64)
     parts: dict[Path, list[pd.DataFrame]] = {interventions: [], sweep: []}
     inputs = Inputs(images, codes, sae, head, latents)
     for share in each_share(inputs, settings.layer, concepts, settings.splits):

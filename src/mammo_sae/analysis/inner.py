@@ -69,7 +69,7 @@ def run(
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
     found = (cases["split"] == settings.discovery).to_numpy()
-    typical = reader.mean()[found].sum(axis=0) / max(1, found.sum())
+    typical = reader.pooled("mean")[found].sum(axis=0) / max(1, found.sum())
     network = load_encoder(encoder).eval().requires_grad_(False)
     autoencoder = SparseAutoencoder.load(sae)
     cut = PatchedNetwork(

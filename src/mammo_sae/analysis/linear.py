@@ -101,7 +101,7 @@ def each_share(
     head = load_head(inputs.head)
     cases = case.read_cases(inputs.images, reader.image_ids)
     table = read_table(inputs.latents)
-    means = reader.mean()
+    means = reader.pooled("mean")
     found = False
     for concept in concepts:
         weights, offset = latent_weights(head, concept, atoms, bias)

@@ -57,10 +57,10 @@ def run(
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
-    scores = reader.max() if settings.score == "max" else reader.mean()
-    means = reader.mean() if settings.score == "max" else scores
+    scores = reader.pooled(settings.score)
+    means = scores if settings.score == "mean" else reader.pooled("mean")
     discovered = (cases["split"] == settings.discovery).to_numpy()
-    firing = reader.active()[discovered].mean(axis=0, dtype=np.float64)
+    firing = reader.pooled("active")[discovered].mean(axis=0, dtype=np.float64)
     if settings.unit != "image":
         member, cases = case.units(cases, settings.unit, concepts)
         means = case.pool(means, member, "mean")

@@ -62,7 +62,7 @@ def run(
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
-    pooled = reader.max() if settings.score == "max" else reader.mean()
+    pooled = reader.pooled(settings.score)
     features = {
         "embedding": mean_embeddings(embeddings, identity.layer, reader.image_ids),
         "codes": pooled,

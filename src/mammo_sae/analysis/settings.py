@@ -10,6 +10,7 @@ from mammo_sae.settings import Settings
 
 Split = Literal["training", "validation", "test", "external"]
 Pooling = Literal["max", "mean"]
+Score = Literal["max", "mean", "max_breast", "mean_breast"]
 Unit = Literal["image", "breast", "patient"]
 Ranking = Literal["class_mean", "mean_difference", "class_contrast", "effect", "auroc"]
 Splice = Literal["spliced", "error_preserving", "mean_ablated"]
@@ -51,9 +52,10 @@ class SplitSettings(ResamplingSettings):
 class ProbingSettings(SplitSettings):
     """Class-level latents: which latents fire for which concept."""
 
-    score: Pooling = Field(
+    score: Score = Field(
         "max",
-        description="an image's score for a latent: max or mean of its code over the image's cells",
+        description="an image's score for a latent: max or mean of its code over the image's "
+        "cells, or over those that the breast touches (max_breast, mean_breast)",
     )
     unit: Unit = Field(
         "image",
@@ -207,8 +209,8 @@ class MatchingSettings(Settings):
 class ReadoutSettings(SplitSettings):
     """What can be read from a layer: probes on its pooled embeddings and codes."""
 
-    score: Pooling = Field(
-        "max", description="how a latent's codes are pooled over an image's cells"
+    score: Score = Field(
+        "max", description="how a latent's codes are pooled over an image's cells, as in probing"
     )
     acquisition: tuple[str, ...] = Field(
         ("marker", "manufacturer"), description="acquisition columns to read"

@@ -55,7 +55,7 @@ def run(
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
     table = read_table(latents)
-    scores = reader.max() if (table["score"] == "max").all() else reader.mean()
+    scores = reader.pooled(table["score"].iloc[0])
     truth = plant(settings, cases, scores, table, read_table(confounds))
     write_table(identity.label(summary(settings, truth)), output)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +21,7 @@ from mammo_sae.cohorts.pseudonyms import without_paths
 from mammo_sae.cohorts.readers import locate
 from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.cohorts.tables import BOX, read_cohort
+from mammo_sae.compute.ordered import in_order
 from mammo_sae.dicom.canonical import canonical_image
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.pixels import read_pixels
@@ -143,7 +144,7 @@ def _convert(
     refused: dict[str, Reason] = {}
     warned: list[tuple[str, Reason]] = []
     seen: set[str] = set()
-    outcomes = in_order(Job.run, jobs, processes, Job.lost)
+    outcomes = isolated(Job.run, jobs, processes, Job.lost)
     for position, outcome in enumerate(progress(outcomes, total=len(jobs), label=label)):
         image_id = jobs[position].image_id
         reason, reasons = outcome.refused, list(outcome.warnings)
@@ -179,7 +180,7 @@ def _check_share(refused: Mapping[str, Reason], images: int, most: float) -> Non
     )
 
 
-def in_order(
+def isolated(
     function: Callable[[T], R], items: Sequence[T], processes: int, lost: Callable[[T], R]
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed by `processes` processes.
@@ -212,17 +213,7 @@ def _pooled(function: Callable[[T], R], items: Sequence[T], processes: int) -> I
     # Started afresh rather than forked: a fork copies the locks of running threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(items)), mp_context=context) as pool:
-        waiting: deque = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > processes:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from in_order(pool, function, items, ahead=processes)
 
 
 def _regions(concepts: Sequence[str], files: Iterable[SourceFiles]) -> list[str]:

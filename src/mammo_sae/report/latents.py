@@ -110,7 +110,7 @@ def run(
     truth = labels(cases, concept, known)
     patients = cases["patient_id"].to_numpy()[known]
     ids = [reader.image_ids[i] for i in known]
-    scores = reader.max(ids) if (table["score"] == "max").all() else reader.mean(ids)
+    scores = reader.pooled(table["score"].iloc[0], ids)
 
     details = _details(read_table(alignment), read_table(confounds), concept)
     columns = settings.examples + 2

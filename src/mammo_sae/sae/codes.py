@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import local
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mammo_sae.compute.devices import fastest_device
+from mammo_sae.compute.ordered import in_order
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.loader import check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
+from mammo_sae.sae.selection import BreastCells
 from mammo_sae.stores.codes import create_codes_store
 from mammo_sae.stores.embeddings import EmbeddingReader
 
 CELLS_PER_BATCH = 8192
+MOST_WORKERS = 4  # each has its own working memory, [CELLS_PER_BATCH, h]
 
 
 def run(
     *,
     sae: Path,
     embeddings: Sequence[Path],
+    image_stores: Sequence[Path],
     layer: str,
     store: Path,
     manifest: Path,
@@ -37,6 +44,8 @@ def run(
         Description (`sae.json`) of the SAE.
     embeddings
         Manifests of the embedding stores, one per shard.
+    image_stores
+        Manifests of the image stores, whose masks say which cells the breast touches.
     store, manifest
         The codes store and its manifest.
 
@@ -49,52 +58,95 @@ def run(
     reader = EmbeddingReader(embeddings, layer)
     check_channels(model, reader.grid, sae)
     grid = reader.grid
-    encode = model.encoder()
+    breast = BreastCells(image_stores, grid)
     images = max(1, CELLS_PER_BATCH // (grid.rows * grid.columns))
     count = sum(-(-len(block[-1]) // images) for block in reader.blocks)
-    with create_codes_store(
-        store,
-        manifest,
-        image_ids=reader.image_ids,
-        grid=grid,
-        latents=model.latents,
-        k=model.slots,
-        provenance=provenance,
-    ) as writer:
-        batches = reader.batches(images)
-        for positions, cells in progress(batches, label=f"codes {layer}", total=count):
-            check_finite(cells, positions, reader)
-            flat = torch.from_numpy(cells.reshape(-1, model.channels)).to(model.device)
-            index, value = encode(flat)
-            pooled = pool(index, value, len(positions), model.latents)
-            shape = (len(positions), grid.rows, grid.columns, model.slots)
-            writer.write(
-                positions,
-                index=index.cpu().numpy().reshape(shape),
-                value=value.cpu().numpy().reshape(shape),
-                **pooled,
-            )
+    own = local()
+
+    def encoded(batch: tuple[np.ndarray, np.ndarray]) -> tuple:
+        if not hasattr(own, "encode"):
+            own.encode = model.encoder()
+        positions, cells = batch
+        check_finite(cells, positions, reader)
+        inside = torch.from_numpy(breast.touched([reader.image_ids[p] for p in positions]))
+        flat = torch.from_numpy(cells.reshape(-1, model.channels)).to(model.device)
+        index, value = own.encode(flat)
+        pooled = pool(index, value, inside.to(model.device), model.latents)
+        shape = (len(positions), grid.rows, grid.columns, model.slots)
+        return (
+            positions,
+            index.cpu().numpy().reshape(shape),
+            value.cpu().numpy().reshape(shape),
+            pooled,
+        )
+
+    with (
+        create_codes_store(
+            store,
+            manifest,
+            image_ids=reader.image_ids,
+            grid=grid,
+            latents=model.latents,
+            k=model.slots,
+            provenance=provenance,
+        ) as writer,
+        _workers(model.device) as pool_of_threads,
+    ):
+        batches = in_order(pool_of_threads, encoded, reader.batches(images), ahead=MOST_WORKERS)
+        for batch in progress(batches, label=f"codes {layer}", total=count):
+            writer.write(*batch)
 
 
-def pool(index: Tensor, value: Tensor, images: int, latents: int) -> dict[str, np.ndarray]:
-    """Pool codes index, value [n, slots] of n / images cells each over every image.
+@contextmanager
+def _workers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that encode batches side by side: on a CPU, the cores shared among them.
+
+    Cores that encode one batch together wait for each other at every product, and all but one
+    wait while codes are pooled and written.
+    """
+    before = torch.get_num_threads()
+    workers = 1 if device.type == "cuda" else min(MOST_WORKERS, before)
+    torch.set_num_threads(max(1, before // workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
+
+
+def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str, np.ndarray]:
+    """Pool codes over every image, and over those of its cells that the breast touches.
+
+    Parameters
+    ----------
+    index, value : [n * cells, slots]
+        Codes of n images.
+    inside : [n, cells] bool
+        Cells that the breast touches.
 
     Returns
     -------
     dict
-        `mean`, `max` and `active` (share of cells above 0), each float32 [images, latents].
+        Each of `mammo_sae.stores.codes.POOLED`, float32 [n, latents].
     """
-    per_image = len(index) // images
-    image = torch.arange(images, device=index.device).repeat_interleave(per_image)
-    target = (image.unsqueeze(1) * latents + index).flatten()
-    flat = value.flatten()
+    images, per_image = inside.shape
     size = images * latents
-    highest = flat.new_zeros(size).scatter_reduce_(0, target, flat, "amax")
+    image = torch.arange(images, device=index.device)[:, None]
+    # Each code is counted once, with the cells outside or inside the breast.
+    place = (inside * size + image * latents).flatten()
+    target = (place.unsqueeze(1) + index).flatten()
+    flat = value.flatten()
+    total = torch.bincount(target, flat.double(), 2 * size).view(2, images, latents)
+    firing = torch.bincount(target[flat > 0], minlength=2 * size).view(2, images, latents)
+    highest = flat.new_zeros(2 * size).scatter_reduce_(0, target, flat, "amax")
+    highest = highest.view(2, images, latents)
+    touched = inside.sum(dim=1, keepdim=True).clamp(min=1)
     pooled = {
-        "mean": torch.bincount(target, flat.double(), size) / per_image,
-        "max": highest,
-        "active": torch.bincount(target, (flat > 0).double(), size) / per_image,
+        "mean": total.sum(0) / per_image,
+        "max": highest.amax(0),
+        "active": firing.sum(0) / per_image,
+        "mean_breast": total[1] / touched,
+        "max_breast": highest[1],
+        "active_breast": firing[1] / touched,
     }
-    return {
-        name: values.float().view(images, latents).cpu().numpy() for name, values in pooled.items()
-    }
+    return {name: values.float().cpu().numpy() for name, values in pooled.items()}

@@ -89,7 +89,7 @@ def run(
             f"{codes} holds {stored.latents} latents of layer {stored.grid.layer}, {sae} "
             f"{model.latents} of {layer}; encode again"
         )
-    density = stored.active(reader.image_ids).mean(axis=0, dtype=np.float64)
+    density = stored.pooled("active", reader.image_ids).mean(axis=0, dtype=np.float64)
     l0 = float(density.sum())
     baselines = Baselines.fit(EmbeddingReader(embeddings, layer, split_ids(images, SPLIT)), l0)
     network = load_encoder(encoder).to(model.device)
@@ -102,7 +102,7 @@ def run(
     row |= _density(density)
     row |= decoder_cosines(model.decoder_weight)
     row |= _selectivity(
-        pooled["original"], stored.max(reader.image_ids), autocorrelation, settings.seed
+        pooled["original"], stored.pooled("max", reader.image_ids), autocorrelation, settings.seed
     )
     cases = read_cases(images, reader.image_ids)
     weights = load_head(head)

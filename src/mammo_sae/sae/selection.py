@@ -16,24 +16,28 @@ MASK_BYTES = 128 << 20  # masks held at once
 DRAWN = 1 << 22  # random numbers held at once
 
 
-def breast_cells(
-    image_stores: Sequence[Path], image_ids: Sequence[str], grid: LayerGrid
-) -> np.ndarray:
-    """Return bool [n, R * C]: the breast covers some of the cell.
+class BreastCells:
+    """Which cells of a layer the breast touches.
 
     Parameters
     ----------
     image_stores
         Manifests of the image stores, one per shard.
     """
-    store = ImageReader(image_stores)
-    inside = np.empty((len(image_ids), grid.rows * grid.columns), dtype=bool)
-    step = max(1, MASK_BYTES // (4 * store.height * store.width))
-    for start in range(0, len(image_ids), step):
-        part = list(image_ids[start : start + step])
-        areas = cell_areas(store.breast(part), grid)
-        inside[start : start + step] = (areas > 0).reshape(len(part), -1)
-    return inside
+
+    def __init__(self, image_stores: Sequence[Path], grid: LayerGrid) -> None:
+        self._store, self._grid = ImageReader(image_stores), grid
+
+    def touched(self, image_ids: Sequence[str]) -> np.ndarray:
+        """Return bool [n, R * C]: the breast covers some of the cell."""
+        store, grid = self._store, self._grid
+        inside = np.empty((len(image_ids), grid.rows * grid.columns), dtype=bool)
+        step = max(1, MASK_BYTES // (4 * store.height * store.width))
+        for start in range(0, len(image_ids), step):
+            part = list(image_ids[start : start + step])
+            areas = cell_areas(store.breast(part), grid)
+            inside[start : start + step] = (areas > 0).reshape(len(part), -1)
+        return inside
 
 
 def kept_cells(
@@ -62,7 +66,7 @@ def kept_cells(
     elif not image_stores:
         raise InputError(f"background = {share:g} needs the image stores; give their manifests")
     else:
-        kept = breast_cells(image_stores, reader.image_ids, grid)
+        kept = BreastCells(image_stores, grid).touched(reader.image_ids)
         kept |= np.random.default_rng([seed, 1]).random(kept.shape) < share
     if most is not None and most < kept.shape[1]:
         _thin(kept, most, np.random.default_rng([seed, 2]))

@@ -58,7 +58,7 @@ def run(
         )
     atoms = {}
     for seed, description, manifest in zip(seeds, saes, codes, strict=True):
-        alive = CodesReader(manifest).active().max(axis=0) > 0
+        alive = CodesReader(manifest).pooled("active").max(axis=0) > 0
         atoms[seed] = SparseAutoencoder.load(description).decoder_weight.numpy()[alive]
     rows = []
     for one, other in combinations(seeds, 2):

@@ -2,13 +2,16 @@
 
 Arrays (n images, R x C cells, k codes a cell, h latents)::
 
-    image_id [n]           string
-    latent   [h]           int32
-    index    [n, R, C, k]  uint16 (uint32 from 65,536 latents on)
-    value    [n, R, C, k]  float32; an unused slot is index 0, value 0
-    mean     [n, h]        float32, mean over all cells
-    max      [n, h]        float32, maximum over all cells
-    active   [n, h]        float32, share of cells with a value above 0
+    image_id  [n]           string
+    latent    [h]           int32
+    index     [n, R, C, k]  uint16 (uint32 from 65,536 latents on)
+    value     [n, R, C, k]  float32; an unused slot is index 0, value 0
+    mean      [n, h]        float32, mean over all cells
+    max       [n, h]        float32, maximum over all cells
+    active    [n, h]        float32, share of cells with a value above 0
+
+and `mean_breast`, `max_breast`, `active_breast`, the same over the cells that the breast touches
+(0 where it touches none).
 
 Dimensions and coordinates are named, so `xarray.open_zarr` labels them. A dense [cells, h] array
 exists nowhere.
@@ -16,7 +19,7 @@ exists nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +38,7 @@ from mammo_sae.stores.publish import create_store, open_store
 KIND = "codes"
 IMAGES_PER_SHARD = 64
 LATENTS_PER_CHUNK = 2048
-POOLED = ("mean", "max", "active")
+POOLED = ("mean", "max", "active", "mean_breast", "max_breast", "active_breast")
 
 
 class CodesWriter:
@@ -58,7 +61,8 @@ class CodesWriter:
                     dimensions=("image_id", "row", "column", "slot"),
                     chunk=(1, *cells),
                     shard=(IMAGES_PER_SHARD, *cells),
-                    compress=True,
+                    # Mantissas of activations hardly compress.
+                    compress=name == "index",
                 )
             )
         for name in POOLED:
@@ -77,14 +81,11 @@ class CodesWriter:
     def write(
         self,
         positions: Sequence[int],
-        *,
         index: np.ndarray,
         value: np.ndarray,
-        mean: np.ndarray,
-        max: np.ndarray,
-        active: np.ndarray,
+        pooled: Mapping[str, np.ndarray],
     ) -> None:
-        """Store a batch: index, value [b, R, C, k]; mean, max, active [b, h].
+        """Store a batch: index, value [b, R, C, k]; of each of `POOLED` an array [b, h].
 
         Raises
         ------
@@ -93,7 +94,7 @@ class CodesWriter:
         """
         if index.size and (index.min() < 0 or index.max() >= self._latents):
             raise ValueError(f"a code's latent lies outside of 0..{self._latents - 1}")
-        batch = {"index": index, "value": value, "mean": mean, "max": max, "active": active}
+        batch = {"index": index, "value": value, **{name: pooled[name] for name in POOLED}}
         for name, rows in batch.items():
             for position, row in zip(positions, rows, strict=True):
                 self._blocks[name].write(int(position), row)
@@ -175,17 +176,11 @@ class CodesReader:
         index = self._read("index", positions).astype(np.int32)
         return index, self._read("value", positions)
 
-    def mean(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
-        """Return float32 [n, h]: mean code over all cells of each image."""
-        return self._pooled("mean", image_ids)
-
-    def max(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
-        """Return float32 [n, h]: maximum code over all cells of each image."""
-        return self._pooled("max", image_ids)
-
-    def active(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
-        """Return float32 [n, h]: share of cells where the latent is active."""
-        return self._pooled("active", image_ids)
+    def pooled(self, name: str, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Return float32 [n, h]: the codes of each image pooled as `name`, one of `POOLED`."""
+        if image_ids is None:
+            return arrays.read(self._arrays[name], slice(None), self.path / name)
+        return self._read(name, self._index.positions(image_ids))
 
     def maps(self, positions: Sequence[int], latents: Sequence[int]) -> np.ndarray:
         """Return float32 [n, m, R, C]: the maps of `latents` over the images at `positions`."""
@@ -209,11 +204,6 @@ class CodesReader:
         import xarray
 
         return xarray.open_zarr(self.path)
-
-    def _pooled(self, name: str, image_ids: Sequence[str] | None) -> np.ndarray:
-        if image_ids is None:
-            return arrays.read(self._arrays[name], slice(None), self.path / name)
-        return self._read(name, self._index.positions(image_ids))
 
     def _read(self, name: str, positions: Sequence[int]) -> np.ndarray:
         return arrays.read(self._arrays[name], positions, self.path / name)
