@@ -1,6 +1,7 @@
 """The codes step against the SAE's bare encode of the same cells in memory.
 
-    python benchmarks/bench_codes.py results/phantom [pretrained blocks.10]
+    python benchmarks/bench_codes.py                        # Mammo-CLIP B5's head, made up
+    python benchmarks/bench_codes.py --run results/phantom  # the head of a finished run
 
 The bare encode gets batches of the step's size, already float16 tensors in memory. Both are run in
 turns; the best of each counts. Clock and processor time, cells a second and their ratio.
@@ -14,11 +15,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mammo_sae.sae import codes
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.stores.embeddings import EmbeddingReader
+from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
+from mammo_sae.stores.images import ImageRecord, create_image_store
+
+CHANNELS, LATENTS, SLOTS, ROWS, COLUMNS = 2048, 16384, 32, 48, 29
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:
@@ -29,16 +34,62 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("encoder", nargs="?", default="pretrained")
-    parser.add_argument("layer", nargs="?", default="blocks.10")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--run", type=Path, help="folder of a finished run; else made up")
+    parser.add_argument("--encoder", default="pretrained")
+    parser.add_argument("--layer", default="head")
+    parser.add_argument("--images", type=int, default=32, help="made-up images")
+    parser.add_argument("--turns", type=int, default=2)
     arguments = parser.parse_args()
-    layer, folder = arguments.layer, arguments.run / "embeddings" / arguments.encoder
-    shards = [path for path in folder.glob("*/*.json") if path.stem.isdigit()]
+    with tempfile.TemporaryDirectory() as folder:
+        found = (
+            made_up(Path(folder), arguments.images)
+            if arguments.run is None
+            else of_run(arguments.run, arguments.encoder, arguments.layer)
+        )
+        race(*found, arguments.layer, arguments.turns)
+
+
+def of_run(run: Path, encoder: str, layer: str) -> tuple[Path, list[Path], list[Path]]:
+    """The SAE, the embeddings' and the images' manifests of a finished run."""
+    shards = [p for p in (run / "embeddings" / encoder).glob("*/*.json") if p.stem.isdigit()]
     embeddings = sorted(path for path in shards if layer in path.parent.name.split("+"))
-    masks = sorted(p for p in (arguments.run / "images").glob("*.json") if p.stem.isdigit())
-    sae = arguments.run / "sae" / arguments.encoder / layer / "topk" / "seed0" / "sae.json"
+    masks = sorted(path for path in (run / "images").glob("*.json") if path.stem.isdigit())
+    return run / "sae" / encoder / layer / "topk" / "seed0" / "sae.json", embeddings, masks
+
+
+def made_up(folder: Path, images: int) -> tuple[Path, list[Path], list[Path]]:
+    """The same, of random cells and atoms at the size of Mammo-CLIP B5's head."""
+    rng = np.random.default_rng(0)
+    grid = LayerGrid("head", CHANNELS, ROWS, COLUMNS, 32, 0.0, 0.0, 800)
+    ids = [f"{number:016x}" for number in range(images)]
+    embeddings, masks = folder / "0.json", folder / "images.json"
+    with create_embedding_store(folder / "0", embeddings, image_ids=ids, grids=[grid]) as writer:
+        for _ in ids:
+            cells = rng.standard_normal((1, ROWS, COLUMNS, CHANNELS), dtype=np.float32)
+            writer.write({"head": cells.clip(0)})
+    height, width = 32 * ROWS, 32 * COLUMNS
+    breast = np.zeros((height, width), bool)
+    breast[:, : width // 2] = True
+    record = ImageRecord(
+        pixels=rng.integers(0, 255, (height, width), np.uint8), breast=breast,
+        regions=np.zeros((0, height, width), bool), affine=np.eye(2, 3), flipped=False,
+        spacing_mm=0.1,
+    )  # fmt: skip
+    with create_image_store(
+        folder / "images", masks, image_ids=ids, height=height, width=width, regions=[]
+    ) as store:
+        for number in range(images):
+            store.write(number, record)
+    atoms = torch.nn.functional.normalize(torch.randn(LATENTS, CHANNELS))
+    sae = SparseAutoencoder(
+        encoder_weight=atoms.clone(), encoder_bias=torch.zeros(LATENTS), decoder_weight=atoms,
+        decoder_bias=torch.zeros(CHANNELS), slots=SLOTS, threshold=None,
+    )  # fmt: skip
+    sae.save(folder / "sae.safetensors", folder / "sae.json")
+    return folder / "sae.json", [embeddings], [masks]
+
+
+def race(sae: Path, embeddings: list[Path], masks: list[Path], layer: str, turns: int) -> None:
     reader = EmbeddingReader(embeddings, layer)
     model = SparseAutoencoder.load(sae)
     images = max(1, codes.CELLS_PER_BATCH // (reader.grid.rows * reader.grid.columns))
@@ -65,7 +116,7 @@ def main() -> None:
             )
 
     best = {name: [float("inf")] * 2 for name in ("bare", "step")}
-    for _ in range(arguments.turns):
+    for _ in range(turns):
         for name, work in (("bare", bare), ("step", step)):
             best[name] = list(map(min, best[name], timed(work)))
     print(f"{count} cells, d {model.channels}, h {model.latents}, {model.slots} codes a cell")

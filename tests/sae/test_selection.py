@@ -8,7 +8,7 @@ import torch
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae.loader import Cells
-from mammo_sae.sae.selection import BreastCells, kept_cells
+from mammo_sae.sae.selection import breast_cells, kept_cells
 from mammo_sae.sae.variants.base import geometric_median
 from mammo_sae.stores.embeddings import EmbeddingReader
 
@@ -16,7 +16,7 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 def test_a_cell_is_the_breasts_when_the_mask_covers_some_of_it(cohort):
     ids = sorted(cohort.cells)
     reader = EmbeddingReader(cohort.manifests, "head")
-    inside = BreastCells(cohort.image_stores, reader.grid).touched(ids).reshape(len(ids), 4, 3)
+    inside = breast_cells(cohort.image_stores, ids, reader.grid).reshape(len(ids), 4, 3)
     assert inside[0::2].all()
     assert inside[1::2, :, 0].all()
     assert not inside[1::2, :, 1:].any()
@@ -25,7 +25,7 @@ def test_a_cell_is_the_breasts_when_the_mask_covers_some_of_it(cohort):
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_all_of_the_breast_and_a_share_of_the_rest_is_kept(cohort, share):
     reader = EmbeddingReader(cohort.manifests, "head")
-    inside = BreastCells(cohort.image_stores, reader.grid).touched(reader.image_ids)
+    inside = breast_cells(cohort.image_stores, reader.image_ids, reader.grid)
     kept = kept_cells(reader, cohort.image_stores, share, None, seed=1)
     assert kept[inside].all()
     assert kept[~inside].mean() == pytest.approx(share, abs=0.2)

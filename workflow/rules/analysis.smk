@@ -133,6 +133,7 @@ rule inner:
         ENVIRONMENT
     threads: TORCH_THREADS
     resources:
+        gpu=1,
         mem_mb=attempts(4000),
         runtime=attempts(240),
     params:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from threading import local
 
 import numpy as np
 import torch
@@ -18,12 +16,11 @@ from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.loader import check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
-from mammo_sae.sae.selection import BreastCells
+from mammo_sae.sae.selection import breast_cells
 from mammo_sae.stores.codes import create_codes_store
 from mammo_sae.stores.embeddings import EmbeddingReader
 
 CELLS_PER_BATCH = 8192
-MOST_WORKERS = 4  # each has its own working memory, [CELLS_PER_BATCH, h]
 
 
 def run(
@@ -58,20 +55,17 @@ def run(
     reader = EmbeddingReader(embeddings, layer)
     check_channels(model, reader.grid, sae)
     grid = reader.grid
-    breast = BreastCells(image_stores, grid)
+    breast = torch.from_numpy(breast_cells(image_stores, reader.image_ids, grid))
     images = max(1, CELLS_PER_BATCH // (grid.rows * grid.columns))
     count = sum(-(-len(block[-1]) // images) for block in reader.blocks)
-    own = local()
+    encode = model.encoder()
 
     def encoded(batch: tuple[np.ndarray, np.ndarray]) -> tuple:
-        if not hasattr(own, "encode"):
-            own.encode = model.encoder()
         positions, cells = batch
         check_finite(cells, positions, reader)
-        inside = torch.from_numpy(breast.touched([reader.image_ids[p] for p in positions]))
         flat = torch.from_numpy(cells.reshape(-1, model.channels)).to(model.device)
-        index, value = own.encode(flat)
-        pooled = pool(index, value, inside.to(model.device), model.latents)
+        index, value = encode(flat)
+        pooled = pool(index, value, breast[positions].to(model.device), model.latents)
         shape = (len(positions), grid.rows, grid.columns, model.slots)
         return (
             positions,
@@ -90,28 +84,11 @@ def run(
             k=model.slots,
             provenance=provenance,
         ) as writer,
-        _workers(model.device) as pool_of_threads,
+        ThreadPoolExecutor(1) as other,  # the next batch is encoded while this one is written
     ):
-        batches = in_order(pool_of_threads, encoded, reader.batches(images), ahead=MOST_WORKERS)
+        batches = in_order(other, encoded, reader.batches(images), ahead=1)
         for batch in progress(batches, label=f"codes {layer}", total=count):
             writer.write(*batch)
-
-
-@contextmanager
-def _workers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that encode batches side by side: on a CPU, the cores shared among them.
-
-    Cores that encode one batch together wait for each other at every product, and all but one
-    wait while codes are pooled and written.
-    """
-    before = torch.get_num_threads()
-    workers = 1 if device.type == "cuda" else min(MOST_WORKERS, before)
-    torch.set_num_threads(max(1, before // workers))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)
 
 
 def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str, np.ndarray]:

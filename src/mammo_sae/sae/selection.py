@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mammo_sae.errors import InputError
-from mammo_sae.stores.coverage import cell_areas
+from mammo_sae.stores.coverage import touched_cells
 from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid
 from mammo_sae.stores.images import ImageReader
 
@@ -16,28 +16,25 @@ MASK_BYTES = 128 << 20  # masks held at once
 DRAWN = 1 << 22  # random numbers held at once
 
 
-class BreastCells:
-    """Which cells of a layer the breast touches.
+def breast_cells(
+    image_stores: Sequence[Path], image_ids: Sequence[str], grid: LayerGrid
+) -> np.ndarray:
+    """Return bool [n, R * C]: the breast covers some of the cell.
 
     Parameters
     ----------
     image_stores
         Manifests of the image stores, one per shard.
     """
-
-    def __init__(self, image_stores: Sequence[Path], grid: LayerGrid) -> None:
-        self._store, self._grid = ImageReader(image_stores), grid
-
-    def touched(self, image_ids: Sequence[str]) -> np.ndarray:
-        """Return bool [n, R * C]: the breast covers some of the cell."""
-        store, grid = self._store, self._grid
-        inside = np.empty((len(image_ids), grid.rows * grid.columns), dtype=bool)
-        step = max(1, MASK_BYTES // (4 * store.height * store.width))
-        for start in range(0, len(image_ids), step):
-            part = list(image_ids[start : start + step])
-            areas = cell_areas(store.breast(part), grid)
-            inside[start : start + step] = (areas > 0).reshape(len(part), -1)
-        return inside
+    store = ImageReader(image_stores)
+    inside = np.empty((len(image_ids), grid.rows * grid.columns), dtype=bool)
+    step = max(1, MASK_BYTES // (store.height * store.width))
+    for start in range(0, len(image_ids), step):
+        part = list(image_ids[start : start + step])
+        inside[start : start + step] = touched_cells(store.breast(part), grid).reshape(
+            len(part), -1
+        )
+    return inside
 
 
 def kept_cells(
@@ -66,7 +63,7 @@ def kept_cells(
     elif not image_stores:
         raise InputError(f"background = {share:g} needs the image stores; give their manifests")
     else:
-        kept = BreastCells(image_stores, grid).touched(reader.image_ids)
+        kept = breast_cells(image_stores, reader.image_ids, grid)
         kept |= np.random.default_rng([seed, 1]).random(kept.shape) < share
     if most is not None and most < kept.shape[1]:
         _thin(kept, most, np.random.default_rng([seed, 2]))

@@ -56,7 +56,7 @@ def create_array(
             dtype=dtype,
             chunks=tuple(chunk),
             shards=tuple(shard) if shard is not None else None,
-            compressors=[ZstdCodec(level=3, checksum=True)] if compress else [Crc32cCodec()],
+            compressors=[ZstdCodec(level=1, checksum=True)] if compress else [Crc32cCodec()],
             dimension_names=list(dimensions),
             fill_value=0,
             # A chunk of zeros is still written, so that a missing file is always a damage.

@@ -25,3 +25,22 @@ def cell_areas(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
     rows = overlap(grid.rows, grid.stride, grid.offset_y, height)
     columns = overlap(grid.columns, grid.stride, grid.offset_x, width)
     return rows @ masks.astype(np.float32) @ columns.T
+
+
+def touched_cells(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
+    """Return bool [n, R, C]: a pixel of `masks` [n, H, W] lies at least partly inside the cell."""
+    height, width = masks.shape[-2:]
+    bits = np.ascontiguousarray(masks, dtype=bool).view(np.uint8)
+    rows = _spans(grid.rows, grid.stride, grid.offset_y, height)
+    columns = _spans(grid.columns, grid.stride, grid.offset_x, width)
+    # Rows first: whole lines are combined at once.
+    lines = np.stack([np.bitwise_or.reduce(bits[:, a:b], axis=1) for a, b in rows], axis=1)
+    return np.stack([lines[..., a:b].any(axis=-1) for a, b in columns], axis=-1)
+
+
+def _spans(cells: int, stride: int, offset: float, pixels: int) -> list[tuple[int, int]]:
+    """Return first and last + 1 of the pixels that each cell shares something with."""
+    start = offset + stride * np.arange(cells)
+    first = np.clip(np.floor(start), 0, pixels).astype(int)
+    last = np.clip(np.ceil(start + stride), 0, pixels).astype(int)
+    return list(zip(first.tolist(), last.tolist(), strict=True))
