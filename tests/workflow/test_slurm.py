@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mammo_sae.stores.publish import find_manifests, verify_store
 
@@ -87,7 +88,12 @@ def _command(*arguments: str) -> list[str]:
 def _start(project: Any, log: str) -> subprocess.Popen:
     with (project.folder / log).open("w") as stream:
         return subprocess.Popen(
-            _command(), cwd=project.folder, stdout=stream, stderr=subprocess.STDOUT
+            _command(),
+            cwd=project.folder,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            # A shell's background jobs, and their children, have interrupts ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
 
@@ -265,3 +271,9 @@ def test_every_rule_on_torch_asks_for_one_gpu():
     for path in (PROJECT / "workflow" / "rules").glob("*.smk"):
         text = path.read_text()
         assert text.count("threads: TORCH_THREADS") == text.count("gpu=1,"), path
+
+
+def test_every_table_and_figure_is_in_the_reports_job():
+    rules = re.findall(r"(?m)^rule (\w+):", (PROJECT / "workflow/rules/report.smk").read_text())
+    groups = yaml.safe_load((PROJECT / "profiles/slurm/profile.yaml").read_text())["groups"]
+    assert {name for name, group in groups.items() if group == "report"} == set(rules)
