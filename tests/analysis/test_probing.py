@@ -51,6 +51,14 @@ def test_the_class_mean_ranks_generic_tissue_first_and_auroc_the_detector(latent
     assert mass.loc[world.latent("tissue"), "rank_auroc"] > 5
 
 
+def test_the_sparse_probe_ranks_the_few_latents_it_needs_and_no_other(latents, world):
+    mass = latents[latents["concept"] == "mass"].set_index("latent")
+    ranked = mass["rank_sparse_probe"].dropna()
+    assert 1 <= len(ranked) < len(mass)
+    assert ranked.idxmin() in {world.latent("clean"), world.latent("displaced")}
+    assert (mass.loc[mass["rank_sparse_probe"].isna(), "sparse_weight"].fillna(0) == 0).all()
+
+
 def test_the_confirmation_auroc_is_that_of_the_image_maximum_in_the_test_split(latents, world):
     test = (world.table["split"] == "test").to_numpy()
     score = world.dense[test, ..., world.latent("clean")].max(axis=(1, 2))

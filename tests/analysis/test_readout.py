@@ -69,7 +69,7 @@ def test_one_latent_suffices_for_what_one_latent_carries(run):
 
 def test_what_the_codes_do_not_carry_is_not_read(run):
     rows = run[(run["target"] == "density") & (run["split"] == "external")]
-    assert set(rows["level"]) == {"A", "B", "C", "D", "macro"}
+    assert set(rows["level"]) == {"A", "B", "C", "D", "macro", "ordered"}
     assert (rows["auroc"] - 0.5).abs().max() < 0.15
 
 
@@ -113,3 +113,44 @@ def test_l1_leaves_few_latents_and_pca_reads_the_components_asked_for(run):
     assert lasso["auroc"] > 0.9
     assert 1 <= lasso["k"] < 32
     assert auroc_of(run, target="mass", probe="pca", features="embedding")["k"] == 4
+
+
+def made_up(rng, split, patients=80):
+    """Two images of each patient, who alone share their features; labels follow nothing."""
+    patient = np.repeat(np.arange(patients), 2)
+    features = rng.normal(size=(patients, 120))[patient]
+    labels = (rng.random(patients) < 0.5)[patient].astype(float)
+    cases = pd.DataFrame({"patient_id": patient, "split": split})
+    return cases, features, labels
+
+
+@pytest.mark.parametrize("name", ["l2", "l1", "sparse"])
+def test_the_discovery_split_is_scored_by_probes_that_have_not_seen_the_patient(name):
+    cases, features, labels = made_up(np.random.default_rng(5), "training")
+    settings = ReadoutSettings(
+        splits=("training",), bootstrap_draws=20, k=(5,), l1_penalties=(0.1,), outer_folds=4
+    )
+    probe = readout.Probe(settings, cases, "codes", features)
+    [(_, table)] = readout.read(settings, cases, [probe], [("1", labels)])
+    [row] = table[table["probe"] == name].to_dict("records")
+    assert abs(row["auroc"] - 0.5) < 0.2
+    k, fit = next((k, fit) for kind, k, fit in probe.kinds() if kind == name)
+    seen, _, _ = fit(np.arange(160), labels == 1, k)
+    assert st.auroc(seen, labels == 1) > 0.75
+
+
+def test_ordered_levels_are_read_as_one_scale():
+    rng = np.random.default_rng(6)
+    cases, features, _ = made_up(rng, np.repeat(["training", "test"], 80))
+    level = np.repeat(rng.integers(0, 4, 80), 2)
+    features[:, 3] = level + rng.normal(size=160) * 0.3
+    cases["density"] = np.array(list("ABCD"))[level]
+    settings = ReadoutSettings(splits=("training", "test"), bootstrap_draws=50)
+    probe = readout.Probe(settings, cases, "codes", features)
+    table = readout.read_ordered(settings, cases, [probe], cases["density"]).set_index("split")
+    assert (table["auroc"] > 0.65).all()
+    assert (table["auroc_low"] < table["auroc"]).all()
+    few = cases.assign(density=np.where(np.arange(160) < 4, "A", "B"))
+    table = readout.read_ordered(settings, few, [probe], few["density"])
+    assert table["auroc"].isna().all()
+    assert (table["reason"] == "training: fewer than 2 levels with 10 images").all()

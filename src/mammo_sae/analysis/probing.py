@@ -9,6 +9,8 @@ Rankings (1 = first), all on the discovery split:
 - ``class_contrast``: by the size of that difference, whichever class has the larger mean.
 - ``effect``: standardised mean difference of the image's score.
 - ``auroc``: AUROC of the image's score.
+- ``sparse_probe``: size of the latent's weight in an L1 logistic regression on all standardised
+  scores; latents without a weight are not ranked.
 
 The confirmation split, of other patients, then gives each latent's AUROC with its patient
 bootstrap interval, its patient-level permutation p and Benjamini-Hochberg q over the concept's
@@ -25,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import statistics as st
@@ -32,7 +36,7 @@ from mammo_sae.analysis.settings import ProbingSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
 
-RANKINGS = ("class_mean", "mean_difference", "class_contrast", "effect", "auroc")
+RANKINGS = ("class_mean", "mean_difference", "class_contrast", "effect", "auroc", "sparse_probe")
 
 
 def run(
@@ -106,13 +110,17 @@ def concept_table(
         st.standardised_mean_difference(scores[np.ix_(found, estimated)], truth), estimated
     )
     table["discovery_auroc"] = _spread(st.auroc(scores[np.ix_(found, estimated)], truth), estimated)
+    weights = _sparse_weights(settings, scores[np.ix_(found, estimated)], truth)
+    table["sparse_weight"] = _spread(weights, estimated)
     _explain(table, estimated, silent, reason, settings.discovery)
+    size = table["sparse_weight"].abs()
     by = (
         table["mean_positive"],
         table["mean_difference"],
         table["mean_difference"].abs(),
         table["effect"],
         table["discovery_auroc"],
+        size.where(size > 0),
     )
     for ranking, values in zip(RANKINGS, by, strict=True):
         order = values.where(~silent)
@@ -155,6 +163,21 @@ def _confirm(
         table[name] = _spread(values, estimated)
     table["q"] = st.benjamini_hochberg(table["p"])
     _explain(table, estimated, silent, reason, settings.confirmation)
+
+
+def _sparse_weights(settings: ProbingSettings, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the weights [m] of an L1 logistic regression on scores [n, m], standardised."""
+    if not scores.shape[1]:
+        return np.empty(0)
+    model = LogisticRegression(
+        C=settings.sparse_penalty,
+        l1_ratio=1.0,
+        solver="liblinear",
+        class_weight="balanced",
+        max_iter=200,
+        random_state=settings.seed,
+    )
+    return model.fit(StandardScaler().fit_transform(scores), truth).coef_[0]
 
 
 def _spread(values: np.ndarray, where: np.ndarray) -> np.ndarray:

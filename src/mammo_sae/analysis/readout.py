@@ -14,6 +14,11 @@ Penalties are chosen by the AUROC of cross-validation over the discovery split's
 are AUROCs on other splits with patient-bootstrap intervals, one row per probe, target and split.
 A column with several levels is read level by level against the rest, and the level ``macro`` is the
 mean of these AUROCs over the levels that can be estimated, so density is a problem of four classes.
+Where the levels are ordered they are also read as one scale, level ``ordered``: proportional odds
+(`mammo_sae.analysis.ordinal`), scored by concordance, which is the AUROC where there are two levels.
+
+The discovery split can be scored too: by nested cross-validation, in which every choice is made
+again without the patients that are scored.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from sklearn.model_selection import GroupKFold
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.confounds import levels
+from mammo_sae.analysis.ordinal import concordance, proportional_odds
 from mammo_sae.analysis.settings import ReadoutSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
@@ -73,6 +79,11 @@ def run(
         levels_read = [(level, labels) for _, _, level, labels in group]
         for level, part in read(settings, cases, probes, levels_read):
             for place, value in enumerate((kind, name, level)):
+                part.insert(place, ("kind", "target", "level")[place], value)
+            parts.append(part)
+        if name in settings.ordered and len(levels_read) > 1:
+            part = read_ordered(settings, cases, probes, cases[name])
+            for place, value in enumerate((kind, name, "ordered")):
                 part.insert(place, ("kind", "target", "level")[place], value)
             parts.append(part)
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
@@ -128,6 +139,8 @@ def read(
                 scores, penalty, used = np.full(len(labels), np.nan), np.nan, k
                 if not reason:
                     scores, penalty, used = fit(found, labels[found] == 1, k)
+                    if settings.discovery in settings.splits:
+                        scores[found] = probe.nested(fit, found, labels[found] == 1, k)
                 for split in settings.splits:
                     row = {"features": probe.features, "probe": name, "k": used, "split": split}
                     score, draws = _score(settings, cases, labels, scores, split, reason)
@@ -138,6 +151,55 @@ def read(
         yield level, _frame(rows)
     if len(targets) > 1 and drawn:
         yield "macro", _frame([_macro(key, parts) for key, parts in drawn.items()])
+
+
+def read_ordered(
+    settings: ReadoutSettings, cases: pd.DataFrame, probes: Sequence[Probe], column: pd.Series
+) -> pd.DataFrame:
+    """Return the rows of one column read as an ordered scale."""
+    scale = levels(column, settings.max_levels)
+    known = scale.code >= 0
+    found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
+    reason = _why_not_ordered(scale.code[found])
+    rows = []
+    for probe in probes:
+        scores, penalty = np.full(len(cases), np.nan), np.nan
+        if not reason:
+            scores, penalty, _ = probe.ordered(found, scale.code[found], 0)
+            if settings.discovery in settings.splits:
+                scores[found] = probe.nested(probe.ordered, found, scale.code[found], 0)
+        for split in settings.splits:
+            here = np.flatnonzero(known & (cases["split"] == split).to_numpy())
+            why = f"{settings.discovery}: {reason}" if reason else ""
+            if not why and _why_not_ordered(scale.code[here]):
+                why = f"{split}: {_why_not_ordered(scale.code[here])}"
+            value = low = high = np.nan
+            if not why:
+                patients = cases["patient_id"].to_numpy()[here]
+                weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+                low, high = st.interval(concordance(scores[here], scale.code[here], weights))
+                value = concordance(scores[here], scale.code[here])
+            rows.append(
+                {
+                    "features": probe.features,
+                    "probe": "ordinal",
+                    "k": 0,
+                    "split": split,
+                    "penalty": penalty,
+                    "auroc": value,
+                    "auroc_low": low,
+                    "auroc_high": high,
+                    "reason": why,
+                }
+            )
+    return _frame(rows)
+
+
+def _why_not_ordered(code: np.ndarray) -> str:
+    """Say why ordered levels can't be read from images of levels `code` [n], or nothing."""
+    count = np.bincount(code) if len(code) else np.zeros(1, int)
+    enough = int((count >= st.MIN_POSITIVES).sum())
+    return "" if enough >= 2 else f"fewer than 2 levels with {st.MIN_POSITIVES} images"
 
 
 def _macro(key: tuple[object, ...], parts: list[tuple[float, np.ndarray]]) -> dict[str, object]:
@@ -193,6 +255,32 @@ class Probe:
             *sparse,
         ]
 
+    def ordered(
+        self, found: np.ndarray, level: np.ndarray, k: int
+    ) -> tuple[np.ndarray, float, int]:
+        """Fit proportional odds; the penalty is chosen by concordance over the folds."""
+        self._prepare(found)
+        names, code = np.unique(level, return_inverse=True)
+        features, penalties = self._rotated, self._settings.penalties
+        own, patients = features[found], self._patients[found]
+        totals = np.zeros(len(penalties))
+        for train, held in _patient_folds(patients, self._settings.folds):
+            if len(np.unique(code[train])) < len(names) or len(np.unique(code[held])) < 2:
+                continue
+            for i, penalty in enumerate(penalties):
+                direction = proportional_odds(own[train], code[train], penalty)
+                totals[i] += concordance(own[held] @ direction, code[held])
+        best = penalties[int(totals.argmax())]
+        return features @ proportional_odds(own, code, best), best, k
+
+    def nested(self, fit: Fit, found: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
+        """Return scores [len(found)] of images by fits that have not seen their patients."""
+        scores = np.empty(len(found))
+        for train, held in _patient_folds(self._patients[found], self._settings.outer_folds):
+            all_scores, _, _ = fit(found[train], truth[train], k)
+            scores[held] = all_scores[found[held]]
+        return scores
+
     def _prepare(self, found: np.ndarray) -> None:
         """Standardise on the images `found`, and rotate onto their principal components.
 
@@ -234,8 +322,7 @@ class Probe:
         """Fit with the penalty that cross-validation over patients finds best."""
         own, patients = features[found], self._patients[found]
         totals = np.zeros(len(penalties))
-        folds = min(self._settings.folds, len(np.unique(patients)))
-        for train, held in GroupKFold(folds).split(own, truth, patients):
+        for train, held in _patient_folds(patients, self._settings.folds):
             one_class = truth[train].all() or not truth[train].any()
             if one_class or st.why_not_estimable(truth[held], 1):
                 continue
@@ -246,6 +333,12 @@ class Probe:
         fitted = model(best).fit(own, truth)
         used = int((fitted.coef_ != 0).sum())
         return fitted.decision_function(features), best, used
+
+
+def _patient_folds(patients: np.ndarray, folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (train, held out) positions; no patient is in both."""
+    folds = min(folds, len(np.unique(patients)))
+    return GroupKFold(folds).split(patients, groups=patients)
 
 
 def _standardised(values: np.ndarray, found: np.ndarray) -> np.ndarray:

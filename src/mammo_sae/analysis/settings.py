@@ -12,7 +12,9 @@ Split = Literal["training", "validation", "test", "external"]
 Pooling = Literal["max", "mean"]
 Score = Literal["max", "mean", "max_breast", "mean_breast"]
 Unit = Literal["image", "breast", "patient"]
-Ranking = Literal["class_mean", "mean_difference", "class_contrast", "effect", "auroc"]
+Ranking = Literal[
+    "class_mean", "mean_difference", "class_contrast", "effect", "auroc", "sparse_probe"
+]
 Splice = Literal["spliced", "error_preserving", "mean_ablated"]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -64,6 +66,12 @@ class ProbingSettings(SplitSettings):
     )
     aggregate: Pooling = Field(
         "max", description="how images' scores become their breast's or patient's: max or mean"
+    )
+    sparse_penalty: float = Field(
+        0.1,
+        gt=0.0,
+        description="inverse strength (scikit-learn's C) of the L1 penalty of the logistic "
+        "regression on all latents whose weights are the ranking sparse_probe",
     )
 
 
@@ -237,6 +245,16 @@ class ReadoutSettings(SplitSettings):
     )
     folds: int = Field(
         2, ge=2, description="patient-level folds of the discovery split that choose the penalty"
+    )
+    outer_folds: int = Field(
+        5,
+        ge=2,
+        description="patient-level folds that score the discovery split, if it is among splits: "
+        "each is scored by probes fitted, penalties and latents chosen, on the others",
+    )
+    ordered: tuple[str, ...] = Field(
+        ("density",),
+        description="columns, of those read, whose levels are also read as one ordered scale",
     )
     splits: tuple[Split, ...] = Field(
         ("test", "external"), min_length=1, description="splits on which the probes are scored"

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from mammo_sae.analysis.ordinal import concordance, proportional_odds
+from mammo_sae.analysis.statistics import auroc
+
+
+def drawn(rng, n=4000):
+    """Four classes by proportional odds along a known direction, thresholds unevenly apart."""
+    direction = np.array([1.5, -1.0, 0.0, 0.5])
+    features = rng.normal(size=(n, 4))
+    below = expit(np.array([-2.0, 0.0, 0.7])[None] - (features @ direction)[:, None])
+    return features, (rng.random(n)[:, None] > below).sum(axis=1), direction
+
+
+def test_the_direction_that_made_the_classes_is_found():
+    features, level, direction = drawn(np.random.default_rng(0))
+    found = proportional_odds(features, level, penalty=100.0)
+    np.testing.assert_allclose(found, direction, atol=0.15)
+
+
+def test_two_classes_give_logistic_regression():
+    from sklearn.linear_model import LogisticRegression
+
+    features, level, _ = drawn(np.random.default_rng(1), n=400)
+    truth = (level >= 2).astype(int)
+    expected = LogisticRegression(C=0.3, class_weight="balanced", tol=1e-8).fit(features, truth)
+    found = proportional_odds(features, truth, penalty=0.3)
+    np.testing.assert_allclose(found, expected.coef_[0], atol=2e-4)
+
+
+def test_a_strong_penalty_shrinks_the_direction():
+    features, level, _ = drawn(np.random.default_rng(2), n=300)
+    weak, strong = (proportional_odds(features, level, c) for c in (10.0, 1e-4))
+    assert np.linalg.norm(strong) < 0.1 * np.linalg.norm(weak)
+
+
+def test_concordance_counts_pairs_of_different_levels():
+    rng = np.random.default_rng(3)
+    scores, level = rng.integers(0, 6, 60) / 5, rng.integers(0, 4, 60)
+    wins = pairs = 0.0
+    for i in range(60):
+        for j in range(60):
+            if level[i] < level[j]:
+                pairs += 1
+                wins += (scores[i] < scores[j]) + 0.5 * (scores[i] == scores[j])
+    assert concordance(scores, level) == pytest.approx(wins / pairs)
+    assert concordance(scores, level >= 2) == pytest.approx(auroc(scores, level >= 2))
+
+
+def test_weights_are_multiplicities():
+    rng = np.random.default_rng(4)
+    scores, level = rng.random(40), rng.integers(0, 3, 40)
+    weights = rng.integers(0, 3, (40, 5))
+    drawn_values = concordance(scores, level, weights)
+    for draw in range(5):
+        again = np.repeat(np.arange(40), weights[:, draw])
+        assert drawn_values[draw] == pytest.approx(concordance(scores[again], level[again]))
