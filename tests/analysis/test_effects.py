@@ -60,6 +60,7 @@ def test_the_effect_is_the_logit_lost_by_ablating_the_latent():
     lost = (logits[:, 0] - logits[:, 1])[data.labels].mean()
     table = effects.effect_table(SETTINGS, data).set_index("latent")
     assert table.loc[3, "effect_positive"] == pytest.approx(lost)
+    assert table.loc[3, "weight"] == data.weights[3]
 
 
 def test_too_few_positives_leave_no_numbers():

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from mammo_sae.analysis import sweep
 from mammo_sae.analysis.head import Edits
 from mammo_sae.analysis.interventions import first
+from mammo_sae.analysis.settings import InterventionSettings
 from mammo_sae.analysis.statistics import auroc
 
 
@@ -36,3 +40,13 @@ def test_the_curve_ends_with_the_last_latent_that_fires(data):
     assert len(curves["on"]) == 29
     assert curves["off"][-1] == 0.5
     assert curves["on"][-1] == curves["off"][0]
+
+
+def test_a_split_with_too_few_positives_has_a_row_that_says_so_and_no_number(data):
+    labels = np.zeros(len(data.labels), bool)
+    labels[:9] = True
+    ranked = pd.DataFrame({"latent": np.arange(data.contributions.shape[1])})
+    table = sweep.sweep_table(InterventionSettings(), replace(data, labels=labels), ranked)
+    [row] = table.to_dict("records")
+    assert row["reason"] == "9 positive images, fewer than 10"
+    assert np.isnan(row["auroc"])

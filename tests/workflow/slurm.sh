@@ -114,7 +114,7 @@ start() {
   exit 1
 }
 
-# Only the two daemons started here; munged serves the whole machine and stays.
+# Only the two daemons started here and their configuration; munged serves the whole machine and stays.
 stop() {
   scancel --user="$(id -un)" 2>/dev/null || true
   for daemon in slurmd slurmctld; do
@@ -125,6 +125,8 @@ stop() {
       sleep 0.1
     done
   done
+  # With a configuration and no daemon, whoever asks SLURM anything waits for it.
+  if grep -qs "^$MARK" "$ETC/slurm.conf"; then rm "$ETC"/{slurm,gres,cgroup}.conf; fi
 }
 
 # Two test runs may start at once.

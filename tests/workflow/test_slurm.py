@@ -63,7 +63,9 @@ def _jobs() -> list[Job]:
         field = dict(re.findall(r"(\w+)=(\S*)", line))
         if "Comment" not in field:
             continue
-        gpus = re.search(r"gres/gpu=(\d+)", field.get("ReqTRES", ""))
+        # Older and newer versions say it in fields, and words, of their own.
+        asked = field.get("ReqTRES", "") + field.get("TresPerJob", "")
+        gpus = re.search(r"gres[:/]gpu[:=](\d+)", asked)
         jobs.append(
             Job(
                 id=int(field["JobId"]),
@@ -163,7 +165,7 @@ def run(cluster, micro_project, tmp_path_factory) -> Run:
     snakemake.wait(timeout=300)
     took = time.monotonic() - began
     # A cancelled job is completing until its processes are gone.
-    _wait(lambda: not _running(project, "phantom"), "the jobs' processes gone")
+    _wait(lambda: "COMPLETING" not in {job.state for job in _jobs()}, "the jobs to be over")
     after_interrupt = _jobs()
 
     snakemake = _start(project, "second.log")

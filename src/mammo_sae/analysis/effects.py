@@ -7,6 +7,8 @@ linear. One row per (latent, concept, split):
 - ``effect_positive``, ``effect_negative``: mean over the concept's positive and negative images;
 - ``effect``: their difference, what the latent adds to the separation of the classes; ranked by its
   size in ``rank_causal``;
+- ``weight``: w.d_t, so that the effect on a single image is the weight times the mean code that the
+  codes store keeps for it;
 - ``share``: the effect over the whole difference between the classes' mean spliced logits.
 """
 
@@ -66,7 +68,7 @@ def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:
     fires = np.flatnonzero((data.contributions != 0).any(axis=0))
     contributions = data.contributions[:, fires]
     reason = st.why_not_estimable(data.labels)
-    table = pd.DataFrame({"latent": fires, "reason": reason})
+    table = pd.DataFrame({"latent": fires, "reason": reason, "weight": data.weights[fires]})
     weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
     ones = np.ones((len(data.labels), 1))
     point, drawn = (_effects(contributions, data.labels, w) for w in (ones, weights))

@@ -15,7 +15,7 @@ are AUROCs on other splits with patient-bootstrap intervals, one row per probe, 
 A column with several levels is read level by level against the rest, and the level ``macro`` is the
 mean of these AUROCs over the levels that can be estimated, so density is a problem of four classes.
 Where the levels are ordered they are also read as one scale, level ``ordered``: proportional odds
-(`mammo_sae.analysis.ordinal`), scored by concordance, which is the AUROC where there are two levels.
+(`mammo_sae.analysis.ordinal`), scored by concordance, the AUROC where there are two levels.
 
 The discovery split can be scored too: by nested cross-validation, in which every choice is made
 again without the patients that are scored.
