@@ -41,9 +41,15 @@ def finetuning_stores(wildcards):
 
 
 def checkpoint(wildcards):
-    """The file that a pretrained encoder's weights are read from, where the user has named one."""
-    path = getattr(CONFIG.encoders[wildcards.encoder].source, "path", None)
-    return [path] if path is not None else []
+    """The file that a pretrained encoder's weights are read from, where the user has named one.
+
+    Where the configuration says which file it must be, its time says nothing.
+    """
+    source = CONFIG.encoders[wildcards.encoder].source
+    path = getattr(source, "path", None)
+    if path is None:
+        return []
+    return [path if getattr(source, "sha256", None) is None else ancient(path)]
 
 
 def frozen_manifest(wildcards):
