@@ -86,7 +86,7 @@ def image_id(name: str) -> str:
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     """Convert without starting processes, which the tests of the step itself do."""
-    monkeypatch.setattr(convert, "in_order", lambda function, items, *_: map(function, items))
+    monkeypatch.setattr(convert, "isolated", lambda function, items, *_: map(function, items))
 
 
 # CBIS-DDSM

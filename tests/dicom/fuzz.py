@@ -30,7 +30,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.dicom.canonical import canonical_image
-from mammo_sae.dicom.convert import in_order
+from mammo_sae.dicom.convert import isolated
 from mammo_sae.dicom.pixels import read_pixels
 from mammo_sae.dicom.refusal import Refusal
 from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings, TriageSettings
@@ -269,7 +269,7 @@ def refused_where_it_dies(number: int) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzz.dcm"
         path.write_bytes(file_of(number, corpus()))
-        return list(in_order(outcome, [path], 1, lambda path: "lost")) == ["lost"]
+        return list(isolated(outcome, [path], 1, lambda path: "lost")) == ["lost"]
 
 
 def file_of(number: int, seeds: list[bytes]) -> bytes:
