@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: demo test lint bench-sae clean
+.PHONY: demo test soak lint bench-sae clean
 
 # torch first and alone: otherwise another package's requirement may pull a build with gigabytes
 # of GPU libraries onto a machine without a GPU.
@@ -34,9 +34,11 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not workflow"
 	$(BIN)/python -m pytest -m "workflow and not soak"
 
-# What takes long: many kills, damage, archives, a real SLURM (which must be installed).
+# What takes long, some 20 minutes: kills, damage, full disks, archives, data sets, a real SLURM
+# (which must be installed). Part of it: make soak SOAK=tests/workflow/test_slurm.py
+SOAK ?= tests
 soak: $(VENV)/installed
-	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m soak
+	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m soak $(SOAK)
 
 # The race of SAE trainers; the peers' environment is built in .venv-bench the first time.
 bench-sae: $(VENV)/installed

@@ -41,7 +41,7 @@ def _digests(results: Path) -> dict[str, str]:
 def _targets(project) -> list[str]:
     """The tables of the one SAE; what follows from them is drawn by the same functions."""
     folder = "results/micro/analysis/pretrained/head/topk/seed0"
-    names = ("quality", "interventions", "alignment", "truth")
+    names = ("quality", "interventions", "effects", "probes", "alignment", "truth")
     return [f"{folder}/{name}.parquet" for name in names]
 
 
