@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mammo_sae.encoders.streaming import ahead, behind
+from mammo_sae.encoders.streaming import ahead
 
 
 def test_items_come_in_order_from_another_thread():
@@ -43,16 +43,3 @@ def test_an_error_while_reading_ahead_reaches_the_loop():
     assert next(items) == 1
     with pytest.raises(ValueError, match="damaged"):
         next(items)
-
-
-def test_jobs_behind_run_in_order_and_are_done_when_the_block_ends():
-    done = []
-    with behind(2) as submit:
-        for i in range(6):
-            submit(lambda i=i: done.append(i))
-    assert done == list(range(6))
-
-
-def test_an_error_behind_ends_the_block():
-    with pytest.raises(OSError, match="disk full"), behind() as submit:
-        submit(lambda: (_ for _ in ()).throw(OSError("disk full")))

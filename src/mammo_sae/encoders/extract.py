@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +12,18 @@ import torch
 from torch import Tensor
 
 from mammo_sae.compute.devices import fastest_device
+from mammo_sae.compute.ordered import in_order
 from mammo_sae.encoders.architectures import largest_map, layer_names
 from mammo_sae.encoders.network import Network, load_encoder, to_map
 from mammo_sae.encoders.settings import ExtractionSettings
-from mammo_sae.encoders.streaming import ahead, behind
+from mammo_sae.encoders.streaming import ahead
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
 from mammo_sae.stores.images import ImageReader
 
-# Images read, and written, together.
+# Images read together.
 BATCH = 16
 # Bytes of the largest map of a forward pass. On a CPU, allocations above 32 MiB are given back to
 # the system each time, and faulting their pages in again costs more than the arithmetic.
@@ -70,30 +73,42 @@ def run(
     device = fastest_device()
     network.to(device, getattr(torch, settings.precision))
     batches = _pixels(source) if start is None else _maps(_checked(cached, start, network, source))
+    most = images_per_pass(network, source.height, source.width)
+
+    @torch.inference_mode()
+    def mapped(part: Tensor) -> dict[str, Callable[[], np.ndarray]]:
+        inputs = part.to(device, non_blocking=True)
+        x = network.normalise(inputs) if start is None else to_map(inputs, network.dtype)
+        maps = network.forward_layers(x, layers, start)
+        return {layer: to_store(values) for layer, values in maps.items()}
+
     with (
         create_embedding_store(
             path, manifest, image_ids=source.image_ids, grids=grids, provenance=provenance
         ) as writer,
-        torch.inference_mode(),
-        behind() as write,
+        _workers(device) as (pool, waiting),
     ):
-        most = images_per_pass(network, source.height, source.width)
-        total = -(-len(source) // BATCH)
-        for batch in progress(ahead(_pinned(batches, device)), total=total, label="extract"):
-            arriving: dict[str, list[Callable[[], np.ndarray]]] = {layer: [] for layer in layers}
-            for part in batch.split(most):
-                inputs = part.to(device, non_blocking=True)
-                x = network.normalise(inputs) if start is None else to_map(inputs, network.dtype)
-                for layer, values in network.forward_layers(x, layers, start).items():
-                    arriving[layer].append(to_store(values))
-            write(
-                lambda arriving=arriving: writer.write(
-                    {
-                        layer: np.concatenate([arrive() for arrive in parts])
-                        for layer, parts in arriving.items()
-                    }
-                )
-            )
+        parts = (part for batch in ahead(_pinned(batches, device)) for part in batch.split(most))
+        passes = in_order(pool, mapped, parts, ahead=waiting)
+        for arriving in progress(passes, total=-(-len(source) // most), label="extract"):
+            writer.write({layer: arrive() for layer, arrive in arriving.items()})
+
+
+@contextmanager
+def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Yield threads that run the network, and how many passes may wait to be written.
+
+    On a CPU each core runs passes of its own: cores that share one wait for each other after every
+    layer, and all of them for the core that reads or writes meanwhile.
+    """
+    cores = torch.get_num_threads()
+    workers = 1 if device.type == "cuda" else cores
+    torch.set_num_threads(cores // workers)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool, 2 * workers
+    finally:
+        torch.set_num_threads(cores)
 
 
 def images_per_pass(network: Network, height: int, width: int) -> int:

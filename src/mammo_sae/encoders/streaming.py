@@ -1,12 +1,10 @@
-"""Reading ahead of a loop and writing behind it, a few batches at most in memory."""
+"""Reading ahead of a loop, a few batches at most in memory."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,26 +45,3 @@ def ahead(iterable: Iterable[T], size: int = 2) -> Iterator[T]:
     finally:
         stop.set()
         thread.join()
-
-
-@contextmanager
-def behind(size: int = 2) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Yield a function that runs jobs in order in another thread, `size` of them waiting at most.
-
-    What a job raises is raised by a later call, or when the block ends.
-    """
-    waiting: list[Future[None]] = []
-
-    def submit(job: Callable[[], None]) -> None:
-        while len(waiting) >= size:
-            waiting.pop(0).result()
-        waiting.append(pool.submit(job))
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            yield submit
-            while waiting:
-                waiting.pop(0).result()
-        finally:
-            for job in waiting:
-                job.cancel()

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mammo_sae.compute.ordered import in_order
+
+
+def test_results_come_in_the_order_of_the_items_whichever_is_ready_first():
+    def slow_at_first(item):
+        time.sleep(0.05 if item == 0 else 0)
+        return item * 10
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(in_order(pool, slow_at_first, range(6), ahead=3)) == [0, 10, 20, 30, 40, 50]
+
+
+def test_few_items_are_begun_before_they_are_asked_for():
+    begun = []
+    with ThreadPoolExecutor(4) as pool:
+        results = in_order(pool, begun.append, range(20), ahead=2)
+        next(results)
+        time.sleep(0.1)
+        assert len(begun) <= 3
+        results.close()
+
+
+def test_an_error_arrives_at_its_place():
+    def fails_at_two(item):
+        if item == 2:
+            raise ValueError("two")
+        return item
+
+    with ThreadPoolExecutor(2) as pool:
+        results = in_order(pool, fails_at_two, range(6), ahead=2)
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(ValueError, match="two"):
+            next(results)
