@@ -724,11 +724,10 @@ def configuration(
 @app.command()
 def crate(
     results: Annotated[list[Path], typer.Argument(help="Tables and figures of the run.")],
-    folder: Annotated[Path, typer.Option(help="The run's folder.")],
-    output: Annotated[Path, typer.Option(help="RO-Crate metadata to write (.json).")],
+    output: Annotated[Path, typer.Option(help="Metadata to write, in the run's folder (.json).")],
 ) -> None:
     """Describe the run as an RO-Crate: what was made of what, by which step."""
-    _run("crate", None, results=results, folder=folder, output=output)
+    _run("crate", None, results=results, output=output)
 
 
 @app.command("figure-cohort")

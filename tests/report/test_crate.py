@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_crate_tells_which_step_made_what_of_what(folder):
     output = folder / "ro-crate-metadata.json"
-    crate.run(results=[folder / "table.csv"], folder=folder, output=output)
+    crate.run(results=[folder / "table.csv"], output=output)
     read = ROCrate(folder)
     actions = {action["name"]: action for action in read.root_dataset["mentions"]}
     assert set(actions) == {"codes", "table"}
@@ -47,7 +47,7 @@ def test_a_crate_tells_which_step_made_what_of_what(folder):
 
 def test_a_file_outside_of_the_run_is_known_by_its_digest_alone(folder):
     output = folder / "ro-crate-metadata.json"
-    crate.run(results=[folder / "table.csv"], folder=folder, output=output)
+    crate.run(results=[folder / "table.csv"], output=output)
     assert "/elsewhere" not in output.read_text()
     assert "#sha256-ab" in output.read_text()
 
@@ -55,14 +55,14 @@ def test_a_file_outside_of_the_run_is_known_by_its_digest_alone(folder):
 def test_the_same_run_gives_the_same_crate(folder):
     outputs = [folder / "ro-crate-metadata.json", folder / "again.json"]
     for output in outputs:
-        crate.run(results=[folder / "table.csv"], folder=folder, output=output)
+        crate.run(results=[folder / "table.csv"], output=output)
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
 
 
 def test_a_result_without_a_record_is_named(folder):
     (folder / "stray.csv").write_text("a\n")
     with pytest.raises(InputError, match=r"stray\.csv has no record of the step that made it"):
-        crate.run(results=[folder / "stray.csv"], folder=folder, output=folder / "out.json")
+        crate.run(results=[folder / "stray.csv"], output=folder / "out.json")
     assert not (folder / "out.json").exists()
 
 

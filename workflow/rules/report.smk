@@ -199,11 +199,10 @@ rule crate:
         runtime=attempts(15),
     params:
         code=code("crate"),
-        folder=RESULTS,
     message:
         "RO-Crate of the run"
     shell:
-        "python -m mammo_sae crate --folder {params.folder} --output {output} {input} 2> {log}"
+        "python -m mammo_sae crate --output {output} {input} 2> {log}"
 
 
 rule registry:

@@ -26,23 +26,22 @@ TERMS = "https://w3id.org/ro/terms/workflow-run/context"
 STORE_SUFFIXES = (".zarr", "")
 
 
-def run(*, results: Sequence[Path], folder: Path, output: Path) -> None:
+def run(*, results: Sequence[Path], output: Path) -> None:
     """Write the RO-Crate metadata of a run.
 
     Parameters
     ----------
     results
         Tables and figures of the run; all that they rest on is listed.
-    folder
-        The run's folder, the root of the crate.
     output
-        `ro-crate-metadata.json` in `folder`.
+        `ro-crate-metadata.json` in the run's folder, which is the root of the crate.
 
     Raises
     ------
     InputError
         If a result has no record, naming it.
     """
+    folder = output.parent
     records = {path: record for record in _records(folder) for path in record.outputs}
     wanted: dict[Path, _Record] = {}
     waiting = sorted(results)
