@@ -83,7 +83,7 @@ def made_up(folder: Path, images: int) -> tuple[Path, list[Path], list[Path]]:
     atoms = torch.nn.functional.normalize(torch.randn(LATENTS, CHANNELS))
     sae = SparseAutoencoder(
         encoder_weight=atoms.clone(), encoder_bias=torch.zeros(LATENTS), decoder_weight=atoms,
-        decoder_bias=torch.zeros(CHANNELS), slots=SLOTS, threshold=None,
+        decoder_bias=torch.zeros(CHANNELS), k=SLOTS,
     )  # fmt: skip
     sae.save(folder / "sae.safetensors", folder / "sae.json")
     return folder / "sae.json", [embeddings], [masks]
@@ -119,7 +119,7 @@ def race(sae: Path, embeddings: list[Path], masks: list[Path], layer: str, turns
     for _ in range(turns):
         for name, work in (("bare", bare), ("step", step)):
             best[name] = list(map(min, best[name], timed(work)))
-    print(f"{count} cells, d {model.channels}, h {model.latents}, {model.slots} codes a cell")
+    print(f"{count} cells, d {model.channels}, h {model.latents}, {model.k} codes a cell")
     for name, (clock, cpu) in best.items():
         print(f"{name}: {clock:.2f} s, {cpu:.2f} s of processor, {count / clock:,.0f} cells/s")
     print(

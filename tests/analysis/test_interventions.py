@@ -34,7 +34,7 @@ def run(world, tmp_path_factory):
     decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
     bias = rng.normal(size=d).astype(np.float32)
     sae = SparseAutoencoder(
-        from_numpy(decoder.copy()), torch.zeros(h), from_numpy(decoder), from_numpy(bias), slots=h
+        from_numpy(decoder.copy()), torch.zeros(h), from_numpy(decoder), from_numpy(bias), k=h
     )
     sae.save(root / "sae.safetensors", root / "sae.json")
     weight = np.stack([decoder[world.latent("clean")], rng.normal(size=d).astype(np.float32)])

@@ -15,7 +15,7 @@ from mammo_sae.stores.tables import read_table, write_table
 def save(folder, name, decoder):
     atoms = torch.from_numpy(decoder.astype(np.float32))
     sae = SparseAutoencoder(
-        atoms.clone(), torch.zeros(len(atoms)), atoms, torch.zeros(atoms.shape[1]), slots=2
+        atoms.clone(), torch.zeros(len(atoms)), atoms, torch.zeros(atoms.shape[1]), k=2
     )
     sae.save(folder / f"{name}.safetensors", folder / f"{name}.json")
     return folder / f"{name}.json"

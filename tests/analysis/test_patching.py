@@ -66,7 +66,7 @@ def cut_at(network, layer, images=6, seed=0):
     d = cells.shape[-1]
     atoms = torch.nn.functional.normalize(torch.randn(LATENTS, d, generator=generator), dim=1)
     bias = cells.mean((0, 1, 2))
-    sae = SparseAutoencoder(atoms.clone(), -(atoms @ bias), atoms, bias, slots=SLOTS)
+    sae = SparseAutoencoder(atoms.clone(), -(atoms @ bias), atoms, bias, k=SLOTS)
     index, value = sae.encoder()(cells.flatten(0, 2).clone())
     shape = (*cells.shape[:3], SLOTS)
     width = network.grid("head", HEIGHT, WIDTH).channels
@@ -193,7 +193,7 @@ def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
     index[..., -1], value[..., -1] = 7, strength
     cells = cells + strength[..., None] * direction
     sae = SparseAutoencoder(
-        cut.sae.encoder_weight, cut.sae.encoder_bias, atoms, cut.sae.decoder_bias, slots=SLOTS
+        cut.sae.encoder_weight, cut.sae.encoder_bias, atoms, cut.sae.decoder_bias, k=SLOTS
     )
     sae.save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
     save_head(cut.head, tmp_path / "head.safetensors", tmp_path / "head.json")

@@ -20,7 +20,7 @@ def make_sae(channels: int = 12, latents: int = 40, threshold: bool = False) -> 
         encoder_bias=torch.rand(latents, generator=random) / 10 - atoms.sum(dim=1) * 2,
         decoder_weight=atoms,
         decoder_bias=torch.full((channels,), 2.0),
-        slots=latents if threshold else 4,
+        k=None if threshold else 4,
         threshold=torch.full((latents,), 0.3) if threshold else None,
     )
 

@@ -34,7 +34,7 @@ def dense(index, value):
 
 def test_published_mammo_sae_weights_reconstruct_by_their_formula(tmp_path):
     state = published(tmp_path / "final.pt")
-    sae = read_mammo_sae(tmp_path / "final.pt", slots=H)
+    sae = read_mammo_sae(tmp_path / "final.pt")
     x = torch.randn(30, D, generator=torch.Generator().manual_seed(16)) * 3
     bias, weight = state["tied_bias"][0], state["encoder._weight"][0]
     z = ((x - bias) @ weight.t() + state["encoder._bias"][0]).relu()
@@ -52,14 +52,14 @@ class Trap:
 def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path, capsys):
     torch.save({"tied_bias": Trap()}, tmp_path / "evil.pt")
     with pytest.raises(InputError, match=r"evil\.pt is not a plain state dict of tensors"):
-        read_mammo_sae(tmp_path / "evil.pt", slots=4)
+        read_mammo_sae(tmp_path / "evil.pt")
     assert "code ran" not in capsys.readouterr().out
 
 
 def test_another_state_dict_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"other\.pt has no tensor 'tied_bias'"):
-        read_mammo_sae(tmp_path / "other.pt", slots=4)
+        read_mammo_sae(tmp_path / "other.pt")
 
 
 def make(threshold):
@@ -69,7 +69,7 @@ def make(threshold):
         encoder_bias=torch.randn(H, generator=random),
         decoder_weight=torch.randn(H, D, generator=random),
         decoder_bias=torch.randn(D, generator=random),
-        slots=4 if threshold is None else H,
+        k=4 if threshold is None else None,
         threshold=None if threshold is None else torch.full((H,), threshold),
     )
 
@@ -78,8 +78,8 @@ def make(threshold):
 def test_an_sae_survives_saelens_layout(tmp_path, threshold):
     sae = make(threshold)
     write_saelens(sae, tmp_path)
-    again = read_saelens(tmp_path, slots=H)
-    assert again.slots == sae.slots
+    again = read_saelens(tmp_path)
+    assert again.k == sae.k
     for name, tensor in sae.tensors().items():
         assert torch.equal(again.tensors()[name], tensor), name
 
@@ -89,7 +89,7 @@ def test_a_saelens_bias_on_the_input_is_folded(tmp_path):
     write_saelens(sae, tmp_path)
     config = read_json(tmp_path / "cfg.json")
     write_json(tmp_path / "cfg.json", {**config, "apply_b_dec_to_input": True})
-    again = read_saelens(tmp_path, slots=H)
+    again = read_saelens(tmp_path)
     x = torch.randn(10, D, generator=torch.Generator().manual_seed(18))
     before = (x - sae.decoder_bias) @ sae.encoder_weight.t() + sae.encoder_bias
     after = x @ again.encoder_weight.t() + again.encoder_bias
@@ -107,4 +107,4 @@ def test_what_cannot_be_folded_is_refused(tmp_path, change, complaint):
     write_saelens(make(None), tmp_path)
     write_json(tmp_path / "cfg.json", {**read_json(tmp_path / "cfg.json"), **change})
     with pytest.raises(InputError, match=complaint):
-        read_saelens(tmp_path, slots=4)
+        read_saelens(tmp_path)

@@ -10,7 +10,7 @@ from mammo_sae.sae.model import Encoder, SparseAutoencoder
 from mammo_sae.stores.publish import read_json, write_json
 
 
-def make(threshold: float | None = None, slots: int = 3, h: int = 20, d: int = 6):
+def make(threshold: float | None = None, k: int = 3, h: int = 20, d: int = 6):
     random = torch.Generator().manual_seed(8)
     atoms = torch.randn(h, d, generator=random)
     return SparseAutoencoder(
@@ -18,7 +18,7 @@ def make(threshold: float | None = None, slots: int = 3, h: int = 20, d: int = 6
         encoder_bias=torch.randn(h, generator=random) / 10,
         decoder_weight=atoms / atoms.norm(dim=1, keepdim=True),
         decoder_bias=torch.randn(d, generator=random),
-        slots=slots,
+        k=None if threshold is not None else k,
         threshold=None if threshold is None else torch.full((h,), threshold),
         description={"layer": "head"},
     )
@@ -37,7 +37,7 @@ def test_topk_codes_are_the_largest_preactivations_above_zero():
 
 
 def test_thresholded_codes_are_all_preactivations_above_the_threshold():
-    sae = make(threshold=0.7, slots=20)
+    sae = make(threshold=0.7)
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(10))
     index, value = Encoder(sae, torch.float32)(x)
     pre = preactivations(sae, x)
@@ -54,7 +54,7 @@ def test_a_large_common_part_does_not_blur_the_codes():
             "encoder_bias": sae.encoder_bias - sae.encoder_weight @ shift,
             "decoder_bias": sae.decoder_bias + shift,
         },
-        slots=3,
+        k=3,
     )
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(11))
     torch.testing.assert_close(
@@ -95,7 +95,7 @@ def test_missing_weights_are_named(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [({"kind": "codes"}, "does not describe an SAE"), ({"format": 99}, "has not format 1")],
+    [({"kind": "codes"}, "does not describe an SAE"), ({"format": 99}, "has not format 2")],
 )
 def test_another_kind_of_json_is_refused(tmp_path: Path, change, complaint):
     make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
@@ -107,6 +107,6 @@ def test_another_kind_of_json_is_refused(tmp_path: Path, change, complaint):
 def test_tensors_that_do_not_fit_are_refused():
     sae = make()
     with pytest.raises(InputError, match=r"encoder_bias has shape \(3,\), not \(20,\)"):
-        SparseAutoencoder(**{**sae.tensors(), "encoder_bias": torch.zeros(3)}, slots=3)
+        SparseAutoencoder(**{**sae.tensors(), "encoder_bias": torch.zeros(3)}, k=3)
     with pytest.raises(InputError, match="decoder_bias holds NaN"):
-        SparseAutoencoder(**{**sae.tensors(), "decoder_bias": torch.full((6,), torch.nan)}, slots=3)
+        SparseAutoencoder(**{**sae.tensors(), "decoder_bias": torch.full((6,), torch.nan)}, k=3)

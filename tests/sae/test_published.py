@@ -35,7 +35,7 @@ def write_published(folder, channels=12, latents=20):
 
 
 def published(path, sha256):
-    return SaeTraining(variant=PublishedVariant(path=str(path), sha256=sha256, slots=20))
+    return SaeTraining(variant=PublishedVariant(path=str(path), sha256=sha256))
 
 
 def test_the_command_line_takes_published_weights_in_place_of_training(cohort, tmp_path):
@@ -61,7 +61,7 @@ def test_the_command_line_takes_published_weights_in_place_of_training(cohort, t
 
 def test_a_folder_is_read_as_saelens(cohort, train_sae, tmp_path):
     path, digest, _ = write_published(tmp_path)
-    sae = formats.read_published(PublishedVariant(path=str(path), sha256=digest, slots=20))
+    sae = formats.read_published(PublishedVariant(path=str(path), sha256=digest))
     formats.write_saelens(sae, tmp_path / "saelens")
     weights = tmp_path / "saelens" / formats.SAELENS_WEIGHTS
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()

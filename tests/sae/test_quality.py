@@ -43,7 +43,7 @@ def axis_sae(channels: int, kept: int, centre: float = 2.0) -> SparseAutoencoder
         encoder_bias=-atoms.sum(dim=1) * centre,
         decoder_weight=atoms,
         decoder_bias=torch.full((channels,), centre),
-        slots=kept,
+        k=kept,
     )
 
 
@@ -172,7 +172,7 @@ def test_codes_of_another_sae_are_refused(blocks_14, encoder, tmp_path):
     score(blocks_14, encoder, tmp_path, axis_sae(192, 12), "blocks.14")
     other = axis_sae(192, 12)
     shorter = {n: t[:-1] for n, t in other.tensors().items() if n != "decoder_bias"}
-    SparseAutoencoder(**shorter, decoder_bias=other.decoder_bias, slots=12).save(
+    SparseAutoencoder(**shorter, decoder_bias=other.decoder_bias, k=12).save(
         tmp_path / "sae.safetensors", tmp_path / "sae.json"
     )
     with pytest.raises(InputError, match=r"codes\.json holds 384 latents .* 383 of"):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mammo_sae.errors import StoreError
+from mammo_sae.stores import codes as stores
 from mammo_sae.stores.codes import POOLED, CodesReader, create_codes_store
 from mammo_sae.stores.embeddings import LayerGrid
 
@@ -26,13 +28,13 @@ def _batch(rng):
     return index, value, dense, pooled
 
 
-def _write(folder, rng):
+def _write(folder, rng, k=K):
     index, value, dense, pooled = _batch(rng)
     ids = [f"i{i}" for i in range(N)]
     with create_codes_store(
-        folder / "c.zarr", folder / "c.json", image_ids=ids, grid=GRID, latents=H, k=K
+        folder / "c.zarr", folder / "c.json", image_ids=ids, grid=GRID, latents=H, k=k
     ) as writer:
-        for part in np.array_split(rng.permutation(N), 3):
+        for part in np.array_split(np.arange(N) if k is None else rng.permutation(N), 3):
             chosen = {name: values[part] for name, values in pooled.items()}
             writer.write(part, index[part], value[part], chosen)
     return CodesReader(folder / "c.json"), ids, (index, value, dense, pooled)
@@ -49,8 +51,59 @@ def test_codes_and_their_pooling_come_back(tmp_path):
         assert (reader.pooled(name, ["i7", "i0"]) == values[[7, 0]]).all()
 
 
-def test_maps_of_chosen_latents_equal_the_dense_code(tmp_path):
-    reader, _, (_, _, dense, *_) = _write(tmp_path, np.random.default_rng(1))
+def test_codes_whose_number_varies_are_stored_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "CODES_PER_CHUNK", 8)
+    monkeypatch.setattr(stores, "CODES_PER_SHARD", 16)
+    reader, _, (index, value, _, _) = _write(tmp_path, np.random.default_rng(0), k=None)
+    dataset = reader.dataset()
+    assert dataset["value"].shape == (int((value > 0).sum()),)
+    assert (dataset["count"].values == (value > 0).sum(axis=-1)).all()
+    for positions in ([4, 1], [0], range(N)):
+        got_index, got_value = reader.cells(positions)
+        assert (got_index == index[positions]).all()
+        assert (got_value == value[positions]).all()
+    assert reader.cells([])[0].shape == (0, 4, 3, 1)
+
+
+def test_codes_whose_number_varies_must_come_in_order(tmp_path):
+    zeros = dict.fromkeys(POOLED, np.zeros((1, H), dtype=np.float32))
+    with (
+        pytest.raises(ValueError, match="do not follow image -1"),
+        create_codes_store(
+            tmp_path / "c.zarr", tmp_path / "c.json", image_ids=["a", "b"], grid=GRID, latents=H,
+            k=None,
+        ) as writer,
+    ):  # fmt: skip
+        writer.write([1], np.zeros((1, 4, 3, 1), int), np.zeros((1, 4, 3, 1), np.float32), zeros)
+
+
+def test_images_without_a_single_code_are_stored_too(tmp_path):
+    zeros = dict.fromkeys(POOLED, np.zeros((1, H), dtype=np.float32))
+    with create_codes_store(
+        tmp_path / "c.zarr", tmp_path / "c.json", image_ids=["a"], grid=GRID, latents=H, k=None
+    ) as writer:
+        writer.write([0], np.zeros((1, 4, 3, 2), int), np.zeros((1, 4, 3, 2), np.float32), zeros)
+    index, value = CodesReader(tmp_path / "c.json").cells([0])
+    assert index.shape == (1, 4, 3, 1)
+    assert not value.any()
+
+
+@pytest.mark.parametrize("k", [K, None], ids=["k", "ragged"])
+@pytest.mark.parametrize("name", ["index", "value", "max"])
+def test_a_flipped_bit_is_found_when_part_of_a_shard_is_read(tmp_path, name, k):
+    _write(tmp_path, np.random.default_rng(3), k)
+    (shard,) = [p for p in (tmp_path / "c.zarr" / name / "c").rglob("*") if p.is_file()]
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 4
+    shard.write_bytes(bytes(content))
+    reader = CodesReader(tmp_path / "c.json")
+    with pytest.raises(StoreError, match=f"{name} is damaged"):
+        reader.pooled("max", ["i0"]) if name == "max" else reader.cells([0])
+
+
+@pytest.mark.parametrize("k", [K, None], ids=["k", "ragged"])
+def test_maps_of_chosen_latents_equal_the_dense_code(tmp_path, k):
+    reader, _, (_, _, dense, *_) = _write(tmp_path, np.random.default_rng(1), k)
     maps = reader.maps([0, 3, 8], [0, 19, 7])
     assert np.allclose(maps, dense[[0, 3, 8]][..., [0, 19, 7]].transpose(0, 3, 1, 2))
     assert maps.shape == (3, 3, 4, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from urllib.parse import unquote
 
 import pandas as pd
 import pydicom
@@ -57,7 +58,7 @@ def test_the_crate_of_the_run_lists_every_result_and_what_it_was_made_of(finishe
     assert {"cohort", "images", "import_encoder", "finetune", "extract"} <= steps
     assert {"train_sae", "codes", "probing", "confounds", "table", "figure_latents"} <= steps
     for name in made:
-        content = (finished.results / name).read_bytes()
+        content = (finished.results / unquote(name)).read_bytes()
         assert crate.get(name)["sha256"] == hashlib.sha256(content).hexdigest(), name
 
 

@@ -66,7 +66,7 @@ def run(
         flat = torch.from_numpy(cells.reshape(-1, model.channels)).to(model.device)
         index, value = encode(flat)
         pooled = pool(index, value, breast[positions].to(model.device), model.latents)
-        shape = (len(positions), grid.rows, grid.columns, model.slots)
+        shape = (len(positions), grid.rows, grid.columns, index.shape[1])
         return (
             positions,
             index.cpu().numpy().reshape(shape),
@@ -81,7 +81,7 @@ def run(
             image_ids=reader.image_ids,
             grid=grid,
             latents=model.latents,
-            k=model.slots,
+            k=model.k,
             provenance=provenance,
         ) as writer,
         ThreadPoolExecutor(1) as other,  # the next batch is encoded while this one is written
@@ -96,7 +96,7 @@ def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str
 
     Parameters
     ----------
-    index, value : [n * cells, slots]
+    index, value : [n * cells, m]
         Codes of n images.
     inside : [n, cells] bool
         Cells that the breast touches.

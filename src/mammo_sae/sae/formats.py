@@ -40,10 +40,10 @@ def read_published(settings: PublishedVariant) -> SparseAutoencoder:
             "variant.sha256"
         )
     read = read_saelens if path.is_dir() else read_mammo_sae
-    return read(path, settings.slots)
+    return read(path)
 
 
-def read_mammo_sae(path: Path, slots: int) -> SparseAutoencoder:
+def read_mammo_sae(path: Path) -> SparseAutoencoder:
     """Read the weights that Mammo-SAE publishes, `sparse_autoencoder_final.pt`.
 
     That SAE is z = ReLU(W (x - b) + b_e), x_hat = D z + b, with a first axis of size 1 in every
@@ -53,8 +53,6 @@ def read_mammo_sae(path: Path, slots: int) -> SparseAutoencoder:
     ----------
     path
         The file.
-    slots
-        Most codes to keep per cell.
 
     Raises
     ------
@@ -77,7 +75,6 @@ def read_mammo_sae(path: Path, slots: int) -> SparseAutoencoder:
         encoder_bias=encoder_bias - weight @ bias,
         decoder_weight=decoder.t().contiguous(),
         decoder_bias=bias,
-        slots=min(slots, len(weight)),
         threshold=torch.zeros_like(encoder_bias),
         description={"source": path.name},
     )
@@ -102,7 +99,7 @@ def write_saelens(sae: SparseAutoencoder, folder: Path) -> None:
         "metadata": {},
     }
     if sae.threshold is None:
-        config |= {"architecture": "topk", "k": sae.slots, "rescale_acts_by_decoder_norm": False}
+        config |= {"architecture": "topk", "k": sae.k, "rescale_acts_by_decoder_norm": False}
     else:
         config["architecture"] = "jumprelu"
         tensors["threshold"] = sae.threshold
@@ -111,15 +108,13 @@ def write_saelens(sae: SparseAutoencoder, folder: Path) -> None:
     write_json(folder / SAELENS_CONFIG, config)
 
 
-def read_saelens(folder: Path, slots: int) -> SparseAutoencoder:
+def read_saelens(folder: Path) -> SparseAutoencoder:
     """Read an SAE of SAELens: `topk`, `standard` or `jumprelu`, for raw embeddings.
 
     Parameters
     ----------
     folder
         Holds `cfg.json` and `sae_weights.safetensors`.
-    slots
-        Most codes to keep per cell, for SAEs that fix no number.
 
     Raises
     ------
@@ -157,7 +152,7 @@ def read_saelens(folder: Path, slots: int) -> SparseAutoencoder:
         encoder_bias=bias - weight @ offset if config["apply_b_dec_to_input"] else bias,
         decoder_weight=tensors["W_dec"].float(),
         decoder_bias=offset,
-        slots=config["k"] if kind == "topk" else min(slots, len(bias)),
+        k=config["k"] if kind == "topk" else None,
         threshold=threshold,
         description={"source": f"SAELens {kind}"},
     )

@@ -6,7 +6,8 @@ With x in R^d an embedding, h latents:
     z = p at the active latents, 0 elsewhere                  code
     x_hat = sum_j z_j decoder_weight[j] + decoder_bias        reconstruction
 
-Active are the k largest p above 0 (`topk`), or all p above a threshold per latent (`threshold`).
+Active are the k largest p above 0 (`topk`), or all p above a threshold per latent (`threshold`),
+as many as there are.
 Training centres and scales its input; both are folded into these weights, so x and x_hat are raw
 embeddings. Rows of `decoder_weight` have Euclidean norm 1 in the embedding's own units: a code z_j
 is the length that its atom has in the embedding.
@@ -29,7 +30,7 @@ from mammo_sae.sae import sparse
 from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 KIND = "sae"
 
 
@@ -41,10 +42,10 @@ class SparseAutoencoder:
     ----------
     encoder_weight [h, d], encoder_bias [h], decoder_weight [h, d], decoder_bias [d]
         float32, for raw embeddings.
-    slots
-        Number of codes kept per cell: k of `topk`; of `threshold`, more than almost any cell uses.
+    k or None
+        The k largest above 0 are active.
     threshold [h] or None
-        A latent is active above its threshold (at least 0); None: the `slots` largest above 0.
+        A latent is active above its threshold (at least 0). Either k or threshold is given.
     description
         What `sae.json` says of it beside shapes and files.
     """
@@ -53,7 +54,7 @@ class SparseAutoencoder:
     encoder_bias: Tensor
     decoder_weight: Tensor
     decoder_bias: Tensor
-    slots: int
+    k: int | None = None
     threshold: Tensor | None = None
     description: dict[str, Any] = field(default_factory=dict)
 
@@ -73,8 +74,10 @@ class SparseAutoencoder:
                 )
             if not torch.isfinite(tensor).all():
                 raise InputError(f"SAE tensor {name} holds NaN or infinity; train it again")
-        if not 1 <= self.slots <= h:
-            raise InputError(f"an SAE of {h} latents can't keep {self.slots} codes per cell")
+        if (self.k is None) == (self.threshold is None):
+            raise InputError("an SAE has either k or a threshold; correct what was given for it")
+        if self.k is not None and not 1 <= self.k <= h:
+            raise InputError(f"an SAE of {h} latents can't have {self.k} of them active per cell")
 
     @property
     def latents(self) -> int:
@@ -111,7 +114,7 @@ class SparseAutoencoder:
         return Encoder(self)
 
     def decode(self, index: Tensor, value: Tensor) -> Tensor:
-        """Return reconstructions [n, d] of codes index, value [n, slots]."""
+        """Return reconstructions [n, d] of codes index, value [n, m]."""
         return sparse.combine(index, value, self.decoder_weight) + self.decoder_bias
 
     def save(self, weights: Path, description: Path) -> None:
@@ -127,7 +130,7 @@ class SparseAutoencoder:
                 "format": FORMAT,
                 "kind": KIND,
                 "activation": "topk" if self.threshold is None else "threshold",
-                "slots": self.slots,
+                "k": self.k,
                 "latents": self.latents,
                 "channels": self.channels,
                 "weights": weights.name,
@@ -158,19 +161,22 @@ class SparseAutoencoder:
             tensors = load_file(weights)
         except SafetensorError as error:
             raise StoreError(f"{weights} can't be read ({error}); train the SAE again") from None
-        return cls(**tensors, slots=content["slots"], description=content)
+        return cls(**tensors, k=content["k"], description=content)
 
 
 class Encoder:
     """Encodes batches of embeddings with one SAE.
 
-    The active latents are chosen by a product in `product_type`; their values are float32.
-    Both see embeddings with the decoder's bias taken off: raw ones have a large common part, in
-    which bfloat16 would lose what tells cells apart.
+    With a fixed k the active latents are chosen by a product in `product_type`, and their values
+    are float32. With a threshold the product is float32 itself, since whether a latent is active
+    at all hangs on it. Both see embeddings with the decoder's bias taken off: raw ones have a large
+    common part, in which bfloat16 would lose what tells cells apart.
     """
 
     def __init__(self, sae: SparseAutoencoder, dtype: torch.dtype | None = None) -> None:
         self._sae = sae
+        if sae.threshold is not None:
+            dtype = torch.float32
         self._preactivations = sparse.Preactivations(sae.latents, sae.channels, sae.device, dtype)
         self._bias = sae.encoder_bias + sae.encoder_weight @ sae.decoder_bias
         margin = self._bias if sae.threshold is None else self._bias - sae.threshold
@@ -178,15 +184,19 @@ class Encoder:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (index int64, value float32), each [n, slots], of embeddings x [n, d].
+        """Return (index int64, value float32), each [n, m], of embeddings x [n, d].
 
-        Unused slots are index 0, value 0.
+        m is k, or with a threshold the most that a cell of the batch has active. Latents ascend
+        in a cell; unused slots are index 0, value 0.
         """
         sae = self._sae
         x = x.to(torch.float32) - sae.decoder_bias
-        index = sparse.largest(self._preactivations(x), sae.slots)
+        preactivation = self._preactivations(x)
+        if sae.threshold is not None:
+            return sparse.above(preactivation, sae.threshold)
+        index = sparse.largest(preactivation, sae.k)
         value = sparse.dots(x, sae.encoder_weight, index) + self._bias[index]
-        active = value > (0 if sae.threshold is None else sae.threshold[index])
+        active = value > 0
         return index * active, value * active
 
 

@@ -72,7 +72,6 @@ class L1Variant(Settings):
         le=1,
         description="dead latents start anew every this share of the run; 1: never",
     )
-    slots: int = Field(256, ge=1, description="most codes kept per cell when encoding")
 
 
 class JumpReLUVariant(Settings):
@@ -96,7 +95,6 @@ class GatedVariant(Settings):
         ge=0,
         description="weight of the summed gates against the mean squared error, raw units",
     )
-    slots: int = Field(256, ge=1, description="most codes kept per cell when encoding")
 
 
 class PublishedVariant(Settings):
@@ -113,7 +111,6 @@ class PublishedVariant(Settings):
         pattern="^[0-9a-f]{64}$",
         description="SHA-256 of that file, or of the folder's sae_weights.safetensors",
     )
-    slots: int = Field(256, ge=1, description="most codes kept per cell when encoding")
 
 
 Variant = Annotated[

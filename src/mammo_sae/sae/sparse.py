@@ -70,6 +70,22 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
     return index.sort(dim=1).values
 
 
+def above(margin: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Return index and value [n, m] of the latents whose margin [n, h] is above 0.
+
+    The value is margin + threshold [h]; m is the most that a row has, at least 1.
+    """
+    row, latent = torch.nonzero(margin > 0, as_tuple=True)
+    count = torch.bincount(row, minlength=len(margin))
+    most = max(1, int(count.max())) if len(count) else 1
+    slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    index = latent.new_zeros(len(margin), most)
+    value = margin.new_zeros(len(margin), most)
+    index[row, slot] = latent
+    value[row, slot] = margin[row, latent] + threshold[latent]
+    return index, value
+
+
 def _topk(keys: Tensor, k: int) -> Tensor:
     return keys.topk(k, dim=1, sorted=False).indices
 

@@ -1,4 +1,4 @@
-"""Writing arrays shard by shard although images arrive one by one, in any order."""
+"""Writing arrays shard by shard although their content arrives in other portions."""
 
 from __future__ import annotations
 
@@ -53,3 +53,34 @@ class BlockWriter:
         start = block * self._rows
         self._array[start : start + len(data)] = data
         self._written[start : start + len(data)] = True
+
+
+class TailWriter:
+    """Appends to a one-dimensional array of unknown length, a whole shard at a time."""
+
+    def __init__(self, array: zarr.Array) -> None:
+        self._array = array
+        self._size = (array.shards or array.chunks)[0]
+        self._done = 0
+        self._waiting: list[np.ndarray] = []
+        self._length = 0
+
+    def append(self, values: np.ndarray) -> None:
+        """Take values [m]; at most a shard and one portion wait in memory."""
+        self._waiting.append(values.astype(self._array.dtype))
+        self._length += len(values)
+        while self._length >= self._size:
+            self._flush(self._size)
+
+    def close(self) -> None:
+        """Write what waits, and give the array its length."""
+        self._flush(self._length)
+        self._array.resize((self._done,))
+
+    def _flush(self, length: int) -> None:
+        values = np.concatenate([*self._waiting, np.empty(0, self._array.dtype)])
+        self._waiting, self._length = [values[length:]], len(values) - length
+        if length:
+            self._array.resize((self._done + length,))
+            self._array[self._done :] = values[:length]
+            self._done += length

@@ -1,17 +1,25 @@
-"""Codes of one SAE: k latents per cell, and their pooling per image.
+"""Codes of one SAE: the active latents of every cell, and their pooling per image.
 
-Arrays (n images, R x C cells, k codes a cell, h latents)::
+Arrays (n images, R x C cells, h latents)::
 
     image_id  [n]           string
     latent    [h]           int32
-    index     [n, R, C, k]  uint16 (uint32 from 65,536 latents on)
-    value     [n, R, C, k]  float32; an unused slot is index 0, value 0
     mean      [n, h]        float32, mean over all cells
     max       [n, h]        float32, maximum over all cells
     active    [n, h]        float32, share of cells with a value above 0
 
 and `mean_breast`, `max_breast`, `active_breast`, the same over the cells that the breast touches
-(0 where it touches none).
+(0 where it touches none). The codes themselves, where every cell has at most k::
+
+    index     [n, R, C, k]  uint16 (uint32 from 65,536 latents on)
+    value     [n, R, C, k]  float32; an unused slot is index 0, value 0
+
+and where their number varies, as the CF conventions' contiguous ragged array (CSR)::
+
+    offset    [n + 1]       int64, where each image's codes begin
+    count     [n, R, C]     int32, codes of each cell, cells in row-major order
+    index     [codes]       as above
+    value     [codes]       float32
 
 Dimensions and coordinates are named, so `xarray.open_zarr` labels them. A dense [cells, h] array
 exists nowhere.
@@ -30,7 +38,7 @@ import numpy as np
 from mammo_sae.errors import StoreError
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores import arrays
-from mammo_sae.stores.blocks import BlockWriter
+from mammo_sae.stores.blocks import BlockWriter, TailWriter
 from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.positions import Index
 from mammo_sae.stores.publish import create_store, open_store
@@ -38,33 +46,56 @@ from mammo_sae.stores.publish import create_store, open_store
 KIND = "codes"
 IMAGES_PER_SHARD = 64
 LATENTS_PER_CHUNK = 2048
+CODES_PER_CHUNK = 1 << 14
+CODES_PER_SHARD = 1 << 22
 POOLED = ("mean", "max", "active", "mean_breast", "max_breast", "active_breast")
 
 
 class CodesWriter:
-    """Writes codes image by image; every image must be written once."""
+    """Writes codes image by image; every image must be written once.
 
-    def __init__(self, group: Any, n: int, grid: LayerGrid, latents: int, k: int) -> None:
+    With `k` images may come in any order, without it only in that of the store.
+    """
+
+    def __init__(self, group: Any, n: int, grid: LayerGrid, latents: int, k: int | None) -> None:
         self._latents = latents
-        cells = (grid.rows, grid.columns, k)
-        self._blocks = {}
-        for name, dtype in (
-            ("index", "uint16" if latents <= 1 << 16 else "uint32"),
-            ("value", "float32"),
-        ):
-            self._blocks[name] = BlockWriter(
-                arrays.create_array(
-                    group,
-                    name,
-                    shape=(n, *cells),
-                    dtype=dtype,
-                    dimensions=("image_id", "row", "column", "slot"),
-                    chunk=(1, *cells),
-                    shard=(IMAGES_PER_SHARD, *cells),
-                    # Mantissas of activations hardly compress.
-                    compress=name == "index",
+        self._k = k
+        kind = "uint16" if latents <= 1 << 16 else "uint32"
+        cells = (grid.rows, grid.columns)
+        self._blocks: dict[str, BlockWriter] = {}
+        self._tails: dict[str, TailWriter] = {}
+        # Mantissas of activations hardly compress: values are stored as they are.
+        for name, dtype in (("index", kind), ("value", "float32")):
+            if k is None:
+                self._tails[name] = TailWriter(
+                    arrays.create_array(
+                        group,
+                        name,
+                        shape=(CODES_PER_SHARD,),
+                        dtype=dtype,
+                        dimensions=("code",),
+                        chunk=(CODES_PER_CHUNK,),
+                        shard=(CODES_PER_SHARD,),
+                        compress=name == "index",
+                    )
                 )
+            else:
+                self._add_block(
+                    group, name, (n, *cells, k), dtype, ("slot",), compress=name == "index"
+                )
+        if k is None:
+            self._add_block(group, "count", (n, *cells), "int32", (), compress=True)
+            self._offset = arrays.create_array(
+                group,
+                "offset",
+                shape=(n + 1,),
+                dtype="int64",
+                dimensions=("edge",),
+                chunk=(n + 1,),
+                compress=True,
             )
+            self._begin = np.zeros(n + 1, np.int64)
+            self._next = 0
         for name in POOLED:
             self._blocks[name] = BlockWriter(
                 arrays.create_array(
@@ -78,6 +109,29 @@ class CodesWriter:
                 )
             )
 
+    def _add_block(
+        self,
+        group: Any,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        last: tuple[str, ...],
+        *,
+        compress: bool,
+    ) -> None:
+        self._blocks[name] = BlockWriter(
+            arrays.create_array(
+                group,
+                name,
+                shape=shape,
+                dtype=dtype,
+                dimensions=("image_id", "row", "column", *last),
+                chunk=(1, *shape[1:]),
+                shard=(IMAGES_PER_SHARD, *shape[1:]),
+                compress=compress,
+            )
+        )
+
     def write(
         self,
         positions: Sequence[int],
@@ -85,24 +139,48 @@ class CodesWriter:
         value: np.ndarray,
         pooled: Mapping[str, np.ndarray],
     ) -> None:
-        """Store a batch: index, value [b, R, C, k]; of each of `POOLED` an array [b, h].
+        """Store a batch: index, value [b, R, C, m]; of each of `POOLED` an array [b, h].
+
+        m is the store's k, or any number; slots of value 0 are unused.
 
         Raises
         ------
         ValueError
-            If an index is not a latent.
+            If an index is not a latent, or images come out of order where they must not.
         """
         if index.size and (index.min() < 0 or index.max() >= self._latents):
             raise ValueError(f"a code's latent lies outside of 0..{self._latents - 1}")
-        batch = {"index": index, "value": value, **{name: pooled[name] for name in POOLED}}
+        batch = {name: pooled[name] for name in POOLED}
+        if self._k is None:
+            batch["count"] = self._append(positions, index, value)
+        else:
+            batch |= {"index": index, "value": value}
         for name, rows in batch.items():
             for position, row in zip(positions, rows, strict=True):
                 self._blocks[name].write(int(position), row)
+
+    def _append(self, positions: Sequence[int], index: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """Store codes one after another; return their number per cell [b, R, C]."""
+        last = self._next + len(positions)
+        if list(positions) != list(range(self._next, last)):
+            raise ValueError(f"images {list(positions)} do not follow image {self._next - 1}")
+        used = value > 0
+        count = used.sum(axis=-1, dtype=np.int32)
+        total = count.sum(axis=(1, 2), dtype=np.int64).cumsum()
+        self._begin[self._next + 1 : last + 1] = self._begin[self._next] + total
+        self._next = last
+        self._tails["index"].append(index[used])
+        self._tails["value"].append(value[used])
+        return count
 
     def close(self) -> None:
         """Check that every image was written."""
         for block in self._blocks.values():
             block.close()
+        for tail in self._tails.values():
+            tail.close()
+        if self._k is None:
+            self._offset[:] = self._begin
 
 
 @contextmanager
@@ -113,11 +191,14 @@ def create_codes_store(
     image_ids: Sequence[str],
     grid: LayerGrid,
     latents: int,
-    k: int,
+    k: int | None,
     attributes: dict[str, Any] | None = None,
     provenance: Provenance | None = None,
 ) -> Iterator[CodesWriter]:
-    """Yield a writer of one SAE's codes over `image_ids`; publish when the block succeeds."""
+    """Yield a writer of one SAE's codes over `image_ids`; publish when the block succeeds.
+
+    `k` is the most codes of a cell, None if their number varies.
+    """
     describe = {"images": len(image_ids), "grid": asdict(grid), "latents": latents, "k": k}
     with create_store(path, manifest, kind=KIND, describe=describe, provenance=provenance) as aside:
         group = arrays.create_group(aside, {**(attributes or {}), "grid": asdict(grid)})
@@ -152,12 +233,16 @@ class CodesReader:
         self.path = store.path
         self.grid = LayerGrid(**store.manifest["grid"])
         self.latents: int = store.manifest["latents"]
-        self.k: int = store.manifest["k"]
+        self.k: int | None = store.manifest["k"]
         self._index = Index([arrays.read_labels(self.path, "image_id")], KIND)
+        ragged = ("count", "offset") if self.k is None else ()
+        # Values have no checksum but CRC-32C, and single images of a shard are read.
         self._arrays = {
-            name: arrays.open_array(self.path, name, streaming=True)
-            for name in ("index", "value", *POOLED)
+            name: arrays.open_array(self.path, name, streaming=name != "value")
+            for name in ("index", "value", *ragged, *POOLED)
         }
+        if self.k is None:
+            self._offset = arrays.read(self._arrays["offset"], slice(None), self.path / "offset")
 
     @property
     def image_ids(self) -> list[str]:
@@ -172,9 +257,20 @@ class CodesReader:
         return self._index.position(image_id)
 
     def cells(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return (index int32, value float32), each [n, R, C, k], at `positions`."""
-        index = self._read("index", positions).astype(np.int32)
-        return index, self._read("value", positions)
+        """Return (index int32, value float32), each [n, R, C, m], at `positions`.
+
+        m is k, or the most codes of a cell among these images; an unused slot is index 0, value 0.
+        """
+        if self.k is not None:
+            index = self._read("index", positions).astype(np.int32)
+            return index, self._read("value", positions)
+        count = self._read("count", positions)
+        used = np.arange(max(1, count.max(initial=0))) < count[..., None]
+        index, value = np.zeros(used.shape, np.int32), np.zeros(used.shape, np.float32)
+        for name, out in (("index", index), ("value", value)):
+            parts = [self._part(name, int(position)) for position in positions]
+            out[used] = np.concatenate(parts) if parts else []
+        return index, value
 
     def pooled(self, name: str, image_ids: Sequence[str] | None = None) -> np.ndarray:
         """Return float32 [n, h]: the codes of each image pooled as `name`, one of `POOLED`."""
@@ -204,6 +300,10 @@ class CodesReader:
         import xarray
 
         return xarray.open_zarr(self.path)
+
+    def _part(self, name: str, position: int) -> np.ndarray:
+        begin, end = self._offset[position : position + 2]
+        return arrays.read(self._arrays[name], slice(int(begin), int(end)), self.path / name)
 
     def _read(self, name: str, positions: Sequence[int]) -> np.ndarray:
         return arrays.read(self._arrays[name], positions, self.path / name)

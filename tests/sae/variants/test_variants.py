@@ -18,9 +18,9 @@ VARIANTS = {
     "batch_topk": s.BatchTopKVariant(k=3, k_aux=4),
     "matryoshka": s.MatryoshkaVariant(k=3, k_aux=4),
     "archetypal": s.ArchetypalVariant(k=3, k_aux=4, candidates=60, relaxation=0.2),
-    "l1": s.L1Variant(l1=0.02, slots=H),
+    "l1": s.L1Variant(l1=0.02),
     "jumprelu": s.JumpReLUVariant(k=3),
-    "gated": s.GatedVariant(l1=0.02, slots=H),
+    "gated": s.GatedVariant(l1=0.02),
 }
 
 

@@ -123,7 +123,7 @@ class Trainee(ABC):
         atoms.grad.addcmul_(atoms, radial, value=-1)
 
     def fold(
-        self, mean: Tensor, scale: float, *, slots: int, threshold: Tensor | None = None
+        self, mean: Tensor, scale: float, *, k: int | None = None, threshold: Tensor | None = None
     ) -> SparseAutoencoder:
         """Fold centring and scaling into the weights; codes get the embedding's units.
 
@@ -137,7 +137,7 @@ class Trainee(ABC):
             encoder_bias=p["encoder_bias"] / scale - weight @ mean,
             decoder_weight=p["decoder_weight"].clone(),
             decoder_bias=p["decoder_bias"] / scale + mean,
-            slots=min(slots, self.latents),
+            k=k,
             threshold=None if threshold is None else threshold / scale,
         )
 

@@ -1,7 +1,7 @@
 """BatchTopK (Bussmann et al. 2024, arXiv 2412.06410): k latents per cell on average.
 
 As TopK, but the n k largest pre-activations of a batch of n cells are active, so a cell may use
-more or fewer than k; here at most `SPREAD` k. After training a latent is active above one
+more or fewer than k; in training at most `SPREAD` k. After training a latent is active above one
 threshold, the running mean over batches of the smallest active pre-activation.
 """
 
@@ -40,4 +40,4 @@ class BatchTopK(TopK):
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
         """Return the SAE for raw embeddings, with the learned threshold."""
         threshold = self.buffers["threshold"].clamp(min=0).expand(self.latents).clone()
-        return self.fold(mean, scale, slots=SPREAD * self.settings.k, threshold=threshold)
+        return self.fold(mean, scale, threshold=threshold)

@@ -21,7 +21,6 @@ from torch import Tensor
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start, Step, Trainee
-from mammo_sae.sae.variants.batch_topk import SPREAD
 
 
 class JumpReLU(Trainee):
@@ -67,4 +66,4 @@ class JumpReLU(Trainee):
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
         """Return the SAE for raw embeddings, with its thresholds."""
         threshold = self.parameters["log_threshold"].exp()
-        return self.fold(mean, scale, slots=SPREAD * self.settings.k, threshold=threshold)
+        return self.fold(mean, scale, threshold=threshold)

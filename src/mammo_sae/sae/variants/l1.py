@@ -89,4 +89,4 @@ class L1(Trainee):
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
         """Return the SAE for raw embeddings: active above 0."""
         threshold = torch.zeros_like(self.parameters["encoder_bias"])
-        return self.fold(mean, scale, slots=self.settings.slots, threshold=threshold)
+        return self.fold(mean, scale, threshold=threshold)

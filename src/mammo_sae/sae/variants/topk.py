@@ -91,4 +91,4 @@ class TopK(Trainee):
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
         """Return the SAE for raw embeddings."""
-        return self.fold(mean, scale, slots=self.settings.k)
+        return self.fold(mean, scale, k=self.settings.k)
