@@ -102,18 +102,14 @@ def converted(folder: Path) -> float:
 
 def shard_memory(folder: Path, out: Path) -> float:
     """Convert the shard through its step in this process; return its peak memory, MB."""
-    from mammo_sae.cohorts import build
     from mammo_sae.cohorts.settings import PhantomCohort
     from mammo_sae.dicom import convert
     from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings
 
-    tables = out / "images.parquet", out / "findings.parquet"
-    cohort = PhantomCohort(covariates={}, shards=1)
-    build.run(cohort, [folder], *tables, out / "summary.json")
     settings = ConversionSettings(
-        images=ClinicalSettings(height=HEIGHT, width=WIDTH), concepts=tuple(cohort.concepts)
+        images=ClinicalSettings(height=HEIGHT, width=WIDTH), concepts=PhantomCohort().concepts
     )
-    convert.run(settings, *tables, [folder], 0, out / "0.zarr", out / "0.json")
+    convert.run(settings, [folder], 0, out / "0.zarr", out / "0.json")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -185,8 +185,6 @@ def cohort(
 def images(
     settings: SettingsText,
     sources: Sources,
-    images: Images,
-    findings: Annotated[Path, typer.Option(help="The cohort's findings table (.parquet).")],
     shard: Annotated[int, typer.Option(min=0, help="Number of the shard.")],
     store: Store,
     manifest: Manifest,
@@ -196,15 +194,22 @@ def images(
     _run(
         "images",
         settings,
-        inputs=[images, findings],
         sources=sources,
-        images=images,
-        findings=findings,
         shard=shard,
         path=store,
         manifest=manifest,
         threads=threads,
     )
+
+
+@app.command()
+def quarantine(
+    image_stores: ImageStores,
+    cohort: Annotated[Path, typer.Option(help="Summary of the cohort (.json).")],
+    output: Annotated[Path, typer.Option(help="Table to write (.csv).")],
+) -> None:
+    """List the files that were left out or noticed, with the reasons."""
+    _run("quarantine", None, image_stores=image_stores, cohort=cohort, output=output)
 
 
 @app.command("import-encoder")
@@ -906,11 +911,10 @@ def figure_confounds(
 @app.command("figure-truth")
 def figure_truth(
     truth: Annotated[Path, typer.Option(help="Table `truth` of all SAEs.")],
-    confounders: Annotated[str, typer.Option(help="Names of all confounders, with commas.")],
     output: Picture,
 ) -> None:
     """Draw the verdicts against what was planted in the phantom."""
-    _run("figure_truth", None, truth=truth, confounders=confounders.split(","), output=output)
+    _run("figure_truth", None, truth=truth, output=output)
 
 
 @app.command("default-config")

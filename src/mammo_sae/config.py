@@ -211,7 +211,8 @@ class Config(Settings):
             value = ConversionSettings(
                 images=self.images,
                 kind=self.cohort.kind,
-                concepts=tuple(self.cohort.concepts),
+                concepts=self.cohort.concepts,
+                shards=self.cohort.shards,
                 key_file=self.cohort.key_file,
             )
         elif step in {"import_encoder", "finetune"}:

@@ -41,6 +41,7 @@ STEPS = {
     "phantom": Step("mammo_sae.cohorts.phantom.archive", PhantomPartSettings),
     "cohort": Step("mammo_sae.cohorts.build", CohortSettings),
     "images": Step("mammo_sae.dicom.convert", ConversionSettings),
+    "quarantine": Step("mammo_sae.dicom.quarantine", None),
     "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings),
     "registry": Step("mammo_sae.encoders.registry", None),
     "finetune": Step("mammo_sae.encoders.finetune", encoders.FinetunedSettings),

@@ -85,6 +85,11 @@ def draw_cohort(rng: np.random.Generator) -> pd.DataFrame:
                         "marker": marker,
                         "paddle": paddle,
                         "rows": 400 + int(rng.integers(0, 300)),
+                        "columns": 256,
+                        "birads": 1,
+                        "age_bin": "50-59",
+                        "model": "one",
+                        "pixel_spacing_mm": 0.1,
                     }
                 )
                 number += 1

@@ -9,6 +9,7 @@ from mammo_sae.analysis.settings import ConfoundSettings, ProbingSettings, Truth
 from mammo_sae.stores.tables import read_table
 
 SETTINGS = ConfoundSettings(
+    acquisition=("marker", "manufacturer", "paddle"),
     anatomical=("density", "view", "side", "rows", "implant"),
     bootstrap_draws=100,
     permutation_draws=199,

@@ -56,6 +56,7 @@ def test_the_tables_have_pseudonyms_types_and_clipped_boxes(vindr_folder, tmp_pa
         "boxes_clipped": 1,
         "boxes_outside_dropped": 0,
         "findings_without_box": 1,
+        "unreadable_images_dropped": 0,
     }
     assert summary["splits"]["training"] == {
         "patients": 1,
@@ -151,18 +152,18 @@ def test_shards_fill_evenly():
 
 
 def test_files_are_found_again_by_pseudonym(vindr_folder):
-    files = locate("vindr", None, [vindr_folder])
+    files = locate("vindr", load_pseudonyms(None), [vindr_folder])
     image_id = load_pseudonyms(None).image("i2")
     assert files[image_id].dicom == vindr_folder / "images" / "s1" / "i2.dicom"
     with pytest.raises(InputError, match="occurs twice"):
-        locate("vindr", None, [vindr_folder, vindr_folder])
+        locate("vindr", load_pseudonyms(None), [vindr_folder, vindr_folder])
 
 
 def test_a_missing_folder_is_named(tmp_path):
     nowhere = tmp_path / "nowhere"
     for action in (
         lambda: build_cohort(settings(nowhere), [nowhere], tmp_path / "out"),
-        lambda: locate("vindr", None, [nowhere]),
+        lambda: locate("vindr", load_pseudonyms(None), [nowhere]),
     ):
         with pytest.raises(InputError, match=r"cohort folder .*nowhere is missing"):
             action()

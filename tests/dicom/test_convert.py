@@ -11,9 +11,7 @@ import pytest
 import zarr
 from PIL import Image
 
-from mammo_sae.cohorts import build
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.settings import VindrCohort
 from mammo_sae.dicom import convert
 from mammo_sae.dicom.settings import (
     ClinicalSettings,
@@ -28,7 +26,9 @@ from mammo_sae.stores.images import ImageReader
 
 ROWS, COLUMNS = 120, 80
 SETTINGS = ConversionSettings(
-    images=ClinicalSettings(height=60, width=40), concepts=("mass", "suspicious_calcification")
+    kind="vindr",
+    images=ClinicalSettings(height=60, width=40),
+    concepts={"mass": "Mass", "suspicious_calcification": "Suspicious Calcification"},
 )
 CANARY = "CANARY"
 IDENTIFYING = {
@@ -71,20 +71,12 @@ def folder(tmp_path, write_dicom, picture) -> Path:
     return root
 
 
-def cohort(folder: Path, out: Path, shards: int = 1) -> tuple[Path, Path]:
-    tables = out / "images.parquet", out / "findings.parquet"
-    settings = VindrCohort(source=str(folder), shards=shards)
-    build.run(settings, [folder], *tables, out / "cohort.json")
-    return tables
-
-
 def image_id(number: int) -> str:
     return load_pseudonyms(None).image(f"{CANARY}-image-{number}")
 
 
 def convert_all(folder: Path, out: Path, settings=SETTINGS, threads: int = 1) -> ImageReader:
-    tables = cohort(folder, out)
-    convert.run(settings, *tables, [folder], 0, out / "0.zarr", out / "0.json", threads=threads)
+    convert.run(settings, [folder], 0, out / "0.zarr", out / "0.json", threads=threads)
     return ImageReader([out / "0.json"])
 
 
@@ -138,10 +130,9 @@ def test_a_missing_mask_is_refused(folder, tmp_path):
 
 def test_nothing_identifying_reaches_an_output(folder, tmp_path, capfd):
     out = tmp_path / "out"
-    tables = cohort(folder, out)
     settings = SETTINGS.model_copy(update={"key_file": None})
     record = Provenance(step="images", config=canonical_json(settings), code="c")
-    convert.run(settings, *tables, [folder], 0, out / "0.zarr", out / "0.json", provenance=record)
+    convert.run(settings, [folder], 0, out / "0.zarr", out / "0.json", provenance=record)
     spoken = capfd.readouterr()
     written = [p for p in out.rglob("*") if p.is_file()]
     assert len(written) > 5
@@ -162,7 +153,7 @@ def test_a_damaged_file_is_refused_by_its_pseudonym_and_leaves_no_store(folder, 
     assert str(refused.value).startswith(f"image {image_id(1)} can't be converted: the pixel data")
     assert CANARY not in str(refused.value)
     assert CANARY not in capfd.readouterr().err
-    assert {p.name for p in out.iterdir()} == {"images.parquet", "findings.parquet", "cohort.json"}
+    assert not list(out.iterdir())
 
 
 LENIENT = SETTINGS.model_copy(
@@ -244,10 +235,10 @@ def test_processes_do_not_change_a_byte(folder, tmp_path, monkeypatch):
 
 
 def test_shards_part_the_cohort(folder, tmp_path):
-    tables = cohort(folder, tmp_path, shards=5)
+    settings = SETTINGS.model_copy(update={"shards": 5})
     manifests = [tmp_path / f"{shard}.json" for shard in range(5)]
     for shard, manifest in enumerate(manifests):
-        convert.run(SETTINGS, *tables, [folder], shard, manifest.with_suffix(".zarr"), manifest)
+        convert.run(settings, [folder], shard, manifest.with_suffix(".zarr"), manifest)
     assert sorted(ImageReader(manifests).image_ids) == sorted(image_id(n) for n in range(3))
 
 

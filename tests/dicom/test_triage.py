@@ -85,7 +85,7 @@ def test_each_trap_has_its_reason_and_policy(header, elements, reason):
         judge_header(found, LEFT_CC, refusing)
     assert refused.value.reason is reason
     accepting = WARN.model_copy(update={reason.code: "accept"})
-    assert judge_header(found, LEFT_CC, accepting) == []
+    assert judge_header(found, LEFT_CC, accepting) == [reason]
 
 
 @pytest.mark.parametrize("side", ["L", "R"])

@@ -74,6 +74,12 @@ def _cohort(rng: np.random.Generator) -> pd.DataFrame:
                         "manufacturer": vendor,
                         "marker": marker,
                         "paddle": int(rng.random() < 0.3),
+                        "rows": 384,
+                        "columns": 256,
+                        "birads": 1,
+                        "age_bin": "50-59",
+                        "model": "one",
+                        "pixel_spacing_mm": 0.1,
                     }
                 )
     table = pd.DataFrame(rows)

@@ -52,7 +52,6 @@ def _confounds(run, whole, output, table=None):
 def _truth(run, whole, output):
     truth.run(
         truth=whole / "truth.parquet",
-        confounders=["marker", "manufacturer", "paddle", "density"],
         output=output,
     )
 

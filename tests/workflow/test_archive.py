@@ -16,8 +16,9 @@ pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 
 TABLES = ("breast-level_annotations.csv", "finding_annotations.csv", "metadata.csv")
 IDS = ("image_id", "image_id", "SOP Instance UID")
-# What is made: the images and the encoders. All else follows from these.
+# What is made: tables, images and encoders. All else follows from these.
 MADE = [
+    "results/own/cohort/summary.json",
     *(f"results/own/images/{shard}.json" for shard in range(4)),
     *(f"results/own/encoders/{name}/encoder.json" for name in ("named", "unnamed")),
 ]
@@ -82,38 +83,38 @@ def rows(folder, table):
     return pd.read_csv(folder / "archive" / table, dtype=str, keep_default_na=False)
 
 
-def test_an_added_patient_reruns_cohort_and_images(changed):
+def test_an_added_patient_reruns_the_cohort_and_its_shard_of_images(changed):
     project, folder = changed
     for table in TABLES:
         both = pd.concat([rows(folder, table), rows(folder, f"hidden_{table}")])
         both.to_csv(folder / "archive" / table, index=False)
-    assert project.stale(*MADE).keys() == {"cohort", "images"}
+    assert project.stale(*MADE) == {"cohort": 1, "images": 1}
 
 
-def test_a_removed_image_reruns_cohort_and_images(changed):
+def test_a_removed_image_reruns_the_cohort_and_its_shard_of_images(changed):
     project, folder = changed
     gone = rows(folder, TABLES[0])["image_id"].iloc[0]
     for table, key in zip(TABLES, IDS, strict=True):
         whole = rows(folder, table)
         whole[whole[key] != gone].to_csv(folder / "archive" / table, index=False)
-    assert project.stale(*MADE).keys() == {"cohort", "images"}
+    assert project.stale(*MADE) == {"cohort": 1, "images": 1}
 
 
-def test_a_changed_file_reruns_cohort_and_images(changed):
+def test_a_changed_file_reruns_the_cohort_and_its_shard_of_images(changed):
     project, folder = changed
     path = next((folder / "archive" / "images").rglob("*.dicom"))
     path.write_bytes(path.read_bytes() + b"\0\0")
-    assert project.stale(*MADE).keys() == {"cohort", "images"}
+    assert project.stale(*MADE) == {"cohort": 1, "images": 1}
 
 
-def test_a_new_label_reruns_cohort_and_images(changed):
+def test_a_new_label_reruns_the_cohort_and_no_image(changed):
     project, folder = changed
     table = rows(folder, TABLES[0])
     table.loc[0, "breast_density"] = {"DENSITY A": "DENSITY B"}.get(
         table.loc[0, "breast_density"], "DENSITY A"
     )
     table.to_csv(folder / "archive" / TABLES[0], index=False)
-    assert project.stale(*MADE).keys() == {"cohort", "images"}
+    assert project.stale(*MADE) == {"cohort": 1}
 
 
 def test_an_archive_moved_with_its_times_makes_nothing_stale_but_what_names_its_place(changed):

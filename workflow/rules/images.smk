@@ -1,7 +1,6 @@
 # DICOM to canonical images, one Zarr store per shard of patients.
 rule images:
     input:
-        **COHORT,
         sources=source_manifests,
     output:
         store=directory(f"{RESULTS}/images/{{shard}}.zarr"),
@@ -20,11 +19,12 @@ rule images:
     params:
         cfg=cfg("images"),
         code=code("images"),
+        content=shard_content,
         folders=SOURCES,
     message:
         "Images: shard {wildcards.shard}"
     shell:
         "python -m mammo_sae images --settings {params.cfg:q}"
-        " --images {input.images} --findings {input.findings} --shard {wildcards.shard}"
+        " --shard {wildcards.shard}"
         " --threads {threads} --store {output.store} --manifest {output.manifest}"
         " {params.folders:q} 2> {log}"

@@ -19,9 +19,19 @@ def archive():
         raise WorkflowError(str(error)) from None
 
 
+# Of the phantom's archive manifests are inputs instead. A local job runs in a process of its own,
+# to which its parameters are given nowhere but in its command: it need not look again.
+SEEN = CONFIG.cohort.kind == "phantom" or workflow.subprocess_exec
+
+
 def cohort_content(wildcards):
-    """What the cohort's tables are read from; the phantom's manifests are inputs instead."""
-    return "" if CONFIG.cohort.kind == "phantom" else archive().tables
+    """What the cohort's tables are read from."""
+    return "" if SEEN else archive().tables
+
+
+def shard_content(wildcards):
+    """What a shard of images is converted from."""
+    return "" if SEEN else archive().shards[int(wildcards.shard)]
 
 
 def finetuning_inputs(wildcards):

@@ -52,6 +52,7 @@ TABLES = [f"{TABLE}/{table}.{suffix}" for table in PARTS for suffix in ("csv", "
 FIGURES = [
     f"{FIGURE}/cohort.png",
     f"{TABLE}/registry.csv",
+    f"{TABLE}/quarantine.csv",
     f"{FIGURE}/encoders.png",
     *expand(f"{FIGURE}/training/{{encoder}}/{{sae}}.png", encoder=ENCODERS, sae=CONFIG.saes),
     *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
@@ -205,12 +206,44 @@ rule crate:
         "python -m mammo_sae crate --output {output} {input} 2> {log}"
 
 
+rule quarantine:
+    input:
+        cohort=f"{RESULTS}/cohort/summary.json",
+        manifests=image_manifests,
+        stores=image_stores,
+    output:
+        report(
+            f"{TABLE}/quarantine.csv",
+            caption="../report/quarantine.rst",
+            category=SECTIONS["cohort"],
+            labels={"figure": "files left out or noticed (table)"},
+        ),
+    log:
+        f"{RESULTS}/logs/quarantine.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/quarantine.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("quarantine"),
+    message:
+        "Files left out or noticed"
+    shell:
+        "python -m mammo_sae quarantine --cohort {input.cohort} --output {output}"
+        " {input.manifests} 2> {log}"
+
+
 rule registry:
     input:
         [encoder_files(encoder)[1] for encoder in ENCODERS],
     output:
         report(
             f"{TABLE}/registry.csv",
+            f"{TABLE}/quarantine.csv",
             caption="../report/registry.rst",
             category=SECTIONS["cohort"],
             labels={"figure": "encoders' registry (table)"},
@@ -549,9 +582,7 @@ rule figure_truth:
         runtime=attempts(15),
     params:
         code=code("figure_truth"),
-        confounders=",".join((*CONFIG.confounds.acquisition, *CONFIG.confounds.anatomical)),
     message:
         "Figure: verdicts against the plant"
     shell:
-        "python -m mammo_sae figure-truth --truth {input} --confounders {params.confounders}"
-        " --output {output} 2> {log}"
+        "python -m mammo_sae figure-truth --truth {input} --output {output} 2> {log}"

@@ -39,6 +39,7 @@ import pandas as pd
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells
 from mammo_sae.analysis import statistics as st
+from mammo_sae.analysis.candidates import candidates, with_acquisition
 from mammo_sae.analysis.settings import ConfoundSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
@@ -74,6 +75,12 @@ def run(
     reader = CodesReader(codes)
     store = ImageReader(image_stores)
     cases = case.read_cases(images, reader.image_ids)
+    cases, acquisition = with_acquisition(cases, store, concepts)
+    if settings.acquisition is None:
+        found = candidates(cases, acquisition, (settings.discovery, settings.confirmation))
+        settings = settings.model_copy(
+            update={"acquisition": tuple(n for n in found if n not in settings.anatomical)}
+        )
     table = read_table(latents)
     scores = reader.pooled(table["score"].iloc[0])
     chosen = {

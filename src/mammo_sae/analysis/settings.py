@@ -168,12 +168,12 @@ class AlignmentSettings(SplitSettings):
 class ConfoundSettings(SplitSettings):
     """Whether a latent's association with a concept is that of a confounder."""
 
-    acquisition: tuple[str, ...] = Field(
-        ("marker", "manufacturer", "paddle"),
-        description="columns of the image table that say how an image was acquired",
+    acquisition: tuple[str, ...] | None = Field(
+        None,
+        description="columns that say how an image was acquired; null: all that are known and vary",
     )
     anatomical: tuple[str, ...] = Field(
-        ("density", "view", "side"),
+        ("density", "view", "side", "age_bin"),
         description="columns that say what tissue an image shows: distractors, not artefacts",
     )
     rankings: tuple[Ranking, ...] = Field(

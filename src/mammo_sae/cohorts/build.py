@@ -9,16 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from mammo_sae.cohorts.annotations import read_annotations
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
-from mammo_sae.cohorts.readers import read_source
+from mammo_sae.cohorts.readers import stray_files
 from mammo_sae.cohorts.settings import CohortSettings, UnsplitCohort
-from mammo_sae.cohorts.tables import (
-    BOX,
-    FINDING_COLUMNS,
-    SPLITS,
-    validated_findings,
-    validated_images,
-)
+from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.publish import write_json
 from mammo_sae.stores.tables import write_table
@@ -43,7 +38,8 @@ def run(
     images, findings
         The tables to write (.parquet), see `mammo_sae.cohorts.tables`.
     manifest
-        JSON written last: counts per split and concept, boxes clipped or dropped, digests.
+        JSON written last: counts per split and concept, boxes clipped or dropped, pseudonyms of
+        the sources' images without annotation, digests.
     provenance
         Written beside the manifest as `provenance.json`.
 
@@ -52,18 +48,18 @@ def run(
     InputError
         If the sources are missing or malformed; nothing is written then.
     """
-    source = read_source(settings, sources)
     pseudonyms = load_pseudonyms(settings.key_file)
+    found = read_annotations(
+        settings.kind, sources, settings.concepts, settings.covariates, pseudonyms
+    )
     image_table = validated_images(
-        _with_pseudonyms(source.images, settings, pseudonyms),
+        _with_split(found.images, settings, pseudonyms),
         list(settings.concepts),
         list(settings.covariates),
     )
-    boxes = source.findings.assign(
-        image_id=[pseudonyms.image(i) for i in source.findings["source_image"]]
-    )
-    clipped, counts = _clipped(boxes, image_table)
-    finding_table = validated_findings(clipped, image_table)
+    finding_table = validated_findings(found.boxes, image_table)
+
+    strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
 
     manifest.unlink(missing_ok=True)
     write_table(image_table, images)
@@ -76,13 +72,14 @@ def run(
         {
             "kind": "cohort",
             "tables": {path.name: _digest(path) for path in (images, findings)},
-            "counts": {**dict(source.counts), **counts},
+            "counts": {"unreadable_images_dropped": len(found.lost), **found.counts},
+            "files_without_annotation": strays,
             "splits": _summary(image_table, finding_table, list(settings.concepts)),
         },
     )
 
 
-def _with_pseudonyms(
+def _with_split(
     frame: pd.DataFrame, settings: CohortSettings, pseudonyms: Pseudonyms
 ) -> pd.DataFrame:
     patients = frame["source_patient"]
@@ -93,32 +90,11 @@ def _with_pseudonyms(
     held_out = test + (1 - test) * settings.validation_share
     training = frame["split"] == "training"
     return frame.assign(
-        image_id=[pseudonyms.image(i) for i in frame["source_image"]],
-        patient_id=[pseudonyms.patient(p) for p in patients],
         shard=patients.map(shards),
         split=frame["split"]
         .mask(training & (share < held_out), "validation")
         .mask(training & (share < test), "test"),
     )
-
-
-def _clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Cut boxes at their image's edges and drop those wholly outside; count both."""
-    size = images.set_index("image_id").loc[boxes["image_id"], ["rows", "columns"]]
-    width, height = size["columns"].to_numpy(float), size["rows"].to_numpy(float)
-    before = boxes[BOX].to_numpy(float)
-    after = boxes[FINDING_COLUMNS].copy()
-    after[BOX] = before
-    after["xmin"], after["xmax"] = after["xmin"].clip(0), after["xmax"].clip(upper=width)
-    after["ymin"], after["ymax"] = after["ymin"].clip(0), after["ymax"].clip(upper=height)
-    inside = (after["xmin"] < after["xmax"]) & (after["ymin"] < after["ymax"])
-    changed = (after[BOX].to_numpy(float) != before).any(axis=1)
-    counts = {
-        "boxes": int(inside.sum()),
-        "boxes_clipped": int((changed & inside).sum()),
-        "boxes_outside_dropped": int((~inside).sum()),
-    }
-    return after[inside], counts
 
 
 def _summary(

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles, check_concepts
+from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX
 
 TABLES = tuple(
@@ -31,6 +31,8 @@ TABLES = tuple(
     for part in ("train", "test")
 )
 """Files that `read_folder` reads."""
+PATTERN = "*/**/*.dcm"
+"""Where images lie."""
 CATEGORIES = ("mass", "calcification", "malignant")
 SIDES = {"LEFT": "L", "RIGHT": "R"}
 VIEWS = {"CC": "CC", "MLO": "MLO"}
@@ -59,6 +61,7 @@ def read_folder(
     concepts: Mapping[str, str],
     covariates: Mapping[str, str],
     split: str | None = None,
+    keep: Keep | None = None,
 ) -> SourceCohort:
     """Read the four tables, the headers of the images, and the extent of each mask.
 
@@ -72,6 +75,8 @@ def read_folder(
         Covariate name -> column of the tables, of a film's first row.
     split
         The split of all images, instead of what the tables say.
+    keep
+        Which patients to read; all without it.
 
     Raises
     ------
@@ -81,15 +86,9 @@ def read_folder(
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
     check_concepts(concepts, CATEGORIES)
-    films = _films(folder)
-    for film in films.values():
-        if film.file is None:
-            film.sheet.refuse(film.row, "image file path", "has no DICOM file in its folder")
+    films = _films(folder, keep)
     found = list(films.values())
-    headers = header_columns(
-        [film.file for film in found],
-        lambda n: found[n].sheet.refuse(found[n].row, "image file path", "is no DICOM image"),
-    )
+    headers = header_columns([film.file or folder / name for name, film in films.items()])
     held_out = {film.patient for film in found if film.split == "test"}
     both = held_out & {film.patient for film in found if film.split == "training"}
     images = pd.DataFrame(
@@ -119,8 +118,8 @@ def read_folder(
     )
 
 
-def locate_folder(folder: Path) -> dict[str, SourceFiles]:
-    """Return the files of every film by patient, side and view; masks are files of it too.
+def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
+    """Return the files of the films by patient, side and view; masks are files of it too.
 
     Raises
     ------
@@ -136,14 +135,14 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
             ),
             others=tuple(path for _, roi, *_ in film.findings for path in _dicoms(roi)),
         )
-        for name, film in _films(folder).items()
+        for name, film in _films(folder, keep).items()
     }
 
 
-def _films(folder: Path) -> dict[str, _Film]:
+def _films(folder: Path, keep: Keep | None) -> dict[str, _Film]:
     films: dict[str, _Film] = {}
     for name in TABLES:
-        sheet = Sheet(folder / name)
+        sheet = Sheet(folder / name).only("patient_id", keep)
         density = "breast_density" if "breast_density" in sheet else "breast density"
         columns = zip(
             sheet.ids("patient_id"),
@@ -207,7 +206,9 @@ def _birads(text: str) -> int:
 
 
 def _boxes(
-    films: Mapping[str, _Film], sizes: list[tuple[int, int]], concepts: Mapping[str, str]
+    films: Mapping[str, _Film],
+    sizes: list[tuple[int | None, int | None]],
+    concepts: Mapping[str, str],
 ) -> tuple[pd.DataFrame, int]:
     """Return the extent of each finding's mask, and how many have none of the film's size."""
     rows: list[tuple] = []

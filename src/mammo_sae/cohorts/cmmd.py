@@ -17,20 +17,36 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles, check_concepts
+from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX, age_bin
-from mammo_sae.errors import InputError
 
 BREASTS = "CMMD_clinicaldata_revision.csv"
 FOLDER = "CMMD"
 TABLES = (BREASTS,)
 """Files that `read_folder` reads."""
+PATTERN = "CMMD/**/*.dcm"
+"""Where images lie."""
 KINDS = {
     "calcification": {"calcification"},
     "mass": {"mass"},
     "both": {"calcification", "mass"},
 }
 CATEGORIES = ("mass", "calcification", "malignant")
+COLUMNS = (
+    "source_image",
+    "source_patient",
+    "split",
+    "view",
+    "side",
+    "density",
+    "birads",
+    "rows",
+    "columns",
+    "pixel_spacing_mm",
+    "manufacturer",
+    "model",
+    "age_bin",
+)
 
 
 def read_folder(
@@ -38,6 +54,7 @@ def read_folder(
     concepts: Mapping[str, str],
     covariates: Mapping[str, str],
     split: str | None = None,
+    keep: Keep | None = None,
 ) -> SourceCohort:
     """Read the table and the headers of all images.
 
@@ -51,6 +68,8 @@ def read_folder(
         Covariate name -> column of the table.
     split
         The split of all images; without one they are all `training`.
+    keep
+        Which patients to read; all without it.
 
     Raises
     ------
@@ -60,7 +79,7 @@ def read_folder(
     from mammo_sae.cohorts.facts import read_facts  # what only locates files needs no pydicom
 
     check_concepts(concepts, CATEGORIES)
-    sheet = Sheet(folder / BREASTS)
+    sheet = Sheet(folder / BREASTS).only("ID1", keep)
     breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
     for row, (patient, side, kind, malignant) in enumerate(
         zip(
@@ -74,17 +93,17 @@ def read_folder(
         _, known = breasts.setdefault((patient, side), (row, set()))
         known |= kind | ({"malignant"} if malignant else set())
     first = {patient: row for row, patient in reversed(list(enumerate(sheet.ids("ID1"))))}
-    for patient, row in first.items():
-        if not _dicoms(folder, patient):
-            sheet.refuse(row, "ID1", f"has no DICOM file in {FOLDER}")
     ages = sheet.parsed("Age", lambda text: int(float(text)), "years or empty")
     texts = {name: sheet.typed(column) for name, column in covariates.items()}
 
-    files = locate_folder(folder)
+    files = locate_folder(folder, keep)
     headers = read_facts([found.dicom for found in files.values()], "read headers")
     rows, dropped = [], 0
     for (name, found), header in zip(files.items(), headers, strict=True):
-        if header is None or header.side is None or header.view not in {"CC", "MLO"}:
+        if header is None:
+            rows.append({"source_image": name, "source_patient": found.patient, "rows": None})
+            continue
+        if header.side is None or header.view not in {"CC", "MLO"}:
             dropped += 1
             continue
         row, known = breasts.get((found.patient, header.side), (None, None))
@@ -110,14 +129,17 @@ def read_folder(
                 **{name: None if row is None else texts[name][row] for name in covariates},
             }
         )
-    if not rows:
-        raise InputError(f"{folder / FOLDER} holds no image with a side and a standard view")
     findings = pd.DataFrame(columns=["source_image", "concept", *BOX])
-    return SourceCohort(pd.DataFrame(rows), findings, {"images_without_view_dropped": dropped})
+    columns = [*COLUMNS, *concepts, *covariates]
+    counts = {
+        "images_without_view_dropped": dropped,
+        "patients_without_images": len(first.keys() - {found.patient for found in files.values()}),
+    }
+    return SourceCohort(pd.DataFrame(rows, columns=columns), findings, counts)
 
 
-def locate_folder(folder: Path) -> dict[str, SourceFiles]:
-    """Return the files of all patients in the table by their path below the folder.
+def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
+    """Return the files of all patients in the table that are kept, by path below the folder.
 
     Raises
     ------
@@ -126,7 +148,7 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
     """
     return {
         path.relative_to(folder).as_posix(): SourceFiles(dicom=path, patient=patient)
-        for patient in dict.fromkeys(Sheet(folder / BREASTS).ids("ID1"))
+        for patient in dict.fromkeys(Sheet(folder / BREASTS).only("ID1", keep).ids("ID1"))
         for path in _dicoms(folder, patient)
     }
 

@@ -22,13 +22,15 @@ from typing import Any
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import EMPTY, Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles, check_concepts
+from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX, age_bin
 
 CLINICAL = "tables/EMBED_OpenData_clinical.csv"
 METADATA = "tables/EMBED_OpenData_metadata.csv"
 TABLES = (CLINICAL, METADATA)
 """Files that `read_folder` reads."""
+PATTERN = "images/**/*.dcm"
+"""Where images lie."""
 ROOTS = ("anon_dicom", "images")  # what stands before the cohort folder in anon_dicom_path
 VIEWS = ("CC", "MLO")
 BIRADS = {"A": 0, "N": 1, "B": 2, "P": 3, "S": 4, "M": 5, "K": 6}
@@ -69,6 +71,7 @@ def read_folder(
     concepts: Mapping[str, str],
     covariates: Mapping[str, str],
     split: str | None = None,
+    keep: Keep | None = None,
 ) -> SourceCohort:
     """Read both tables and the headers of the images.
 
@@ -82,6 +85,8 @@ def read_folder(
         Covariate name -> column of the metadata table.
     split
         The split of all images; without one they are all `training`.
+    keep
+        Which patients to read; all without it.
 
     Raises
     ------
@@ -92,15 +97,12 @@ def read_folder(
 
     check_concepts(concepts, CATEGORIES)
     sheet = Sheet(folder / METADATA, columns=(*METADATA_COLUMNS, *covariates.values()))
+    sheet = sheet.only("empi_anon", keep)
     kept = _kept(sheet)
     files = _files(folder, sheet)
     exams, sides = sheet.ids("acc_anon"), sheet.text("ImageLateralityFinal")
     findings = _findings(folder)
     of_row = [findings.get((exams[row], sides[row]), []) for row in kept]
-    headers = header_columns(
-        [files[row] for row in kept],
-        lambda n: sheet.refuse(kept[n], "anon_dicom_path", "has no DICOM image under images/"),
-    )
     patients, views = sheet.ids("empi_anon"), sheet.text("ViewPosition")
     images = pd.DataFrame(
         {
@@ -111,7 +113,7 @@ def read_folder(
             "side": [sides[row] for row in kept],
             "density": [_first(found, "density") for found in of_row],
             "birads": [_first(found, "birads") for found in of_row],
-            **headers,
+            **header_columns([files[row] for row in kept]),
             "age_bin": [age_bin(_first(found, "age")) for found in of_row],
         }
     )
@@ -128,15 +130,15 @@ def read_folder(
     return SourceCohort(images, boxes, counts)
 
 
-def locate_folder(folder: Path) -> dict[str, SourceFiles]:
-    """Return the file of every standard view by its path below the folder.
+def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
+    """Return the file of every standard view of kept patients by its path below the folder.
 
     Raises
     ------
     InputError
         If a table is missing or malformed.
     """
-    sheet = Sheet(folder / METADATA, columns=METADATA_COLUMNS)
+    sheet = Sheet(folder / METADATA, columns=METADATA_COLUMNS).only("empi_anon", keep)
     files = _files(folder, sheet)
     exams, sides, patients = (
         sheet.text(name) for name in ("acc_anon", "ImageLateralityFinal", "empi_anon")
@@ -156,6 +158,11 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
         )
         for row in _kept(sheet)
     }
+
+
+def named_files(folder: Path) -> set[Path]:
+    """Return the files of all rows, those of other kinds of image too."""
+    return set(_files(folder, Sheet(folder / METADATA, columns=METADATA_COLUMNS)))
 
 
 def _kept(sheet: Sheet) -> list[int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import pydicom
 
@@ -51,25 +51,25 @@ def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
         return list(progress(pool.map(_facts, paths), total=len(paths), label=label))
 
 
-def header_columns(
-    paths: Sequence[Path], refuse: Callable[[int], NoReturn]
-) -> dict[str, list[int | float | str | None]]:
+def header_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
     """Return the columns of the images table that come from headers, one value per file.
 
-    `refuse` is called with the position of the first file that is not a readable image.
+    All are None for a file that is missing or is not a readable image.
     """
     headers = read_facts(paths, "read headers")
-    for position, header in enumerate(headers):
-        if header is None:
-            refuse(position)
-    return {
-        "rows": [header.rows for header in headers],
-        "columns": [header.columns for header in headers],
-        "pixel_spacing_mm": [header.spacing_mm for header in headers],
-        "manufacturer": [header.manufacturer for header in headers],
-        "model": [header.model for header in headers],
-        "age_bin": [age_bin(header.age) for header in headers],
+    names = {
+        "rows": "rows",
+        "columns": "columns",
+        "pixel_spacing_mm": "spacing_mm",
+        "manufacturer": "manufacturer",
+        "model": "model",
+        "age": "age",
     }
+    table = {
+        column: [None if header is None else getattr(header, name) for header in headers]
+        for column, name in names.items()
+    }
+    return {**table, "age_bin": [age_bin(age) for age in table.pop("age")]}
 
 
 def _facts(path: Path) -> Facts | None:

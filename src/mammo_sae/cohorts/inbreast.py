@@ -22,13 +22,15 @@ from xml.parsers.expat import ExpatError
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX
 from mammo_sae.errors import InputError
 
 IMAGES = "INbreast.csv"
 TABLES = (IMAGES,)
 """Files that `read_folder` reads."""
+PATTERN = "AllDICOMs/*.dcm"
+"""Where images lie."""
 # As some files spell it -> as the others do.
 SPELLINGS = {
     "Assymetry": "Asymmetry",
@@ -43,6 +45,7 @@ def read_folder(
     concepts: Mapping[str, str],
     covariates: Mapping[str, str],
     split: str | None = None,
+    keep: Keep | None = None,
 ) -> SourceCohort:
     """Read the table, the contours and the headers of the images.
 
@@ -56,6 +59,8 @@ def read_folder(
         Covariate name -> column of the table.
     split
         The split of all images; without one they are all `training`.
+    keep
+        Which patients to read; all without it.
 
     Raises
     ------
@@ -64,13 +69,9 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
-    sheet = Sheet(folder / IMAGES, separator=";")
-    files = locate_folder(folder)
+    files = locate_folder(folder, keep)
+    sheet = Sheet(folder / IMAGES, separator=";").only("File Name", files.__contains__)
     names = list(files)
-    headers = header_columns(
-        [files[name].dicom for name in names],
-        lambda row: sheet.refuse(row, "File Name", "has no DICOM image in AllDICOMs"),
-    )
     images = pd.DataFrame(
         {
             "source_image": names,
@@ -80,7 +81,7 @@ def read_folder(
             "side": sheet.chosen("Laterality", {"L": "L", "R": "R"}),
             "density": sheet.parsed("ACR", DENSITIES.__getitem__, "1 to 4 or empty"),
             "birads": sheet.parsed("Bi-Rads", _birads, "0 to 6, 4a to 4c, or empty"),
-            **headers,
+            **header_columns([files[name].dicom for name in names]),
         }
     )
     contours = {name: _contours(folder / "AllXML" / f"{name}.xml") for name in names}
@@ -98,8 +99,8 @@ def read_folder(
     return SourceCohort(images, pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), {})
 
 
-def locate_folder(folder: Path) -> dict[str, SourceFiles]:
-    """Return the files of every image by the table's `File Name`.
+def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
+    """Return the files of every image of kept patients by the table's `File Name`.
 
     Raises
     ------
@@ -122,6 +123,8 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
         parts = paths[0].name.split("_")
         if len(parts) < 3:
             sheet.refuse(row, "File Name", "has a DICOM file whose name holds no patient")
+        if keep is not None and not keep(parts[1]):
+            continue
         found[name] = SourceFiles(
             dicom=paths[0],
             patient=parts[1],

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_sae.cohorts import cbis_ddsm, cmmd, embed, inbreast, rsna, table, vindr
-from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.settings import CohortSettings
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.pseudonyms import Pseudonyms
+from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.errors import InputError
 
 READERS = {
@@ -23,19 +22,29 @@ READERS = {
     "embed": embed,
     "cmmd": cmmd,
 }
-"""Kind of cohort -> module with `read_folder`, `locate_folder` and `TABLES`."""
+"""Kind of cohort -> module with `read_folder`, `locate_folder`, `TABLES` and `PATTERN`."""
 
 
-def read_source(settings: CohortSettings, sources: Sequence[Path]) -> SourceCohort:
+def read_source(
+    kind: str,
+    sources: Sequence[Path],
+    concepts: Mapping[str, str],
+    covariates: Mapping[str, str],
+    keep: Keep | None = None,
+) -> SourceCohort:
     """Read the annotations of all `sources` of a cohort, one after the other.
 
     Parameters
     ----------
-    settings
-        The cohort.
+    kind
+        Kind of the cohort, a key of `READERS`.
     sources
         Its folders: of the phantom the parts of its archive; else the source and, if the settings
         have one, the external folder, whose images become the split `external`.
+    concepts, covariates
+        Name -> what the source calls it.
+    keep
+        Which patients to read; all without it.
 
     Raises
     ------
@@ -44,13 +53,9 @@ def read_source(settings: CohortSettings, sources: Sequence[Path]) -> SourceCoho
     """
     parts = []
     for position, folder in enumerate(sources):
-        external = settings.kind != "phantom" and position > 0
+        split = "external" if kind != "phantom" and position > 0 else None
         _check_folder(folder)
-        parts.append(
-            READERS[settings.kind].read_folder(
-                folder, settings.concepts, settings.covariates, "external" if external else None
-            )
-        )
+        parts.append(READERS[kind].read_folder(folder, concepts, covariates, split, keep))
     return SourceCohort(
         images=pd.concat([part.images for part in parts], ignore_index=True),
         findings=pd.concat([part.findings for part in parts], ignore_index=True),
@@ -58,7 +63,9 @@ def read_source(settings: CohortSettings, sources: Sequence[Path]) -> SourceCoho
     )
 
 
-def locate(kind: str, key_file: str | None, sources: Sequence[Path]) -> dict[str, SourceFiles]:
+def locate(
+    kind: str, pseudonyms: Pseudonyms, sources: Sequence[Path], keep: Keep | None = None
+) -> dict[str, SourceFiles]:
     """Return the files of every image by pseudonym, found again in the sources each time.
 
     Raises
@@ -66,16 +73,37 @@ def locate(kind: str, key_file: str | None, sources: Sequence[Path]) -> dict[str
     InputError
         If a source is missing or two images share a pseudonym.
     """
-    pseudonyms = load_pseudonyms(key_file)
     found: dict[str, SourceFiles] = {}
     for folder in sources:
         _check_folder(folder)
-        for source_id, files in READERS[kind].locate_folder(folder).items():
+        for source_id, files in READERS[kind].locate_folder(folder, keep).items():
             image_id = pseudonyms.image(source_id)
             if image_id in found:
                 raise InputError(f"image {image_id} occurs twice in the cohort's sources")
             found[image_id] = files
     return found
+
+
+def stray_files(kind: str, sources: Sequence[Path]) -> list[str]:
+    """Return the images in the sources that no annotation speaks of, by path below their source."""
+    reader = READERS[kind]
+    found: set[str] = set()
+    for folder in sources:
+        if reader in (rsna, embed):
+            named = reader.named_files(folder)
+        else:
+            located = reader.locate_folder(folder).values()
+            named = {file for files in located for file in (files.dicom, *files.others)}
+        strays = set(folder.glob(reader.PATTERN)) - named
+        found |= {path.relative_to(folder).as_posix() for path in strays}
+    return sorted(found)
+
+
+def masked_regions(kind: str, sources: Sequence[Path]) -> list[str]:
+    """Return the names of the regions of which the sources have exact masks, sorted."""
+    if READERS[kind] is not vindr:
+        return []
+    return sorted({name for folder in sources for name in vindr.mask_bits(folder)})
 
 
 def _check_folder(folder: Path) -> None:

@@ -16,13 +16,15 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, age_bin
 
 IMAGES = "train.csv"
 FOLDER = "train_images"
 TABLES = (IMAGES,)
 """Files that `read_folder` reads."""
+PATTERN = "train_images/*/*.dcm"
+"""Where images lie."""
 VIEWS = ("CC", "MLO")  # the others (AT, LM, ML, LMO) are a hundredth of the images
 FLAGS = {"0": 0, "1": 1, "False": 0, "True": 1}
 
@@ -32,6 +34,7 @@ def read_folder(
     concepts: Mapping[str, str],
     covariates: Mapping[str, str],
     split: str | None = None,
+    keep: Keep | None = None,
 ) -> SourceCohort:
     """Read `train.csv` and the headers of the images with standard views.
 
@@ -45,6 +48,8 @@ def read_folder(
         Covariate name -> column of `train.csv`: site_id, implant, ...
     split
         The split of all images; without one they are all `training`.
+    keep
+        Which patients to read; all without it.
 
     Raises
     ------
@@ -53,14 +58,11 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
-    sheet = Sheet(folder / IMAGES)
+    sheet = Sheet(folder / IMAGES).only("patient_id", keep)
     files = _files(folder, sheet)
     views = sheet.ids("view")
     kept = [row for row, view in enumerate(views) if view in VIEWS]
-    headers = header_columns(
-        [files[row] for row in kept],
-        lambda n: sheet.refuse(kept[n], "image_id", f"has no DICOM image in {FOLDER}"),
-    )
+    headers = header_columns([files[row] for row in kept])
     images = pd.DataFrame(
         {
             "source_image": sheet.ids("image_id"),
@@ -88,15 +90,15 @@ def read_folder(
     return SourceCohort(images, findings, {"other_views_dropped": len(sheet) - len(kept)})
 
 
-def locate_folder(folder: Path) -> dict[str, SourceFiles]:
-    """Return the file of every image with a standard view by `image_id`.
+def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
+    """Return the file of every standard view of kept patients by `image_id`.
 
     Raises
     ------
     InputError
         If `train.csv` is missing.
     """
-    sheet = Sheet(folder / IMAGES)
+    sheet = Sheet(folder / IMAGES).only("patient_id", keep)
     return {
         image: SourceFiles(dicom=path, patient=patient, annotation=cells)
         for image, patient, path, view, cells in zip(
@@ -109,6 +111,11 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
         )
         if view in VIEWS
     }
+
+
+def named_files(folder: Path) -> set[Path]:
+    """Return the files of all rows, those of other views too."""
+    return set(_files(folder, Sheet(folder / IMAGES)))
 
 
 def _files(folder: Path, sheet: Sheet) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -44,12 +45,28 @@ class Sheet:
             raise InputError(f"{path} is empty; a header row is needed") from None
         except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
             raise InputError(f"{path} can't be read as CSV: {str(error).strip()}") from None
+        self._lines = list(range(2, len(self.frame) + 2))
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def __contains__(self, column: str) -> bool:
         return column in self.frame.columns
+
+    def only(self, column: str, keep: Callable[[str], bool] | None) -> Sheet:
+        """Return the rows whose cell in `column` is kept, all if `keep` is None.
+
+        Errors name the lines of the file as before.
+        """
+        if keep is None:
+            return self
+        texts = self.text(column)
+        wanted = {text for text in set(texts) if keep(text)}
+        rows = [row for row, text in enumerate(texts) if text in wanted]
+        part = copy(self)
+        part.frame = self.frame.iloc[rows].reset_index(drop=True)
+        part._lines = [self._lines[row] for row in rows]
+        return part
 
     def text(self, column: str) -> list[str]:
         """Return a column as it is written, without surrounding blanks."""
@@ -113,5 +130,5 @@ class Sheet:
         return self.required(column, choices.__getitem__, " or ".join(choices))
 
     def refuse(self, row: int, column: str, what: str) -> NoReturn:
-        """Raise an InputError about one cell; `row` counts from 0 below the header."""
-        raise InputError(f"{self.path}: line {row + 2}, column {column!r} {what}")
+        """Raise an InputError about one cell of the sheet's row `row`, from 0."""
+        raise InputError(f"{self.path}: line {self._lines[row]}, column {column!r} {what}")

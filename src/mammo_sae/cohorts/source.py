@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_sae.errors import InputError
+
+Keep = Callable[[str], bool]
+"""Says of a patient, by the source's id, whether to read its images."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class SourceCohort:
     ----------
     images
         The columns of the images table with `source_image` and `source_patient` in place of the
-        pseudonyms, and without `shard`.
+        pseudonyms, and without `shard`. Where a file is no readable image, `rows` is empty.
     findings
         source_image, concept, xmin, ymin, xmax, ymax as the source has them: not yet clipped.
     counts

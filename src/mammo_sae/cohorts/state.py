@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import READERS, locate
+from mammo_sae.cohorts.readers import READERS, locate, masked_regions
 from mammo_sae.cohorts.settings import CohortSettings
 
 
@@ -45,8 +45,8 @@ def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveS
         If a source is missing or its tables can't be read, naming it.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
-    found = locate(settings.kind, settings.key_file, sources)
-    regions = sorted({name for files in found.values() for name in files.mask_bits})
+    found = locate(settings.kind, pseudonyms, sources)
+    regions = masked_regions(settings.kind, sources)
     shards = [[f"regions {regions}"] for _ in range(settings.shards)]
     for image_id in sorted(found):
         files = found[image_id]

@@ -18,13 +18,15 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS
 
 IMAGES = "images.csv"
 FINDINGS = "findings.csv"
 TABLES = (IMAGES, FINDINGS)
 """Files that `read_folder` reads."""
+PATTERN = "**/*.[dD][cCiI]*[mM]"
+"""Where images lie."""
 
 
 def read_folder(
@@ -32,6 +34,7 @@ def read_folder(
     concepts: Mapping[str, str],
     covariates: Mapping[str, str],
     split: str | None = None,
+    keep: Keep | None = None,
 ) -> SourceCohort:
     """Read the tables of a folder and the headers of its images.
 
@@ -45,6 +48,8 @@ def read_folder(
         Covariate name -> column of `images.csv`.
     split
         The split of all images, instead of what the table says.
+    keep
+        Which patients to read; all without it.
 
     Raises
     ------
@@ -53,12 +58,8 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
-    sheet = Sheet(folder / IMAGES)
+    sheet = Sheet(folder / IMAGES).only("patient_id", keep)
     files = _files(sheet)
-    headers = header_columns(
-        [folder / name for name in files],
-        lambda row: sheet.refuse(row, "file", "names no DICOM image in this folder"),
-    )
     images = pd.DataFrame(
         {
             "source_image": files,
@@ -70,25 +71,25 @@ def read_folder(
             "side": sheet.chosen("side", {"L": "L", "R": "R"}),
             "density": _optional(sheet, "density", dict(zip("ABCD", "ABCD", strict=True))),
             "birads": _optional(sheet, "birads", {str(n): n for n in range(7)}),
-            **headers,
+            **header_columns([folder / name for name in files]),
         }
     )
     for concept, column in concepts.items():
         images[concept] = sheet.parsed(column, {"0": 0, "1": 1}.__getitem__, "0, 1 or empty")
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
-    return SourceCohort(images, _findings(folder, set(files), concepts), {})
+    return SourceCohort(images, _findings(folder, set(files), concepts, strict=keep is None), {})
 
 
-def locate_folder(folder: Path) -> dict[str, SourceFiles]:
-    """Return the file of every image of a folder by its name in `images.csv`.
+def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
+    """Return the file of every image of kept patients by its name in `images.csv`.
 
     Raises
     ------
     InputError
         If the table is missing or names a file outside of the folder.
     """
-    sheet = Sheet(folder / IMAGES)
+    sheet = Sheet(folder / IMAGES).only("patient_id", keep)
     boxes: dict[str, list[str]] = {}
     if (folder / FINDINGS).is_file():
         findings = Sheet(folder / FINDINGS)
@@ -127,11 +128,15 @@ def _optional(sheet: Sheet, column: str, choices: Mapping[str, object]) -> list:
     return sheet.parsed(column, choices.__getitem__, f"{' or '.join(choices)} or empty")
 
 
-def _findings(folder: Path, files: set[str], concepts: Mapping[str, str]) -> pd.DataFrame:
+def _findings(
+    folder: Path, files: set[str], concepts: Mapping[str, str], *, strict: bool
+) -> pd.DataFrame:
     columns = ["source_image", "concept", *BOX]
     if not (folder / FINDINGS).is_file():
         return pd.DataFrame(columns=columns)
     sheet = Sheet(folder / FINDINGS)
+    if not strict:
+        sheet = sheet.only("file", files.__contains__)
     names = {category: concept for concept, category in concepts.items()}
     corners = [sheet.required(name, float, "a number of pixels") for name in BOX]
     rows = []

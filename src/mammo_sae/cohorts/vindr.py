@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import read_json
@@ -35,6 +35,8 @@ TRUTH_DESCRIPTION = "truth.json"
 METADATA_ID = "SOP Instance UID"
 TABLES = (BREASTS, FINDINGS, METADATA, TRUTH, TRUTH_DESCRIPTION)
 """Files that `read_folder` reads."""
+PATTERN = "images/*/*.dicom"
+"""Where images lie."""
 
 CLASSES: dict[str, tuple[str, str | int]] = {
     **{f"DENSITY {letter}": ("density", letter) for letter in "ABCD"},
@@ -62,6 +64,7 @@ def read_folder(
     concepts: Mapping[str, str],
     covariates: Mapping[str, str],
     split: str | None = None,
+    keep: Keep | None = None,
 ) -> SourceCohort:
     """Read the annotations of one folder.
 
@@ -76,6 +79,8 @@ def read_folder(
         Covariate name -> column of `truth.csv`, `metadata.csv` or `breast-level_annotations.csv`.
     split
         The split of all images, instead of what the folder says.
+    keep
+        Which patients to read; all without it.
 
     Raises
     ------
@@ -88,7 +93,7 @@ def read_folder(
             f"concepts: {unknown[0]!r} is neither a finding category of this dataset nor a class; "
             f"choose from {', '.join([*sorted(CATEGORIES), *CLASSES])}"
         )
-    breasts = Sheet(folder / BREASTS)
+    breasts = Sheet(folder / BREASTS).only("study_id", keep)
     images = pd.DataFrame(
         {
             "source_image": breasts.ids("image_id"),
@@ -110,7 +115,10 @@ def read_folder(
     for name, column in covariates.items():
         images[name] = images["source_image"].map(_covariate(folder, breasts, column))
 
-    categories, findings, without_box = _findings(Sheet(folder / FINDINGS), images, concepts)
+    found = Sheet(folder / FINDINGS)
+    if keep is not None:
+        found = found.only("image_id", set(images["source_image"]).__contains__)
+    categories, findings, without_box = _findings(found, images, concepts)
     for concept, category in concepts.items():
         if category in CLASSES:
             column, value = CLASSES[category]
@@ -120,8 +128,8 @@ def read_folder(
     return SourceCohort(images, findings, {"findings_without_box": without_box})
 
 
-def locate_folder(folder: Path) -> dict[str, SourceFiles]:
-    """Return the files of every image of a folder by source image id; they need not exist.
+def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
+    """Return the files of the images of a folder by source image id; they need not exist.
 
     Raises
     ------
@@ -129,7 +137,7 @@ def locate_folder(folder: Path) -> dict[str, SourceFiles]:
         If one of its two tables of annotations is missing.
     """
     bits = mask_bits(folder)
-    breasts = Sheet(folder / BREASTS)
+    breasts = Sheet(folder / BREASTS).only("study_id", keep)
     findings = Sheet(folder / FINDINGS)
     boxes: dict[str, list[str]] = {}
     for image, cells in zip(

@@ -6,10 +6,10 @@ import hashlib
 import multiprocessing
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,13 +17,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mammo_sae.cohorts.pseudonyms import without_paths
-from mammo_sae.cohorts.readers import locate
+from mammo_sae.cohorts.annotations import read_annotations
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms, without_paths
+from mammo_sae.cohorts.readers import locate, masked_regions
 from mammo_sae.cohorts.source import SourceFiles
-from mammo_sae.cohorts.tables import BOX, read_cohort
+from mammo_sae.cohorts.tables import BOX
 from mammo_sae.compute.ordered import in_order
 from mammo_sae.dicom.canonical import canonical_image
 from mammo_sae.dicom.geometry import Geometry
+from mammo_sae.dicom.header import Header
 from mammo_sae.dicom.pixels import read_pixels
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ConversionSettings, TriageSettings
@@ -35,6 +37,7 @@ from mammo_sae.stores.images import ImageRecord, ImageWriter, create_image_store
 
 # A process takes about a second to start; it should have several seconds of decoding to do.
 PIXELS_PER_PROCESS = 100_000_000
+VOI_FUNCTIONS = {"LINEAR", "LINEAR_EXACT", "SIGMOID"}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,8 +45,6 @@ R = TypeVar("R")
 
 def run(
     settings: ConversionSettings,
-    images: Path,
-    findings: Path,
     sources: Sequence[Path],
     shard: int,
     path: Path,
@@ -60,12 +61,11 @@ def run(
     ----------
     settings
         Preprocessing, concepts, key of the pseudonyms.
-    images, findings
-        The cohort's tables.
     sources
-        The cohort's folders, in which the files are found again.
+        The cohort's folders. Of their annotations only those of the shard's patients count, not the
+        cohort's tables: so images that are added reconvert the shards of their patients alone.
     shard
-        Which rows of `images` to convert.
+        Which of the cohort's shards to convert.
     path, manifest
         The store to write, see `mammo_sae.stores.images`.
     threads
@@ -84,17 +84,18 @@ def run(
         If more than the allowed share of files is refused, with their number per reason and the
         pseudonym of the first; no store is left.
     """
-    table, boxes = read_cohort(images, findings, settings.concepts)
-    table = table[table["shard"] == shard]
-    files = locate(settings.kind, settings.key_file, sources)
-    lost = [image_id for image_id in table["image_id"] if image_id not in files]
-    if lost:
-        raise InputError(
-            f"image {lost[0]} of the cohort is not in its sources; build the cohort again"
-        )
-    regions = _regions(settings.concepts, files.values())
-    of_image = dict(tuple(boxes.groupby("image_id")))
-    none = boxes.iloc[:0]
+    pseudonyms = load_pseudonyms(settings.key_file)
+
+    def mine(patient: str) -> bool:
+        return pseudonyms.shard(patient, settings.shards) == shard
+
+    found = read_annotations(settings.kind, sources, settings.concepts, {}, pseudonyms, mine)
+    files = locate(settings.kind, pseudonyms, sources, mine)
+    table = found.images.sort_values("image_id", kind="stable")
+    masked = masked_regions(settings.kind, sources)
+    regions = list(dict.fromkeys([*settings.concepts, *masked]))
+    of_image = dict(tuple(found.boxes.groupby("image_id")))
+    none = found.boxes.iloc[:0]
     jobs = [
         Job(settings, regions, row, files[row.image_id], of_image.get(row.image_id, none))
         for row in table.itertuples()
@@ -104,7 +105,9 @@ def run(
     if settings.kind != "phantom":
         # Files that we did not write may make a decoder end its process.
         processes = max(1, processes)
-    refused: dict[str, Reason] = {}
+    refused = dict.fromkeys(sorted(found.lost), Reason.UNREADABLE)
+    in_all = len(table) + len(refused)
+    _check_share(refused, in_all, settings.images.triage.most_refused)
     # What a file holds is known only when it is decoded, and a store has room for what is known
     # to come. So a shard with files to leave out is converted a second time, without them.
     while True:
@@ -124,9 +127,9 @@ def run(
             ) as writer:
                 _convert(jobs, writer, processes, settings.images.triage, f"convert shard {shard}")
             return
-        except _LeaveOut as found:
-            refused.update(found.refused)
-            _check_share(refused, len(table), settings.images.triage.most_refused)
+        except _LeaveOut as left_out:
+            refused.update(left_out.refused)
+            _check_share(refused, in_all, settings.images.triage.most_refused)
             jobs = [job for job in jobs if job.image_id not in refused]
 
 
@@ -147,18 +150,19 @@ def _convert(
     outcomes = isolated(Job.run, jobs, processes, Job.lost)
     for position, outcome in enumerate(progress(outcomes, total=len(jobs), label=label)):
         image_id = jobs[position].image_id
-        reason, reasons = outcome.refused, list(outcome.warnings)
+        reason, reasons = outcome.refused, list(outcome.found)
         if reason is None and not seen.isdisjoint(outcome.identities):
             if policy.duplicate == "refuse":
                 reason = Reason.DUPLICATE
-            elif policy.duplicate == "warn":
+            else:
                 reasons.append(Reason.DUPLICATE)
         seen.update(outcome.identities)
-        warned += [(image_id, warning) for warning in reasons]
+        warned += [(image_id, r) for r in reasons if getattr(policy, r.code) == "warn"]
         if reason is not None:
             refused[image_id] = reason
         elif not refused:
-            writer.write(position, outcome.record)
+            facts = {**outcome.record.facts, "triage": ";".join(r.code for r in reasons)}
+            writer.write(position, replace(outcome.record, facts=facts))
     if refused:
         for image_id, reason in refused.items():
             print(f"left out: image {image_id}: {Refusal(reason)}", file=sys.stderr)
@@ -216,21 +220,17 @@ def _pooled(function: Callable[[T], R], items: Sequence[T], processes: int) -> I
         yield from in_order(pool, function, items, ahead=processes)
 
 
-def _regions(concepts: Sequence[str], files: Iterable[SourceFiles]) -> list[str]:
-    artefacts = {name for found in files for name in found.mask_bits} - set(concepts)
-    return [*concepts, *sorted(artefacts)]
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What came of one file: a record, or the reason why there is none.
 
-    `identities` are digests of its pixels and instance UID: two files that share one are the same.
+    `found` are reasons for which it could have been left out, and was not; `identities` digests of
+    its pixels and instance UID: two files that share one are the same.
     """
 
     record: ImageRecord | None
     refused: Reason | None = None
-    warnings: Sequence[Reason] = ()
+    found: Sequence[Reason] = ()
     identities: frozenset[str] = frozenset()
 
 
@@ -267,11 +267,11 @@ class Job:
     def _convert(self) -> Outcome:
         policy = self._settings.triage
         header, codes = read_pixels(self._files.dicom)
-        warnings = judge_header(header, self._expected, policy)
+        found = judge_header(header, self._expected, policy)
         if codes.shape != self._size:
             raise Refusal(Reason.SIZE)
         canonical = canonical_image(header, codes, self._settings)
-        warnings += judge_image(canonical, self._expected, policy)
+        found += judge_image(canonical, self._expected, policy)
         geometry = canonical.geometry
         vertical, horizontal = header.spacing_mm
         record = ImageRecord(
@@ -281,11 +281,12 @@ class Job:
             affine=geometry.affine,
             flipped=geometry.flipped,
             spacing_mm=float(np.sqrt(vertical / geometry.scale_y * horizontal / geometry.scale_x)),
+            facts=_facts(header),
         )
         identities = {f"pixels:{hashlib.blake2b(np.ascontiguousarray(codes)).hexdigest()}"}
         if header.acquisition.uid:
             identities.add(f"uid:{header.acquisition.uid}")
-        return Outcome(record, warnings=warnings, identities=frozenset(identities))
+        return Outcome(record, found=found, identities=frozenset(identities))
 
     def _region_masks(self, geometry: Geometry) -> np.ndarray:
         out = np.zeros((len(self._regions), geometry.height, geometry.width), dtype=bool)
@@ -308,3 +309,22 @@ class Job:
         if planes.dtype != np.uint8 or planes.shape != self._size:
             raise Refusal(Reason.MASK)
         return planes
+
+
+def _facts(header: Header) -> dict[str, str]:
+    """Return what may confound: how the file is coded and how its values are to be displayed.
+
+    Of texts only those that the standard defines: others may say anything.
+    """
+    voi = "none"
+    if header.voi_luts:
+        voi = "table"
+    elif header.windows:
+        voi = header.voi_function if header.voi_function in VOI_FUNCTIONS else "other"
+    return {
+        "bits_stored": str(header.bits_stored),
+        "photometric": header.photometric,
+        "transfer_syntax": header.syntax,
+        "voi": voi,
+        "windows": str(len(header.windows)),
+    }

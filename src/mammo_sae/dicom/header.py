@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from mammo_sae.dicom import acquisition
 from mammo_sae.dicom.acquisition import Acquisition, read_acquisition
@@ -64,9 +65,11 @@ class Header:
 
     `spacing_mm` is (row, column) spacing in the breast plane's own attribute, or NaN.
     `contradictory` says that PresentationLUTShape and the photometric interpretation disagree.
+    `syntax` is the keyword of the transfer syntax, empty if it is none of DICOM's own.
     `padding` is the inclusive range of stored values that are no image, or None.
     """
 
+    syntax: str
     rows: int
     columns: int
     bits_allocated: int
@@ -122,7 +125,9 @@ def read_header(dataset: Dataset) -> Header:
             raise Refusal(Reason.HEADER, "RescaleIntercept")
     modality_luts = _luts(dataset, "ModalityLUTSequence", negative=signed)
     lowest = (-(1 << (stored - 1)) if signed else 0) * slope + intercept
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in vars(dataset) else None
     return Header(
+        syntax=UID(str(syntax)).keyword if syntax else "",
         rows=_number(dataset, "Rows", int),
         columns=_number(dataset, "Columns", int),
         bits_allocated=allocated,

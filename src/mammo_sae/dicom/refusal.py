@@ -24,6 +24,7 @@ class Reason(Enum):
     WINDOW = ("window", "the VOI window is malformed or not the one that the settings ask for")
     SIZE = ("size", "the decoded image does not have the size that the annotations give")
     MASK = ("mask", "the lesion mask is missing, unreadable, or not of the image's size")
+    UNANNOTATED = ("unannotated", "no annotation speaks of the file")
     BLANK = ("blank", "all pixels have the same value")
 
     MODALITY = ("modality", "the image is not a mammogram by its modality")

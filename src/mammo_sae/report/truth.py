@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,13 @@ MEASURES = {
 }
 
 
-def run(*, truth: Path, confounders: Sequence[str], output: Path) -> None:
+def run(*, truth: Path, output: Path) -> None:
     """Draw recall and false-positive rate of the verdicts per encoder, layer and confounder.
 
     Parameters
     ----------
     truth
         Table of all SAEs' verdicts against the plant.
-    confounders
-        All confounders of the run, which decide the colour of each.
     output
         PNG to write.
     """
@@ -34,8 +31,7 @@ def run(*, truth: Path, confounders: Sequence[str], output: Path) -> None:
     encoders = sorted(table["encoder"].unique())
     table = table.assign(run=[_name(row) for row in table.to_dict("records")])
     names = sorted(set(table["confounder"]) - {"any"})
-    every = style.colours([*confounders, *names], style.CONFOUNDER_COLOURS)
-    palette = {name: every[name] for name in names}
+    palette = style.colours(names, style.CONFOUNDER_COLOURS)
     palette["any"] = style.INK
     layers = style.layer_order(table["layer"])
     runs = table[["layer", "sae", "seed", "run"]].drop_duplicates()

@@ -73,6 +73,19 @@ def write_labels(group: zarr.Group, name: str, labels: Sequence[str]) -> None:
         array[:] = np.asarray(list(labels), dtype=object)
 
 
+def write_texts(
+    group: zarr.Group, name: str, table: Sequence[Sequence[str]], dimensions: Sequence[str]
+) -> None:
+    """Write a two-dimensional array of strings; without a cell it is not written."""
+    shape = (len(table), len(table[0]) if table else 0)
+    if 0 in shape:
+        return
+    array = group.create_array(
+        name, shape=shape, dtype=str, dimension_names=list(dimensions), chunks=shape
+    )
+    array[:] = np.asarray(table, dtype=object)
+
+
 def consolidate(path: Path) -> None:
     """Put every array's metadata into the group's, so that readers open it without a listing.
 
@@ -131,6 +144,18 @@ def _gather(array: zarr.Array, positions: np.ndarray) -> np.ndarray:
             start = int(positions[run[0]])
             out[run] = array[start : int(positions[run[-1]]) + 1][positions[run] - start]
     return out
+
+
+def read_texts(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
+    """Return a two-dimensional array of strings, as objects."""
+    if 0 in shape:
+        return np.empty(shape, dtype=object)
+    return np.asarray(open_array(path, name, streaming=False)[:], dtype=object)
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Return a group's attributes."""
+    return dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
 
 
 def read_labels(path: Path, name: str) -> list[str]:

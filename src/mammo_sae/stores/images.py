@@ -9,17 +9,20 @@ Arrays (n images, H x W canonical pixels, r regions)::
     affine     [n, 2, 3]     float64, original pixel-edge (x, y) -> canonical (x, y)
     flipped    [n]           uint8, 1 where the image was mirrored
     spacing_mm [n]           float64, edge of a canonical pixel in the detector plane; NaN unknown
+    fact       [f]           string, names of what was noted of each file
+    facts      [n, f]        string, empty where it does not say
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mammo_sae.errors import StoreError
 from mammo_sae.provenance import Provenance
@@ -34,7 +37,10 @@ IMAGES_PER_SHARD = 16
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One canonical image: pixels and breast [H, W], regions [r, H, W], affine [2, 3]."""
+    """One canonical image: pixels and breast [H, W], regions [r, H, W], affine [2, 3].
+
+    `facts` are what was noted of its file, by name.
+    """
 
     pixels: np.ndarray
     breast: np.ndarray
@@ -42,12 +48,16 @@ class ImageRecord:
     affine: np.ndarray
     flipped: bool
     spacing_mm: float
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class ImageWriter:
     """Writes the records of one store; every image must be written once."""
 
     def __init__(self, group: Any, n: int, height: int, width: int, regions: int) -> None:
+        self._group = group
+        self._facts: list[Mapping[str, str]] = [{}] * n
+
         def make(name: str, dims: str, shape: tuple[int, ...], dtype: str) -> BlockWriter:
             dimensions = ["image_id", *dims.split()]
             array = arrays.create_array(
@@ -76,13 +86,18 @@ class ImageWriter:
 
     def write(self, position: int, record: ImageRecord) -> None:
         """Store `record` as the image at `position` of the store's ids; any order."""
+        self._facts[position] = record.facts
         for name, block in self._blocks.items():
             block.write(position, np.asarray(getattr(record, name)))
 
     def close(self) -> None:
-        """Check that every image was written."""
+        """Check that every image was written, and write what was noted of them."""
         for block in self._blocks.values():
             block.close()
+        names = sorted({name for facts in self._facts for name in facts})
+        arrays.write_labels(self._group, "fact", names)
+        table = [[facts.get(name, "") for name in names] for facts in self._facts]
+        arrays.write_texts(self._group, "facts", table, ("image_id", "fact"))
 
 
 @contextmanager
@@ -176,6 +191,24 @@ class ImageReader:
     def spacing_mm(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
         """Return float64 [n], millimetres per canonical pixel; NaN where unknown."""
         return self._read("spacing_mm", image_ids)
+
+    def facts(self, image_ids: Sequence[str]) -> pd.DataFrame:
+        """Return what was noted of the files of `image_ids`, one column per name; empty: unsaid."""
+        parts = []
+        for path in self._paths:
+            names = arrays.read_labels(path, "fact")
+            index = arrays.read_labels(path, "image_id")
+            texts = arrays.read_texts(path, "facts", (len(index), len(names)))
+            parts.append(pd.DataFrame(texts, index=index, columns=names))
+        table = pd.concat(parts).fillna("")
+        return table.reindex(list(image_ids)).reset_index(drop=True)
+
+    def refused(self) -> dict[str, str]:
+        """Return the images that were left out of the stores: id and reason code."""
+        refused: dict[str, str] = {}
+        for path in self._paths:
+            refused |= arrays.read_attributes(path).get("refused", {})
+        return refused
 
     def _read(self, name: str, image_ids: Sequence[str] | None) -> np.ndarray:
         positions = self._index.positions(image_ids)

@@ -1,0 +1,99 @@
+"""A cohort's annotations under pseudonyms: of all its patients, or of one shard's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.cohorts.pseudonyms import Pseudonyms
+from mammo_sae.cohorts.readers import read_source
+from mammo_sae.cohorts.source import Keep
+from mammo_sae.cohorts.tables import BOX, FINDING_COLUMNS
+from mammo_sae.errors import InputError
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What the sources say.
+
+    Attributes
+    ----------
+    images
+        One row per image whose file can be read, with `image_id` and `patient_id` beside the
+        source's own ids, which must not be stored.
+    boxes
+        image_id, concept, and the box cut at the image's edges, as in the findings table.
+    lost
+        Pseudonyms of images whose file is missing or is no readable image.
+    counts
+        What was noticed and not refused, by name.
+    """
+
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    lost: tuple[str, ...]
+    counts: Mapping[str, int]
+
+
+def read_annotations(
+    kind: str,
+    sources: Sequence[Path],
+    concepts: Mapping[str, str],
+    covariates: Mapping[str, str],
+    pseudonyms: Pseudonyms,
+    keep: Keep | None = None,
+) -> Annotations:
+    """Read the annotations of the patients to `keep`, or of all.
+
+    Parameters
+    ----------
+    kind, sources, concepts, covariates, keep
+        As of `mammo_sae.cohorts.readers.read_source`.
+    pseudonyms
+        Of the cohort.
+
+    Raises
+    ------
+    InputError
+        If something is missing or malformed, naming it.
+    """
+    source = read_source(kind, sources, concepts, covariates, keep)
+    unreadable = source.images["rows"].isna()
+    images = source.images[~unreadable]
+    images = images.assign(
+        image_id=[pseudonyms.image(i) for i in images["source_image"]],
+        patient_id=[pseudonyms.patient(p) for p in images["source_patient"]],
+    )
+    twice = images["image_id"][images["image_id"].duplicated()]
+    if len(twice):
+        raise InputError(
+            f"image {twice.iloc[0]} occurs twice in the cohort's sources; remove one of them"
+        )
+    of_images = source.findings["source_image"].isin(images["source_image"])
+    found = source.findings[of_images]
+    boxes = found.assign(image_id=[pseudonyms.image(i) for i in found["source_image"]])
+    clipped, counts = _clipped(boxes, images)
+    lost = tuple(pseudonyms.image(i) for i in source.images["source_image"][unreadable])
+    return Annotations(images, clipped, lost, {**source.counts, **counts})
+
+
+def _clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Cut boxes at their image's edges and drop those wholly outside; count both."""
+    size = images.set_index("image_id").loc[boxes["image_id"], ["rows", "columns"]]
+    width, height = size["columns"].to_numpy(float), size["rows"].to_numpy(float)
+    before = boxes[BOX].to_numpy(float)
+    after = boxes[FINDING_COLUMNS].copy()
+    after[BOX] = before
+    after["xmin"], after["xmax"] = after["xmin"].clip(0), after["xmax"].clip(upper=width)
+    after["ymin"], after["ymax"] = after["ymin"].clip(0), after["ymax"].clip(upper=height)
+    inside = (after["xmin"] < after["xmax"]) & (after["ymin"] < after["ymax"])
+    changed = (after[BOX].to_numpy(float) != before).any(axis=1)
+    counts = {
+        "boxes": int(inside.sum()),
+        "boxes_clipped": int((changed & inside).sum()),
+        "boxes_outside_dropped": int((~inside).sum()),
+    }
+    return after[inside], counts

@@ -1,0 +1,51 @@
+"""Step: every file that was left out of the stores or noticed, with the reason, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.dicom.refusal import Reason
+from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.publish import read_json
+from mammo_sae.stores.tables import write_table
+
+SENTENCES = {reason.code: reason.value[1] for reason in Reason}
+COLUMNS = ["image_id", "action", "reason", "sentence"]
+
+
+def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
+    """Write the table, one row per file and reason.
+
+    `action` is `left out`; or `converted`, where the policy (`images.triage`) let a file pass that
+    has such a reason.
+
+    Parameters
+    ----------
+    image_stores
+        Manifests of the image stores, all shards.
+    cohort
+        The cohort's summary, which lists files of the sources that no annotation speaks of.
+    output
+        The table (.csv).
+
+    Raises
+    ------
+    StoreError
+        If a store is missing or damaged.
+    """
+    store = ImageReader(image_stores)
+    rows = [(image_id, "left out", code) for image_id, code in store.refused().items()]
+    rows += [
+        (image_id, "left out", Reason.UNANNOTATED.code)
+        for image_id in read_json(cohort)["files_without_annotation"]
+    ]
+    facts = store.facts(store.image_ids)
+    if "triage" in facts:
+        for image_id, codes in zip(store.image_ids, facts["triage"], strict=True):
+            rows += [(image_id, "converted", code) for code in codes.split(";") if code]
+    table = pd.DataFrame(sorted(rows), columns=COLUMNS[:3])
+    table["sentence"] = table["reason"].map(SENTENCES)
+    write_table(table, output)

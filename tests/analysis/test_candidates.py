@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_sae.analysis.candidates import candidates, with_acquisition
+from mammo_sae.stores.images import ImageReader, ImageRecord, create_image_store
+
+IDS = [f"i{n}" for n in range(6)]
+
+
+@pytest.fixture
+def store(tmp_path) -> ImageReader:
+    """Six images: two transfer syntaxes, one implant, and bits that the first does not say."""
+    with create_image_store(
+        tmp_path / "0.zarr", tmp_path / "0.json", image_ids=IDS, height=4, width=4, regions=[]
+    ) as writer:
+        blank = np.zeros((4, 4), np.uint8)
+        for n in range(6):
+            facts = {"transfer_syntax": "ab"[n % 2], "triage": "implant;mirrored" if n == 3 else ""}
+            if n:
+                facts["bits_stored"] = "12"
+            writer.write(n, ImageRecord(blank, blank, blank[:0], np.eye(2, 3), False, 0.1, facts))
+    return ImageReader([tmp_path / "0.json"])
+
+
+@pytest.fixture
+def cases() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image_id": IDS,
+            "split": ["training"] * 3 + ["test"] * 2 + ["external"],
+            "rows": [100, 100, 200, 100, 200, 300],
+            "columns": [80, 80, 160, 80, 160, 240],
+            "density": ["A", None, "B", "B", "A", "A"],
+            "birads": [1] * 6,
+            "age_bin": [None] * 6,
+            "manufacturer": ["x", "x", "y", "x", "y", "z"],
+            "model": ["1", "1", "2", "1", "2", "3"],
+            "pixel_spacing_mm": [0.1] * 6,
+            "mass": [0, 1] * 3,
+            "site": [1, 2, 3, 1, 2, 3],
+        }
+    )
+
+
+def test_what_a_file_says_and_what_is_missing_become_columns(cases, store):
+    table, names = with_acquisition(cases, store, ["mass"])
+    assert names[:4] == ["site", "manufacturer", "model", "pixel_spacing_mm"]
+    assert set(names[4:]) == {
+        "image_size", "density_missing", "transfer_syntax", "bits_stored", "implant", "mirrored"
+    }  # fmt: skip
+    assert table["image_size"].tolist()[:3] == ["100x80", "100x80", "200x160"]
+    assert table["density_missing"].tolist() == [0, 1, 0, 0, 0, 0]
+    assert table["implant"].tolist() == [0, 0, 0, 1, 0, 0]
+    assert pd.isna(table["bits_stored"].iloc[0])
+    assert table["transfer_syntax"].tolist() == list("ababab")
+
+
+def test_candidates_vary_and_no_two_are_the_same(cases, store):
+    table, names = with_acquisition(cases, store, ["mass"])
+    kept = candidates(table, names, ("training", "test"))
+    # The model and the size part the images as the manufacturer does; the spacing is one.
+    assert kept == [
+        "site", "manufacturer", "density_missing", "transfer_syntax", "implant"
+    ]  # fmt: skip
+
+
+def test_a_cohort_of_one_make_has_no_candidate_of_it(cases, store):
+    table, names = with_acquisition(cases.assign(manufacturer="x"), store, [])
+    assert "manufacturer" not in candidates(table, names, ("training", "test"))

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.cohorts import build
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.settings import TableCohort
+from mammo_sae.dicom import convert, quarantine
+from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, TriageSettings
+
+
+def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, picture):
+    """Eight files: one sound, the others each with something else."""
+    source = tmp_path / "source"
+    stored = np.rint(picture(120, 80, side="L") * 4095).astype(np.uint16)
+    lines = ["file,patient_id,split,view,side,mass"]
+    for name, elements in {
+        "sound": {},
+        "raw": {"PresentationIntentType": "FOR PROCESSING"},
+        "implant": {"BreastImplantPresent": "YES"},
+        "other_view": {"ViewPosition": "MLO"},
+        "cut": {},
+        "text": {},
+        "missing": {},
+        "stray": {},
+    }.items():
+        path = source / f"{name}.dcm"
+        write_dicom(path, stored + len(name), **elements)
+        if name != "stray":
+            lines.append(f"{name}.dcm,p-{name},training,CC,L,0")
+    (source / "images.csv").write_text("\n".join(lines) + "\n")
+    path = source / "cut.dcm"
+    path.write_bytes(path.read_bytes()[:-400])
+    (source / "text.dcm").write_text("no image")
+    (source / "missing.dcm").unlink()
+
+    (tmp_path / "key").write_text("k" * 32)
+    cohort = TableCohort(
+        source=str(source), key_file=str(tmp_path / "key"), concepts={"mass": "mass"}
+    )
+    out = tmp_path / "out"
+    build.run(cohort, [source], out / "i.parquet", out / "f.parquet", out / "summary.json")
+    settings = ConversionSettings(
+        kind="table",
+        key_file=cohort.key_file,
+        concepts=cohort.concepts,
+        images=ClinicalSettings(height=60, width=40, triage=TriageSettings(most_refused=0.9)),
+    )
+    convert.run(settings, [source], 0, out / "0.zarr", out / "0.json")
+    quarantine.run(
+        image_stores=[out / "0.json"], cohort=out / "summary.json", output=out / "quarantine.csv"
+    )
+
+    table = pd.read_csv(out / "quarantine.csv").set_index("image_id")
+    pseudonyms = load_pseudonyms(cohort.key_file)
+    found = {
+        name: (table.loc[pseudonyms.image(f"{name}.dcm"), "action"],
+               table.loc[pseudonyms.image(f"{name}.dcm"), "reason"])
+        for name in ("raw", "implant", "other_view", "cut", "text", "missing", "stray")
+    }  # fmt: skip
+    assert found == {
+        "raw": ("left out", "for_processing"),
+        "implant": ("converted", "implant"),
+        "other_view": ("converted", "view"),
+        "cut": ("left out", "decode"),
+        "text": ("left out", "unreadable"),
+        "missing": ("left out", "unreadable"),
+        "stray": ("left out", "unannotated"),
+    }
+    assert pseudonyms.image("sound.dcm") not in table.index
+    assert table["sentence"].notna().all()
+    assert not any(b"p-raw" in path.read_bytes() for path in Path(out).rglob("*") if path.is_file())
+
+
+def test_nothing_to_report_is_a_table_without_rows(tmp_path, write_dicom, picture):
+    source = tmp_path / "source"
+    write_dicom(source / "a.dcm", np.rint(picture(120, 80, side="L") * 4095).astype(np.uint16))
+    (source / "images.csv").write_text(
+        "file,patient_id,split,view,side,mass\na.dcm,p,training,CC,L,0\n"
+    )
+    (tmp_path / "key").write_text("k" * 32)
+    cohort = TableCohort(
+        source=str(source), key_file=str(tmp_path / "key"), concepts={"mass": "mass"}
+    )
+    build.run(cohort, [source], *(tmp_path / n for n in ("i.parquet", "f.parquet", "s.json")))
+    settings = ConversionSettings(
+        kind="table",
+        key_file=cohort.key_file,
+        concepts=cohort.concepts,
+        images=ClinicalSettings(height=60, width=40),
+    )
+    convert.run(settings, [source], 0, tmp_path / "0.zarr", tmp_path / "0.json")
+    quarantine.run(
+        image_stores=[tmp_path / "0.json"], cohort=tmp_path / "s.json", output=tmp_path / "q.csv"
+    )
+    assert pd.read_csv(tmp_path / "q.csv").columns.tolist() == quarantine.COLUMNS
