@@ -243,7 +243,6 @@ rule registry:
     output:
         report(
             f"{TABLE}/registry.csv",
-            f"{TABLE}/quarantine.csv",
             caption="../report/registry.rst",
             category=SECTIONS["cohort"],
             labels={"figure": "encoders' registry (table)"},
