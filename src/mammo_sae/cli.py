@@ -204,7 +204,7 @@ def images(
 
 @app.command()
 def quarantine(
-    image_stores: ImageStores,
+    image_stores: Annotated[list[Path], typer.Argument(help="Manifests of the image stores.")],
     cohort: Annotated[Path, typer.Option(help="Summary of the cohort (.json).")],
     output: Annotated[Path, typer.Option(help="Table to write (.csv).")],
 ) -> None:

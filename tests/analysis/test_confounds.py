@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mammo_sae.analysis import confounds, probing, truth
+from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings, ProbingSettings, TruthSettings
 from mammo_sae.stores.tables import read_table
 
@@ -112,14 +113,14 @@ def test_acquisition_and_anatomy_are_told_apart(table):
 
 
 def test_a_numeric_confounder_is_cut_at_its_quartiles(world):
-    found = confounds.levels(world.table["rows"], 6)
+    found = levels(world.table["rows"], 6)
     assert len(found.names) == 4
     assert np.bincount(found.code).min() > 0.2 * len(world.table)
 
 
 def test_rare_levels_are_merged_and_missing_ones_left_out():
     column = pd.Series(["a"] * 5 + ["b"] * 4 + ["c", "d", None])
-    found = confounds.levels(column, 3)
+    found = levels(column, 3)
     assert found.names == ["a", "b", "other"]
     assert found.code.tolist() == [0] * 5 + [1] * 4 + [2, 2, -1]
 

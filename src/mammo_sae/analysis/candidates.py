@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mammo_sae.cohorts.settings import IMAGE_COLUMNS
+from mammo_sae.cohorts.columns import IMAGE_COLUMNS
 from mammo_sae.stores.images import ImageReader
 
 SAID = ("manufacturer", "model", "pixel_spacing_mm")

@@ -28,8 +28,6 @@ images: ``insufficient``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +38,11 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.candidates import candidates, with_acquisition
+from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
-
-NUMERIC_BINS = 4  # a numeric confounder with many values is cut at its quartiles
 
 
 def run(
@@ -104,40 +101,6 @@ def run(
             part["reason"] = [reason for _, reason in decided]
             parts.append(part)
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
-
-
-@dataclass(frozen=True)
-class Levels:
-    """A confounder as categories: `code` [n] of each image, -1 unknown, and their `names`."""
-
-    code: np.ndarray
-    names: list[str]
-
-
-def levels(column: pd.Series, most: int) -> Levels:
-    """Return `column` as at most `most` categories, numbers with more values cut at quartiles.
-
-    Categories beyond the `most` - 1 most frequent become one, "other".
-    """
-    known = column.dropna()
-    if pd.api.types.is_numeric_dtype(known) and known.nunique() > most:
-        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        inner = np.linspace(0, 1, NUMERIC_BINS + 1)[1:-1]
-        edges = np.unique(np.quantile(known.to_numpy(dtype=np.float64), inner))
-        code = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
-        bounds = ["", *(f"{edge:g}" for edge in edges), ""]
-        names = [f"{a}..{b}" for a, b in pairwise(bounds)]
-        return Levels(code.astype(np.int64), names)
-    text = column.astype("string")
-    counts = text.value_counts()
-    kept = sorted(counts.index if len(counts) <= most else counts.index[: most - 1])
-    names = [str(name) for name in kept]
-    code = pd.Index(names).get_indexer(text.fillna("").to_list()).astype(np.int64)
-    if len(counts) > most:
-        code[(code < 0) & text.notna().to_numpy()] = len(names)
-        names.append("other")
-    code[text.isna().to_numpy()] = -1
-    return Levels(code, names)
 
 
 def confounder_rows(

@@ -35,7 +35,7 @@ from sklearn.model_selection import GroupKFold
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import statistics as st
-from mammo_sae.analysis.confounds import levels
+from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.ordinal import concordance, proportional_odds
 from mammo_sae.analysis.settings import ReadoutSettings
 from mammo_sae.stores.codes import CodesReader

@@ -6,28 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from mammo_sae.cohorts.columns import IMAGE_COLUMNS
 from mammo_sae.settings import Settings
 
 ConceptName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-IMAGE_COLUMNS = (
-    "image_id",
-    "patient_id",
-    "split",
-    "shard",
-    "view",
-    "side",
-    "density",
-    "birads",
-    "manufacturer",
-    "model",
-    "rows",
-    "columns",
-    "pixel_spacing_mm",
-    "age_bin",
-)
-"""Columns that every images table has, besides one per concept and covariate."""
 
 
 class _Cohort(Settings):

@@ -1,0 +1,46 @@
+"""The table of docs/modules.md: which steps rerun when a module changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mammo_sae.digests import PACKAGE, SOURCE, import_closure
+from mammo_sae.steps import STEPS
+
+TABLE = Path(__file__).parents[1] / "docs" / "modules.md"
+
+
+def documented() -> dict[str, str]:
+    """Return module -> steps, as the table has them."""
+    rows = [line.split("|")[1:3] for line in TABLE.read_text().splitlines() if "| `" in line]
+    return {module.strip(" `"): steps.strip() for module, steps in rows}
+
+
+def modules() -> list[str]:
+    """Return the names of all modules of the package, without its own."""
+    paths = (path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py"))
+    names = (".".join(part for part in path.parts if part != "__init__") for path in paths)
+    return sorted(name for name in names if name)
+
+
+def steps_of(module: str) -> str:
+    """Return the steps whose import closure holds `module`, as the table writes them."""
+    full = f"{PACKAGE}.{module}"
+    steps = {name for name, step in STEPS.items() if full in import_closure(step.module)}
+    others = sorted(STEPS.keys() - steps)
+    if not others:
+        return "all"
+    if len(others) < 8:
+        return f"all but {', '.join(others)}"
+    return ", ".join(sorted(steps)) or "none"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_reruns_exactly_the_steps_that_the_table_says(module):
+    assert documented().get(module) == steps_of(module)
+
+
+def test_the_table_has_no_module_that_is_gone():
+    assert documented().keys() == set(modules())
