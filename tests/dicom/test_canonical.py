@@ -7,6 +7,7 @@ from mammo_sae.dicom.canonical import (
     _longest_run,
     _resize_like_opencv,
     canonical_image,
+    published_boxes,
 )
 from mammo_sae.dicom.geometry import transform_boxes
 from mammo_sae.dicom.pixels import read_pixels
@@ -49,6 +50,13 @@ def test_the_aspect_ratio_is_kept_by_padding(tmp_path, write_dicom, picture, sha
     assert whole[2] <= 64 + 1e-9
     assert whole[3] <= 96 + 1e-9
     assert whole[2] == pytest.approx(64) or whole[3] - whole[1] == pytest.approx(96)
+
+
+def test_boxes_as_published_are_limited_by_the_other_axis():
+    """The script's own arithmetic on an image of 120 rows and 80 columns, 5 cut off each side."""
+    boxes = np.array([[10, 20, 40, 50], [10, 60, 40, 110], [10, 90, 40, 110], [2, 3, 40, 50]])
+    expected = [[10, 20, 40, 50], [10, 60, 40, 75], [5, 5, 40, 50]]
+    assert published_boxes(boxes, rows=120, columns=80).tolist() == expected
 
 
 @pytest.mark.parametrize("settings", [ClinicalSettings(height=96, width=64), MammoClipSettings()])

@@ -122,6 +122,21 @@ def test_bit_planes_replace_boxes_and_name_artefacts(folder, tmp_path):
     assert not reader.region_masks([image_id(1)]).any()
 
 
+def test_the_published_axis_swap_happens_only_when_it_is_asked_for(folder, tmp_path):
+    path = folder / "finding_annotations.csv"
+    path.write_text(path.read_text().replace("50,40,60,60", "45,60,60,100"))
+    ends = []
+    for compat in (False, True):
+        images = MammoClipSettings(height=96, width=64, compat=compat)
+        settings = SETTINGS.model_copy(update={"images": images})
+        reader = convert_all(folder, tmp_path / str(compat), settings)
+        rows = np.flatnonzero(reader.region_masks([image_id(1)])[0, 0].any(axis=1))
+        scale_y, offset_y = reader.affine([image_id(1)])[0, 1, 1:]
+        ends.append((rows[-1] + 1 - offset_y) / scale_y)
+    # By the rows up to pixel 100; by the columns, 80 less a border of 5, up to 75.
+    np.testing.assert_allclose(ends, [100, 75], atol=1)
+
+
 def test_a_missing_mask_is_refused(folder, tmp_path):
     (folder / "truth.json").write_text(json.dumps({"bit_planes": {"mass": 0}}))
     with pytest.raises(InputError, match=r"image [0-9a-f]{16} can't be converted: .*\[mask\]"):

@@ -111,6 +111,21 @@ def _mammo_clip(
     return _resize_like_opencv(image[top:bottom, left:right], height, width), geometry
 
 
+def published_boxes(boxes: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Return the boxes [m, 4] that Mammo-CLIP's published script makes of `boxes` [n, 4].
+
+    Like them in pixels of the original image. After its border is cut off, the script limits x by
+    the number of rows and y by the number of columns, so boxes low in an upright image are
+    truncated; boxes that this turns inside out are left out here.
+    """
+    inner_rows, inner_columns = rows - 2 * MAMMO_CLIP_BORDER, columns - 2 * MAMMO_CLIP_BORDER
+    inside = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) - MAMMO_CLIP_BORDER
+    low = np.maximum(inside[:, :2], 0)
+    high = np.minimum(inside[:, 2:], [inner_rows, inner_columns])
+    kept = (low < high).all(axis=1)
+    return np.hstack([low, high])[kept] + MAMMO_CLIP_BORDER
+
+
 def _mammo_clip_breast(image: np.ndarray) -> tuple[int, int, int, int]:
     """Return (left, right, top, bottom) of Mammo-CLIP's breast crop of a uint8 image."""
     cleared = np.where(image <= MAMMO_CLIP_BACKGROUND, 0, image)

@@ -23,7 +23,7 @@ from mammo_sae.cohorts.readers import locate, masked_regions
 from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.cohorts.tables import BOX
 from mammo_sae.compute.ordered import in_order
-from mammo_sae.dicom.canonical import canonical_image
+from mammo_sae.dicom.canonical import canonical_image, published_boxes
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
 from mammo_sae.dicom.pixels import read_pixels
@@ -297,6 +297,8 @@ class Job:
                 mask |= geometry.resample_mask((planes >> bits[region]) & 1)
             else:
                 found = self._boxes.loc[self._boxes["concept"] == region, BOX].to_numpy(float)
+                if self._settings.preprocessing == "mammo_clip" and self._settings.compat:
+                    found = published_boxes(found, *self._size)
                 mask |= geometry.fill_boxes(found)
         return out
 

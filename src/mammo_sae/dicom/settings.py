@@ -73,6 +73,11 @@ class MammoClipSettings(_Images):
     )
     height: int = Field(1520, ge=32, description="height of the canonical image, pixels")
     width: int = Field(912, ge=32, description="width of the canonical image, pixels")
+    compat: bool = Field(
+        False,
+        description="boxes clamped with the axes swapped, as the published script does: for "
+        "comparison with boxes that it made",
+    )
 
 
 ImagesSettings = Annotated[
