@@ -75,6 +75,40 @@ def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, pictu
     assert not any(b"p-raw" in path.read_bytes() for path in Path(out).rglob("*") if path.is_file())
 
 
+def test_the_same_image_in_two_shards_is_noticed(tmp_path, write_dicom, picture):
+    source = tmp_path / "source"
+    stored = np.rint(picture(120, 80, side="L") * 4095).astype(np.uint16)
+    (tmp_path / "key").write_text("k" * 32)
+    pseudonyms = load_pseudonyms(str(tmp_path / "key"))
+    patients = [f"p{n}" for n in range(8)]
+    lines = ["file,patient_id,split,view,side,mass"]
+    for n, patient in enumerate(patients):
+        # The first and the last shard's patient have the same pixels, all others their own.
+        write_dicom(source / f"{patient}.dcm", stored + (n if 0 < n < 7 else 0))
+        lines.append(f"{patient}.dcm,{patient},training,CC,L,0")
+    (source / "images.csv").write_text("\n".join(lines) + "\n")
+    ends = {pseudonyms.shard(patients[0], 2), pseudonyms.shard(patients[7], 2)}
+    assert len(ends) == 2, "the two must lie in different shards"
+    cohort = TableCohort(
+        source=str(source), key_file=str(tmp_path / "key"), concepts={"mass": "mass"}, shards=2
+    )
+    build.run(cohort, [source], *(tmp_path / n for n in ("i.parquet", "f.parquet", "s.json")))
+    settings = ConversionSettings(
+        kind="table",
+        key_file=cohort.key_file,
+        concepts=cohort.concepts,
+        shards=2,
+        images=ClinicalSettings(height=60, width=40),
+    )
+    manifests = [tmp_path / f"{shard}.json" for shard in range(2)]
+    for shard, manifest in enumerate(manifests):
+        convert.run(settings, [source], shard, manifest.with_suffix(".zarr"), manifest)
+    quarantine.run(image_stores=manifests, cohort=tmp_path / "s.json", output=tmp_path / "q.csv")
+    table = pd.read_csv(tmp_path / "q.csv")
+    assert table[["action", "reason"]].values.tolist() == [["converted", "duplicate"]]
+    assert table["image_id"][0] in {pseudonyms.image(f"{patients[n]}.dcm") for n in (0, 7)}
+
+
 def test_nothing_to_report_is_a_table_without_rows(tmp_path, write_dicom, picture):
     source = tmp_path / "source"
     write_dicom(source / "a.dcm", np.rint(picture(120, 80, side="L") * 4095).astype(np.uint16))

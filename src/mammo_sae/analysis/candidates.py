@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
-from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.images import IDENTITIES, ImageReader
 
 SAID = ("manufacturer", "model", "pixel_spacing_mm")
 OPTIONAL = ("density", "birads", "age_bin", *SAID)
@@ -39,7 +39,7 @@ def with_acquisition(
         missing = cases[name].isna()
         if missing.any() and not missing.all():
             more[f"{name}_missing"] = missing.astype("Int8")
-    facts = store.facts(cases["image_id"].tolist())
+    facts = store.facts(cases["image_id"].tolist()).drop(columns=[*IDENTITIES], errors="ignore")
     found = facts.pop("triage").str.split(";") if "triage" in facts else None
     for name in facts:
         more[name] = facts[name].astype("string").replace("", pd.NA)

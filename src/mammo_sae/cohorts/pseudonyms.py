@@ -32,6 +32,10 @@ class Pseudonyms:
         """Return the pseudonym of a patient: 16 hexadecimal digits."""
         return self._hash("patient", source_id)[:16]
 
+    def content(self, identity: str) -> str:
+        """Return the pseudonym of what tells that two files are the same: 16 digits."""
+        return self._hash("content", identity)[:16]
+
     def shard(self, source_id: str, shards: int) -> int:
         """Return the shard of a patient, 0 to `shards` - 1; it depends on no other patient."""
         return int(self._hash("shard", source_id), 16) % shards

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from mammo_sae.cohorts.annotations import read_annotations
-from mammo_sae.cohorts.pseudonyms import load_pseudonyms, without_paths
+from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import locate, masked_regions
 from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.cohorts.tables import BOX
@@ -125,7 +125,14 @@ def run(
                 },
                 provenance=provenance and without_paths(provenance),
             ) as writer:
-                _convert(jobs, writer, processes, settings.images.triage, f"convert shard {shard}")
+                _convert(
+                    jobs,
+                    writer,
+                    processes,
+                    settings.images.triage,
+                    pseudonyms,
+                    f"convert shard {shard}",
+                )
             return
         except _LeaveOut as left_out:
             refused.update(left_out.refused)
@@ -142,26 +149,33 @@ class _LeaveOut(Exception):
 
 
 def _convert(
-    jobs: Sequence[Job], writer: ImageWriter, processes: int, policy: TriageSettings, label: str
+    jobs: Sequence[Job],
+    writer: ImageWriter,
+    processes: int,
+    policy: TriageSettings,
+    pseudonyms: Pseudonyms,
+    label: str,
 ) -> None:
     refused: dict[str, Reason] = {}
     warned: list[tuple[str, Reason]] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     outcomes = isolated(Job.run, jobs, processes, Job.lost)
     for position, outcome in enumerate(progress(outcomes, total=len(jobs), label=label)):
         image_id = jobs[position].image_id
         reason, reasons = outcome.refused, list(outcome.found)
-        if reason is None and not seen.isdisjoint(outcome.identities):
+        if reason is None and not seen.isdisjoint(outcome.identities.items()):
             if policy.duplicate == "refuse":
                 reason = Reason.DUPLICATE
             else:
                 reasons.append(Reason.DUPLICATE)
-        seen.update(outcome.identities)
+        seen.update(outcome.identities.items())
         warned += [(image_id, r) for r in reasons if getattr(policy, r.code) == "warn"]
         if reason is not None:
             refused[image_id] = reason
         elif not refused:
             facts = {**outcome.record.facts, "triage": ";".join(r.code for r in reasons)}
+            # Shards know nothing of each other: what tells duplicates goes into the store.
+            facts |= {name: pseudonyms.content(of) for name, of in outcome.identities.items()}
             writer.write(position, replace(outcome.record, facts=facts))
     if refused:
         for image_id, reason in refused.items():
@@ -224,14 +238,14 @@ def _pooled(function: Callable[[T], R], items: Sequence[T], processes: int) -> I
 class Outcome:
     """What came of one file: a record, or the reason why there is none.
 
-    `found` are reasons for which it could have been left out, and was not; `identities` digests of
-    its pixels and instance UID: two files that share one are the same.
+    `found` are reasons for which it could have been left out, and was not; `identities` a
+    digest of its pixels and its instance UID: two files that share one are the same.
     """
 
     record: ImageRecord | None
     refused: Reason | None = None
     found: Sequence[Reason] = ()
-    identities: frozenset[str] = frozenset()
+    identities: Mapping[str, str] = field(default_factory=dict)
 
 
 class Job:
@@ -283,10 +297,10 @@ class Job:
             spacing_mm=float(np.sqrt(vertical / geometry.scale_y * horizontal / geometry.scale_x)),
             facts=_facts(header),
         )
-        identities = {f"pixels:{hashlib.blake2b(np.ascontiguousarray(codes)).hexdigest()}"}
+        identities = {"same_pixels": hashlib.blake2b(np.ascontiguousarray(codes)).hexdigest()}
         if header.acquisition.uid:
-            identities.add(f"uid:{header.acquisition.uid}")
-        return Outcome(record, found=found, identities=frozenset(identities))
+            identities["same_uid"] = header.acquisition.uid
+        return Outcome(record, found=found, identities=identities)
 
     def _region_masks(self, geometry: Geometry) -> np.ndarray:
         out = np.zeros((len(self._regions), geometry.height, geometry.width), dtype=bool)

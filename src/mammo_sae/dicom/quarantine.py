@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.dicom.refusal import Reason
-from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.images import IDENTITIES, ImageReader
 from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import write_table
 
@@ -18,6 +18,8 @@ COLUMNS = ["image_id", "action", "reason", "sentence"]
 
 def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     """Write the table, one row per file and reason.
+
+    A duplicate of an image of another shard is found here; it stays converted.
 
     `action` is `left out`; or `converted`, where the policy (`images.triage`) let a file pass that
     has such a reason.
@@ -46,6 +48,20 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     if "triage" in facts:
         for image_id, codes in zip(store.image_ids, facts["triage"], strict=True):
             rows += [(image_id, "converted", code) for code in codes.split(";") if code]
-    table = pd.DataFrame(sorted(rows), columns=COLUMNS[:3])
+    rows += [(image_id, "converted", Reason.DUPLICATE.code) for image_id in _duplicates(store)]
+    table = pd.DataFrame(sorted(set(rows)), columns=COLUMNS[:3])
     table["sentence"] = table["reason"].map(SENTENCES)
     write_table(table, output)
+
+
+def _duplicates(store: ImageReader) -> list[str]:
+    """Return the images, but for the first of each kind, that another has the content of."""
+    facts = store.facts(store.image_ids)
+    found: set[str] = set()
+    for name in facts.columns.intersection(IDENTITIES):
+        known = facts[name] != ""
+        again = facts[name].duplicated() & known
+        found.update(
+            image_id for image_id, is_again in zip(store.image_ids, again, strict=True) if is_again
+        )
+    return sorted(found)

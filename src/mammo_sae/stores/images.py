@@ -33,6 +33,8 @@ from mammo_sae.stores.publish import create_store, open_store
 
 KIND = "images"
 IMAGES_PER_SHARD = 16
+IDENTITIES = ("same_pixels", "same_uid")
+"""Facts that two files share only if they are the same."""
 
 
 @dataclass(frozen=True)
