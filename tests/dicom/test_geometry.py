@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from mammo_sae.dicom.geometry import Geometry, area_weights, invert_affine, transform_boxes
 
+BINARY = np.array([0, 1], np.float32)
 GEOMETRIES = [
     Geometry((0, 0, 80, 120), False, 0.5, 0.5, 0.0, 4.0, 68, 48),
     Geometry((0, 0, 80, 120), True, 0.37, 0.37, 0.0, 2.0, 50, 31),
@@ -26,10 +29,10 @@ def test_boxes_come_back_from_the_canonical_image(geometry):
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_bright_rectangle_lands_where_its_box_lands(geometry):
-    pixels = np.zeros((120, 80), np.float32)
+    pixels = np.zeros((120, 80), np.uint16)
     pixels[30:71, 20:53] = 1
     x0, y0, x1, y1 = transform_boxes(geometry.affine, np.array([[20, 30, 53, 71]]))[0]
-    resampled = geometry.resample(pixels)
+    resampled = geometry.resample(pixels, BINARY)
     # The centre of mass takes each pixel's share to lie at its centre: right to 0.02 pixels.
     mass = resampled.sum()
     assert mass == pytest.approx((x1 - x0) * (y1 - y0), rel=1e-4)
@@ -54,7 +57,7 @@ def test_a_mask_follows_the_pixels_of_its_image():
     y, x = np.mgrid[:120, :80]
     disc = (x - 30) ** 2 + (y - 60) ** 2 < 18**2
     np.testing.assert_array_equal(
-        geometry.resample_mask(disc), geometry.resample(disc.astype(np.float32)) > 0.5 - 1e-4
+        geometry.resample_mask(disc), geometry.resample(disc.astype(np.uint8), BINARY) > 0.5 - 1e-4
     )
 
 
@@ -91,9 +94,24 @@ def test_area_weights_conserve_what_falls_inside(source, target, scale, offset):
     assert weights.sum(axis=1).max() <= 1 + 1e-4
 
 
+def test_rows_taken_in_blocks_are_the_whole_image_resampled():
+    rng = np.random.default_rng(1)
+    codes, table = rng.integers(0, 4096, (121, 83), dtype=np.uint16), rng.random(4096, np.float32)
+    for base in GEOMETRIES:
+        whole = replace(base, crop=(0, 0, 83, 121))
+        vertical = area_weights(121, whole.height, whole.scale_y, whole.offset_y)
+        horizontal = area_weights(83, whole.width, whole.scale_x, whole.offset_x)
+        shown = table[codes][:, ::-1] if whole.flipped else table[codes]
+        expected = (horizontal @ (vertical @ shown).T).T
+        np.testing.assert_allclose(whole.resample(codes, table), expected, rtol=1e-6, atol=1e-7)
+
+
 def test_a_whole_number_factor_averages_blocks():
-    pixels = np.random.default_rng(0).random((12, 20)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    codes, table = rng.integers(0, 100, (12, 20), dtype=np.uint16), rng.random(100, np.float32)
     geometry = Geometry((0, 0, 20, 12), False, 0.25, 0.25, 0.0, 0.0, 3, 5)
     np.testing.assert_allclose(
-        geometry.resample(pixels), pixels.reshape(3, 4, 5, 4).mean(axis=(1, 3)), rtol=1e-5
+        geometry.resample(codes, table),
+        table[codes].reshape(3, 4, 5, 4).mean(axis=(1, 3)),
+        rtol=1e-5,
     )

@@ -135,7 +135,8 @@ def test_the_image_size_reruns_everything_but_the_cohort(finished):
         ("sae/trainer.py", BELOW_SAE),
         ("sae/codes.py", {"codes", "sae_quality"} | ANALYSES | REPORT),
         # Probes cut a confounder into levels as the confound report does.
-        ("analysis/confounds.py", {"confounds", "truth", "readout"} | REPORT),
+        ("analysis/levels.py", {"confounds", "truth", "readout"} | REPORT),
+        ("analysis/confounds.py", {"confounds", "truth"} | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),
         ("encoders/probe.py", {"linear_probe"}),

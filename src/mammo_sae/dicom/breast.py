@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 BACKGROUND_LEVELS = 64  # the air around the breast is in the darkest quarter of the grey levels
+FINE = 300  # pixels of the shorter side that are enough to find the breast's edge
 LEAST_AREA = 0.02  # share of the image below which the largest part is a marker, not a breast
 LEAST_CONTRAST = 5.0  # grey levels that the thinnest tissue stands above the background
 
@@ -20,11 +22,16 @@ def breast_mask(pixels: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    The background is the commonest level of the darkest quarter of the range; its noise is
-    measured on the levels below that, where no tissue is. An opening by about 1 % of the width
-    detaches labels that touch the skin by a few pixels.
+    Large images are reduced first, by a whole factor: an edge found after smoothing over 2 % of
+    the width is no finer than that. The background is the commonest level of the darkest quarter
+    of the range; its noise is measured on the levels below that, where no tissue is. An opening by
+    about 1 % of the width detaches labels that touch the skin by a few pixels.
     """
     height, width = pixels.shape
+    factor = max(1, min(height, width) // FINE)
+    if factor > 1:
+        small = breast_mask(np.asarray(Image.fromarray(pixels).reduce(factor)))
+        return small.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width]
     radius = max(1, round(min(height, width) / 100))
     smooth = ndimage.uniform_filter(pixels.astype(np.float32), size=2 * radius + 1)
     counts = np.bincount(np.rint(smooth).astype(np.uint8).ravel(), minlength=256)

@@ -70,7 +70,7 @@ def _clinical(
         height=settings.height,
         width=settings.width,
     )
-    resized = geometry.resample(shown[codes])
+    resized = geometry.resample(codes, shown)
     return np.rint(np.clip(resized, 0.0, 1.0) * 255).astype(np.uint8), geometry
 
 
@@ -170,7 +170,7 @@ def _resize_like_opencv(image: np.ndarray, height: int, width: int) -> np.ndarra
         geometry = Geometry(
             (0, 0, columns, rows), False, width / columns, height / rows, 0.0, 0.0, height, width
         )
-        resized = geometry.resample(image)
+        resized = geometry.resample(image, np.arange(256, dtype=np.float32))
     else:
         vertical, horizontal = _linear_weights(rows, height), _linear_weights(columns, width)
         resized = (horizontal @ (vertical @ image.astype(np.float32)).T).T

@@ -13,6 +13,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage, sparse
 
+ROWS_AT_ONCE = 32  # of the target: with their source rows they stay in the processor's cache
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -54,19 +56,27 @@ class Geometry:
             ]
         )
 
-    def resample(self, pixels: np.ndarray) -> np.ndarray:
+    def resample(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
         """Return the area average over each canonical pixel: float32 [height, width].
 
-        `pixels` is the whole original image [rows, columns]; what lies outside of the crop or of
-        the image counts as 0.
+        `codes` is the whole original image [rows, columns], `table` the value of each code
+        (float32); what lies outside of the crop or of the image counts as 0.
         """
         x0, y0, x1, y1 = self.crop
-        part = pixels[y0:y1, x0:x1]
+        part = codes[y0:y1, x0:x1]
         part = part[:, ::-1] if self.flipped else part
-        vertical = area_weights(y1 - y0, self.height, self.scale_y, self.offset_y)
+        blocks = _row_blocks(y1 - y0, self.height, self.scale_y, self.offset_y)
         horizontal = area_weights(x1 - x0, self.width, self.scale_x, self.offset_x)
-        narrow = vertical @ np.ascontiguousarray(part, dtype=np.float32)
-        return np.ascontiguousarray((horizontal @ np.ascontiguousarray(narrow.T)).T)
+        out = np.zeros((self.height, self.width), np.float32)
+        # A few rows at a time: the whole image as float32 would go through memory three times.
+        most = max(block.source.stop - block.source.start for block in blocks)
+        values = np.empty((most, x1 - x0), np.float32)
+        for block in blocks:
+            rows = part[block.source]
+            taken = np.take(table, rows, out=values[: len(rows)], mode="clip")
+            narrow = block.weights @ taken
+            out[block.target] = (horizontal @ np.ascontiguousarray(narrow.T)).T
+        return out
 
     def resample_mask(self, mask: np.ndarray) -> np.ndarray:
         """Return the canonical pixels that a binary mask covers: bool [height, width].
@@ -137,6 +147,28 @@ def area_weights(source: int, target: int, scale: float, offset: float) -> spars
     return sparse.csr_array(
         (lengths[inside].astype(np.float32), (to[inside], origin[inside])), shape=(target, source)
     )
+
+
+@dataclass(frozen=True)
+class _RowBlock:
+    """Neighbouring rows of the target, the rows of the source they average, and the weights."""
+
+    target: slice
+    source: slice
+    weights: sparse.csr_array
+
+
+@lru_cache(maxsize=64)
+def _row_blocks(source: int, target: int, scale: float, offset: float) -> tuple[_RowBlock, ...]:
+    weights = area_weights(source, target, scale, offset)
+    blocks = []
+    for start in range(0, target, ROWS_AT_ONCE):
+        mine = slice(start, min(start + ROWS_AT_ONCE, target))
+        part = weights[mine]
+        if part.nnz:
+            rows = slice(int(part.indices.min()), int(part.indices.max()) + 1)
+            blocks.append(_RowBlock(mine, rows, part[:, rows]))
+    return tuple(blocks)
 
 
 def _overlap(start: float, stop: float, length: int) -> np.ndarray:
