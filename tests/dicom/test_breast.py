@@ -14,9 +14,10 @@ def overlap(found: np.ndarray, truth: np.ndarray) -> float:
     return (found & truth).sum() / (found | truth).sum()
 
 
+@pytest.mark.parametrize("size", [(384, 256), (1520, 912), (1001, 605)])
 @pytest.mark.parametrize("noise", [0.0, 4.0])
-def test_the_breast_is_found_with_and_without_noise(picture, noise):
-    shown = picture(384, 256)
+def test_the_breast_is_found_with_and_without_noise(picture, noise, size):
+    shown = picture(*size)
     noisy = grey(shown) + np.random.default_rng(0).normal(0, noise, shown.shape)
     found = breast_mask(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
     assert overlap(found, shown > 0) > 0.95

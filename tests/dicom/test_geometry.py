@@ -110,8 +110,5 @@ def test_a_whole_number_factor_averages_blocks():
     rng = np.random.default_rng(0)
     codes, table = rng.integers(0, 100, (12, 20), dtype=np.uint16), rng.random(100, np.float32)
     geometry = Geometry((0, 0, 20, 12), False, 0.25, 0.25, 0.0, 0.0, 3, 5)
-    np.testing.assert_allclose(
-        geometry.resample(codes, table),
-        table[codes].reshape(3, 4, 5, 4).mean(axis=(1, 3)),
-        rtol=1e-5,
-    )
+    expected = table[codes].reshape(3, 4, 5, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(geometry.resample(codes, table), expected, rtol=1e-5)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def header_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
 def _facts(path: Path) -> Facts | None:
     try:
         with path.open("rb") as stream:
-            dataset = parse_dicom(stream.read(HEADER_BYTES), TAGS, pixels=False)
+            dataset = parse_dicom(BytesIO(stream.read(HEADER_BYTES)), TAGS, pixels=False)
         taken = read_acquisition(dataset)
         return Facts(
             rows=int(dataset.Rows),

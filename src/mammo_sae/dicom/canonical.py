@@ -71,7 +71,9 @@ def _clinical(
         width=settings.width,
     )
     resized = geometry.resample(codes, shown)
-    return np.rint(np.clip(resized, 0.0, 1.0) * 255).astype(np.uint8), geometry
+    np.clip(resized, 0.0, 1.0, out=resized)
+    resized *= 255
+    return np.rint(resized, out=resized).astype(np.uint8), geometry
 
 
 def _mammo_clip(

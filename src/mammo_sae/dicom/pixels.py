@@ -15,7 +15,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 
 from mammo_sae.dicom.header import READ, Header, Lut, Window, read_header
-from mammo_sae.dicom.reading import parse_dicom
+from mammo_sae.dicom.reading import open_nameless, parse_dicom
 from mammo_sae.dicom.refusal import Reason, Refusal
 
 DECODERS = {
@@ -67,13 +67,13 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
         With the reason, if the file can't be read and decoded with certainty.
     """
     try:
-        content = path.read_bytes()
+        with open_nameless(path) as stream:
+            try:
+                dataset = parse_dicom(stream, READ, pixels=True)
+            except Exception as error:  # the parser raises many kinds on what is no DICOM file
+                raise Refusal(Reason.NOT_DICOM, type(error).__name__) from None
     except OSError:
         raise Refusal(Reason.UNREADABLE) from None
-    try:
-        dataset = parse_dicom(content, READ, pixels=True)
-    except Exception as error:  # the parser raises many kinds on what is no DICOM file
-        raise Refusal(Reason.NOT_DICOM, type(error).__name__) from None
     try:
         header = read_header(dataset)
     except Refusal:
@@ -109,9 +109,9 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     codes = pixels.view(f"u{pixels.dtype.itemsize}")
     if shift:
         codes = codes >> shift
-    if header.bits_stored < 8 * codes.dtype.itemsize:
-        codes = codes & codes.dtype.type((1 << header.bits_stored) - 1)
-    return codes
+    most = codes.dtype.type((1 << header.bits_stored) - 1)
+    # Rubbish in unused bits is rare, and a copy of the image takes longer than looking for it.
+    return codes & most if codes.size and codes.max() > most else codes
 
 
 def _has_end_of_image(dataset: pydicom.Dataset) -> bool:

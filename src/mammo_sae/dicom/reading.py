@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
 
@@ -13,11 +16,17 @@ import pydicom
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
-def parse_dicom(content: bytes, keywords: Sequence[str], *, pixels: bool) -> pydicom.FileDataset:
-    """Parse a file's bytes: only the elements with these keywords, and its file meta information.
+def parse_dicom(stream: BinaryIO, keywords: Sequence[str], *, pixels: bool) -> pydicom.FileDataset:
+    """Parse a file: only the elements with these keywords, and its file meta information.
 
-    From memory, since pydicom would put a path into its messages. Raises whatever pydicom raises.
+    `stream` must have no path for a name: pydicom would put it into its messages. Raises whatever
+    pydicom raises.
     """
-    return pydicom.dcmread(
-        BytesIO(content), specific_tags=list(keywords), stop_before_pixels=not pixels
-    )
+    return pydicom.dcmread(stream, specific_tags=list(keywords), stop_before_pixels=not pixels)
+
+
+@contextmanager
+def open_nameless(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, without its path for a name."""
+    with os.fdopen(os.open(path, os.O_RDONLY), "rb") as stream:
+        yield stream
