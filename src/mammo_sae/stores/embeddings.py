@@ -28,7 +28,7 @@ from mammo_sae.stores.positions import Index
 from mammo_sae.stores.publish import create_store, open_store
 
 KIND = "embeddings"
-SHARD_BYTES = 16 << 20
+SHARD_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,11 +236,14 @@ def _listing(path: Path, content: dict[str, Any]) -> dict[str, tuple[int, str]]:
 
 
 def _hash_files(root: Path) -> dict[str, tuple[int, str]]:
-    files = {}
-    for file in sorted(p for p in root.rglob("*") if p.is_file()):
-        name = file.relative_to(root).as_posix()
-        if name in {FILES, PROVENANCE, TIMESTAMP}:
-            continue
-        with file.open("rb") as stream:
-            files[name] = (file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest())
-    return files
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    names = [name for name in names if name not in {FILES, PROVENANCE, TIMESTAMP}]
+
+    def hashed(name: str) -> tuple[int, str]:
+        with (root / name).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return os.fstat(stream.fileno()).st_size, digest
+
+    # Hashing lets go of Python's lock: a thread per core.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(names, pool.map(hashed, names), strict=True))
