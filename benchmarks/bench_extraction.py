@@ -206,7 +206,7 @@ def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("encoders", nargs="*", default=["lite0", "b2"], help=", ".join(NAMES))
-    parser.add_argument("--images", type=int, default=256, help="N, images of the step")
+    parser.add_argument("--images", type=int, default=1024, help="N, images of the step")
     parser.add_argument("--size", default="384x256", help="height x width in pixels")
     parser.add_argument("--csv", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()

@@ -91,7 +91,11 @@ def run(
         parts = (part for batch in ahead(_pinned(batches, device)) for part in batch.split(most))
         passes = in_order(pool, mapped, parts, ahead=waiting)
         for arriving in progress(passes, total=-(-len(source) // most), label="extract"):
-            writer.write({layer: arrive() for layer, arrive in arriving.items()})
+            maps = {layer: arrive() for layer, arrive in arriving.items()}
+            # `to_store` gives float16 only where every value fits.
+            writer.write(
+                maps, {layer for layer, cells in maps.items() if cells.dtype == np.float16}
+            )
 
 
 @contextmanager

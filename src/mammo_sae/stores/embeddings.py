@@ -12,7 +12,7 @@ not compressed (activations hardly compress) and is streamed whole.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -60,8 +60,11 @@ class EmbeddingWriter:
         self._pending: dict[str, list[np.ndarray]] = {layer: [] for layer in self._grids}
         self._next = dict.fromkeys(self._grids, 0)
 
-    def write(self, maps: Mapping[str, np.ndarray]) -> None:
+    def write(self, maps: Mapping[str, np.ndarray], finite: Container[str] = ()) -> None:
         """Append a batch: per layer an array [b, R, C, d] of any float type.
+
+        `finite` are layers whose values the caller has found to be so, in the type they come in:
+        looking again, when they have left the processor's cache, costs as much as writing.
 
         Raises
         ------
@@ -72,7 +75,8 @@ class EmbeddingWriter:
             grid = self._grids[layer]
             if batch.shape[1:] != (grid.rows, grid.columns, grid.channels):
                 raise ValueError(f"layer {layer}: a batch of shape {batch.shape} on {grid}")
-            stored = self._as_stored(layer, batch)  # first: it may widen what is pending
+            # First: it may widen what is pending.
+            stored = self._as_stored(layer, batch, known=layer in finite)
             self._pending[layer].append(stored)
             self._flush(layer, final=False)
 
@@ -88,11 +92,11 @@ class EmbeddingWriter:
         """Return the stored type of each layer."""
         return {layer: str(array.dtype) for layer, array in self._arrays.items()}
 
-    def _as_stored(self, layer: str, batch: np.ndarray) -> np.ndarray:
+    def _as_stored(self, layer: str, batch: np.ndarray, *, known: bool) -> np.ndarray:
         dtype = self._arrays[layer].dtype
         with np.errstate(over="ignore"):
             stored = batch.astype(dtype, copy=False)
-        if _all_finite(stored):
+        if (known and np.can_cast(batch.dtype, dtype)) or _all_finite(stored):
             return stored
         if not np.isfinite(batch).all():
             bad = np.argwhere(~np.isfinite(batch))[0][0]
