@@ -18,10 +18,11 @@ import argparse
 import csv
 import multiprocessing
 import resource
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import efficientnet_lite_pytorch
@@ -38,20 +39,25 @@ from mammo_sae.encoders.settings import ExtractionSettings
 from mammo_sae.stores.images import ImageRecord, create_image_store
 
 NAMES = {"lite0": "efficientnet-lite0", "b2": "efficientnet-b2", "b5": "efficientnet-b5"}
-ROUNDS = 3
+ROUNDS = 3  # of the whole step
+TURNS, FORWARDS = 6, 10  # of the network alone: a turn is so many passes
 
 
-def rate(run: Callable[[], object], images: int) -> float:
-    """Return images/s of the fastest of a few runs, after one to warm up."""
-    run()
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return images / min(times)
+def rates(runs: Sequence[Callable[[], object]], images: int, rounds: int) -> list[float]:
+    """Return images/s of each of `runs`, by turns: the median turn, after one to warm up.
+
+    What else the machine does hits all alike.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    for turn in range(rounds + 1):
+        for run, kept in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                kept.append(time.perf_counter() - start)
+    return [images / statistics.median(kept) for kept in times]
 
 
 def cpu_ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
@@ -169,27 +175,33 @@ def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
         x = torch.randn(most, 3, height, width, device=device)
         expected = reference.extract_features(x)
         row["images per pass"] = most
-        row["reference images/s"] = rate(lambda: reference.extract_features(x), most)
-        for dtype in ("float32", "bfloat16"):
-            network.to(getattr(torch, dtype))
-            inputs = x.to(network.dtype)
-            found = network.forward_layers(inputs, ["head"])["head"].float()
+        wide = network
+        narrow = load_encoder(root / "encoder").to(device, torch.bfloat16)
+        low = x.to(torch.bfloat16)
+        for label, one, inputs in (("float32", wide, x), ("bfloat16", narrow, low)):
+            found = one.forward_layers(inputs, ["head"])["head"].float()
             difference = (found - expected).abs().max() / expected.abs().max()
-            row[f"{dtype} images/s"] = rate(
-                lambda inputs=inputs: network.forward_layers(inputs, ["head"]), most
-            )
-            row[f"{dtype} relative difference"] = float(difference)
-        row["network / reference"] = row["float32 images/s"] / row["reference images/s"]
-        layers = layers_of(name)
-        network.to(getattr(torch, precision))
-        inputs = x.to(network.dtype)
-        bare = rate(lambda: network.forward_layers(inputs, layers), most)
-        images = write_images(root / "images", count, height, width)
-        row["step images/s"] = rate(
-            lambda: step(root / "encoder", layers, images, root / "out", precision), count
+            row[f"{label} relative difference"] = float(difference)
+        names = ("reference", "float32", "bfloat16")
+        forwards = (
+            lambda: [reference.extract_features(x) for _ in range(FORWARDS)],
+            lambda: [wide.forward_layers(x, ["head"]) for _ in range(FORWARDS)],
+            lambda: [narrow.forward_layers(low, ["head"]) for _ in range(FORWARDS)],
         )
-        # The machine's speed drifts: compare with the bare network before and after.
-        bare = (bare + rate(lambda: network.forward_layers(inputs, layers), most)) / 2
+        speeds = dict(zip(names, rates(forwards, most * FORWARDS, TURNS), strict=True))
+        row |= {f"{label} images/s": speed for label, speed in speeds.items()}
+        row["network / reference"] = speeds["float32"] / speeds["reference"]
+        layers = layers_of(name)
+        network, inputs = (wide, x) if precision == "float32" else (narrow, low)
+        images = write_images(root / "images", count, height, width)
+        bare, row["step images/s"] = rates(
+            (
+                lambda: [network.forward_layers(inputs, layers) for _ in range(count // most)],
+                lambda: step(root / "encoder", layers, images, root / "out", precision),
+            ),
+            count // most * most,
+            ROUNDS,
+        )
         row["step / network"] = row["step images/s"] / bare
         row["step / network, CPU time"] = cpu_ratio(
             lambda: [network.forward_layers(inputs, layers) for _ in range(count // most)],
