@@ -2,8 +2,8 @@
 
 Let a code be `index` [n, k] and `value` [n, k]: cell i is the sum of value[i, s] times row
 index[i, s] of a dictionary [h, d]. A padding slot is index 0, value 0. The dense product that
-finds the active latents runs in bfloat16 where the processor multiplies bfloat16 natively; every
-value and gradient is then computed in float32 for the k active latents alone.
+finds the active latents runs in bfloat16 where that is faster (`product_type`); every value and
+gradient is then computed in float32 for the k active latents alone.
 """
 
 from __future__ import annotations
