@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import SaeTraining
-from mammo_sae.sae.variants.base import Start, Step
+from mammo_sae.sae.variants.base import ENCODER_LENGTH, Start, Step
 from mammo_sae.sae.variants.topk import TopK
 
 ROUNDS = 10
@@ -35,7 +35,7 @@ class Archetypal(TopK):
         self.parameters["mixture"] = mixture.to(atoms.device)
         self.parameters["relaxation"] = torch.zeros_like(atoms)
         self._refresh()
-        self.parameters["encoder_weight"].copy_(self._atoms)
+        self.parameters["encoder_weight"].copy_(self._atoms * ENCODER_LENGTH)
 
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
         """Fill the gradients of TopK's loss, taken through the atoms' making."""

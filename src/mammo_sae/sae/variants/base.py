@@ -17,6 +17,9 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import SaeTraining
 
 MEDIAN_ROUNDS = 50
+# Length of the encoder's rows at the start, against 1 of the atoms they point along. Adam moves a
+# short row to a new direction in fewer steps (docs/sae.md, "Start").
+ENCODER_LENGTH = 0.2
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Trainee(ABC):
         if settings.bias == "median":
             offset = geometric_median(start.cells)
         self.parameters: dict[str, Tensor] = {
-            "encoder_weight": atoms.clone(),
+            "encoder_weight": atoms * ENCODER_LENGTH,
             "encoder_bias": torch.zeros(self.latents, device=device),
             "decoder_weight": atoms,
             "decoder_bias": offset,
