@@ -365,8 +365,16 @@ def train_sae(
     description: Annotated[Path, typer.Option(help="Description to write (.json).")],
     history: Annotated[Path, typer.Option(help="Training log to write (.csv).")],
     image_stores: ImageStores = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another SAE of the layer to train in the same pass, as DESCRIPTION=SETTINGS: it "
+            "is left as a checkpoint, from which its own run writes it."
+        ),
+    ] = None,
 ) -> None:
     """Train a sparse autoencoder on one layer's cells of the training split."""
+    others = dict(text.split("=", 1) for text in beside or [])
     _run(
         "train_sae",
         settings,
@@ -378,6 +386,7 @@ def train_sae(
         description=description,
         log=history,
         image_stores=image_stores or [],
+        beside={Path(path): _settings("train_sae", text) for path, text in others.items()},
     )
 
 

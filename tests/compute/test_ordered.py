@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mammo_sae.compute.ordered import in_order
+from mammo_sae.compute.ordered import ahead, in_order
 
 
 def test_results_come_in_the_order_of_the_items_whichever_is_ready_first():
@@ -38,3 +38,31 @@ def test_an_error_arrives_at_its_place():
         assert [next(results), next(results)] == [0, 1]
         with pytest.raises(ValueError, match="two"):
             next(results)
+
+
+def test_the_next_item_is_made_while_one_is_used():
+    made = []
+
+    def items():
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    stream = ahead(items())
+    assert next(stream) == 0
+    deadline = time.monotonic() + 5
+    while made != [0, 1] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert made == [0, 1]
+    assert list(stream) == [1, 2, 3]
+
+
+def test_an_error_in_what_is_made_ahead_arrives_at_its_place():
+    def items():
+        yield 0
+        raise ValueError("one")
+
+    stream = ahead(items())
+    assert next(stream) == 0
+    with pytest.raises(ValueError, match="one"):
+        next(stream)

@@ -28,11 +28,11 @@ def small_blocks(monkeypatch):
 def test_every_cell_of_the_split_comes_once_per_epoch(make_cohort, small_blocks, budget):
     cohort = make_cohort()
     reader = EmbeddingReader(cohort.manifests, "head", cohort.splits["training"])
-    cells = Cells(reader, batch=12, seed=1, budget=budget, device=CPU)
+    cells = Cells(reader, budget, CPU)
     assert cells.resident == (budget == EVERYTHING)
     assert cells.count == 18 * 12
     expected = as_set(np.concatenate([cohort.cells[i].reshape(12, -1) for i in reader.image_ids]))
-    stream = cells.batches()
+    stream = cells.batches(batch=12, seed=1)
     epochs = [torch.cat(list(islice(stream, 18))).numpy() for _ in range(2)]
     assert as_set(epochs[0]) == expected
     assert as_set(epochs[1]) == expected
@@ -44,18 +44,18 @@ def test_every_cell_of_the_split_comes_once_per_epoch(make_cohort, small_blocks,
 def test_a_stream_can_be_taken_up_at_any_batch(make_cohort, small_blocks, budget, batch):
     cohort = make_cohort()
     reader = EmbeddingReader(cohort.manifests, "head", cohort.splits["training"])
-    cells = Cells(reader, batch, seed=1, budget=budget, device=CPU)
-    whole = [b.clone() for b in islice(cells.batches(), 12)]
+    cells = Cells(reader, budget, CPU)
+    whole = [b.clone() for b in islice(cells.batches(batch, 1), 12)]
     assert all(len(b) == batch for b in whole)
     for first in (1, 5, 9):
-        later = list(islice(cells.batches(first), 12 - first))
+        later = list(islice(cells.batches(batch, 1, first), 12 - first))
         assert all(torch.equal(a, b) for a, b in zip(whole[first:], later, strict=True))
 
 
 def test_a_batch_mixes_cells_of_several_images(make_cohort, small_blocks):
     cohort = make_cohort()
     reader = EmbeddingReader(cohort.manifests, "head", cohort.splits["training"])
-    batch = next(Cells(reader, batch=12, seed=1, budget=1, device=CPU).batches()).numpy()
+    batch = next(Cells(reader, 1, CPU).batches(batch=12, seed=1)).numpy()
     owner = {
         row.tobytes(): image
         for image, cells in cohort.cells.items()
@@ -67,7 +67,7 @@ def test_a_batch_mixes_cells_of_several_images(make_cohort, small_blocks):
 @pytest.mark.parametrize("budget", [EVERYTHING, 1], ids=["resident", "mixing buffer"])
 def test_the_seed_decides_the_order(cohort, budget):
     reader = EmbeddingReader(cohort.manifests, "head")
-    first = [next(Cells(reader, 20, seed, budget, CPU).batches()).numpy() for seed in (1, 1, 2)]
+    first = [next(Cells(reader, budget, CPU).batches(20, seed)).numpy() for seed in (1, 1, 2)]
     assert np.array_equal(first[0], first[1])
     assert not np.array_equal(first[0], first[2])
 
@@ -75,7 +75,7 @@ def test_the_seed_decides_the_order(cohort, budget):
 def test_no_training_image_is_refused(cohort):
     reader = EmbeddingReader(cohort.manifests, "head", [])
     with pytest.raises(InputError, match="layer head: no cell of a training image"):
-        Cells(reader, 4, 0, EVERYTHING, CPU)
+        Cells(reader, EVERYTHING, CPU)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -83,7 +83,7 @@ def test_a_value_that_is_not_finite_is_refused_with_its_image(cohort, value):
     reader = EmbeddingReader(cohort.manifests, "head")
     damage(cohort, image=cohort.splits["training"][5], value=value)
     with pytest.raises(InputError, match="infinity in the embedding of image 0000000000000005"):
-        Cells(reader, 4, 0, EVERYTHING, CPU)
+        Cells(reader, EVERYTHING, CPU)
 
 
 def damage(cohort, image: str, value: float) -> None:

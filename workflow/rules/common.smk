@@ -1,4 +1,5 @@
 # The configuration, the names every rule shares, and the two parameters that decide staleness.
+import shlex
 import sys
 from functools import cache
 from pathlib import Path

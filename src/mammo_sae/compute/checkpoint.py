@@ -35,7 +35,7 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep `state`, in place of what was kept before."""
-        with atomic_file(self._path) as aside:
+        with atomic_file(self._path, result=False) as aside:
             torch.save({"key": self._key, "state": state}, aside)
 
     def load(self) -> dict[str, Any] | None:

@@ -1,40 +1,55 @@
 """Cells of an embedding store in random order, epoch after epoch, in bounded memory.
 
-If all cells fit the buffer they are read once and permuted anew each epoch. If not, blocks of
-images are read in random order into a mixing buffer; whenever it is full, a random half of it is
-given out. Either way every cell comes exactly once per epoch, and the order follows from the seed.
+What is read, and in which order, is the same for every SAE of a layer, so that several can be
+trained in one pass over a store (`Cells.parts`). Each cuts its own batches from what was read, in
+an order that follows from its seed (`Batches`).
+
+If all cells fit the buffer they are read once, and an epoch is one part. If not, blocks of images
+are read in random order into a mixing buffer; whenever it is full, a random quarter of it is given
+out and filled anew, which a thread does while training uses the quarter before. Either way every
+cell comes exactly once per epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mammo_sae.compute.ordered import ahead
 from mammo_sae.errors import InputError
 from mammo_sae.stores.embeddings import EmbeddingReader
 
 MIB = 1 << 20
+GIVEN_OUT = 4  # one in so many of a full buffer's cells
+# In memory at a time, in buffers: the buffer, the part that is used, the part that comes next.
+HELD = 1 + 2 / GIVEN_OUT
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cells [m, d] in the store's type, on the device: part `number` of epoch `epoch`."""
+
+    epoch: int
+    number: int
+    cells: Tensor
 
 
 class Cells:
-    """The cells of one layer's images as batches for training.
+    """The cells of one layer's images, read part by part.
 
     Parameters
     ----------
     reader
         Embeddings of the training images.
-    batch
-        Cells per batch; a batch may reach over the end of an epoch.
-    seed
-        Decides the order.
     budget
         Bytes of cells to hold at most.
     device
-        Where batches go; a set that fits the budget lies there as a whole.
+        Where parts go; a set that fits the budget lies there as a whole.
     kept
         Bool [images, R * C], in the reader's order: the cells to give out; None: all.
 
@@ -47,13 +62,11 @@ class Cells:
     def __init__(
         self,
         reader: EmbeddingReader,
-        batch: int,
-        seed: int,
         budget: int,
         device: torch.device,
         kept: np.ndarray | None = None,
     ) -> None:
-        self._reader, self._batch, self._seed, self._device = reader, batch, seed, device
+        self._reader, self._device = reader, device
         grid = reader.grid
         self._per_image = grid.rows * grid.columns
         self.channels = grid.channels
@@ -66,90 +79,110 @@ class Cells:
                 f"layer {grid.layer}: no cell of a training image; check split and background"
             )
         cell = self.channels * reader.dtype.itemsize
+        self.resident = self.count * cell <= budget
+        # At least two blocks, else there is nothing to mix.
         largest = max(len(block[-1]) for block in reader.blocks) * self._per_image
-        # Half of a full buffer stays behind; what is left must take a block.
-        self._capacity = min(max(budget // cell, 2 * largest, 2 * batch), self.count)
-        self.resident = self._capacity == self.count
+        self._capacity = min(max(int(budget / HELD) // cell, 2 * largest), self.count)
         if self.resident:
-            self._buffer = torch.empty(self.count, self.channels, dtype=self._dtype, device=device)
+            self._whole = torch.empty(self.count, self.channels, dtype=self._dtype, device=device)
             row = np.cumsum(kept).reshape(kept.shape) - 1
-            for positions, cells in self._blocks(range(len(reader.blocks))):
+            for positions, cells in ahead(self._blocks(range(len(reader.blocks)))):
                 rows = torch.from_numpy(row[positions][kept[positions]])
-                self._buffer[rows.to(device)] = cells.to(device)
+                self._whole[rows.to(device)] = cells.to(device)
 
     def sample(self) -> Tensor:
-        """Return cells [m, d] of random images, as many as fit the buffer: to take statistics."""
-        return self._buffer if self.resident else next(self._mixed(0))
+        """Return cells [m, d] of random images, as many as come at once: to take statistics."""
+        return self._whole if self.resident else next(self._mixed(0))
 
-    def batches(self, first: int = 0) -> Iterator[Tensor]:
-        """Yield batches [batch, d] float32 for ever, beginning with the one numbered `first`."""
-        epoch, skip = divmod(first * self._batch, self.count)
-        parts: list[Tensor] = []
-        have = 0
-        while True:
-            for part in self._permuted(epoch) if self.resident else self._mixed(epoch):
-                taken = min(skip, len(part))
-                skip -= taken
-                while taken < len(part):
-                    piece = part[taken : taken + self._batch - have]
-                    taken += len(piece)
-                    parts.append(piece)
-                    have += len(piece)
-                    if have == self._batch:
-                        yield self._assemble(parts)
-                        parts, have = [], 0
-            epoch += 1
+    def parts(self, epoch: int = 0) -> Iterator[Part]:
+        """Yield parts for ever, beginning with the first of `epoch`."""
+        if self.resident:
+            yield from (Part(number, 0, self._whole) for number in count(epoch))
+        else:
+            yield from ahead(
+                Part(number, position, cells.to(self._device))
+                for number in count(epoch)
+                for position, cells in enumerate(self._mixed(number))
+            )
+
+    def batches(self, batch: int, seed: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield one SAE's batches [batch, d] float32 for ever, from the one numbered `first`."""
+        epoch, skip = divmod(first * batch, self.count)
+        stream = Batches(batch, seed, skip)
+        for part in self.parts(epoch):
+            yield from stream.cut(part)
 
     @property
     def _dtype(self) -> torch.dtype:
         return torch.float16 if self._reader.dtype == np.float16 else torch.float32
 
-    def _assemble(self, parts: list[Tensor]) -> Tensor:
-        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if self.resident:
-            whole = self._buffer.index_select(0, whole)
-        return whole.to(self._device, torch.float32)
-
-    def _permuted(self, epoch: int) -> Iterator[Tensor]:
-        """Yield one epoch's order as row numbers of the buffer."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(self.count)
-        yield torch.from_numpy(order).to(self._device)
-
     def _mixed(self, epoch: int) -> Iterator[Tensor]:
-        """Yield one epoch's cells, half a buffer at a time."""
-        random = np.random.default_rng([self._seed, epoch])
+        """Yield one epoch's cells, a part of the buffer at a time."""
+        random = np.random.default_rng([epoch])
+        given_out = max(1, self._capacity // GIVEN_OUT)
         buffer = torch.empty(self._capacity, self.channels, dtype=self._dtype)
-        filled = 0
+        free = torch.arange(self._capacity)
         for _, cells in self._blocks(random.permutation(len(self._reader.blocks))):
             while len(cells):
-                room = self._capacity - filled
-                buffer[filled : filled + len(cells[:room])] = cells[:room]
-                filled += len(cells[:room])
-                cells = cells[room:]
-                if filled == self._capacity:
-                    order = torch.from_numpy(random.permutation(filled))
-                    half = filled // 2
-                    yield buffer.index_select(0, order[:half])
-                    buffer[: filled - half] = buffer.index_select(0, order[half:])
-                    filled -= half
-        yield buffer.index_select(0, torch.from_numpy(random.permutation(filled)))
+                taken, cells = cells[: len(free)], cells[len(free) :]
+                buffer[free[: len(taken)]] = taken
+                free = free[len(taken) :]
+                if not len(free):
+                    free = torch.from_numpy(random.permutation(self._capacity)[:given_out])
+                    yield buffer.index_select(0, free)
+        filled = np.ones(self._capacity, dtype=bool)
+        filled[free.numpy()] = False
+        left = torch.from_numpy(random.permutation(np.flatnonzero(filled)))
+        for rows in left.split(given_out):
+            yield buffer.index_select(0, rows)
 
     def _blocks(self, order) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (positions, cells [m, d]) block by block; the next one is read meanwhile."""
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._block, int(order[0]))
-            for following in [*order[1:], None]:
-                block = ahead.result()
-                if following is not None:
-                    ahead = pool.submit(self._block, int(following))
-                yield block
+        """Yield (positions, cells [m, d]) block by block."""
+        for number in order:
+            positions, cells = self._reader.read_block(int(number))
+            check_finite(cells, positions, self._reader)
+            kept = self._kept[positions]
+            flat = cells.reshape(-1, self.channels)
+            yield positions, torch.from_numpy(flat if kept.all() else flat[kept.ravel()])
 
-    def _block(self, number: int) -> tuple[np.ndarray, Tensor]:
-        positions, cells = self._reader.read_block(number)
-        check_finite(cells, positions, self._reader)
-        kept = self._kept[positions]
-        flat = cells.reshape(-1, self.channels)
-        return positions, torch.from_numpy(flat if kept.all() else flat[kept.ravel()])
+
+class Batches:
+    """Batches of one size, cut from parts as they come.
+
+    Parameters
+    ----------
+    batch
+        Cells per batch; a batch may reach over the end of a part or an epoch.
+    seed
+        Decides the order of the cells of a part.
+    skip
+        Number of cells to leave out first: those that an earlier run has seen.
+    """
+
+    def __init__(self, batch: int, seed: int, skip: int = 0) -> None:
+        self._batch, self._seed, self._skip = batch, seed, skip
+        self._left: list[Tensor] = []
+        self._have = 0
+
+    def cut(self, part: Part) -> Iterator[Tensor]:
+        """Yield the batches [batch, d] float32 that `part` completes; what is left is kept."""
+        cells = part.cells
+        at = min(self._skip, len(cells))
+        self._skip -= at
+        if at == len(cells):
+            return
+        random = np.random.default_rng([self._seed, part.epoch, part.number])
+        order = torch.from_numpy(random.permutation(len(cells))).to(cells.device)
+        while at < len(cells):
+            rows = order[at : at + self._batch - self._have]
+            at += len(rows)
+            self._left.append(cells.index_select(0, rows))
+            self._have += len(rows)
+            if self._have == self._batch:
+                whole = self._left[0] if len(self._left) == 1 else torch.cat(self._left)
+                self._left, self._have = [], 0
+                # A new tensor, whatever the store's type: who trains on it centres it in place.
+                yield whole.float()
 
 
 def check_finite(cells: np.ndarray, positions: np.ndarray, reader: EmbeddingReader) -> None:

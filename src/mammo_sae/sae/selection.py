@@ -42,13 +42,12 @@ def kept_cells(
     image_stores: Sequence[Path],
     share: float,
     most: int | None,
-    seed: int,
 ) -> np.ndarray | None:
     """Return bool [n, R * C] of the reader's images: the cells that training sees.
 
     Those of the breast and `share` of what is outside; of these, `most` of each image, drawn
-    without replacement (None: all). The same cells are kept in every epoch. None stands for every
-    cell.
+    without replacement (None: all). The same cells are kept in every epoch, and for every SAE of
+    the layer. None stands for every cell.
 
     Raises
     ------
@@ -64,9 +63,9 @@ def kept_cells(
         raise InputError(f"background = {share:g} needs the image stores; give their manifests")
     else:
         kept = breast_cells(image_stores, reader.image_ids, grid)
-        kept |= np.random.default_rng([seed, 1]).random(kept.shape) < share
+        kept |= np.random.default_rng(1).random(kept.shape) < share
     if most is not None and most < kept.shape[1]:
-        _thin(kept, most, np.random.default_rng([seed, 2]))
+        _thin(kept, most, np.random.default_rng(2))
     return kept
 
 

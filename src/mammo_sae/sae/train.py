@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,14 +23,22 @@ from mammo_sae.sae.settings import PublishedVariant, SaeTraining
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
 from mammo_sae.sae.variants.base import Start
 from mammo_sae.sae.variants.registry import trainee
+from mammo_sae.settings import canonical_json
 from mammo_sae.stores.embeddings import EmbeddingReader
-from mammo_sae.stores.publish import read_json, write_json
+from mammo_sae.stores.publish import PROVENANCE, read_json, write_json
 from mammo_sae.stores.tables import read_table, write_table
 
 SPLIT = "training"
 # Cells that a variant may look at: to start from, and to resample dead latents from.
 SAMPLE_CELLS = 20_000
 CELLS_AT_ONCE = 4096
+CHECKPOINT = "checkpoint.pt"
+FINISHED = "finished"  # key of a checkpoint's state that holds a trained SAE
+# What the SAEs of one pass may hold in memory, weights, gradients and Adam's moments together.
+TOGETHER_BYTES = 4 << 30
+
+# An SAE and the rows of its training log.
+Trained = tuple[SparseAutoencoder, list[dict[str, float]]]
 
 
 def run(
@@ -43,6 +51,7 @@ def run(
     description: Path,
     log: Path,
     image_stores: Sequence[Path] = (),
+    beside: Mapping[Path, SaeTraining] | None = None,
     provenance: Provenance | None = None,
 ) -> None:
     """Train an SAE, or take a published one; write weights, training log and description.
@@ -63,6 +72,11 @@ def run(
         one row: step 0, scored on some of the training images.
     image_stores
         Manifests of the image stores, needed if `settings.background` is below 1.
+    beside
+        Other SAEs of the layer that are to be trained, by the path of their description. Those that
+        see the same cells and are not there yet are trained in the same pass, and left as finished
+        checkpoints for their own runs, which then have only to write them. They change nothing in
+        this SAE.
 
     Raises
     ------
@@ -80,58 +94,136 @@ def run(
         raise InputError(f"{description} and {weights} must lie in one folder")
     reader = EmbeddingReader(embeddings, layer, split_ids(images, SPLIT))
     inputs = [read_json(manifest) for manifest in (*embeddings, *image_stores)]
-    checkpoint = Checkpoint(
-        description.with_name("checkpoint.pt"),
-        [settings, layer, reader.image_ids, *inputs, provenance],
-        fastest_device(),
-    )
+
+    def member(path: Path, own: SaeTraining, made_by: Provenance | None) -> Member:
+        identity = [own, layer, reader.image_ids, *inputs, made_by]
+        kept = Checkpoint(path.with_name(CHECKPOINT), identity, fastest_device())
+        return Member(path, own, made_by, kept)
+
+    first = member(description, settings, provenance)
     if isinstance(settings.variant, PublishedVariant):
         sae, rows = _published(settings.variant, reader)
     else:
-        sae, rows = _trained(settings, reader, image_stores, checkpoint)
+        others = [
+            member(path, own, provenance and _made_by(provenance, own))
+            for path, own in (beside or {}).items()
+            if _same_cells(own, settings)
+        ]
+        sae, rows = _trained([first, *_affordable(first, others, reader)], reader, image_stores)
     description.unlink(missing_ok=True)
     write_table(pd.DataFrame(rows), log)
     if provenance is not None:
-        write_json(description.with_name("provenance.json"), provenance.model_dump(mode="json"))
+        write_json(description.with_name(PROVENANCE), provenance.model_dump(mode="json"))
     about = {"grid": asdict(reader.grid), "training": settings.model_dump(mode="json")}
     replace(sae, description={**about, **sae.description}).save(weights, description)
-    checkpoint.remove()
+    first.checkpoint.remove()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One SAE of a pass: where it goes, what it is, what will have made it, how it is kept."""
+
+    description: Path
+    settings: SaeTraining
+    provenance: Provenance | None
+    checkpoint: Checkpoint
+
+    def is_there(self) -> bool:
+        """Return whether its own run has written it already."""
+        record = self.description.with_name(PROVENANCE)
+        if self.provenance is None or not (self.description.is_file() and record.is_file()):
+            return False
+        return read_json(record) == self.provenance.model_dump(mode="json")
+
+
+def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:
+    """Return whether two SAEs can be trained on what is read once."""
+    return one.variant.name != "published" and all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("background", "cells_per_image", "buffer")
+    )
+
+
+def _made_by(provenance: Provenance, settings: SaeTraining) -> Provenance:
+    return provenance.model_copy(update={"config": canonical_json(settings)})
+
+
+def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader) -> list[Member]:
+    """Return those of `others` that are not there yet, as many as `TOGETHER_BYTES` let in."""
+    taken: list[Member] = []
+    total = _bytes(first.settings, reader)
+    for member in others:
+        total += _bytes(member.settings, reader)
+        if total > TOGETHER_BYTES:
+            break
+        if not member.is_there():
+            taken.append(member)
+    return taken
+
+
+def _bytes(settings: SaeTraining, reader: EmbeddingReader) -> int:
+    """Return what a training holds: two matrices, each with its gradient and two moments."""
+    return 2 * 4 * 4 * settings.latents * reader.grid.channels
 
 
 def _trained(
-    settings: SaeTraining,
-    reader: EmbeddingReader,
-    image_stores: Sequence[Path],
-    checkpoint: Checkpoint,
-) -> tuple[SparseAutoencoder, list[dict[str, float]]]:
-    """Train an SAE, from `checkpoint` on if it has something; return it and the training log."""
-    device = fastest_device()
-    kept = kept_cells(
-        reader, image_stores, settings.background, settings.cells_per_image, settings.seed
-    )
-    cells = Cells(reader, settings.batch, settings.seed, settings.buffer * MIB, device, kept)
-    mean, scale = centre_and_scale(cells.sample())
+    members: Sequence[Member], reader: EmbeddingReader, image_stores: Sequence[Path]
+) -> Trained:
+    """Train SAEs, each from its checkpoint on if there is one; return the first.
+
+    The others are left in their checkpoints. Nothing is read if the first is in its own.
+    """
+    states = [member.checkpoint.load() for member in members]
+    if states[0] is not None and FINISHED in states[0]:
+        return _from_state(states[0][FINISHED])
+    settings, device = members[0].settings, fastest_device()
+    kept = kept_cells(reader, image_stores, settings.background, settings.cells_per_image)
+    cells = Cells(reader, settings.buffer * MIB, device, kept)
+    sample = cells.sample()
+    mean, scale = centre_and_scale(sample)
     mean = mean.to(device)
-    batches = islice(cells.batches(), -(-SAMPLE_CELLS // settings.batch))
-    sample = torch.cat(list(batches))[:SAMPLE_CELLS].sub_(mean).mul_(scale)
-    training = Training(settings, trainee(settings, Start(sample, scale)))
-    if (state := checkpoint.load()) is not None:
-        training.restore(state)
-    fit(
-        training,
-        cells.batches(training.step),
-        mean,
-        scale,
-        label=f"SAE {reader.grid.layer} seed {settings.seed}",
-        save=lambda: checkpoint.save(training.state()),
-    )
-    sae = training.trainee.folded(mean, scale)
-    return replace(sae, description={"cells": cells.count, "scale": scale}), training.log
+    trainings = []
+    kept_at: dict[Training, Checkpoint] = {}
+    for member, state in zip(members, states, strict=True):
+        if state is not None and FINISHED in state:
+            continue
+        random = torch.Generator().manual_seed(member.settings.seed)
+        drawn = torch.randperm(len(sample), generator=random)[:SAMPLE_CELLS]
+        start = sample[drawn.to(sample.device)].to(device, torch.float32).sub_(mean).mul_(scale)
+        training = Training(member.settings, trainee(member.settings, Start(start, scale)))
+        if state is not None:
+            training.restore(state)
+        trainings.append(training)
+        kept_at[training] = member.checkpoint
+    del sample
+
+    def trained(training: Training) -> Trained:
+        sae = training.trainee.folded(mean, scale)
+        return replace(sae, description={"cells": cells.count, "scale": scale}), training.log
+
+    def save(training: Training) -> None:
+        state = {FINISHED: _state(trained(training))} if training.done else training.state()
+        kept_at[training].save(state)
+
+    label = f"SAE {reader.grid.layer} seed {settings.seed}"
+    if len(trainings) > 1:
+        label += f" and {len(trainings) - 1} more"
+    fit(trainings, cells, mean, scale, label, save)
+    return trained(trainings[0])
 
 
-def _published(
-    settings: PublishedVariant, reader: EmbeddingReader
-) -> tuple[SparseAutoencoder, list[dict[str, float]]]:
+def _state(trained: Trained) -> dict[str, Any]:
+    sae, log = trained
+    return {"tensors": sae.tensors(), "k": sae.k, "description": sae.description, "log": log}
+
+
+def _from_state(state: dict[str, Any]) -> Trained:
+    return SparseAutoencoder(
+        **state["tensors"], k=state["k"], description=state["description"]
+    ), state["log"]
+
+
+def _published(settings: PublishedVariant, reader: EmbeddingReader) -> Trained:
     """Read a published SAE; return it and how it does on some training images, as a log."""
     sae = read_published(settings)
     check_channels(sae, reader.grid, Path(settings.path))

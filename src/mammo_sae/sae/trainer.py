@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mammo_sae.errors import InputError
+from mammo_sae.sae.loader import Batches, Cells
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Step, Trainee
 
@@ -27,7 +29,7 @@ def learning_rate(settings: SaeTraining, step: int) -> float:
     return settings.lr * min(1.0, rising, falling)
 
 
-@dataclass
+@dataclass(eq=False)
 class Training:
     """One SAE, its optimiser, and how long its latents have been silent.
 
@@ -55,6 +57,11 @@ class Training:
         self._patience = max(1, round(self.settings.dead_after * self.settings.steps))
         self._every = max(1, self.settings.steps // LOG_ROWS)
 
+    @property
+    def done(self) -> bool:
+        """Whether the last step was taken."""
+        return self.step == self.settings.steps
+
     def advance(self, u: Tensor) -> None:
         """Take one step on a centred and scaled batch u [n, d].
 
@@ -74,7 +81,7 @@ class Training:
         self._silent[found.fired] = 0
         self.step += 1
         self.trainee.revive(u, dead, self.optimiser, self.step / self.settings.steps)
-        logged = self.step % self._every == 0 or self.step == self.settings.steps
+        logged = self.step % self._every == 0 or self.done
         # Reading the loss waits for a GPU, so there it is looked at only where it is logged.
         if (logged or u.device.type == "cpu") and not torch.isfinite(found.loss):
             raise InputError(
@@ -139,37 +146,70 @@ def centre_and_scale(sample: Tensor) -> tuple[Tensor, float]:
 
 
 def fit(
-    training: Training,
-    batches: Iterator[Tensor],
+    trainings: Sequence[Training],
+    cells: Cells,
     mean: Tensor,
     scale: float,
     label: str,
-    save: Callable[[], None] = lambda: None,
+    save: Callable[[Training], None] = lambda training: None,
 ) -> None:
-    """Train to the last step, showing cells per second and the time left.
+    """Train to the last step, in one pass over the cells, showing their rate and the time left.
 
     Parameters
     ----------
-    batches
-        Raw cells [n, d], from the batch numbered `training.step` on.
+    trainings
+        The SAEs, each from its own step on, none at its last. Only the first must succeed: another
+        that diverges is dropped, with a warning.
     save
-        Called every `SAVE_SECONDS`, to keep `training.state()`.
+        Called every `SAVE_SECONDS` with each of them, to keep its `state()`, and with one that is
+        done.
+
+    Raises
+    ------
+    InputError
+        If the first diverges.
     """
-    settings = training.settings
+    batches = [t.settings.batch for t in trainings]
+    seen = [t.step * batch for t, batch in zip(trainings, batches, strict=True)]
+    epoch = min(seen) // cells.count
+    streams = {
+        position: Batches(batches[position], t.settings.seed, seen[position] - epoch * cells.count)
+        for position, t in enumerate(trainings)
+    }
     saved = time.monotonic()
-    with tqdm(
-        total=settings.steps * settings.batch,
-        initial=training.step * settings.batch,
-        desc=label,
-        unit="cell",
-        unit_scale=True,
-        file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        dynamic_ncols=True,
-    ) as bar:
-        while training.step < settings.steps:
-            training.advance(next(batches).sub_(mean).mul_(scale))
-            bar.update(settings.batch)
-            if time.monotonic() - saved >= SAVE_SECONDS:
-                save()
-                saved = time.monotonic()
+    with (
+        tqdm(
+            total=sum(t.settings.steps * t.settings.batch for t in trainings),
+            initial=sum(seen),
+            desc=label,
+            unit="cell",
+            unit_scale=True,
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+            dynamic_ncols=True,
+        ) as bar,
+        closing(cells.parts(epoch)) as parts,
+    ):
+        while streams:
+            part = next(parts)
+            for position, stream in list(streams.items()):
+                training = trainings[position]
+                try:
+                    for batch in stream.cut(part):
+                        training.advance(batch.sub_(mean).mul_(scale))
+                        bar.update(len(batch))
+                        if training.done:
+                            break
+                        if time.monotonic() - saved >= SAVE_SECONDS:
+                            for other in streams:
+                                save(trainings[other])
+                            saved = time.monotonic()
+                except InputError as error:
+                    if position == 0:
+                        raise
+                    bar.write(f"warning: an SAE trained in the same pass: {error}", sys.stderr)
+                    del streams[position]
+                else:
+                    if training.done:
+                        save(training)
+                        del streams[position]

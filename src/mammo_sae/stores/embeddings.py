@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from mammo_sae.compute.ordered import ahead
 from mammo_sae.errors import StoreError
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores import arrays
@@ -259,15 +259,9 @@ class EmbeddingReader:
 
         The next block is read while the caller works on this one.
         """
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self.read_block, 0) if self.blocks else None
-            for block in range(len(self.blocks)):
-                assert ahead is not None
-                positions, data = ahead.result()
-                if block + 1 < len(self.blocks):
-                    ahead = pool.submit(self.read_block, block + 1)
-                for start in range(0, len(positions), size):
-                    yield positions[start : start + size], data[start : start + size]
+        for positions, data in ahead(map(self.read_block, range(len(self.blocks)))):
+            for start in range(0, len(positions), size):
+                yield positions[start : start + size], data[start : start + size]
 
     def _plan(self) -> list[tuple[int, int, int, np.ndarray, np.ndarray]]:
         """List the shard files that hold a wanted image: store, rows, wanted rows, positions."""

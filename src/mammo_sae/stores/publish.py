@@ -73,14 +73,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it becomes `path` only if the block succeeds."""
+def atomic_file(path: Path, *, result: bool = True) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it becomes `path` only if the block succeeds.
+
+    `result` is False for what a step keeps for itself: its record does not list that.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield aside
         aside.replace(path)
-        PUBLISHED.append(path)
+        if result:
+            PUBLISHED.append(path)
     finally:
         aside.unlink(missing_ok=True)
 
