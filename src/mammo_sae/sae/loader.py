@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from mammo_sae.compute.ordered import ahead
 from mammo_sae.errors import InputError
-from mammo_sae.stores.embeddings import EmbeddingReader
+
+if TYPE_CHECKING:  # training on cells that are there needs no stores, nor what these need
+    from mammo_sae.stores.embeddings import EmbeddingReader
 
 MIB = 1 << 20
 GIVEN_OUT = 4  # one in so many of a full buffer's cells

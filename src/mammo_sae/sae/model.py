@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,8 +27,10 @@ from torch import Tensor
 
 from mammo_sae.errors import InputError, StoreError
 from mammo_sae.sae import sparse
-from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
+
+if TYPE_CHECKING:  # training on cells that are there needs no stores, nor what these need
+    from mammo_sae.stores.embeddings import LayerGrid
 
 FORMAT = 2
 KIND = "sae"
