@@ -16,6 +16,7 @@ from tqdm import tqdm
 from mammo_sae.errors import InputError
 from mammo_sae.sae.loader import Batches, Cells
 from mammo_sae.sae.settings import SaeTraining
+from mammo_sae.sae.silence import Silence
 from mammo_sae.sae.variants.base import Step, Trainee
 
 LOG_ROWS = 100
@@ -51,10 +52,8 @@ class Training:
         self.optimiser = torch.optim.Adam(
             parameters, lr=self.settings.lr, betas=(0.9, 0.999), fused=True
         )
-        self._silent = torch.zeros(
-            self.settings.latents, dtype=torch.int64, device=parameters[0].device
-        )
-        self._patience = max(1, round(self.settings.dead_after * self.settings.steps))
+        patience = max(1, round(self.settings.dead_after * self.settings.steps))
+        self._silence = Silence(self.settings.latents, patience, parameters[0].device)
         self._every = max(1, self.settings.steps // LOG_ROWS)
 
     @property
@@ -73,12 +72,11 @@ class Training:
         rate = learning_rate(self.settings, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        dead = self._silent >= self._patience
+        dead = self._silence.dead()
         found = self.trainee.gradients(u, dead)
+        self._silence.heard(found.fired)
         self.optimiser.step()
         self.trainee.constrain()
-        self._silent += 1
-        self._silent[found.fired] = 0
         self.step += 1
         self.trainee.revive(u, dead, self.optimiser, self.step / self.settings.steps)
         logged = self.step % self._every == 0 or self.done
@@ -98,7 +96,7 @@ class Training:
             "parameters": self.trainee.parameters,
             "buffers": self.trainee.buffers,
             "optimiser": self.optimiser.state_dict(),
-            "silent": self._silent,
+            "silent": self._silence.steps,
             "log": self.log,
         }
 
@@ -109,7 +107,7 @@ class Training:
                 tensor.copy_(state[kind][name])
         self.trainee.restored()
         self.optimiser.load_state_dict(state["optimiser"])
-        self._silent.copy_(state["silent"])
+        self._silence.restore(state["silent"])
         self.step, self.log = state["step"], list(state["log"])
 
     def _row(self, found: Step, u: Tensor, rate: float) -> dict[str, float]:
@@ -119,7 +117,7 @@ class Training:
             "loss": float(found.loss),
             "explained_variance": 1 - float(found.error / variance),
             "l0": float(found.active),
-            "dead_share": float((self._silent >= self._patience).double().mean()),
+            "dead_share": self._silence.dead_share(),
             "lr": rate,
         }
 

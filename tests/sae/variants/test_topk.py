@@ -7,6 +7,8 @@ from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from mammo_sae.sae.variants.base import Start
 from mammo_sae.sae.variants.topk import TopK
 
+NONE = torch.empty(0, dtype=torch.int64)
+
 
 def make(h: int, d: int, *, k: int, k_aux: int = 0, aux_weight: float = 0.0) -> TopK:
     variant = TopKVariant(k=k, k_aux=k_aux, aux_weight=aux_weight)
@@ -22,7 +24,7 @@ def test_loss_and_gradients_of_a_case_worked_by_hand():
     p["decoder_weight"].copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
     # u = (1, 0): p = (2, .5, -1), latent 0 with 2, u_hat = (2, 0), residual (1, 0).
     # u = (0, 3): p = (0, 3.5, 0), latent 1 with 3.5, u_hat = (0, 3.5), residual (0, .5).
-    step = trainee.gradients(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(3).bool())
+    step = trainee.gradients(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), dead=NONE)
     assert float(step.loss) == pytest.approx((1 + 0.25) / 4)
     assert float(step.active) == 1
     assert step.fired.tolist() == [True, True, False]
@@ -67,7 +69,7 @@ def test_gradients_equal_automatic_ones(dead_latents):
     radial = (atoms.grad * atoms).sum(dim=1, keepdim=True) * atoms
     atoms.grad -= radial.detach()
 
-    step = trainee.gradients(u, dead)
+    step = trainee.gradients(u, dead.nonzero().squeeze(1))
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-5)
     for name, parameter in trainee.parameters.items():
         torch.testing.assert_close(
@@ -80,8 +82,8 @@ def test_the_auxiliary_loss_reaches_dead_latents_alone():
     u = torch.randn(50, 6, generator=random)
     dead = torch.arange(20) >= 15
     plain, helped = make(20, 6, k=2), make(20, 6, k=2, k_aux=3, aux_weight=1.0)
-    plain.gradients(u, dead)
-    helped.gradients(u, dead)
+    for trainee in (plain, helped):
+        trainee.gradients(u, dead.nonzero().squeeze(1))
     for name in ("encoder_weight", "encoder_bias", "decoder_weight"):
         moved = (plain.parameters[name].grad != helped.parameters[name].grad).reshape(20, -1)
         assert moved.any(dim=1).tolist() == dead.tolist(), name

@@ -100,7 +100,7 @@ class Trainee(ABC):
 
     @abstractmethod
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the parameters' gradients for a batch u [n, d]; `dead` [h] marks dead latents."""
+        """Fill the parameters' gradients for a batch u [n, d]; `dead` [m] are the dead latents."""
 
     @abstractmethod
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:

@@ -63,8 +63,7 @@ class L1(Trainee):
         ):
             return
         self.buffers["resampled"] += 1
-        latents = dead.nonzero().squeeze(1)
-        if not len(latents):
+        if not len(dead):
             return
         p = self.parameters
         losses = []
@@ -74,17 +73,19 @@ class L1(Trainee):
             losses.append(residual.square().mean(dim=1))
         squared_loss = torch.cat(losses).square().double().cpu()
         generator = torch.Generator().manual_seed(done)
-        cells = torch.multinomial(squared_loss, len(latents), replacement=True, generator=generator)
+        cells = torch.multinomial(squared_loss, len(dead), replacement=True, generator=generator)
         direction = self._sample[cells.to(u.device)]
         direction = direction / direction.norm(dim=1, keepdim=True)
-        living = p["encoder_weight"][~dead].norm(dim=1)
+        alive = torch.ones(self.latents, dtype=torch.bool, device=u.device)
+        alive[dead] = False
+        living = p["encoder_weight"][alive].norm(dim=1)
         length = living.mean() if len(living) else torch.ones((), device=u.device)
-        p["decoder_weight"][latents] = direction
-        p["encoder_weight"][latents] = direction * (ENCODER_NORM * length)
-        p["encoder_bias"][latents] = 0
+        p["decoder_weight"][dead] = direction
+        p["encoder_weight"][dead] = direction * (ENCODER_NORM * length)
+        p["encoder_bias"][dead] = 0
         for name in ("decoder_weight", "encoder_weight", "encoder_bias"):
             for moment in ("exp_avg", "exp_avg_sq"):
-                optimiser.state[p[name]][moment][latents] = 0
+                optimiser.state[p[name]][moment][dead] = 0
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
         """Return the SAE for raw embeddings: active above 0."""

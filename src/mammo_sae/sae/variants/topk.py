@@ -34,12 +34,13 @@ class TopK(Trainee):
         active = value > 0
         loss, residual = self.reconstruction(u, index, value)
         error = residual.square().mean()
-        if self.settings.k_aux and dead.any():
-            loss = loss + self._auxiliary(u, residual.neg(), dead.nonzero().squeeze(1))
+        if self.settings.k_aux and len(dead):
+            loss = loss + self._auxiliary(u, residual.neg(), dead)
         self.remove_radial_gradient()
-        fired = torch.zeros(self.latents, dtype=torch.bool, device=u.device)
-        fired[index[active]] = True
-        return Step(loss, error, active.sum() / len(u), fired)
+        # Latent h stands for slots that did not fire: choosing those that did would wait for a GPU.
+        fired = torch.zeros(self.latents + 1, dtype=torch.bool, device=u.device)
+        fired.index_fill_(0, torch.where(active, index, self.latents).flatten(), True)
+        return Step(loss, error, active.sum() / len(u), fired[:-1])
 
     def select(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return index and value [n, m] of the active latents; the value is 0 in a free slot."""

@@ -1,0 +1,68 @@
+"""Which latents are dead, known without waiting for a GPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Silence:
+    """For how many steps each latent has been silent.
+
+    How many latents are dead decides the shapes of what is computed next, so the CPU has to know.
+    Asking a GPU for it would make it run dry once a step. The answer is sent for as soon as a step
+    knows which latents fired, and read at the next step, while the GPU has the optimiser's part
+    of this one before it still. It is the same as if asked for then.
+
+    Parameters
+    ----------
+    latents
+        Number of latents.
+    patience
+        A latent that has been silent for so many steps is dead.
+    device
+        Where the SAE trains.
+
+    Attributes
+    ----------
+    steps [latents] int64
+        Steps since each latent fired.
+    """
+
+    def __init__(self, latents: int, patience: int, device: torch.device) -> None:
+        self.steps = torch.zeros(latents, dtype=torch.int64, device=device)
+        self._patience = patience
+        gpu = device.type == "cuda"
+        self._count = torch.zeros((), dtype=torch.int64, pin_memory=gpu)
+        self._arrived = torch.cuda.Event() if gpu else None
+
+    def dead(self) -> Tensor:
+        """Return the dead latents [m] int64, ascending."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        # nonzero would ask the GPU for the number again.
+        dead = self._is_dead().to(torch.int8)
+        order = torch.sort(dead, descending=True, stable=True).indices
+        return order[: int(self._count)]
+
+    def heard(self, fired: Tensor) -> None:
+        """Take note of which latents, bool [latents], fired in a step."""
+        self.steps.add_(1).masked_fill_(fired, 0)
+        self._send()
+
+    def restore(self, steps: Tensor) -> None:
+        """Go back to earlier `steps`."""
+        self.steps.copy_(steps)
+        self._send()
+
+    def dead_share(self) -> float:
+        """Return the share of dead latents."""
+        return float(self._is_dead().double().mean())
+
+    def _is_dead(self) -> Tensor:
+        return self.steps >= self._patience
+
+    def _send(self) -> None:
+        self._count.copy_(self._is_dead().sum(), non_blocking=True)
+        if self._arrived is not None:
+            self._arrived.record()
