@@ -44,7 +44,7 @@ def test_sparse_products_equal_dense_ones():
     close(sparse.dots(x, weight, index), (x @ weight.t()).gather(1, index))
     close(sparse.combine(index, value, weight), dense @ weight)
     close(sparse.ByLatent.of(index, h).sum(value, x), dense.t() @ x)
-    close(sparse.total(index, value, h), dense.sum(dim=0))
+    close(sparse.ByLatent.of(index, h).total(value), dense.sum(dim=0))
 
 
 def test_sums_by_latent_hold_beyond_16_bit_latents():

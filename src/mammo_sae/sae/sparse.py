@@ -4,12 +4,19 @@ Let a code be `index` [n, k] and `value` [n, k]: cell i is the sum of value[i, s
 index[i, s] of a dictionary [h, d]. A padding slot is index 0, value 0. The dense product that
 finds the active latents runs in bfloat16 where that is faster (`product_type`); every value and
 gradient is then computed in float32 for the k active latents alone.
+
+On a GPU with Triton `mammo_sae.sae.kernels` does the work, elsewhere torch. Where Triton's
+interpreter is on (TRITON_INTERPRET=1) tensors of the CPU take the kernels too.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
+from functools import cache, cached_property
+from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +27,9 @@ from mammo_sae.compute.devices import product_type
 # Levels of the maximum pyramid that narrows a row before `topk`, and their group size.
 GROUP = 4
 LEVELS = 2
+# Rows that begin at a multiple of so many entries can be read 16 bytes at a time.
+ALIGNED = 16
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
@@ -38,14 +48,17 @@ class Preactivations:
 
     def __init__(self, latents: int, channels: int, device: torch.device, dtype=None) -> None:
         self.dtype = dtype or product_type(device)
-        self._weight = torch.empty(latents, channels + 1, dtype=self.dtype, device=device)
-        self._input = torch.empty(0, channels + 1, dtype=self.dtype, device=device)
+        self._channels, width = channels, channels + 1
+        if device.type != "cpu":
+            width = -(-width // ALIGNED) * ALIGNED
+        self._weight = torch.zeros(latents, width, dtype=self.dtype, device=device)
+        self._input = torch.empty(0, width, dtype=self.dtype, device=device)
         self._output = torch.empty(0, latents, dtype=self.dtype, device=device)
 
     def load(self, weight: Tensor, bias: Tensor) -> None:
         """Take over weight [h, d] and bias [h]."""
-        self._weight[:, :-1].copy_(weight)
-        self._weight[:, -1].copy_(bias)
+        self._weight[:, : self._channels].copy_(weight)
+        self._weight[:, self._channels].copy_(bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return [n, h] for x [n, d]; the next call overwrites it."""
@@ -53,8 +66,40 @@ class Preactivations:
         if n > len(self._input):
             self._input = self._input.new_ones(n, self._input.shape[1])
             self._output = self._output.new_empty(n, self._output.shape[1])
-        self._input[:n, :-1].copy_(x)
+        self._input[:n, : self._channels].copy_(x)
         return torch.mm(self._input[:n], self._weight.t(), out=self._output[:n])
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Return x as sparse products should read it.
+
+        Kernels, which wait for memory alone, read it in the type of the product, which is half the
+        bytes, and multiply and add in float32; what runs on a CPU reads it as it is.
+        """
+        return x if _kernels(x) is None else x.to(self.dtype)
+
+    def cells(self, x: Tensor) -> Tensor:
+        """Return `rounded` x [n, d] of the last call, which has rounded it already."""
+        return x if _kernels(x) is None else self._input[: len(x), : self._channels]
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """Return the `rounded` weight [h, d] of the last `load`, which has rounded it already."""
+        return weight if _kernels(weight) is None else self._weight[:, : self._channels]
+
+
+@cache
+def _imported() -> ModuleType | None:
+    try:
+        from mammo_sae.sae import kernels
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        return None
+    return kernels
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    """Return `mammo_sae.sae.kernels` if they can work on x, else None."""
+    return _imported() if x.device.type == "cuda" or INTERPRETED else None
 
 
 def largest(preactivation: Tensor, k: int) -> Tensor:
@@ -62,12 +107,26 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
 
     Entries of 0 and below may come in any order: they stand for inactive latents.
     """
+    if (kernels := _kernels(preactivation)) and k <= kernels.MOST:
+        return kernels.largest(preactivation, k)
     keys = preactivation
     if keys.dtype == torch.bfloat16 and keys.device.type == "cpu":
         # Positive floats order like their bit patterns, and integers compare faster.
         keys = keys.view(torch.int16)
     index = _narrowed(keys, k) if keys.device.type == "cpu" else _topk(keys, k)
     return index.sort(dim=1).values
+
+
+def only_largest(values: Tensor, k: int) -> Tensor:
+    """Return values [n, m], none below 0, with all but the k largest of each row set to 0.
+
+    What is given may be overwritten.
+    """
+    if (kernels := _kernels(values)) and values.shape[1] <= kernels.LONGEST:
+        kernels.only_largest_(values, k)
+        return values
+    kept = largest(values, k)
+    return torch.zeros_like(values).scatter_(1, kept, values.gather(1, kept))
 
 
 def above(margin: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,6 +179,8 @@ def dots(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
 
     `index` must hold no latent twice in a row and ascend.
     """
+    if kernels := _kernels(x):
+        return kernels.dots(x, weight, index)
     n, k = index.shape
     pattern = torch.sparse_csr_tensor(
         torch.arange(0, n * k + 1, k, device=x.device),
@@ -133,7 +194,56 @@ def dots(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
 
 def combine(index: Tensor, value: Tensor, dictionary: Tensor) -> Tensor:
     """Return [n, d]: sum over s of value[i, s] * dictionary[index[i, s]]."""
+    if kernels := _kernels(value):
+        return kernels.combine(index, value, dictionary)
     return F.embedding_bag(index, dictionary, per_sample_weights=value, mode="sum")
+
+
+def residual(
+    index: Tensor, value: Tensor, dictionary: Tensor, bias: Tensor, target: Tensor
+) -> Tensor:
+    """Return [n, d]: `combine`, plus bias [d], less target [n, d]."""
+    if kernels := _kernels(value):
+        return kernels.residual(index, value, dictionary, bias, target)
+    return combine(index, value, dictionary).add_(bias).sub_(target)
+
+
+def rectify_(preactivation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Set what is below 0 in preactivation [n, h] to 0, in place.
+
+    Returns the sum of what is left (float32), the number of entries above 0, and per latent
+    whether it has any (bool [h]).
+    """
+    if kernels := _kernels(preactivation):
+        return kernels.rectify_(preactivation)
+    active = preactivation.clamp_(min=0) > 0
+    return preactivation.sum(dtype=torch.float32), active.sum(), active.any(dim=0)
+
+
+def through_rectified_(gradient: Tensor, codes: Tensor, constant: float) -> Tensor:
+    """Add `constant` to gradient [n, h] where codes [n, h] are above 0, put 0 elsewhere, in place.
+
+    Returns the sums over cells, float32 [h].
+    """
+    if kernels := _kernels(codes):
+        return kernels.through_(gradient, codes, constant)
+    return gradient.add_(constant).mul_(codes > 0).sum(dim=0, dtype=torch.float32)
+
+
+def tangent_(gradient: Tensor, atoms: Tensor) -> None:
+    """Take the part along its atom, of norm 1, out of each row of gradient [h, d], in place."""
+    if kernels := _kernels(atoms):
+        kernels.tangent_(gradient, atoms)
+    else:
+        gradient.addcmul_(atoms, torch.linalg.vecdot(gradient, atoms).unsqueeze(1), value=-1)
+
+
+def unit_(atoms: Tensor) -> None:
+    """Divide each row of atoms [h, d] by its Euclidean norm, in place."""
+    if kernels := _kernels(atoms):
+        kernels.unit_(atoms)
+    else:
+        atoms /= torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -160,13 +270,25 @@ class ByLatent:
         flat = index.flatten()
         # 16-bit keys take the radix sort.
         keys = flat.to(torch.int16) if latents <= 1 << 15 else flat
-        slot = keys.sort(stable=True).indices
-        start = flat.new_zeros(latents + 1)
-        torch.cumsum(torch.bincount(flat, minlength=latents), 0, out=start[1:])
+        ordered, slot = keys.sort(stable=True)
+        if flat.device.type == "cpu":
+            start = flat.new_zeros(latents + 1)
+            torch.cumsum(torch.bincount(flat, minlength=latents), 0, out=start[1:])
+        else:
+            # bincount would wait for the GPU.
+            every = torch.arange(latents + 1, dtype=torch.int32, device=flat.device)
+            start = torch.searchsorted(ordered.to(torch.int32), every)
         return cls(slot, slot // index.shape[1], start)
+
+    @cached_property
+    def _pieces(self) -> Any:
+        return _imported().Pieces.of(self.start, len(self.slot))
 
     def sum(self, value: Tensor, x: Tensor) -> Tensor:
         """Return [h, d]: per latent j, the sum of value[i, s] * x[i] over its slots."""
+        if kernels := _kernels(x):
+            slots = (self.slot, self.cell, self.start, self._pieces)
+            return kernels.sum_by_latent(*slots, value, x)
         return F.embedding_bag(
             self.cell,
             x,
@@ -176,8 +298,6 @@ class ByLatent:
             include_last_offset=True,
         )
 
-
-def total(index: Tensor, value: Tensor, latents: int) -> Tensor:
-    """Return [h]: per latent, the sum of its values."""
-    # bincount adds in float64, in the order of the slots.
-    return torch.bincount(index.flatten(), value.flatten().double(), latents).to(value.dtype)
+    def total(self, value: Tensor) -> Tensor:
+        """Return [h]: per latent, the sum of its values [n, k]."""
+        return self.sum(value, value.new_ones(len(value), 1)).squeeze(1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import ENCODER_LENGTH, Start, Step
@@ -89,7 +90,9 @@ def centroids(cells: Tensor, count: int, generator: torch.Generator) -> Tensor:
         # argmin ||x - c||^2 = argmax x.c - ||c||^2 / 2
         offset = centre.square().sum(dim=1) / 2
         nearest = torch.cat([(part @ centre.t() - offset).argmax(1) for part in cells.split(4096)])
-        size = torch.bincount(nearest, minlength=count)
-        total = torch.zeros_like(centre).index_add_(0, nearest, cells)
+        # index_add_ adds in no fixed order on a GPU.
+        members = sparse.ByLatent.of(nearest.unsqueeze(1), count)
+        size = members.start.diff()
+        total = members.sum(torch.ones(len(cells), 1, device=cells.device), cells)
         centre = torch.where(size.unsqueeze(1) > 0, total / size.clamp(min=1).unsqueeze(1), centre)
     return centre

@@ -108,8 +108,7 @@ class Trainee(ABC):
 
     def constrain(self) -> None:
         """Put the decoder's atoms back on the unit sphere, after an optimiser step."""
-        atoms = self.parameters["decoder_weight"]
-        atoms /= torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
+        sparse.unit_(self.parameters["decoder_weight"])
 
     def revive(  # noqa: B027 - most variants have nothing to do here
         self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float
@@ -122,8 +121,7 @@ class Trainee(ABC):
     def remove_radial_gradient(self) -> None:
         """Drop the part of the decoder's gradient that renormalising would undo."""
         atoms = self.parameters["decoder_weight"]
-        radial = torch.linalg.vecdot(atoms.grad, atoms).unsqueeze(1)
-        atoms.grad.addcmul_(atoms, radial, value=-1)
+        sparse.tangent_(atoms.grad, atoms)
 
     def fold(
         self, mean: Tensor, scale: float, *, k: int | None = None, threshold: Tensor | None = None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start, Step, Trainee
@@ -38,20 +39,20 @@ class L1(Trainee):
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         atoms = p["decoder_weight"].to(dtype)
         self.preactivations.load(p["encoder_weight"], p["encoder_bias"])
-        z = self.preactivations(u).clamp_(min=0)
+        z = self.preactivations(u)
+        summed, active, fired = sparse.rectify_(z)
         residual = torch.mm(z, atoms).float().add_(p["decoder_bias"]).sub_(u)
         error = residual.square().mean()
-        loss = error + self._weight * z.sum(dtype=torch.float32) / n
+        loss = error + self._weight * summed / n
         outer = residual * (2 / residual.numel())
         low = outer.to(dtype)
-        inner = torch.mm(low, atoms.t()).add_(self._weight / n).mul_(z > 0)
+        inner = torch.mm(low, atoms.t())
+        p["encoder_bias"].grad = sparse.through_rectified_(inner, z, self._weight / n)
         p["decoder_weight"].grad = torch.mm(z.t(), low).float()
         p["decoder_bias"].grad = outer.sum(dim=0)
         p["encoder_weight"].grad = torch.mm(inner.t(), u.to(dtype)).float()
-        p["encoder_bias"].grad = inner.sum(dim=0, dtype=torch.float32)
         self.remove_radial_gradient()
-        active = z > 0
-        return Step(loss, error, active.sum() / n, active.any(dim=0))
+        return Step(loss, error, active / n, fired)
 
     @torch.no_grad()
     def revive(self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float) -> None:

@@ -50,21 +50,23 @@ class TopK(Trainee):
         """Return index and value [n, count] of the largest pre-activations, at least 0."""
         weight, bias = self.parameters["encoder_weight"], self.parameters["encoder_bias"]
         index = sparse.largest(self.preactivations(u), count)
-        return index, (sparse.dots(u, weight, index) + bias[index]).clamp_(min=0)
+        cells, rows = self.preactivations.cells(u), self.preactivations.rows(weight)
+        return index, (sparse.dots(cells, rows, index) + bias[index]).clamp_(min=0)
 
     def reconstruction(self, u: Tensor, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the gradients of L for these codes; return L and the residual u_hat - u."""
         p = self.parameters
-        atoms = p["decoder_weight"]
-        residual = sparse.combine(index, value, atoms).add_(p["decoder_bias"]).sub_(u)
+        atoms = self.preactivations.rounded(p["decoder_weight"])
+        residual = sparse.residual(index, value, atoms, p["decoder_bias"], u)
         # dL / du_hat
         outer = residual * (2 / residual.numel())
-        inner = sparse.dots(outer, atoms, index).mul_(value > 0)
+        low = self.preactivations.rounded(outer)
+        inner = sparse.dots(low, atoms, index).mul_(value > 0)
         by_latent = sparse.ByLatent.of(index, self.latents)
-        atoms.grad = by_latent.sum(value, outer)
+        p["decoder_weight"].grad = by_latent.sum(value, low)
         p["decoder_bias"].grad = outer.sum(dim=0)
-        p["encoder_weight"].grad = by_latent.sum(inner, u)
-        p["encoder_bias"].grad = sparse.total(index, inner, self.latents)
+        p["encoder_weight"].grad = by_latent.sum(inner, self.preactivations.cells(u))
+        p["encoder_bias"].grad = by_latent.total(inner)
         return residual.square().mean(), residual
 
     def _auxiliary(self, u: Tensor, error: Tensor, dead: Tensor) -> Tensor:
@@ -78,8 +80,7 @@ class TopK(Trainee):
         value = torch.addmm(p["encoder_bias"][dead].to(dtype), low_u, weight.to(dtype).t())
         value.clamp_(min=0)
         if len(dead) > self.settings.k_aux:
-            kept = sparse.largest(value, self.settings.k_aux)
-            value = torch.zeros_like(value).scatter_(1, kept, value.gather(1, kept))
+            value = sparse.only_largest(value, self.settings.k_aux)
         miss = torch.mm(value, low_atoms).float().sub_(error)
         loss = miss.square().mean() * self.settings.aux_weight
         outer = (miss * (2 * self.settings.aux_weight / miss.numel())).to(dtype)

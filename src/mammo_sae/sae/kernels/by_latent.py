@@ -1,0 +1,143 @@
+"""Sums over the cells in which a latent is active, for all latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mammo_sae.sae.kernels.products import WIDEST
+
+# Slots that one program adds up. Few latents have more; those few have a hundred times as many.
+PIECE = 128
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The slots of latents, cut into pieces of at most `PIECE` slots of one latent each.
+
+    Attributes
+    ----------
+    first [h + 1]
+        The number of each latent's first piece; the last entry is the number of pieces. A latent
+        without slots has one empty piece.
+    owner [h + n k // PIECE]
+        The latent of each piece, and h for those past the last: the most that n k slots can make,
+        so that nothing waits for how many there are.
+    """
+
+    first: Tensor
+    owner: Tensor
+
+    @classmethod
+    def of(cls, start: Tensor, slots: int) -> Pieces:
+        """Cut `slots` slots, latent by latent from `start` [h + 1]."""
+        latents = len(start) - 1
+        count = (start.diff() + (PIECE - 1)).div_(PIECE, rounding_mode="floor").clamp_(min=1)
+        first = torch.zeros_like(start)
+        torch.cumsum(count, 0, out=first[1:])
+        number = torch.arange(latents + slots // PIECE, device=start.device)
+        return cls(first, torch.searchsorted(first, number, right=True) - 1)
+
+
+@triton.jit
+def _sum_pieces(
+    owner,
+    first,
+    start,
+    slot,
+    cell,
+    value,
+    x,
+    out,
+    rest,
+    latents,
+    channels,
+    stride,
+    PIECE: tl.constexpr,
+    SLOTS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    piece = tl.program_id(0).to(tl.int64)
+    latent = tl.load(owner + piece)
+    if latent < latents:
+        channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        inside = channel < channels
+        later = piece - tl.load(first + latent)
+        begin = tl.load(start + latent) + later * PIECE
+        end = tl.minimum(begin + PIECE, tl.load(start + latent + 1))
+        sums = tl.zeros([SLOTS, CHANNELS], tl.float32)
+        for at in range(begin, end, SLOTS):
+            place = at + tl.arange(0, SLOTS)
+            taken = place < end
+            number = tl.load(slot + place, mask=taken, other=0)
+            amount = tl.load(value + number, mask=taken, other=0)
+            row = tl.load(cell + place, mask=taken, other=0)
+            wanted = (amount != 0)[:, None] & inside[None, :]
+            rows = tl.load(x + row[:, None] * stride + channel[None, :], mask=wanted, other=0)
+            sums += amount[:, None] * rows.to(tl.float32)
+        # A latent's first piece goes into the result, all others beside it.
+        target = rest + (piece - latent - 1) * channels if later else out + latent * channels
+        tl.store(target + channel, tl.sum(sums, axis=0), mask=inside)
+
+
+@triton.jit
+def _join_pieces(first, rest, out, channels, CHANNELS: tl.constexpr):
+    latent = tl.program_id(0).to(tl.int64)
+    begin = tl.load(first + latent) + 1
+    end = tl.load(first + latent + 1)
+    if begin < end:
+        channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        inside = channel < channels
+        sums = tl.load(out + latent * channels + channel, mask=inside, other=0)
+        for piece in range(begin, end):
+            place = (piece - latent - 1) * channels + channel
+            sums += tl.load(rest + place, mask=inside, other=0)
+        tl.store(out + latent * channels + channel, sums, mask=inside)
+
+
+def sum_by_latent(
+    slot: Tensor, cell: Tensor, start: Tensor, pieces: Pieces, value: Tensor, x: Tensor
+) -> Tensor:
+    """Return [h, d] float32: per latent, the sum of value * x[cell] over its slots.
+
+    Work is shared out by slots, not by latents, whose numbers of slots differ a thousandfold: one
+    program per piece, and a second pass that adds up the pieces of latents with several.
+
+    Parameters
+    ----------
+    slot, cell, start
+        As in `mammo_sae.sae.sparse.ByLatent`.
+    value : [n, k] float32
+    x : [n, d]
+        Of any floating type; channels lie next to each other.
+    """
+    latents, channels = len(start) - 1, x.shape[1]
+    out = torch.empty(latents, channels, dtype=torch.float32, device=x.device)
+    rest = torch.empty(len(slot) // PIECE, channels, dtype=torch.float32, device=x.device)
+    width = min(triton.next_power_of_2(channels), WIDEST)
+    slots = 8 if width > 1 else PIECE
+    blocks = triton.cdiv(channels, width)
+    _sum_pieces[(len(pieces.owner), blocks)](
+        pieces.owner,
+        pieces.first,
+        start,
+        slot,
+        cell,
+        value.contiguous(),
+        x,
+        out,
+        rest,
+        latents,
+        channels,
+        x.stride(0),
+        PIECE=PIECE,
+        SLOTS=slots,
+        CHANNELS=width,
+        num_warps=max(1, slots * width // 1024),
+    )
+    _join_pieces[(latents, blocks)](pieces.first, rest, out, channels, CHANNELS=width)
+    return out
