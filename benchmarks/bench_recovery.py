@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from stubs import without_torchvision
 from torch import Tensor
 
 D, H, K, BATCH, LR = 64, 128, 4, 512, 3e-3
@@ -232,6 +233,7 @@ def dictionary_learning(steps: int) -> None:
 
 def overcomplete(steps: int) -> None:
     """Train overcomplete's TopK, free and relaxed archetypal, with its squared error."""
+    without_torchvision()
     from overcomplete.sae import RATopKSAE, TopKSAE
 
     points = torch.cat([batch(10**6 + number) for number in range(40)])

@@ -1,16 +1,20 @@
-"""TopK training against other libraries, side by side in one run.
+"""SAE training against other libraries, side by side in one run.
 
     make bench-sae
-    python benchmarks/bench_sae.py [--csv FILE] [--peers DIR] [--steps N] [name ...]
+    python benchmarks/bench_sae.py [--device cuda] [--csv FILE] [--peers DIR] [--steps N] [name ...]
 
-Every implementation trains a TopK SAE with AuxK on the same batches in the same order (d = 352,
-h = 2816, k = 16, batch 4096; cells made of a known sparse dictionary). Each has a process of its
-own; they take turns, a few steps at a time, so that what else the machine does hits all alike.
+Every implementation trains a TopK SAE with AuxK (or, where its name says so, a ReLU SAE with an L1
+penalty) on the same batches in the same order, cells made of a known sparse dictionary. On a CPU
+d = 352, h = 2816, k = 16, batch 4096; on a GPU d = 2048, h = 16384, k = 32, batches 4096 and 16384.
+Each has a process of its own; they take turns, a few steps at a time, so that what else the
+machine does hits all alike.
 Printed: cells/s (median turn), ratios to the plain implementation by the clock and by processor
 time, explained variance on held-out cells, and the share of the true atoms that some atom matches
-with cosine > .9.
+with cosine > .9. With `products` in the race, which a GPU has by default, also the share of the
+rate of its three bfloat16 products, 6 d h operations a cell, and how many a second these are.
 
-The peers' environment is built in --peers (default .venv-bench) when it is missing.
+The peers' environment is built in --peers (default .venv-bench) when it is missing; `--peers -`
+takes them from this interpreter's.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,36 +37,81 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 OWN = ("mammo-sae", "mammo-sae fp32", "mammo-sae store", "plain")
 PEERS = ("sae-lens fp32", "sae-lens bf16", "sparsify", "dictionary_learning", "overcomplete")
-D, H, K, BATCH = 352, 2816, 16, 4096
+ELSEWHERE = {*PEERS, "sae-lens l1 bf16"}
 TRUE_ATOMS, TRUE_ACTIVE = 2000, 12
 TURN = 10
+CELLS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is raced over, by default: sizes, batches of cells to go through, implementations."""
+
+    d: int
+    h: int
+    k: int
+    batches: tuple[int, ...]
+    cells: int
+    names: tuple[str, ...]
+
+
+COURSES = {
+    "cpu": Course(352, 2816, 16, (4096,), 50 * 4096, (*OWN, *PEERS)),
+    "cuda": Course(
+        2048, 16_384, 32, (4096, 16_384), 4 * 16_384,
+        ("products", "mammo-sae", "plain", "sae-lens fp32", "sae-lens bf16", "sparsify",
+         "mammo-sae l1", "sae-lens l1 bf16"),
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=[*OWN, *PEERS], metavar="name")
+    parser.add_argument("names", nargs="*", metavar="name")
+    parser.add_argument("--device", choices=COURSES, default="cpu")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
     parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
-    if set(arguments.names) & set(PEERS):
+    course = COURSES[arguments.device]
+    names = arguments.names or course.names
+    peers = str(arguments.peers / "bin/python")
+    if str(arguments.peers) == "-":
+        peers = sys.executable
+    elif ELSEWHERE.intersection(names):
         build(arguments.peers)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "cells.npz"
-        write_cells(data, batches=min(arguments.steps, 50))
-        rows = race(arguments.names, arguments.peers, data, arguments.steps)
-    for row in rows:
-        print(
-            f"{row['name']:22s} {row['cells_per_s']:10.0f} cells/s  x{row['ratio']:5.2f} "
-            f"(processor x{row['processor_ratio']:5.2f})  "
-            f"explained variance {row['explained_variance']:.4f}  recovered {row['recovered']:.3f}"
-        )
+        write_cells(data, course, arguments.steps)
+        for batch in course.batches:
+            sizes = {"h": course.h, "k": course.k, "batch": batch, "steps": arguments.steps}
+            rows += race(names, peers, data, sizes | {"device": arguments.device})
+            report(rows, course, batch)
     if arguments.csv:
         with arguments.csv.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, rows[0])
+            writer = csv.DictWriter(stream, max(rows, key=len))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def report(rows: list[dict[str, object]], course: Course, batch: int) -> None:
+    """Print the rows of one batch size, and what share of the products' rate each reaches."""
+    rows = [row for row in rows if row["batch"] == batch]
+    bound = next((row["cells_per_s"] for row in rows if row["name"] == "products"), None)
+    print(f"d = {course.d}, h = {course.h}, k = {course.k}, batch {batch}")
+    for row in rows:
+        if row["name"] == "products":
+            speed = row["cells_per_s"] * 6 * course.d * course.h / 1e12
+            print(f"{row['name']:22s} {bound:10.0f} cells/s  {speed:.0f} TFLOP/s")
+            continue
+        share = f"{row['cells_per_s'] / bound:5.0%} of the products' rate  " if bound else ""
+        print(
+            f"{row['name']:22s} {row['cells_per_s']:10.0f} cells/s  x{row['ratio']:5.2f} "
+            f"(processor x{row['processor_ratio']:5.2f})  {share}"
+            f"explained variance {row['explained_variance']:.4f}  recovered {row['recovered']:.3f}"
+        )
 
 
 def build(folder: Path) -> None:
@@ -83,10 +134,10 @@ def build(folder: Path) -> None:
     (folder / "built").touch()
 
 
-def write_cells(path: Path, batches: int) -> None:
+def write_cells(path: Path, course: Course, steps: int) -> None:
     """Write training and held-out cells made of a known dictionary, and the dictionary."""
     random = np.random.default_rng(0)
-    atoms = random.normal(size=(TRUE_ATOMS, D)).astype(np.float32)
+    atoms = random.normal(size=(TRUE_ATOMS, course.d)).astype(np.float32)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     popularity = 1 / np.arange(1, TRUE_ATOMS + 1) ** 0.5
     popularity /= popularity.sum()
@@ -97,21 +148,21 @@ def write_cells(path: Path, batches: int) -> None:
         x = np.einsum("nk,nkd->nd", amount, atoms[which])
         return x + 0.05 * random.normal(size=x.shape).astype(np.float32)
 
-    train = np.concatenate([cells(BATCH) for _ in range(batches)])
+    count = min(steps * max(course.batches), course.cells)
+    train = np.concatenate([cells(CELLS_AT_ONCE) for _ in range(count // CELLS_AT_ONCE)])
     mean = train.mean(axis=0)
-    scale = np.sqrt(D / np.square(train - mean).sum(axis=1).mean())
-    held_out = (cells(4 * BATCH) - mean) * scale
+    scale = np.sqrt(course.d / np.square(train - mean).sum(axis=1).mean())
+    held_out = (cells(4 * CELLS_AT_ONCE) - mean) * scale
     np.savez(path, train=(train - mean) * scale, held_out=held_out, atoms=atoms)
 
 
 class Racer:
     """One implementation in its own process; see sae_racers.py for the protocol."""
 
-    def __init__(self, name: str, python: str, data: Path, steps: int) -> None:
+    def __init__(self, name: str, python: str, data: Path, sizes: dict[str, object]) -> None:
         self.name = name
-        sizes = json.dumps({"h": H, "k": K, "batch": BATCH, "steps": steps})
         self._process = subprocess.Popen(
-            [python, str(HERE / "sae_racers.py"), name, str(data), sizes],
+            [python, str(HERE / "sae_racers.py"), name, str(data), json.dumps(sizes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "DEBUG" not in os.environ else None,
@@ -141,13 +192,14 @@ class Racer:
         self._process.wait()
 
 
-def race(names: list[str], peers: Path, data: Path, steps: int) -> list[dict[str, object]]:
+def race(
+    names: Sequence[str], peers: str, data: Path, sizes: dict[str, object]
+) -> list[dict[str, object]]:
     """Let all train in turns; return one row each, fastest first."""
     racers = [
-        Racer(name, str(peers / "bin/python") if name in PEERS else sys.executable, data, steps)
-        for name in names
+        Racer(name, peers if name in ELSEWHERE else sys.executable, data, sizes) for name in names
     ]
-    for _ in range(steps // TURN):
+    for _ in range(sizes["steps"] // TURN):
         for racer in racers:
             turn = racer.ask(f"train {TURN}")
             racer.seconds.append(turn["seconds"])
@@ -156,11 +208,12 @@ def race(names: list[str], peers: Path, data: Path, steps: int) -> list[dict[str
     for racer in racers:
         # The first turn warms up.
         rate, processor_rate = (
-            BATCH * TURN / statistics.median(turns[1:])
+            sizes["batch"] * TURN / statistics.median(turns[1:])
             for turns in (racer.seconds, racer.processor)
         )
         rates = {"cells_per_s": rate, "cells_per_processor_s": processor_rate}
-        rows.append({"name": racer.name, **rates, **racer.ask("score")})
+        score = {} if racer.name == "products" else racer.ask("score")
+        rows.append({"name": racer.name, "batch": sizes["batch"], **rates, **score})
         racer.close()
     plain = next((row for row in rows if row["name"] == "plain"), {})
     for row in rows:

@@ -3,7 +3,8 @@
 `ready` answers when set up, `train N` takes N steps and answers their seconds, by the clock and
 of processor time (user and system, all threads), `score` answers
 explained variance on held-out cells and the share of true atoms recovered. Each class below uses
-its library as its own training loop does, on cells that are centred and scaled already.
+its library as its own training loop does, on cells that are centred and scaled already and lie on
+the device to train on. A GPU's seconds end when it has done all it was told.
 """
 
 from __future__ import annotations
@@ -12,29 +13,32 @@ import json
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from stubs import without_torchvision
 from torch import Tensor
 
 LR = 1e-3
 AUX_WEIGHT = 1 / 32
+# Of the L1 variants: what a code costs, against the squared error summed over channels.
+PENALTY = 2.0
 
 
 class Plain:
     """TopK with AuxK in plain torch: dense decoding, automatic differentiation, fused Adam."""
 
-    def __init__(self, d: int, h: int, k: int, steps: int) -> None:
-        self.k, self.silent, self.patience = k, torch.zeros(h), max(1, steps // 20)
+    def __init__(self, d: int, h: int, k: int, steps: int, device: str) -> None:
+        self.k, self.patience = k, max(1, steps // 20)
+        self.silent = torch.zeros(h, device=device)
         generator = torch.Generator().manual_seed(0)
-        atoms = torch.randn(h, d, generator=generator)
+        atoms = torch.randn(h, d, generator=generator).to(device)
         self.atoms = (atoms / atoms.norm(dim=1, keepdim=True)).requires_grad_()
         self.weight = self.atoms.detach().clone().requires_grad_()
-        self.bias = torch.zeros(h, requires_grad=True)
-        self.offset = torch.zeros(d, requires_grad=True)
+        self.bias = torch.zeros(h, device=device, requires_grad=True)
+        self.offset = torch.zeros(d, device=device, requires_grad=True)
         parameters = [self.atoms, self.weight, self.bias, self.offset]
         self.optimiser = torch.optim.Adam(parameters, lr=LR, fused=True)
 
@@ -72,22 +76,52 @@ class Plain:
         return self.atoms
 
 
+class Products:
+    """The three dense products of a step that no trainer can do without, in bfloat16.
+
+    Pre-activations and the gradients of both weight matrices, 6 d h operations a cell: the rate at
+    which others are measured.
+    """
+
+    def __init__(self, d: int, h: int, batch: int, device: str) -> None:
+        self.weight = torch.randn(h, d, device=device, dtype=torch.bfloat16)
+        self.cells = torch.randn(batch, d, device=device, dtype=torch.bfloat16)
+
+    def step(self, x: Tensor) -> None:
+        """Multiply as a training step on a batch would; converting x is not part of the rate."""
+        z = torch.mm(self.cells, self.weight.t())
+        torch.mm(z.t(), self.cells)
+        torch.mm(z.t(), self.cells)
+
+
 class MammoSae:
     """This package's trainer, in a given type of product."""
 
-    def __init__(self, d: int, h: int, k: int, steps: int, dtype: torch.dtype | None = None):
-        from mammo_sae.sae.settings import SaeTraining, TopKVariant
+    def __init__(
+        self,
+        d: int,
+        h: int,
+        k: int,
+        steps: int,
+        device: str,
+        dtype: torch.dtype | None = None,
+        *,
+        l1: bool = False,
+    ) -> None:
+        from mammo_sae.sae.settings import L1Variant, SaeTraining, TopKVariant
         from mammo_sae.sae.trainer import Training
         from mammo_sae.sae.variants.base import Start
         from mammo_sae.sae.variants.registry import trainee
 
+        variant = TopKVariant(k=k, k_aux=d // 2, aux_weight=AUX_WEIGHT)
+        if l1:  # without resampling, which the peer has not
+            variant = L1Variant(l1=PENALTY / d, resample_every=1.0)
         settings = SaeTraining(
-            variant=TopKVariant(k=k, k_aux=d // 2, aux_weight=AUX_WEIGHT),
-            latents=h, lr=LR, steps=steps, warm_up=0.0, decay=0.0, dead_after=0.05,
+            variant=variant, latents=h, lr=LR, steps=steps, warm_up=0.0, decay=0.0, dead_after=0.05,
         )  # fmt: skip
-        start = Start(torch.zeros(1, d), scale=1.0, dtype=dtype)
+        start = Start(torch.zeros(1, d, device=device), scale=1.0, dtype=dtype)
         self.training = Training(settings, trainee(settings, start))
-        self.d = d
+        self.mean = torch.zeros(d, device=device)
 
     def step(self, x: Tensor) -> None:
         """Take one training step on cells [n, d]."""
@@ -95,7 +129,7 @@ class MammoSae:
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return reconstructions of cells [n, d]."""
-        sae = self.training.trainee.folded(torch.zeros(self.d), 1.0)
+        sae = self.training.trainee.folded(self.mean, 1.0)
         return sae.decode(*sae.encoder()(x))
 
     def dictionary(self) -> Tensor:
@@ -106,19 +140,37 @@ class MammoSae:
 class SaeLens:
     """SAELens's trainer, step by step as its `fit` does."""
 
-    def __init__(self, d: int, h: int, k: int, steps: int, batch: int, autocast: bool) -> None:
-        from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    def __init__(
+        self,
+        d: int,
+        h: int,
+        k: int,
+        steps: int,
+        device: str,
+        batch: int,
+        *,
+        autocast: bool,
+        l1: bool = False,
+    ) -> None:
+        import sae_lens as library
         from sae_lens.config import SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-        sae = TopKTrainingSAE(
-            TopKTrainingSAEConfig(d_in=d, d_sae=h, k=k, aux_loss_coefficient=AUX_WEIGHT)
-        )
+        common = {"d_in": d, "d_sae": h, "device": device}
+        if l1:
+            sae = library.StandardTrainingSAE(
+                library.StandardTrainingSAEConfig(**common, l1_coefficient=PENALTY)
+            )
+        else:
+            sae = library.TopKTrainingSAE(
+                library.TopKTrainingSAEConfig(**common, k=k, aux_loss_coefficient=AUX_WEIGHT)
+            )
         config = SAETrainerConfig(
             total_training_samples=steps * batch,
             train_batch_size_samples=batch,
             lr=LR,
             lr_end=LR,
+            device=device,
             autocast=autocast,
             dead_feature_window=max(1, steps // 20),
         )
@@ -142,13 +194,15 @@ class SaeLens:
 class Sparsify:
     """Sparsify's SparseCoder, trained as its Trainer does."""
 
-    def __init__(self, d: int, h: int, k: int, steps: int) -> None:
+    def __init__(self, d: int, h: int, k: int, steps: int, device: str) -> None:
         from sparsify import SparseCoder, SparseCoderConfig
 
+        if device == "cuda":  # as its Trainer does; `forward` is in bfloat16 there by itself
+            torch.set_float32_matmul_precision("high")
         config = SparseCoderConfig(num_latents=h, k=k, normalize_decoder=True)
-        self.sae = SparseCoder(d, config, device="cpu", dtype=torch.float32)
+        self.sae = SparseCoder(d, config, device=device, dtype=torch.float32)
         self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=LR, fused=True)
-        self.silent, self.patience = torch.zeros(h), max(1, steps // 20)
+        self.silent, self.patience = torch.zeros(h, device=device), max(1, steps // 20)
 
     def step(self, x: Tensor) -> None:
         """Take one training step on cells [n, d]."""
@@ -175,12 +229,12 @@ class Sparsify:
 class DictionaryLearning:
     """dictionary_learning's TopKTrainer."""
 
-    def __init__(self, d: int, h: int, k: int, steps: int) -> None:
+    def __init__(self, d: int, h: int, k: int, steps: int, device: str) -> None:
         from dictionary_learning.trainers.top_k import TopKTrainer
 
         self.trainer = TopKTrainer(
             steps=steps, activation_dim=d, dict_size=h, k=k, layer=0, lm_name="", lr=LR,
-            auxk_alpha=AUX_WEIGHT, warmup_steps=0, decay_start=None, seed=0, device="cpu",
+            auxk_alpha=AUX_WEIGHT, warmup_steps=0, decay_start=None, seed=0, device=device,
         )  # fmt: skip
         self.done = 0
 
@@ -201,18 +255,11 @@ class DictionaryLearning:
 class Overcomplete:
     """overcomplete's TopKSAE in its training loop, with its AuxK-like loss off."""
 
-    def __init__(self, d: int, h: int, k: int, steps: int) -> None:
-        # Its __init__ imports torchvision for image models that have no part in this.
-        torchvision = types.ModuleType("torchvision")
-        torchvision.transforms = types.ModuleType("torchvision.transforms")
-        sys.modules |= {
-            "torchvision": torchvision,
-            "torchvision.transforms": torchvision.transforms,
-            "timm": types.ModuleType("timm"),
-        }
+    def __init__(self, d: int, h: int, k: int, device: str) -> None:
+        without_torchvision()
         from overcomplete.sae import TopKSAE
 
-        self.sae = TopKSAE(d, nb_concepts=h, top_k=k, device="cpu")
+        self.sae = TopKSAE(d, nb_concepts=h, top_k=k, device=device)
         self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=LR, fused=True)
 
     def step(self, x: Tensor) -> None:
@@ -256,26 +303,30 @@ def main() -> None:
     """Serve one implementation."""
     name, data, sizes = sys.argv[1], np.load(sys.argv[2]), json.loads(sys.argv[3])
     answers, sys.stdout = sys.stdout, sys.stderr
-    held_out, train = torch.from_numpy(data["held_out"]), data["train"]
-    d, h, k, batch, steps = train.shape[1], *(sizes[n] for n in ("h", "k", "batch", "steps"))
+    h, k, batch, steps, device = (sizes[n] for n in ("h", "k", "batch", "steps", "device"))
+    held_out, train = torch.from_numpy(data["held_out"]).to(device), data["train"]
+    common = (train.shape[1], h, k, steps, device)
     torch.manual_seed(0)
     make = {
-        "plain": lambda: Plain(d, h, k, steps),
-        "mammo-sae": lambda: MammoSae(d, h, k, steps),
-        "mammo-sae fp32": lambda: MammoSae(d, h, k, steps, torch.float32),
-        "mammo-sae store": lambda: MammoSae(d, h, k, steps),
-        "sae-lens fp32": lambda: SaeLens(d, h, k, steps, batch, autocast=False),
-        "sae-lens bf16": lambda: SaeLens(d, h, k, steps, batch, autocast=True),
-        "sparsify": lambda: Sparsify(d, h, k, steps),
-        "dictionary_learning": lambda: DictionaryLearning(d, h, k, steps),
-        "overcomplete": lambda: Overcomplete(d, h, k, steps),
+        "products": lambda: Products(train.shape[1], h, batch, device),
+        "plain": lambda: Plain(*common),
+        "mammo-sae": lambda: MammoSae(*common),
+        "mammo-sae fp32": lambda: MammoSae(*common, torch.float32),
+        "mammo-sae store": lambda: MammoSae(*common),
+        "mammo-sae l1": lambda: MammoSae(*common, l1=True),
+        "sae-lens fp32": lambda: SaeLens(*common, batch, autocast=False),
+        "sae-lens bf16": lambda: SaeLens(*common, batch, autocast=True),
+        "sae-lens l1 bf16": lambda: SaeLens(*common, batch, autocast=True, l1=True),
+        "sparsify": lambda: Sparsify(*common),
+        "dictionary_learning": lambda: DictionaryLearning(*common),
+        "overcomplete": lambda: Overcomplete(train.shape[1], h, k, device),
     }
     with tempfile.TemporaryDirectory() as folder:
         racer = make[name]()
         if name == "mammo-sae store":
             batches = stored(train, batch, Path(folder))
         else:
-            cells = torch.from_numpy(train).split(batch)
+            cells = torch.from_numpy(train).to(device).split(batch)
             batches = (cells[number % len(cells)].clone() for number in range(10**9))
         for line in sys.stdin:
             answer: dict[str, float] = {}
@@ -283,6 +334,8 @@ def main() -> None:
                 start, processor = time.perf_counter(), time.process_time()
                 for _ in range(int(line.split()[1])):
                     racer.step(next(batches))
+                if device == "cuda":
+                    torch.cuda.synchronize()
                 answer["seconds"] = time.perf_counter() - start
                 answer["processor_seconds"] = time.process_time() - processor
             elif line.startswith("score"):
@@ -293,7 +346,7 @@ def main() -> None:
                 spread = (held_out - held_out.mean(dim=0)).square().sum()
                 answer["explained_variance"] = 1 - float(missed / spread)
                 unit = found / found.norm(dim=1, keepdim=True)
-                cosine = torch.from_numpy(data["atoms"]) @ unit.t()
+                cosine = torch.from_numpy(data["atoms"]).to(device) @ unit.t()
                 answer["recovered"] = float((cosine.amax(dim=1) > 0.9).double().mean())
             print(json.dumps(answer), file=answers, flush=True)
 
