@@ -85,3 +85,23 @@ def based_on(wildcards, patterns):
     """Files of the same run of the encoder that a fine-tuned one started from."""
     base = CONFIG.encoders[wildcards.encoder].base
     return [pattern.format(**{**wildcards, "encoder": base}) for pattern in patterns]
+
+
+def trained_beside(wildcards, threads):
+    """Options that name the other SAEs of the layer, to be trained in the same pass.
+
+    Where the jobs of this machine take turns anyway. Elsewhere each has a GPU of its own. It takes
+    `threads` so that Snakemake never compares it: what is trained beside an SAE changes nothing
+    in it.
+    """
+    gpus = workflow.global_resources.get("gpu")
+    if workflow.remote_exec or gpus is None or gpus.value != 1:
+        return []
+    mine = {**wildcards, "seed": int(wildcards.seed)}
+    others = [
+        run
+        for run in RUNS
+        if run != mine and all(run[name] == mine[name] for name in ("encoder", "layer"))
+    ]
+    settings = {f"{SAE.format(**run)}/sae.json": CONFIG.slice("train_sae", run) for run in others}
+    return [f"--beside {shlex.quote(f'{path}={text}')}" for path, text in settings.items()]

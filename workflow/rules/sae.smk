@@ -3,26 +3,6 @@ SAE = f"{RESULTS}/sae/{RUN}"
 CODES = f"{RESULTS}/codes/{RUN}"
 
 
-def trained_beside(wildcards, threads):
-    """Options that name the other SAEs of the layer, to be trained in the same pass.
-
-    Where the jobs of this machine take turns anyway. Elsewhere each has a GPU of its own. It takes
-    `threads` so that Snakemake never compares it: what is trained beside an SAE changes nothing
-    in it.
-    """
-    gpus = workflow.global_resources.get("gpu")
-    if workflow.remote_exec or gpus is None or gpus.value != 1:
-        return []
-    layer = wildcards.layer
-    return [
-        "--beside " + shlex.quote(f"{SAE.format(**run)}/sae.json={CONFIG.slice('train_sae', run)}")
-        for run in RUNS
-        if run["encoder"] == wildcards.encoder
-        and run["layer"] == layer
-        and (run["sae"], str(run["seed"])) != (wildcards.sae, wildcards.seed)
-    ]
-
-
 rule train_sae:
     input:
         images=COHORT["images"],
