@@ -26,11 +26,11 @@ from torch import Tensor
 
 D, H, K, BATCH, LR = 64, 128, 4, 512, 3e-3
 GROUPS = (1 / 16, 1 / 8, 1 / 4, 9 / 16)  # shares of the latents in a Matryoshka's groups
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of peers' L1, gated and JumpReLU SAEs
+PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of peers' L1, gated and JumpReLU SAEs
 BANDWIDTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of dictionary_learning's JumpReLU
 OWN_PENALTIES = {
-    "l1": (0.003, 0.01, 0.02, 0.05, 0.1, 0.2),
-    "gated": (0.003, 0.01, 0.02, 0.05, 0.1, 0.2),
+    "l1": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "gated": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
     "jumprelu": (0.05, 0.1, 0.25, 0.5, 1.0, 2.0),
 }
 SEEDS = (0, 1, 2)
@@ -113,15 +113,17 @@ def mammo_sae(steps: int) -> None:
     start = Start(torch.cat([batch(10**6 + number) for number in range(40)]), scale=1.0)
 
     def trained(variant: s.Variant, seed: int) -> Tensor:
+        # As the peers do by default: no warm-up, AuxK weighted like the reconstruction.
         values = s.SaeTraining(
-            variant=variant, latents=H, lr=LR, steps=steps, batch=BATCH, seed=seed
-        )
+            variant=variant, latents=H, lr=LR, steps=steps, batch=BATCH, seed=seed,
+            init="cells", warm_up=0.0, dead_after=0.02,
+        )  # fmt: skip
         training = Training(values, trainee(values, start))
         for number in range(steps):
             training.advance(batch(number))
         return training.trainee.folded(torch.zeros(D), 1.0).decoder_weight
 
-    aux = {"k": K, "k_aux": D // 2}
+    aux = {"k": K, "k_aux": D // 2, "aux_weight": 1.0}
     for variant in (
         s.TopKVariant(**aux), s.BatchTopKVariant(**aux),
         s.MatryoshkaVariant(**aux, groups=list(GROUPS)),
