@@ -82,6 +82,13 @@ def test_a_blank_image_is_refused(tmp_path, write_dicom):
         assert refused.value.reason is Reason.BLANK
 
 
+def test_a_single_bright_pixel_keeps_an_image_from_being_blank(tmp_path, write_dicom):
+    values = np.zeros((400, 300), np.uint16)
+    values[201, 101] = 4095  # between the pixels that the flip is decided on
+    path = write_dicom(tmp_path / "a.dcm", values)
+    assert canonical_image(*read_pixels(path), ClinicalSettings()).pixels.max() > 0
+
+
 def published_mammo_clip(data: np.ndarray, photometric: str) -> tuple[np.ndarray, tuple[int, int]]:
     """Mammo-CLIP's crop in plain words, to compare with: 8-bit crop and its (left, top)."""
     data = data.astype(np.float32)[5:-5, 5:-5]

@@ -159,25 +159,57 @@ def test_nothing_identifying_reaches_an_output(folder, tmp_path, capfd):
     assert CANARY not in spoken.out + spoken.err
 
 
-def test_a_damaged_file_is_refused_by_its_pseudonym_and_leaves_no_store(folder, tmp_path, capfd):
-    out = tmp_path / "out"
-    path = next((folder / "images").rglob(f"{CANARY}-image-1.dicom"))
+def cut(folder: Path, number: int) -> None:
+    path = next((folder / "images").rglob(f"{CANARY}-image-{number}.dicom"))
     path.write_bytes(path.read_bytes()[:-400])
+
+
+def with_triage(**policies: object) -> ConversionSettings:
+    images = SETTINGS.images.model_copy(update={"triage": TriageSettings(**policies)})
+    return SETTINGS.model_copy(update={"images": images})
+
+
+def test_too_many_bad_files_end_the_run_with_their_counts_and_leave_no_store(
+    folder, tmp_path, capfd
+):
+    out = tmp_path / "out"
+    cut(folder, 1)
+    rewrite(folder, 2, PresentationIntentType="FOR PROCESSING")
     with pytest.raises(InputError) as refused:
         convert_all(folder, out)
-    assert str(refused.value).startswith(f"image {image_id(1)} can't be converted: the pixel data")
+    first = min([image_id(1), image_id(2)])
+    assert str(refused.value).startswith(f"image {first} can't be converted: ")
+    assert (
+        "2 of the shard's 3 images are refused (for_processing 1, truncated 1), more than "
+        "images.triage.most_refused = 0.05 allows"
+    ) in str(refused.value)
     assert CANARY not in str(refused.value)
     assert CANARY not in capfd.readouterr().err
     assert not list(out.iterdir())
 
 
-LENIENT = SETTINGS.model_copy(
-    update={
-        "images": SETTINGS.images.model_copy(
-            update={"triage": TriageSettings(most_refused=0.5, duplicate="refuse")}
-        )
-    }
-)
+def test_one_bad_file_never_stops_a_shard_unless_none_is_allowed(folder, tmp_path):
+    cut(folder, 1)
+    reader = convert_all(folder, tmp_path / "out")
+    assert reader.refused() == {image_id(1): "truncated"}
+    assert sorted(reader.image_ids) == sorted([image_id(0), image_id(2)])
+    with pytest.raises(InputError, match=r"1 of the shard's 3 images are refused"):
+        convert_all(folder, tmp_path / "none", with_triage(most_refused=0.0))
+
+
+@pytest.mark.parametrize("policy", ["refuse", "warn", "accept"])
+def test_the_policy_decides_whether_missing_files_are_too_many(folder, tmp_path, capfd, policy):
+    for number in (0, 2):
+        next((folder / "images").rglob(f"{CANARY}-image-{number}.dicom")).unlink()
+    settings = with_triage(missing=policy)
+    if policy == "refuse":
+        with pytest.raises(InputError, match=r"\(missing 2\)"):
+            convert_all(folder, tmp_path / "out", settings)
+    else:
+        reader = convert_all(folder, tmp_path / "out", settings)
+        assert reader.image_ids == [image_id(1)]
+        assert reader.refused() == {image_id(0): "missing", image_id(2): "missing"}
+    assert ("there is no such file" in capfd.readouterr().err) == (policy != "accept")
 
 
 def rewrite(folder: Path, number: int, **elements: object) -> None:
@@ -189,19 +221,19 @@ def rewrite(folder: Path, number: int, **elements: object) -> None:
 
 
 def test_few_damaged_files_are_left_out_and_listed(folder, tmp_path, capfd):
-    path = next((folder / "images").rglob(f"{CANARY}-image-1.dicom"))
-    path.write_bytes(path.read_bytes()[:-400])
-    reader = convert_all(folder, tmp_path / "out", LENIENT)
-    assert sorted(reader.image_ids) == sorted([image_id(0), image_id(2)])
+    cut(folder, 0)
+    cut(folder, 2)
+    reader = convert_all(folder, tmp_path / "out", with_triage(most_refused=0.7))
+    assert reader.image_ids == [image_id(1)]
     group = zarr.open_group(tmp_path / "out" / "0.zarr", mode="r")
-    assert group.attrs["refused"] == {image_id(1): "decode"}
-    assert f"left out: image {image_id(1)}: the pixel data" in capfd.readouterr().err
+    assert group.attrs["refused"] == {image_id(0): "truncated", image_id(2): "truncated"}
+    assert f"left out: image {image_id(0)}: the file is cut off" in capfd.readouterr().err
 
 
 def test_the_second_of_two_images_with_the_same_pixels_is_left_out(folder, tmp_path):
     first = next((folder / "images").rglob(f"{CANARY}-image-0.dicom"))
     rewrite(folder, 2, PixelData=pydicom.dcmread(first).PixelData)
-    reader = convert_all(folder, tmp_path / "out", LENIENT)
+    reader = convert_all(folder, tmp_path / "out")
     kept, dropped = sorted([image_id(0), image_id(2)])
     assert kept in reader.image_ids
     assert dropped not in reader.image_ids
@@ -217,10 +249,7 @@ def test_a_warned_image_is_converted_and_named(folder, tmp_path, capfd):
 @pytest.mark.parametrize("policy", ["refuse", "warn", "accept"])
 def test_the_policy_decides(folder, tmp_path, capfd, policy):
     rewrite(folder, 1, PresentationIntentType="FOR PROCESSING")
-    triage = TriageSettings(most_refused=0.5, for_processing=policy)
-    images = SETTINGS.images.model_copy(update={"triage": triage})
-    settings = SETTINGS.model_copy(update={"images": images})
-    reader = convert_all(folder, tmp_path / "out", settings)
+    reader = convert_all(folder, tmp_path / "out", with_triage(for_processing=policy))
     assert (image_id(1) in reader.image_ids) == (policy != "refuse")
     assert ("for processing" in capfd.readouterr().err) == (policy != "accept")
 
@@ -228,8 +257,7 @@ def test_the_policy_decides(folder, tmp_path, capfd, policy):
 def test_a_file_of_another_size_than_annotated_is_refused(folder, tmp_path, write_dicom):
     path = next((folder / "images").rglob(f"{CANARY}-image-1.dicom"))
     write_dicom(path, np.arange(3000, dtype=np.uint16).reshape(60, 50))
-    with pytest.raises(InputError, match=r"\[size\]"):
-        convert_all(folder, tmp_path / "out")
+    assert convert_all(folder, tmp_path / "out").refused() == {image_id(1): "size"}
 
 
 @pytest.mark.parametrize("images", [SETTINGS.images, MammoClipSettings(height=76, width=46)])

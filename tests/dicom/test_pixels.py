@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pydicom
 import pytest
 from pydicom import Dataset, Sequence, uid
 
 from mammo_sae.dicom.canonical import canonical_image
-from mammo_sae.dicom.pixels import DECODERS, display_values, read_pixels, stored_values
+from mammo_sae.dicom.pixels import DECODERS, display_values, read_pixels
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings
 
@@ -185,7 +182,8 @@ def test_truncated_pixel_data_are_refused(tmp_path, write_dicom, syntax):
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(Refusal) as refused:
         read_pixels(path)
-    assert refused.value.reason in {Reason.DECODE, Reason.NO_PIXELS, Reason.NOT_DICOM}
+    # Cut in two, an RLE segment can't be told from a damaged one, nor a pixel element from none.
+    assert refused.value.reason is Reason.TRUNCATED
 
 
 def test_a_truncated_deflated_file_is_refused(tmp_path, write_dicom):
@@ -219,7 +217,7 @@ def test_what_is_no_plain_mammogram_is_refused_with_its_reason(
 
 def test_a_missing_file_and_a_text_file_are_refused_without_their_paths(tmp_path):
     text = tmp_path / "patient-name.dcm"
-    for reason in (Reason.UNREADABLE, Reason.NOT_DICOM):
+    for reason in (Reason.MISSING, Reason.NOT_DICOM):
         with pytest.raises(Refusal) as refused:
             read_pixels(text)
         assert refused.value.reason is reason
@@ -232,34 +230,3 @@ def test_every_compressed_syntax_has_one_decoder_and_it_is_installed():
 
     for syntax, plugin in DECODERS.items():
         assert plugin in get_decoder(syntax)._available, f"{syntax.name} needs {plugin}"
-
-
-def test_files_of_many_makers_give_the_values_that_pydicom_gives():
-    folder = Path(pydicom.__file__).parent / "data" / "test_files"
-    agreed = []
-    for path in sorted(folder.glob("*.dcm")):
-        try:
-            header, codes = read_pixels(path)
-        except Refusal:
-            continue
-        expected = pydicom.dcmread(path).pixel_array
-        np.testing.assert_array_equal(stored_values(header)[codes], expected, err_msg=path.name)
-        agreed.append(path.name)
-    assert len(agreed) >= 17
-    assert {"JPGExtended.dcm", "MR_small_bigendian.dcm", "693_J2KI.dcm"} <= set(agreed)
-
-
-def test_every_test_file_that_is_left_out_has_a_good_reason():
-    folder = Path(pydicom.__file__).parent / "data" / "test_files"
-    expected = {
-        "SC_rgb_rle.dcm": Reason.COLOUR,
-        "rtdose.dcm": Reason.MULTI_FRAME,
-        "liver_1frame.dcm": Reason.BITS,
-        "rtplan.dcm": Reason.NO_PIXELS,
-        "MR_truncated.dcm": Reason.DECODE,
-        "no_meta.dcm": Reason.NOT_DICOM,
-    }
-    for name, reason in expected.items():
-        with pytest.raises(Refusal) as refused:
-            read_pixels(folder / name)
-        assert refused.value.reason is reason, name

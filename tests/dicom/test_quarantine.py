@@ -65,9 +65,9 @@ def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, pictu
         "raw": ("left out", "for_processing"),
         "implant": ("converted", "implant"),
         "other_view": ("converted", "view"),
-        "cut": ("left out", "decode"),
-        "text": ("left out", "unreadable"),
-        "missing": ("left out", "unreadable"),
+        "cut": ("left out", "truncated"),
+        "text": ("left out", "not_dicom"),
+        "missing": ("left out", "missing"),
         "stray": ("left out", "unannotated"),
     }
     assert pseudonyms.image("sound.dcm") not in table.index

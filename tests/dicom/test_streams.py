@@ -40,7 +40,7 @@ def test_a_truncated_stream_is_refused_whatever_its_family(write_stream, syntax,
     read_pixels(write_stream(syntax))
     with pytest.raises(Refusal) as refused:
         read_pixels(write_stream(syntax, kept))
-    assert refused.value.reason is Reason.DECODE
+    assert refused.value.reason is Reason.TRUNCATED
 
 
 def test_left_aligned_pixels_in_a_compressed_stream_are_refused(write_stream):

@@ -62,6 +62,12 @@ def test_a_plain_mammogram_raises_nothing(header, elements):
             {"SOPClassUID": uid.DigitalMammographyXRayImageStorageForProcessing},
             Reason.FOR_PROCESSING,
         ),
+        ({"SOPClassUID": uid.BreastTomosynthesisImageStorage}, Reason.TOMOSYNTHESIS),
+        (
+            {"SOPClassUID": uid.BreastProjectionXRayImageStorageForPresentation},
+            Reason.TOMOSYNTHESIS,
+        ),
+        ({"ImageType": ["DERIVED", "PRIMARY", "TOMOSYNTHESIS"]}, Reason.TOMOSYNTHESIS),
         ({"ViewPosition": "MLO"}, Reason.VIEW),
         ({"ViewPosition": "ML"}, Reason.VIEW),
         ({"ViewCodeSequence": view_code("399368009")}, Reason.VIEW),
@@ -111,4 +117,4 @@ def test_every_policy_has_a_reason_and_fatal_reasons_have_none():
     policies = set(TriageSettings.model_fields) - {"most_refused"}
     codes = {reason.code for reason in Reason}
     assert policies < codes
-    assert {"decode", "unreadable", "multi_frame"} <= codes - policies
+    assert {"decode", "truncated", "unreadable", "multi_frame"} <= codes - policies

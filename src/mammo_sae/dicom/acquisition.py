@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
-from pydicom.uid import DigitalMammographyXRayImageStorageForProcessing
+from pydicom.uid import (
+    BreastProjectionXRayImageStorageForPresentation,
+    BreastProjectionXRayImageStorageForProcessing,
+    BreastTomosynthesisImageStorage,
+    DigitalMammographyXRayImageStorageForProcessing,
+)
 
 READ = (
     "BreastImplantPresent",
     "EstimatedRadiographicMagnificationFactor",
     "ImageLaterality",
+    "ImageType",
     "Laterality",
     "Modality",
     "PaddleDescription",
@@ -29,6 +35,16 @@ SPOT = {"399055006", "R-102D7"}
 MAGNIFICATION = {"399163009", "R-102D6"}
 IMPLANT_DISPLACED = {"399209000", "R-102D5"}
 
+FOR_PROCESSING = {
+    DigitalMammographyXRayImageStorageForProcessing,
+    BreastProjectionXRayImageStorageForProcessing,
+}
+TOMOSYNTHESIS = {
+    BreastTomosynthesisImageStorage,
+    BreastProjectionXRayImageStorageForPresentation,
+    BreastProjectionXRayImageStorageForProcessing,
+}
+
 MAGNIFIED = 1.4  # magnification views are taken at 1.5 to 2; contact views at 1.0 to 1.1
 
 
@@ -42,6 +58,7 @@ class Acquisition:
     uid: str
     modality: str | None
     for_processing: bool
+    tomosynthesis: bool
     side: str | None
     view: str | None
     partial: bool
@@ -53,11 +70,14 @@ def read_acquisition(dataset: Dataset) -> Acquisition:
     """Read how the image of `dataset` was taken."""
     modifiers = set(_modifiers(dataset))
     paddle = _text(dataset, "PaddleDescription") or ""
+    sop_class = _text(dataset, "SOPClassUID")
     return Acquisition(
         uid=_text(dataset, "SOPInstanceUID") or "",
         modality=_text(dataset, "Modality"),
         for_processing=_text(dataset, "PresentationIntentType") == "FOR PROCESSING"
-        or _text(dataset, "SOPClassUID") == DigitalMammographyXRayImageStorageForProcessing,
+        or sop_class in FOR_PROCESSING,
+        # Some devices store slices and syntheses, one frame each, as plain mammograms.
+        tomosynthesis=sop_class in TOMOSYNTHESIS or "TOMO" in (_text(dataset, "ImageType") or ""),
         # ImageLaterality is the image's own; Laterality is its series'.
         side=_side(dataset, "ImageLaterality") or _side(dataset, "Laterality"),
         view=_view(dataset),

@@ -57,7 +57,7 @@ def _clinical(
     rows, columns = codes.shape
     step = max(1, max(rows, columns) // THUMBNAIL)
     thumbnail = shown[codes[::step, ::step]]
-    if thumbnail.min() == thumbnail.max():
+    if thumbnail.min() == thumbnail.max() and np.ptp(shown[codes]) == 0:
         raise Refusal(Reason.BLANK)
     scale = min(settings.height / rows, settings.width / columns)
     geometry = Geometry(

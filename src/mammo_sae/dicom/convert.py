@@ -26,7 +26,7 @@ from mammo_sae.compute.ordered import in_order
 from mammo_sae.dicom.canonical import canonical_image, published_boxes
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
-from mammo_sae.dicom.pixels import read_pixels
+from mammo_sae.dicom.pixels import read_pixels, why_unreadable
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ConversionSettings, TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
@@ -105,9 +105,14 @@ def run(
     if settings.kind != "phantom":
         # Files that we did not write may make a decoder end its process.
         processes = max(1, processes)
-    refused = dict.fromkeys(sorted(found.lost), Reason.UNREADABLE)
-    in_all = len(table) + len(refused)
-    _check_share(refused, in_all, settings.images.triage.most_refused)
+    policy = settings.images.triage
+    in_all = len(table) + len(found.lost)
+    refused = {
+        image_id: why_unreadable(files[image_id].dicom) for image_id in sorted(found.lost)
+    } | {job.image_id: Reason.MISSING for job in jobs if job.is_missing}
+    jobs = [job for job in jobs if not job.is_missing]
+    _report(refused, policy)
+    _check_share(refused, in_all, policy)
     # What a file holds is known only when it is decoded, and a store has room for what is known
     # to come. So a shard with files to leave out is converted a second time, without them.
     while True:
@@ -129,14 +134,14 @@ def run(
                     jobs,
                     writer,
                     processes,
-                    settings.images.triage,
+                    policy,
                     pseudonyms,
                     f"convert shard {shard}",
                 )
             return
         except _LeaveOut as left_out:
             refused.update(left_out.refused)
-            _check_share(refused, in_all, settings.images.triage.most_refused)
+            _check_share(refused, in_all, policy)
             jobs = [job for job in jobs if job.image_id not in refused]
 
 
@@ -178,15 +183,27 @@ def _convert(
             facts |= {name: pseudonyms.content(of) for name, of in outcome.identities.items()}
             writer.write(position, replace(outcome.record, facts=facts))
     if refused:
-        for image_id, reason in refused.items():
-            print(f"left out: image {image_id}: {Refusal(reason)}", file=sys.stderr)
+        _report(refused, policy)
         raise _LeaveOut(refused)
     for image_id, reason in warned:
         print(f"warning: image {image_id}: {Refusal(reason)}", file=sys.stderr)
 
 
-def _check_share(refused: Mapping[str, Reason], images: int, most: float) -> None:
-    if len(refused) <= most * images:
+def _report(left_out: Mapping[str, Reason], policy: TriageSettings) -> None:
+    for image_id, reason in left_out.items():
+        if reason is not Reason.MISSING or policy.missing != "accept":
+            print(f"left out: image {image_id}: {Refusal(reason)}", file=sys.stderr)
+
+
+def _check_share(left_out: Mapping[str, Reason], images: int, policy: TriageSettings) -> None:
+    refused = {
+        image_id: reason
+        for image_id, reason in left_out.items()
+        if reason is not Reason.MISSING or policy.missing == "refuse"
+    }
+    most = policy.most_refused
+    # In a small shard one image is a large share, and one bad file should not end a run.
+    if len(refused) <= max(most * images, 1 if most else 0):
         return
     first, reason = next(iter(refused.items()))
     counts = Counter(reason.code for reason in refused.values())
@@ -266,6 +283,11 @@ class Job:
         self._expected = Expected(side=row.side, view=row.view)
         self._files = files
         self._boxes = boxes
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such file."""
+        return not self._files.dicom.exists()
 
     def run(self) -> Outcome:
         """Convert the image, or say why not."""

@@ -66,12 +66,31 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
     Refusal
         With the reason, if the file can't be read and decoded with certainty.
     """
+    dataset, header = _parse(path)
+    return header, _decode(dataset, header)
+
+
+def why_unreadable(path: Path) -> Reason:
+    """Return why nothing can be known of an image from its header; no pixels are decoded."""
+    try:
+        _parse(path)
+    except Refusal as refusal:
+        return refusal.reason
+    return Reason.HEADER
+
+
+def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
     try:
         with open_nameless(path) as stream:
             try:
                 dataset = parse_dicom(stream, READ, pixels=True)
             except Exception as error:  # the parser raises many kinds on what is no DICOM file
-                raise Refusal(Reason.NOT_DICOM, type(error).__name__) from None
+                stream.seek(0)
+                known = stream.read(132).endswith(b"DICM")
+                reason = Reason.TRUNCATED if known else Reason.NOT_DICOM
+                raise Refusal(reason, type(error).__name__) from None
+    except FileNotFoundError:
+        raise Refusal(Reason.MISSING) from None
     except OSError:
         raise Refusal(Reason.UNREADABLE) from None
     try:
@@ -80,7 +99,7 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
         raise
     except Exception as error:  # elements are parsed when they are asked for
         raise Refusal(Reason.HEADER, type(error).__name__) from None
-    return header, _decode(dataset, header)
+    return dataset, header
 
 
 def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
@@ -92,8 +111,8 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     if shift and not (native or syntax == uid.RLELossless):
         # A compressed stream carries its own precision, which then contradicts the header.
         raise Refusal(Reason.BITS)
-    if syntax in UNCHECKED and not _has_end_of_image(dataset):
-        raise Refusal(Reason.DECODE)
+    if syntax in UNCHECKED and _is_truncated(dataset, header):
+        raise Refusal(Reason.TRUNCATED)
     try:
         pixels, _ = get_decoder(syntax).as_array(
             dataset,
@@ -102,7 +121,8 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
             **({"correct_unused_bits": False} if native or syntax == uid.RLELossless else {}),
         )
     except Exception as error:  # every decoder raises its own kinds; all mean the same here
-        raise Refusal(Reason.DECODE, type(error).__name__) from None
+        reason = Reason.TRUNCATED if _is_truncated(dataset, header) else Reason.DECODE
+        raise Refusal(reason, type(error).__name__) from None
     if pixels.shape != (header.rows, header.columns) or pixels.dtype.itemsize > 2:
         raise Refusal(Reason.DECODE, "size")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
@@ -114,12 +134,19 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     return codes & most if codes.size and codes.max() > most else codes
 
 
-def _has_end_of_image(dataset: pydicom.Dataset) -> bool:
+def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
+    """Say whether the pixels' end is missing, as far as their syntax can tell."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in NATIVE:
+        return len(dataset.PixelData) < header.rows * header.columns * header.bits_allocated // 8
+    if syntax == uid.RLELossless:
+        return False
     try:
         stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    except Exception:  # damaged fragments: the same to us as a missing end
-        return False
-    return stream.rstrip(b"\0\xff").endswith(b"\xff\xd9")  # writers pad with either
+    except Exception:  # fragments that can't be told apart: a part of them is missing
+        return True
+    # Streams of all JPEG families end with the same marker; writers pad with either byte.
+    return not stream.rstrip(b"\0\xff").endswith(b"\xff\xd9")
 
 
 def stored_values(header: Header) -> np.ndarray:

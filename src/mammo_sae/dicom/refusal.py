@@ -11,24 +11,30 @@ class Reason(Enum):
     The first group can't be converted at all; for the second, `TriageSettings` has a policy each.
     """
 
-    UNREADABLE = ("unreadable", "the file is missing or can't be opened")
+    MISSING = ("missing", "an annotation speaks of the image, but there is no such file")
+    UNREADABLE = ("unreadable", "the file can't be opened")
     NOT_DICOM = ("not_dicom", "the file is not DICOM")
     HEADER = ("header", "an image attribute is missing or not a number")
     NO_PIXELS = ("no_pixels", "the file has no integer pixel data")
     COLOUR = ("colour", "the image is not MONOCHROME1 or MONOCHROME2 with one sample per pixel")
-    MULTI_FRAME = ("multi_frame", "the image has several frames, as tomosynthesis has")
+    MULTI_FRAME = ("multi_frame", "the image has several frames")
     BITS = ("bits", "the pixels are not 8 or 16 bits allocated with consistent bits stored")
     SYNTAX = ("syntax", "no trusted decoder exists for the transfer syntax")
-    DECODE = ("decode", "the pixel data are truncated or damaged")
+    TRUNCATED = ("truncated", "the file is cut off, or damaged so that its end can't be found")
+    DECODE = ("decode", "the pixel data are damaged")
     LUT = ("lut", "a lookup table in the header is malformed")
     WINDOW = ("window", "the VOI window is malformed or not the one that the settings ask for")
     SIZE = ("size", "the decoded image does not have the size that the annotations give")
     MASK = ("mask", "the lesion mask is missing, unreadable, or not of the image's size")
     UNANNOTATED = ("unannotated", "no annotation speaks of the file")
-    BLANK = ("blank", "all pixels have the same value")
+    BLANK = ("blank", "all pixels have the same value, or are displayed as the same grey")
 
     MODALITY = ("modality", "the image is not a mammogram by its modality")
     FOR_PROCESSING = ("for_processing", "the image is raw data, for processing")
+    TOMOSYNTHESIS = (
+        "tomosynthesis",
+        "the image is a slice, a projection or a synthesis of tomosynthesis",
+    )
     PARTIAL_VIEW = ("partial_view", "the image is a spot or magnification view")
     VIEW = ("view", "the header gives another view than the annotations")
     SIDE = ("side", "the header gives another side than the annotations")

@@ -15,11 +15,14 @@ class TriageSettings(Settings):
     """What to do with images that could be converted but perhaps should not be.
 
     `refuse` leaves the image out and lists it in its store, `warn` converts it and says so,
-    `accept` converts it. What can't be converted at all is always refused.
+    `accept` converts it. What can't be converted at all is always left out.
     """
 
     modality: Policy = Field("refuse", description="the header's modality is not MG")
     for_processing: Policy = Field("refuse", description="raw data instead of a displayable image")
+    tomosynthesis: Policy = Field(
+        "refuse", description="single slices, projections and syntheses of tomosynthesis"
+    )
     partial_view: Policy = Field("refuse", description="spot and magnification views")
     view: Policy = Field("warn", description="header and annotations give different views")
     side: Policy = Field("warn", description="header and annotations give different sides")
@@ -31,11 +34,17 @@ class TriageSettings(Settings):
     duplicate: Policy = Field(
         "refuse", description="same pixels or instance UID as an earlier image of the shard"
     )
+    missing: Policy = Field(
+        "refuse",
+        description="annotations whose file is not there: left out in any case; `refuse` counts "
+        "them as refused, `warn` says so alone, `accept` lists them in the quarantine table alone",
+    )
     most_refused: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="share of a shard's images beyond which refusals end the run with an error",
+        description="share of a shard's images beyond which refusals end the run with an error; "
+        "unless it is 0, a single image never does",
     )
 
 

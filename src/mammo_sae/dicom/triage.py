@@ -31,6 +31,7 @@ def judge_header(header: Header, expected: Expected, policy: TriageSettings) -> 
     found = {
         Reason.MODALITY: taken.modality not in {None, "MG"},
         Reason.FOR_PROCESSING: taken.for_processing,
+        Reason.TOMOSYNTHESIS: taken.tomosynthesis,
         Reason.PARTIAL_VIEW: taken.partial,
         Reason.VIEW: taken.view not in {None, expected.view},
         Reason.SIDE: taken.side not in {None, expected.side},
