@@ -147,7 +147,7 @@ def test_shards_fill_evenly():
     pseudonyms = Pseudonyms(b"any")
     shards = pd.Series([pseudonyms.shard(f"p{n}", 4) for n in range(4000)]).value_counts()
     assert shards.min() > 900
-    shares = [pseudonyms.share(f"p{n}") for n in range(4000)]
+    shares = [pseudonyms.share(f"p{n}", 0) for n in range(4000)]
     assert abs(sum(s < 0.25 for s in shares) - 1000) < 100
 
 
@@ -167,6 +167,31 @@ def test_a_missing_folder_is_named(tmp_path):
     ):
         with pytest.raises(InputError, match=r"cohort folder .*nowhere is missing"):
             action()
+
+
+@pytest.mark.parametrize("policy", ["refuse", "warn", "accept"])
+def test_the_policy_decides_what_a_file_without_annotation_does(
+    vindr_folder, tmp_path, capfd, policy
+):
+    for name in ("s1/i1", "s3/JANE-DOE"):
+        path = vindr_folder / "images" / f"{name}.dicom"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"pixels")
+    chosen = settings(vindr_folder, unannotated=policy)
+    stray = load_pseudonyms(None).image("images/s3/JANE-DOE.dicom")
+    out = tmp_path / "out"
+    if policy == "refuse":
+        with pytest.raises(
+            InputError, match=rf"1 files of the source .* {stray}; .*cohort\.unannotated"
+        ):
+            build_cohort(chosen, [vindr_folder], out)
+        assert not list(out.iterdir())
+        return
+    build_cohort(chosen, [vindr_folder], out)
+    assert json.loads((out / "cohort.json").read_text())["files_without_annotation"] == [stray]
+    spoken = capfd.readouterr().err
+    assert (stray in spoken) == (policy == "warn")
+    assert "JANE" not in spoken
 
 
 def test_provenance_is_written_beside_the_manifest_without_paths(vindr_folder, tmp_path):

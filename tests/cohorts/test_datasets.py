@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     DigitalMammographyXRayImageStorageForPresentation,
@@ -17,7 +21,15 @@ from pydicom.uid import (
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import locate, read_source
-from mammo_sae.cohorts.settings import CbisDdsmCohort, CmmdCohort, EmbedCohort, InbreastCohort
+from mammo_sae.cohorts.settings import (
+    CbisDdsmCohort,
+    CmmdCohort,
+    EmbedCohort,
+    InbreastCohort,
+    RsnaCohort,
+    TableCohort,
+    VindrCohort,
+)
 from mammo_sae.cohorts.state import archive_state
 from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.dicom import convert
@@ -67,7 +79,8 @@ def breast(seed: int, side: str = "L") -> np.ndarray:
 def check_parts(settings, folder: Path) -> None:
     """Patient by patient, a reader gives what it gives of all patients."""
     whole = read_source(settings.kind, [folder], settings.concepts, {})
-    files = locate(settings.kind, load_pseudonyms(None), [folder])
+    pseudonyms = load_pseudonyms(settings.key_file)
+    files = locate(settings.kind, pseudonyms, [folder])
     for patient in {"nobody", *whole.images["source_patient"]}:
         part = read_source(settings.kind, [folder], settings.concepts, {}, patient.__eq__)
         mine = whole.images[whole.images["source_patient"] == patient]
@@ -79,20 +92,30 @@ def check_parts(settings, folder: Path) -> None:
         assert rows[0] == rows[1]
         boxes = whole.findings[whole.findings["source_image"].isin(mine["source_image"])]
         assert part.findings.to_numpy().tolist() == boxes.to_numpy().tolist()
-        found = locate(settings.kind, load_pseudonyms(None), [folder], patient.__eq__)
+        found = locate(settings.kind, pseudonyms, [folder], patient.__eq__)
         assert found == {i: file for i, file in files.items() if file.patient == patient}
 
 
-def build_and_convert(settings, folder: Path, out: Path):
-    """Run `cohort` and `images`; return the tables and the images."""
+def run_cohort(settings, folder: Path, out: Path) -> None:
     tables = out / "images.parquet", out / "findings.parquet"
     build.run(settings, [folder], *tables, out / "summary.json")
+
+
+def run_images(settings, folder: Path, out: Path) -> None:
     conversion = ConversionSettings(
         kind=settings.kind,
+        key_file=settings.key_file,
         concepts=settings.concepts,
         images=ClinicalSettings(height=60, width=40, triage=TriageSettings(most_refused=0)),
     )
     convert.run(conversion, [folder], 0, out / "0.zarr", out / "0.json")
+
+
+def build_and_convert(settings, folder: Path, out: Path):
+    """Run `cohort` and `images`; return the tables and the images."""
+    run_cohort(settings, folder, out)
+    run_images(settings, folder, out)
+    tables = out / "images.parquet", out / "findings.parquet"
     assert len(archive_state(settings, [folder]).shards) == 1
     check_parts(settings, folder)
     images, findings = read_cohort(*tables, list(settings.concepts))
@@ -230,24 +253,6 @@ def test_inbreast(inbreast, tmp_path):
     assert reader.region_masks([image_id("20000")])[0].any(axis=(1, 2)).all()
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "message"),
-    [
-        ("INbreast.csv", ";2;4a", ";2;9", r"INbreast.csv: line 2, column 'Bi-Rads' is '9'"),
-        ("INbreast.csv", "20001;", "20009;", r"line 3, column 'File Name' has 0 DICOM files"),
-        ("AllXML/20000.xml", "(18, 25)", "(18 25)", r"20000.xml is not a list of contours"),
-        ("AllXML/20000.xml", "<dict>", "", r"20000.xml is not a list of contours"),
-    ],
-)
-def test_a_malformed_inbreast_is_refused(inbreast, tmp_path, file, old, new, message):
-    path = inbreast / file
-    path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(InputError, match=message):
-        build_and_convert(
-            InbreastCohort(source=str(inbreast), shards=1), inbreast, tmp_path / "out"
-        )
-
-
 # EMBED
 
 
@@ -310,13 +315,6 @@ def test_embed(embed, tmp_path):
     assert reader.region_masks([image_id(names[0])])[0, 0].sum() == 100
 
 
-def test_a_malformed_box_of_embed_is_named_by_its_line(embed, tmp_path):
-    path = embed / "tables/EMBED_OpenData_metadata.csv"
-    path.write_text(path.read_text().replace("((20, 5, 30, 15),)", "((30, 5, 20, 15),)"))
-    with pytest.raises(InputError, match=r"metadata.csv: line 2, column 'ROI_coords' is"):
-        build_and_convert(EmbedCohort(source=str(embed), shards=1), embed, tmp_path / "out")
-
-
 # CMMD
 
 
@@ -357,6 +355,256 @@ def test_a_patient_of_cmmd_without_files_is_counted(cmmd, tmp_path):
     build_and_convert(CmmdCohort(source=str(cmmd), shards=1), cmmd, tmp_path / "out")
     counts = read_json(tmp_path / "out" / "summary.json")["counts"]
     assert counts["patients_without_images"] == 1
+
+
+# VinDr-Mammo
+
+
+@pytest.fixture
+def vindr(tmp_path) -> Path:
+    folder = tmp_path / "vindr"
+    images = [("s1", "i1", "L", "CC"), ("s1", "i2", "L", "MLO"), ("s2", "i3", "R", "CC")]
+    breasts = [
+        "study_id,image_id,laterality,view_position,height,width,breast_birads,breast_density,split"
+    ]
+    for number, (study, image, side, view) in enumerate(images):
+        write(folder / "images" / study / f"{image}.dicom", breast(number, side), side, view)
+        breasts.append(f"{study},{image},{side},{view},60,40,BI-RADS 4,DENSITY B,training")
+    (folder / "breast-level_annotations.csv").write_text("\n".join(breasts) + "\n")
+    (folder / "finding_annotations.csv").write_text(
+        "image_id,finding_categories,xmin,ymin,xmax,ymax\n"
+        "i1,\"['Mass', 'Suspicious Calcification']\",5,20,15,30\n"
+        "i2,['No Finding'],,,,\n"
+        "i3,['Mass'],30.5,-2,55,20\n"
+    )
+    (folder / "metadata.csv").write_text(
+        "SOP Instance UID,Patient's Age,Manufacturer\ni1,053Y,ACME\ni2,053Y,ACME\ni3,,Other\n"
+    )
+    return folder
+
+
+def test_vindr(vindr, tmp_path):
+    settings = VindrCohort(source=str(vindr), shards=1)
+    images, findings, reader = build_and_convert(settings, vindr, tmp_path / "out")
+    assert images["patient_id"].nunique() == 2
+    one = images.loc[image_id("i1")]
+    assert one[["mass", "suspicious_calcification", "density"]].tolist() == [1, 1, "B"]
+    boxes = findings.set_index("image_id").loc[image_id("i3"), ["xmin", "ymin", "xmax", "ymax"]]
+    assert boxes.tolist() == [30.5, 0, 40, 20]
+    # The right breast is mirrored, and its box with it.
+    columns = np.flatnonzero(reader.region_masks([image_id("i3")])[0, 0].any(axis=0))
+    assert (columns[0], columns[-1]) == (0, 9)
+
+
+# RSNA
+
+
+@pytest.fixture
+def rsna(tmp_path) -> Path:
+    folder = tmp_path / "rsna"
+    lines = [
+        "site_id,patient_id,image_id,laterality,view,age,cancer,biopsy,invasive,BIRADS,implant,"
+        "density,machine_id,difficult_negative_case"
+    ]
+    for number, (patient, side, view) in enumerate(
+        ((7, "L", "CC"), (7, "R", "MLO"), (8, "L", "CC"), (8, "L", "AT"))
+    ):
+        site, density = (1, "C") if patient == 7 else (2, "")
+        ids, rest = f"{site},{patient},{number}", f"0,0,1.0,0,{density},49,False"
+        lines.append(f"{ids},{side},{view},61.0,{patient - 7},{rest}")
+        write(folder / "train_images" / str(patient) / f"{number}.dcm", breast(number, side), side)
+    (folder / "train.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_rsna(rsna, tmp_path):
+    settings = RsnaCohort(source=str(rsna), shards=1, validation_share=0.3)
+    images, findings, _ = build_and_convert(settings, rsna, tmp_path / "out")
+    assert findings.empty
+    assert sorted(images["view"]) == ["CC", "CC", "MLO"]
+    # The site and the implant are there without being asked for, as candidates for confounding.
+    images = images.sort_values(["site", "view"])
+    assert images["site"].tolist() == [1, 1, 2]
+    assert images["implant"].tolist() == [0, 0, 0]
+    assert images["cancer"].tolist() == [0, 0, 1]
+    assert images["density"].isna().tolist() == [False, False, True]
+
+
+# A table of your own
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    folder = tmp_path / "own"
+    for number, (name, side) in enumerate((("a/1.dcm", "L"), ("b/1.dcm", "R"))):
+        write(folder / name, breast(number, side), side)
+    (folder / "images.csv").write_text(
+        "file,patient_id,split,view,side,mass,density,scanner\n"
+        "a/1.dcm,a,training,CC,L,1,B,north\nb/1.dcm,b,test,CC,R,0,,south\n"
+    )
+    (folder / "findings.csv").write_text(
+        "file,finding,xmin,ymin,xmax,ymax\na/1.dcm,mass,5,20,15,30\na/1.dcm,mass,-3,50,4,70\n"
+        "a/1.dcm,mass,41,0,44,4\n"
+    )
+    (folder / "key").write_text("an unguessable secret")
+    return folder
+
+
+def own_settings(folder: Path) -> TableCohort:
+    return TableCohort(
+        source=str(folder), key_file=str(folder / "key"), shards=1, concepts={"mass": "mass"}
+    )
+
+
+def test_a_table_of_your_own(own, tmp_path):
+    images, findings, reader = build_and_convert(own_settings(own), own, tmp_path / "out")
+    pseudonym = load_pseudonyms(str(own / "key")).image("a/1.dcm")
+    assert images.loc[pseudonym, ["mass", "density", "age_bin"]].tolist() == [1, "B", "60-69"]
+    assert sorted(findings["xmax"]) == [4, 15]
+    assert reader.region_masks([pseudonym])[0, 0].sum() == 100 + 4 * 10
+
+
+# All of them
+
+SETTINGS = {
+    "vindr": lambda folder: VindrCohort(source=str(folder), shards=1),
+    "rsna": lambda folder: RsnaCohort(source=str(folder), shards=1),
+    "cbis": lambda folder: CbisDdsmCohort(source=str(folder), shards=1),
+    "inbreast": lambda folder: InbreastCohort(source=str(folder), shards=1),
+    "embed": lambda folder: EmbedCohort(source=str(folder), shards=1),
+    "cmmd": lambda folder: CmmdCohort(source=str(folder), shards=1),
+    "own": own_settings,
+}
+CLINICAL = "tables/EMBED_OpenData_clinical.csv"
+METADATA = "tables/EMBED_OpenData_metadata.csv"
+MASSES = "mass_case_description_train_set.csv"
+BREASTS = "CMMD_clinicaldata_revision.csv"
+MALFORMED = [
+    ("vindr", "finding_annotations.csv", ",5,20", ",5,inf", r"line 2, column 'ymin' is 'inf'"),
+    ("vindr", "finding_annotations.csv", "['Mass'],", "[['Mass']],", r"line 4, .*'finding_cat"),
+    ("vindr", "breast-level_annotations.csv", "60,40", "60,4O", r"line 2, column 'width' is '4O'"),
+    ("vindr", "metadata.csv", "053Y", "old", r"line 2, column \"Patient's Age\" is 'old'"),
+    ("rsna", "train.csv", "7,1,R", "7,1,B", r"line 3, column 'laterality' is 'B'"),
+    ("rsna", "train.csv", "61.0,1", "61.0,yes", r"line 4, column 'cancer' is 'yes'"),
+    ("rsna", "train.csv", "61.0", "inf", r"line 2, column 'age' is 'inf'"),
+    ("rsna", "train.csv", "1.0,0,C", "7.0,0,C", r"line 2, column 'BIRADS' is '7.0'"),
+    ("rsna", "train.csv", "0,C,", "0,E,", r"line 2, column 'density' is 'E'"),
+    ("rsna", "train.csv", "2,8,2", "2,,2", r"line 4, column 'patient_id' is empty"),
+    ("cbis", MASSES, "LEFT,CC", "left,CC", r"line 2, column 'left or right breast' is 'left'"),
+    ("cbis", MASSES, "P_2,3,LEFT,CC", "P_2,3,LEFT,ML", r"line 3, column 'image view' is 'ML'"),
+    ("cbis", MASSES, ",3,", ",5,", r"line 2, column 'breast_density' is '5'"),
+    ("cbis", MASSES, "mass,4", "mass,7", r"line 2, column 'assessment' is '7'"),
+    ("cbis", MASSES, "mass,4", "lump,4", r"line 2, column 'abnormality type' is 'lump'"),
+    ("cbis", MASSES, "4,BENIGN", "4,MAYBE", r"line 3, column 'pathology' is 'MAYBE'"),
+    ("cbis", MASSES, ",Mass-Tr", ",/Mass-Tr", r"line 2, column 'image file path' must be a path"),
+    ("inbreast", "INbreast.csv", ";2;4a", ";2;9", r"line 2, column 'Bi-Rads' is '9'"),
+    ("inbreast", "INbreast.csv", ";R;CC", ";R;XX", r"line 3, column 'View' is 'XX'"),
+    ("inbreast", "INbreast.csv", "20001;", "20009;", r"line 3, column 'File Name' has 0 DICOM"),
+    ("inbreast", "AllXML/20000.xml", "(18, 25)", "(18 25)", r"contour 1 .* is malformed"),
+    ("inbreast", "AllXML/20000.xml", "<dict>", "", r"is not a list of contours"),
+    ("embed", CLINICAL, "L,S,3.0", "Q,S,3.0", r"line 2, column 'side' is 'Q'"),
+    ("embed", CLINICAL, "L,S,3.0", "L,SS,3.0", r"line 2, column 'asses' is 'SS'"),
+    ("embed", CLINICAL, "S,3.0", "S,9.0", r"line 2, column 'tissueden' is '9.0'"),
+    ("embed", CLINICAL, "61.2,O", "inf,O", r"line 2, column 'age_at_study' is 'inf'"),
+    ("embed", CLINICAL, "O,,,0.0", "O,,,x", r"line 2, column 'path_severity' is 'x'"),
+    ("embed", METADATA, "((20, 5, 30, 15),)", "((30, 5, 20, 15),)", r"line 2, .*'ROI_coords' is"),
+    ("embed", METADATA, "((20, 5, 30, 15),)", "5", r"line 2, column 'ROI_coords' is '5'"),
+    ("embed", METADATA, "/mnt/NAS2/mammo/anon_dicom/", "../", r"line 2, .*'anon_dicom_path' must"),
+    ("cmmd", BREASTS, ",R,44", ",B,44", r"line 2, column 'LeftRight' is 'B'"),
+    ("cmmd", BREASTS, ",44,", ",old,", r"line 2, column 'Age' is 'old'"),
+    ("cmmd", BREASTS, "mass,Benign", "lump,Benign", r"line 3, column 'abnormality' is 'lump'"),
+    ("cmmd", BREASTS, "mass,Benign", "mass,Bad", r"line 3, column 'classification' is 'Bad'"),
+    ("own", "images.csv", "CC,L,1", "CC,L,yes", r"line 2, column 'mass' is 'yes'"),
+    ("own", "images.csv", "b/1.dcm", "/b/1.dcm", r"line 3, column 'file' must be a path inside"),
+    ("own", "findings.csv", "-3,50", "nan,50", r"line 3, column 'xmin' is empty"),
+    ("own", "findings.csv", "-3,50", "inf,50", r"line 3, column 'xmin' is 'inf'"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "old", "new", "message"), MALFORMED)
+def test_a_malformed_row_is_named_by_file_row_and_column_in_both_steps(
+    request, tmp_path, name, file, old, new, message
+):
+    folder = request.getfixturevalue(name)
+    settings = SETTINGS[name](folder)
+    path = folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    for step in (run_cohort, run_images):
+        with pytest.raises(InputError, match=rf"{Path(file).name}.*{message}"):
+            step(settings, folder, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("vindr", (3, 1, 0)),
+        ("own", (2, 1, 1)),
+        ("inbreast", (2, 1, 0)),
+        ("embed", (1, 1, 0)),
+    ],
+)
+def test_boxes_beyond_their_image_are_clipped_and_counted(request, tmp_path, name, counts):
+    folder = request.getfixturevalue(name)
+    if name == "inbreast":
+        path = folder / "AllXML/20000.xml"
+        path.write_text(path.read_text().replace("(18, 25)", "(48, 25)"))
+    if name == "embed":
+        path = folder / METADATA
+        path.write_text(path.read_text().replace("((20, 5, 30, 15),)", "((20, -5, 30, 15),)"))
+    _, findings, _ = build_and_convert(SETTINGS[name](folder), folder, tmp_path / "out")
+    found = read_json(tmp_path / "out" / "summary.json")["counts"]
+    names = ("boxes", "boxes_clipped", "boxes_outside_dropped")
+    assert tuple(found[name] for name in names) == counts
+    assert len(findings) == counts[0]
+    assert findings[["xmin", "ymin"]].min().min() >= 0
+    assert findings["xmax"].max() <= COLUMNS
+    assert findings["ymax"].max() <= ROWS
+
+
+AWKWARD = (
+    *("nan", "inf", "-inf", "-1", "1e999", "0x10", "9999999999999999999", "0.0", "1.5"),
+    *("[]", "[[]]", "(1,)", "((1,2,3),)", "{}", "['Mass']", "[1]", "''"),
+    *("None", "True", "A", "B", "L", "R", "CC", "../x", "/", "."),
+)
+CELLS = st.one_of(
+    st.text(max_size=12).filter(lambda text: not set(text) & set('"\r\n\0,;')),
+    st.sampled_from(AWKWARD),
+)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_any_text_in_any_cell_is_taken_or_refused_by_file_row_and_column(
+    request, tmp_path_factory, name
+):
+    folder = request.getfixturevalue(name)
+    settings = SETTINGS[name](folder)
+    separator = ";" if name == "inbreast" else ","
+    tables = {
+        path: list(csv.reader(path.open(newline=""), delimiter=separator))
+        for path in sorted(folder.rglob("*.csv"))
+    }
+
+    @given(data=st.data(), text=CELLS)
+    @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+    def check(data, text):
+        path = data.draw(st.sampled_from([p for p, rows in tables.items() if len(rows) > 1]))
+        rows = [list(row) for row in tables[path]]
+        row = data.draw(st.integers(1, len(rows) - 1))
+        rows[row][data.draw(st.integers(0, len(rows[row]) - 1))] = text
+        with path.open("w", newline="") as stream:
+            csv.writer(stream, delimiter=separator).writerows(rows)
+        try:
+            run_cohort(settings, folder, tmp_path_factory.mktemp("out"))
+        except InputError as error:
+            assert path.name in str(error) or str(error).startswith(("images table: ", "image "))
+        finally:
+            with path.open("w", newline="") as stream:
+                csv.writer(stream, delimiter=separator).writerows(tables[path])
+
+    check()
 
 
 @pytest.mark.parametrize("kind", [CbisDdsmCohort, EmbedCohort, CmmdCohort])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from mammo_sae.cohorts.annotations import read_annotations
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import stray_files
 from mammo_sae.cohorts.settings import CohortSettings, UnsplitCohort
+from mammo_sae.cohorts.splits import drawn_splits
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
+from mammo_sae.dicom.refusal import Policy
+from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.publish import write_json
 from mammo_sae.stores.tables import write_table
@@ -46,7 +50,8 @@ def run(
     Raises
     ------
     InputError
-        If the sources are missing or malformed; nothing is written then.
+        If the sources are missing or malformed, or hold files without annotation and the settings
+        refuse that; nothing is written then.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
     found = read_annotations(
@@ -60,6 +65,7 @@ def run(
     finding_table = validated_findings(found.boxes, image_table)
 
     strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
+    _check_strays(strays, settings.unannotated)
 
     manifest.unlink(missing_ok=True)
     write_table(image_table, images)
@@ -84,17 +90,28 @@ def _with_split(
 ) -> pd.DataFrame:
     patients = frame["source_patient"]
     shards = {p: pseudonyms.shard(p, settings.shards) for p in patients.unique()}
-    share = patients.map({p: pseudonyms.share(p) for p in patients.unique()})
-    # Datasets without a split of their own come as training alone.
-    test = settings.test_share if isinstance(settings, UnsplitCohort) else 0.0
-    held_out = test + (1 - test) * settings.validation_share
-    training = frame["split"] == "training"
-    return frame.assign(
-        shard=patients.map(shards),
-        split=frame["split"]
-        .mask(training & (share < held_out), "validation")
-        .mask(training & (share < test), "test"),
+    split = drawn_splits(
+        frame,
+        list(settings.concepts),
+        pseudonyms,
+        # Datasets without a split of their own come as training alone.
+        test_share=settings.test_share if isinstance(settings, UnsplitCohort) else 0.0,
+        validation_share=settings.validation_share,
+        seed=settings.split_seed,
     )
+    return frame.assign(shard=patients.map(shards), split=split)
+
+
+def _check_strays(strays: Sequence[str], policy: Policy) -> None:
+    """Say that files have no annotation, or refuse to go on without."""
+    if not strays or policy == "accept":
+        return
+    what = f"{len(strays)} files of the source have no annotation, the first is image {strays[0]}"
+    if policy == "refuse":
+        raise InputError(
+            f"{what}; annotate or remove them, or change the policy cohort.unannotated"
+        )
+    print(f"warning: {what}; the quarantine table lists them", file=sys.stderr)
 
 
 def _summary(

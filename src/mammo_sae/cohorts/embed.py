@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from mammo_sae.cohorts.sheet import EMPTY, Sheet
+from mammo_sae.cohorts.sheet import EMPTY, Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX, age_bin
 
@@ -197,7 +197,7 @@ def _findings(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     columns = zip(
         sheet.ids("acc_anon"),
         sheet.parsed("side", {side: side for side in "LRB"}.__getitem__, "L, R, B or empty"),
-        sheet.parsed("asses", lambda text: BIRADS.get(text), "a letter"),
+        sheet.parsed("asses", _birads, "a letter"),
         sheet.parsed("tissueden", lambda text: DENSITIES[int(float(text))], "1 to 5 or empty"),
         sheet.parsed("age_at_study", lambda text: int(float(text)), "years or empty"),
         sheet.text("massshape"),
@@ -217,6 +217,13 @@ def _findings(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
         for breast in side if side in {"L", "R"} else "LR":
             found.setdefault((exam, breast), []).append(finding)
     return found
+
+
+def _birads(text: str) -> int | None:
+    """Read an assessment; letters that are none of BI-RADS's say nothing."""
+    if len(text) != 1 or not text.isalpha():
+        raise ValueError
+    return BIRADS.get(text)
 
 
 def _first(findings: list[dict[str, Any]], name: str) -> Any:
@@ -250,7 +257,7 @@ def _boxes(
 def _regions(text: str) -> list[tuple[float, float, float, float]]:
     found = []
     for box in ast.literal_eval(text):
-        top, left, bottom, right = (float(number) for number in box)
+        top, left, bottom, right = (number(str(corner)) for corner in box)
         if not (top < bottom and left < right):
             raise ValueError
         found.append((top, left, bottom, right))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pydicom
 
 from mammo_sae.cohorts.tables import age_bin
 from mammo_sae.dicom.acquisition import READ, read_acquisition
+from mammo_sae.dicom.header import spacing_mm
 from mammo_sae.dicom.reading import parse_dicom
+from mammo_sae.dicom.refusal import Refusal
 from mammo_sae.progress import progress
 
 TAGS = (
@@ -34,7 +37,7 @@ THREADS = 8  # reading headers waits for the disk more than it computes
 
 @dataclass(frozen=True)
 class Facts:
-    """A header's facts; None where it does not say. Spacing in mm at the detector or in plane."""
+    """A header's facts; None where it does not say. Spacing in mm, in the plane of the breast."""
 
     rows: int
     columns: int
@@ -93,11 +96,11 @@ def _facts(path: Path) -> Facts | None:
 
 
 def _spacing(dataset: pydicom.Dataset) -> float | None:
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        values = dataset.get(keyword)
-        if values:
-            return float(values[0])
-    return None
+    try:
+        found, _ = spacing_mm(dataset)
+    except Refusal:
+        return None
+    return None if isnan(found) else found
 
 
 def _age(dataset: pydicom.Dataset) -> int | None:

@@ -21,7 +21,7 @@ from xml.parsers.expat import ExpatError
 
 import pandas as pd
 
-from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX
 from mammo_sae.errors import InputError
@@ -147,23 +147,28 @@ def _contours(path: Path) -> list[tuple[str, tuple[float, float, float, float]]]
         return []
     try:
         images = plistlib.loads(path.read_bytes())["Images"]
-        found = []
-        for roi in (roi for image in images for roi in image["ROIs"]):
-            points = [_point(text) for text in roi["Point_px"]]
-            if not points:
-                continue
-            x, y = [p[0] for p in points], [p[1] for p in points]
-            # A point lies in a pixel: the box ends where that pixel does, so no box is empty.
-            box = min(x), min(y), max(x) + 1, max(y) + 1
-            name = str(roi["Name"]).strip()
-            found.append((SPELLINGS.get(name, name), box))
+        rois = [roi for image in images for roi in image["ROIs"]]
     except (LookupError, TypeError, ValueError, ExpatError) as error:
         raise InputError(
             f"{path} is not a list of contours ({type(error).__name__}); download it again"
         ) from None
+    found = []
+    for position, roi in enumerate(rois, start=1):
+        try:
+            points = [_point(text) for text in roi["Point_px"]]
+            name = str(roi["Name"]).strip()
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise InputError(
+                f"{path}: contour {position} (key Name or Point_px) is malformed; expected a name "
+                "and points like (10.5, 20)"
+            ) from None
+        if points:
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            # A point lies in a pixel: the box ends where that pixel does, so no box is empty.
+            found.append((SPELLINGS.get(name, name), (min(x), min(y), max(x) + 1, max(y) + 1)))
     return found
 
 
 def _point(text: str) -> tuple[float, float]:
-    x, y = (float(number) for number in text.strip("() ").split(","))
+    x, y = (number(part) for part in text.strip("() ").split(","))
     return x, y

@@ -40,9 +40,9 @@ class Pseudonyms:
         """Return the shard of a patient, 0 to `shards` - 1; it depends on no other patient."""
         return int(self._hash("shard", source_id), 16) % shards
 
-    def share(self, source_id: str) -> float:
-        """Return a number in [0, 1) that decides which part of a split a patient goes to."""
-        return int(self._hash("share", source_id)[:13], 16) / 16**13
+    def share(self, source_id: str, seed: int) -> float:
+        """Return a number in [0, 1) by which patients are drawn into splits."""
+        return int(self._hash(f"share {seed}", source_id)[:13], 16) / 16**13
 
     def _hash(self, purpose: str, source_id: str) -> str:
         return hmac.new(self.key, f"{purpose}:{source_id}".encode(), hashlib.sha256).hexdigest()

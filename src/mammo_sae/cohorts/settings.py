@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
+from mammo_sae.dicom.refusal import Policy
 from mammo_sae.settings import Settings
 
 ConceptName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -26,7 +27,19 @@ class _Cohort(Settings):
         2, ge=1, le=4096, description="number of shards; a patient's shard is a hash of its id"
     )
     validation_share: float = Field(
-        0.0, ge=0, lt=1, description="share of the training patients moved to `validation`, by hash"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the training patients moved to `validation`, of those with and "
+        "without each concept alike",
+    )
+    split_seed: int = Field(
+        0, ge=0, description="which patients are drawn into splits: another seed, other patients"
+    )
+    unannotated: Policy = Field(
+        "warn",
+        description="images of the source that no annotation speaks of: left out in any case; "
+        "`refuse` ends the run, `warn` says so, `accept` lists them in the quarantine table alone",
     )
 
     @model_validator(mode="after")
@@ -71,7 +84,11 @@ class UnsplitCohort(_Downloaded):
     """A dataset that comes without a split of its own."""
 
     test_share: float = Field(
-        0.2, gt=0, lt=1, description="share of the patients that become the split `test`, by hash"
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of the patients that become the split `test`, of those with and without "
+        "each concept alike",
     )
 
 
@@ -112,6 +129,10 @@ class RsnaCohort(UnsplitCohort):
 
     kind: Literal["rsna"] = Field("rsna", description="a folder with train.csv and train_images/")
     concepts: dict[ConceptName, str] = _concepts({"cancer": "cancer"}, "0/1 column of train.csv")
+    covariates: dict[ConceptName, str] = Field(
+        {"site": "site_id", "implant": "implant"},
+        description="further columns of the images table: name -> column of train.csv",
+    )
 
 
 class CbisDdsmCohort(_Downloaded):

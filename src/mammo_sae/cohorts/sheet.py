@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from math import isfinite
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -13,6 +14,14 @@ from mammo_sae.errors import InputError
 
 T = TypeVar("T")
 EMPTY = {"", "nan", "NaN", "None", "NA"}
+
+
+def number(text: str) -> float:
+    """Return a cell's number, which must be finite."""
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError
+    return value
 
 
 class Sheet:
@@ -92,13 +101,13 @@ class Sheet:
         Raises
         ------
         InputError
-            Naming file, row and column, if `parse` raises ValueError: the cell is not `expected`.
+            Naming file, row and column, if `parse` raises an error: the cell is not `expected`.
         """
         out: list[T | None] = []
         for row, value in enumerate(self.text(column)):
             try:
                 out.append(None if value in EMPTY else parse(value))
-            except (ValueError, SyntaxError, KeyError):
+            except (ArithmeticError, LookupError, SyntaxError, TypeError, ValueError):
                 self.refuse(row, column, f"is {value!r}; expected {expected}")
         return out
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS
 
@@ -138,7 +138,7 @@ def _findings(
     if not strict:
         sheet = sheet.only("file", files.__contains__)
     names = {category: concept for concept, category in concepts.items()}
-    corners = [sheet.required(name, float, "a number of pixels") for name in BOX]
+    corners = [sheet.required(name, number, "a number of pixels") for name in BOX]
     rows = []
     for row, (file, finding, *box) in enumerate(
         zip(sheet.ids("file"), sheet.ids("finding"), *corners, strict=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
 from mammo_sae.errors import InputError
@@ -261,7 +261,7 @@ def _findings(
     """Return the categories of each image, the boxes of `concepts`, and how many have no box."""
     ids = sheet.ids("image_id")
     categories = sheet.required("finding_categories", _categories, "a list of known categories")
-    corners = [sheet.parsed(name, float, "a number") for name in BOX]
+    corners = [sheet.parsed(name, number, "a number") for name in BOX]
     known = set(images["source_image"])
     names = {category: concept for concept, category in concepts.items()}
     of_image: dict[str, set[str]] = {}

@@ -124,7 +124,8 @@ def read_header(dataset: Dataset) -> Header:
         if not np.isfinite(np.float32(abs(slope) * (1 << 16) + abs(intercept))):
             raise Refusal(Reason.HEADER, "RescaleIntercept")
     modality_luts = _luts(dataset, "ModalityLUTSequence", negative=signed)
-    lowest = (-(1 << (stored - 1)) if signed else 0) * slope + intercept
+    first = -(1 << (stored - 1)) if signed else 0
+    lowest = min(first * slope, (first + (1 << stored) - 1) * slope) + intercept
     syntax = dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in vars(dataset) else None
     return Header(
         syntax=UID(str(syntax)).keyword if syntax else "",
@@ -146,7 +147,7 @@ def read_header(dataset: Dataset) -> Header:
         padding=_padding(dataset, stored, signed),
         contradictory=str(dataset.get("PresentationLUTShape", ""))
         == {"MONOCHROME1": "IDENTITY", "MONOCHROME2": "INVERSE"}[photometric],
-        spacing_mm=_spacing(dataset),
+        spacing_mm=spacing_mm(dataset),
         acquisition=read_acquisition(dataset),
     )
 
@@ -224,8 +225,16 @@ def _signed(value: int) -> int:
     return value - (1 << 16) if value >= 1 << 15 else value
 
 
-def _spacing(dataset: Dataset) -> tuple[float, float]:
-    """Return mm per pixel (row, column): PixelSpacing, else at the detector over magnification."""
+def spacing_mm(dataset: Dataset) -> tuple[float, float]:
+    """Return mm per pixel (row, column): PixelSpacing, else at the detector over magnification.
+
+    NaN where the header does not say.
+
+    Raises
+    ------
+    Refusal
+        If what it says is not a number.
+    """
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         values = _numbers(dataset, keyword)
         if len(values) == 2 and min(values) > 0:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Literal
+
+Policy = Literal["refuse", "warn", "accept"]
+"""What is done where there is a reason that settings may overrule."""
 
 
 class Reason(Enum):

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mammo_sae.dicom.refusal import Policy
 from mammo_sae.settings import Settings
-
-Policy = Literal["refuse", "warn", "accept"]
 
 
 class TriageSettings(Settings):
