@@ -81,6 +81,8 @@ def run(
     """
     network = load_encoder(base)
     table = read_table(cohort)
+    # Images that the conversion left out are in the table alone.
+    table = table[table["image_id"].isin(_stored(stores, settings.freeze))]
     images, labels = concept_labels(table, "training", concepts, cohort)
     unseen, truth = [], np.zeros((0, len(concepts)), np.float32)
     if settings.recipe.patience is not None:
@@ -276,6 +278,10 @@ class Training:
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self._optimiser.param_groups for p in group["params"]]
+
+
+def _stored(stores: Sequence[Path], freeze: str | None) -> list[str]:
+    return (ImageReader(stores) if freeze is None else EmbeddingReader(stores, freeze)).image_ids
 
 
 class Inputs:

@@ -59,10 +59,13 @@ def run(
     """
     published = _published(encoder)
     fitted = [concept for concept in concepts if concept not in published]
-    images, labels = concept_labels(read_table(cohort), "training", fitted, cohort)
-    stored, features = read_pooled(embeddings, images)
-    order = {image: row for row, image in enumerate(images)}
-    labels = labels[[order[image] for image in stored]]
+    stored, features = read_pooled(embeddings)
+    order = {image: row for row, image in enumerate(stored)}
+    table = read_table(cohort)
+    # Images that the conversion left out are in the table alone.
+    table = table[table["image_id"].isin(stored)]
+    images, labels = concept_labels(table, "training", fitted, cohort)
+    features = features[[order[image] for image in images]]
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1.0

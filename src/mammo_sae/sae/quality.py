@@ -34,7 +34,7 @@ from mammo_sae.progress import progress
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.sae.selectivity import Autocorrelation, monosemanticity
 from mammo_sae.sae.settings import QualitySettings
-from mammo_sae.sae.train import SPLIT, split_ids
+from mammo_sae.sae.train import SPLIT, split_reader
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import write_table
@@ -82,7 +82,7 @@ def run(
     layer = identity.layer
     model = SparseAutoencoder.load(sae).to(fastest_device())
     stored = CodesReader(codes)
-    reader = EmbeddingReader(embeddings, layer, split_ids(images, settings.split))
+    reader = split_reader(embeddings, layer, images, settings.split)
     check_channels(model, reader.grid, sae)
     if (stored.latents, stored.grid.layer) != (model.latents, layer):
         raise InputError(
@@ -91,7 +91,7 @@ def run(
         )
     density = stored.pooled("active", reader.image_ids).mean(axis=0, dtype=np.float64)
     l0 = float(density.sum())
-    baselines = Baselines.fit(EmbeddingReader(embeddings, layer, split_ids(images, SPLIT)), l0)
+    baselines = Baselines.fit(split_reader(embeddings, layer, images, SPLIT), l0)
     network = load_encoder(encoder).to(model.device)
     errors, pooled, autocorrelation = _pass(model, stored, reader, network, baselines)
 

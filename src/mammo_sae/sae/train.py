@@ -92,7 +92,7 @@ def run(
     """
     if description.parent != weights.parent:
         raise InputError(f"{description} and {weights} must lie in one folder")
-    reader = EmbeddingReader(embeddings, layer, split_ids(images, SPLIT))
+    reader = split_reader(embeddings, layer, images, SPLIT)
     inputs = [read_json(manifest) for manifest in (*embeddings, *image_stores)]
 
     def member(path: Path, own: SaeTraining, made_by: Provenance | None) -> Member:
@@ -249,17 +249,22 @@ def _published(settings: PublishedVariant, reader: EmbeddingReader) -> Trained:
     return sae, [row]
 
 
-def split_ids(images: Path, split: str) -> list[str]:
-    """Return the ids of the images of a split, in the table's order.
+def split_reader(
+    embeddings: Sequence[Path], layer: str, images: Path, split: str
+) -> EmbeddingReader:
+    """Return a reader of the images of a split.
+
+    Images that the conversion left out are in the table `images` alone.
 
     Raises
     ------
     InputError
-        If the table has none.
+        If there are none.
     """
     table = read_table(images)
-    ids = table.loc[table["split"] == split, "image_id"].tolist()
+    stored = EmbeddingReader(embeddings, layer).image_ids
+    ids = table.loc[(table["split"] == split) & table["image_id"].isin(stored), "image_id"].tolist()
     if not ids:
         have = ", ".join(sorted(table["split"].astype(str).unique()))
         raise InputError(f"{images} has no image of split {split!r}, only {have or 'none'}")
-    return ids
+    return EmbeddingReader(embeddings, layer, ids)
