@@ -103,6 +103,15 @@ def test_the_probe_minimises_the_balanced_penalised_loss(features, tmp_path):
     np.testing.assert_allclose(head.logits(values)[:, 0], expected, atol=5e-3)
 
 
+def test_images_that_were_left_out_are_left_out_here_too(features, tmp_path):
+    _, cohort, manifests, path = features
+    expected = run(manifests, path, tmp_path / "all")
+    refused = cohort.iloc[:1].assign(image_id="refused", mass=1)
+    write_table(pd.concat([refused, cohort]), path)
+    found = run(manifests, path, tmp_path / "without")
+    np.testing.assert_array_equal(found.weight, expected.weight)
+
+
 def test_the_same_features_give_the_same_bytes(features, tmp_path):
     _, _, manifests, path = features
     for name in "ab":

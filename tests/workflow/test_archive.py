@@ -12,30 +12,44 @@ import pytest
 import torch
 from efficientnet_pytorch import EfficientNet
 
+from mammo_sae.cohorts.phantom import archive
+from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+
 pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 
 TABLES = ("breast-level_annotations.csv", "finding_annotations.csv", "metadata.csv")
 IDS = ("image_id", "image_id", "SOP Instance UID")
+FILES, SHARDS = 200, 16
 # What is made: tables, images and encoders. All else follows from these.
 MADE = [
     "results/own/cohort/summary.json",
-    *(f"results/own/images/{shard}.json" for shard in range(4)),
+    *(f"results/own/images/{shard}.json" for shard in range(SHARDS)),
     *(f"results/own/encoders/{name}/encoder.json" for name in ("named", "unnamed")),
 ]
 
 
 @pytest.fixture(scope="module")
-def own(micro_finished, tmp_path_factory):
-    """A project on an archive and a checkpoint of its own, run up to images and encoders."""
+def own(micro_project, tmp_path_factory):
+    """A project on an archive and a checkpoint of its own, run up to images and encoders.
+
+    The archive's tables know 200 of its files; the rows of five more, of three patients, lie aside.
+    """
+    project = micro_project(tmp_path_factory.mktemp("project"))
     folder = tmp_path_factory.mktemp("own")
-    shutil.copytree(micro_finished.results / "source" / "training", folder / "archive")
+    patients = PatientCounts(training=FILES // 2 + 3, test=1, external=1)
+    settings = PhantomSettings(height=96, width=64, patients=patients).part("training")
+    archive.run(settings, folder / "archive", folder / "archive.json")
+    for name in ("masks", "truth.csv", "truth.json"):
+        path = folder / "archive" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     torch.manual_seed(0)
     state = EfficientNet.from_name("efficientnet-b0", include_top=False).state_dict()
     torch.save(state, folder / "b0.pth")
     digest = hashlib.sha256((folder / "b0.pth").read_bytes()).hexdigest()
     source = f"{{kind: efficientnet, architecture: efficientnet-b0, path: {folder}/b0.pth"
     (folder / "own.yaml").write_text(f"""name: own
-cohort: {{kind: vindr, source: {folder}/archive, shards: 4}}
+cohort: {{kind: vindr, source: {folder}/archive, shards: {SHARDS}, unannotated: accept}}
 images: {{preprocessing: clinical, height: 96, width: 64}}
 layers: [head]
 encoders:
@@ -44,23 +58,25 @@ encoders:
   pretrained: null
   finetuned: null
 """)
-    project = type(micro_finished)(micro_finished.folder, config=(str(folder / "own.yaml"),))
-    hide(folder / "archive", "hidden")
+    project = type(project)(project.folder, config=(str(folder / "own.yaml"),))
+    hide(folder)
     project.snakemake(*MADE)
     assert project.stale(*MADE) == {}
     return project, folder
 
 
-def hide(archive, name):
-    """Take the images of one patient out of the archive's tables, and keep their rows aside."""
-    first = pd.read_csv(archive / TABLES[0])
-    patient = first["study_id"].iloc[0]
-    images = set(first.loc[first["study_id"] == patient, "image_id"])
+def hide(folder):
+    """Leave 200 images in the archive's tables; keep the rows of five of three patients aside."""
+    first = rows(folder, TABLES[0])
+    patients = first["study_id"].unique()[:3]
+    *some, gone = first.loc[first["study_id"].isin(patients), "image_id"]
     for table, key in zip(TABLES, IDS, strict=True):
-        whole = pd.read_csv(archive / table, dtype=str, keep_default_na=False)
-        mine = whole[key].isin(images)
-        whole[mine].to_csv(archive / f"{name}_{table}", index=False)
-        whole[~mine].to_csv(archive / table, index=False)
+        whole = rows(folder, table)
+        whole[whole[key].isin(some)].to_csv(folder / "archive" / f"hidden_{table}", index=False)
+        left = whole[~whole[key].isin([*some, gone])]
+        left.to_csv(folder / "archive" / table, index=False)
+    assert len(some) == 5
+    assert len(rows(folder, TABLES[0])) == FILES
 
 
 @pytest.fixture
@@ -76,6 +92,7 @@ def changed(own):
             if target.stat().st_mtime_ns != path.stat().st_mtime_ns:
                 shutil.copy2(path, target)
     shutil.rmtree(aside)
+    project.snakemake(*MADE)
     assert project.stale(*MADE) == {}
 
 
@@ -83,12 +100,24 @@ def rows(folder, table):
     return pd.read_csv(folder / "archive" / table, dtype=str, keep_default_na=False)
 
 
-def test_an_added_patient_reruns_the_cohort_and_its_shard_of_images(changed):
+def test_five_files_added_to_200_reconvert_only_the_shards_of_their_patients(changed):
     project, folder = changed
     for table in TABLES:
         both = pd.concat([rows(folder, table), rows(folder, f"hidden_{table}")])
         both.to_csv(folder / "archive" / table, index=False)
-    assert project.stale(*MADE) == {"cohort": 1, "images": 1}
+    added = rows(folder, f"hidden_{TABLES[0]}")["study_id"].unique()
+    touched = {load_pseudonyms(None).shard(patient, SHARDS) for patient in added}
+    assert len(added) == 3
+    assert 1 <= len(touched) <= 3
+    assert project.stale(*MADE) == {"cohort": 1, "images": len(touched)}
+
+    stores = [project.folder / f"results/own/images/{shard}.zarr" for shard in range(SHARDS)]
+    before = [store.stat().st_ino for store in stores]
+    project.snakemake(*MADE)
+    after = [store.stat().st_ino for store in stores]
+    assert {shard for shard in range(SHARDS) if before[shard] != after[shard]} == touched
+    (images,) = (project.folder / "results/own/cohort").glob("images.parquet")
+    assert len(pd.read_parquet(images)) == FILES + 5
 
 
 def test_a_removed_image_reruns_the_cohort_and_its_shard_of_images(changed):
