@@ -46,11 +46,14 @@ def test_a_good_table_is_sorted_typed_and_may_have_unknowns():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"view": ["CC", "ML"]}, "column view has ML; it must be one of CC, MLO"),
+        ({"view": ["CC", "ML"]}, "image a, column view has 'ML'; input should be 'CC' or 'MLO'"),
         ({"mass": [2, 0]}, "column mass has 2"),
-        ({"density": ["E", "A"]}, "column density has E"),
-        ({"side": ["L", None]}, "column side has empty cells"),
-        ({"rows": ["many", 1]}, "wrong type"),
+        ({"density": ["E", "A"]}, "column density has 'E'; input should be 'A', 'B', 'C' or 'D'"),
+        ({"side": ["L", None]}, "image a, column side has None"),
+        ({"rows": ["many", 1]}, "column rows has 'many'; input should be a valid integer"),
+        ({"birads": [7, None]}, "column birads has 7.0; input should be less than or equal to 6"),
+        ({"pixel_spacing_mm": [0.0, None]}, "column pixel_spacing_mm has 0.0"),
+        ({"age_bin": ["61", None]}, "column age_bin has '61'"),
         ({"image_id": ["a", "a"]}, "image a occurs twice"),
         ({"split": ["test", "training"]}, "patient p is in two splits"),
         ({"shard": [0, 1]}, "patient p is in two shards"),
@@ -74,7 +77,8 @@ def test_a_missing_column_and_an_empty_table_are_refused():
         ({"image_id": ["z"]}, "image z is not in the images table"),
         ({"xmax": [81]}, "a box of image a is empty or leaves the image"),
         ({"ymin": [100]}, "a box of image a is empty"),
-        ({"xmin": [None]}, "a box of image a is empty"),
+        ({"xmin": [None]}, "image a, column xmin has None; input should be a valid number"),
+        ({"xmin": [-1]}, "image a, column xmin has -1; input should be greater than or equal to 0"),
     ],
 )
 def test_a_bad_findings_table_is_refused(changes, message):

@@ -30,8 +30,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from mammo_sae.errors import InputError
 from mammo_sae.stores.tables import read_table
@@ -56,13 +58,43 @@ _IMAGE_TYPES = {
     "pixel_spacing_mm": "Float64",
     "age_bin": "string",
 }
-_CHOICES = {
-    "split": SPLITS,
-    "view": ("CC", "MLO"),
-    "side": ("L", "R"),
-    "density": ("A", "B", "C", "D"),
-}
-_OPTIONAL = {"density", "birads", "manufacturer", "model", "pixel_spacing_mm", "age_bin"}
+Text = Annotated[str, Field(min_length=1)]
+Pixels = Annotated[int, Field(ge=1)]
+Flag = Literal[0, 1]
+
+
+class ImageRow(BaseModel):
+    """One row of the images table, but for its concepts and covariates."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    image_id: Text
+    patient_id: Text
+    split: Literal["training", "validation", "test", "external"]
+    shard: Annotated[int, Field(ge=0)]
+    view: Literal["CC", "MLO"]
+    side: Literal["L", "R"]
+    density: Literal["A", "B", "C", "D"] | None
+    birads: Annotated[int, Field(ge=0, le=6)] | None
+    manufacturer: Text | None
+    model: Text | None
+    rows: Pixels
+    columns: Pixels
+    pixel_spacing_mm: Annotated[float, Field(gt=0)] | None
+    age_bin: Literal["<40", "40-49", "50-59", "60-69", ">=70"] | None
+
+
+class FindingRow(BaseModel):
+    """One row of the findings table."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    image_id: Text
+    concept: Text
+    xmin: Annotated[float, Field(ge=0)]
+    ymin: Annotated[float, Field(ge=0)]
+    xmax: float
+    ymax: float
 
 
 def age_bin(years: int | None) -> str | None:
@@ -92,25 +124,14 @@ def validated_images(
     missing = [name for name in wanted if name not in frame.columns]
     if missing:
         raise InputError(f"images table: column {missing[0]} is missing; build the cohort again")
-    types = {**_IMAGE_TYPES, **dict.fromkeys(concepts, "Int8")}
-    try:
-        table = frame[wanted].astype(types)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"images table: a column has the wrong type ({error})") from None
-    if table.empty:
+    if frame.empty:
         raise InputError("images table: no image; check the cohort's source and splits")
-    for name in _IMAGE_TYPES:
-        if name not in _OPTIONAL and table[name].isna().any():
-            raise InputError(f"images table: column {name} has empty cells")
-    choices = {**_CHOICES, **dict.fromkeys(concepts, (0, 1))}
-    for name, allowed in choices.items():
-        wrong = table[name].dropna()
-        wrong = wrong[~wrong.isin(allowed)]
-        if len(wrong):
-            raise InputError(
-                f"images table: column {name} has {wrong.iloc[0]}; "
-                f"it must be one of {', '.join(map(str, allowed))}"
-            )
+    row = create_model(
+        "ImageRow", __base__=ImageRow, **dict.fromkeys(concepts, (Flag | None, None))
+    )
+    _check(frame, row, "images table")
+    types = {**_IMAGE_TYPES, **dict.fromkeys(concepts, "Int8")}
+    table = frame[wanted].astype(types)
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
         raise InputError(
@@ -137,6 +158,7 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
     missing = [name for name in FINDING_COLUMNS if name not in frame.columns]
     if missing:
         raise InputError(f"findings table: column {', '.join(missing)} is missing")
+    _check(frame, FindingRow, "findings table")
     table = frame[FINDING_COLUMNS].astype(
         {"image_id": "string", "concept": "string", **dict.fromkeys(BOX, "Float64")}
     )
@@ -147,10 +169,7 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
     size = known.loc[table["image_id"]].reset_index(drop=True)
     table = table.reset_index(drop=True)
     wrong = (
-        table[BOX].isna().any(axis=1)
-        | (table["xmin"] < 0)
-        | (table["ymin"] < 0)
-        | (table["xmax"] > size["columns"])
+        (table["xmax"] > size["columns"])
         | (table["ymax"] > size["rows"])
         | (table["xmin"] >= table["xmax"])
         | (table["ymin"] >= table["ymax"])
@@ -161,6 +180,22 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
             "the image"
         )
     return table.sort_values(FINDING_COLUMNS, kind="stable", ignore_index=True)
+
+
+def _check(frame: pd.DataFrame, row: type[BaseModel], what: str) -> None:
+    """Refuse the first cell that `row` does not allow, naming its image and column."""
+    plain = frame[[*row.model_fields]].astype(object)
+    records = plain.where(plain.notna(), None).to_dict("records")
+    try:
+        TypeAdapter(list[row]).validate_python(records)
+    except ValidationError as error:
+        first = error.errors()[0]
+        number, column = first["loc"][:2]
+        image = records[number]["image_id"]
+        said = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(
+            f"{what}: image {image}, column {column} has {first['input']!r}; {said}"
+        ) from None
 
 
 def read_cohort(
