@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from mammo_sae.cohorts import build
+from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import READERS, locate
 from mammo_sae.cohorts.settings import RsnaCohort, TableCohort
@@ -109,6 +111,30 @@ def test_a_table_of_your_own_becomes_a_cohort(table_folder, key, tmp_path):
     ]
     found = locate("table", load_pseudonyms(key), [table_folder])
     assert found[pseudonyms.image("b/1.dcm")].dicom == table_folder / "b/1.dcm"
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"PixelSpacing": [0.07, 0.07], "ImagerPixelSpacing": [0.1, 0.1]}, 0.07),
+        (
+            {"ImagerPixelSpacing": [0.1, 0.1], "EstimatedRadiographicMagnificationFactor": 1.25},
+            0.08,
+        ),
+        ({"PixelSpacing": [0.07]}, None),
+        ({}, None),
+    ],
+)
+def test_spacing_is_that_in_the_breast_s_plane(tmp_path, elements, expected):
+    path = tmp_path / "a.dcm"
+    write_image(path)
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelSpacing
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    (found,) = read_facts([path], "read headers")
+    assert found.spacing_mm == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,42 @@ def test_a_modality_lut_comes_before_the_window(tmp_path, write_dicom, lut_item)
     np.testing.assert_allclose(display_values(header)[codes], expected, atol=1e-6)
 
 
+def test_words_of_a_lut_are_read_in_the_file_s_byte_order(tmp_path, write_dicom):
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4096, 0, 12])
+    item.add_new("LUTData", "OW", np.arange(4096)[::-1].astype(">u2").tobytes())
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        np.array([[0, 1, 4095]], np.uint16),
+        syntax=uid.ExplicitVRBigEndian,
+        VOILUTSequence=Sequence([item]),
+    )
+    header, codes = read_pixels(path)
+    np.testing.assert_allclose(display_values(header)[codes] * 4095, [[4095, 4094, 0]], atol=1e-3)
+
+
+@pytest.mark.parametrize(("slope", "first"), [(-1, -4095), (1, -2048)])
+def test_a_voi_lut_may_begin_below_zero_whatever_the_slope(tmp_path, write_dicom, slope, first):
+    stored = np.array([[0, 1, 4095]], np.uint16)
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        stored,
+        RescaleSlope=slope,
+        RescaleIntercept=0 if slope < 0 else first,
+        VOILUTSequence=Sequence([lut(np.arange(4096), first)]),
+    )
+    header, codes = read_pixels(path)
+    expected = 4095 - stored if slope < 0 else stored
+    np.testing.assert_allclose(display_values(header)[codes] * 4095, expected, atol=1e-3)
+
+
+def lut(values: np.ndarray, first: int) -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(values), first % 65536, 12])
+    item.add_new("LUTData", "US", values.tolist())
+    return item
+
+
 def test_the_settings_choose_among_several_windows(tmp_path, write_dicom):
     path = write_dicom(
         tmp_path / "a.dcm",
