@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom import Dataset, Sequence, uid
 
@@ -239,6 +240,7 @@ def test_a_truncated_deflated_file_is_refused(tmp_path, write_dicom):
         ({"Rows": None}, Reason.HEADER),
         ({"WindowCenter": [1, 2], "WindowWidth": 5}, Reason.WINDOW),
         ({"PixelData": None}, Reason.NO_PIXELS),
+        ({"BitsAllocated": 32}, Reason.BITS),
     ],
 )
 def test_what_is_no_plain_mammogram_is_refused_with_its_reason(
@@ -249,6 +251,16 @@ def test_what_is_no_plain_mammogram_is_refused_with_its_reason(
         header, _ = read_pixels(path)
         display_values(header)
     assert refused.value.reason is reason
+
+
+def test_an_empty_pixel_element_is_none(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16))
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = b""
+    dataset.save_as(path)
+    with pytest.raises(Refusal) as refused:
+        read_pixels(path)
+    assert refused.value.reason is Reason.NO_PIXELS
 
 
 def test_a_missing_file_and_a_text_file_are_refused_without_their_paths(tmp_path):

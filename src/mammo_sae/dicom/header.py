@@ -98,7 +98,7 @@ def read_header(dataset: Dataset) -> Header:
     Refusal
         If an attribute is missing or malformed, or the image is of a kind that is not converted.
     """
-    if "PixelData" not in dataset:
+    if not dataset.get("PixelData"):
         raise Refusal(Reason.NO_PIXELS)
     if _number(dataset, "NumberOfFrames", int, 1) > 1:
         raise Refusal(Reason.MULTI_FRAME)
