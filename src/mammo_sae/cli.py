@@ -995,6 +995,7 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or any folder below it.")],
 ) -> None:
     """Check every store, table, model and figure below a folder, reading every byte."""
+    from mammo_sae.config import kept_configuration
     from mammo_sae.progress import progress
     from mammo_sae.records import find_records, verify_record
     from mammo_sae.stores.publish import find_manifests, verify_store
@@ -1011,7 +1012,7 @@ def verify(
         problem for record in progress(records, label="files") for problem in verify_record(record)
     ]
     for path, problem in problems:
-        configs = (parent.with_suffix(".yaml") for parent in path.parents if parent.name)
+        configs = (kept_configuration(parent.name) for parent in path.parents)
         config = next((config for config in configs if config.is_file()), None)
         option = f" --configfile {config}" if config is not None else ""
         print(f"{problem}; to rebuild: rm -f {path} && snakemake --cores all {path}{option}")

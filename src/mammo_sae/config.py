@@ -224,6 +224,11 @@ class Config(Settings):
         return canonical_json(value)
 
 
+def kept_configuration(name: str) -> Path:
+    """Return where the configuration of the run `name` is kept, in the folder of the workflow."""
+    return Path(".snakemake") / "mammo_sae" / f"{name}.yaml"
+
+
 # The key of the configuration that a step uses, where it is not the step's name.
 SLICES = {
     "extract": "extraction",

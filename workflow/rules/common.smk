@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
 
-from mammo_sae.config import load_config
+from mammo_sae.config import kept_configuration, load_config
 from mammo_sae.digests import read_pins
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
@@ -132,5 +132,5 @@ def head_files(encoder):
 
 onstart:
     # The configuration as it was used, defaults filled in, for the commands that rebuild a part.
-    # Beside the run's folder, not in it: it names folders of the source, and results travel.
-    CONFIG.write(CONFIG.folder.with_suffix(".yaml"))
+    # With what Snakemake keeps for itself, not with the results: it names folders of the source.
+    CONFIG.write(kept_configuration(CONFIG.name))
