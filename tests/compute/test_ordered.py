@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -55,6 +56,32 @@ def test_the_next_item_is_made_while_one_is_used():
         time.sleep(0.01)
     assert made == [0, 1]
     assert list(stream) == [1, 2, 3]
+
+
+def test_items_are_made_in_order_by_another_thread():
+    def items():
+        for number in range(5):
+            yield number, threading.get_ident()
+
+    found = list(ahead(items(), size=2))
+    assert [number for number, _ in found] == list(range(5))
+    assert threading.get_ident() not in {thread for _, thread in found}
+
+
+def test_what_is_made_ahead_is_bounded():
+    made = []
+
+    def items():
+        for number in range(10):
+            made.append(number)
+            yield number
+
+    stream = ahead(items(), size=2)
+    next(stream)
+    time.sleep(0.3)
+    assert made == [0, 1, 2]
+    stream.close()
+    assert len(made) <= 3
 
 
 def test_an_error_in_what_is_made_ahead_arrives_at_its_place():

@@ -32,11 +32,15 @@ def in_order(
             future.cancel()
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield `items` as they come; while one is used, a thread makes the next."""
-    end = object()
+def ahead(items: Iterable[T], size: int = 1) -> Iterator[T]:
+    """Yield `items` as they come; while one is used, a thread makes up to `size` more."""
+    source, end = iter(items), object()
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = pool.submit(next, items, end)
-            yield item
+        waiting = deque(pool.submit(next, source, end) for _ in range(size))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, source, end))
+                yield item
+        finally:
+            for following in waiting:
+                following.cancel()

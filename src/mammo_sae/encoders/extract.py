@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from mammo_sae.compute.devices import fastest_device
-from mammo_sae.compute.ordered import in_order
+from mammo_sae.compute.ordered import ahead, in_order
 from mammo_sae.encoders.architectures import largest_map, layer_names
 from mammo_sae.encoders.network import Network, load_encoder, to_map
 from mammo_sae.encoders.settings import ExtractionSettings
-from mammo_sae.encoders.streaming import ahead
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
@@ -88,7 +87,9 @@ def run(
         ) as writer,
         _workers(device) as (pool, waiting),
     ):
-        parts = (part for batch in ahead(_pinned(batches, device)) for part in batch.split(most))
+        parts = (
+            part for batch in ahead(_pinned(batches, device), size=2) for part in batch.split(most)
+        )
         passes = in_order(pool, mapped, parts, ahead=waiting)
         for arriving in progress(passes, total=-(-len(source) // most), label="extract"):
             maps = {layer: arrive() for layer, arrive in arriving.items()}

@@ -16,13 +16,13 @@ from torch.nn import functional
 from mammo_sae.analysis.statistics import auroc
 from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device, product_type
+from mammo_sae.compute.ordered import ahead
 from mammo_sae.encoders import augmentation
 from mammo_sae.encoders.architectures import POOLED, find_layer, layer_names
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.labels import concept_labels
 from mammo_sae.encoders.network import Network, Pointwise, load_encoder, save_encoder, to_map
 from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
-from mammo_sae.encoders.streaming import ahead
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.stores.embeddings import EmbeddingReader
@@ -80,6 +80,8 @@ def run(
     most, and ends in the same bytes (on a CPU).
     """
     network = load_encoder(base)
+    if settings.freeze is not None:
+        find_layer(network.architecture, settings.freeze)
     table = read_table(cohort)
     # Images that the conversion left out are in the table alone.
     table = table[table["image_id"].isin(_stored(stores, settings.freeze))]
@@ -87,7 +89,7 @@ def run(
     unseen, truth = [], np.zeros((0, len(concepts)), np.float32)
     if settings.recipe.patience is not None:
         unseen, truth = concept_labels(table, "validation", concepts, cohort)
-    inputs = Inputs(stores, settings.freeze, network, [*images, *unseen])
+    inputs = Inputs(stores, settings.freeze, [*images, *unseen])
     training = Training(settings, network, labels)
     checkpoint = Checkpoint(
         description.with_name("checkpoint.pt"),
@@ -104,7 +106,7 @@ def run(
     if (state := checkpoint.load()) is not None:
         training.restore(state)
     saved = time.monotonic()
-    batches = ahead(_batches(inputs, images, settings.recipe, training.step))
+    batches = ahead(_batches(inputs, images, settings.recipe, training.step), size=2)
     for chosen, batch in progress(batches, total=training.steps - training.step, label="fine-tune"):
         if training.finished:
             break
@@ -287,12 +289,9 @@ def _stored(stores: Sequence[Path], freeze: str | None) -> list[str]:
 class Inputs:
     """What the network starts from: pixels, or maps of the frozen layer, by image."""
 
-    def __init__(
-        self, stores: Sequence[Path], freeze: str | None, network: Network, images: Sequence[str]
-    ) -> None:
+    def __init__(self, stores: Sequence[Path], freeze: str | None, images: Sequence[str]) -> None:
         self._images = ImageReader(stores) if freeze is None else None
         if freeze is not None:
-            find_layer(network.architecture, freeze)
             self._maps = EmbeddingReader(stores, freeze, images)
             if self._maps.dtype != np.float16:
                 raise InputError(
