@@ -110,9 +110,9 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
     if (kernels := _kernels(preactivation)) and k <= kernels.MOST:
         return kernels.largest(preactivation, k)
     keys = preactivation
-    if keys.dtype == torch.bfloat16 and keys.device.type == "cpu":
+    if keys.device.type == "cpu":
         # Positive floats order like their bit patterns, and integers compare faster.
-        keys = keys.view(torch.int16)
+        keys = keys.view(torch.int16 if keys.dtype == torch.bfloat16 else torch.int32)
     index = _narrowed(keys, k) if keys.device.type == "cpu" else _topk(keys, k)
     return index.sort(dim=1).values
 
