@@ -296,7 +296,7 @@ def stored(train: np.ndarray, batch: int, folder: Path) -> Iterator[Tensor]:
     # A quarter fits: the mixing buffer reads on while training runs.
     budget = train.nbytes // 8
     reader = EmbeddingReader([manifest], "layer")
-    return Cells(reader, batch, 0, budget, torch.device("cpu")).batches()
+    return Cells(reader, budget, torch.device("cpu")).batches(batch, seed=0)
 
 
 def main() -> None:

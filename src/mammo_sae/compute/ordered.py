@@ -32,10 +32,15 @@ def in_order(
             future.cancel()
 
 
-def ahead(items: Iterable[T], size: int = 1) -> Iterator[T]:
-    """Yield `items` as they come; while one is used, a thread makes up to `size` more."""
+def ahead(
+    items: Iterable[T], size: int = 1, start: Callable[[], None] | None = None
+) -> Iterator[T]:
+    """Yield `items` as they come; while one is used, a thread makes up to `size` more.
+
+    `start` is the first thing that the thread does.
+    """
     source, end = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=start) as pool:
         waiting = deque(pool.submit(next, source, end) for _ in range(size))
         try:
             while (item := waiting.popleft().result()) is not end:
