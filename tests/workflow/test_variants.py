@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+PROJECT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 
 VARIANTS = ("l1", "batch_topk", "matryoshka", "jumprelu", "gated", "archetypal")
 SMALL = {"latents": 64, "steps": 30, "batch": 64, "layers": {}}
 
 
+TABLES = ("sae_quality", "sae_stability", "latents", "interventions", "effects", "alignment",
+          "confounds", "truth")  # fmt: skip
+TARGETS = [f"results/micro/tables/{name}.parquet" for name in TABLES]
+
+
 @pytest.fixture(scope="module")
-def run(micro_finished, tmp_path_factory):
-    """The smallest run with an SAE of every other variant, and a second seed of TopK."""
+def saes():
+    """An SAE of every other variant, and a second seed of TopK."""
+    found = {"topk": {"seeds": [0, 1]}}
+    for name in VARIANTS:
+        own = {"candidates": 32} if name == "archetypal" else {}
+        found[name] = {**SMALL, "variant": {"name": name, **own}}
+    # The paper's own, as config/vindr.yaml has it; the size and the length are the test's.
+    paper = yaml.safe_load((PROJECT / "config" / "vindr.yaml").read_text())["saes"]["l1"]
+    found["l1"] = {**{key: paper[key] for key in paper.keys() - {"layers"}}, **SMALL}
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(micro_finished, saes, tmp_path_factory):
+    """The smallest run, gone on with these SAEs."""
     folder = tmp_path_factory.mktemp("variants") / "project"
     shutil.copytree(micro_finished.folder, folder)
     project = type(micro_finished)(folder, config=micro_finished.config)
-    saes = {"topk": {"seeds": [0, 1]}}
-    for name in VARIANTS:
-        own = {"candidates": 32} if name == "archetypal" else {}
-        saes[name] = {**SMALL, "variant": {"name": name, **own}}
-    # The paper's own, as config/vindr.yaml has it; the size and the length are the test's.
-    paper = yaml.safe_load((folder / "config" / "vindr.yaml").read_text())["saes"]["l1"]
-    saes["l1"] = {**{key: paper[key] for key in paper.keys() - {"layers"}}, **SMALL}
-    tables = ("sae_quality", "sae_stability", "latents", "interventions", "effects", "alignment",
-              "confounds", "truth")  # fmt: skip
-    targets = [f"results/micro/tables/{name}.parquet" for name in tables]
-    project.snakemake(*targets, overlay=yaml.safe_dump({"saes": saes}))
+    project.snakemake(*TARGETS, overlay=yaml.safe_dump({"saes": saes}))
+    return project
+
+
+@pytest.fixture(scope="module")
+def run(project):
     return {
-        name: pd.read_parquet(folder / path) for name, path in zip(tables, targets, strict=True)
+        name: pd.read_parquet(project.folder / path)
+        for name, path in zip(TABLES, TARGETS, strict=True)
     }
+
+
+def test_the_saes_of_a_layer_are_trained_in_one_pass(project, saes):
+    logs = sorted((project.results / "logs" / "train_sae").glob("*/*/*/*.log"))
+    layers = {log.parents[1] for log in logs}
+    # TopK's first seed was there already; the others' jobs found themselves trained.
+    together = [log for log in logs if f"and {len(saes) - 1} more" in log.read_text()]
+    assert {log.parents[1] for log in together} == layers
+    assert len(together) == len(layers)
+    assert len([log for log in logs if "SAE " in log.read_text()]) == 2 * len(layers)
+    assert not list(project.results.rglob("checkpoint.pt"))
+
+
+def test_what_is_trained_beside_an_sae_is_no_reason_to_train_it_again(project, saes):
+    layers = len({log.parents[1] for log in project.results.glob("logs/train_sae/*/*/*/*.log")})
+    fewer = {name: values for name, values in saes.items() if name != "gated"}
+    changed = {**fewer, "l1": {**fewer["l1"], "lr": 7.0e-4}}
+    stale = project.stale(*TARGETS, overlay=yaml.safe_dump({"saes": changed}))
+    assert stale["train_sae"] == stale["codes"] == layers
 
 
 def test_every_variant_has_its_rows_in_every_table(run):
