@@ -21,7 +21,7 @@ class AuxKVariant(Settings):
     k_aux: int = Field(
         128, ge=0, description="dead latents per cell that reconstruct the residual; 0: no AuxK"
     )
-    aux_weight: float = Field(1 / 32, ge=0, description="weight of the AuxK loss")
+    aux_weight: float = Field(1.0, ge=0, description="weight of the AuxK loss")
 
 
 class TopKVariant(AuxKVariant):
@@ -195,7 +195,7 @@ PHANTOM_LAYERS: dict[str, dict[str, Any]] = {
         "steps": 400,
         "batch": 1024,
         "dead_after": 0.1,
-        "variant": {"k": 32, "k_aux": 256, "aux_weight": 1 / 8},
+        "variant": {"k": 32, "k_aux": 256},
     },
 }
 
