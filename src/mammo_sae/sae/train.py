@@ -153,11 +153,12 @@ def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader
     taken: list[Member] = []
     total = _bytes(first.settings, reader)
     for member in others:
+        if member.is_there():
+            continue
         total += _bytes(member.settings, reader)
         if total > TOGETHER_BYTES:
             break
-        if not member.is_there():
-            taken.append(member)
+        taken.append(member)
     return taken
 
 
@@ -173,10 +174,12 @@ def _trained(
 
     The others are left in their checkpoints. Nothing is read if the first is in its own.
     """
-    states = [member.checkpoint.load() for member in members]
-    if states[0] is not None and FINISHED in states[0]:
-        return _from_state(states[0][FINISHED])
-    settings, device = members[0].settings, fastest_device()
+    first, *others = members
+    own = first.checkpoint.load()
+    if own is not None and FINISHED in own:
+        return _from_state(own[FINISHED])
+    states = [own, *(member.checkpoint.load() for member in others)]
+    settings, device = first.settings, fastest_device()
     kept = kept_cells(reader, image_stores, settings.background, settings.cells_per_image)
     cells = Cells(reader, settings.buffer * MIB, device, kept)
     sample = cells.sample()
