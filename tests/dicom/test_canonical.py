@@ -170,3 +170,45 @@ def test_resizing_agrees_with_opencv():
     ]
     np.testing.assert_allclose(_resize_like_opencv(image, 4, 5), shrunk, atol=1)
     np.testing.assert_allclose(_resize_like_opencv(image, 7, 11), grown, atol=1)
+
+
+# Of OpenCV 5.0.0, as above: rows separated by commas. In all of these a border between source
+# pixels falls on one between target pixels; in the third and the fourth one axis grows and the
+# other shrinks.
+RESIZED = {
+    (2, 14): (
+        "0 26 53 79 111 143 169 196 222 222 34 61 87 119 151 177 204 230, "
+        "8 34 61 87 119 151 177 204 230 230 42 69 95 127 159 185 212 238, "
+        "16 42 69 95 127 159 185 212 238 238 50 77 103 135 167 193 220 246"
+    ),
+    (2, 21): (
+        "0 26 53 79 111 143 169 196 222 222 34 61 87 119 151 177 204 230 230 42 69 95 127 "
+        "159 185 212 238, "
+        "24 50 77 103 135 167 193 220 246 246 58 85 111 143 175 201 156 3 3 66 93 119 151 "
+        "183 209 164 11"
+    ),
+    (26, 2): (
+        "46 64 82, 211 123 35, 170 189 207, 84 103 121, 102 91 81, 135 154 172, 169 187 205, "
+        "128 147 165, 62 70 79, 60 78 97"
+    ),
+    (2, 22): (
+        "7 50 94 138 182 164 25 69 112 119 206 113 43 87 137 181 225 63, "
+        "37 81 125 168 212 103 55 99 143 150 111 87 73 117 168 154 130 70, "
+        "68 111 155 199 243 42 86 130 173 180 16 60 104 148 198 128 35 78"
+    ),
+    (14, 1): ("0, 26, 53, 79, 111, 143, 169, 195, 222, 222, 34, 61, 87, 119, 151, 177, 203, 230"),
+    (3, 28): (
+        "13 63 127 177 115 40 103 153 217 230 79 143 193 131 56 119 169 233, "
+        "34 85 148 198 53 61 124 175 130 84 101 164 214 68 77 140 190 146, "
+        "56 106 169 220 32 82 146 196 68 22 122 185 170 48 98 162 212 84, "
+        "77 127 191 241 54 104 167 217 30 43 143 207 60 70 120 183 233 46"
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", RESIZED)
+def test_resizing_agrees_with_opencv_where_borders_of_pixels_meet(shape):
+    expected = np.array([row.split() for row in RESIZED[shape].split(",")], dtype=int)
+    image = (np.arange(shape[0] * shape[1]) * 37 % 251).astype(np.uint8).reshape(shape)
+    resized = _resize_like_opencv(image, *expected.shape)
+    np.testing.assert_allclose(resized.astype(int), expected, atol=1)

@@ -165,7 +165,8 @@ def _resize_like_opencv(image: np.ndarray, height: int, width: int) -> np.ndarra
     """Resize uint8 as `cv2.resize(..., INTER_AREA)` does.
 
     OpenCV averages over areas only if neither axis grows; otherwise it interpolates linearly,
-    between neighbours chosen so that an integer factor repeats pixels.
+    between neighbours chosen so that an integer factor repeats pixels (`resize` in its
+    modules/imgproc/src/resize.cpp).
     """
     rows, columns = image.shape
     if rows >= height and columns >= width:
@@ -181,11 +182,14 @@ def _resize_like_opencv(image: np.ndarray, height: int, width: int) -> np.ndarra
 
 def _linear_weights(source: int, target: int) -> sparse.csr_array:
     """Return OpenCV's two-tap weights [target, source] of INTER_AREA when an axis grows."""
-    scale = source / target
+    # The same operations in the same precision: where a border between source pixels falls on one
+    # between target pixels, another rounding would take the wrong neighbour whole.
+    growth = target / source
+    scale = 1 / growth
     to = np.arange(target)
     first = np.floor(to * scale).astype(np.int64)
-    share = (to + 1) - (first + 1) / scale
-    share = np.where(share <= 0, 0.0, share - np.floor(share))
+    share = ((to + 1) - (first + 1) * growth).astype(np.float32)
+    share = np.where(share <= 0, np.float32(0), share - np.floor(share))
     first = np.minimum(first, source - 1)
     second = np.minimum(first + 1, source - 1)
     return sparse.csr_array(
