@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from pydantic import Field
 
 from mammo_sae.errors import InputError
-from mammo_sae.settings import Settings, canonical_json, parse_settings
+from mammo_sae.settings import PathText, Settings, canonical_json, parse_settings
 
 
 class Inner(Settings):
@@ -44,3 +47,39 @@ def test_the_same_settings_give_the_same_text_whatever_the_order_or_the_number_s
 def test_settings_can_t_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Inner().lr = 2.0
+
+
+class Place(Settings):
+    folder: PathText
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mein Ordner/röntgen (1)", "it's", "a;b & c|d", "#1", "a=b,c", "~", "~/x", "100 %", "*"],
+)
+def test_a_path_of_ordinary_characters_is_taken_and_a_home_folder_written_out(text):
+    place = parse_settings(Place, json.dumps({"folder": text}), "x")
+    assert place.folder == text.replace("~", str(Path.home()), 1)
+    assert parse_settings(Place, canonical_json(place), "x") == place
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a{b}", "'{'"),
+        ("a$HOME", r"'\$'"),
+        ('"a"', "folder: .*'\"'"),
+        ("a`b`", "'`'"),
+        ("a\\b", "character"),
+        ("a\nb", "character"),
+        (" a", "begins with"),
+        ("a ", "begins with"),
+        ("-a", "begins with"),
+        ("~nobody-of-that-name/x", "home folder that is not known"),
+    ],
+)
+def test_a_path_that_no_command_can_carry_is_refused_in_a_sentence(text, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        parse_settings(Place, json.dumps({"folder": text}), "config.yaml")
+    assert str(error.value).startswith("config.yaml: folder: ")
+    assert "\n" not in str(error.value)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -355,6 +357,14 @@ def evaluate_encoder(
     )
 
 
+def _description_and_settings(text: str) -> list[str]:
+    # A path may hold an equals sign, and the settings too; only they begin with a brace.
+    words = re.split(r"=(?={)", text, maxsplit=1)
+    if len(words) == 1:
+        raise InputError(f"--beside {text!r} is not DESCRIPTION=JSON; give it in that form")
+    return words
+
+
 @app.command("train-sae")
 def train_sae(
     settings: SettingsText,
@@ -368,13 +378,14 @@ def train_sae(
     beside: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another SAE of the layer to train in the same pass, as DESCRIPTION=SETTINGS: it "
+            help="Another SAE of the layer to train in the same pass, as DESCRIPTION=JSON: it "
             "is left as a checkpoint, from which its own run writes it."
         ),
     ] = None,
 ) -> None:
     """Train a sparse autoencoder on one layer's cells of the training split."""
-    others = dict(text.split("=", 1) for text in beside or [])
+    # A path may hold an equals sign, and the settings too; only they begin with a brace.
+    others = dict(_description_and_settings(text) for text in beside or [])
     _run(
         "train_sae",
         settings,
@@ -1015,7 +1026,8 @@ def verify(
         configs = (kept_configuration(parent.name) for parent in path.parents)
         config = next((config for config in configs if config.is_file()), None)
         option = f" --configfile {config}" if config is not None else ""
-        print(f"{problem}; to rebuild: rm -f {path} && snakemake --cores all {path}{option}")
+        word = shlex.quote(str(path))
+        print(f"{problem}; to rebuild: rm -f {word} && snakemake --cores all {word}{option}")
     print(f"{len(manifests)} stores and {len(records)} steps checked, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)

@@ -42,17 +42,17 @@ from mammo_sae.encoders.settings import (
 from mammo_sae.errors import InputError
 from mammo_sae.report.settings import ReportSettings
 from mammo_sae.sae.settings import QualitySettings, SaeSettings
-from mammo_sae.settings import Settings, canonical_json, explain
+from mammo_sae.settings import PathText, Settings, canonical_json, explain
 from mammo_sae.stores.publish import atomic_file
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 
 
 class Config(Settings):
     """Everything a run depends on; the defaults are the phantom run."""
 
     name: Name = Field("phantom", description="name of the run; its results go to <results>/<name>")
-    results: str = Field("results", description="folder of all runs")
+    results: PathText = Field("results", description="folder of all runs")
     cohort: CohortSettings = Field(PhantomCohort(), description="images, labels, boxes, covariates")
     phantom: PhantomSettings = Field(
         PhantomSettings(), description="what the phantom archive holds (cohort.kind: phantom only)"

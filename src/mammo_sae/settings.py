@@ -7,9 +7,10 @@ are imported whenever the Snakefile is parsed, so they import nothing heavy.
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mammo_sae.errors import InputError
 
@@ -24,6 +25,45 @@ class Settings(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+
+
+# Snakemake takes braces for wildcards, and puts paths into commands in ways that these survive in
+# none of.
+UNUSABLE = '{}\\"`$'
+
+
+def check_path(text: str) -> str:
+    """Return the path `text`, as it is, if every job of the workflow can be given it.
+
+    Raises
+    ------
+    ValueError
+        If it can't, naming the character.
+    """
+    wrong = next((c for c in text if c in UNUSABLE or not c.isprintable()), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{text!r} holds the character {wrong!r}, which Snakemake can't pass on in a path; "
+            "use a path without it"
+        )
+    if text != text.strip() or text.startswith("-"):
+        raise ValueError(f"{text!r} begins with '-' or a space, or ends with one; use another path")
+    return text
+
+
+def _path(text: str) -> str:
+    if not text.startswith("~"):
+        return check_path(text)
+    try:
+        return check_path(str(Path(text).expanduser()))
+    except RuntimeError:
+        raise ValueError(
+            f"{text!r} names a home folder that is not known; write the path out"
+        ) from None
+
+
+PathText = Annotated[str, AfterValidator(_path)]
+"""The path of a file or folder; `~` at its beginning is the home folder."""
 
 
 def canonical_json(value: Any) -> str:

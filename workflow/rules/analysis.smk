@@ -27,9 +27,9 @@ rule probing:
     message:
         "Probing: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae probing --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --codes {input.codes} --concepts {params.concepts} --output {output} 2> {log}"
+        "python -m mammo_sae probing --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --concepts {params.concepts:q} --output {output:q} 2> {log:q}"
 
 
 rule interventions:
@@ -65,11 +65,11 @@ rule interventions:
         "Interventions: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae interventions --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --codes {input.codes} --latents {input.latents} --sae {input.sae[1]}"
-        " --head {params.head} --predictions {input.predictions} --concepts {params.concepts}"
-        " --output {output.interventions} --sweep {output.sweep} 2> {log}"
+        "python -m mammo_sae interventions --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
+        " --head {params.head:q} --predictions {input.predictions:q} --concepts {params.concepts:q}"
+        " --output {output.interventions:q} --sweep {output.sweep:q} 2> {log:q}"
 
 
 rule effects:
@@ -103,10 +103,10 @@ rule effects:
         "Effects of latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae effects --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --codes {input.codes} --latents {input.latents} --sae {input.sae[1]}"
-        " --head {params.head} --concepts {params.concepts} --output {output} 2> {log}"
+        "python -m mammo_sae effects --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
+        " --head {params.head:q} --concepts {params.concepts:q} --output {output:q} 2> {log:q}"
 
 
 rule inner:
@@ -146,12 +146,12 @@ rule inner:
         "Inner interventions: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae inner --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --codes {input.codes} --latents {input.latents} --sae {input.sae[1]}"
-        " --encoder {params.encoder} --head {params.head} --concepts {params.concepts}"
-        " --output {output.interventions} --attribution {output.attribution}"
-        " {input.manifests} 2> {log}"
+        "python -m mammo_sae inner --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
+        " --encoder {params.encoder:q} --head {params.head:q} --concepts {params.concepts:q}"
+        " --output {output.interventions:q} --attribution {output.attribution:q}"
+        " {input.manifests:q} 2> {log:q}"
 
 
 rule matching:
@@ -179,9 +179,9 @@ rule matching:
         "Matched latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae matching --settings {params.cfg:q} --sae-before {input.before[0]}"
-        " --sae-after {input.after[0]} --effects-before {input.before[2]}"
-        " --effects-after {input.after[2]} --output {output} 2> {log}"
+        "python -m mammo_sae matching --settings {params.cfg:q} --sae-before {input.before[0]:q}"
+        " --sae-after {input.after[0]:q} --effects-before {input.before[2]:q}"
+        " --effects-after {input.after[2]:q} --output {output:q} 2> {log:q}"
 
 
 rule readout:
@@ -210,10 +210,10 @@ rule readout:
     message:
         "Readout: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae readout --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --codes {input.codes} --concepts {params.concepts} --output {output}"
-        " {input.manifests} 2> {log}"
+        "python -m mammo_sae readout --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --concepts {params.concepts:q} --output {output:q}"
+        " {input.manifests:q} 2> {log:q}"
 
 
 rule alignment:
@@ -243,10 +243,10 @@ rule alignment:
     message:
         "Alignment: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae alignment --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --codes {input.codes} --latents {input.latents} --concepts {params.concepts}"
-        " --output {output} {input.manifests} 2> {log}"
+        "python -m mammo_sae alignment --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q} --concepts {params.concepts:q}"
+        " --output {output:q} {input.manifests:q} 2> {log:q}"
 
 
 rule confounds:
@@ -276,10 +276,10 @@ rule confounds:
     message:
         "Confounds: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae confounds --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --codes {input.codes} --latents {input.latents}"
-        " --concepts {params.concepts} --output {output} {input.manifests} 2> {log}"
+        "python -m mammo_sae confounds --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q}"
+        " --concepts {params.concepts:q} --output {output:q} {input.manifests:q} 2> {log:q}"
 
 
 rule truth:
@@ -307,7 +307,7 @@ rule truth:
     message:
         "Truth: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae truth --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --codes {input.codes} --latents {input.latents} --confounds {input.confounds}"
-        " --output {output} 2> {log}"
+        "python -m mammo_sae truth --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q} --confounds {input.confounds:q}"
+        " --output {output:q} 2> {log:q}"

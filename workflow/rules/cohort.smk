@@ -24,7 +24,7 @@ if CONFIG.cohort.kind == "phantom":
             "Phantom archive: {wildcards.part}"
         shell:
             "python -m mammo_sae phantom --settings {params.cfg:q} --threads {threads}"
-            " --archive {output.archive} --manifest {output.manifest} 2> {log}"
+            " --archive {output.archive:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule cohort:
@@ -51,5 +51,5 @@ rule cohort:
     message:
         "Cohort tables"
     shell:
-        "python -m mammo_sae cohort --settings {params.cfg:q} --images {output.images}"
-        " --findings {output.findings} --summary {output.summary} {params.folders:q} 2> {log}"
+        "python -m mammo_sae cohort --settings {params.cfg:q} --images {output.images:q}"
+        " --findings {output.findings:q} --summary {output.summary:q} {params.folders:q} 2> {log:q}"

@@ -1,5 +1,4 @@
 # The configuration, the names every rule shares, and the two parameters that decide staleness.
-import shlex
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,13 +14,15 @@ from mammo_sae.digests import read_pins
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
 from mammo_sae.passes import assign_passes
+from mammo_sae.settings import check_path
 from mammo_sae.steps import STEPS
 
-share_interpreter(SOURCE)
-
 try:
+    share_interpreter(SOURCE)
     CONFIG = load_config(config, "configuration")
-except InputError as error:
+    for folder in (workflow.basedir, Path.cwd()):
+        check_path(str(folder))
+except (InputError, ValueError) as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = CONFIG.folder.as_posix()
@@ -75,6 +76,11 @@ def cfg(step):
 def code(step):
     """The `code` parameter of a step: digests of its modules, pins of its packages."""
     return STEPS[step].code(PINS)
+
+
+def options(flag, values):
+    """The words `flag value flag value ...` of a command line."""
+    return [word for value in values for word in (flag, value)]
 
 
 def attempts(amount):

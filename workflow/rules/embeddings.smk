@@ -28,10 +28,10 @@ rule extract:
         cfg=cfg("extract"),
         code=code("extract"),
         folder=f"{RESULTS}/encoders/{{encoder}}",
-        frozen=lambda wildcards: "".join(f" --frozen {path}" for path in frozen_manifest(wildcards)),
+        frozen=lambda wildcards: options("--frozen", frozen_manifest(wildcards)),
     message:
         "Embeddings: {wildcards.encoder}, {wildcards.layers}, shard {wildcards.shard}"
     shell:
-        "python -m mammo_sae extract --settings {params.cfg:q} --encoder {params.folder}"
-        " --layers {wildcards.layers} --images {input.images}{params.frozen}"
-        " --store {output.store} --manifest {output.manifest} 2> {log}"
+        "python -m mammo_sae extract --settings {params.cfg:q} --encoder {params.folder:q}"
+        " --layers {wildcards.layers:q} --images {input.images:q} {params.frozen:q}"
+        " --store {output.store:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -37,7 +37,8 @@ if HUB:
         message:
             "Checkpoint: {wildcards.checkpoint}"
         shell:
-            "python -m mammo_sae fetch-checkpoint --hub {params.hub:q} --output {output:q} 2> {log:q}"
+            "python -m mammo_sae fetch-checkpoint --hub {params.hub:q} --output {output:q}"
+            " 2> {log:q}"
 
 
 rule import_encoder:
@@ -65,7 +66,7 @@ rule import_encoder:
         "Encoder: {wildcards.encoder}"
     shell:
         "python -m mammo_sae import-encoder --settings {params.cfg:q}"
-        " --weights {output.weights} --description {output.description} 2> {log}"
+        " --weights {output.weights:q} --description {output.description:q} 2> {log:q}"
 
 
 rule finetune:
@@ -101,11 +102,11 @@ rule finetune:
     message:
         "Fine-tuning: {wildcards.encoder}"
     shell:
-        "python -m mammo_sae finetune --settings {params.cfg:q} --base {params.base}"
-        " --images {input.images} --concepts {params.concepts}"
-        " --weights {output.weights} --description {output.description} --head {output.head}"
-        " --head-description {output.head_description} --history {output.history}"
-        " {input.manifests} 2> {log}"
+        "python -m mammo_sae finetune --settings {params.cfg:q} --base {params.base:q}"
+        " --images {input.images:q} --concepts {params.concepts:q}"
+        " --weights {output.weights:q} --description {output.description:q} --head {output.head:q}"
+        " --head-description {output.head_description:q} --history {output.history:q}"
+        " {input.manifests:q} 2> {log:q}"
 
 
 rule linear_probe:
@@ -137,10 +138,11 @@ rule linear_probe:
     message:
         "Linear probe: {wildcards.encoder}"
     shell:
-        "python -m mammo_sae linear-probe --settings {params.cfg:q} --images {input.images}"
-        " --encoder {params.folder}"
-        " --concepts {params.concepts} --head {output.head} --description {output.description}"
-        " {input.manifests} 2> {log}"
+        "python -m mammo_sae linear-probe --settings {params.cfg:q} --images {input.images:q}"
+        " --encoder {params.folder:q}"
+        " --concepts {params.concepts:q} --head {output.head:q}"
+        " --description {output.description:q}"
+        " {input.manifests:q} 2> {log:q}"
 
 
 rule evaluate_encoder:
@@ -170,5 +172,6 @@ rule evaluate_encoder:
         "Predictions: {wildcards.encoder}"
     shell:
         "python -m mammo_sae evaluate-encoder --settings {params.cfg:q}"
-        " --encoder {wildcards.encoder} --images {input.images} --head {params.folder}"
-        " --predictions {output.predictions} --scores {output.scores} {input.manifests} 2> {log}"
+        " --encoder {wildcards.encoder:q} --images {input.images:q} --head {params.folder:q}"
+        " --predictions {output.predictions:q} --scores {output.scores:q} {input.manifests:q}"
+        " 2> {log:q}"

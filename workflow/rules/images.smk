@@ -25,6 +25,6 @@ rule images:
         "Images: shard {wildcards.shard}"
     shell:
         "python -m mammo_sae images --settings {params.cfg:q}"
-        " --shard {wildcards.shard}"
-        " --threads {threads} --store {output.store} --manifest {output.manifest}"
-        " {params.folders:q} 2> {log}"
+        " --shard {wildcards.shard:q}"
+        " --threads {threads} --store {output.store:q} --manifest {output.manifest:q}"
+        " {params.folders:q} 2> {log:q}"

@@ -104,4 +104,4 @@ def trained_beside(wildcards, threads):
         if run != mine and all(run[name] == mine[name] for name in ("encoder", "layer"))
     ]
     settings = {f"{SAE.format(**run)}/sae.json": CONFIG.slice("train_sae", run) for run in others}
-    return [f"--beside {shlex.quote(f'{path}={text}')}" for path, text in settings.items()]
+    return options("--beside", [f"{path}={text}" for path, text in settings.items()])

@@ -111,7 +111,8 @@ rule table:
     message:
         "Table: {wildcards.table}"
     shell:
-        "python -m mammo_sae table --csv {output.csv} --parquet {output.parquet} {input} 2> {log}"
+        "python -m mammo_sae table --csv {output.csv:q} --parquet {output.parquet:q} {input:q}"
+        " 2> {log:q}"
 
 
 rule figure_cohort:
@@ -149,9 +150,9 @@ rule figure_cohort:
     message:
         "Figure: cohort"
     shell:
-        "python -m mammo_sae figure-cohort --settings {params.cfg:q} --images {input.images}"
-        " --concepts {params.concepts} --counts {output.counts} --output {output.figure}"
-        " {input.manifests} 2> {log}"
+        "python -m mammo_sae figure-cohort --settings {params.cfg:q} --images {input.images:q}"
+        " --concepts {params.concepts:q} --counts {output.counts:q} --output {output.figure:q}"
+        " {input.manifests:q} 2> {log:q}"
 
 
 rule configuration:
@@ -178,7 +179,8 @@ rule configuration:
     message:
         "Configuration, for the report"
     shell:
-        "python -m mammo_sae configuration --content {params.content:q} --output {output} 2> {log}"
+        "python -m mammo_sae configuration --content {params.content:q} --output {output:q}"
+        " 2> {log:q}"
 
 
 rule crate:
@@ -203,7 +205,7 @@ rule crate:
     message:
         "RO-Crate of the run"
     shell:
-        "python -m mammo_sae crate --output {output} {input} 2> {log}"
+        "python -m mammo_sae crate --output {output:q} {input:q} 2> {log:q}"
 
 
 rule quarantine:
@@ -233,8 +235,8 @@ rule quarantine:
     message:
         "Files left out or noticed"
     shell:
-        "python -m mammo_sae quarantine --cohort {input.cohort} --output {output}"
-        " {input.manifests} 2> {log}"
+        "python -m mammo_sae quarantine --cohort {input.cohort:q} --output {output:q}"
+        " {input.manifests:q} 2> {log:q}"
 
 
 rule registry:
@@ -262,7 +264,7 @@ rule registry:
     message:
         "Registry of the encoders"
     shell:
-        "python -m mammo_sae registry --output {output} {input} 2> {log}"
+        "python -m mammo_sae registry --output {output:q} {input:q} 2> {log:q}"
 
 
 rule figure_encoders:
@@ -290,7 +292,7 @@ rule figure_encoders:
     message:
         "Figure: encoders"
     shell:
-        "python -m mammo_sae figure-encoders --encoders {input} --output {output} 2> {log}"
+        "python -m mammo_sae figure-encoders --encoders {input:q} --output {output:q} 2> {log:q}"
 
 
 rule figure_training:
@@ -319,8 +321,9 @@ rule figure_training:
     message:
         "Figure: training of {wildcards.sae} on {wildcards.encoder}"
     shell:
-        "python -m mammo_sae figure-training --encoder {wildcards.encoder} --sae {wildcards.sae}"
-        " --layers {params.layers} --output {output} {input} 2> {log}"
+        "python -m mammo_sae figure-training --encoder {wildcards.encoder:q}"
+        " --sae {wildcards.sae:q}"
+        " --layers {params.layers:q} --output {output:q} {input:q} 2> {log:q}"
 
 
 rule figure_layers:
@@ -351,9 +354,9 @@ rule figure_layers:
     message:
         "Figure: layers, {wildcards.sae}"
     shell:
-        "python -m mammo_sae figure-layers --quality {input.quality} --latents {input.latents}"
-        " --alignment {input.alignment} --confounds {input.confounds} --sae {wildcards.sae}"
-        " --output {output} 2> {log}"
+        "python -m mammo_sae figure-layers --quality {input.quality:q} --latents {input.latents:q}"
+        " --alignment {input.alignment:q} --confounds {input.confounds:q} --sae {wildcards.sae:q}"
+        " --output {output:q} 2> {log:q}"
 
 
 rule figure_readout:
@@ -382,8 +385,8 @@ rule figure_readout:
     message:
         "Figure: what can be read, {wildcards.sae}"
     shell:
-        "python -m mammo_sae figure-readout --probes {input} --sae {wildcards.sae}"
-        " --output {output} 2> {log}"
+        "python -m mammo_sae figure-readout --probes {input:q} --sae {wildcards.sae:q}"
+        " --output {output:q} 2> {log:q}"
 
 
 rule figure_sweep:
@@ -413,9 +416,10 @@ rule figure_sweep:
     message:
         "Figure: interventions on {wildcards.concept} for every k, {wildcards.sae}"
     shell:
-        "python -m mammo_sae figure-sweep --interventions {input.interventions}"
-        " --concept {wildcards.concept} --sae {wildcards.sae} --output {output} {input.sweeps}"
-        " 2> {log}"
+        "python -m mammo_sae figure-sweep --interventions {input.interventions:q}"
+        " --concept {wildcards.concept:q} --sae {wildcards.sae:q} --output {output:q}"
+        " {input.sweeps:q}"
+        " 2> {log:q}"
 
 
 rule figure_effects:
@@ -442,12 +446,12 @@ rule figure_effects:
         runtime=attempts(15),
     params:
         code=code("figure_effects"),
-        matched=lambda wildcards, input: f"--matched {input.matched}" if input.matched else "",
+        matched=lambda wildcards, input: options("--matched", input.matched),
     message:
         "Figure: effects of single latents, {wildcards.sae}"
     shell:
-        "python -m mammo_sae figure-effects --effects {input.effects} {params.matched}"
-        " --sae {wildcards.sae} --output {output} 2> {log}"
+        "python -m mammo_sae figure-effects --effects {input.effects:q} {params.matched:q}"
+        " --sae {wildcards.sae:q} --output {output:q} 2> {log:q}"
 
 
 rule figure_latents:
@@ -486,10 +490,10 @@ rule figure_latents:
         "Figure: latents of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
         " {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae figure-latents --settings {params.cfg:q} --images {input.images}"
-        " --codes {input.codes} --latents {input.latents} --alignment {input.alignment}"
-        " --confounds {input.confounds} --concept {wildcards.concept} --split {params.split}"
-        " --output {output} {input.manifests} 2> {log}"
+        "python -m mammo_sae figure-latents --settings {params.cfg:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q} --alignment {input.alignment:q}"
+        " --confounds {input.confounds:q} --concept {wildcards.concept:q} --split {params.split:q}"
+        " --output {output:q} {input.manifests:q} 2> {log:q}"
 
 
 rule figure_interventions:
@@ -519,8 +523,8 @@ rule figure_interventions:
         "Figure: interventions on {wildcards.concept}: {wildcards.encoder}, {wildcards.sae},"
         " seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae figure-interventions --interventions {input}"
-        " --concept {wildcards.concept} --output {output} 2> {log}"
+        "python -m mammo_sae figure-interventions --interventions {input:q}"
+        " --concept {wildcards.concept:q} --output {output:q} 2> {log:q}"
 
 
 rule figure_confounds:
@@ -553,9 +557,9 @@ rule figure_confounds:
         "Figure: confounds of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
         " {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae figure-confounds --latents {input.latents}"
-        " --confounds {input.confounds} --concept {wildcards.concept}"
-        " --min-kept {params.min_kept} --output {output} 2> {log}"
+        "python -m mammo_sae figure-confounds --latents {input.latents:q}"
+        " --confounds {input.confounds:q} --concept {wildcards.concept:q}"
+        " --min-kept {params.min_kept:q} --output {output:q} 2> {log:q}"
 
 
 rule figure_truth:
@@ -584,4 +588,4 @@ rule figure_truth:
     message:
         "Figure: verdicts against the plant"
     shell:
-        "python -m mammo_sae figure-truth --truth {input} --output {output} 2> {log}"
+        "python -m mammo_sae figure-truth --truth {input:q} --output {output:q} 2> {log:q}"

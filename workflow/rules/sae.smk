@@ -28,15 +28,16 @@ rule train_sae:
     params:
         cfg=cfg("train_sae"),
         code=code("train_sae"),
-        masks=lambda wildcards, input: [f"--image-store {path}" for path in input.masks],
+        masks=lambda wildcards, input: options("--image-store", input.masks),
         beside=trained_beside,
     message:
         "SAE: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae train-sae --settings {params.cfg:q} --layer {wildcards.layer}"
-        " --images {input.images}"
-        " --weights {output.weights} --description {output.description}"
-        " --history {output.history} {params.masks} {params.beside} {input.manifests} 2> {log}"
+        "python -m mammo_sae train-sae --settings {params.cfg:q} --layer {wildcards.layer:q}"
+        " --images {input.images:q}"
+        " --weights {output.weights:q} --description {output.description:q}"
+        " --history {output.history:q} {params.masks:q} {params.beside:q} {input.manifests:q}"
+        " 2> {log:q}"
 
 
 rule codes:
@@ -62,13 +63,14 @@ rule codes:
         runtime=attempts(120),
     params:
         code=code("codes"),
-        masks=lambda wildcards, input: [f"--image-store {path}" for path in input.masks],
+        masks=lambda wildcards, input: options("--image-store", input.masks),
     message:
         "Codes: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae codes --sae {input.sae[1]} --layer {wildcards.layer}"
-        " {params.masks} --store {output.store} --manifest {output.manifest} {input.manifests}"
-        " 2> {log}"
+        "python -m mammo_sae codes --sae {input.sae[1]:q} --layer {wildcards.layer:q}"
+        " {params.masks:q} --store {output.store:q} --manifest {output.manifest:q}"
+        " {input.manifests:q}"
+        " 2> {log:q}"
 
 
 rule sae_quality:
@@ -102,11 +104,11 @@ rule sae_quality:
     message:
         "Quality: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae sae-quality --settings {params.cfg:q} --run {wildcards.encoder}"
-        " {wildcards.layer} {wildcards.sae} {wildcards.seed} --images {input.images}"
-        " --sae {input.sae[1]} --codes {input.codes}"
-        " --encoder {params.encoder} --head {params.head}"
-        " --output {output} {input.manifests} 2> {log}"
+        "python -m mammo_sae sae-quality --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --sae {input.sae[1]:q} --codes {input.codes:q}"
+        " --encoder {params.encoder:q} --head {params.head:q}"
+        " --output {output:q} {input.manifests:q} 2> {log:q}"
 
 
 # One table per SAE of two seeds or more: how far they agree.
@@ -140,13 +142,15 @@ rule sae_stability:
     params:
         code=code("sae_stability"),
         seeds=lambda wildcards, input: [
-            f"--seed {seed} --description {sae} --codes {codes}"
+            word
             for seed, sae, codes in zip(
                 CONFIG.saes[wildcards.sae].seeds, input.saes, input.codes, strict=True
             )
+            for word in ("--seed", seed, "--description", sae, "--codes", codes)
         ],
     message:
         "Seed stability: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}"
     shell:
-        "python -m mammo_sae sae-stability --encoder {wildcards.encoder}"
-        " --layer {wildcards.layer} --sae {wildcards.sae} {params.seeds} --output {output} 2> {log}"
+        "python -m mammo_sae sae-stability --encoder {wildcards.encoder:q}"
+        " --layer {wildcards.layer:q} --sae {wildcards.sae:q} {params.seeds:q} --output {output:q}"
+        " 2> {log:q}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,18 @@ def load_pseudonyms(key_file: str | None) -> Pseudonyms:
     """
     if key_file is None:
         return Pseudonyms(PUBLIC_KEY)
+    make = f"openssl rand -hex 32 > {shlex.quote(key_file)}"
     try:
-        key = Path(key_file).expanduser().read_bytes().strip()
+        key = Path(key_file).read_bytes().strip()
     except OSError as error:
         raise InputError(
             f"key_file {key_file} can't be read ({error.strerror}); make one with "
-            f"`openssl rand -hex 32 > {key_file}` and keep it outside of the results"
+            f"`{make}` and keep it outside of the results"
         ) from None
     if len(key) < LEAST_KEY_BYTES:
         raise InputError(
             f"key_file {key_file} holds {len(key)} bytes; a key needs {LEAST_KEY_BYTES} or more, "
-            f"make one with `openssl rand -hex 32 > {key_file}`"
+            f"make one with `{make}`"
         )
     return Pseudonyms(key)
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
 from mammo_sae.dicom.refusal import Policy
-from mammo_sae.settings import Settings
+from mammo_sae.settings import PathText, Settings
 
 ConceptName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -69,11 +69,11 @@ class PhantomCohort(_Cohort):
 class _Downloaded(_Cohort):
     """A public dataset, whose ids are pseudonyms already."""
 
-    source: str = Field(min_length=1, description="the folder, as downloaded")
-    external: str | None = Field(
+    source: PathText = Field(min_length=1, description="the folder, as downloaded")
+    external: PathText | None = Field(
         None, description="a second folder of the same form, which becomes the split `external`"
     )
-    key_file: str | None = Field(
+    key_file: PathText | None = Field(
         None,
         description="file with the secret that pseudonyms are made with, kept outside of the "
         "results; without one a public key is used, for ids that are pseudonyms already",
@@ -102,11 +102,11 @@ class TableCohort(_Cohort):
     """Your own images: a folder with DICOM files and a table that says what they show."""
 
     kind: Literal["table"] = Field("table", description="a folder with images.csv and DICOM files")
-    source: str = Field(min_length=1, description="the folder")
-    external: str | None = Field(
+    source: PathText = Field(min_length=1, description="the folder")
+    external: PathText | None = Field(
         None, description="a second folder of the same form, which becomes the split `external`"
     )
-    key_file: str = Field(
+    key_file: PathText = Field(
         min_length=1,
         description="file with the secret that pseudonyms are made with, kept outside of the "
         "results",

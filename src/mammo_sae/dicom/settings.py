@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mammo_sae.dicom.refusal import Policy
-from mammo_sae.settings import Settings
+from mammo_sae.settings import PathText, Settings
 
 
 class TriageSettings(Settings):
@@ -104,4 +104,4 @@ class ConversionSettings(Settings):
         min_length=1, description="concepts whose regions are stored -> category of the source"
     )
     shards: int = Field(1, ge=1, description="number of shards of the cohort")
-    key_file: str | None = Field(None, description="file with the secret of the pseudonyms")
+    key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")

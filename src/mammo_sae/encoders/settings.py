@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from mammo_sae.encoders.architectures import ArchitectureName
-from mammo_sae.settings import Settings
+from mammo_sae.settings import PathText, Settings
 
 LITE0 = "efficientnet-lite0"
 
@@ -28,7 +28,7 @@ class EfficientNetSource(Settings):
 
     kind: Literal["efficientnet"]
     architecture: ArchitectureName = Field(description="which network the state dict is for")
-    path: str = Field(description="file of the state dict (torch.save)")
+    path: PathText = Field(description="file of the state dict (torch.save)")
     sha256: str | None = Field(
         default=None, description="SHA-256 the file must have, 64 hex digits; null: not checked"
     )
@@ -43,7 +43,7 @@ class MammoClipSource(Settings):
     architecture: Literal["efficientnet-b2", "efficientnet-b5"] = Field(
         default="efficientnet-b5", description="which of its two encoders the checkpoint holds"
     )
-    path: str = Field(description="file of the checkpoint")
+    path: PathText = Field(description="file of the checkpoint")
     hub: str | None = Field(
         default=None,
         description="Hugging Face id of the file (owner/repository/path/in/it), fetched to `path` "

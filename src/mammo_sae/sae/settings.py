@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from mammo_sae.errors import InputError
-from mammo_sae.settings import Settings, explain
+from mammo_sae.settings import PathText, Settings, explain
 
 
 class AuxKVariant(Settings):
@@ -104,7 +104,7 @@ class PublishedVariant(Settings):
     """
 
     name: Literal["published"] = Field("published", description="weights from a file")
-    path: str = Field(
+    path: PathText = Field(
         description="Mammo-SAE's sparse_autoencoder_final.pt, or a folder in SAELens's layout"
     )
     sha256: str = Field(

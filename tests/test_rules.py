@@ -1,0 +1,37 @@
+"""What every rule of the workflow must hold to, read from the rules' text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+RULES = Path(__file__).parents[1] / "workflow" / "rules"
+FILES = sorted(RULES.glob("*.smk"))
+
+
+def shells(text: str) -> dict[str, str]:
+    """Return rule -> its shell command, as written."""
+    found = {}
+    for rule in re.split(r"(?m)^ *rule (?=\w+:$)", text)[1:]:
+        command = re.search(r'(?m)^ +shell:\n((?: +".*"\n?)+)', rule)
+        assert command, rule[:60]
+        lines = [line.strip()[1:-1] for line in command[1].splitlines()]
+        found[rule.partition(":")[0]] = "".join(lines)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_word_that_enters_a_shell_line_is_quoted(file):
+    for rule, command in shells(file.read_text()).items():
+        for field in re.findall(r"(?<!{){([^{}]*)}", command):
+            assert field.endswith(":q") or field == "threads", f"{rule}: {{{field}}}"
+
+
+def test_rules_are_found_in_their_text():
+    names = [name for file in FILES for name in shells(file.read_text())]
+    assert {"phantom", "fetch_checkpoint", "train_sae", "figure_truth"} <= set(names)
+    assert len(names) == sum(
+        len(re.findall(r"(?m)^ *rule \w+:$", file.read_text())) for file in FILES
+    )
