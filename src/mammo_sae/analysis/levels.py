@@ -20,19 +20,18 @@ class Levels:
 
 
 def levels(column: pd.Series, most: int) -> Levels:
-    """Return `column` as at most `most` categories, numbers with more values cut at quartiles.
+    """Return `column` as at most `most` categories.
 
-    Categories beyond the `most` - 1 most frequent become one, "other".
+    Numbers with more values than that are binned (see `_binned`); levels of numbers ascend, and
+    what is not finite is unknown. Of words the `most` - 1 most frequent are kept, and the others
+    become one level, "other".
     """
     known = column.dropna()
-    if pd.api.types.is_numeric_dtype(known) and known.nunique() > most:
+    numbers = pd.api.types.is_numeric_dtype(known) and not pd.api.types.is_bool_dtype(known)
+    if numbers and len(known):
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        inner = np.linspace(0, 1, NUMERIC_BINS + 1)[1:-1]
-        edges = np.unique(np.quantile(known.to_numpy(dtype=np.float64), inner))
-        code = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
-        bounds = ["", *(f"{edge:g}" for edge in edges), ""]
-        names = [f"{a}..{b}" for a, b in pairwise(bounds)]
-        return Levels(code.astype(np.int64), names)
+        values = np.where(np.isfinite(values), values, np.nan)
+        return _binned(values, min(NUMERIC_BINS, most)) if known.nunique() > most else _few(values)
     text = column.astype("string")
     counts = text.value_counts()
     kept = sorted(counts.index if len(counts) <= most else counts.index[: most - 1])
@@ -43,3 +42,43 @@ def levels(column: pd.Series, most: int) -> Levels:
         names.append("other")
     code[text.isna().to_numpy()] = -1
     return Levels(code, names)
+
+
+def _few(values: np.ndarray) -> Levels:
+    """Return every number of `values` [n] as a level, NaN unknown."""
+    found = np.unique(values[~np.isnan(values)])
+    code = np.where(np.isnan(values), -1, np.searchsorted(found, values))
+    return Levels(code.astype(np.int64), [_name(value) for value in found])
+
+
+def _binned(values: np.ndarray, bins: int) -> Levels:
+    """Return numbers [n] as at most `bins` levels of about equally many images, NaN unknown.
+
+    A value that fills a bin by itself (the 0 of a count, a sentinel such as 99) is a level of its
+    own, and the other numbers are cut at quantiles into the bins that they fill. Quantiles of all
+    numbers would fall on that value and put everything into one level.
+    """
+    found, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    repeated = found[counts * bins >= counts.sum()]
+    other = ~np.isin(values, repeated) & ~np.isnan(values)
+    share = other.sum() / counts.sum()
+    parts = [(value, _name(value), values == value) for value in repeated]
+    if other.any():
+        inner = np.linspace(0, 1, max(1, round(bins * share)) + 1)[1:-1]
+        edges = np.unique(np.quantile(values[other], inner))
+        place = np.searchsorted(edges, values, side="right")
+        bounds = ["", *map(_name, edges), ""]
+        for number, (low, high) in enumerate(pairwise(bounds)):
+            inside = other & (place == number)
+            if inside.any():
+                name = f"{low}..{high}" if len(edges) else "other"
+                parts.append((np.median(values[inside]), name, inside))
+    code = np.full(len(values), -1, np.int64)
+    parts.sort(key=lambda part: part[0])
+    for number, (_, _, inside) in enumerate(parts):
+        code[inside] = number
+    return Levels(code, [name for _, name, _ in parts])
+
+
+def _name(value: float) -> str:
+    return f"{value:.12g}"
