@@ -9,10 +9,17 @@ from mammo_sae.dicom.canonical import (
     canonical_image,
     published_boxes,
 )
+from mammo_sae.dicom.files import read_image
 from mammo_sae.dicom.geometry import transform_boxes
 from mammo_sae.dicom.pixels import read_pixels
 from mammo_sae.dicom.refusal import Reason, Refusal
-from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings
+from mammo_sae.dicom.settings import (
+    AsIsSettings,
+    ClinicalSettings,
+    MammoClipSettings,
+    TriageSettings,
+)
+from mammo_sae.dicom.triage import Expected, judge_image
 
 
 def stored(shown: np.ndarray) -> np.ndarray:
@@ -170,6 +177,47 @@ def test_resizing_agrees_with_opencv():
     ]
     np.testing.assert_allclose(_resize_like_opencv(image, 4, 5), shrunk, atol=1)
     np.testing.assert_allclose(_resize_like_opencv(image, 7, 11), grown, atol=1)
+
+
+def raster(tmp_path, pixels: np.ndarray) -> tuple:
+    np.save(tmp_path / "a.npy", pixels)
+    return read_image(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("side", ["L", "R"])
+def test_as_is_leaves_an_image_of_the_right_size_as_it_is(tmp_path, picture, side):
+    pixels = np.rint(picture(120, 80, side=side) * 200 + 20).astype(np.uint8)
+    canonical = canonical_image(*raster(tmp_path, pixels), AsIsSettings(height=120, width=80))
+    np.testing.assert_array_equal(canonical.pixels, pixels)
+    np.testing.assert_array_equal(canonical.geometry.affine, [[1, 0, 0], [0, 1, 0]])
+    assert not canonical.resized
+    assert canonical.breast.any()
+
+
+def test_as_is_maps_sixteen_bits_by_their_nominal_range_alone(tmp_path, picture):
+    pixels = np.rint(picture(120, 80) * 3000 + 500).astype(np.uint16)
+    canonical = canonical_image(*raster(tmp_path, pixels), AsIsSettings(height=120, width=80))
+    np.testing.assert_allclose(canonical.pixels, pixels / 4095 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(240, 160), (60, 40), (120, 50)])
+def test_as_is_resizes_an_image_of_another_size_whole_and_says_so(tmp_path, picture, rows, columns):
+    pixels = np.rint(picture(rows, columns, side="R") * 200 + 20).astype(np.uint8)
+    canonical = canonical_image(*raster(tmp_path, pixels), AsIsSettings(height=120, width=80))
+    scale = min(120 / rows, 80 / columns)
+    np.testing.assert_allclose(canonical.geometry.affine, [[scale, 0, 0], [0, scale, 0]])
+    shown = _resize_like_opencv(pixels, round(rows * scale), round(columns * scale))
+    inside = canonical.pixels[: shown.shape[0], : shown.shape[1]].astype(int)
+    np.testing.assert_allclose(inside, shown, atol=1)
+    assert canonical.resized
+    found = judge_image(canonical, Expected(side="R", view="CC"), TriageSettings())
+    assert found == [Reason.RESIZED]
+
+
+def test_as_is_refuses_an_image_without_content(tmp_path):
+    with pytest.raises(Refusal) as refused:
+        canonical_image(*raster(tmp_path, np.full((50, 50), 9, np.uint8)), AsIsSettings())
+    assert refused.value.reason is Reason.BLANK
 
 
 # Of OpenCV 5.0.0, as above: rows separated by commas. In all of these a border between source

@@ -10,6 +10,7 @@ import pydicom
 import pytest
 import zarr
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.dicom import convert
@@ -157,6 +158,54 @@ def test_nothing_identifying_reaches_an_output(folder, tmp_path, capfd):
             assert secret not in content, path
             assert secret not in str(path.relative_to(out)).encode()
     assert CANARY not in spoken.out + spoken.err
+
+
+def as_rasters(folder: Path, form: str) -> None:
+    """Replace the DICOM files by others with the same pixels, and secrets where they have room."""
+    for path in (folder / "images").rglob("*.dicom"):
+        stored = pydicom.dcmread(path).pixel_array
+        path.unlink()
+        if form == "npy":
+            np.save(path.with_suffix(".npy"), stored)
+            continue
+        image, exif = Image.fromarray(stored), Image.Exif()
+        exif[0x010E] = exif[0x013B] = f"{CANARY} description"
+        text = PngInfo()
+        text.add_text("PatientName", f"{CANARY}^Jane")
+        text.add_itxt("Comment", f"{CANARY} comment", zip=True)
+        options = {"pnginfo": text} if form == "png" else {}
+        image.save(path.with_suffix(f".{form}"), exif=exif, **options)
+        assert CANARY.encode() in path.with_suffix(f".{form}").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["png", "tiff", "npy"])
+@pytest.mark.parametrize("images", [SETTINGS.images, MammoClipSettings(height=60, width=40)])
+def test_other_files_with_the_same_pixels_give_the_same_images(folder, tmp_path, form, images):
+    settings = SETTINGS.model_copy(update={"images": images})
+    from_dicom = convert_all(folder, tmp_path / "dicom", settings)
+    as_rasters(folder, form)
+    from_other = convert_all(folder, tmp_path / form, settings)
+    assert from_other.image_ids == from_dicom.image_ids
+    assert len(from_other) == 3
+    for name in ("pixels", "breast", "region_masks", "affine", "flipped"):
+        np.testing.assert_array_equal(getattr(from_other, name)(), getattr(from_dicom, name)())
+    facts = from_other.facts(from_other.image_ids)
+    assert set(facts["transfer_syntax"]) == {form.upper()}
+    # What only a DICOM header says is not known, rather than said to be absent.
+    assert not {"voi", "windows", "photometric", "bits_stored", "same_uid"} & set(facts)
+
+
+@pytest.mark.parametrize("form", ["png", "tiff"])
+def test_nothing_from_the_metadata_of_other_files_reaches_an_output(folder, tmp_path, capfd, form):
+    as_rasters(folder, form)
+    next((folder / "images").rglob(f"*.{form}")).write_bytes(f"{CANARY} broken".encode())
+    convert_all(folder, tmp_path / "out")
+    spoken = capfd.readouterr()
+    assert "[not_image]" in spoken.err
+    assert CANARY not in spoken.out + spoken.err
+    for path in (tmp_path / "out").rglob("*"):
+        assert CANARY not in path.name
+        assert path.is_dir() or CANARY.encode() not in path.read_bytes()
 
 
 def cut(folder: Path, number: int) -> None:

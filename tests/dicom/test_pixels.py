@@ -265,7 +265,7 @@ def test_an_empty_pixel_element_is_none(tmp_path, write_dicom):
 
 def test_a_missing_file_and_a_text_file_are_refused_without_their_paths(tmp_path):
     text = tmp_path / "patient-name.dcm"
-    for reason in (Reason.MISSING, Reason.NOT_DICOM):
+    for reason in (Reason.MISSING, Reason.NOT_IMAGE):
         with pytest.raises(Refusal) as refused:
             read_pixels(text)
         assert refused.value.reason is reason

@@ -66,7 +66,7 @@ def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, pictu
         "implant": ("converted", "implant"),
         "other_view": ("converted", "view"),
         "cut": ("left out", "truncated"),
-        "text": ("left out", "not_dicom"),
+        "text": ("left out", "not_image"),
         "missing": ("left out", "missing"),
         "stray": ("left out", "unannotated"),
     }

@@ -41,7 +41,7 @@ REFUSED = {
             no_meta_group_length.dcm priv_SQ.dcm reportsi.dcm reportsi_with_empty_number_tags.dcm
             rtplan.dcm rtplan_truncated.dcm test-SR.dcm waveform_ecg.dcm""",
         # Neither preamble nor file meta information: what they are is a guess.
-        Reason.NOT_DICOM: """
+        Reason.NOT_IMAGE: """
             ExplVR_BigEndNoMeta.dcm ExplVR_LitEndNoMeta.dcm no_meta.dcm rtstruct.dcm
             dicomdirtests/TINY_ALPHA/README""",
         Reason.HEADER: "badVR.dcm",
@@ -62,7 +62,7 @@ REFUSED = {
             color3d_jpeg_baseline.dcm eCT_Supplemental.dcm emri_small.dcm emri_small_RLE.dcm
             emri_small_big_endian.dcm emri_small_jpeg_2k_lossless.dcm
             emri_small_jpeg_ls_lossless.dcm liver.dcm liver_expb.dcm""",
-        Reason.NOT_DICOM: "OT-PAL-8-face.dcm",
+        Reason.NOT_IMAGE: "OT-PAL-8-face.dcm",
         Reason.TRUNCATED: "emri_small_jpeg_2k_lossless_too_short.dcm",
     },
 }

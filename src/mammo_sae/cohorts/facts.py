@@ -1,4 +1,4 @@
-"""What a DICOM header tells a cohort's tables, for datasets whose own tables do not."""
+"""What an image file's header tells a cohort's tables, for datasets whose own tables do not."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pydicom
 from mammo_sae.cohorts.tables import age_bin
 from mammo_sae.dicom.acquisition import READ, read_acquisition
 from mammo_sae.dicom.header import spacing_mm
+from mammo_sae.dicom.raster import raster_kind, raster_size
 from mammo_sae.dicom.reading import parse_dicom
 from mammo_sae.dicom.refusal import Refusal
 from mammo_sae.progress import progress
@@ -78,6 +79,9 @@ def header_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
 
 def _facts(path: Path) -> Facts | None:
     try:
+        if raster_kind(path):
+            rows, columns = raster_size(path)
+            return Facts(rows, columns, None, None, None, None, None, None)
         with path.open("rb") as stream:
             dataset = parse_dicom(BytesIO(stream.read(HEADER_BYTES)), TAGS, pixels=False)
         taken = read_acquisition(dataset)

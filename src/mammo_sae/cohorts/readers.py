@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts import cbis_ddsm, cmmd, embed, inbreast, rsna, table, vindr
+from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.errors import InputError
@@ -94,7 +95,7 @@ def stray_files(kind: str, sources: Sequence[Path]) -> list[str]:
         else:
             located = reader.locate_folder(folder).values()
             named = {file for files in located for file in (files.dicom, *files.others)}
-        strays = set(folder.glob(reader.PATTERN)) - named
+        strays = set(filter(is_image_name, folder.glob(reader.PATTERN))) - named
         found |= {path.relative_to(folder).as_posix() for path in strays}
     return sorted(found)
 

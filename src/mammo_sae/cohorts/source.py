@@ -18,7 +18,8 @@ Keep = Callable[[str], bool]
 class SourceFiles:
     """The files of one image.
 
-    `patient` is the source's id. `mask` is an 8-bit image of bit planes, of the original matrix;
+    `dicom` is the image itself, which may be a PNG, JPEG, TIFF or NPY file as well. `patient` is
+    the source's id. `mask` is an 8-bit image of bit planes, of the original matrix;
     `mask_bits` says which bit is which region. Datasets with boxes alone have no mask.
     `annotation` is the text of the cells that the image's conversion depends on: view, side, size,
     boxes; `others` are files that boxes are read from.

@@ -1,13 +1,14 @@
-"""Your own images: a folder with DICOM files and one or two tables.
+"""Your own images: a folder with image files and one or two tables.
 
 ::
 
     images.csv      one row per image: file, patient_id, split, view, side; a 0/1 column per
                     concept; optional density (A-D), birads (0-6), and covariates
     findings.csv    optional, one row per box: file, finding, xmin, ymin, xmax, ymax
-    ...             the DICOM files; `file` is a path relative to the folder
+    ...             DICOM, PNG, JPEG, TIFF or NPY files; `file` is a path relative to the folder
 
-Size, spacing, manufacturer, model and age come from the DICOM headers.
+Size, spacing, manufacturer, model and age come from the DICOM headers; of other files the size is
+known alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ IMAGES = "images.csv"
 FINDINGS = "findings.csv"
 TABLES = (IMAGES, FINDINGS)
 """Files that `read_folder` reads."""
-PATTERN = "**/*.[dD][cCiI]*[mM]"
+PATTERN = "**/*"
 """Where images lie."""
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    images/<study_id>/<image_id>.dicom
+    images/<study_id>/<image_id>.dicom   or .png, .jpg, .tiff, .npy of the same matrix
     breast-level_annotations.csv     one row per image
     finding_annotations.csv          one row per finding
     metadata.csv                     DICOM attributes, one row per image
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
@@ -35,7 +36,7 @@ TRUTH_DESCRIPTION = "truth.json"
 METADATA_ID = "SOP Instance UID"
 TABLES = (BREASTS, FINDINGS, METADATA, TRUTH, TRUTH_DESCRIPTION)
 """Files that `read_folder` reads."""
-PATTERN = "images/*/*.dicom"
+PATTERN = "images/*/*"
 """Where images lie."""
 
 CLASSES: dict[str, tuple[str, str | int]] = {
@@ -145,9 +146,15 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     ):
         boxes.setdefault(image, []).append(cells)
     shown = breasts.cells(["laterality", "view_position", "height", "width"])
+    listings = Listings()
+
+    def file(study: str, image: str) -> Path:
+        in_study = folder / "images" / study
+        return listings.find(in_study, image) or in_study / f"{image}.dicom"
+
     return {
         image: SourceFiles(
-            dicom=folder / "images" / study / f"{image}.dicom",
+            dicom=file(study, image),
             patient=study,
             annotation="\n".join([cells, *sorted(boxes.get(image, []))]),
             mask=folder / "masks" / f"{image}.png" if bits else None,

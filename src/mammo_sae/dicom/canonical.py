@@ -1,4 +1,4 @@
-"""The two preprocessings that turn a DICOM's pixels into the canonical image."""
+"""The preprocessings that turn a file's pixels into the canonical image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
 from mammo_sae.dicom.pixels import display_values, stored_values
 from mammo_sae.dicom.refusal import Reason, Refusal
-from mammo_sae.dicom.settings import ClinicalSettings, ImagesSettings
+from mammo_sae.dicom.settings import (
+    AsIsSettings,
+    ClinicalSettings,
+    ImagesSettings,
+    MammoClipSettings,
+)
 
 THUMBNAIL = 192  # pixels along the longer side of what the flip is decided on
 MAMMO_CLIP_BORDER = 5  # pixels
@@ -21,11 +26,15 @@ MAMMO_CLIP_BACKGROUND = 40  # grey level of 255
 
 @dataclass(frozen=True)
 class Canonical:
-    """A canonical image: pixels uint8 [H, W], breast bool [H, W], and how it was placed."""
+    """A canonical image: pixels uint8 [H, W], breast bool [H, W], and how it was placed.
+
+    `resized` says that an image which the settings take as it is did not have their size.
+    """
 
     pixels: np.ndarray
     breast: np.ndarray
     geometry: Geometry
+    resized: bool = False
 
 
 def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings) -> Canonical:
@@ -34,7 +43,7 @@ def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings)
     Parameters
     ----------
     header, codes
-        As `mammo_sae.dicom.pixels.read_pixels` returns them.
+        As `mammo_sae.dicom.files.read_image` returns them.
     settings
         Which preprocessing, and its parameters.
 
@@ -45,35 +54,62 @@ def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings)
     """
     if isinstance(settings, ClinicalSettings):
         pixels, geometry = _clinical(header, codes, settings)
-    else:
+    elif isinstance(settings, MammoClipSettings):
         pixels, geometry = _mammo_clip(header, codes, settings.height, settings.width)
-    return Canonical(pixels, breast_mask(pixels), geometry)
+    else:
+        pixels, geometry = _as_is(header, codes, settings)
+    resized = isinstance(settings, AsIsSettings) and codes.shape != pixels.shape
+    return Canonical(pixels, breast_mask(pixels), geometry, resized)
 
 
 def _clinical(
     header: Header, codes: np.ndarray, settings: ClinicalSettings
 ) -> tuple[np.ndarray, Geometry]:
     shown = display_values(header, voi=settings.voi, voi_index=settings.voi_index)
-    rows, columns = codes.shape
-    step = max(1, max(rows, columns) // THUMBNAIL)
+    step = max(1, max(codes.shape) // THUMBNAIL)
     thumbnail = shown[codes[::step, ::step]]
-    if thumbnail.min() == thumbnail.max() and np.ptp(shown[codes]) == 0:
+    if thumbnail.min() == thumbnail.max():
+        _check_content(shown, codes)
+    flipped = is_on_the_right(breast_mask(np.rint(thumbnail * 255).astype(np.uint8)))
+    geometry = _whole_image(codes, settings.height, settings.width, flipped=flipped)
+    return _resampled(geometry, codes, shown), geometry
+
+
+def _as_is(
+    header: Header, codes: np.ndarray, settings: AsIsSettings
+) -> tuple[np.ndarray, Geometry]:
+    shown = display_values(header, voi="none")
+    _check_content(shown, codes)
+    geometry = _whole_image(codes, settings.height, settings.width, flipped=False)
+    return _resampled(geometry, codes, shown), geometry
+
+
+def _check_content(shown: np.ndarray, codes: np.ndarray) -> None:
+    if np.ptp(shown[codes]) == 0:
         raise Refusal(Reason.BLANK)
-    scale = min(settings.height / rows, settings.width / columns)
-    geometry = Geometry(
+
+
+def _whole_image(codes: np.ndarray, height: int, width: int, *, flipped: bool) -> Geometry:
+    """Return how the image fits, whole and undistorted: left, in the middle of the height."""
+    rows, columns = codes.shape
+    scale = min(height / rows, width / columns)
+    return Geometry(
         crop=(0, 0, columns, rows),
-        flipped=is_on_the_right(breast_mask(np.rint(thumbnail * 255).astype(np.uint8))),
+        flipped=flipped,
         scale_x=scale,
         scale_y=scale,
         offset_x=0.0,
-        offset_y=float(int((settings.height - rows * scale) / 2)),
-        height=settings.height,
-        width=settings.width,
+        offset_y=float(int((height - rows * scale) / 2)),
+        height=height,
+        width=width,
     )
+
+
+def _resampled(geometry: Geometry, codes: np.ndarray, shown: np.ndarray) -> np.ndarray:
     resized = geometry.resample(codes, shown)
     np.clip(resized, 0.0, 1.0, out=resized)
     resized *= 255
-    return np.rint(resized, out=resized).astype(np.uint8), geometry
+    return np.rint(resized, out=resized).astype(np.uint8)
 
 
 def _mammo_clip(

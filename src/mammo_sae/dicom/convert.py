@@ -1,4 +1,4 @@
-"""The step that converts the DICOM files of one shard into a store of canonical images."""
+"""The step that converts the image files of one shard into a store of canonical images."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.cohorts.tables import BOX
 from mammo_sae.compute.ordered import in_order
 from mammo_sae.dicom.canonical import canonical_image, published_boxes
+from mammo_sae.dicom.files import read_image, why_unreadable
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
-from mammo_sae.dicom.pixels import read_pixels, why_unreadable
+from mammo_sae.dicom.raster import KINDS
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ConversionSettings, TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
@@ -302,7 +303,7 @@ class Job:
 
     def _convert(self) -> Outcome:
         policy = self._settings.triage
-        header, codes = read_pixels(self._files.dicom)
+        header, codes = read_image(self._files.dicom)
         found = judge_header(header, self._expected, policy)
         if codes.shape != self._size:
             raise Refusal(Reason.SIZE)
@@ -352,8 +353,11 @@ class Job:
 def _facts(header: Header) -> dict[str, str]:
     """Return what may confound: how the file is coded and how its values are to be displayed.
 
-    Of texts only those that the standard defines: others may say anything.
+    Of texts only those that the standard defines: others may say anything. A raster file says how
+    it is coded alone.
     """
+    if header.syntax in KINDS:
+        return {"transfer_syntax": header.syntax}
     voi = "none"
     if header.voi_luts:
         voi = "table"

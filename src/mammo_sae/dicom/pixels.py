@@ -87,7 +87,7 @@ def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
             except Exception as error:  # the parser raises many kinds on what is no DICOM file
                 stream.seek(0)
                 known = stream.read(132).endswith(b"DICM")
-                reason = Reason.TRUNCATED if known else Reason.NOT_DICOM
+                reason = Reason.TRUNCATED if known else Reason.NOT_IMAGE
                 raise Refusal(reason, type(error).__name__) from None
     except FileNotFoundError:
         raise Refusal(Reason.MISSING) from None

@@ -1,4 +1,4 @@
-"""Why a DICOM file is not converted: one code and one sentence per reason."""
+"""Why an image file is not converted: one code and one sentence per reason."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ class Reason(Enum):
 
     MISSING = ("missing", "an annotation speaks of the image, but there is no such file")
     UNREADABLE = ("unreadable", "the file can't be opened")
-    NOT_DICOM = ("not_dicom", "the file is not DICOM")
+    NOT_IMAGE = ("not_image", "the file is neither DICOM nor PNG, JPEG, TIFF or NPY")
     HEADER = ("header", "an image attribute is missing or not a number")
     NO_PIXELS = ("no_pixels", "the file has no integer pixel data")
-    COLOUR = ("colour", "the image is not MONOCHROME1 or MONOCHROME2 with one sample per pixel")
+    COLOUR = ("colour", "the image is in colour or partly transparent, not grey levels alone")
     MULTI_FRAME = ("multi_frame", "the image has several frames")
-    BITS = ("bits", "the pixels are not 8 or 16 bits allocated with consistent bits stored")
+    BITS = ("bits", "the pixels are not whole numbers of 8 or 16 bits, consistently stored")
+    TOO_LARGE = ("too_large", "the image has more pixels than any mammogram")
     SYNTAX = ("syntax", "no trusted decoder exists for the transfer syntax")
     TRUNCATED = ("truncated", "the file is cut off, or damaged so that its end can't be found")
     DECODE = ("decode", "the pixel data are damaged")
@@ -50,6 +51,7 @@ class Reason(Enum):
         "presentation",
         "PresentationLUTShape contradicts the photometric interpretation, which is followed",
     )
+    RESIZED = ("resized", "the image was resized, though the settings take images as they are")
     DUPLICATE = ("duplicate", "another image has the same pixels or the same instance UID")
 
     @property
@@ -59,7 +61,7 @@ class Reason(Enum):
 
 
 class Refusal(Exception):
-    """A DICOM file can't be converted.
+    """An image file can't be converted.
 
     The message holds the reason alone, never a value or a path from the file: it is printed and
     logged beside the image's pseudonym.

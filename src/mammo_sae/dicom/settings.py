@@ -1,4 +1,4 @@
-"""Settings of the conversion from DICOM to canonical images."""
+"""Settings of the conversion from files to canonical images."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ class TriageSettings(Settings):
     implant: Policy = Field("accept", description="breast with an implant")
     implant_displaced: Policy = Field("accept", description="view with the implant displaced")
     presentation: Policy = Field("warn", description="header contradicts itself on inversion")
+    resized: Policy = Field(
+        "warn", description="image of another size than the settings', with preprocessing as_is"
+    )
     duplicate: Policy = Field(
         "refuse", description="same pixels or instance UID as an earlier image of the shard"
     )
@@ -88,8 +91,21 @@ class MammoClipSettings(_Images):
     )
 
 
+class AsIsSettings(_Images):
+    """Images that are preprocessed already, as PNGs of Mammo-CLIP's preprocessing are."""
+
+    preprocessing: Literal["as_is"] = Field(
+        "as_is",
+        description="for images that are preprocessed already: grey levels by their nominal range, "
+        "no crop, no stretching, no mirroring; resized, with its aspect ratio kept by padding, "
+        "only where the size differs",
+    )
+    height: int = Field(1520, ge=32, description="height of the canonical image, pixels")
+    width: int = Field(912, ge=32, description="width of the canonical image, pixels")
+
+
 ImagesSettings = Annotated[
-    ClinicalSettings | MammoClipSettings, Field(discriminator="preprocessing")
+    ClinicalSettings | MammoClipSettings | AsIsSettings, Field(discriminator="preprocessing")
 ]
 
 

@@ -45,9 +45,13 @@ def judge_header(header: Header, expected: Expected, policy: TriageSettings) -> 
 def judge_image(canonical: Canonical, expected: Expected, policy: TriageSettings) -> list[Reason]:
     """Return what is found about an image from its pixels; else as `judge_header`."""
     empty = not canonical.breast.any()
-    on_the_right = canonical.geometry.flipped != is_on_the_right(canonical.breast)
+    geometry = canonical.geometry
+    # Without the padding, which always lies on the right.
+    width = round(geometry.offset_x + geometry.scale_x * (geometry.crop[2] - geometry.crop[0]))
+    on_the_right = geometry.flipped != is_on_the_right(canonical.breast[:, :width])
     found = {
         Reason.NO_BREAST: empty,
+        Reason.RESIZED: canonical.resized,
         Reason.MIRRORED: not empty and on_the_right != (expected.side == "R"),
     }
     return _apply(found, policy)

@@ -1,0 +1,39 @@
+"""Image files, found whatever their suffix: datasets circulate as DICOM, PNG, JPEG, TIFF and NPY.
+
+The suffix says only that a file may be an image; what it is, its content decides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+"""In this order: where an image lies there as DICOM and as something else, DICOM is read."""
+
+
+def is_image_name(path: Path) -> bool:
+    """Say whether a file is an image by its name."""
+    return path.suffix.lower() in SUFFIXES
+
+
+class Listings:
+    """The image files of folders by name without suffix; every folder is listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, Path]] = {}
+
+    def find(self, folder: Path, name: str) -> Path | None:
+        """Return the image `name`, a file name without its suffix, in `folder`."""
+        if folder not in self._folders:
+            self._folders[folder] = _listed(folder)
+        return self._folders[folder].get(name)
+
+
+def _listed(folder: Path) -> dict[str, Path]:
+    try:
+        paths = [path for path in folder.iterdir() if is_image_name(path)]
+    except OSError:
+        return {}
+    # The first suffix last, so that it remains.
+    paths.sort(key=lambda path: (-SUFFIXES.index(path.suffix.lower()), path.name))
+    return {path.stem: path for path in paths}
