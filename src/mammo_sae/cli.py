@@ -46,6 +46,7 @@ Latents = Annotated[Path, typer.Option("--latents", help="Table written by `prob
 Output = Annotated[Path, typer.Option("--output", help="Table to write (.parquet).")]
 Picture = Annotated[Path, typer.Option("--output", help="Figure to write (.png).")]
 Concept = Annotated[str, typer.Option("--concept", help="Name of the concept.")]
+ShownSplit = Annotated[str, typer.Option("--split", help="The split whose images are shown.")]
 Store = Annotated[Path, typer.Option("--store", help="Store to write.")]
 Manifest = Annotated[Path, typer.Option("--manifest", help="Manifest to write (.json).")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads to use.")]
@@ -111,6 +112,13 @@ def _run(step: str, settings: str | None, *, inputs: Sequence[Path] = (), **argu
         arguments["provenance"] = provenance
     run(**arguments)
     _record(step, provenance, arguments)
+
+
+def _split_of_layers(text: str) -> dict[str, str]:
+    pairs = [pair.split("=") for pair in text.split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise InputError(f"--splits: {text!r} is not LAYER=SPLIT, such as head=test,blocks.14=test")
+    return dict(pairs)
 
 
 def _record(step: str, provenance: Any, arguments: Mapping[str, Any]) -> None:
@@ -830,10 +838,11 @@ def figure_layers(
 def figure_readout(
     probes: Annotated[Path, typer.Option(help="Table `probes` of all SAEs.")],
     sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    split: ShownSplit,
     output: Picture,
 ) -> None:
     """Draw what can be read from layer to layer."""
-    _run("figure_readout", None, probes=probes, sae=sae, output=output)
+    _run("figure_readout", None, probes=probes, sae=sae, split=split, output=output)
 
 
 @app.command("figure-sweep")
@@ -841,6 +850,9 @@ def figure_sweep(
     interventions: Annotated[Path, typer.Option(help="Table `interventions` of all SAEs.")],
     concept: Concept,
     sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    splits: Annotated[
+        str, typer.Option(help="The split to draw of each layer: LAYER=SPLIT, with commas.")
+    ],
     output: Picture,
     sweeps: Annotated[
         list[Path] | None, typer.Argument(help="Curves written by `interventions`, if any.")
@@ -854,6 +866,7 @@ def figure_sweep(
         interventions=interventions,
         concept=concept,
         sae=sae,
+        splits=_split_of_layers(splits),
         output=output,
     )
 
@@ -862,11 +875,20 @@ def figure_sweep(
 def figure_effects(
     effects: Annotated[Path, typer.Option(help="Table `effects` of all SAEs.")],
     sae: Annotated[str, typer.Option(help="Name of the SAE.")],
+    split: ShownSplit,
     output: Picture,
     matched: Annotated[Path | None, typer.Option(help="Table `matched_latents`.")] = None,
 ) -> None:
     """Draw which latents predictions rest on, and which of them fine-tuning brought."""
-    _run("figure_effects", None, effects=effects, matched=matched, sae=sae, output=output)
+    _run(
+        "figure_effects",
+        None,
+        effects=effects,
+        matched=matched,
+        sae=sae,
+        split=split,
+        output=output,
+    )
 
 
 @app.command("figure-latents")
@@ -879,10 +901,14 @@ def figure_latents(
     alignment: Annotated[Path, typer.Option(help="Table written by `alignment`.")],
     confounds: Annotated[Path, typer.Option(help="Table written by `confounds`.")],
     concept: Concept,
-    split: Annotated[str, typer.Option(help="The split whose images are shown.")],
+    split: ShownSplit,
     output: Picture,
+    latent: Annotated[
+        list[int] | None,
+        typer.Option(help="A latent to draw instead of the top ones; may be given several times."),
+    ] = None,
 ) -> None:
-    """Draw a concept's top latents on the images that excite them."""
+    """Draw a concept's top latents, or those asked for, on the images that excite them."""
     _run(
         "figure_latents",
         settings,
@@ -894,6 +920,7 @@ def figure_latents(
         confounds=confounds,
         concept=concept,
         split=split,
+        chosen=latent or [],
         output=output,
     )
 

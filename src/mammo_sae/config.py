@@ -200,6 +200,24 @@ class Config(Settings):
             return settings.base
         return encoder
 
+    def shown_split(self, analysis: str) -> str:
+        """Return the split whose scores a figure of `analysis` shows, of those that it reads.
+
+        The confirmation split, if the analysis reads it; else the first that it does read.
+        """
+        splits: tuple[str, ...] = getattr(self, analysis).splits
+        return self.probing.confirmation if self.probing.confirmation in splits else splits[0]
+
+    def shown_splits(self) -> dict[str, str]:
+        """Return the split that the figure of interventions shows, of every layer that has them."""
+        shown: dict[str, str] = {}
+        for layer in self.layers:
+            if layer == self.interventions.layer:
+                shown[layer] = self.shown_split("interventions")
+            elif layer in self.inner.layers:
+                shown[layer] = self.inner.confirmation
+        return shown
+
     def slice(self, step: str, wildcards: Mapping[str, str]) -> str:
         """Return what `step` uses of the configuration, as canonical JSON.
 

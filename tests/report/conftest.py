@@ -267,6 +267,28 @@ def is_figure():
     return check
 
 
+@pytest.fixture
+def drawn_text(monkeypatch):
+    """Draw a figure and return all text that it shows, legends and tick labels included."""
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    found: list[str] = []
+    save = Figure.savefig
+
+    def remember(self, *arguments, **options):
+        found.extend(" ".join(text.get_text().split()) for text in self.findobj(Text))
+        return save(self, *arguments, **options)
+
+    def draw(function, *arguments, **options) -> list[str]:
+        found.clear()
+        function(*arguments, **options)
+        return [text for text in found if text]
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return draw
+
+
 @pytest.fixture(scope="session")
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables of a run with two encoders and two layers, in a folder."""
@@ -309,6 +331,7 @@ def make_whole(run: Run, folder: Path) -> Path:
     for layer in ("blocks.10", "head"):
         steps = np.arange(10, 401, 10)
         history = pd.DataFrame({"step": steps, "loss": 5 / steps + 0.1})
+        history["error"] = history["loss"] - np.where(steps > 200, 0.01, 0.0)
         history["explained_variance"] = 0.9 - 5 / steps
         history["dead_share"] = np.linspace(0, 0.1, len(steps))
         history["lr"] = 1e-3 * np.minimum(1, steps / 100)

@@ -38,6 +38,7 @@ def test_effects_are_drawn_with_and_without_a_finetuned_encoder(tables, is_figur
         effects=tables / "effects.parquet",
         matched=tables / "matched.parquet" if tuned else None,
         sae="topk",
+        split="test",
         output=tables / "effects.png",
     )
     is_figure(tables / "effects.png")
@@ -49,5 +50,6 @@ def test_an_absent_sae_is_named(tables):
             effects=tables / "effects.parquet",
             matched=None,
             sae="other",
+            split="test",
             output=tables / "effects.png",
         )

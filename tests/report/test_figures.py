@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
 from mammo_sae.errors import InputError
-from mammo_sae.report import confounds, encoders, interventions, layers, training, truth
+from mammo_sae.report import confounds, encoders, interventions, layers, sweep, training, truth
 from mammo_sae.stores.tables import read_table, write_table
 
 
@@ -76,9 +78,46 @@ def test_baselines_of_interventions_are_the_network_and_its_whole_reconstruction
     assert spliced == pytest.approx(by_splice["spliced"])
 
 
-def test_a_concept_without_interventions_is_refused_with_the_tables_name(run, whole, tmp_path):
-    with pytest.raises(InputError, match=r"interventions\.parquet has no row of concept density"):
-        _interventions(run, whole, tmp_path / "a.png", concept="density")
+def test_baselines_do_not_need_k_0_or_both_splices(run, tmp_path, is_figure):
+    table = read_table(run.table("interventions"))
+    table = table[(table["k"] > 0) & (table["splice"] == "error_preserving")]
+    here = table[(table["concept"] == "mass") & (table["split"] == "test")]
+    network, spliced = interventions.baselines(here)
+    every = here[(here["mode"] == "on") & (here["k"] == here["k"].max())]
+    assert network == every[every["selection"] == "ranked"]["auroc"].iloc[0]
+    assert math.isnan(spliced)
+    write_table(table, tmp_path / "interventions.parquet")
+    interventions.run(
+        interventions=tmp_path / "interventions.parquet", concept="mass", output=tmp_path / "a.png"
+    )
+    is_figure(tmp_path / "a.png")
+
+
+def test_every_ranking_of_the_table_is_named_in_the_figure(run, tmp_path, drawn_text):
+    table = read_table(run.table("interventions"))
+    more = table[table["ranking"] == "auroc"]
+    parts = [table, *(more.assign(ranking=name) for name in ("sparse_probe", "effect", "my_own"))]
+    write_table(pd.concat(parts), tmp_path / "interventions.parquet")
+    for draw, given in (
+        (interventions.run, {}),
+        (sweep.run, {"sweeps": [], "sae": "topk", "splits": {"head": "test"}}),
+    ):
+        said = drawn_text(
+            draw,
+            interventions=tmp_path / "interventions.parquet",
+            concept="mass",
+            output=tmp_path / "a.png",
+            **given,
+        )
+        names = {"AUROC", "class mean", "mean difference", "class contrast", "sparse probe"}
+        assert names | {"effect size", "class mean, both classes", "random order", "my own"} <= {
+            *said
+        }
+
+
+def test_a_concept_without_interventions_is_said_so(run, whole, tmp_path, drawn_text):
+    said = drawn_text(_interventions, run, whole, tmp_path / "a.png", concept="density")
+    assert "the table interventions has no row of density" in said
 
 
 def test_an_sae_that_the_tables_lack_is_refused(run, whole, tmp_path):

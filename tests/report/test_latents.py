@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ TRUTH = np.array([True, True, False, True, True, False, False])
 PATIENTS = np.array(list("aabcdef"))
 
 
-def _draw(run, output, concept="mass", split="test"):
+def _draw(run, output, concept="mass", split="test", chosen=()):
     latents.run(
         LatentSheetSettings(latents=3, examples=4),
         images=run.images,
@@ -25,6 +27,7 @@ def _draw(run, output, concept="mass", split="test"):
         confounds=run.table("confounds"),
         concept=concept,
         split=split,
+        chosen=chosen,
         output=output,
     )
     return output
@@ -71,24 +74,6 @@ def test_latents_are_those_the_discovery_split_ranks_first(run):
     assert picked["latent"].tolist() == best.tolist()
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "moved", "where"),
-    [
-        (2.0, 3.0, 1.5, "on the lesion"),
-        (1.2, 3.0, 1.5, "where: unclear"),  # above chance, but so are masks of other patients
-        (0.5, 1.4, 1.0, "where: unclear"),
-        (0.1, 0.6, 1.0, "off the lesion"),
-    ],
-)
-def test_where_a_latent_looks_follows_from_the_interval_of_its_lift(low, high, moved, where):
-    row = {"energy_lift_low": low, "energy_lift_high": high, "shuffled_energy_lift": moved}
-    assert latents.location(pd.Series({**row, "energy_lift": (low + high) / 2})) == where
-
-
-def test_where_a_latent_looks_is_not_said_if_it_could_not_be_estimated():
-    assert latents.location(pd.Series({"energy_lift": float("nan")})) == ""
-
-
 def test_the_picture_shows_something_and_is_the_same_twice(run, tmp_path, is_figure):
     first = _draw(run, tmp_path / "a.png")
     is_figure(first)
@@ -102,27 +87,40 @@ def test_another_concept_gives_another_picture(run, tmp_path, is_figure):
     assert mass.read_bytes() != calcification.read_bytes()
 
 
-def test_a_split_without_labelled_images_is_refused(run, tmp_path):
-    with pytest.raises(InputError, match="no image of split validation has a label for mass"):
-        _draw(run, tmp_path / "a.png", split="validation")
+def test_a_split_without_labelled_images_is_said_so(run, tmp_path, drawn_text):
+    said = drawn_text(_draw, run, tmp_path / "a.png", split="validation")
+    assert "no image of the validation split has a label for mass; so there is none to show" in said
+
+
+def test_a_latent_of_ones_choice_is_drawn(run, tmp_path, drawn_text):
+    said = drawn_text(_draw, run, tmp_path / "a.png", chosen=[17, 4])
+    assert [text for text in said if text.startswith("Latent ")] == ["Latent 17", "Latent 4"]
+    assert any(text.startswith("Latents asked for") for text in said)
+
+
+def test_a_latent_that_the_sae_lacks_is_refused(run, tmp_path):
+    with pytest.raises(InputError, match="no latent 24; this SAE has latents 0 to 23"):
+        _draw(run, tmp_path / "a.png", chosen=[24])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_concept_whose_latents_could_not_be_ranked_is_said_so(run, tmp_path):
+def test_names_of_confounders_are_never_cut():
+    assert latents._confounder_lines(["marker"]) == ["by marker"]
+    names = ["pixel_spacing_mm", "transfer_syntax", "manufacturer", "image_size", "voi_function"]
+    names += ["photometric_interpretation", "bits_stored"]
+    lines = latents._confounder_lines(names)
+    assert len(lines) <= 2
+    assert max(map(len, lines)) <= 42
+    assert lines[-1].endswith("more")
+
+
+def test_a_concept_whose_latents_could_not_be_ranked_is_said_so(run, tmp_path, drawn_text):
     table = read_table(run.table("latents"))
     table["rank_auroc"] = pd.array([pd.NA] * len(table), "Int32")
+    table["reason"] = "training: 3 positive images, fewer than 10"
     write_table(table, tmp_path / "latents.parquet")
-    output = tmp_path / "a.png"
-    latents.run(
-        LatentSheetSettings(),
-        images=run.images,
-        image_stores=run.image_stores,
-        codes=run.codes,
-        latents=tmp_path / "latents.parquet",
-        alignment=run.table("alignment"),
-        confounds=run.table("confounds"),
-        concept="mass",
-        split="test",
-        output=output,
-    )
-    assert output.stat().st_size > 5_000
+    other = replace(run, root=tmp_path)
+    for name in ("alignment", "confounds"):
+        write_table(read_table(run.table(name)), tmp_path / f"{name}.parquet")
+    said = drawn_text(_draw, other, tmp_path / "a.png")
+    assert any("no latent could be ranked" in text and "3 positive images" in text for text in said)

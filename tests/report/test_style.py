@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from typing import get_args
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from mammo_sae.analysis.settings import Ranking
 from mammo_sae.report import style
 
 
@@ -22,13 +24,35 @@ def test_a_name_keeps_its_colour_whatever_the_order_of_the_names():
     )
 
 
+def test_an_encoder_keeps_its_colour_whichever_others_the_run_has():
+    alone = style.colours(["pretrained"], style.ENCODER_COLOURS)["pretrained"]
+    for others in (["finetuned"], ["a", "b"], ["finetuned", "random", "zoo"]):
+        found = style.colours([*others, "pretrained"], style.ENCODER_COLOURS)
+        assert found["pretrained"] == alone
+        assert len(set(found.values())) == len(found)
+
+
+def test_every_ranking_that_can_be_configured_has_a_name_and_a_colour_of_its_own():
+    computed = {*get_args(Ranking), "class_union", "random"}
+    assert computed <= style.RANKINGS.keys()
+    for part in zip(*style.RANKINGS.values(), strict=True):
+        assert len(set(part)) == len(part)
+
+
+def test_a_ranking_without_an_entry_is_shown_under_its_own_name():
+    assert list(style.rankings(["random", "my_order", "auroc", ""])) == [
+        *("auroc", "random", "my_order")
+    ]
+    assert style.rankings(["my_order"])["my_order"][0] == "my order"
+
+
 @pytest.mark.parametrize(
     "palette",
     [
-        style.CONCEPT_COLOURS,
-        style.ENCODER_COLOURS,
-        style.CONFOUNDER_COLOURS,
-        tuple(style.RANKING_COLOURS.values()),
+        tuple(style.CONCEPT_COLOURS.values()),
+        tuple(style.ENCODER_COLOURS.values()),
+        tuple(style.CONFOUNDER_COLOURS.values()),
+        tuple(colour for _, colour in style.RANKINGS.values()),
         tuple(style.VERDICT_COLOURS.values()),
     ],
 )

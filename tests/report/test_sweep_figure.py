@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_sae.errors import InputError
 from mammo_sae.report import sweep
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -32,18 +31,20 @@ def test_curves_and_points_of_all_layers_are_drawn(tables, is_figure):
         interventions=tables / "interventions.parquet",
         concept="mass",
         sae="topk",
+        splits={"head": "test", "blocks.10": "test"},
         output=tables / "sweep.png",
     )
     is_figure(tables / "sweep.png")
 
 
-def test_an_absent_sae_is_named(tables):
-    with pytest.raises(InputError, match="SAE other"):
-        sweep.run(
-            sweeps=[],
-            interventions=tables / "interventions.parquet",
-            concept="mass",
-            sae="other",
-            output=tables / "sweep.png",
-        )
-    assert not (tables / "sweep.png").exists()
+def test_a_split_without_rows_is_said_in_the_figure(tables, drawn_text):
+    said = drawn_text(
+        sweep.run,
+        sweeps=[],
+        interventions=tables / "interventions.parquet",
+        concept="mass",
+        sae="topk",
+        splits={"head": "validation", "blocks.10": "validation"},
+        output=tables / "sweep.png",
+    )
+    assert any("no row of SAE topk and mass in the split shown" in text for text in said)

@@ -45,11 +45,13 @@ def test_a_column_missing_from_one_part_is_empty_in_its_rows(tmp_path):
     assert table["p"].isna().tolist() == [True, False]
 
 
-def test_an_empty_part_is_refused_with_its_name(tmp_path):
-    empty = _part(tmp_path / "empty.parquet", [], [])
-    with pytest.raises(InputError, match=r"empty\.parquet has no rows; rebuild it"):
-        _together(tmp_path, [empty])
-    assert not (tmp_path / "t.csv").exists()
+def test_a_part_without_rows_takes_no_others_with_it(tmp_path):
+    empty = tmp_path / "empty.parquet"
+    full = _part(tmp_path / "full.parquet", "a", 0, auroc=[0.5])
+    write_table(read_table(full).iloc[:0], empty)
+    assert _together(tmp_path, [empty, full])["auroc"].tolist() == [0.5]
+    nothing = _together(tmp_path, [empty])
+    assert len(nothing) == 0 and "auroc" in nothing
 
 
 def test_a_missing_part_and_no_part_are_refused(tmp_path):

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 
-from mammo_sae.report.verdicts import overall
+from mammo_sae.report.verdicts import OFF, ON, UNCLEAR, location, overall
 
 
 def _rows(*verdicts):
@@ -38,3 +39,37 @@ def test_an_untestable_confounder_does_not_hide_the_verdict_of_a_testable_one():
 def test_each_latent_and_sae_has_its_own_verdict():
     both = pd.concat([_rows("confounded"), _rows("unresolved").assign(seed=1)])
     assert overall(both)["verdict"].tolist() == ["confounded", "unresolved"]
+
+
+DETECTOR = {
+    "fires": 0.8,
+    "energy_lift": 3.0,
+    "energy_lift_low": 2.0,
+    "energy_lift_high": 4.0,
+    "shuffled_energy_lift": 1.2,
+    "pointing": 0.6,
+    "pointing_low": 0.5,
+    "shuffled_pointing": 0.1,
+    "q": 0.01,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "where"),
+    [
+        ({}, ON),
+        ({"q": 0.049}, ON),
+        ({"q": 0.09}, UNCLEAR),
+        ({"q": float("nan")}, UNCLEAR),
+        ({"energy_lift_low": 1.1}, UNCLEAR),  # above chance, but so are masks of other patients
+        ({"energy_lift_low": 0.9, "shuffled_energy_lift": 0.5}, UNCLEAR),
+        ({"pointing": 0.08, "pointing_low": 0.02}, UNCLEAR),
+        ({"pointing": 0.41, "pointing_low": 0.3}, ON),  # half of the .8 in which it fires
+        ({"pointing": 0.39, "pointing_low": 0.3}, UNCLEAR),
+        ({"pointing_low": 0.09}, UNCLEAR),
+        ({"energy_lift_low": 0.1, "energy_lift_high": 0.9}, OFF),
+        ({"energy_lift": float("nan")}, ""),
+    ],
+)
+def test_a_latent_is_on_the_lesion_if_lift_q_and_pointing_all_say_so(changed, where):
+    assert location(pd.Series(DETECTOR | changed)) == where

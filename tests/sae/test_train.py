@@ -43,7 +43,11 @@ def test_another_seed_gives_another_sae(cohort, train_sae, settings, tmp_path):
 def test_the_log_shows_the_run(cohort, train_sae, settings, tmp_path):
     train_sae(cohort, tmp_path)
     log = read_table(tmp_path / "log.csv")
-    assert list(log) == ["step", "loss", "explained_variance", "l0", "dead_share", "lr"]
+    assert list(log) == [
+        *("step", "loss", "error"),
+        *("explained_variance", "l0", "dead_share", "lr"),
+    ]
+    assert (log["loss"] >= log["error"]).all()
     assert log["step"].iloc[-1] == 150
     assert log["explained_variance"].iloc[-1] > log["explained_variance"].iloc[0]
     assert log["l0"].between(0, 4).all()

@@ -382,11 +382,12 @@ rule figure_readout:
         runtime=attempts(15),
     params:
         code=code("figure_readout"),
+        split=CONFIG.shown_split("readout"),
     message:
         "Figure: what can be read, {wildcards.sae}"
     shell:
         "python -m mammo_sae figure-readout --probes {input:q} --sae {wildcards.sae:q}"
-        " --output {output:q} 2> {log:q}"
+        " --split {params.split} --output {output:q} 2> {log:q}"
 
 
 rule figure_sweep:
@@ -413,11 +414,13 @@ rule figure_sweep:
         runtime=attempts(15),
     params:
         code=code("figure_sweep"),
+        splits=",".join(f"{layer}={split}" for layer, split in CONFIG.shown_splits().items()),
     message:
         "Figure: interventions on {wildcards.concept} for every k, {wildcards.sae}"
     shell:
         "python -m mammo_sae figure-sweep --interventions {input.interventions:q}"
-        " --concept {wildcards.concept:q} --sae {wildcards.sae:q} --output {output:q}"
+        " --concept {wildcards.concept:q} --sae {wildcards.sae:q} --splits {params.splits:q}"
+        " --output {output:q}"
         " {input.sweeps:q}"
         " 2> {log:q}"
 
@@ -446,12 +449,13 @@ rule figure_effects:
         runtime=attempts(15),
     params:
         code=code("figure_effects"),
+        split=CONFIG.shown_split("effects"),
         matched=lambda wildcards, input: options("--matched", input.matched),
     message:
         "Figure: effects of single latents, {wildcards.sae}"
     shell:
         "python -m mammo_sae figure-effects --effects {input.effects:q} {params.matched:q}"
-        " --sae {wildcards.sae:q} --output {output:q} 2> {log:q}"
+        " --sae {wildcards.sae:q} --split {params.split} --output {output:q} 2> {log:q}"
 
 
 rule figure_latents:

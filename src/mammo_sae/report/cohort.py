@@ -16,7 +16,6 @@ from mammo_sae.report.settings import CohortSheetSettings
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
 
-SPLITS = ("training", "validation", "test", "external")
 COUNTED = ("view", "density", "manufacturer", "marker", "paddle")
 TEXT, IMAGE, GAP, HEADER = 2.1, 1.1, 0.06, 0.98
 
@@ -51,7 +50,7 @@ def run(
     converted = set(store.image_ids)
     table = table[table["image_id"].isin(converted)].reset_index(drop=True)
     write_table(count(table, concepts), counts)
-    splits = [split for split in SPLITS if (table["split"] == split).any()]
+    splits = style.splits_of(table["split"])
     palette = style.colours(concepts, style.CONCEPT_COLOURS)
     groups = [*sorted(concepts), "none"]
     columns = settings.examples * len(groups)
@@ -88,7 +87,7 @@ def run(
 def count(table: pd.DataFrame, concepts: Sequence[str]) -> pd.DataFrame:
     """Return one row per split with its counts of patients and images."""
     rows = []
-    for split in SPLITS:
+    for split in style.SPLITS:
         here = table[table["split"] == split]
         if here.empty:
             continue

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from mammo_sae.report import style
 from mammo_sae.report.verdicts import SEVERITY, overall
 from mammo_sae.stores.tables import read_table
 
+SHADE = "#F7DCCD"
 MOST_ROWS = 30  # latents in the matrix: more can't be read
 # From telling the absence of a confounder's level to telling its presence.
 DIVERGING = LinearSegmentedColormap.from_list(
@@ -42,6 +44,13 @@ def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output
     rows = rows[rows["concept"] == concept]
     ranks = read_table(latents)
     ranks = ranks[ranks["concept"] == concept].set_index("latent")["rank_auroc"]
+    title = f"{style.words(concept).capitalize()}, or a confounder?"
+    if rows.empty:
+        reason = "no latent could be ranked" if ranks.isna().all() else "no confounder was given"
+        style.absent(output, title, f"no latent was tested: {reason}")
+        return
+    first = rows.iloc[0]
+    title += f" · {first['encoder']} · {first['layer']} · SAE {first['sae']} seed {first['seed']}"
     kinds = rows.drop_duplicates("confounder").set_index("confounder")["kind"]
     names = list(kinds.index)
     columns = min(3, len(names))
@@ -50,22 +59,12 @@ def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output
     width = 12.6
     height = 0.95 + 2.35 * lines + 1.0 + 0.24 * (len(names) + 1)
     with style.figure(output, width, height) as fig:
-        title = "Concept or confounder?"
-        if len(rows):
-            first = rows.iloc[0]
-            title = (
-                f"{style.words(concept).capitalize()}, or a confounder? · {first['encoder']} · "
-                f"{first['layer']} · SAE {first['sae']} seed {first['seed']}"
-            )
         style.heading(fig, title)
-        if rows.empty:
-            style.empty(fig.add_subplot(), "no latent was tested")
-            return
         _scatters(fig, rows, names, kinds, columns, lines, min_kept)
         _counts(fig, rows, names)
         if shown:
             _matrix(fig, rows, names, shown)
-        _legend(fig)
+        _legend(fig, min_kept)
 
 
 def _top(rows: pd.DataFrame, ranks: pd.Series) -> list[int]:
@@ -119,11 +118,9 @@ def _scatter(ax: Axes, rows: pd.DataFrame, low: float, min_kept: float) -> None:
     known = rows[rows["verdict"] != "insufficient"]
     if known.empty:
         reason = rows["reason"].iloc[0] if len(rows) else "not tested"
-        style.empty(ax, "\n".join(textwrap.wrap(reason, 34)))
+        style.empty(ax, reason)
         return
-    ax.fill_between(
-        [0.5, 1.02], [0, 0], [0.5, 0.5 + 0.52 * min_kept], color="#FBEDE6", lw=0, zorder=0
-    )
+    ax.fill_between([0.5, 1.02], [0, 0], [0.5, 0.5 + 0.52 * min_kept], color=SHADE, lw=0, zorder=0)
     ax.plot([0, 1.02], [0, 1.02], color=style.FAINT, linewidth=0.8, zorder=1)
     ax.axhline(0.5, color=style.FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     for verdict in reversed(SEVERITY):
@@ -230,11 +227,13 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
     bar.tick_params(length=2)
 
 
-def _legend(fig: Figure) -> None:
-    handles = [
+def _legend(fig: Figure, min_kept: float) -> None:
+    handles: list[Artist] = [
         Line2D([], [], color=style.VERDICT_COLOURS[v], marker="o", linestyle="none", label=v)
         for v in SEVERITY
     ]
+    shaded = f"under {min_kept:.0%} of the crude excess over 0.5 remains within levels"
+    handles.append(Patch(facecolor=SHADE, edgecolor=style.RULE, label=shaded))
     fig.legend(
         handles=handles,
         loc="upper left",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
-SPLIT = "test"
 TOP = 12  # latents whose effects are drawn
 NEW, KEPT = "#D55E00", "#0072B2"
+PANEL = 3.5  # inches
 
 
-def run(*, effects: Path, matched: Path | None, sae: str, output: Path) -> None:
+def run(*, effects: Path, matched: Path | None, sae: str, split: str, output: Path) -> None:
     """Draw effects of single latents on the logits, and those of the base's nearest latents.
 
     Parameters
@@ -26,60 +29,78 @@ def run(*, effects: Path, matched: Path | None, sae: str, output: Path) -> None:
         Table `effects` of all SAEs at the head layer.
     matched
         Table `matched_latents`; None: there is no fine-tuned encoder.
+    split
+        The split whose images show the effects.
     output
         PNG to write.
 
     Raises
     ------
     InputError
-        If the table holds no such SAE.
+        If the table has rows, and none of such an SAE.
     """
-    table = _first_seed(read_table(effects), sae)
+    everything = read_table(effects)
+    if len(everything) and sae not in set(everything["sae"]):
+        raise InputError(f"{effects} has no row of SAE {sae!r}; give the name of one that it has")
+    title = f"What predictions rest on at the head · SAE {sae}"
+    table = _first_seed(everything, sae, split)
     if table.empty:
-        raise InputError(f"{effects} has no {SPLIT} row of SAE {sae!r}; run its step again")
-    pairs = _first_seed(read_table(matched), sae) if matched else table.iloc[:0]
+        style.absent(output, title, f"no latent fires in a labelled image of the {split} split")
+        return
+    pairs = _first_seed(read_table(matched), sae, split) if matched else table.iloc[:0]
     concepts, encoders = sorted(table["concept"].unique()), sorted(table["encoder"].unique())
     tuned = sorted(pairs["encoder"].unique())
     columns = len(encoders) + len(tuned)
-    width, height = max(6.4, 0.4 + 3.4 * columns), 1.2 + 2.9 * len(concepts)
+    width, height = max(7.2, 0.5 + PANEL * columns), 1.5 + 3.0 * len(concepts)
     with style.figure(output, width, height) as fig:
-        style.heading(
-            fig,
-            f"What predictions rest on at the head · SAE {sae}",
-            f"{SPLIT} split, first seed; effect: what a latent's presence adds to the logit of "
-            "positive images more than to that of negative ones",
+        what = (
+            "Effect: what a latent's presence adds to the logit of positive images, beyond what it "
+            f"adds to that of negative ones. {split.capitalize()} split, first seed; lines: 95 % "
+            "patient bootstrap."
         )
+        style.heading(fig, title, textwrap.fill(what, int(15.5 * width)))
         grid = fig.add_gridspec(
             len(concepts),
             columns,
             left=0.75 / width,
             right=1 - 0.2 / width,
-            top=1 - 0.95 / height,
-            bottom=0.5 / height,
-            hspace=0.45,
-            wspace=0.3,
+            top=1 - 1.25 / height,
+            bottom=0.75 / height,
+            hspace=0.55,
+            wspace=0.36,
         )
         for i, concept in enumerate(concepts):
             for j, encoder in enumerate(encoders):
                 ax = fig.add_subplot(grid[i, j])
                 here = table[(table["concept"] == concept) & (table["encoder"] == encoder)]
-                ax.set_title(f"{style.words(concept)} · {encoder}")
+                ax.set_title(f"{style.words(concept)}\n{encoder}: largest effects")
                 if here["effect"].isna().all():
-                    style.empty(ax, f"not estimable: {here['reason'].iloc[0]}")
+                    style.empty(ax, style.reasons(here))
                     continue
                 _largest(ax, here)
             for j, encoder in enumerate(tuned, start=len(encoders)):
                 ax = fig.add_subplot(grid[i, j])
                 here = pairs[(pairs["concept"] == concept) & (pairs["encoder"] == encoder)]
-                ax.set_title(f"{style.words(concept)} · {encoder}: new?")
+                ax.set_title(f"{style.words(concept)}\n{encoder}: {_novel(here)}")
                 if here["effect"].isna().all():
-                    style.empty(ax, "not estimable")
+                    why = table[(table["concept"] == concept) & (table["encoder"] == encoder)]
+                    style.empty(ax, style.reasons(why))
                     continue
                 _novelty(ax, here)
+        if tuned:
+            names = {"without counterpart in the base's SAE": NEW, "with a counterpart": KEPT}
+            handles = [
+                Line2D([], [], color=colour, marker="o", linestyle="none", markersize=4, label=name)
+                for name, colour in names.items()
+            ]
+            handles.append(
+                Line2D([], [], color=style.FAINT, linestyle=(0, (4, 3)), label="95 % of random")
+            )
+            fig.legend(handles=handles, loc="lower right", ncols=3)
 
 
-def _first_seed(table: pd.DataFrame, sae: str) -> pd.DataFrame:
-    rows = table[(table["sae"] == sae) & (table["split"] == SPLIT)]
+def _first_seed(table: pd.DataFrame, sae: str, split: str) -> pd.DataFrame:
+    rows = table[(table["sae"] == sae) & (table["split"] == split)]
     return rows[rows["seed"] == rows["seed"].min()]
 
 
@@ -92,27 +113,27 @@ def _largest(ax: Axes, rows: pd.DataFrame) -> None:
     style.reference(ax, 0.0, axis="x")
     ax.set_yticks(places, [str(latent) for latent in top["latent"]])
     ax.invert_yaxis()
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.set_xlabel("effect on the logit")
     ax.set_ylabel("latent")
+
+
+def _novel(rows: pd.DataFrame) -> str:
+    """Return how many latents are new, and their share of all effects."""
+    known = rows[rows["effect"].notna()]
+    if known.empty:
+        return "new latents?"
+    new, size = known["new"].astype(bool), known["effect"].abs()
+    share = size[new].sum() / size.sum() if size.sum() else float("nan")
+    return f"{int(new.sum())} new, {share:.0%} of effects"
 
 
 def _novelty(ax: Axes, rows: pd.DataFrame) -> None:
     """Effect of each latent against the cosine of the base's nearest atom."""
     colours = np.where(rows["new"].astype(bool), NEW, KEPT)
     ax.scatter(rows["cosine"], rows["effect"], s=9, c=colours, linewidths=0, alpha=0.8)
-    null = float(rows["null_cosine"].iloc[0])
-    style.reference(ax, null, axis="x")
+    style.reference(ax, float(rows["null_cosine"].iloc[0]), axis="x")
     style.reference(ax, 0.0)
-    new = rows["new"].astype(bool)
-    total = rows["effect"].abs().sum()
-    share = rows.loc[new, "effect"].abs().sum() / total if total else float("nan")
-    ax.annotate(
-        f"{int(new.sum())} new latents (left of the line),\n{share:.0%} of all absolute effects",
-        (0.03, 0.97),
-        xycoords="axes fraction",
-        va="top",
-        size=7.5,
-        color=NEW,
-    )
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel("cosine with the base's nearest atom")
     ax.set_ylabel("effect on the logit")

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
-SPLITS = ("training", "validation", "test", "external")
 METRICS = {"auroc": "AUROC", "auprc": "AUPRC"}
 
 
@@ -27,7 +26,7 @@ def run(*, encoders: Path, output: Path) -> None:
     """
     table = read_table(encoders)
     concepts = sorted(table["concept"].unique())
-    splits = [split for split in SPLITS if (table["split"] == split).any()]
+    splits = style.splits_of(table["split"])
     palette = style.colours(table["encoder"], style.ENCODER_COLOURS)
     row_height = 0.65 + len(splits) * (0.12 + 0.17 * len(palette))
     width, height = 9.2, 1.15 + row_height * len(concepts)
@@ -100,7 +99,8 @@ def _panel(
             linewidth=1,
             linestyle=(0, (3, 2)),
         )
-    ax.set_xlim(0.0 if metric == "auprc" else 0.3, 1.01)
+    lowest = rows["auroc_low"].min()
+    ax.set_xlim(0.0 if metric == "auprc" or lowest < 0.3 else 0.3, 1.01)
     ax.set_ylim(len(splits) - 0.45, -0.55)
     ax.set_yticks(range(len(splits)), splits)
     ax.tick_params(axis="y", length=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mammo_sae.errors import InputError
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
-MODES = {"on": "top-k on: only these are kept", "off": "top-k off: these are dropped"}
-NAMES = {
-    "auroc": "AUROC",
-    "class_mean": "class mean",
-    "mean_difference": "mean difference",
-    "effect": "effect size",
-    "class_union": "class mean, both classes",
-    "random": "random sets",
+MODES = {"on": "only the first k are kept", "off": "the first k are dropped"}
+SPLICES = {
+    "spliced": "the edited reconstruction",
+    "error_preserving": "the embedding less the dropped latents",
+    "mean_ablated": "the embedding, dropped latents at their mean",
 }
 LINES = {"class_union": (0, (3, 1.5))}  # it often runs along the class mean's
 
@@ -35,43 +32,38 @@ def run(*, interventions: Path, concept: str, output: Path) -> None:
         Table that the step interventions wrote.
     output
         PNG to write.
-
-    Raises
-    ------
-    InputError
-        If the table has no row of the concept.
     """
     table = read_table(interventions)
     table = table[table["concept"] == concept]
+    title = f"What the prediction of {style.words(concept)} rests on"
     if table.empty:
-        raise InputError(f"{interventions} has no row of concept {concept}; run its step again")
+        style.absent(output, title, f"the table interventions has no row of {concept}")
+        return
     first = table.iloc[0]
-    splits = [s for s in ("training", "validation", "test", "external") if s in set(table["split"])]
-    width, height = 9.6, 0.95 + 2.55 * len(splits)
+    splits = style.splits_of(table["split"])
+    splice = shown_splice(table["splice"])
+    width, height = 9.8, 1.15 + 2.75 * len(splits)
     with style.figure(output, width, height) as fig:
-        style.heading(
-            fig,
-            f"What the prediction of {style.words(concept)} rests on · {first['encoder']} · "
-            f"{first['layer']} · SAE {first['sae']} seed {first['seed']}",
-        )
+        run_of = f"{first['encoder']} · {first['layer']} · SAE {first['sae']} seed {first['seed']}"
+        style.heading(fig, f"{title} · {run_of}", f"read from: {SPLICES.get(splice, splice)}")
         grid = fig.add_gridspec(
             len(splits),
             len(MODES),
             left=0.065,
-            right=0.8,
-            top=1 - 0.72 / height,
-            bottom=0.48 / height,
-            hspace=0.42,
+            right=0.79,
+            top=1 - 0.95 / height,
+            bottom=0.5 / height,
+            hspace=0.45,
             wspace=0.1,
         )
         for i, split in enumerate(splits):
             here = table[table["split"] == split]
-            curves = here.loc[here["splice"] == "spliced", "auroc"]
+            curves = here.loc[here["splice"] == splice, "auroc"]
             low = float(np.nanmin([curves.min() - 0.05, 0.4]))
             for j, mode in enumerate(MODES):
                 ax = fig.add_subplot(grid[i, j])
-                _panel(ax, here, mode, low)
-                ax.set_title(f"{split} · {MODES[mode]}")
+                ax.set_title(f"{split} split: {MODES[mode]}")
+                _panel(ax, here, mode, splice, low)
                 ax.set_xlabel("k, latents in the order of the ranking")
                 if j:
                     ax.set_yticklabels([])
@@ -80,16 +72,20 @@ def run(*, interventions: Path, concept: str, output: Path) -> None:
         _legend(fig, table)
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, mode: str, low: float) -> None:
-    spliced = rows[rows["splice"] == "spliced"]
-    edited = spliced[spliced["mode"] == mode].sort_values("k", kind="stable")
-    most = int(edited["k"].max())
-    ax.set_xscale("symlog", linthresh=1, linscale=0.4)
-    for ranking, colour in style.RANKING_COLOURS.items():
-        selection = "random" if ranking == "random" else "ranked"
-        curve = edited[(edited["ranking"] == ranking) & (edited["selection"] == selection)]
-        if curve.empty:
-            continue
+def shown_splice(names: pd.Series) -> str:
+    """Return the splice to draw: the first of `SPLICES` that the table holds."""
+    present = set(names)
+    return next((name for name in SPLICES if name in present), "")
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, mode: str, splice: str, low: float) -> None:
+    edited = rows[(rows["splice"] == splice) & (rows["mode"] == mode)]
+    edited = edited.sort_values("k", kind="stable")
+    if edited["auroc"].isna().all():
+        style.empty(ax, style.reasons(rows))
+        return
+    for ranking, (_, colour) in style.rankings(rows["ranking"]).items():
+        curve = edited[(edited["ranking"] == ranking) & (edited["selection"] != "matched")]
         control = ranking == "random"
         ax.fill_between(
             curve["k"],
@@ -110,12 +106,10 @@ def _panel(ax: Axes, rows: pd.DataFrame, mode: str, low: float) -> None:
             zorder=2 if control else 3,
         )
     for value, dashes in zip(baselines(rows), ("solid", (0, (5, 2))), strict=True):
-        ax.axhline(value, color=style.INK, linewidth=0.9, linestyle=dashes, zorder=1)
+        if not math.isnan(value):
+            ax.axhline(value, color=style.INK, linewidth=0.9, linestyle=dashes, zorder=1)
     ax.axhline(0.5, color=style.FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    ax.set_xlim(-0.08, most * 1.15)
-    ticks = [k for k in (0, 1, 10, 100, 1000, 10000) if k < most * 0.7] + [most]
-    ax.set_xticks(ticks, [f"{k}" for k in ticks])
-    ax.minorticks_off()
+    style.counts_axis(ax, int(edited["k"].max()))
     ax.set_ylim(low, 1.02)
     ax.grid(axis="y")
 
@@ -123,16 +117,18 @@ def _panel(ax: Axes, rows: pd.DataFrame, mode: str, low: float) -> None:
 def baselines(rows: pd.DataFrame) -> tuple[float, float]:
     """Return the AUROC of the network as it is, and with the whole reconstruction spliced in.
 
-    Both are edits of the table: with nothing dropped, the error-preserving logit is the network's
-    own, and the spliced one that of the SAE's reconstruction.
+    Both are edits of the table that drop nothing: "off" with k = 0, or "on" with every latent. With
+    the error kept that is the network's own logit, spliced that of the SAE's reconstruction. NaN
+    where the table lacks the edit.
     """
-    nothing = rows[(rows["mode"] == "off") & (rows["k"] == 0) & (rows["selection"] == "ranked")]
-    by_splice = nothing.groupby("splice", sort=True)["auroc"].first()
-    return float(by_splice["error_preserving"]), float(by_splice["spliced"])
+    nothing = (rows["mode"] == "off") & (rows["k"] == 0)
+    everything = (rows["mode"] == "on") & (rows["k"] == rows["k"].max())
+    whole = rows[(nothing | everything) & (rows["selection"] == "ranked")]
+    by_splice = whole.groupby("splice", sort=True)["auroc"].first()
+    return tuple(float(by_splice.get(name, math.nan)) for name in ("error_preserving", "spliced"))
 
 
 def _legend(fig: Figure, table: pd.DataFrame) -> None:
-    present = set(table["ranking"])
     handles = [
         Line2D(
             [],
@@ -141,21 +137,19 @@ def _legend(fig: Figure, table: pd.DataFrame) -> None:
             marker="o",
             markersize=3.5,
             linestyle=LINES.get(name, "solid"),
-            label=NAMES[name],
+            label=label,
         )
-        for name, colour in style.RANKING_COLOURS.items()
-        if name in present
+        for name, (label, colour) in style.rankings(table["ranking"]).items()
+    ]
+    network, spliced = baselines(table)
+    lines = [
+        ("network as it is", "solid", style.INK, math.isnan(network)),
+        ("all latents spliced", (0, (5, 2)), style.INK, math.isnan(spliced)),
+        ("chance", (0, (1, 2)), style.FAINT, False),
     ]
     handles += [
-        Line2D([], [], color=style.INK, linewidth=0.9, label="network as it is"),
-        Line2D(
-            [],
-            [],
-            color=style.INK,
-            linewidth=0.9,
-            linestyle=(0, (5, 2)),
-            label="all latents spliced",
-        ),
-        Line2D([], [], color=style.FAINT, linewidth=0.8, linestyle=(0, (1, 2)), label="chance"),
+        Line2D([], [], color=colour, linewidth=0.9, linestyle=dashes, label=label)
+        for label, dashes, colour, missing in lines
+        if not missing
     ]
-    fig.legend(handles=handles, loc="center left", bbox_to_anchor=(0.805, 0.5), labelspacing=0.7)
+    fig.legend(handles=handles, loc="center left", bbox_to_anchor=(0.795, 0.5), labelspacing=0.7)

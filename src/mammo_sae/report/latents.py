@@ -22,7 +22,7 @@ from mammo_sae.analysis.cases import labelled, labels, read_cases
 from mammo_sae.errors import InputError
 from mammo_sae.report import overlay, style
 from mammo_sae.report.settings import LatentSheetSettings
-from mammo_sae.report.verdicts import overall
+from mammo_sae.report.verdicts import OFF, ON, UNCLEAR, location, overall
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table
@@ -37,9 +37,9 @@ HEADER = 0.98
 FOOTER = 0.42
 MARGIN = 0.12
 LOCATION_COLOURS = {
-    "on the lesion": style.VERDICT_COLOURS["concept-aligned"],
-    "off the lesion": style.VERDICT_COLOURS["confounded"],
-    "where: unclear": style.FAINT,
+    ON: style.VERDICT_COLOURS["concept-aligned"],
+    OFF: style.VERDICT_COLOURS["confounded"],
+    UNCLEAR: style.FAINT,
 }
 
 
@@ -73,8 +73,9 @@ def run(
     concept: str,
     split: str,
     output: Path,
+    chosen: Sequence[int] = (),
 ) -> None:
-    """Draw the top latents of one SAE and concept.
+    """Draw the top latents of one SAE and concept, or those asked for.
 
     Parameters
     ----------
@@ -92,21 +93,31 @@ def run(
         The confirmation split, whose images are shown.
     output
         PNG to write.
+    chosen
+        Latents to draw; none: those that the discovery split ranks first by AUROC.
 
     Raises
     ------
     InputError
-        If the split has no image with a label for the concept.
+        If the SAE has no such latent.
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores)
     cases = read_cases(images, reader.image_ids)
     table = read_table(latents)
     concepts = sorted(table["concept"].unique())
-    rows = pick_latents(table[table["concept"] == concept], settings.latents)
+    rows = pick_latents(table[table["concept"] == concept], settings.latents, chosen)
     known = labelled(cases, concept, split)
     if not len(known):
-        raise InputError(f"{images}: no image of split {split} has a label for {concept}")
+        title, _ = _titles(rows, concept, split, known, np.zeros(0, bool), chosen)
+        reason = f"no image of the {split} split has a label for {style.words(concept)}"
+        style.absent(output, title, f"{reason}; so there is none to show")
+        return
+    if rows.empty:
+        title, _ = _titles(rows, concept, split, known, np.zeros(0, bool), chosen)
+        why = style.reasons(table[table["concept"] == concept])
+        style.absent(output, title, f"no latent could be ranked. {why}")
+        return
     truth = labels(cases, concept, known)
     patients = cases["patient_id"].to_numpy()[known]
     ids = [reader.image_ids[i] for i in known]
@@ -116,10 +127,10 @@ def run(
     columns = settings.examples + 2
     width = TEXT + columns * (IMAGE + GAP) + 2 * GROUP_GAP + 2 * MARGIN
     picture = IMAGE * store.height / store.width
-    height = HEADER + max(1, len(rows)) * (picture + CAPTION + 0.12) + FOOTER
+    height = HEADER + len(rows) * (picture + CAPTION + 0.12) + FOOTER
     palette = style.colours(concepts, style.CONCEPT_COLOURS)
     with style.figure(output, width, height) as fig:
-        title, subtitle = _titles(rows, concept, split, known, truth)
+        title, subtitle = _titles(rows, concept, split, known, truth, chosen)
         style.heading(fig, title, subtitle)
         canvas = _Canvas(fig, store, reader, palette, concept, settings.examples)
         _draw_header(canvas)
@@ -127,13 +138,27 @@ def run(
             column = scores[:, int(row["latent"])]
             examples = pick_examples(column, truth, patients, settings.examples, known)
             _draw_row(canvas, number, row, details, examples, float(column.max(initial=0)))
-        if rows.empty:
-            fig.text(0.5, 0.5, f"No latent could be ranked for {style.words(concept)}", ha="center")
         _draw_legend(canvas)
 
 
-def pick_latents(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return the rows of one concept's `count` best latents by discovery AUROC, best first."""
+def pick_latents(rows: pd.DataFrame, count: int, chosen: Sequence[int] = ()) -> pd.DataFrame:
+    """Return the rows of one concept's `chosen` latents, or of its `count` best ones.
+
+    Those chosen come in the order given, the best by discovery AUROC first.
+
+    Raises
+    ------
+    InputError
+        If one that was chosen has no row.
+    """
+    if chosen:
+        by_latent = rows.set_index("latent", drop=False)
+        for latent in chosen:
+            if latent not in by_latent.index:
+                raise InputError(
+                    f"no latent {latent}; this SAE has latents 0 to {int(rows['latent'].max())}"
+                )
+        return by_latent.loc[list(chosen)].reset_index(drop=True)
     return rows[rows["rank_auroc"] <= count].sort_values("rank_auroc", ignore_index=True)
 
 
@@ -233,14 +258,20 @@ class _Canvas:
 
 
 def _titles(
-    rows: pd.DataFrame, concept: str, split: str, known: np.ndarray, truth: np.ndarray
+    rows: pd.DataFrame,
+    concept: str,
+    split: str,
+    known: np.ndarray,
+    truth: np.ndarray,
+    chosen: Sequence[int],
 ) -> tuple[str, str]:
     run = rows.iloc[0] if len(rows) else None
     of = "" if run is None else f" · {run['encoder']} · {run['layer']} · SAE {run['sae']}"
     seed = "" if run is None else f" seed {run['seed']}"
     return (
-        f"Top latents for {style.words(concept)}{of}{seed}",
-        f"Ranked by AUROC in the discovery split; all numbers and images are of the {split} split "
+        f"{'Latents and' if chosen else 'Top latents for'} {style.words(concept)}{of}{seed}",
+        f"{'Latents asked for' if chosen else 'Ranked by AUROC in the discovery split'}; "
+        f"all numbers and images are of the {split} split "
         f"({int(truth.sum())} of {len(known)} images with {style.words(concept)})",
     )
 
@@ -288,7 +319,9 @@ def _draw_row(
     shown: list[Example | None] = [*examples.highest]
     shown += [None] * (canvas.examples - len(shown))
     shown += [examples.typical, examples.false_alarm]
-    for column, example in enumerate(shown):
+    absent = ["no other image\nexcites it"] * canvas.examples
+    absent += ["no positive image", "no other negative\nimage excites it"]
+    for column, (example, why) in enumerate(zip(shown, absent, strict=True)):
         left, upper = canvas.left(column), canvas.top(number)
         ax = canvas.axes(left, upper, IMAGE, canvas.picture)
         if example is None:
@@ -297,7 +330,7 @@ def _draw_row(
             ax.text(
                 0.5,
                 0.5,
-                "no other image\nexcites it",
+                why,
                 transform=ax.transAxes,
                 ha="center",
                 va="center",
@@ -380,42 +413,44 @@ def _draw_text(
         top += 0.155
 
 
-def location(scores: pd.Series) -> str:
-    """Return where a latent looks, from its row of the alignment table.
-
-    On the lesion if the whole interval of its energy lift exceeds chance and that of masks moved
-    between patients; off the lesion if it stays below chance; else unclear.
-    """
-    if pd.isna(scores["energy_lift"]):
-        return ""
-    if scores["energy_lift_low"] > max(1.0, scores["shuffled_energy_lift"]):
-        return "on the lesion"
-    return "off the lesion" if scores["energy_lift_high"] < 1 else "where: unclear"
-
-
 def _badges(
     canvas: _Canvas, top: float, latent: int, aligned: pd.DataFrame, verdicts: pd.DataFrame
 ) -> float:
     """Draw a latent's verdict and location as badges; return where the text below starts."""
-    word, names = "not tested", ""
+    word, names = "not tested", []
     if latent in verdicts.index:
         word = verdicts.loc[latent, "verdict"]
         if word in {"confounded", "mixed"}:
-            names = ": " + style.words(verdicts.loc[latent, "confounders"])
+            names = verdicts.loc[latent, "confounders"].split(", ")
     faint = word in {"insufficient", "not tested"}
     fill = style.VERDICT_COLOURS.get(word, style.RULE)
-    _badge(canvas, top, word + names, style.INK if faint else "white", fill, "none")
+    _badge(canvas, top, word, style.INK if faint else "white", fill, "none")
     top += 0.24
+    for line in _confounder_lines(names):
+        canvas.text(MARGIN, top, line, size=7)
+        top += 0.14
     where = location(aligned.loc[latent]) if latent in aligned.index else ""
     if where:
+        top += 0.03 * bool(names)
         _badge(canvas, top, where, style.INK, "white", LOCATION_COLOURS[where])
         top += 0.24
     return top + 0.04
 
 
+def _confounder_lines(names: Sequence[str]) -> list[str]:
+    """Return the names of confounders in at most two lines that fit beside the pictures."""
+    if not names:
+        return []
+    for shown in range(len(names), 0, -1):
+        more = f" and {len(names) - shown} more" if shown < len(names) else ""
+        lines = textwrap.wrap("by " + style.words(", ".join(names[:shown])) + more, 42)
+        if len(lines) <= 2:
+            return lines
+    return [f"by {len(names)} confounders"]
+
+
 def _badge(canvas: _Canvas, top: float, text: str, colour: str, fill: str, edge: str) -> None:
     box = {"boxstyle": "round,pad=0.25", "facecolor": fill, "edgecolor": edge, "linewidth": 1.1}
-    text = textwrap.shorten(text, 38, placeholder=" …")
     canvas.text(MARGIN + 0.06, top + 0.035, text, size=7.5, weight="bold", color=colour, bbox=box)
 
 

@@ -35,14 +35,14 @@ def run(
     Raises
     ------
     InputError
-        If the tables hold no such SAE.
+        If the table of quality has rows, and none of such an SAE.
     """
     quality, probed, aligned, tested = (
         table[table["sae"] == sae]
         for table in map(read_table, (sae_quality, latents, alignment, confounds))
     )
     if quality.empty:
-        raise InputError(f"{sae_quality} has no SAE {sae!r}; run its step again")
+        raise InputError(f"{sae_quality} has no SAE {sae!r}; give the name of one that it has")
     layers = style.layer_order(quality["layer"])
     concepts = sorted(probed["concept"].unique())
     palette = style.colours(quality["encoder"], style.ENCODER_COLOURS)
@@ -62,43 +62,57 @@ def run(
             4,
             left=0.075,
             right=0.985,
-            top=1 - 0.9 / height,
-            bottom=0.75 / height,
-            hspace=0.5,
+            top=1 - 0.95 / height,
+            bottom=0.95 / height,
+            hspace=0.55,
             wspace=0.26,
         )
 
-        def curves(place: tuple[int, int], values: pd.DataFrame, column: str, title: str) -> Axes:
+        unseen = "not estimable: no image of the split that SAEs are scored on (sae_quality.split)"
+        few = "not estimable: too few positive or negative images"
+
+        def curves(
+            place: tuple[int, int], values: pd.DataFrame, column: str, title: str, why: str
+        ) -> Axes | None:
+            """Draw a panel, or say `why` it is empty and return None."""
             ax = fig.add_subplot(grid[place])
-            _curves(ax, values, column, layers, palette)
             ax.set_title(title)
+            if column not in values or values[column].isna().all():
+                style.empty(ax, why)
+                return None
+            _curves(ax, values, column, layers, palette)
             return ax
 
-        ax = curves((0, 0), quality, "explained_variance", "explained variance (dashed: PCA)")
-        _dashed(ax, quality, "explained_variance_pca", layers, palette)
-        ax.set_ylim(top=1.0)
-        ax = curves((0, 1), quality, "dead_share", "share of dead latents")
-        ax.set_ylim(bottom=0)
+        title = "explained variance (dashed: PCA)"
+        if ax := curves((0, 0), quality, "explained_variance", title, unseen):
+            _dashed(ax, quality, "explained_variance_pca", layers, palette)
+            ax.set_ylim(top=1.0)
+        if ax := curves((0, 1), quality, "dead_share", "share of dead latents", unseen):
+            ax.set_ylim(bottom=0)
         wide = grid[0, 2:].subgridspec(1, 2, width_ratios=(1, 0.26))
         _readability(fig.add_subplot(wide[0]), tested, layers, confounders, palette)
         for i, concept in enumerate(concepts, start=1):
-            ax = curves((i, 0), quality, f"auroc_lost_{concept}", "AUROC lost by splicing")
-            ax.annotate(
+            middle = grid[i, 0].get_position(fig)
+            fig.text(
+                0.012,
+                (middle.y0 + middle.y1) / 2,
                 style.words(concept),
-                (0.012, 0.5),
-                xycoords=("figure fraction", "axes fraction"),
                 rotation=90,
                 va="center",
                 ha="center",
                 weight="bold",
                 color=colours[concept],
             )
-            style.reference(ax, 0.0)
-            best = best_latents(probed[probed["concept"] == concept], 1)
-            ax = curves((i, 1), best, "auroc", "AUROC of the best latent")
-            style.reference(ax, 0.5)
+            lost = f"auroc_lost_{concept}"
+            if ax := curves((i, 0), quality, lost, "AUROC lost by splicing", few):
+                style.reference(ax, 0.0)
+            mine = probed[probed["concept"] == concept]
+            best = best_latents(mine, 1)
+            why = style.reasons(mine[mine["rank_auroc"].isna() | mine["auroc"].isna()])
+            if ax := curves((i, 1), best, "auroc", "AUROC of the best latent", why):
+                style.reference(ax, 0.5)
             _lifts(fig.add_subplot(grid[i, 2]), aligned, probed, concept, layers, palette)
-            _verdicts(fig.add_subplot(grid[i, 3]), verdicts, concept, layers, list(palette))
+            _verdicts(fig.add_subplot(grid[i, 3]), verdicts, concept, layers, palette)
         style.legend(fig, palette)
         fig.legend(
             handles=[
@@ -168,10 +182,14 @@ def _lifts(
     palette: dict[str, str],
 ) -> None:
     """Energy lift of each SAE's five latents of highest discovery AUROC, and its baseline."""
-    _axis(ax, layers)
+    ax.set_title(f"energy lift of the top {TOP} (grey: like latents)")
     best = best_latents(probed[probed["concept"] == concept], TOP)[[*IDENTITY, "latent"]]
     rows = aligned[(aligned["concept"] == concept) & (aligned["selection"] == "ranked")]
     top = rows.merge(best, on=[*IDENTITY, "latent"])
+    if top["energy_lift"].isna().all():
+        style.empty(ax, style.reasons(rows if top.empty else top))
+        return
+    _axis(ax, layers)
     rng = np.linspace(-0.05, 0.05, TOP)
     for number, (encoder, colour) in enumerate(palette.items()):
         here = top[top["encoder"] == encoder]
@@ -179,29 +197,36 @@ def _lifts(
         for layer, part in here.groupby("layer"):
             x = layers.index(str(layer)) + shift
             lifts = part["energy_lift"].dropna().sort_values()
+            if lifts.empty:
+                continue
             ax.plot(x + rng[np.arange(len(lifts)) % TOP], lifts, "o", color=colour, markersize=3.4)
             ax.plot([x - 0.07, x + 0.07], [lifts.median()] * 2, color=colour, linewidth=1.6)
-            if len(lifts):
-                matched = part["matched_energy_lift"].mean()
-                ax.plot(x, matched, "_", color=style.FAINT, markersize=11, markeredgewidth=1.6)
+            matched = part["matched_energy_lift"].mean()
+            ax.plot(x, matched, "_", color=style.FAINT, markersize=11, markeredgewidth=1.6)
     style.reference(ax, 1.0)
-    if len(top) and top["energy_lift"].notna().any():
-        ax.set_yscale("symlog", linthresh=1)
-        high = top["energy_lift"].max()
-        ticks = [t for t in (0, 1, 3, 10, 30, 100) if t <= 1.5 * high]
-        ax.set_yticks(ticks, [f"×{t}" for t in ticks])
-        ax.set_ylim(0, 1.3 * max(high, 3))
-        ax.minorticks_off()
-    ax.set_title(f"energy lift of the top {TOP}")
+    ax.set_yscale("symlog", linthresh=1)
+    high = top["energy_lift"].max()
+    ticks = [t for t in (0, 1, 3, 10, 30, 100) if t <= 1.5 * high]
+    ax.set_yticks(ticks, [f"×{t}" for t in ticks])
+    ax.set_ylim(0, 1.3 * max(high, 3))
+    ax.minorticks_off()
 
 
 def _verdicts(
-    ax: Axes, verdicts: pd.DataFrame, concept: str, layers: list[str], encoders: list[str]
+    ax: Axes,
+    verdicts: pd.DataFrame,
+    concept: str,
+    layers: list[str],
+    encoders: dict[str, str],
 ) -> None:
     """Share of each verdict among the tested latents; a bar per encoder, layer by layer."""
+    ax.set_title("gravest verdict of tested latents")
     here = verdicts[verdicts["concept"] == concept]
+    if here.empty:
+        style.empty(ax, "no latent was tested")
+        return
     bar = 0.8 / len(encoders)
-    for number, encoder in enumerate(encoders):
+    for number, (encoder, encoder_colour) in enumerate(encoders.items()):
         for x, layer in enumerate(layers):
             words = here.loc[(here["encoder"] == encoder) & (here["layer"] == layer), "verdict"]
             if words.empty:
@@ -220,20 +245,13 @@ def _verdicts(
                     linewidth=0.5,
                 )
                 bottom += share
-            ax.annotate(
-                encoder[:5] + ".",
-                (place, 1.0),
-                xytext=(0, 1),
-                textcoords="offset points",
-                ha="center",
-                size=6,
-                color=style.FAINT,
-            )
+            # The encoder's colour above its bar.
+            ends = [place - 0.42 * bar, place + 0.42 * bar]
+            ax.plot(ends, [1.05, 1.05], color=encoder_colour, linewidth=3, solid_capstyle="butt")
     _axis(ax, layers)
     ax.set_xlim(-0.6, len(layers) - 0.4)
-    ax.set_ylim(0, 1.08)
+    ax.set_ylim(0, 1.1)
     ax.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-    ax.set_title("gravest verdict of tested latents")
 
 
 def _readability(
@@ -245,6 +263,10 @@ def _readability(
 ) -> None:
     """Best AUROC for each confounder among the latents tested for any concept."""
     palette = style.colours(confounders, style.CONFOUNDER_COLOURS)
+    ax.set_title("how well the best tested latent tells each confounder (AUROC)")
+    if tested["confounder_auroc"].isna().all():
+        style.empty(ax, style.reasons(tested), 60)
+        return
     told = np.maximum(tested["confounder_auroc"], 1 - tested["confounder_auroc"])
     best = tested.assign(told=told).groupby(["encoder", "layer", "confounder"])["told"].max()
     _axis(ax, layers)
@@ -255,7 +277,6 @@ def _readability(
             ax.plot(values, color=colour, marker=marker, markersize=4, linewidth=1.1)
     style.reference(ax, 0.5)
     ax.set_ylim(0.48, 1.02)
-    ax.set_title("how well the best tested latent tells each confounder (AUROC)")
     handles = [
         Line2D([], [], color=colour, label=style.words(name)) for name, colour in palette.items()
     ]

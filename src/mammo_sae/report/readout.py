@@ -13,51 +13,59 @@ from mammo_sae.errors import InputError
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
-SPLIT = "test"
 COLUMNS = 4
-# What is drawn of the table: (features, probe, k) -> name and line.
+# What is drawn of the table: (features, probe) -> name, line and marker. Sparse probes are drawn
+# for the smallest and the largest number of latents that the table has.
 PROBES = {
-    ("embedding", "l2", 0): ("embedding, L2", "solid", "o"),
-    ("codes", "l2", 0): ("all latents, L2", (0, (5, 2)), "s"),
-    ("codes", "sparse", 5): ("5 latents", (0, (2, 1.5)), "^"),
-    ("codes", "sparse", 1): ("1 latent", (0, (1, 1.5)), "v"),
+    ("embedding", "l2"): ("embedding, L2", "solid", "o"),
+    ("codes", "l2"): ("all latents, L2", (0, (5, 2)), "s"),
 }
+SPARSE = {"most": ((0, (2, 1.5)), "^"), "fewest": ((0, (1, 1.5)), "v")}
+# What the table has beside: probes for comparison that would make the panels unreadable.
+LISTED = ("embedding, PCA", "latents, L1", "ordered levels", "other numbers of latents")
 
 
-def run(*, probes: Path, sae: str, output: Path) -> None:
+def run(*, probes: Path, sae: str, split: str, output: Path) -> None:
     """Draw the AUROC of probes against layers, a panel per concept and confounder.
 
     Parameters
     ----------
     probes
         Table `probes` of all SAEs.
+    split
+        The split whose scores are drawn.
     output
         PNG to write.
 
     Raises
     ------
     InputError
-        If the table holds no such SAE.
+        If the table has rows, and none of such an SAE.
     """
     table = read_table(probes)
-    table = table[(table["sae"] == sae) & (table["split"] == SPLIT)]
+    if len(table) and sae not in set(table["sae"]):
+        raise InputError(f"{probes} has no row of SAE {sae!r}; give the name of one that it has")
+    title = f"What can be read from a layer · SAE {sae}"
+    table = table[(table["sae"] == sae) & (table["split"] == split)]
     if table.empty:
-        raise InputError(f"{probes} has no {SPLIT} row of SAE {sae!r}; run its step again")
+        style.absent(output, title, f"the table probes has no row of the {split} split")
+        return
     # Of a column with several levels the macro mean is shown, of others the only level.
     many = table.groupby("target")["level"].transform(lambda level: (level == "macro").any())
     table = table[~many | (table["level"] == "macro")]
+    drawn = shown_probes(table)
     layers = style.layer_order(table["layer"])
     palette = style.colours(table["encoder"], style.ENCODER_COLOURS)
     targets = list(dict.fromkeys(table["target"]))
     columns = min(COLUMNS, max(2, len(targets)))
     rows = -(-len(targets) // columns)
-    width, height = 0.7 + 2.7 * columns, 1.5 + 2.3 * rows
+    width, height = 0.7 + 2.9 * columns, 1.7 + 2.4 * rows
     with style.figure(output, width, height) as fig:
         style.heading(
             fig,
-            f"What can be read from a layer · SAE {sae}",
-            f"AUROC on the {SPLIT} split of probes fitted in discovery; mean over seeds, "
-            "95 % patient bootstrap of the first",
+            title,
+            f"AUROC in the {split} split of probes fitted in the discovery split; dots: mean over "
+            "seeds; bars: 95 % patient bootstrap of the first seed",
         )
         grid = fig.add_gridspec(
             rows,
@@ -74,25 +82,43 @@ def run(*, probes: Path, sae: str, output: Path) -> None:
             here = table[table["target"] == target]
             ax.set_title(f"{style.words(target)} ({here['kind'].iloc[0]})")
             if here["auroc"].isna().all():
-                style.empty(ax, f"not estimable: {here['reason'].iloc[0]}")
+                style.empty(ax, style.reasons(here))
                 continue
-            _panel(ax, here, layers, palette)
+            _panel(ax, here, layers, palette, drawn)
         style.legend(fig, palette)
         fig.legend(
             handles=[
                 Line2D([], [], color=style.INK, linestyle=line, marker=marker, label=name)
-                for name, line, marker in PROBES.values()
+                for name, line, marker in drawn.values()
             ],
             loc="lower center",
-            ncols=len(PROBES),
+            ncols=len(drawn),
         )
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, layers: list[str], palette: dict[str, str]) -> None:
+def shown_probes(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[str, object, str]]:
+    """Return what is drawn of a table: (features, probe, k) -> name, line, marker."""
+    present = set(zip(table["features"], table["probe"], strict=True))
+    drawn = {(*key, 0): entry for key, entry in PROBES.items() if key in present}
+    numbers = sorted({int(k) for k in table.loc[table["probe"] == "sparse", "k"].dropna()})
+    for k, (line, marker) in zip(
+        numbers[:: len(numbers) - 1 or 1][::-1], SPARSE.values(), strict=False
+    ):
+        drawn["codes", "sparse", k] = (f"{k} latent{'s' if k > 1 else ''}", line, marker)
+    return drawn
+
+
+def _panel(
+    ax: Axes,
+    rows: pd.DataFrame,
+    layers: list[str],
+    palette: dict[str, str],
+    drawn: dict[tuple[str, str, int], tuple[str, object, str]],
+) -> None:
     k = rows["k"].fillna(0).astype(int)
     for number, (encoder, colour) in enumerate(palette.items()):
         shift = 0.08 * (number - (len(palette) - 1) / 2)
-        for (features, probe, latents), (_, line, marker) in PROBES.items():
+        for (features, probe, latents), (_, line, marker) in drawn.items():
             wanted = (rows["features"] == features) & (rows["probe"] == probe) & (k == latents)
             here = rows[wanted & (rows["encoder"] == encoder)].sort_values("seed", kind="stable")
             if here.empty:

@@ -1,50 +1,73 @@
 """One look for all figures: colours, fonts, wording, and how a figure becomes a file.
 
 Colours are Okabe and Ito's colour-blind safe palette and relatives of it. A concept, an encoder, a
-confounder and a verdict each keep one colour in every figure: names get colours by their place in
-the sorted list of all such names of a run, never by what one figure happens to show.
+confounder, a ranking and a verdict each keep one colour in every figure of every run: a name's
+colour follows from the name (`colours`).
 """
 
 from __future__ import annotations
 
+import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from mammo_sae.stores.publish import atomic_file
 
-DPI = 160
+DPI = 110  # read on a screen, many in one report
+PNG_COLOURS = 256  # a palette halves the file, and no eye sees it
 INK = "#1F2933"
-FAINT = "#8A94A0"
+FAINT = "#6B7683"
 RULE = "#D9DEE3"
 
-CONCEPT_COLOURS = ("#2FA4E7", "#E0559F", "#8FB339", "#7D6BD6")
-ENCODER_COLOURS = ("#332E73", "#B08B4F", "#3F9F97", "#1B1B1B", "#7FA8D9")
-CONFOUNDER_COLOURS = (
-    "#999933",
-    "#0072B2",
-    "#882255",
-    "#DDCC77",
-    "#56B4E9",
-    "#332288",
-    "#CC6677",
-    "#661100",
-)
-RANKING_COLOURS = {
-    "auroc": "#0072B2",
-    "class_mean": "#D55E00",
-    "mean_difference": "#009E73",
-    "effect": "#56B4E9",
-    "class_union": "#E69F00",
-    "random": "#8A94A0",
+SPLITS = ("training", "validation", "test", "external")
+
+# Palettes: the names that every run of the phantom has keep their place, others take a free one.
+CONCEPT_COLOURS = {
+    "mass": "#2FA4E7",
+    "suspicious_calcification": "#E0559F",
+    "third": "#8FB339",
+    "fourth": "#7D6BD6",
+}
+ENCODER_COLOURS = {
+    "finetuned": "#332E73",
+    "pretrained": "#B08B4F",
+    "third": "#3F9F97",
+    "fourth": "#1B1B1B",
+    "fifth": "#7FA8D9",
+}
+CONFOUNDER_COLOURS = {
+    "marker": "#882255",
+    "manufacturer": "#0072B2",
+    "paddle": "#DDCC77",
+    "density": "#999933",
+    "view": "#661100",
+    "side": "#56B4E9",
+    "age_bin": "#CC6677",
+    "eighth": "#332288",
+}
+# What orders latents, as figures name it: every figure takes label and colour from here.
+RANKINGS = {
+    "auroc": ("AUROC", "#0072B2"),
+    "class_mean": ("class mean", "#D55E00"),
+    "mean_difference": ("mean difference", "#009E73"),
+    "class_contrast": ("class contrast", "#882255"),
+    "effect": ("effect size", "#56B4E9"),
+    "sparse_probe": ("sparse probe", "#332288"),
+    "class_union": ("class mean, both classes", "#E69F00"),
+    "random": ("random order", "#8A94A0"),
 }
 VERDICT_COLOURS = {
     "concept-aligned": "#009E73",
@@ -99,13 +122,53 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         fig = Figure(figsize=(width, height), dpi=DPI)
         FigureCanvasAgg(fig)
         yield fig
+        drawn = io.BytesIO()
+        fig.savefig(drawn, format="png", metadata={"Software": None})
+        picture = Image.open(drawn).convert("RGB")
+        picture = picture.quantize(PNG_COLOURS, dither=Image.Dither.NONE)
         with atomic_file(path) as aside:
-            fig.savefig(aside, format="png", metadata={"Software": None})
+            picture.save(aside, format="png", optimize=True)
 
 
-def colours(names: Iterable[str], palette: Sequence[str]) -> dict[str, str]:
-    """Return a colour per name, by its place among all of them, sorted."""
-    return {name: palette[i % len(palette)] for i, name in enumerate(sorted(set(names)))}
+def absent(path: Path, title: str, reason: str) -> None:
+    """Write a figure that says in words why there is nothing to draw."""
+    with figure(path, 9.6, 3.0) as fig:
+        heading(fig, title)
+        fig.text(0.5, 0.42, "\n".join(textwrap.wrap(reason, 96)), ha="center", va="center")
+
+
+def colours(names: Iterable[str], palette: Mapping[str, str]) -> dict[str, str]:
+    """Return a colour per name, names sorted.
+
+    A name of the palette has its own colour; another one begins at the place that its own letters
+    give and takes the first colour that no name before it has, so that neither the run nor the
+    figure decides. Beyond the palette's length colours come again.
+    """
+    slots = list(palette.values())
+    result = {name: palette[name] for name in sorted(set(names)) if name in palette}
+    for name in sorted(set(names) - set(result)):
+        first = zlib.crc32(name.encode()) % len(slots)
+        around = slots[first:] + slots[:first]
+        free = [colour for colour in around if colour not in result.values()]
+        result[name] = (free or around)[0]
+    return dict(sorted(result.items()))
+
+
+def rankings(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return label and colour of the rankings that a table holds, in the order of `RANKINGS`.
+
+    One that has no entry there is shown under its own name, never left out.
+    """
+    present = [name for name in dict.fromkeys(names) if name]
+    known = {name: entry for name, entry in RANKINGS.items() if name in present}
+    others = (name for name in sorted(present) if name not in RANKINGS)
+    return known | {name: (words(name), INK) for name in others}
+
+
+def splits_of(names: Iterable[str]) -> list[str]:
+    """Return distinct splits in their usual order."""
+    present = set(names)
+    return [split for split in SPLITS if split in present]
 
 
 def words(name: str) -> str:
@@ -162,12 +225,29 @@ def reference(ax: Axes, value: float, text: str = "", *, axis: str = "y") -> Non
         )
 
 
-def empty(ax: Axes, text: str) -> None:
-    """Say in a panel why it shows nothing."""
+def empty(ax: Axes, text: str, width: int = 34) -> None:
+    """Say in a panel why it shows nothing, `width` letters a line."""
     ax.set_axis_off()
-    ax.text(
-        0.5, 0.5, text, ha="center", va="center", color=FAINT, transform=ax.transAxes, wrap=True
-    )
+    text = "\n".join(textwrap.fill(line, width) for line in text.splitlines())
+    ax.text(0.5, 0.5, text, ha="center", va="center", size=8, color=FAINT, transform=ax.transAxes)
+
+
+def reasons(rows: pd.DataFrame) -> str:
+    """Return why rows of a table hold no number, in the table's own words."""
+    if rows.empty:
+        return "not run: the table has no such row"
+    found = [reason for reason in rows["reason"].unique() if reason] if "reason" in rows else []
+    return "not estimable: " + (found[0] if found else "the table gives no reason")
+
+
+def counts_axis(ax: Axes, most: int) -> None:
+    """Lay out a logarithmic axis of numbers of latents, 0 to `most`, whose labels never touch."""
+    ax.set_xscale("symlog", linthresh=1, linscale=0.4)
+    ticks = [k for k in (0, 1, 10, 100, 1000, 10000) if k * 4 <= most]
+    ticks = sorted({*ticks, most})
+    ax.set_xticks(ticks, [f"{k:,}" for k in ticks])
+    ax.minorticks_off()
+    ax.set_xlim(-0.08, most * 1.15)
 
 
 def legend(

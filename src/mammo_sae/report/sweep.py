@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Transform, offset_copy
 
-from mammo_sae.errors import InputError
 from mammo_sae.report import style
+from mammo_sae.report.interventions import SPLICES, shown_splice
 from mammo_sae.stores.tables import read_table
 
-SPLIT = "test"
-MODES = {"on": "first k on", "off": "first k off"}
-COLOURS = {**style.RANKING_COLOURS, "class_contrast": "#882255"}
+MODES = {"on": "first k kept", "off": "first k dropped"}
 
 
 def run(
-    *, sweeps: Sequence[Path], interventions: Path, concept: str, sae: str, output: Path
+    *,
+    sweeps: Sequence[Path],
+    interventions: Path,
+    concept: str,
+    sae: str,
+    splits: Mapping[str, str],
+    output: Path,
 ) -> None:
     """Draw one named SAE's interventions on one concept, a row per encoder, all layers.
 
@@ -30,70 +34,69 @@ def run(
         Curves over every k that `interventions` wrote for the head layer.
     interventions
         Table `interventions` of all SAEs and layers: values with intervals at the configured k.
+    splits
+        The split to draw of each layer.
     output
         PNG to write.
-
-    Raises
-    ------
-    InputError
-        If the table has no row of the SAE and concept.
     """
-    table = read_table(interventions)
-    table = table[(table["concept"] == concept) & (table["sae"] == sae)]
-    table = table[(table["split"] == SPLIT) & (table["splice"] == "spliced")]
-    if table.empty:
-        raise InputError(
-            f"{interventions} has no {SPLIT} row of concept {concept} and SAE {sae}; "
-            "run its step again"
-        )
     curves = [read_table(path) for path in sweeps]
+    table = _of_sae(read_table(interventions), concept, sae, splits)
+    title = f"Latents kept or dropped · {style.words(concept)} · SAE {sae}"
+    if table.empty:
+        reason = f"the table interventions has no row of SAE {sae} and {concept} in the split shown"
+        style.absent(output, title, reason)
+        return
+    splice = shown_splice(table["splice"])
     curve = pd.concat(curves, ignore_index=True) if curves else table.iloc[:0]
-    curve = curve[(curve["concept"] == concept) & (curve["sae"] == sae)]
-    curve = curve[curve["split"] == SPLIT]
+    # The curve is that of the edited reconstruction; beside another splice it would mislead.
+    curve = _of_sae(curve, concept, sae, splits) if splice == "spliced" else curve.iloc[:0]
     encoders = sorted(table["encoder"].unique())
     panels = [(layer, mode) for layer in style.layer_order(table["layer"]) for mode in MODES]
-    width, height = 0.9 + 2.9 * len(panels), 1.5 + 2.4 * len(encoders)
+    width, height = 0.9 + 3.0 * len(panels), 1.75 + 2.5 * len(encoders)
+    names = style.rankings(table["ranking"])
     with style.figure(output, width, height) as fig:
-        style.heading(
-            fig,
-            f"Latents kept or dropped, every k · {style.words(concept)} · SAE {sae}",
-            f"{SPLIT} split, spliced; first seed; dots: configured k, 95 % patient bootstrap",
-        )
+        first = f"read from: {SPLICES.get(splice, splice)}; first seed"
+        dots = "dots: the k that were measured, with 95 % intervals; lines: every k"
+        style.heading(fig, title, f"{first}\n{dots}")
         grid = fig.add_gridspec(
             len(encoders),
             len(panels),
             left=0.62 / width,
             right=1 - 0.15 / width,
-            top=1 - 0.95 / height,
-            bottom=0.85 / height,
-            hspace=0.5,
-            wspace=0.12,
+            top=1 - 1.1 / height,
+            bottom=0.95 / height,
+            hspace=0.55,
+            wspace=0.14,
         )
         for i, encoder in enumerate(encoders):
             for j, (layer, mode) in enumerate(panels):
                 ax = fig.add_subplot(grid[i, j])
+                ax.set_title(f"{encoder} · {layer} · {splits[layer]}\n{MODES[mode]}", fontsize=8.5)
                 here = [_of(rows, encoder, layer, mode) for rows in (table, curve)]
-                ax.set_title(f"{encoder} · {layer} · {MODES[mode]}", fontsize=8.5)
+                here[0] = here[0][here[0]["splice"] == splice]
                 if here[0]["auroc"].isna().all():
-                    reasons = here[0]["reason"].unique() if len(here[0]) else ["not run"]
-                    style.empty(ax, f"not estimable: {reasons[0]}")
+                    why = table[(table["encoder"] == encoder) & (table["layer"] == layer)]
+                    style.empty(ax, style.reasons(why), 30)
                     continue
-                _panel(ax, *here)
-                ax.set_xlabel("k")
+                _panel(ax, *here, names)
+                ax.set_xlabel("k, number of latents")
                 if j:
                     ax.set_yticklabels([])
                 else:
                     ax.set_ylabel("AUROC")
-        present = set(table["ranking"])
         fig.legend(
             handles=[
-                Line2D([], [], color=colour, label=style.words(name))
-                for name, colour in COLOURS.items()
-                if name in present
+                Line2D([], [], color=c, marker="o", markersize=3, label=label)
+                for label, c in names.values()
             ],
             loc="lower center",
-            ncols=len(present),
+            ncols=max(1, min(len(names), int(width / 1.4))),
         )
+
+
+def _of_sae(rows: pd.DataFrame, concept: str, sae: str, splits: Mapping[str, str]) -> pd.DataFrame:
+    rows = rows[(rows["concept"] == concept) & (rows["sae"] == sae)]
+    return rows[rows["split"] == rows["layer"].map(splits)]
 
 
 def _of(rows: pd.DataFrame, encoder: str, layer: str, mode: str) -> pd.DataFrame:
@@ -102,31 +105,24 @@ def _of(rows: pd.DataFrame, encoder: str, layer: str, mode: str) -> pd.DataFrame
     return rows[rows["seed"] == rows["seed"].min()]
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, curve: pd.DataFrame) -> None:
-    ax.set_xscale("symlog", linthresh=1, linscale=0.4)
-    for ranking, colour in COLOURS.items():
-        selection = "random" if ranking == "random" else "ranked"
-        points = rows[(rows["ranking"] == ranking) & (rows["selection"] == selection)]
-        points = points.sort_values("k", kind="stable")
-        if points.empty:
-            continue
+def _panel(
+    ax: Axes, rows: pd.DataFrame, curve: pd.DataFrame, names: Mapping[str, tuple[str, str]]
+) -> None:
+    for number, (ranking, (_, colour)) in enumerate(names.items()):
         line = curve[curve["ranking"] == ranking].sort_values("k", kind="stable")
-        drawn = line if len(line) else points
-        ax.plot(drawn["k"], drawn["auroc"], color=colour, linewidth=1.1)
-        spread = np.abs(points[["auroc_low", "auroc_high"]].to_numpy().T - points["auroc"].array)
-        ax.errorbar(
-            points["k"],
-            points["auroc"],
-            yerr=spread,
-            fmt="o",
-            color=colour,
-            markersize=2.6,
-            elinewidth=0.7,
-        )
+        # Between measured dots nothing is known: no line.
+        ax.plot(line["k"], line["auroc"], color=colour, linewidth=1.1)
+        points = rows[(rows["ranking"] == ranking) & (rows["selection"] != "matched")]
+        # Dots of the same k stand beside each other, in the order of the legend.
+        beside = _aside(ax, number - (len(names) - 1) / 2)
+        style_ = {"color": colour, "transform": beside, "zorder": 3}
+        ax.vlines(points["k"], points["auroc_low"], points["auroc_high"], linewidth=0.7, **style_)
+        ax.plot(points["k"], points["auroc"], "o", markersize=3.2, **style_)
     style.reference(ax, 0.5)
-    most = int(rows["k"].max())
-    ticks = [k for k in (0, 1, 10, 100, 1000, 10000) if k < most * 0.7] + [most]
-    ax.set_xticks(ticks, [f"{k}" for k in ticks])
-    ax.minorticks_off()
+    style.counts_axis(ax, int(rows["k"].max()))
     ax.set_ylim(0, 1.02)
     ax.grid(axis="y")
+
+
+def _aside(ax: Axes, places: float) -> Transform:
+    return offset_copy(ax.transData, ax.figure, x=2.4 * places, y=0, units="points")

@@ -32,22 +32,19 @@ KEYS = (
 def run(*, parts: Sequence[Path], output_csv: Path, output_parquet: Path) -> None:
     """Write the rows of all `parts`, sorted by the columns that identify them.
 
-    A column that a part lacks (nothing in it could be estimated) is empty in its rows.
+    A column that a part lacks (nothing in it could be estimated) is empty in its rows. Parts may
+    have no rows: of a layer whose latents are all dead, none is tested.
 
     Raises
     ------
     InputError
-        If there is no part, or a part has no rows.
+        If there is no part.
     """
     if not parts:
         raise InputError(f"no table to put into {output_parquet}; name at least one")
-    frames = []
-    for path in parts:
-        frame = read_table(path)
-        if frame.empty:
-            raise InputError(f"table {path} has no rows; rebuild it")
-        frames.append(frame)
-    table = pd.concat(frames, ignore_index=True)
+    frames = [read_table(path) for path in parts]
+    # A part without rows says nothing of its columns' types.
+    table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     keys = [key for key in KEYS if key in table]
     table = table.sort_values(keys, kind="stable", ignore_index=True) if keys else table
     write_table(table, output_csv)

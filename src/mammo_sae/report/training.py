@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mammo_sae.errors import InputError
@@ -14,17 +15,22 @@ from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
 PANELS = {
-    "loss": "loss per cell",
+    "error": "reconstruction error",
+    "rest": "penalties: loss less error",
     "explained_variance": "explained variance",
     "dead_share": "share of dead latents",
     "lr": "learning rate × 1,000",
 }
+WORTH_DRAWING = 1e-9  # a rest below is rounding
 
 
 def run(
     *, histories: Sequence[Path], layers: Sequence[str], encoder: str, sae: str, output: Path
 ) -> None:
     """Draw the training curves of one encoder's SAEs of one kind: a line per layer and seed.
+
+    The loss is drawn as its terms: the reconstruction error, and what is added to it (a sparsity
+    penalty, or the auxiliary term that revives dead latents and comes and goes with them).
 
     Parameters
     ----------
@@ -44,38 +50,64 @@ def run(
     """
     if len(histories) != len(layers):
         raise InputError(f"{len(histories)} training logs but {len(layers)} layers; give one each")
-    curves = [(layer, read_table(path)) for layer, path in zip(layers, histories, strict=True)]
+    curves = [
+        (layer, _with_terms(read_table(path)))
+        for layer, path in zip(layers, histories, strict=True)
+    ]
+    title = f"Training of the SAEs · {encoder} · {sae}"
+    if all(history["step"].max() == 0 for _, history in curves):
+        style.absent(output, title, "these SAEs were not trained here: they are published ones")
+        return
     order = style.layer_order(layers)
     ramp = mpl.colormaps["viridis"]
     palette = {layer: ramp(0.85 * i / max(1, len(order) - 1)) for i, layer in enumerate(order)}
-    width, height = 11.0, 3.0
+    width, height = 13.0, 3.0
     with style.figure(output, width, height) as fig:
-        style.heading(fig, f"Training of the SAEs · {encoder} · {sae}")
+        style.heading(fig, title, "of the batch at each step; the loss is error and penalties")
         grid = fig.add_gridspec(
-            1, len(PANELS), left=0.055, right=0.985, top=0.75, bottom=0.16, wspace=0.3
+            1, len(PANELS), left=0.045, right=0.99, top=0.72, bottom=0.16, wspace=0.32
         )
-        for place, (column, title) in enumerate(PANELS.items()):
+        for place, (column, name) in enumerate(PANELS.items()):
             ax = fig.add_subplot(grid[place])
-            for layer, history in curves:
-                values = history[column] * (1000 if column == "lr" else 1)
-                ax.plot(_share(history), values, color=palette[layer], linewidth=1.4)
-            ax.set_title(title)
-            ax.set_xlabel("share of the steps")
-            ax.set_xlim(0, 1)
-            ax.grid(axis="y")
-            if column == "loss":
-                ax.set_yscale("log")
-                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                ax.yaxis.set_minor_formatter(NullFormatter())
-            elif column == "explained_variance":
-                ax.set_ylim(min(0.5, *(h[column].quantile(0.05) for _, h in curves)), 1.0)
-            elif column == "dead_share":
-                ax.set_ylim(0, max(0.05, *(1.05 * h[column].max() for _, h in curves)))
-            else:
-                ax.set_ylim(bottom=0)
+            ax.set_title(name)
+            _panel(ax, column, curves, palette)
         style.legend(fig, palette, markers="s")
 
 
+def _with_terms(history: pd.DataFrame) -> pd.DataFrame:
+    rest = (history["loss"] - history["error"]).clip(lower=0)
+    return history.assign(rest=rest, lr=history["lr"] * 1000)
+
+
+def _panel(
+    ax: Axes,
+    column: str,
+    curves: Sequence[tuple[str, pd.DataFrame]],
+    palette: dict[str, tuple[float, ...]],
+) -> None:
+    if column == "rest" and all(h["rest"].max() <= WORTH_DRAWING for _, h in curves):
+        style.empty(ax, "none: the loss is the reconstruction error", 22)
+        return
+    for layer, history in curves:
+        # Where no latent is dead the auxiliary term is 0, which a logarithmic axis can't show.
+        values = history[column].where(history[column] > 0) if column == "rest" else history[column]
+        marker = "." if column == "rest" else ""
+        ax.plot(_share(history), values, color=palette[layer], linewidth=1.2, marker=marker, ms=3)
+    ax.set_xlabel("share of the steps")
+    ax.set_xlim(0, 1)
+    ax.grid(axis="y")
+    if column in {"error", "rest"}:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    elif column == "explained_variance":
+        ax.set_ylim(min(0.5, *(h[column].quantile(0.05) for _, h in curves)), 1.0)
+    elif column == "dead_share":
+        ax.set_ylim(0, max(0.05, *(1.05 * h[column].max() for _, h in curves)))
+    else:
+        ax.set_ylim(bottom=0)
+
+
 def _share(history: pd.DataFrame) -> pd.Series:
-    return history["step"] / history["step"].max()
+    return history["step"] / max(1, history["step"].max())

@@ -28,6 +28,9 @@ def run(*, truth: Path, output: Path) -> None:
         PNG to write.
     """
     table = read_table(truth)
+    if table.empty:
+        style.absent(output, "Verdicts against the plant", "the table truth has no row")
+        return
     encoders = sorted(table["encoder"].unique())
     table = table.assign(run=[_name(row) for row in table.to_dict("records")])
     names = sorted(set(table["confounder"]) - {"any"})

@@ -1,4 +1,4 @@
-"""One verdict per latent and concept, out of those for each confounder."""
+"""What is said of a latent in one word: its verdict over all confounders, and where it looks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import pandas as pd
 
 from mammo_sae.analysis.cases import IDENTITY
 
+SIGNIFICANT = 0.05  # q-value of the alignment with the lesion
+POINTS = 0.5  # share of the images in which a latent fires that its highest cell must hit
+ON, OFF, UNCLEAR = "on the lesion", "off the lesion", "where: unclear"
 # What a reader must know first comes first.
 SEVERITY = ("confounded", "mixed", "unresolved", "concept-aligned", "insufficient")
 
@@ -24,3 +27,25 @@ def overall(confounds: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["severity"] == gravest]
     result = rows.groupby([*keys, "verdict"], sort=True)["confounder"].agg(", ".join)
     return result.rename("confounders").reset_index()
+
+
+def location(scores: pd.Series) -> str:
+    """Return where a latent looks, from its row of the alignment table; "" if not estimable.
+
+    On the lesion if all of this holds: q < 0.05; the whole interval of its energy lift lies above
+    chance (1) and above the lift with masks moved between patients; the whole interval of its
+    pointing lies above that with moved masks; and its highest cell touches the lesion in at least
+    half of the positive images in which it fires. Off the lesion if the interval of its lift lies
+    below chance. Else unclear.
+    """
+    if pd.isna(scores["energy_lift"]):
+        return ""
+    on = (
+        scores["q"] < SIGNIFICANT
+        and scores["energy_lift_low"] > max(1.0, scores["shuffled_energy_lift"])
+        and scores["pointing_low"] > scores["shuffled_pointing"]
+        and scores["pointing"] >= POINTS * scores["fires"]
+    )
+    if on:
+        return ON
+    return OFF if scores["energy_lift_high"] < 1 else UNCLEAR

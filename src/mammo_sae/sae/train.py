@@ -67,9 +67,10 @@ def run(
     weights, description
         `sae.safetensors` and `sae.json`, side by side (see `mammo_sae.sae.model`).
     log
-        Table with one row per hundredth of the run: step, loss, explained_variance (of that
-        step's batch, centred), l0 (active latents per cell), dead_share, lr. Of a published SAE,
-        one row: step 0, scored on some of the training images.
+        Table with one row per hundredth of the run: step, loss, error (the loss without its
+        penalties), explained_variance (of that step's batch, centred), l0 (active latents per
+        cell), dead_share, lr. Of a published SAE, one row: step 0, scored on some of the training
+        images.
     image_stores
         Manifests of the image stores, needed if `settings.background` is below 1.
     beside
@@ -244,6 +245,7 @@ def _published(settings: PublishedVariant, reader: EmbeddingReader) -> Trained:
     row = {
         "step": 0,
         "loss": missed / x.numel(),
+        "error": missed / x.numel(),
         "explained_variance": 1 - missed / float((x - x.mean(dim=0)).square().sum()),
         "l0": float(used.sum()) / len(x),
         "dead_share": float((used == 0).double().mean()),

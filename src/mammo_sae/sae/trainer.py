@@ -115,6 +115,7 @@ class Training:
         return {
             "step": self.step,
             "loss": float(found.loss),
+            "error": float(found.error),
             "explained_variance": 1 - float(found.error / variance),
             "l0": float(found.active),
             "dead_share": self._silence.dead_share(),
