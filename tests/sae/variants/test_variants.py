@@ -157,3 +157,57 @@ def test_a_restored_run_goes_on_as_if_it_had_not_stopped(name):
     for parameter, expected in whole.trainee.parameters.items():
         assert torch.equal(second.trainee.parameters[parameter], expected), parameter
     assert second.log == whole.log
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_folding_twice_gives_what_folding_once_does_and_changes_nothing(name):
+    training = trained(name, steps=20)
+    trainee = training.trainee
+    before = {
+        part: {key: tensor.clone() for key, tensor in getattr(trainee, part).items()}
+        for part in ("parameters", "buffers")
+    }
+    mean, scale = torch.full((D,), 3.0), 0.5
+    once, twice = trainee.folded(mean, scale), trainee.folded(mean, scale)
+    for key, tensor in once.tensors().items():
+        assert torch.equal(tensor, twice.tensors()[key]), key
+    for part, kept in before.items():
+        assert getattr(trainee, part).keys() == kept.keys()
+        for key, tensor in kept.items():
+            assert torch.equal(getattr(trainee, part)[key], tensor), key
+    # What was given out is its owner's: further steps don't reach it.
+    kept = {key: tensor.clone() for key, tensor in once.tensors().items()}
+    training.settings = training.settings.model_copy(update={"steps": 40})
+    training.advance(mixtures(256, seed=77))
+    for key, tensor in kept.items():
+        assert torch.equal(once.tensors()[key], tensor), key
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_folded_weights_are_the_documented_ones(name):
+    """x -> scale (x - mean) -> the variant's own formula -> back, in float64."""
+    training = trained(name, steps=20)
+    p = {key: tensor.double() for key, tensor in training.trainee.parameters.items()}
+    mean, scale = torch.linspace(-2, 5, D), 0.7
+    sae = training.trainee.folded(mean, scale)
+    linear = p["encoder_weight"]
+    if name == "gated":
+        linear = linear * p["log_gain"].exp().unsqueeze(1)
+    bias = p["encoder_bias"] / scale - linear @ mean.double()
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(sae.encoder_weight.double(), linear, **close)
+    torch.testing.assert_close(sae.encoder_bias.double(), bias, **close)
+    torch.testing.assert_close(sae.decoder_bias.double(), p["decoder_bias"] / scale + mean, **close)
+    expected = {
+        "l1": lambda: torch.zeros(H),
+        "jumprelu": lambda: p["log_threshold"].exp(),
+        "gated": lambda: (p["encoder_bias"] - p["log_gain"].exp() * p["gate_bias"]).clamp(min=0),
+        "batch_topk": lambda: training.trainee.buffers["threshold"].expand(H),
+        "matryoshka": lambda: training.trainee.buffers["threshold"].expand(H),
+    }
+    if name in expected:
+        torch.testing.assert_close(
+            sae.threshold.double(), expected[name]().double() / scale, **close
+        )
+    else:
+        assert sae.k == 3

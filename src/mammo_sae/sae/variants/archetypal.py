@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mammo_sae.sae import sparse
-from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import ENCODER_LENGTH, Start, Step
 from mammo_sae.sae.variants.topk import TopK
@@ -32,22 +31,24 @@ class Archetypal(TopK):
         first = torch.randint(count, (self.latents,), generator=self.generator)
         mixture = torch.zeros(self.latents, count)
         mixture[torch.arange(self.latents), first] = 1
-        atoms = self.parameters.pop("decoder_weight")
-        self.parameters["mixture"] = mixture.to(atoms.device)
-        self.parameters["relaxation"] = torch.zeros_like(atoms)
+        drawn = self.parameters.pop("decoder_weight")
+        self.parameters["mixture"] = mixture.to(drawn.device)
+        self.parameters["relaxation"] = torch.zeros_like(drawn)
         self._refresh()
         self.parameters["encoder_weight"].copy_(self._atoms * ENCODER_LENGTH)
 
+    @property
+    def atoms(self) -> Tensor:
+        """The atoms as mixture and relaxation make them."""
+        return self._atoms
+
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
         """Fill the gradients of TopK's loss, taken through the atoms' making."""
-        optimised = self.parameters
-        self.parameters = {**optimised, "decoder_weight": self._atoms}
         step = super().gradients(u, dead)
-        self.parameters = optimised
         # Through unit(): the radial part is gone already, the rest shrinks with the length.
         made = self._atoms.grad / self._length
-        optimised["relaxation"].grad = made
-        optimised["mixture"].grad = made @ self._centroids.t()
+        self.parameters["relaxation"].grad = made
+        self.parameters["mixture"].grad = made @ self._centroids.t()
         return step
 
     @torch.no_grad()
@@ -60,14 +61,6 @@ class Archetypal(TopK):
         length = relaxation.norm(dim=1, keepdim=True)
         relaxation *= (self._longest / length.clamp(min=1e-12)).clamp(max=1)
         self._refresh()
-
-    def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
-        """Return the SAE for raw embeddings."""
-        optimised = self.parameters
-        self.parameters = {**optimised, "decoder_weight": self._atoms}
-        folded = super().folded(mean, scale)
-        self.parameters = optimised
-        return folded
 
     def restored(self) -> None:
         """Make the atoms anew."""

@@ -98,9 +98,17 @@ class Trainee(ABC):
         self.buffers: dict[str, Tensor] = {}
         self.preactivations = sparse.Preactivations(self.latents, channels, device, start.dtype)
 
+    @property
+    def atoms(self) -> Tensor:
+        """The decoder's rows [h, d], of norm 1, whatever they are made of."""
+        return self.parameters["decoder_weight"]
+
     @abstractmethod
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the parameters' gradients for a batch u [n, d]; `dead` [m] are the dead latents."""
+        """Fill the parameters' gradients for a batch u [n, d]; `dead` [m] are the dead latents.
+
+        The decoder's goes into `atoms.grad`.
+        """
 
     @abstractmethod
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
@@ -120,23 +128,31 @@ class Trainee(ABC):
 
     def remove_radial_gradient(self) -> None:
         """Drop the part of the decoder's gradient that renormalising would undo."""
-        atoms = self.parameters["decoder_weight"]
-        sparse.tangent_(atoms.grad, atoms)
+        sparse.tangent_(self.atoms.grad, self.atoms)
 
     def fold(
-        self, mean: Tensor, scale: float, *, k: int | None = None, threshold: Tensor | None = None
+        self,
+        mean: Tensor,
+        scale: float,
+        *,
+        gain: Tensor | None = None,
+        k: int | None = None,
+        threshold: Tensor | None = None,
     ) -> SparseAutoencoder:
-        """Fold centring and scaling into the weights; codes get the embedding's units.
+        """Fold centring, scaling and a gain per latent into new weights, in the embedding's units.
 
-        From u_hat = z D + b_d, z = act(W u + b_e), u = scale (x - mean), and act positively
-        homogeneous: z / scale = act(W (x - mean) + b_e / scale).
+        From u_hat = z D + b_d, z = act(gain (W u) + b_e), u = scale (x - mean), and act positively
+        homogeneous: z / scale = act(gain W (x - mean) + b_e / scale). Parameters and buffers stay
+        as they are, and nothing returned shares memory with them.
         """
         p = self.parameters
         weight = p["encoder_weight"].clone()
+        if gain is not None:
+            weight *= gain.unsqueeze(1)
         return SparseAutoencoder(
             encoder_weight=weight,
             encoder_bias=p["encoder_bias"] / scale - weight @ mean,
-            decoder_weight=p["decoder_weight"].clone(),
+            decoder_weight=self.atoms.clone(),
             decoder_bias=p["decoder_bias"] / scale + mean,
             k=k,
             threshold=None if threshold is None else threshold / scale,

@@ -70,5 +70,4 @@ class Gated(Trainee):
         p = self.parameters
         gain = p["log_gain"].exp()
         threshold = (p["encoder_bias"] - gain * p["gate_bias"]).clamp(min=0)
-        p["encoder_weight"] = p["encoder_weight"] * gain.unsqueeze(1)
-        return self.fold(mean, scale, threshold=threshold)
+        return self.fold(mean, scale, gain=gain, threshold=threshold)

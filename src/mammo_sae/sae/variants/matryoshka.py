@@ -31,7 +31,7 @@ class Matryoshka(BatchTopK):
     def reconstruction(self, u: Tensor, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the gradients of L; return L and the residual of the whole dictionary."""
         p, count = self.parameters, len(self.settings.groups)
-        atoms = self.preactivations.rounded(p["decoder_weight"])
+        atoms = self.preactivations.rounded(self.atoms)
         group = self._group[index]
         parts = [value * (group == g) for g in range(count)]
         residual = p["decoder_bias"] - u
@@ -43,14 +43,14 @@ class Matryoshka(BatchTopK):
             outers.append(residual * (2 / (count * residual.numel())))
         p["decoder_bias"].grad = torch.stack(outers).sum(dim=(0, 1))
         by_latent = sparse.ByLatent.of(index, self.latents)
-        p["decoder_weight"].grad = torch.zeros_like(p["decoder_weight"])
+        self.atoms.grad = torch.zeros_like(self.atoms)
         inner = torch.zeros_like(value)
         outer = torch.zeros_like(u)
         # A group is part of its own reconstruction and of all larger ones.
         for g in reversed(range(count)):
             outer += outers[g]
             low = self.preactivations.rounded(outer)
-            p["decoder_weight"].grad += by_latent.sum(parts[g], low)
+            self.atoms.grad += by_latent.sum(parts[g], low)
             inner += sparse.dots(low, atoms, index).mul_(parts[g] > 0)
         p["encoder_weight"].grad = by_latent.sum(inner, self.preactivations.cells(u))
         p["encoder_bias"].grad = by_latent.total(inner)

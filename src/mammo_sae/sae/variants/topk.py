@@ -56,14 +56,14 @@ class TopK(Trainee):
     def reconstruction(self, u: Tensor, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Fill the gradients of L for these codes; return L and the residual u_hat - u."""
         p = self.parameters
-        atoms = self.preactivations.rounded(p["decoder_weight"])
+        atoms = self.preactivations.rounded(self.atoms)
         residual = sparse.residual(index, value, atoms, p["decoder_bias"], u)
         # dL / du_hat
         outer = residual * (2 / residual.numel())
         low = self.preactivations.rounded(outer)
         inner = sparse.dots(low, atoms, index).mul_(value > 0)
         by_latent = sparse.ByLatent.of(index, self.latents)
-        p["decoder_weight"].grad = by_latent.sum(value, low)
+        self.atoms.grad = by_latent.sum(value, low)
         p["decoder_bias"].grad = outer.sum(dim=0)
         p["encoder_weight"].grad = by_latent.sum(inner, self.preactivations.cells(u))
         p["encoder_bias"].grad = by_latent.total(inner)
@@ -75,7 +75,7 @@ class TopK(Trainee):
         Dense over the dead latents: there are few, and k_aux of them is no small share.
         """
         p, dtype = self.parameters, self.preactivations.dtype
-        weight, atoms = p["encoder_weight"][dead], p["decoder_weight"][dead]
+        weight, atoms = p["encoder_weight"][dead], self.atoms[dead]
         low_u, low_atoms = u.to(dtype), atoms.to(dtype)
         value = torch.addmm(p["encoder_bias"][dead].to(dtype), low_u, weight.to(dtype).t())
         value.clamp_(min=0)
@@ -86,7 +86,7 @@ class TopK(Trainee):
         outer = (miss * (2 * self.settings.aux_weight / miss.numel())).to(dtype)
         inner = torch.mm(outer, low_atoms.t()).mul_(value > 0)
         # A dead latent that fires in this very batch has a gradient from the main loss too.
-        p["decoder_weight"].grad.index_add_(0, dead, torch.mm(value.t(), outer).float())
+        self.atoms.grad.index_add_(0, dead, torch.mm(value.t(), outer).float())
         p["encoder_weight"].grad.index_add_(0, dead, torch.mm(inner.t(), low_u).float())
         p["encoder_bias"].grad.index_add_(0, dead, inner.float().sum(dim=0))
         return loss

@@ -1,0 +1,77 @@
+"""Every variant through the step itself: alone, beside others, and after a kill."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mammo_sae.sae import settings as s
+from mammo_sae.sae import train, trainer
+
+VARIANTS = {
+    "topk": s.TopKVariant(k=4, k_aux=4),
+    "batch_topk": s.BatchTopKVariant(k=4, k_aux=4),
+    "matryoshka": s.MatryoshkaVariant(k=4, k_aux=4),
+    "archetypal": s.ArchetypalVariant(k=4, k_aux=4, candidates=40, relaxation=0.2),
+    "l1": s.L1Variant(l1=0.01, resample_every=0.3),
+    "jumprelu": s.JumpReLUVariant(k=4),
+    "gated": s.GatedVariant(l1=0.05),
+}
+
+
+@pytest.fixture
+def own(settings):
+    return {
+        name: settings.model_copy(update={"variant": variant, "steps": 40, "dead_after": 0.1})
+        for name, variant in VARIANTS.items()
+    }
+
+
+def assert_alike(one, other):
+    """Weights by value first, so that a failure says what differs; then every byte."""
+    weights = [load_file(folder / "sae.safetensors") for folder in (one, other)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=0, msg=f"{one} {name}")
+    for file in ("sae.safetensors", "sae.json", "log.csv"):
+        assert (one / file).read_bytes() == (other / file).read_bytes(), (one, file)
+
+
+def test_every_variant_trained_beside_others_is_the_one_trained_alone(
+    cohort, train_sae, own, tmp_path
+):
+    first, *others = own
+    paths = {tmp_path / "beside" / name / "sae.json": own[name] for name in others}
+    train_sae(cohort, tmp_path / "beside" / first, own[first], beside=paths)
+    for name in others:
+        assert (tmp_path / "beside" / name / "checkpoint.pt").is_file()
+        train_sae(cohort, tmp_path / "beside" / name, own[name])
+    for name in own:
+        train_sae(cohort, tmp_path / "alone" / name, own[name])
+        assert_alike(tmp_path / "alone" / name, tmp_path / "beside" / name)
+
+
+def test_every_variant_goes_on_after_a_kill_as_if_it_had_not_stopped(
+    cohort, train_sae, own, tmp_path, monkeypatch
+):
+    class Killed(Exception):
+        pass
+
+    advance = trainer.Training.advance
+
+    def die(self, u):
+        if self.step == 27:
+            raise Killed
+        advance(self, u)
+
+    for name in own:
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "SAVE_SECONDS", 0.0)
+            patch.setattr(trainer.Training, "advance", die)
+            with pytest.raises(Killed):
+                train_sae(cohort, tmp_path / "killed" / name, own[name])
+        kept = torch.load(tmp_path / "killed" / name / train.CHECKPOINT, weights_only=True)
+        assert kept["state"]["step"] == 27
+        train_sae(cohort, tmp_path / "killed" / name, own[name])
+        train_sae(cohort, tmp_path / "whole" / name, own[name])
+        assert_alike(tmp_path / "whole" / name, tmp_path / "killed" / name)
