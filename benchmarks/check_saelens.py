@@ -67,7 +67,7 @@ def write(folder: Path, kind: str) -> dict[str, torch.Tensor]:
     write_saelens(sae, folder)
     x = torch.randn(CELLS, D, generator=random)
     torch.save(x, folder / "cells.pt")
-    index, value = Encoder(sae, torch.float32)(x)
+    index, value = Encoder(sae)(x)
     codes = torch.zeros(CELLS, H).scatter_add(1, index, value)
     return {"codes": codes, "reconstruction": sae.decode(index, value)}
 

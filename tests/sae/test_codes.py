@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae import codes
 from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.settings import JumpReLUVariant, TopKVariant
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 
@@ -41,7 +43,8 @@ def run(cohort, sae, folder, layer="head"):
 @pytest.mark.parametrize("threshold", [False, True], ids=["topk", "threshold"])
 def test_stored_codes_are_those_of_a_dense_encoding(cohort, tmp_path, threshold, monkeypatch):
     monkeypatch.setattr(codes, "CELLS_PER_BATCH", 60)  # five images a batch: an uneven last one
-    monkeypatch.setattr("mammo_sae.sae.sparse.product_type", lambda _: torch.float32)
+    # A processor that is fastest in bfloat16 gets the same codes.
+    monkeypatch.setattr("mammo_sae.sae.sparse.product_type", lambda _: torch.bfloat16)
     sae = make_sae(threshold=threshold)
     reader = run(cohort, sae, tmp_path)
     assert sorted(reader.image_ids) == sorted(cohort.cells)
@@ -68,6 +71,53 @@ def test_stored_codes_are_those_of_a_dense_encoding(cohort, tmp_path, threshold,
             ):
                 pooled = reader.pooled(f"{name}{suffix}", [image])[0]
                 np.testing.assert_allclose(pooled, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+# What float32 sums of d products may be off by, against the length of what is summed.
+TIE = 1e-5
+
+
+@pytest.mark.parametrize("fastest", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("variant", [TopKVariant(k=8, k_aux=8), JumpReLUVariant(k=8)])
+def test_codes_of_a_trained_sae_are_the_formulas_whatever_the_processor_is_fastest_in(
+    make_cohort, settings, train_sae, tmp_path, monkeypatch, fastest, variant
+):
+    """p = W x + b in float64 from the files alone; z = p at the k largest above 0, or above theta.
+
+    Latents whose p is within a float32 sum's error of the limit may go either way.
+    """
+    monkeypatch.setattr("mammo_sae.sae.sparse.product_type", lambda _: fastest)
+    cohort = make_cohort(images=16, channels=64)
+    own = settings.model_copy(update={"variant": variant, "latents": 256, "steps": 60})
+    description = train_sae(cohort, tmp_path, own)
+    tensors = {
+        name: tensor.double() for name, tensor in load_file(tmp_path / "sae.safetensors").items()
+    }
+    codes.run(
+        sae=description, embeddings=cohort.manifests, image_stores=cohort.image_stores,
+        layer="head", store=tmp_path / "codes.zarr", manifest=tmp_path / "codes.json",
+    )  # fmt: skip
+    reader = CodesReader(tmp_path / "codes.json")
+    for position, image in enumerate(reader.image_ids):
+        x = torch.from_numpy(cohort.cells[image].reshape(12, 64)).double()
+        pre = x @ tensors["encoder_weight"].t() + tensors["encoder_bias"]
+        if "threshold" in tensors:
+            limit = tensors["threshold"].expand_as(pre)
+        else:
+            limit = pre.topk(8).values[:, -1:].clamp(min=0).expand_as(pre)
+        length = x.norm(dim=1, keepdim=True) * tensors["encoder_weight"].norm(dim=1)
+        index, value = reader.cells([position])
+        found = torch.zeros_like(pre)
+        found.scatter_add_(
+            1, torch.from_numpy(index.reshape(12, -1)).long(),
+            torch.from_numpy(value.reshape(12, -1)).double(),
+        )  # fmt: skip
+        sure = (pre - limit).abs() > TIE * length
+        at_limit = pre >= limit if "threshold" not in tensors else pre > limit
+        assert torch.equal((found > 0)[sure], (at_limit & (pre > 0))[sure])
+        active = found > 0
+        assert ((found - pre).abs()[active] <= TIE * length[active]).all()
+        assert active.sum() > 0
 
 
 def test_an_image_without_breast_cells_pools_to_nothing_inside_of_it():

@@ -38,7 +38,7 @@ def test_published_mammo_sae_weights_reconstruct_by_their_formula(tmp_path):
     x = torch.randn(30, D, generator=torch.Generator().manual_seed(16)) * 3
     bias, weight = state["tied_bias"][0], state["encoder._weight"][0]
     z = ((x - bias) @ weight.t() + state["encoder._bias"][0]).relu()
-    index, value = Encoder(sae, torch.float32)(x)
+    index, value = Encoder(sae)(x)
     torch.testing.assert_close(dense(index, value), z, rtol=1e-4, atol=1e-4)
     expected = z @ state["decoder._weight"][0].t() + bias
     torch.testing.assert_close(sae.decode(index, value), expected, rtol=1e-4, atol=1e-4)

@@ -169,18 +169,19 @@ class SparseAutoencoder:
 class Encoder:
     """Encodes batches of embeddings with one SAE.
 
-    With a fixed k the active latents are chosen by a product in `product_type`, and their values
-    are float32. With a threshold the product is float32 itself, since whether a latent is active
-    at all hangs on it. Both see embeddings with the decoder's bias taken off: raw ones have a large
-    common part, in which bfloat16 would lose what tells cells apart.
+    Every product is float32, whatever is fastest on the processor: which latents are active hangs
+    on it, so a lower precision would give other codes on other machines than the formula above.
+    Embeddings have the decoder's bias taken off first: raw ones have a large common part, which
+    would cost float32 the digits that tell cells apart.
     """
 
-    def __init__(self, sae: SparseAutoencoder, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, sae: SparseAutoencoder) -> None:
         self._sae = sae
-        if sae.threshold is not None:
-            dtype = torch.float32
-        self._preactivations = sparse.Preactivations(sae.latents, sae.channels, sae.device, dtype)
-        self._bias = sae.encoder_bias + sae.encoder_weight @ sae.decoder_bias
+        self._preactivations = sparse.Preactivations(
+            sae.latents, sae.channels, sae.device, torch.float32
+        )
+        bias = sae.encoder_weight.double() @ sae.decoder_bias.double() + sae.encoder_bias.double()
+        self._bias = bias.float()
         margin = self._bias if sae.threshold is None else self._bias - sae.threshold
         self._preactivations.load(sae.encoder_weight, margin)
 

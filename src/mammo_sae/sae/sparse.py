@@ -2,8 +2,9 @@
 
 Let a code be `index` [n, k] and `value` [n, k]: cell i is the sum of value[i, s] times row
 index[i, s] of a dictionary [h, d]. A padding slot is index 0, value 0. The dense product that
-finds the active latents runs in bfloat16 where that is faster (`product_type`); every value and
-gradient is then computed in float32 for the k active latents alone.
+finds the active latents may run in bfloat16 where that is faster (`product_type`), which only
+training lets it; every value and gradient is then computed in float32 for the k active latents
+alone.
 
 On a GPU with Triton `mammo_sae.sae.kernels` does the work, elsewhere torch. Where Triton's
 interpreter is on (TRITON_INTERPRET=1) tensors of the CPU take the kernels too.

@@ -59,7 +59,7 @@ def test_a_variant_learns_and_its_saved_form_codes_as_it_was_trained(name):
     torch.testing.assert_close(sae.decoder_weight.norm(dim=1), torch.ones(H))
     u = mixtures(2000, seed=5)
     x = u / scale + mean
-    index, value = Encoder(sae, torch.float32)(x)
+    index, value = Encoder(sae)(x)
     missed = (x - sae.decode(index, value)).square().sum()
     explained = 1 - float(missed / (x - x.mean(dim=0)).square().sum())
     assert explained == pytest.approx(log[-1]["explained_variance"], abs=0.05)
@@ -90,7 +90,7 @@ def test_the_inner_group_of_a_matryoshka_reconstructs_alone():
     for name in ("matryoshka", "batch_topk"):
         sae = trained(name).trainee.folded(torch.zeros(D), 1.0)
         u = mixtures(2000, seed=5)
-        index, value = Encoder(sae, torch.float32)(u)
+        index, value = Encoder(sae)(u)
         inner = sae.decode(index, value * (index < round(H * 3 / 16)))
         explained[name] = float(1 - (u - inner).square().sum() / u.square().sum())
     assert explained["matryoshka"] > explained["batch_topk"] + 0.1
