@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_sae.cohorts import cbis_ddsm, cmmd, embed, inbreast, rsna, table, vindr
+from mammo_sae.cohorts import cbis_ddsm, cmmd, embed, inbreast, mammo_clip, rsna, table, vindr
 from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
@@ -16,6 +16,7 @@ from mammo_sae.errors import InputError
 READERS = {
     "phantom": vindr,
     "vindr": vindr,
+    "mammo_clip": mammo_clip,
     "table": table,
     "rsna": rsna,
     "cbis_ddsm": cbis_ddsm,
@@ -57,10 +58,12 @@ def read_source(
         split = "external" if kind != "phantom" and position > 0 else None
         _check_folder(folder)
         parts.append(READERS[kind].read_folder(folder, concepts, covariates, split, keep))
+    rows = [part.finding_rows for part in parts if part.finding_rows is not None]
     return SourceCohort(
         images=pd.concat([part.images for part in parts], ignore_index=True),
         findings=pd.concat([part.findings for part in parts], ignore_index=True),
-        counts={name: sum(part.counts[name] for part in parts) for name in parts[0].counts},
+        counts={name: sum(part.counts.get(name, 0) for part in parts) for name in parts[0].counts},
+        finding_rows=pd.concat(rows, ignore_index=True) if len(rows) == len(parts) else None,
     )
 
 

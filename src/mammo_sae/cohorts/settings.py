@@ -98,10 +98,23 @@ class VindrCohort(_Downloaded):
     kind: Literal["vindr"] = Field("vindr", description="a folder with VinDr-Mammo's files")
 
 
-class TableCohort(_Cohort):
-    """Your own images: a folder with DICOM files and a table that says what they show."""
+class MammoClipCohort(_Downloaded):
+    """VinDr-Mammo as PNGs of Mammo-CLIP's preprocessing, with its table."""
 
-    kind: Literal["table"] = Field("table", description="a folder with images.csv and DICOM files")
+    kind: Literal["mammo_clip"] = Field(
+        "mammo_clip", description="a folder with images_png/ and vindr_detection_v1_folds.csv"
+    )
+    covariates: dict[ConceptName, str] = Field(
+        {"matrix_rows": "height", "matrix_columns": "width"},
+        description="further columns of the images table: name -> column of the source's table; "
+        "by default the size before preprocessing, which the PNGs no longer have",
+    )
+
+
+class TableCohort(_Cohort):
+    """Your own images: a folder with image files and a table that says what they show."""
+
+    kind: Literal["table"] = Field("table", description="a folder with images.csv and image files")
     source: PathText = Field(min_length=1, description="the folder")
     external: PathText | None = Field(
         None, description="a second folder of the same form, which becomes the split `external`"
@@ -174,6 +187,7 @@ class CmmdCohort(UnsplitCohort):
 CohortSettings = Annotated[
     PhantomCohort
     | VindrCohort
+    | MammoClipCohort
     | TableCohort
     | RsnaCohort
     | CbisDdsmCohort

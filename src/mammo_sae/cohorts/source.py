@@ -46,11 +46,15 @@ class SourceCohort:
         source_image, concept, xmin, ymin, xmax, ymax as the source has them: not yet clipped.
     counts
         What a reader noticed and did not refuse, by name.
+    finding_rows
+        source_image, concept, rows, positive: how many rows the source's table of findings has of
+        the image, and how many of these have the concept. None where it has no such table.
     """
 
     images: pd.DataFrame
     findings: pd.DataFrame
     counts: Mapping[str, int]
+    finding_rows: pd.DataFrame | None = None
 
 
 def check_concepts(concepts: Mapping[str, str], categories: Sequence[str]) -> None:

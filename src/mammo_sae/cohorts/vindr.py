@@ -88,12 +88,7 @@ def read_folder(
     InputError
         Naming the missing file, or the file, line and column that is malformed.
     """
-    unknown = sorted(set(concepts.values()) - CATEGORIES - CLASSES.keys())
-    if unknown:
-        raise InputError(
-            f"concepts: {unknown[0]!r} is neither a finding category of this dataset nor a class; "
-            f"choose from {', '.join([*sorted(CATEGORIES), *CLASSES])}"
-        )
+    check_categories(concepts)
     breasts = Sheet(folder / BREASTS).only("study_id", keep)
     images = pd.DataFrame(
         {
@@ -104,10 +99,12 @@ def read_folder(
             else breasts.chosen("split", {name: name for name in SPLITS}),
             "view": breasts.chosen("view_position", {"CC": "CC", "MLO": "MLO"}),
             "side": breasts.chosen("laterality", {"L": "L", "R": "R"}),
-            "density": breasts.parsed("breast_density", _density, "'DENSITY A' to 'DENSITY D'"),
-            "birads": breasts.parsed("breast_birads", _birads, "'BI-RADS 0' to 'BI-RADS 6'"),
-            "rows": breasts.required("height", _size, "a whole number of pixels"),
-            "columns": breasts.required("width", _size, "a whole number of pixels"),
+            "density": breasts.parsed(
+                "breast_density", parse_density, "'DENSITY A' to 'DENSITY D'"
+            ),
+            "birads": breasts.parsed("breast_birads", parse_birads, "'BI-RADS 0' to 'BI-RADS 6'"),
+            "rows": breasts.required("height", parse_size, "a whole number of pixels"),
+            "columns": breasts.required("width", parse_size, "a whole number of pixels"),
         }
     )
     for row in images.index[images["source_image"].duplicated()][:1]:
@@ -185,21 +182,40 @@ def mask_bits(folder: Path) -> dict[str, int]:
     return dict(bits)
 
 
-def _density(text: str) -> str:
+def check_categories(concepts: Mapping[str, str]) -> None:
+    """Refuse concepts that are neither a finding category nor a class.
+
+    Raises
+    ------
+    InputError
+        Naming the first of them and those there are.
+    """
+    unknown = sorted(set(concepts.values()) - CATEGORIES - CLASSES.keys())
+    if unknown:
+        raise InputError(
+            f"concepts: {unknown[0]!r} is neither a finding category of this dataset nor a class; "
+            f"choose from {', '.join([*sorted(CATEGORIES), *CLASSES])}"
+        )
+
+
+def parse_density(text: str) -> str:
+    """Return A to D; raises ValueError where the text is none."""
     found = re.fullmatch(r"(?:DENSITY )?([A-D])", text, re.IGNORECASE)
     if not found:
         raise ValueError
     return found[1].upper()
 
 
-def _birads(text: str) -> int:
+def parse_birads(text: str) -> int:
+    """Return 0 to 6; raises ValueError where the text is none."""
     found = re.fullmatch(r"(?:BI-RADS )?([0-6])", text, re.IGNORECASE)
     if not found:
         raise ValueError
     return int(found[1])
 
 
-def _size(text: str) -> int:
+def parse_size(text: str) -> int:
+    """Return a number of pixels; raises ValueError where the text is none."""
     value = float(text)
     if value != int(value) or value < 1:
         raise ValueError
@@ -267,7 +283,9 @@ def _findings(
 ) -> tuple[dict[str, set[str]], pd.DataFrame, int]:
     """Return the categories of each image, the boxes of `concepts`, and how many have no box."""
     ids = sheet.ids("image_id")
-    categories = sheet.required("finding_categories", _categories, "a list of known categories")
+    categories = sheet.required(
+        "finding_categories", parse_categories, "a list of known categories"
+    )
     corners = [sheet.parsed(name, number, "a number") for name in BOX]
     known = set(images["source_image"])
     names = {category: concept for concept, category in concepts.items()}
@@ -288,7 +306,8 @@ def _findings(
     return of_image, pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), without_box
 
 
-def _categories(text: str) -> Sequence[str]:
+def parse_categories(text: str) -> Sequence[str]:
+    """Return the categories of a finding; raises ValueError where the text is no such list."""
     found = ast.literal_eval(text)
     if not isinstance(found, list) or not set(found) <= CATEGORIES:
         raise ValueError

@@ -113,9 +113,9 @@ class ConversionSettings(Settings):
     """Exactly what the conversion of a shard depends on."""
 
     images: ImagesSettings = Field(ClinicalSettings(), description="the preprocessing")
-    kind: Literal["phantom", "vindr", "table", "rsna", "cbis_ddsm", "inbreast", "embed", "cmmd"] = (
-        Field("phantom", description="kind of the cohort, which says how its files are found")
-    )
+    kind: Literal[
+        "phantom", "vindr", "mammo_clip", "table", "rsna", "cbis_ddsm", "inbreast", "embed", "cmmd"
+    ] = Field("phantom", description="kind of the cohort, which says how its files are found")
     concepts: dict[str, str] = Field(
         min_length=1, description="concepts whose regions are stored -> category of the source"
     )
