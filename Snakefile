@@ -7,9 +7,9 @@ min_version("9.27")
 
 
 # A configuration given with --configfile stands for itself; later files are laid over earlier ones.
-if not config:
+if not workflow.overwrite_configfiles:
 
-    configfile: "config/config.yaml"
+    configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 report: "workflow/report/workflow.rst"

@@ -43,7 +43,7 @@ def test_a_slice_feeds_the_step_it_was_cut_for(tmp_path):
     small.write_text(
         "phantom: {height: 96, width: 64, patients: {training: 1, test: 1, external: 1}}\n"
     )
-    cut = _run("slice", small, "phantom", "part=test")
+    cut = _run("slice", "phantom", "part=test", "--configfile", small)
     assert cut.returncode == 0
     assert json.loads(cut.stdout)["part"] == "test"
     (tmp_path / "settings.json").write_text(cut.stdout)
@@ -67,9 +67,11 @@ def test_a_slice_feeds_the_step_it_was_cut_for(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["slice", "nothing.yaml", "phantom"], "nothing.yaml is missing"),
-        (["slice", "config/config.yaml", "nothing"], "'nothing' is not a step"),
-        (["slice", "config/config.yaml", "train_sae"], "needs a wildcard"),
+        (["slice", "phantom", "part=test", "--configfile", "no.yaml"], "no.yaml is missing"),
+        (["slice", "nothing"], "'nothing' is not a step"),
+        (["slice", "train_sae"], "needs sae: give sae=topk"),
+        (["slice", "train_sae", "sae=l1", "layer=head", "seed=0"], "sae=l1 is none of the"),
+        (["slice", "train_sae", "mine.yaml"], "'mine.yaml' is no wildcard"),
         (["verify", "tests"], "tests holds no results"),
     ],
 )
@@ -86,5 +88,6 @@ def test_wrong_settings_of_a_step_are_named():
                 "--output", "x")  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (
-        "error: settings of truth: sed: unknown key; remove it or correct its spelling\n"
+        "error: settings of truth: sed: unknown key; remove it or correct its spelling"
+        "; did you mean 'seed'?\n"
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import yaml
 from mammo_sae.config import Config, default_yaml, load_config, read_config
 from mammo_sae.errors import InputError
 from mammo_sae.steps import STEPS
+from mammo_sae.yaml_files import laid_over
 
 PROJECT = Path(__file__).parents[1]
 
@@ -15,7 +18,7 @@ PROJECT = Path(__file__).parents[1]
 def test_the_default_configuration_is_the_one_in_the_models():
     written = (PROJECT / "config" / "config.yaml").read_text()
     assert written == default_yaml(), "run: python -m mammo_sae default-config > config/config.yaml"
-    assert load_config(yaml.safe_load(written), "config.yaml") == Config()
+    assert read_config([]) == load_config(yaml.safe_load(written), "config.yaml")
 
 
 def test_every_key_of_the_default_configuration_says_what_it_means():
@@ -45,8 +48,11 @@ def test_every_key_of_the_default_configuration_says_what_it_means():
             r"encoders\.tuned\.freeze: 'blocks\.40' is not a layer",
         ),
         ({"name": "../elsewhere"}, "name: "),
-        ({"cohort": {"kind": "atlas"}}, "cohort: .*'atlas'"),
-        ({"saes": {"topk": {"layers": {"head": {"latent": 5}}}}}, r"layers\.head.*latent: unknown"),
+        ({"cohort": {"kind": "atlas"}}, r"cohort\.kind: must be phantom, .*got 'atlas'"),
+        (
+            {"saes": {"topk": {"layers": {"head": {"latent": 5}}}}},
+            r"saes\.topk\.layers\.head\.latent: unknown key.*did you mean 'latents'",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_one_sentence_that_names_the_key(content, sentence):
@@ -65,20 +71,20 @@ def test_an_entry_set_to_null_is_left_out():
 
 
 def test_the_configuration_for_vindr_is_valid_and_names_its_own_confounders():
-    config = read_config(PROJECT / "config" / "vindr.yaml")
+    config = read_config([PROJECT / "config" / "vindr.yaml"])
     assert config.architecture("finetuned") == "efficientnet-b5"
     assert {"marker", "paddle"}.isdisjoint(config.confounds.acquisition)
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.yaml is missing"):
-        read_config(tmp_path / "nothing.yaml")
+        read_config([tmp_path / "nothing.yaml"])
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(InputError, match=r"bad\.yaml is not YAML"):
-        read_config(tmp_path / "bad.yaml")
+    with pytest.raises(InputError, match=r"bad\.yaml, line 1, column \d: "):
+        read_config([tmp_path / "bad.yaml"])
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(InputError, match="must hold keys"):
-        read_config(tmp_path / "list.yaml")
+        read_config([tmp_path / "list.yaml"])
 
 
 WILDCARDS = {
@@ -138,3 +144,134 @@ def test_a_finetuned_encoder_reads_its_frozen_layers_from_its_base():
     assert config.extracted_layers("finetuned") == ["head", "pooled"]
     assert config.holder("finetuned", "blocks.2") == "pretrained"
     assert config.holder("finetuned", "head") == "finetuned"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: 2024-05-01", "name: YAML reads 2024-05-01 as a date; put it in quotes"),
+        ("name: 2024-05-01 10:00:00", "name: YAML reads .* as a date"),
+        ("name: yes", "name: must be text, got true; put it in quotes"),
+        ("name: 12", "name: must be text, got 12; put it in quotes"),
+        ("name: 1.5e+3", "name: must be text, got 1500.0; put it in quotes"),
+        ("name: 1.5e3", "name: must be letters, digits, - and _, .*got '1.5e3'"),
+        ("saes: {2024-05-01: {}}", "saes: YAML reads 2024-05-01 as a date; put it in quotes"),
+        ("saes: {yes: {}}", "saes: YAML reads the key true as no text; put it in quotes"),
+        ("saes: {1: {}}", "saes: YAML reads the key 1 as no text; put it in quotes"),
+        ("saes: {a: {}, a: {}}", "line 1, column 15: the key 'a' stands here a second time"),
+        ("name: a\nname: b", "line 2, column 1: the key 'name' stands here a second time"),
+        ('{"name": "a", "name": "b"}', "the key 'name' stands here a second time"),
+        ("saes: {a: {lr: .nan}}", r"saes\.a\.lr: nan is no number"),
+        ("saes: {a: {lr: .inf}}", r"saes\.a\.lr: inf is no number"),
+        (f"saes: {{a: {{steps: {10**40}}}}}", r"saes\.a\.steps: the number is beyond 2147483647"),
+        ('name: "a\\0b"', "name: the text holds the character"),
+        ("name: !!binary aGFsbG8=", "name: YAML reads this as bytes"),
+        ("saes: !!set {a, b}", "saes: YAML reads this as set"),
+        ("saes: &a {b: *a}", "nested more than 32 deep|recursive"),
+        ("name: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        ("a: &a [1,1,1,1,1,1,1,1]\n" + "".join(
+            f"{c}: &{c} [{', '.join([f'*{b}'] * 8)}]\n" for b, c in pairwise("abcdefgh")
+        ), "more than 20000 values"),
+        ("\tname: a", "line 1"),
+        ("encoders: {finetuned: {kind: finetunned}}", "finetuned.kind: must be pretrained"),
+        ("encoders: {a: {source: {}}}", r"encoders\.a\.kind: missing; it must be pretrained or"),
+        ("saes: {a: {variant: {k: 3}}}", r"saes\.a\.variant\.name: missing; it must be topk, "),
+        ("saes: {a: {variant: {name: top}}}", "must be topk, .*got 'top'; did you mean 'topk'"),
+        ("saes: {topk: null}", "saes: null leaves none"),
+        ("confunds: {}", "confunds: unknown key.*did you mean 'confounds'"),
+        ("probing: {scor: max}", r"probing\.scor: unknown key.*did you mean 'score'"),
+        (
+            "images: {preprocessing: clinical, triage: {vieww: warn}}",
+            r"images\.triage\.vieww: .*did you mean 'view'",
+        ),
+        ("interventions: {top_k: []}", r"interventions\.top_k: must hold 1 or more, holds 0"),
+        ("interventions: {top_k: [1, x]}", r"interventions\.top_k\.1: must be a whole number"),
+        ("cohort: {kind: vindr}", r"cohort\.source: missing; give it a value"),
+        ("cohort: {kind: vindr, source: a, shards: 0}", r"cohort\.shards: must be 1 or more"),
+        ("layers: [blocks.99, head, head]", r"names a layer twice.*'blocks\.99' is not a layer"),
+        ("results: ~nobody-of-that-name/x", "results: .* home folder that is not known"),
+        ("results: 'a{b}'", "results: .*character '{'"),
+        (
+            "cohort: {kind: vindr, source: a}\nsae_quality: {split: external}",
+            r"sae_quality\.split: 'external' is a split that this cohort does not have; name its",
+        ),
+        (
+            "encoders: {t: {kind: finetuned, base: a}, u: {kind: finetuned, base: b}}",
+            r"encoders\.t\.base: 'a' is not .*; encoders\.u\.base: 'b' is not",
+        ),
+    ],
+)  # fmt: skip
+def test_what_yaml_makes_of_a_file_is_taken_or_refused_in_one_sentence(tmp_path, text, sentence):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=sentence) as error:
+        read_config([file])
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 2000
+
+
+def test_all_wrong_keys_are_named_at_once(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: 5\nlayer: [head]\nprobing: {seed: x}\nsaes: {a: {k: 3}}\n")
+    with pytest.raises(InputError) as error:
+        read_config([file])
+    for key in ("name: ", "layer: ", "probing.seed: ", "saes.a.k: "):
+        assert key in str(error.value)
+
+
+def test_text_that_looks_like_a_number_to_people_alone_is_taken(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: 1e3\nresults: ~/runs\nsaes: {'1': {}}\n")
+    config = read_config([file])
+    assert config.name == "1e3"
+    assert config.folder == Path.home() / "runs" / "1e3"
+    assert list(config.saes) == ["1"]
+
+
+def test_merge_keys_and_aliases_mean_what_yaml_says(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("saes:\n  a: &a {lr: 0.5, steps: 10}\n  b: {<<: *a, steps: 20}\n")
+    config = read_config([file])
+    assert (config.saes["b"].lr, config.saes["b"].steps) == (0.5, 20)
+
+
+def test_an_encoder_set_to_null_is_taken_from_the_default():
+    assert list(load_config({"encoders": {"finetuned": None}}, "x").encoders) == ["pretrained"]
+
+
+def test_what_an_sae_says_holds_at_every_layer():
+    """Nothing of the demo reaches an SAE that someone else configures."""
+    sae = {"steps": 40, "latents": 256, "variant": {"name": "topk", "k": 16}}
+    config = load_config({"saes": {"tiny": sae}}, "x")
+    for layer in config.layers:
+        training = config.saes["tiny"].training(layer, 0)
+        assert (training.steps, training.latents, training.variant.k) == (40, 256, 16)
+
+
+def test_what_is_the_phantoms_is_in_the_demo_alone(tmp_path):
+    own = {"cohort": {"kind": "vindr", "source": "/data"}}
+    config = load_config(own, "x")
+    assert config.name == "vindr"
+    assert config.readout.acquisition is config.readout.anatomical is None
+    assert config.confounds.anatomical is None
+    for step in (config.readout, config.interventions, config.effects):
+        assert step.splits == ("test",)
+    own["cohort"]["external"] = "/other"
+    for step in ("readout", "interventions", "effects"):
+        assert getattr(load_config(own, "x"), step).splits == ("test", "external")
+    own["effects"] = {"splits": ["external"]}
+    assert load_config(own, "x").effects.splits == ("external",)
+    demo = read_config([])
+    assert demo.readout.acquisition == ("marker", "manufacturer")
+    assert demo.saes["topk"].training("head", 0).latents == 2560
+
+
+def test_files_are_laid_over_each_other_as_snakemake_does(tmp_path):
+    from snakemake.utils import update_config
+
+    below = {"saes": {"a": {"lr": 1, "seeds": [0, 1]}}, "layers": ["head"], "name": "x"}
+    above = {"saes": {"a": {"seeds": [2]}, "b": None}, "name": {"y": 1}, "new": {"k": {}}}
+    expected = json.loads(json.dumps(below))
+    update_config(expected, above)
+    assert laid_over(below, above) == expected

@@ -25,9 +25,9 @@ class Outer(Settings):
     [
         ('{"sae":{"lrr":1}}', "sae.lrr: unknown key"),
         ('{"sae":{"lr":"1e-4"}}', "sae.lr: .*got '1e-4'; YAML reads it as text, write 1.0e-4"),
-        ('{"sae":{"steps":1.5}}', "sae.steps: .*integer.*got 1.5"),
-        ('{"sae":{"lr":0}}', "sae.lr: .*greater than 0.*got 0"),
-        ('{"layers":"head"}', "layers: .*array.*got 'head'"),
+        ('{"sae":{"steps":1.5}}', "sae.steps: must be a whole number, got 1.5"),
+        ('{"sae":{"lr":0}}', "sae.lr: must be more than 0(.0)?, got 0"),
+        ('{"layers":"head"}', "layers: must be a list, got 'head'"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_sentence(text, sentence):

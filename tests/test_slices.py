@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from mammo_sae.config import Config
+from mammo_sae.config import Config, load_config
+from mammo_sae.demo import DEMO
 from mammo_sae.settings import Settings
 from mammo_sae.steps import STEPS
 
 PROJECT = Path(__file__).parents[1]
-CONFIG = Config()
+CONFIG = load_config(DEMO, "demo")
 WILDCARDS = {
     "part": ("training", "test", "external"),
     "encoder": tuple(CONFIG.encoders),

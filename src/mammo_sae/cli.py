@@ -4,7 +4,7 @@ Each verb reads its slice of the configuration (`--settings`: JSON text, or `@` 
 the paths of its inputs and outputs, so every step runs without Snakemake too. `slice` prints the
 settings of a step for a configuration::
 
-    python -m mammo_sae slice config/config.yaml train_sae layer=head sae=topk seed=0
+    .venv/bin/python -m mammo_sae slice train_sae layer=head sae=topk seed=0 --configfile mine.yaml
 """
 
 from __future__ import annotations
@@ -61,6 +61,15 @@ Masks = Annotated[
     list[Path], typer.Option("--image-store", help="Manifest of an image store; once per shard.")
 ]
 Sources = Annotated[list[Path], typer.Argument(help="Folders of the source archive.")]
+
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--configfile",
+        help="Configuration (.yaml), as Snakemake takes it; again for one laid over it. None: the "
+        "default, config/config.yaml.",
+    ),
+]
 
 # What is wrong with the machine and not with the program, and what to do.
 ENVIRONMENT_ERRORS = {
@@ -975,29 +984,27 @@ def default_config() -> None:
 @app.command()
 def layers(
     encoder: Annotated[str, typer.Argument(help="Name of an encoder of the configuration.")],
-    config: Annotated[Path, typer.Option(help="Configuration (.yaml).")] = Path(
-        "config/config.yaml"
-    ),
+    configfile: ConfigFiles = None,
 ) -> None:
     """List the layers of an encoder: channels, stride, grid, receptive field, size stored."""
     from mammo_sae.config import read_config
     from mammo_sae.encoders.architectures import listing
 
-    settings = read_config(config)
+    settings = read_config(configfile or [])
     if encoder not in settings.encoders:
         known = ", ".join(settings.encoders)
-        raise InputError(f"{config} has no encoder {encoder!r}; choose one of {known}")
+        raise InputError(f"there is no encoder {encoder!r}; choose one of {known}")
     images = settings.images
     print(listing(settings.architecture(encoder), images.height, images.width))
 
 
 @app.command("slice")
 def print_slice(
-    config: Annotated[Path, typer.Argument(help="Configuration (.yaml).")],
     step: Annotated[str, typer.Argument(help="Name of the step.")],
     wildcards: Annotated[
         list[str] | None, typer.Argument(help="Wildcards of the step, as name=value.")
     ] = None,
+    configfile: ConfigFiles = None,
 ) -> None:
     """Print the settings of a step for a configuration, as `--settings` takes them."""
     from mammo_sae.config import read_config
@@ -1006,25 +1013,30 @@ def print_slice(
     if step not in STEPS or STEPS[step].settings is None:
         known = ", ".join(name for name, entry in STEPS.items() if entry.settings is not None)
         raise InputError(f"{step!r} is not a step with settings; choose one of {known}")
-    pairs = dict(pair.split("=", 1) for pair in wildcards or [] if "=" in pair)
-    try:
-        print(read_config(config).slice(step, pairs))
-    except KeyError as error:
-        raise InputError(f"step {step} needs a wildcard {error}; give it as name=value") from None
+    odd = [pair for pair in wildcards or [] if "=" not in pair]
+    if odd:
+        raise InputError(
+            f"{odd[0]!r} is no wildcard; give each as name=value, and files after --configfile"
+        )
+    pairs = dict(pair.split("=", 1) for pair in wildcards or [])
+    settings = read_config(configfile or [])
+    settings.check_wildcards(step, pairs)
+    print(settings.slice(step, pairs))
 
 
 @app.command()
 def stale(
-    configfile: Annotated[
-        list[Path] | None,
-        typer.Option(help="Configuration (.yaml); again for one laid over it. None: the default."),
-    ] = None,
+    configfile: ConfigFiles = None,
     folder: Annotated[Path, typer.Option(help="The project's folder.")] = Path(),
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="The working folder, as Snakemake's --directory. None: the project's."),
+    ] = None,
 ) -> None:
     """Say what `snakemake` would run again, and which key, module or file brought it about."""
     from mammo_sae.stale import explain_staleness
 
-    for line in explain_staleness(folder.resolve(), configfile or []):
+    for line in explain_staleness(folder, configfile or [], directory or folder):
         print(line)
 
 

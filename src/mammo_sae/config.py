@@ -7,7 +7,7 @@ of exactly what it uses. A rule is stale when its slice changes, and only then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +28,11 @@ from mammo_sae.analysis.settings import (
 )
 from mammo_sae.cohorts.phantom.settings import PhantomSettings
 from mammo_sae.cohorts.pseudonyms import public_settings
-from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort
+from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, TableCohort
+from mammo_sae.complaints import explain, listed
+from mammo_sae.demo import DEMO
 from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, ImagesSettings
+from mammo_sae.digests import SOURCE
 from mammo_sae.encoders import architectures
 from mammo_sae.encoders.settings import (
     EncoderSettings,
@@ -42,16 +45,24 @@ from mammo_sae.encoders.settings import (
 from mammo_sae.errors import InputError
 from mammo_sae.report.settings import ReportSettings
 from mammo_sae.sae.settings import QualitySettings, SaeSettings
-from mammo_sae.settings import PathText, Settings, canonical_json, explain
+from mammo_sae.settings import PathText, Settings, canonical_json
 from mammo_sae.stores.publish import atomic_file
+from mammo_sae.yaml_files import laid_over, plain, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+DEFAULT = SOURCE.parents[1] / "config" / "config.yaml"
+# The parts of the phantom's archive, each a source of its own.
+PARTS = ("training", "test", "external")
 
 
 class Config(Settings):
-    """Everything a run depends on; the defaults are the phantom run."""
+    """Everything a run depends on."""
 
-    name: Name = Field("phantom", description="name of the run; its results go to <results>/<name>")
+    name: Name = Field(
+        "phantom",
+        description="name of the run, whose results go to <results>/<name>; if it is left out, the "
+        "kind of the cohort",
+    )
     results: PathText = Field("results", description="folder of all runs")
     cohort: CohortSettings = Field(PhantomCohort(), description="images, labels, boxes, covariates")
     phantom: PhantomSettings = Field(
@@ -111,27 +122,61 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _references_hold(self) -> Config:
+        wrong = [*self._wrong_encoders(), *self._wrong_layers(), *self._wrong_splits()]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def _wrong_encoders(self) -> Iterator[str]:
+        pretrained = [n for n, e in self.encoders.items() if isinstance(e, PretrainedSettings)]
         for name, encoder in self.encoders.items():
-            if isinstance(encoder, FinetunedSettings):
-                base = self.encoders.get(encoder.base)
-                if not isinstance(base, PretrainedSettings):
-                    raise ValueError(
-                        f"encoders.{name}.base: {encoder.base!r} is not a pretrained encoder here; "
-                        "name one under encoders"
-                    )
+            if isinstance(encoder, FinetunedSettings) and encoder.base not in pretrained:
+                what = "is not a pretrained encoder here"
+                known = f"; name one of {listed(pretrained)}" if pretrained else "; add one"
+                yield f"encoders.{name}.base: {encoder.base!r} {what}{known}"
+
+    def _wrong_layers(self) -> Iterator[str]:
+        if len(set(self.layers)) < len(self.layers):
+            yield f"layers: {self.layers} names a layer twice; remove one"
+        for name, encoder in self.encoders.items():
+            tuned = isinstance(encoder, FinetunedSettings)
+            if tuned and not isinstance(self.encoders.get(encoder.base), PretrainedSettings):
+                continue
             valid = self.layer_names(name)
             wanted = {f"layers: {layer!r}": layer for layer in self.layers}
-            if isinstance(encoder, FinetunedSettings) and encoder.freeze is not None:
+            if tuned and encoder.freeze is not None:
                 wanted[f"encoders.{name}.freeze: {encoder.freeze!r}"] = encoder.freeze
             for where, layer in wanted.items():
                 if layer not in valid:
-                    raise ValueError(
+                    yield (
                         f"{where} is not a layer of encoder {name!r}, which has "
                         f"{valid[0]} to {valid[-3]}, {valid[-2]} and {valid[-1]}"
                     )
-        if len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"layers: {self.layers} names a layer twice; remove one")
-        return self
+
+    def _wrong_splits(self) -> Iterator[str]:
+        if isinstance(self.cohort, TableCohort):
+            return  # its table says which there are
+        there = ["training", "test"]
+        if isinstance(self.cohort, PhantomCohort) or self.cohort.external:
+            there.append("external")
+        if self.cohort.validation_share > 0:
+            there.append("validation")
+        advice = {
+            "external": "name its folder under cohort.external, or remove it here",
+            "validation": "set cohort.validation_share, or remove it here",
+        }
+        for step in type(self).model_fields:
+            settings = getattr(self, step)
+            if not isinstance(settings, Settings) or step == "cohort":
+                continue
+            if step == "truth" and not isinstance(self.cohort, PhantomCohort):
+                continue
+            for key in ("split", "discovery", "confirmation", "splits"):
+                named = getattr(settings, key, ())
+                for split in [named] if isinstance(named, str) else named:
+                    if split not in there:
+                        what = "is a split that this cohort does not have"
+                        yield f"{step}.{key}: {split!r} {what}; {advice[split]}"
 
     @property
     def folder(self) -> Path:
@@ -152,8 +197,7 @@ class Config(Settings):
     def sources(self) -> list[str]:
         """Return the folders of the source archive: the phantom's parts, or the user's own."""
         if isinstance(self.cohort, PhantomCohort):
-            parts = ("training", "test", "external")
-            return [(self.folder / "source" / part).as_posix() for part in parts]
+            return [(self.folder / "source" / part).as_posix() for part in PARTS]
         return [folder for folder in (self.cohort.source, self.cohort.external) if folder]
 
     @property
@@ -241,6 +285,42 @@ class Config(Settings):
             value = attrgetter(SLICES.get(step, step))(self)
         return canonical_json(value)
 
+    def check_wildcards(self, step: str, wildcards: Mapping[str, str]) -> None:
+        """Check what a person gives for the wildcards of a step.
+
+        Raises
+        ------
+        InputError
+            If one that the step needs is missing or names nothing here, with what there is.
+        """
+        for name, there in self._wildcards(step).items():
+            given = wildcards.get(name)
+            if not there:
+                raise InputError(f"the configuration has nothing for step {step}")
+            if given is None:
+                raise InputError(f"step {step} needs {name}: give {name}={listed(there)}")
+            if given not in there:
+                raise InputError(
+                    f"step {step}: {name}={given} is none of the configuration's; choose "
+                    f"{listed(there)}"
+                )
+
+    def _wildcards(self, step: str) -> dict[str, list[str]]:
+        """Return the wildcards that the settings of a step hang on, and the values of each."""
+        if step == "phantom":
+            return {"part": list(PARTS)}
+        if step in {"import_encoder", "finetune"}:
+            kind = PretrainedSettings if step == "import_encoder" else FinetunedSettings
+            return {"encoder": [n for n, own in self.encoders.items() if isinstance(own, kind)]}
+        if step == "train_sae":
+            seeds = sorted({seed for own in self.saes.values() for seed in own.seeds})
+            return {
+                "sae": list(self.saes),
+                "layer": list(self.layers),
+                "seed": [str(seed) for seed in seeds],
+            }
+        return {}
+
 
 def kept_configuration(name: str) -> Path:
     """Return where the configuration of the run `name` is kept, in the folder of the workflow."""
@@ -260,60 +340,78 @@ def load_config(content: Mapping[str, Any], where: str) -> Config:
     """Validate a configuration, as read from YAML.
 
     An encoder, an SAE or a concept that is null is left out, so that a file laid over another can
-    take one away.
+    take one away; where nothing else is named, it is taken from the default.
+
     Raises
     ------
     InputError
         One sentence that names every wrong key and what it must be.
     """
+    kept = _without_null(plain(content, where), where)
     try:
         # Through JSON: in strict mode YAML's lists would not do for tuples otherwise.
-        return Config.model_validate_json(canonical_json(_without_null(dict(content))))
+        return Config.model_validate_json(canonical_json(_suited_to_the_cohort(kept)))
     except ValidationError as error:
-        raise InputError(explain(error, where)) from None
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(explain(error, where, Config)) from None
 
 
-def _without_null(content: dict[str, Any]) -> dict[str, Any]:
+def _suited_to_the_cohort(content: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what is left out and depends on the cohort: the run's name, the splits scored."""
+    cohort = content.get("cohort")
+    if not isinstance(cohort, dict) or cohort.get("kind", "phantom") == "phantom":
+        return content
+    scored = ["test", "external"] if cohort.get("external") else ["test"]
+    filled = {"name": cohort["kind"], **content}
+    for step in ("readout", "interventions", "effects"):
+        own = content.get(step, {})
+        filled[step] = {"splits": scored, **own} if isinstance(own, dict) else own
+    return filled
+
+
+def _without_null(content: dict[str, Any], where: str, path: str = "") -> dict[str, Any]:
     kept = dict(content)
-    for key in ("encoders", "saes", "concepts"):
-        if isinstance(kept.get(key), Mapping):
-            kept[key] = {name: value for name, value in kept[key].items() if value is not None}
+    for key in ("encoders", "saes", "concepts", "covariates"):
+        if not isinstance(kept.get(key), Mapping):
+            continue
+        named = kept[key]
+        kept[key] = {name: value for name, value in named.items() if value is not None}
+        if kept[key] or not named or key == "covariates":
+            continue
+        if not path and key in Config.model_fields:
+            default = Config.model_fields[key].get_default(call_default_factory=True)
+            kept[key] = {name: value for name, value in default.items() if name not in named}
+        if not kept[key]:
+            raise InputError(f"{where}: {path}{key}: null leaves none; give one of them a value")
     if isinstance(kept.get("cohort"), Mapping):
-        kept["cohort"] = _without_null(kept["cohort"])
+        kept["cohort"] = _without_null(kept["cohort"], where, "cohort.")
     return kept
 
 
-def read_config(path: Path) -> Config:
-    """Read and validate a YAML file.
+def read_config(paths: Sequence[Path]) -> Config:
+    """Read and validate YAML files, later ones laid over earlier ones, as Snakemake does.
+
+    Without any, the default run's `config/config.yaml`.
 
     Raises
     ------
     InputError
-        If the file is missing, is not YAML, or holds wrong keys.
+        If a file is missing, is not YAML, or holds wrong keys.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"configuration {path} is missing; give the path of a YAML file") from None
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"configuration {path} is not YAML: {' '.join(str(error).split())}"
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError(f"configuration {path} must hold keys and values at its top level")
-    return load_config(content, str(path))
+    paths = paths or [DEFAULT]
+    content: dict[str, Any] = {}
+    for path in paths:
+        content = laid_over(content, read_yaml(path))
+    return load_config(content, f"configuration {', '.join(map(str, paths))}")
 
 
 def default_yaml() -> str:
     """Return the default configuration as YAML, every key with its meaning as a comment."""
     lines = [
-        "# The default run: the phantom cohort. Every key, its default and its meaning.",
-        "# Written by `python -m mammo_sae default-config`; a test fails when it drifts.",
+        "# The default run: the phantom cohort. Every key, its value and its meaning.",
+        "# Written by `.venv/bin/python -m mammo_sae default-config`; a test fails when it drifts.",
         "# Change values here, or in a second file: --configfile config/config.yaml mine.yaml",
     ]
-    lines += _yaml_lines(Config(), indent=0, spaced=True)
+    lines += _yaml_lines(load_config(DEMO, "demo"), indent=0, spaced=True)
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from mammo_sae.complaints import explain
 from mammo_sae.errors import InputError
 
 
@@ -93,48 +94,4 @@ def parse_settings(model: Any, text: str, where: str) -> Any:
     try:
         return TypeAdapter(model).validate_json(text)
     except ValidationError as error:
-        raise InputError(explain(error, where)) from None
-
-
-def explain(error: ValidationError, where: str) -> str:
-    """Say in one sentence which keys of `where` are wrong and what each must be."""
-    complaints = []
-    for item in error.errors(include_url=False):
-        # Pydantic adds the chosen member of a tagged union and "function-..." steps to the
-        # location; only the keys that the user wrote help.
-        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-"))
-        # A complaint about several keys at once names them itself.
-        complaints.append(f"{key}: {_complaint(item)}" if key else _complaint(item))
-    return f"{where}: " + "; ".join(complaints)
-
-
-def _complaint(item: Any) -> str:
-    given = item.get("input")
-    if item["type"] == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
-    if item["type"] == "missing":
-        return "missing; give it a value"
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if item["type"] == "value_error":
-        return message
-    hint = ""
-    if isinstance(given, str) and item["type"] in {"float_type", "int_type"}:
-        try:
-            number = float(given)
-        except ValueError:
-            pass
-        else:
-            text = f"{number:e}" if "e" in given.lower() else f"{number}"
-            hint = f"; YAML reads it as text, write {_yaml_number(text)}"
-    return f"{message}, got {given!r}{hint}"
-
-
-def _yaml_number(text: str) -> str:
-    """Return `text` in the form that YAML 1.1 reads as a number: a point in the mantissa."""
-    if "e" not in text:
-        return text
-    mantissa, exponent = text.split("e")
-    mantissa = mantissa.rstrip("0")
-    mantissa = mantissa + "0" if mantissa.endswith(".") else mantissa
-    return f"{mantissa}e{int(exponent):+d}"
+        raise InputError(explain(error, where, model)) from None

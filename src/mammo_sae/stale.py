@@ -19,44 +19,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.readers import locate
+from mammo_sae.config import SLICES, Config, read_config
 from mammo_sae.digests import PACKAGE, SOURCE, module_path
 from mammo_sae.errors import InputError
 
-# The key of the configuration under which a rule's settings stand, where it is not the rule's
-# name. What is in braces is a wildcard of the rule.
-KEYS = {
-    "images": "images",
-    "import_encoder": "encoders.{encoder}",
-    "finetune": "encoders.{encoder}",
-    "extract": "extraction",
-    "evaluate_encoder": "evaluation",
-    "train_sae": "saes.{sae}",
-}
 MISSING = object()
 
 
-def explain_staleness(folder: Path, configs: Sequence[Path]) -> list[str]:
+def explain_staleness(folder: Path, configs: Sequence[Path], directory: Path) -> list[str]:
     """Return lines that say what would run again in a project, and what brought it about.
 
     Parameters
     ----------
     folder
-        The folder of the Snakefile; results are looked for there too.
+        The folder of the Snakefile.
     configs
         Configurations, later ones laid over earlier ones; none: the default.
+    directory
+        The working folder, to which the paths of results are relative.
 
     Raises
     ------
     InputError
         If there is no workflow or its configuration is wrong, as Snakemake says it.
     """
-    jobs = _stale_jobs(folder, configs)
+    for path in (folder / "Snakefile", directory):
+        if not path.exists():
+            raise InputError(f"{path} is missing; give the project's folder, and --directory")
+    jobs = _stale_jobs(folder.resolve(), configs, directory.resolve())
     if not jobs:
         return ["Nothing is stale."]
+    config = read_config(configs)
     roots: dict[str, Counter[str]] = defaultdict(Counter)
     followers: Counter[str] = Counter()
     for job in jobs:
-        causes = list(_causes(job))
+        causes = list(_causes(job, config))
         for cause in causes:
             roots[cause][job.rule] += 1
         if not causes:
@@ -70,13 +69,35 @@ def explain_staleness(folder: Path, configs: Sequence[Path]) -> list[str]:
     return lines
 
 
-def differences(old: Any, new: Any, key: str) -> Iterator[str]:
-    """Yield `key: old -> new` for every leaf in which two JSON values differ."""
+def differences(
+    old: Any, new: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Yield (path, old, new) for every leaf in which two JSON values differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(name, MISSING), new.get(name, MISSING), f"{key}.{name}")
+            yield from differences(old.get(name, MISSING), new.get(name, MISSING), (*path, name))
     elif old != new:
-        yield f"{key}: {_shown(old)} -> {_shown(new)}"
+        yield path, old, new
+
+
+def key_of(rule: str, wildcards: Mapping[str, str], path: tuple[str, ...], config: Config) -> str:
+    """Return the key of the configuration that a leaf of a rule's settings was made from."""
+    if rule == "configuration":
+        return ".".join(path)
+    if rule == "images":
+        return ".".join(path if path[0] == "images" else ("cohort", *path))
+    if rule == "phantom":
+        part = (wildcards["part"],) if path == ("patients",) else ()
+        return ".".join(("phantom", *path, *part))
+    if rule in {"import_encoder", "finetune"}:
+        return ".".join(("encoders", wildcards["encoder"], *path))
+    if rule == "train_sae":
+        layer, name = wildcards["layer"], wildcards["sae"]
+        own: Any = config.saes[name].layers.get(layer, {})
+        for step in path:
+            own = own.get(step, MISSING) if isinstance(own, Mapping) else MISSING
+        return ".".join(("saes", name, *(() if own is MISSING else ("layers", layer)), *path))
+    return ".".join((SLICES.get(rule, rule), *path))
 
 
 def _shown(value: Any) -> str:
@@ -97,7 +118,7 @@ class _StaleJob:
     parameters: Any  # snakemake.persistence.ParamsChange
 
 
-def _stale_jobs(folder: Path, configs: Sequence[Path]) -> list[_StaleJob]:
+def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[_StaleJob]:
     """Return every job that a dry run would start."""
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
@@ -109,7 +130,7 @@ def _stale_jobs(folder: Path, configs: Sequence[Path]) -> list[_StaleJob]:
                 resource_settings=ResourceSettings(cores=1),
                 config_settings=ConfigSettings(configfiles=[path.resolve() for path in configs]),
                 snakefile=folder / "Snakefile",
-                workdir=folder,
+                workdir=directory,
             )
             workflow.dag().execute_workflow(executor="dryrun")
         except Exception as error:
@@ -154,12 +175,11 @@ def _silence() -> Iterator[TextIO]:
                 os.close(copy)
 
 
-def _causes(job: _StaleJob) -> Iterator[str]:
+def _causes(job: _StaleJob, config: Config) -> Iterator[str]:
     """Yield what made one job stale by itself; nothing if it only follows from another."""
     rule, reason = job.rule, job.reason
     if job.parameters:
-        key = KEYS.get(rule, rule).format(**job.wildcards)
-        yield from _parameters(rule, key, job.parameters.only_old, job.parameters.only_new)
+        yield from _parameters(job, config)
     if reason.software_stack_changed:
         yield "the environment (envs/) changed"
     if reason.code_changed:
@@ -175,13 +195,13 @@ def _causes(job: _StaleJob) -> Iterator[str]:
         yield "not there yet"
 
 
-def _parameters(rule: str, key: str, old: Iterable[str], new: Iterable[str]) -> Iterator[str]:
+def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
     """Yield the differences between the parameters recorded and those of now.
 
     Snakemake keeps parameters as a set of `repr`s, without their names: what was settings and
     what was code is told by its content.
     """
-    before, now = _sorted_out(old), _sorted_out(new)
+    before, now = _sorted_out(job.parameters.only_old), _sorted_out(job.parameters.only_new)
     # A parameter that is the same now and then is in neither set.
     if before["code"] and now["code"]:
         for part in sorted(before["code"].keys() | now["code"].keys()):
@@ -195,14 +215,36 @@ def _parameters(rule: str, key: str, old: Iterable[str], new: Iterable[str]) -> 
             else:
                 yield f"envs: {part} {recorded or 'absent'} -> {current or 'absent'}"
     if before["cfg"] is not None and now["cfg"] is not None:
-        yield from differences(before["cfg"], now["cfg"], key)
+        for path, old, new in differences(before["cfg"], now["cfg"]):
+            key = key_of(job.rule, job.wildcards, path, config)
+            yield f"{key}: {_shown(old)} -> {_shown(new)}"
+    if before["archive"] is not None and now["archive"] is not None:
+        yield from _archive(before["archive"], now["archive"], config)
     if before["other"] != now["other"]:
         old_text, new_text = (", ".join(side["other"]) or "nothing" for side in (before, now))
-        yield f"parameters of {rule}: {old_text} -> {new_text}"
+        yield f"parameters of {job.rule}: {old_text} -> {new_text}"
+
+
+def _archive(old: Any, new: Any, config: Config) -> Iterator[str]:
+    """Yield what was changed in the user's archive: tables by name, files where they are there."""
+    changes = [(path[-1], was, now) for path, was, now in differences(old, new)]
+    files: dict[str, str] = {}
+    if any(name != "every image" and "/" not in name for name, _, _ in changes):
+        pseudonyms = load_pseudonyms(config.cohort.key_file)
+        sources = [Path(source) for source in config.sources()]
+        found = locate(config.cohort.kind, pseudonyms, sources)
+        files = {image: str(where.dicom) for image, where in found.items()}
+    for name, was, now in changes:
+        word = "removed" if now is MISSING else "added" if was is MISSING else "changed"
+        if name == "every image":
+            continue  # the rule `images` says which
+        table = "/" in name or name == "regions"
+        what = f"{name} of the archive" if table else files.get(name, f"image {name}")
+        yield f"{what} {word}"
 
 
 def _sorted_out(values: Iterable[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"code": {}, "cfg": None, "other": []}
+    found: dict[str, Any] = {"code": {}, "cfg": None, "archive": None, "other": []}
     for text in sorted(values):
         try:
             value = ast.literal_eval(text)
@@ -216,6 +258,8 @@ def _sorted_out(values: Iterable[str]) -> dict[str, Any]:
             found["other"].append(str(value))
         elif PACKAGE in content:
             found["code"] = content
+        elif content.keys() == {"archive"}:
+            found["archive"] = content["archive"]
         else:
             found["cfg"] = content
     return found

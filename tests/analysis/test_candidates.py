@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_sae.analysis.candidates import candidates, with_acquisition
+from mammo_sae.analysis.candidates import with_acquisition
+from mammo_sae.analysis.columns import candidates
 from mammo_sae.stores.images import ImageReader, ImageRecord, create_image_store
 
 IDS = [f"i{n}" for n in range(6)]

@@ -41,14 +41,14 @@ def test_another_layers_override_leaves_a_layers_settings_as_they_are():
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ({"latent": 5}, r"layers\.head: latent: unknown key"),
-        ({"lr": "1e-4"}, r"layers\.head: lr: .*write 1\.0e-4"),
-        ({"variant": {"k": 9000}}, r"layers\.head: .*variant\.k = 9000 is more than latents"),
+        ({"latent": 5}, r"saes: layers\.head\.latent: unknown key.*did you mean 'latents'"),
+        ({"lr": "1e-4"}, r"layers\.head\.lr: .*write 1\.0e-4"),
+        ({"variant": {"k": 9000}}, r"layers\.head\.variant\.k = 9000 is more than latents"),
     ],
 )
 def test_a_wrong_override_is_refused_with_its_layer_and_key(override, complaint):
-    with pytest.raises(ValidationError, match=complaint):
-        SaeSettings(layers={"head": override})
+    with pytest.raises(InputError, match=complaint):
+        parse_settings(SaeSettings, canonical_json({"layers": {"head": override}}), "saes")
 
 
 def test_more_active_latents_than_latents_are_refused():

@@ -73,7 +73,11 @@ KillWait=2
 MinJobAge=3600
 GresTypes=gpu
 NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$CPUS RealMemory=$MEMORY Gres=gpu:fake:1 State=UNKNOWN
-PartitionName=tests Nodes=$HOST Default=YES MaxTime=INFINITE State=UP
+# A job of the partition urgent takes the place of one of the partition tests.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=tests Nodes=$HOST Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=$HOST MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 EOF
   # slurmd loads a cgroup plugin though none is used; this one starts without /sys/fs/cgroup too.
   echo 'CgroupPlugin=cgroup/v1' >"$ETC/cgroup.conf"

@@ -9,21 +9,28 @@ from snakemake.exceptions import WorkflowError
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
 
-from mammo_sae.config import kept_configuration, load_config
+from mammo_sae.config import DEFAULT, kept_configuration, load_config
 from mammo_sae.digests import read_pins
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
 from mammo_sae.passes import assign_passes
 from mammo_sae.settings import check_path
+from mammo_sae.slurm import settle_states
 from mammo_sae.steps import STEPS
+from mammo_sae.yaml_files import read_yaml
 
 try:
     share_interpreter(SOURCE)
+    # Snakemake has read these files already, and drops the first of two equal keys without a word.
+    for file in workflow.overwrite_configfiles or [DEFAULT]:
+        read_yaml(Path(file))
     CONFIG = load_config(config, "configuration")
     for folder in (workflow.basedir, Path.cwd()):
         check_path(str(folder))
 except (InputError, ValueError) as error:
     raise WorkflowError(str(error)) from None
+
+settle_states()
 
 RESULTS = CONFIG.folder.as_posix()
 SHARDS = range(CONFIG.shards)

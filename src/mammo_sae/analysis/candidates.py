@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mammo_sae.cohorts.columns import IMAGE_COLUMNS
+from mammo_sae.analysis.columns import SAID, covariates_of
 from mammo_sae.stores.images import IDENTITIES, ImageReader
 
-SAID = ("manufacturer", "model", "pixel_spacing_mm")
 OPTIONAL = ("density", "birads", "age_bin", *SAID)
 
 
@@ -32,8 +31,7 @@ def with_acquisition(
         Names of all columns of the result that say how an image was acquired: the cohort's own
         covariates first.
     """
-    known = {*IMAGE_COLUMNS, *concepts}
-    covariates = [name for name in cases if name not in known]
+    covariates = covariates_of(cases, concepts)
     more = {"image_size": cases["rows"].astype(str) + "x" + cases["columns"].astype(str)}
     for name in (*OPTIONAL, *covariates):
         missing = cases[name].isna()
@@ -49,21 +47,3 @@ def with_acquisition(
     added = {name: values for name, values in more.items() if name not in cases}
     result = cases.assign(**{name: pd.Series(v).to_numpy() for name, v in added.items()})
     return result, [*covariates, *SAID, *added]
-
-
-def candidates(cases: pd.DataFrame, names: Sequence[str], splits: Sequence[str]) -> list[str]:
-    """Return those of `names` that vary over the images of `splits`.
-
-    Of columns that part the images in the same way (a model and its manufacturer, say) only the
-    first is kept.
-    """
-    rows = cases[cases["split"].isin(splits)]
-    seen: set[tuple[int, ...]] = set()
-    kept = []
-    for name in names:
-        code, levels = pd.factorize(rows[name].astype("string"))
-        parts = tuple(code.tolist())
-        if len(levels) > 1 and parts not in seen:
-            seen.add(parts)
-            kept.append(name)
-    return kept

@@ -37,7 +37,8 @@ import pandas as pd
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells
 from mammo_sae.analysis import statistics as st
-from mammo_sae.analysis.candidates import candidates, with_acquisition
+from mammo_sae.analysis.candidates import with_acquisition
+from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings
 from mammo_sae.stores.codes import CodesReader
@@ -73,8 +74,12 @@ def run(
     store = ImageReader(image_stores)
     cases = case.read_cases(images, reader.image_ids)
     cases, acquisition = with_acquisition(cases, store, concepts)
+    splits = (settings.discovery, settings.confirmation)
+    if settings.anatomical is None:
+        tissue = tuple(candidates(cases, TISSUE, splits))
+        settings = settings.model_copy(update={"anatomical": tissue})
     if settings.acquisition is None:
-        found = candidates(cases, acquisition, (settings.discovery, settings.confirmation))
+        found = candidates(cases, acquisition, splits)
         settings = settings.model_copy(
             update={"acquisition": tuple(n for n in found if n not in settings.anatomical)}
         )

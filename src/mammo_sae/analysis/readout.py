@@ -35,6 +35,7 @@ from sklearn.model_selection import GroupKFold
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import statistics as st
+from mammo_sae.analysis.columns import SAID, candidates, covariates_of
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.ordinal import concordance, proportional_odds
 from mammo_sae.analysis.settings import ReadoutSettings
@@ -68,6 +69,14 @@ def run(
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
+    splits = (settings.discovery, *settings.splits)
+    if settings.anatomical is None:
+        tissue = tuple(candidates(cases, ("density",), splits))
+        settings = settings.model_copy(update={"anatomical": tissue})
+    if settings.acquisition is None:
+        names = [*covariates_of(cases, concepts), *SAID]
+        found = tuple(n for n in candidates(cases, names, splits) if n not in settings.anatomical)
+        settings = settings.model_copy(update={"acquisition": found})
     pooled = reader.pooled(settings.score)
     features = {
         "embedding": mean_embeddings(embeddings, identity.layer, reader.image_ids),

@@ -172,9 +172,10 @@ class ConfoundSettings(SplitSettings):
         None,
         description="columns that say how an image was acquired; null: all that are known and vary",
     )
-    anatomical: tuple[str, ...] = Field(
-        ("density", "view", "side", "age_bin"),
-        description="columns that say what tissue an image shows: distractors, not artefacts",
+    anatomical: tuple[str, ...] | None = Field(
+        None,
+        description="columns that say what tissue an image shows: distractors, not artefacts; "
+        "null: density, view, side and age_bin, if they are known and vary",
     )
     rankings: tuple[Ranking, ...] = Field(
         ("auroc", "class_mean", "effect"), min_length=1, description="rankings whose top is tested"
@@ -220,10 +221,14 @@ class ReadoutSettings(SplitSettings):
     score: Score = Field(
         "max", description="how a latent's codes are pooled over an image's cells, as in probing"
     )
-    acquisition: tuple[str, ...] = Field(
-        ("marker", "manufacturer"), description="acquisition columns to read"
+    acquisition: tuple[str, ...] | None = Field(
+        None,
+        description="acquisition columns to read; null: the cohort's covariates, manufacturer, "
+        "model and pixel spacing, if they are known and vary",
     )
-    anatomical: tuple[str, ...] = Field(("density",), description="anatomical columns to read")
+    anatomical: tuple[str, ...] | None = Field(
+        None, description="anatomical columns to read; null: density, if it is known and varies"
+    )
     max_levels: int = Field(
         6, ge=2, description="most levels of a column: rarer ones are merged, numbers binned"
     )

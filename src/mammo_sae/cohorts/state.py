@@ -15,18 +15,20 @@ from pathlib import Path
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import READERS, locate, masked_regions
 from mammo_sae.cohorts.settings import CohortSettings
+from mammo_sae.settings import canonical_json
 
 
 @dataclass(frozen=True)
 class ArchiveState:
-    """Digests of a cohort's sources.
+    """Digests of a cohort's sources, as canonical JSON under the key `archive`.
 
     Attributes
     ----------
     tables
-        Of all that the cohort's tables depend on: the source's own tables and every file.
+        Of all that the cohort's tables depend on: each of the source's own tables by its name, and
+        every file.
     shards
-        Of what the conversion of each shard depends on.
+        Of what the conversion of each shard depends on, each image by its pseudonym.
     """
 
     tables: str
@@ -47,28 +49,29 @@ def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveS
     pseudonyms = load_pseudonyms(settings.key_file)
     found = locate(settings.kind, pseudonyms, sources)
     regions = masked_regions(settings.kind, sources)
-    shards = [[f"regions {regions}"] for _ in range(settings.shards)]
+    common = {"regions": _digest(str(regions).encode())} if regions else {}
+    shards = [dict(common) for _ in range(settings.shards)]
     for image_id in sorted(found):
         files = found[image_id]
-        shards[pseudonyms.shard(files.patient, settings.shards)].append(
-            "\n".join(
-                [
-                    f"image {image_id} of {pseudonyms.patient(files.patient)}",
-                    files.annotation,
-                    _seen(files.dicom),
-                    "" if files.mask is None else _seen(files.mask),
-                    *map(_seen, files.others),
-                    str(sorted(files.mask_bits.items())),
-                ]
-            )
-        )
-    digests = tuple(_digest("\n".join(parts).encode()) for parts in shards)
-    contents = []
-    for folder in sources:
-        for name in READERS[settings.kind].TABLES:
-            path = folder / name
-            contents.append(_digest(path.read_bytes()) if path.is_file() else "")
-    return ArchiveState(_digest("\n".join([*contents, *digests]).encode()), digests)
+        seen = [
+            pseudonyms.patient(files.patient),
+            files.annotation,
+            _seen(files.dicom),
+            "" if files.mask is None else _seen(files.mask),
+            *map(_seen, files.others),
+            str(sorted(files.mask_bits.items())),
+        ]
+        place = pseudonyms.shard(files.patient, settings.shards)
+        shards[place][image_id] = _digest("\n".join(seen).encode())
+    texts = tuple(canonical_json({"archive": shard}) for shard in shards)
+    tables = {
+        f"{part}/{name}": _digest((folder / name).read_bytes())
+        for part, folder in zip(("source", "external"), sources, strict=False)
+        for name in READERS[settings.kind].TABLES
+        if (folder / name).is_file()
+    }
+    every = _digest("\n".join(texts).encode())
+    return ArchiveState(canonical_json({"archive": {"every image": every, **tables}}), texts)
 
 
 def _seen(path: Path) -> str:
@@ -80,4 +83,4 @@ def _seen(path: Path) -> str:
 
 
 def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from mammo_sae.complaints import below, complaints, explain
 from mammo_sae.errors import InputError
-from mammo_sae.settings import PathText, Settings, explain
+from mammo_sae.settings import PathText, Settings
 
 
 class AuxKVariant(Settings):
@@ -187,19 +188,6 @@ class SaeTraining(TrainingValues):
     seed: int = Field(0, ge=0, description="seed of initialisation and of the order of the cells")
 
 
-PHANTOM_LAYERS: dict[str, dict[str, Any]] = {
-    "blocks.14": {"latents": 1152},
-    "head": {
-        "latents": 2560,
-        "lr": 1.5e-3,
-        "steps": 400,
-        "batch": 1024,
-        "dead_after": 0.1,
-        "variant": {"k": 32, "k_aux": 256},
-    },
-}
-
-
 class SaeSettings(TrainingValues):
     """One named SAE over all layers: common values, overrides per layer, seeds."""
 
@@ -207,7 +195,7 @@ class SaeSettings(TrainingValues):
         [0], min_length=1, description="one SAE is trained per seed"
     )
     layers: dict[str, dict[str, Any]] = Field(
-        default_factory=lambda: {layer: dict(own) for layer, own in PHANTOM_LAYERS.items()},
+        {},
         description="per layer, the values that differ from the common ones",
     )
 
@@ -215,11 +203,14 @@ class SaeSettings(TrainingValues):
     def _layers_resolve(self) -> SaeSettings:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} holds a seed twice; remove one")
+        wrong = []
         for layer in self.layers:
             try:
-                self.training(layer, self.seeds[0])
-            except InputError as error:
-                raise ValueError(str(error)) from None
+                self._training(layer, self.seeds[0])
+            except ValidationError as error:
+                wrong += [f"layers.{layer}.{text}" for text in complaints(error, SaeTraining)]
+        if wrong:
+            raise below(wrong)
         return self
 
     def training(self, layer: str, seed: int) -> SaeTraining:
@@ -230,12 +221,15 @@ class SaeSettings(TrainingValues):
         InputError
             If the layer's overrides make no valid settings, naming layer and key.
         """
+        try:
+            return self._training(layer, seed)
+        except ValidationError as error:
+            raise InputError(explain(error, f"layers.{layer}", SaeTraining)) from None
+
+    def _training(self, layer: str, seed: int) -> SaeTraining:
         common = self.model_dump(exclude={"layers", "seeds"})
         resolved = {**_laid_over(common, self.layers.get(layer, {})), "seed": seed}
-        try:
-            return SaeTraining.model_validate(resolved)
-        except ValidationError as error:
-            raise InputError(explain(error, f"layers.{layer}")) from None
+        return SaeTraining.model_validate(resolved)
 
 
 def _laid_over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

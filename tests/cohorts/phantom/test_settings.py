@@ -22,14 +22,14 @@ def _refusal(settings: dict) -> str:
     [
         ({"density": {"A": 0.5}}, "sum to 1.4; make them sum to 1"),
         ({"mass": {"radius": [24.0, 14.0]}}, "lower end 24.0 is above upper end 14.0"),
-        ({"mass": {"contrast": [0.2, 0.9]}}, "mass.contrast.1: input should be less than"),
+        ({"mass": {"contrast": [0.2, 0.9]}}, "mass.contrast.1: must be 0.6 or less"),
         ({"calcification": {"specks": [2, 5]}}, "a cluster has 3 to 60 specks"),
         ({"height": 256, "width": 256}, "must lie between 1.2 and 2"),
-        ({"height": 32}, "height: input should be greater than or equal to 64"),
-        ({"prevalence": {"mass": 1.0}}, "prevalence.mass: input should be less than 1"),
+        ({"height": 32}, "height: must be 64 or more"),
+        ({"prevalence": {"mass": 1.0}}, "prevalence.mass: must be less than 1"),
         ({"confounders": {"marker": {"odds_ratio": 0.0}}}, "confounders.marker.odds_ratio"),
         ({"confounders": {"markr": {"odds_ratio": 2.0}}}, "confounders.markr: unknown key"),
-        ({"patients": {"training": 0}}, "patients.training: input should be greater than"),
+        ({"patients": {"training": 0}}, "patients.training: must be 1 or more"),
     ],
 )
 def test_bad_settings_are_refused_with_the_key_and_the_reason(settings, sentence):

@@ -1,0 +1,37 @@
+"""Columns of the image table that may say why a latent fires, besides the concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mammo_sae.cohorts.columns import IMAGE_COLUMNS
+
+# What every cohort may know of how an image was acquired, and of what tissue it shows.
+SAID = ("manufacturer", "model", "pixel_spacing_mm")
+TISSUE = ("density", "view", "side", "age_bin")
+
+
+def covariates_of(cases: pd.DataFrame, concepts: Sequence[str]) -> list[str]:
+    """Return the columns of an image table, as it was read, that are the cohort's covariates."""
+    known = {*IMAGE_COLUMNS, *concepts}
+    return [name for name in cases if name not in known]
+
+
+def candidates(cases: pd.DataFrame, names: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Return those of `names` that vary over the images of `splits`.
+
+    Of columns that part the images in the same way (a model and its manufacturer, say) only the
+    first is kept.
+    """
+    rows = cases[cases["split"].isin(splits)]
+    seen: set[tuple[int, ...]] = set()
+    kept = []
+    for name in names:
+        code, levels = pd.factorize(rows[name].astype("string"))
+        parts = tuple(code.tolist())
+        if len(levels) > 1 and parts not in seen:
+            seen.add(parts)
+            kept.append(name)
+    return kept

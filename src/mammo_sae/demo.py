@@ -1,0 +1,27 @@
+"""What the default run sets beyond the models' defaults: what suits the phantom, and it alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DEMO: dict[str, Any] = {
+    "name": "phantom",
+    "cohort": {"kind": "phantom"},
+    "saes": {
+        "topk": {
+            "layers": {
+                "blocks.14": {"latents": 1152},
+                "head": {
+                    "latents": 2560,
+                    "lr": 1.5e-3,
+                    "steps": 400,
+                    "batch": 1024,
+                    "dead_after": 0.1,
+                    "variant": {"k": 32, "k_aux": 256},
+                },
+            }
+        }
+    },
+    "readout": {"acquisition": ["marker", "manufacturer"], "anatomical": ["density"]},
+    "confounds": {"anatomical": ["density", "view", "side", "age_bin"]},
+}
