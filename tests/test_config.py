@@ -53,6 +53,13 @@ def test_every_key_of_the_default_configuration_says_what_it_means():
             {"saes": {"topk": {"layers": {"head": {"latent": 5}}}}},
             r"saes\.topk\.layers\.head\.latent: unknown key.*did you mean 'latents'",
         ),
+        (
+            {
+                "cohort": {"kind": "mammo_clip", "source": "pngs"},
+                "images": {"preprocessing": "mammo_clip"},
+            },
+            r"images\.preprocessing: mammo_clip would crop .* a second time; set it to as_is",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_one_sentence_that_names_the_key(content, sentence):

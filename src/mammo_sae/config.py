@@ -122,7 +122,12 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _references_hold(self) -> Config:
-        wrong = [*self._wrong_encoders(), *self._wrong_layers(), *self._wrong_splits()]
+        wrong = [
+            *self._wrong_encoders(),
+            *self._wrong_layers(),
+            *self._wrong_splits(),
+            *self._wrong_preprocessing(),
+        ]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -177,6 +182,13 @@ class Config(Settings):
                     if split not in there:
                         what = "is a split that this cohort does not have"
                         yield f"{step}.{key}: {split!r} {what}; {advice[split]}"
+
+    def _wrong_preprocessing(self) -> Iterator[str]:
+        if self.cohort.kind == "mammo_clip" and self.images.preprocessing == "mammo_clip":
+            yield (
+                "images.preprocessing: mammo_clip would crop and stretch the images of "
+                "cohort.kind mammo_clip a second time; set it to as_is"
+            )
 
     @property
     def folder(self) -> Path:

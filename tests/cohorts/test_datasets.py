@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
+import shutil
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     DigitalMammographyXRayImageStorageForPresentation,
@@ -20,7 +24,7 @@ from pydicom.uid import (
 
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import locate, read_source
+from mammo_sae.cohorts.readers import READERS, locate, read_source, stray_files
 from mammo_sae.cohorts.settings import (
     CbisDdsmCohort,
     CmmdCohort,
@@ -499,7 +503,7 @@ MALFORMED = [
     ("cbis", MASSES, ",Mass-Tr", ",/Mass-Tr", r"line 2, column 'image file path' must be a path"),
     ("inbreast", "INbreast.csv", ";2;4a", ";2;9", r"line 2, column 'Bi-Rads' is '9'"),
     ("inbreast", "INbreast.csv", ";R;CC", ";R;XX", r"line 3, column 'View' is 'XX'"),
-    ("inbreast", "INbreast.csv", "20001;", "20009;", r"line 3, column 'File Name' has 0 DICOM"),
+    ("inbreast", "INbreast.csv", "20001;", "20009;", r"line 3, column 'File Name' has 0 images"),
     ("inbreast", "AllXML/20000.xml", "(18, 25)", "(18 25)", r"contour 1 .* is malformed"),
     ("inbreast", "AllXML/20000.xml", "<dict>", "", r"is not a list of contours"),
     ("embed", CLINICAL, "L,S,3.0", "Q,S,3.0", r"line 2, column 'side' is 'Q'"),
@@ -612,3 +616,110 @@ def test_an_unknown_category_is_refused(kind, tmp_path):
     settings = kind(source=str(tmp_path), concepts={"lump": "Lump"})
     with pytest.raises(InputError, match=r"concepts: 'Lump' is not one of mass"):
         build.run(settings, [tmp_path], *(tmp_path / n for n in ("a.parquet", "b.parquet", "s")))
+
+
+def as_png(folder: Path) -> None:
+    """Write every DICOM file as a 16-bit PNG beside where it was, and name it so in the table."""
+    for path in [*folder.rglob("*.dcm"), *folder.rglob("*.dicom")]:
+        pixels = pydicom.dcmread(path).pixel_array
+        Image.fromarray(pixels).save(path.with_suffix(".png"))
+        path.unlink()
+    for name in ("images.csv", "findings.csv"):
+        if (folder / name).is_file():
+            text = (folder / name).read_text().replace(".dcm", ".png")
+            (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("name", ["vindr", "rsna", "cbis", "inbreast", "embed", "own"])
+def test_a_dataset_is_the_same_as_png(request, tmp_path, name):
+    folder = request.getfixturevalue(name)
+    settings = SETTINGS[name](folder)
+    images, findings, reader = build_and_convert(settings, folder, tmp_path / "dicom")
+    before, strays = archive_state(settings, [folder]), stray_files(settings.kind, [folder])
+    as_png(folder)
+    assert archive_state(settings, [folder]) != before
+    again, boxes, png = build_and_convert(settings, folder, tmp_path / "png")
+    assert len(stray_files(settings.kind, [folder])) == len(strays)
+    assert set(png.facts(png.image_ids)["transfer_syntax"]) == {"PNG"}
+    if name in {"embed", "own"}:  # where the file's name is the image's id
+        assert len(again) == len(images)
+        assert sorted(boxes["xmin"]) == sorted(findings["xmin"])
+        return
+    columns = ["patient_id", "split", "view", "side", *settings.concepts, "rows", "columns"]
+    pd.testing.assert_frame_equal(again[columns], images[columns])
+    pd.testing.assert_frame_equal(boxes, findings)
+    ids = reader.image_ids
+    np.testing.assert_array_equal(png.pixels(ids), reader.pixels(ids))
+    np.testing.assert_array_equal(png.region_masks(ids), reader.region_masks(ids))
+
+
+def test_the_copy_of_cbis_ddsm_as_jpeg_is_read(cbis, tmp_path):
+    settings = CbisDdsmCohort(source=str(cbis), shards=1)
+    images, findings, _ = build_and_convert(settings, cbis, tmp_path / "dicom")
+    copy = tmp_path / "copy"
+    (copy / "csv").mkdir(parents=True)
+    uids: dict[str, str] = {}
+    for table in cbis.glob("*.csv"):
+        # The series' own number stands third in the tables' paths.
+        lines = table.read_text().splitlines()
+        for case in sorted({path.name for path in cbis.iterdir() if path.is_dir()}, key=len):
+            uids.setdefault(case, f"1.3.6.{len(uids)}")
+            lines = [
+                re.sub(rf"(?<=,){case}/[^/,]*/[^/,]*/", f"{case}/1.2/{uids[case]}/", line)
+                for line in lines
+            ]
+        (copy / "csv" / table.name).write_text("\n".join(lines) + "\n")
+    for path in cbis.rglob("*.dcm"):
+        pixels = pydicom.dcmread(path).pixel_array
+        target = copy / "jpeg" / uids[path.relative_to(cbis).parts[0]] / f"{path.stem}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+        Image.fromarray(eight).save(target, quality=95)
+    again, boxes, _ = build_and_convert(settings, copy, tmp_path / "jpeg")
+    columns = ["patient_id", "split", "view", "side", *settings.concepts, "rows", "columns"]
+    pd.testing.assert_frame_equal(again[columns], images[columns])
+    pd.testing.assert_frame_equal(boxes, findings)
+    assert len(boxes) == 3
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["train_images_png/{0}/{1}.png", "train_images_512/{0}_{1}.png", "{0}/{1}.png", "{0}_{1}.jpg"],
+)
+def test_rsna_is_read_from_where_copies_have_its_files(rsna, tmp_path, place):
+    settings = RsnaCohort(source=str(rsna), shards=1)
+    expected = build_and_convert(settings, rsna, tmp_path / "dicom")[0]
+    for path in (rsna / "train_images").rglob("*.dcm"):
+        pixels = pydicom.dcmread(path).pixel_array
+        target = rsna / place.format(path.parent.name, path.stem)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels >> 8).astype(np.uint8)).save(target)
+    shutil.rmtree(rsna / "train_images")
+    found = build_and_convert(settings, rsna, tmp_path / "copy")[0]
+    columns = ["patient_id", "split", "view", "side", "cancer", "rows", "columns"]
+    pd.testing.assert_frame_equal(found[columns], expected[columns])
+
+
+def test_the_folds_of_mammo_clips_table_of_rsna_are_its_split(rsna, tmp_path):
+    lines = (rsna / "train.csv").read_text().splitlines()
+    folds = ["fold", *("0" if line.split(",")[1] == "8" else "2" for line in lines[1:])]
+    (rsna / "train_folds.csv").write_text(
+        "".join(f"{line},{fold}\n" for line, fold in zip(lines, folds, strict=True))
+    )
+    (rsna / "train.csv").unlink()
+    settings = RsnaCohort(source=str(rsna), shards=1, test_share=0.9)
+    images, _, _ = build_and_convert(settings, rsna, tmp_path / "out")
+    assert images.set_index("site")["split"].to_dict() == {1: "training", 2: "test"}
+
+
+@pytest.mark.parametrize("name", ["rsna", "cbis", "embed", "own"])
+def test_a_source_without_its_images_says_where_they_are_looked_for(request, tmp_path, name):
+    folder = request.getfixturevalue(name)
+    for path in folder.rglob("*.dcm"):
+        path.unlink()
+    where = re.escape(READERS[SETTINGS[name](folder).kind].PATTERN)
+    with pytest.raises(
+        InputError,
+        match=rf"none of the \d+ images that the tables name can be read .*{where}.*PNG",
+    ):
+        run_cohort(SETTINGS[name](folder), folder, tmp_path)

@@ -146,3 +146,9 @@ def test_malformed_mask_bits_are_refused(vindr_folder, text):
     (vindr_folder / "truth.json").write_text(text)
     with pytest.raises(InputError, match=r"truth.json: key bit_planes"):
         locate_folder(vindr_folder)
+
+
+def test_a_folder_of_mammo_clips_pngs_is_refused_with_the_kind_that_reads_it(vindr_folder):
+    (vindr_folder / "images_png").mkdir()
+    with pytest.raises(InputError, match=r"kind mammo_clip and images\.preprocessing as_is"):
+        read_folder(vindr_folder, {"mass": "Mass"}, {})

@@ -208,6 +208,42 @@ def test_nothing_from_the_metadata_of_other_files_reaches_an_output(folder, tmp_
         assert path.is_dir() or CANARY.encode() not in path.read_bytes()
 
 
+def no_files(path: Path) -> None:
+    path.unlink()
+
+
+def half_size(path: Path) -> None:
+    stored = pydicom.dcmread(path).pixel_array
+    Image.fromarray(stored[::2, ::2].copy()).save(path.with_suffix(".png"))
+    path.unlink()
+
+
+def notes(path: Path) -> None:
+    path.write_text("see the other folder")
+
+
+def raw_data(path: Path) -> None:
+    dataset = pydicom.dcmread(path)
+    dataset.PresentationIntentType = "FOR PROCESSING"
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        (no_files, r"looked for in images/\*/\* of the source, as DICOM, PNG, JPEG, TIFF or NPY"),
+        (half_size, r"cohort\.kind table, those of Mammo-CLIP's preprocessing with mammo_clip"),
+        (notes, r"convert such files to one of these formats"),
+        (raw_data, r"change the policy images\.triage\.for_processing"),
+    ],
+)
+def test_the_advice_about_refused_files_leads_on(folder, tmp_path, change, advice):
+    for path in list((folder / "images").rglob("*.dicom")):
+        change(path)
+    with pytest.raises(InputError, match=advice):
+        convert_all(folder, tmp_path / "out")
+
+
 def cut(folder: Path, number: int) -> None:
     path = next((folder / "images").rglob(f"{CANARY}-image-{number}.dicom"))
     path.write_bytes(path.read_bytes()[:-400])

@@ -6,6 +6,9 @@
     <Mass|Calc>-<Training|Test>_<patient>_<side>_<view>/**/*.dcm       the film
     <Mass|Calc>-<Training|Test>_<patient>_<side>_<view>_<n>/**/*.dcm   mask and crop of finding n
 
+The copy that circulates as JPEG has the tables in `csv/`, and each series in `jpeg/<series UID>/`;
+the series UID is the third part of the tables' paths. Files may be PNG, JPEG, TIFF or NPY.
+
 Quirks: the tables' paths end in names that the download does not have, so their first folder is
 what counts; which of its two files is the mask and which the crop is told by their sizes, since the
 tables swap them at times. Films with masses and calcifications are in both tables, as two copies;
@@ -21,17 +24,19 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.sheet import Sheet
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX
 
-TABLES = tuple(
+NAMES = tuple(
     f"{kind}_case_description_{part}_set.csv"
     for kind in ("mass", "calc")
     for part in ("train", "test")
 )
+TABLES = (*NAMES, *(f"csv/{name}" for name in NAMES))
 """Files that `read_folder` reads."""
-PATTERN = "*/**/*.dcm"
+PATTERN = "*/**/*"
 """Where images lie."""
 CATEGORIES = ("mass", "calcification", "malignant")
 SIDES = {"LEFT": "L", "RIGHT": "R"}
@@ -141,8 +146,9 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
 
 def _films(folder: Path, keep: Keep | None) -> dict[str, _Film]:
     films: dict[str, _Film] = {}
-    for name in TABLES:
-        sheet = Sheet(folder / name).only("patient_id", keep)
+    tables = folder / "csv" if (folder / "csv").is_dir() else folder
+    for name in NAMES:
+        sheet = Sheet(tables / name).only("patient_id", keep)
         density = "breast_density" if "breast_density" in sheet else "breast density"
         columns = zip(
             sheet.ids("patient_id"),
@@ -187,15 +193,17 @@ def _films(folder: Path, keep: Keep | None) -> dict[str, _Film]:
 
 
 def _series(folder: Path, sheet: Sheet, row: int, column: str, text: str) -> Path:
-    """Return the folder that a path of the tables begins with."""
+    """Return the folder of the series that a path of the tables names."""
     parts = PurePosixPath(text.strip().strip('"')).parts
     if not parts or parts[0] in {"/", ".."}:
         sheet.refuse(row, column, "must be a path inside the folder")
+    if (folder / "jpeg").is_dir() and len(parts) > 2 and ".." not in parts:
+        return folder / "jpeg" / parts[2]
     return folder / parts[0]
 
 
 def _dicoms(series: Path) -> list[Path]:
-    return sorted(series.rglob("*.dcm"))
+    return sorted(filter(is_image_name, series.rglob("*")))
 
 
 def _birads(text: str) -> int:
@@ -225,18 +233,25 @@ def _boxes(
 
 
 def _extent(series: Path, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    from mammo_sae.dicom.pixels import read_pixels
+    from mammo_sae.dicom.files import read_image
     from mammo_sae.dicom.refusal import Refusal
 
     for path in _dicoms(series):
         try:
-            _, codes = read_pixels(path)
+            _, codes = read_image(path)
         except Refusal:
             continue
         # The crop is smaller, unless the abnormality fills the film: then it is not two-valued.
-        if codes.shape != size or len(np.unique(codes)) != 2:
+        if codes.shape != size or not _is_two_valued(codes):
             continue
-        marked = codes == codes.max()
+        marked = codes > codes.max() // 2
         y, x = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
         return float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
     return None
+
+
+def _is_two_valued(codes: np.ndarray) -> bool:
+    """Say whether an image is a mask, whose edges JPEG leaves a little blurred."""
+    most = int(codes.max())
+    sharp = (codes <= most // 8) | (codes >= most - most // 8)
+    return most > 0 and bool(sharp.mean() > 0.99) and int(codes.min()) < most

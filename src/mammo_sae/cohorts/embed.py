@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.sheet import EMPTY, Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
 from mammo_sae.cohorts.tables import BOX, age_bin
@@ -29,7 +30,7 @@ CLINICAL = "tables/EMBED_OpenData_clinical.csv"
 METADATA = "tables/EMBED_OpenData_metadata.csv"
 TABLES = (CLINICAL, METADATA)
 """Files that `read_folder` reads."""
-PATTERN = "images/**/*.dcm"
+PATTERN = "images/**/*"
 """Where images lie."""
 ROOTS = ("anon_dicom", "images")  # what stands before the cohort folder in anon_dicom_path
 VIEWS = ("CC", "MLO")
@@ -182,12 +183,14 @@ def _kept(sheet: Sheet) -> list[int]:
 
 def _files(folder: Path, sheet: Sheet) -> list[Path]:
     files = []
+    listings = Listings()
     for row, text in enumerate(sheet.ids("anon_dicom_path")):
         parts = PurePosixPath(text).parts
         start = max((n + 1 for n, part in enumerate(parts) if part in ROOTS), default=0)
         if ".." in parts or parts[start:][:1] in {(), ("/",)}:
             sheet.refuse(row, "anon_dicom_path", "must hold a path below anon_dicom or images")
-        files.append(folder.joinpath("images", *parts[start:]))
+        named = folder.joinpath("images", *parts[start:])
+        files.append(listings.find(named.parent, named.stem) or named)
     return files
 
 

@@ -21,6 +21,7 @@ from xml.parsers.expat import ExpatError
 
 import pandas as pd
 
+from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX
@@ -29,7 +30,7 @@ from mammo_sae.errors import InputError
 IMAGES = "INbreast.csv"
 TABLES = (IMAGES,)
 """Files that `read_folder` reads."""
-PATTERN = "AllDICOMs/*.dcm"
+PATTERN = "AllDICOMs/*"
 """Where images lie."""
 # As some files spell it -> as the others do.
 SPELLINGS = {
@@ -109,7 +110,7 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     """
     sheet = Sheet(folder / IMAGES, separator=";")
     on_disk: dict[str, list[Path]] = {}
-    for path in sorted((folder / "AllDICOMs").glob("*.dcm")):
+    for path in sorted(filter(is_image_name, (folder / "AllDICOMs").glob("*"))):
         on_disk.setdefault(path.name.split("_")[0], []).append(path)
     found: dict[str, SourceFiles] = {}
     for row, (name, cells) in enumerate(
@@ -119,10 +120,10 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
             sheet.refuse(row, "File Name", "occurs a second time")
         paths = on_disk.get(name, [])
         if len(paths) != 1:
-            sheet.refuse(row, "File Name", f"has {len(paths)} DICOM files in AllDICOMs; expected 1")
+            sheet.refuse(row, "File Name", f"has {len(paths)} images in AllDICOMs; expected 1")
         parts = paths[0].name.split("_")
         if len(parts) < 3:
-            sheet.refuse(row, "File Name", "has a DICOM file whose name holds no patient")
+            sheet.refuse(row, "File Name", "has a file whose name holds no patient")
         if keep is not None and not keep(parts[1]):
             continue
         found[name] = SourceFiles(

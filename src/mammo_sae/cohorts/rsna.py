@@ -2,10 +2,17 @@
 
 ::
 
-    train.csv                                  one row per image
+    train.csv                                      one row per image
     train_images/<patient_id>/<image_id>.dcm
 
-Labels are of breasts, there are no boxes, and the data come without a split of their own.
+or, as Mammo-CLIP's preprocessing and others leave it::
+
+    train_folds.csv                                the same with a column fold
+    train_images_png/<patient_id>/<image_id>.png   or <patient_id>_<image_id>.png, in a folder whose
+                                                   name begins with train_images, or in the source
+
+Labels are of breasts, there are no boxes. `train.csv` comes without a split; of `train_folds.csv`
+fold 0 is `test`, which Mammo-CLIP's code scores.
 """
 
 from __future__ import annotations
@@ -15,15 +22,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.image_files import Listings
+from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, age_bin
 
 IMAGES = "train.csv"
-FOLDER = "train_images"
-TABLES = (IMAGES,)
-"""Files that `read_folder` reads."""
-PATTERN = "train_images/*/*.dcm"
+FOLDS = "train_folds.csv"
+TABLES = (IMAGES, FOLDS)
+"""Files that `read_folder` reads, the first of them that is there."""
+PATTERN = "train_images*/**/*"
 """Where images lie."""
 VIEWS = ("CC", "MLO")  # the others (AT, LM, ML, LMO) are a hundredth of the images
 FLAGS = {"0": 0, "1": 1, "False": 0, "True": 1}
@@ -43,11 +51,11 @@ def read_folder(
     folder
         The dataset's root.
     concepts
-        Concept name -> 0/1 column of `train.csv`: cancer, biopsy, invasive, ...
+        Concept name -> 0/1 column of the table: cancer, biopsy, invasive, ...
     covariates
-        Covariate name -> column of `train.csv`: site_id, implant, ...
+        Covariate name -> column of the table: site_id, implant, ...
     split
-        The split of all images; without one they are all `training`.
+        The split of all images; without one, and without folds, they are all `training`.
     keep
         Which patients to read; all without it.
 
@@ -58,7 +66,7 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
-    sheet = Sheet(folder / IMAGES).only("patient_id", keep)
+    sheet = _table(folder).only("patient_id", keep)
     files = _files(folder, sheet)
     views = sheet.ids("view")
     kept = [row for row, view in enumerate(views) if view in VIEWS]
@@ -67,7 +75,7 @@ def read_folder(
         {
             "source_image": sheet.ids("image_id"),
             "source_patient": sheet.ids("patient_id"),
-            "split": split or "training",
+            "split": split or _splits(sheet),
             "view": views,
             "side": sheet.chosen("laterality", {"L": "L", "R": "R"}),
             "density": sheet.parsed(
@@ -96,9 +104,9 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     Raises
     ------
     InputError
-        If `train.csv` is missing.
+        If the table is missing.
     """
-    sheet = Sheet(folder / IMAGES).only("patient_id", keep)
+    sheet = _table(folder).only("patient_id", keep)
     return {
         image: SourceFiles(dicom=path, patient=patient, annotation=cells)
         for image, patient, path, view, cells in zip(
@@ -115,12 +123,36 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
 
 def named_files(folder: Path) -> set[Path]:
     """Return the files of all rows, those of other views too."""
-    return set(_files(folder, Sheet(folder / IMAGES)))
+    return set(_files(folder, _table(folder)))
+
+
+def _table(folder: Path) -> Sheet:
+    return Sheet(next((folder / n for n in TABLES if (folder / n).is_file()), folder / IMAGES))
+
+
+def _splits(sheet: Sheet) -> list[str] | str:
+    if "fold" not in sheet:
+        return "training"
+    folds = sheet.required("fold", number, "the number of a fold")
+    return ["test" if fold == 0 else "training" for fold in folds]
 
 
 def _files(folder: Path, sheet: Sheet) -> list[Path]:
+    """Return each row's file; where there is none, where DICOM files are expected."""
+    listings = Listings()
+    roots = [path for path in sorted(folder.glob("train_images*")) if path.is_dir()]
+
+    def file(patient: str, image: str) -> Path:
+        for root in (*roots, folder):
+            found = listings.find(root / patient, image) or listings.find(
+                root, f"{patient}_{image}"
+            )
+            if found is not None:
+                return found
+        return folder / "train_images" / patient / f"{image}.dcm"
+
     ids = zip(sheet.ids("patient_id"), sheet.ids("image_id"), strict=True)
-    return [folder / FOLDER / patient / f"{image}.dcm" for patient, image in ids]
+    return [file(patient, image) for patient, image in ids]
 
 
 def _at(values: list[str], rows: list[int]) -> list[str]:

@@ -88,7 +88,7 @@ class UnsplitCohort(_Downloaded):
         gt=0,
         lt=1,
         description="share of the patients that become the split `test`, of those with and without "
-        "each concept alike",
+        "each concept alike; where the source's table has a test split, that is taken",
     )
 
 
@@ -140,7 +140,9 @@ MASS_AND_CALCIFICATION = {"mass": "mass", "calcification": "calcification"}
 class RsnaCohort(UnsplitCohort):
     """The RSNA Screening Mammography Breast Cancer Detection data (2022), training part."""
 
-    kind: Literal["rsna"] = Field("rsna", description="a folder with train.csv and train_images/")
+    kind: Literal["rsna"] = Field(
+        "rsna", description="a folder with train.csv or train_folds.csv, and train_images/ or PNGs"
+    )
     concepts: dict[ConceptName, str] = _concepts({"cancer": "cancer"}, "0/1 column of train.csv")
     covariates: dict[ConceptName, str] = Field(
         {"site": "site_id", "implant": "implant"},

@@ -89,7 +89,7 @@ def read_folder(
         Naming the missing file, or the file, line and column that is malformed.
     """
     check_categories(concepts)
-    breasts = Sheet(folder / BREASTS).only("study_id", keep)
+    breasts = _breasts(folder).only("study_id", keep)
     images = pd.DataFrame(
         {
             "source_image": breasts.ids("image_id"),
@@ -135,7 +135,7 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
         If one of its two tables of annotations is missing.
     """
     bits = mask_bits(folder)
-    breasts = Sheet(folder / BREASTS).only("study_id", keep)
+    breasts = _breasts(folder).only("study_id", keep)
     findings = Sheet(folder / FINDINGS)
     boxes: dict[str, list[str]] = {}
     for image, cells in zip(
@@ -161,6 +161,15 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
             breasts.ids("image_id"), breasts.ids("study_id"), shown, strict=True
         )
     }
+
+
+def _breasts(folder: Path) -> Sheet:
+    if (folder / "images_png").is_dir() and not (folder / "images").is_dir():
+        raise InputError(
+            f"{folder} has images_png/ and no images/: that is the form of Mammo-CLIP's "
+            "preprocessing; read it with cohort.kind mammo_clip and images.preprocessing as_is"
+        )
+    return Sheet(folder / BREASTS)
 
 
 def mask_bits(folder: Path) -> dict[str, int]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mammo_sae.cohorts.annotations import read_annotations
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
-from mammo_sae.cohorts.readers import locate, masked_regions
+from mammo_sae.cohorts.readers import READERS, locate, masked_regions
 from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.cohorts.tables import BOX
 from mammo_sae.compute.ordered import in_order
@@ -113,7 +113,7 @@ def run(
     } | {job.image_id: Reason.MISSING for job in jobs if job.is_missing}
     jobs = [job for job in jobs if not job.is_missing]
     _report(refused, policy)
-    _check_share(refused, in_all, policy)
+    _check_share(refused, in_all, policy, settings.kind)
     # What a file holds is known only when it is decoded, and a store has room for what is known
     # to come. So a shard with files to leave out is converted a second time, without them.
     while True:
@@ -142,7 +142,7 @@ def run(
             return
         except _LeaveOut as left_out:
             refused.update(left_out.refused)
-            _check_share(refused, in_all, policy)
+            _check_share(refused, in_all, policy, settings.kind)
             jobs = [job for job in jobs if job.image_id not in refused]
 
 
@@ -196,7 +196,9 @@ def _report(left_out: Mapping[str, Reason], policy: TriageSettings) -> None:
             print(f"left out: image {image_id}: {Refusal(reason)}", file=sys.stderr)
 
 
-def _check_share(left_out: Mapping[str, Reason], images: int, policy: TriageSettings) -> None:
+def _check_share(
+    left_out: Mapping[str, Reason], images: int, policy: TriageSettings, kind: str
+) -> None:
     refused = {
         image_id: reason
         for image_id, reason in left_out.items()
@@ -212,8 +214,27 @@ def _check_share(left_out: Mapping[str, Reason], images: int, policy: TriageSett
     raise InputError(
         f"image {first} can't be converted: {Refusal(reason)}; {len(refused)} of the shard's "
         f"{images} images are refused ({others}), more than images.triage.most_refused = {most:g} "
-        "allows; repair the files, or change the policy under images.triage"
+        f"allows; {_advice(reason, kind)}"
     )
+
+
+def _advice(reason: Reason, kind: str) -> str:
+    """Return what to do about images that are refused for a reason."""
+    if reason is Reason.MISSING:
+        return (
+            f"files are looked for in {READERS[kind].PATTERN} of the source, as DICOM, PNG, JPEG, "
+            "TIFF or NPY; set images.triage.missing to warn for a part of a dataset"
+        )
+    if reason is Reason.SIZE:
+        return (
+            "boxes are in pixels of the annotated size; images of another size can be read with "
+            "cohort.kind table, those of Mammo-CLIP's preprocessing with mammo_clip"
+        )
+    if reason is Reason.NOT_IMAGE:
+        return "convert such files to one of these formats, or remove them from the tables"
+    if reason.code in TriageSettings.model_fields:
+        return f"check the files, or change the policy images.triage.{reason.code}"
+    return "repair the files or remove them from the tables, or raise images.triage.most_refused"
 
 
 def isolated(
