@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_sae.analysis.candidates import with_acquisition
+from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
 from mammo_sae.analysis.columns import candidates
 from mammo_sae.stores.images import ImageReader, ImageRecord, create_image_store
 
@@ -71,3 +71,52 @@ def test_candidates_vary_and_no_two_are_the_same(cases, store):
 def test_a_cohort_of_one_make_has_no_candidate_of_it(cases, store):
     table, names = with_acquisition(cases.assign(manufacturer="x"), store, [])
     assert "manufacturer" not in candidates(table, names, ("training", "test"))
+
+
+@pytest.fixture
+def write_store(tmp_path):
+    """Six images of files of these kinds."""
+
+    def write(kinds: list[str]) -> ImageReader:
+        paths = tmp_path / "kinds.zarr", tmp_path / "kinds.json"
+        with create_image_store(*paths, image_ids=IDS, height=4, width=4, regions=[]) as writer:
+            blank = np.zeros((4, 4), np.uint8)
+            for n, kind in enumerate(kinds):
+                facts = {"transfer_syntax": kind, "voi": "" if kind == "PNG" else "LINEAR"}
+                record = ImageRecord(blank, blank, blank[:0], np.eye(2, 3), False, 0.1, facts)
+                writer.write(n, record)
+        return ImageReader([paths[1]])
+
+    return write
+
+
+def test_what_a_png_cannot_say_is_unknown_and_no_level_of_a_confounder(cases, write_store):
+    kinds = ["PNG", "JPEGLossless"] * 3
+    none = pd.Series([None] * 6, dtype="string")
+    table = cases.assign(
+        manufacturer=none.where([True] * 6).mask([kind != "PNG" for kind in kinds], "x"),
+        model=none,
+        pixel_spacing_mm=[None, 0.1, None, 0.1, None, None],
+        age_bin=none,
+    )
+    table, names = with_acquisition(table, write_store(kinds), ["mass"])
+    # Whether a DICOM file says its spacing is a fact; that PNG files do not is none.
+    assert "manufacturer_missing" not in table
+    assert table["pixel_spacing_mm_missing"].fillna(-1).tolist() == [-1, 0, -1, 0, -1, 1]
+    assert table["voi"].isna().tolist() == [True, False] * 3
+    # That an image is PNG is known of all, and is a candidate.
+    kept = candidates(table, names, ("training", "test", "external"))
+    assert "transfer_syntax" in kept
+    assert unsaid(table, ("training", "test", "external")) == []
+
+
+def test_a_cohort_of_pngs_says_what_is_not_testable(cases, write_store):
+    none = pd.Series([None] * 6, dtype="string")
+    table = cases.assign(manufacturer=none, model=none, pixel_spacing_mm=none)
+    table, names = with_acquisition(table, write_store(["PNG"] * 6), ["mass"])
+    assert "manufacturer" not in candidates(table, names, ("training", "test"))
+    assert unsaid(table, ("training", "test")) == ["manufacturer"]
+    assert why_unknown(table, "manufacturer") == (
+        "not testable: PNG files do not say manufacturer, model, pixel_spacing_mm"
+    )
+    assert why_unknown(table, "age_bin") == "not testable: age_bin is known of no image"

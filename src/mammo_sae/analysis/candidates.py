@@ -4,18 +4,23 @@ They come from the image table (manufacturer, model, size and spacing of the ori
 cohort's covariates, and whether a field is missing), and from what the conversion noted of each
 file (`mammo_sae.stores.images`): transfer syntax, photometric interpretation, bits, VOI
 transformation, and what triage found, such as an implant.
+
+PNG, JPEG, TIFF and NPY files have no header: that it is missing from them says nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis.columns import SAID, covariates_of
-from mammo_sae.stores.images import IDENTITIES, ImageReader
+from mammo_sae.stores.images import IDENTITIES, RASTERS, ImageReader
 
 OPTIONAL = ("density", "birads", "age_bin", *SAID)
+HEADER = ("age_bin", *SAID)  # what is read from headers, where a dataset's tables do not say it
+SYNTAX = "transfer_syntax"
 
 
 def with_acquisition(
@@ -33,11 +38,14 @@ def with_acquisition(
     """
     covariates = covariates_of(cases, concepts)
     more = {"image_size": cases["rows"].astype(str) + "x" + cases["columns"].astype(str)}
-    for name in (*OPTIONAL, *covariates):
-        missing = cases[name].isna()
-        if missing.any() and not missing.all():
-            more[f"{name}_missing"] = missing.astype("Int8")
     facts = store.facts(cases["image_id"].tolist()).drop(columns=[*IDENTITIES], errors="ignore")
+    raster = np.isin(facts.get(SYNTAX, np.full(len(cases), "")), list(RASTERS))
+    for name in (*OPTIONAL, *covariates):
+        missing = cases[name].isna().reset_index(drop=True).astype("Int8")
+        if name in HEADER:
+            missing[raster & (missing == 1)] = pd.NA
+        if missing.nunique() == 2:
+            more[f"{name}_missing"] = missing
     found = facts.pop("triage").str.split(";") if "triage" in facts else None
     for name in facts:
         more[name] = facts[name].astype("string").replace("", pd.NA)
@@ -47,3 +55,22 @@ def with_acquisition(
     added = {name: values for name, values in more.items() if name not in cases}
     result = cases.assign(**{name: pd.Series(v).to_numpy() for name, v in added.items()})
     return result, [*covariates, *SAID, *added]
+
+
+def unsaid(cases: pd.DataFrame, splits: Sequence[str]) -> list[str]:
+    """Return what a header would say and no file of `splits` does, as they have none.
+
+    Only the first such column, as of others that part the images in the same way.
+    """
+    rows = cases[cases["split"].isin(splits)]
+    if not len(rows) or SYNTAX not in rows or not rows[SYNTAX].isin(RASTERS).all():
+        return []
+    return [name for name in SAID if rows[name].isna().all()][:1]
+
+
+def why_unknown(cases: pd.DataFrame, name: str) -> str:
+    """Return why no image of `cases` can be told by column `name`."""
+    kinds = sorted(set(cases[SYNTAX].dropna()) & RASTERS) if SYNTAX in cases else []
+    if kinds and name in SAID:
+        return f"not testable: {' and '.join(kinds)} files do not say {', '.join(SAID)}"
+    return f"not testable: {name} is known of no image"

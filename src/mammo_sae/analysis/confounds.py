@@ -37,7 +37,7 @@ import pandas as pd
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells
 from mammo_sae.analysis import statistics as st
-from mammo_sae.analysis.candidates import with_acquisition
+from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings
@@ -79,7 +79,7 @@ def run(
         tissue = tuple(candidates(cases, TISSUE, splits))
         settings = settings.model_copy(update={"anatomical": tissue})
     if settings.acquisition is None:
-        found = candidates(cases, acquisition, splits)
+        found = [*candidates(cases, acquisition, splits), *unsaid(cases, splits)]
         settings = settings.model_copy(
             update={"acquisition": tuple(n for n in found if n not in settings.anatomical)}
         )
@@ -133,6 +133,9 @@ def confounder_rows(
         rows["problem"] = f"the image table has no column {confounder}"
         return rows
     known = case.labelled(cases, concept, settings.confirmation)
+    if cases[confounder].iloc[known].isna().all():
+        rows["problem"] = why_unknown(cases.iloc[known], confounder)
+        return rows
     category = levels(cases[confounder].iloc[known], settings.max_levels)
     known, code = known[category.code >= 0], category.code[category.code >= 0]
     truth = case.labels(cases, concept, known)

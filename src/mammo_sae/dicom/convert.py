@@ -27,14 +27,13 @@ from mammo_sae.dicom.canonical import canonical_image, published_boxes
 from mammo_sae.dicom.files import read_image, why_unreadable
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
-from mammo_sae.dicom.raster import KINDS
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ConversionSettings, TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
-from mammo_sae.stores.images import ImageRecord, ImageWriter, create_image_store
+from mammo_sae.stores.images import RASTERS, ImageRecord, ImageWriter, create_image_store
 
 # A process takes about a second to start; it should have several seconds of decoding to do.
 PIXELS_PER_PROCESS = 100_000_000
@@ -377,7 +376,7 @@ def _facts(header: Header) -> dict[str, str]:
     Of texts only those that the standard defines: others may say anything. A raster file says how
     it is coded alone.
     """
-    if header.syntax in KINDS:
+    if header.syntax in RASTERS:
         return {"transfer_syntax": header.syntax}
     voi = "none"
     if header.voi_luts:

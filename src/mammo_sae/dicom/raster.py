@@ -35,7 +35,6 @@ BEGINNINGS = {
     b"\x93NUMPY": "NPY",
 }
 """First bytes of a file -> its kind."""
-KINDS = frozenset(BEGINNINGS.values())
 MOST_PIXELS = 100_000_000  # digitised film has up to 40 million; more is a decompression bomb
 MOST_BYTES = 1 << 30
 DEPTHS = (8, 10, 12, 14, 16)  # bits that detectors and their software give a pixel

@@ -35,6 +35,8 @@ KIND = "images"
 IMAGES_PER_SHARD = 16
 IDENTITIES = ("same_pixels", "same_uid")
 """Facts that two files share only if they are the same."""
+RASTERS = frozenset({"JPEG", "NPY", "PNG", "TIFF"})
+"""What stands as the fact `transfer_syntax` of files without a DICOM header."""
 
 
 @dataclass(frozen=True)
