@@ -123,10 +123,11 @@ def _run(step: str, settings: str | None, *, inputs: Sequence[Path] = (), **argu
     _record(step, provenance, arguments)
 
 
-def _split_of_layers(text: str) -> dict[str, str]:
-    pairs = [pair.split("=") for pair in text.split(",")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise InputError(f"--splits: {text!r} is not LAYER=SPLIT, such as head=test,blocks.14=test")
+def _pairs(texts: Sequence[str], option: str, form: str) -> dict[str, str]:
+    pairs = [text.split("=") for text in texts]
+    for text, pair in zip(texts, pairs, strict=True):
+        if len(pair) != 2:
+            raise InputError(f"{option}: {text!r} is not {form}; give it in that form")
     return dict(pairs)
 
 
@@ -754,6 +755,60 @@ def table(
     _run("table", None, parts=parts, output_csv=csv, output_parquet=parquet)
 
 
+@app.command("table-page")
+def table_page(
+    table: Annotated[Path, typer.Option(help="Table to show (.parquet or .csv).")],
+    output: Annotated[Path, typer.Option(help="Page to write (.html).")],
+) -> None:
+    """Write a table as a page that a browser searches and sorts."""
+    _run("table_page", None, table=table, output=output)
+
+
+@app.command()
+def verdicts(
+    latents: Annotated[Path, typer.Option(help="Table `latents` of all SAEs.")],
+    alignment: Annotated[Path, typer.Option(help="Table `alignment` of all SAEs.")],
+    confounds: Annotated[Path, typer.Option(help="Table `confounds` of all SAEs.")],
+    csv: Annotated[Path, typer.Option(help="Table to write (.csv).")],
+    parquet: Annotated[Path, typer.Option(help="Table to write (.parquet).")],
+) -> None:
+    """Say of every tested latent in one word what its confounders and its maps come to."""
+    _run(
+        "verdicts",
+        None,
+        latents=latents,
+        alignment=alignment,
+        confounds=confounds,
+        output_csv=csv,
+        output_parquet=parquet,
+    )
+
+
+@app.command()
+def summary(
+    encoders: Annotated[Path, typer.Option(help="Table `encoders`.")],
+    latents: Annotated[Path, typer.Option(help="Table `latents` of all SAEs.")],
+    verdicts: Annotated[Path, typer.Option(help="Table `verdicts`.")],
+    split: ShownSplit,
+    output: Annotated[Path, typer.Option(help="Page to write (.html).")],
+    base: Annotated[
+        list[str] | None,
+        typer.Option(help="FINETUNED=PRETRAINED: which encoder another one started from."),
+    ] = None,
+) -> None:
+    """Write the headline figures of a run, and warn where fine-tuning has not helped."""
+    _run(
+        "summary",
+        None,
+        encoders=encoders,
+        latents=latents,
+        verdicts=verdicts,
+        bases=_pairs(base or [], "--base", "FINETUNED=PRETRAINED"),
+        split=split,
+        output=output,
+    )
+
+
 @app.command()
 def configuration(
     content: Annotated[str, typer.Option(help="The configuration: JSON.")],
@@ -875,7 +930,7 @@ def figure_sweep(
         interventions=interventions,
         concept=concept,
         sae=sae,
-        splits=_split_of_layers(splits),
+        splits=_pairs(splits.split(","), "--splits", "LAYER=SPLIT"),
         output=output,
     )
 

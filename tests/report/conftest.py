@@ -175,7 +175,7 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
         ProbingSettings(**RESAMPLES), **common, concepts=CONCEPTS, output=run.table("latents")
     )
     alignment.run(
-        AlignmentSettings(top_latents=8, **RESAMPLES),
+        AlignmentSettings(top_latents=8, bootstrap_draws=40, permutation_draws=999),
         **common,
         **made,
         image_stores=run.image_stores,

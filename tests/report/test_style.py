@@ -84,6 +84,21 @@ def test_a_figure_is_a_png_without_date_or_software(tmp_path):
     assert imread(tmp_path / "a.png").shape[:2] == (2 * style.DPI, 3 * style.DPI)
 
 
+def test_the_file_keeps_a_colour_that_few_pixels_have(tmp_path):
+    with style.figure(tmp_path / "a.png", 6, 4) as fig:
+        ax = fig.add_axes((0, 0, 1, 1))
+        ax.imshow(np.random.default_rng(0).random((60, 60)), cmap="gray", aspect="auto")
+        ax.imshow(np.linspace(0, 1, 50)[None], extent=(0, 60, 0, 9), cmap="autumn", aspect="auto")
+        for place, colour in enumerate(style.VERDICT_COLOURS.values()):
+            ax.plot(10 * place + 5, 40, "s", color=colour, markersize=4)
+    pixels = (255 * imread(tmp_path / "a.png")[..., :3]).round().astype(int)
+    tissue = pixels[20:120, 60:-60]
+    assert (np.ptp(tissue, axis=2) == 0).all(), "grey has got a tint"
+    for colour in style.VERDICT_COLOURS.values():
+        wanted = 255 * np.array(mpl.colors.to_rgb(colour))
+        assert np.abs(pixels - wanted).max(axis=2).min() <= 24, colour
+
+
 def test_a_figure_whose_drawing_fails_leaves_no_file(tmp_path):
     with pytest.raises(ZeroDivisionError), style.figure(tmp_path / "a.png", 3, 2):
         raise ZeroDivisionError

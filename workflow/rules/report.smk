@@ -1,4 +1,6 @@
 # Tables, figures and the report: TABLES and FIGURES are what the workflow makes by default.
+from snakemake.logging import logger
+
 FIGURE = f"{RESULTS}/figures"
 TABLE = f"{RESULTS}/tables"
 # The report lists its sections by name, hence the numbers.
@@ -10,7 +12,7 @@ SECTIONS = {
     "confounds": "5 Confounders",
     "tables": "6 Tables",
 }
-# Table -> the parts it is put together from.
+# Table -> the parts it is put together from. Other tables have a rule of their own.
 PARTS = {
     "encoders": [f"{RESULTS}/heads/{encoder}/scores.parquet" for encoder in ENCODERS],
     "sae_quality": of_runs(f"{ANALYSIS}/quality.parquet"),
@@ -48,11 +50,20 @@ if MATCHED:
 if CONFIG.cohort.kind == "phantom":
     PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
 
-TABLES = [f"{TABLE}/{table}.{suffix}" for table in PARTS for suffix in ("csv", "parquet")]
+# Tables shown in the report, and the file that the page is made of.
+SHOWN = {table: f"{TABLE}/{table}.parquet" for table in (*PARTS, "verdicts")}
+SHOWN |= {table: f"{TABLE}/{table}.csv" for table in ("cohort", "registry", "quarantine")}
+TABLES = [
+    f"{TABLE}/{table}.{suffix}" for table in (*PARTS, "verdicts") for suffix in ("csv", "parquet")
+]
+TABLES += [f"{TABLE}/{table}.csv" for table in ("registry", "quarantine")]
+BASES = [
+    f"--base {encoder}={settings.base}"
+    for encoder, settings in CONFIG.encoders.items()
+    if settings.kind == "finetuned"
+]
 FIGURES = [
     f"{FIGURE}/cohort.png",
-    f"{TABLE}/registry.csv",
-    f"{TABLE}/quarantine.csv",
     f"{FIGURE}/encoders.png",
     *expand(f"{FIGURE}/training/{{encoder}}/{{sae}}.png", encoder=ENCODERS, sae=CONFIG.saes),
     *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
@@ -77,11 +88,17 @@ if "effects" in PARTS:
     FIGURES += expand(f"{FIGURE}/effects/{{sae}}.png", sae=CONFIG.saes)
 if "truth" in PARTS:
     FIGURES.append(f"{FIGURE}/truth.png")
-PAGES = [f"{RESULTS}/configuration.html", f"{RESULTS}/ro-crate-metadata.json"]
+PAGES = [
+    f"{RESULTS}/summary.html",
+    *(f"{TABLE}/{table}.html" for table in SHOWN),
+    f"{RESULTS}/configuration.html",
+    f"{RESULTS}/ro-crate-metadata.json",
+]
 
 
 wildcard_constraints:
     table="|".join(PARTS),
+    shown="|".join(SHOWN),
     concept="|".join(CONFIG.cohort.concepts),
 
 
@@ -89,12 +106,7 @@ rule table:
     input:
         lambda wildcards: PARTS[wildcards.table],
     output:
-        csv=report(
-            f"{TABLE}/{{table}}.csv",
-            caption="../report/table.rst",
-            category=SECTIONS["tables"],
-            labels={"table": "{table}"},
-        ),
+        csv=f"{TABLE}/{{table}}.csv",
         parquet=f"{TABLE}/{{table}}.parquet",
     log:
         f"{RESULTS}/logs/table/{{table}}.log",
@@ -115,6 +127,96 @@ rule table:
         " 2> {log:q}"
 
 
+rule verdicts:
+    input:
+        latents=f"{TABLE}/latents.parquet",
+        alignment=f"{TABLE}/alignment.parquet",
+        confounds=f"{TABLE}/confounds.parquet",
+    output:
+        csv=f"{TABLE}/verdicts.csv",
+        parquet=f"{TABLE}/verdicts.parquet",
+    log:
+        f"{RESULTS}/logs/verdicts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/verdicts.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("verdicts"),
+    message:
+        "Verdicts of all latents"
+    shell:
+        "python -m mammo_sae verdicts --latents {input.latents:q} --alignment {input.alignment:q}"
+        " --confounds {input.confounds:q} --csv {output.csv:q} --parquet {output.parquet:q}"
+        " 2> {log:q}"
+
+
+rule table_page:
+    input:
+        lambda wildcards: SHOWN[wildcards.shown],
+    output:
+        report(
+            f"{TABLE}/{{shown}}.html",
+            caption="../report/table.rst",
+            category=SECTIONS["tables"],
+            labels={"table": "{shown}"},
+        ),
+    log:
+        f"{RESULTS}/logs/table_page/{{shown}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/table_page/{{shown}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("table_page"),
+    message:
+        "Table as a page: {wildcards.shown}"
+    shell:
+        "python -m mammo_sae table-page --table {input:q} --output {output:q} 2> {log:q}"
+
+
+rule summary:
+    input:
+        encoders=f"{TABLE}/encoders.parquet",
+        latents=f"{TABLE}/latents.parquet",
+        verdicts=f"{TABLE}/verdicts.parquet",
+    output:
+        report(
+            f"{RESULTS}/summary.html",
+            caption="../report/summary.rst",
+            category=SECTIONS["cohort"],
+            labels={"figure": "headline figures"},
+        ),
+    log:
+        f"{RESULTS}/logs/summary.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/summary.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        code=code("summary"),
+        bases=BASES,
+        split=CONFIG.probing.confirmation,
+    message:
+        "Headline figures"
+    shell:
+        "python -m mammo_sae summary --encoders {input.encoders:q} --latents {input.latents:q}"
+        " --verdicts {input.verdicts:q} --split {params.split} {params.bases}"
+        " --output {output:q} 2> {log:q}"
+
+
 rule figure_cohort:
     input:
         images=COHORT["images"],
@@ -127,12 +229,7 @@ rule figure_cohort:
             category=SECTIONS["cohort"],
             labels={"figure": "contact sheet"},
         ),
-        counts=report(
-            f"{TABLE}/cohort.csv",
-            caption="../report/counts.rst",
-            category=SECTIONS["cohort"],
-            labels={"figure": "counts (table)"},
-        ),
+        counts=f"{TABLE}/cohort.csv",
     log:
         f"{RESULTS}/logs/figure_cohort.log",
     benchmark:
@@ -214,12 +311,7 @@ rule quarantine:
         manifests=image_manifests,
         stores=image_stores,
     output:
-        report(
-            f"{TABLE}/quarantine.csv",
-            caption="../report/quarantine.rst",
-            category=SECTIONS["cohort"],
-            labels={"figure": "files left out or noticed (table)"},
-        ),
+        f"{TABLE}/quarantine.csv",
     log:
         f"{RESULTS}/logs/quarantine.log",
     benchmark:
@@ -243,12 +335,7 @@ rule registry:
     input:
         [encoder_files(encoder)[1] for encoder in ENCODERS],
     output:
-        report(
-            f"{TABLE}/registry.csv",
-            caption="../report/registry.rst",
-            category=SECTIONS["cohort"],
-            labels={"figure": "encoders' registry (table)"},
-        ),
+        f"{TABLE}/registry.csv",
     log:
         f"{RESULTS}/logs/registry.log",
     benchmark:
@@ -593,3 +680,11 @@ rule figure_truth:
         "Figure: verdicts against the plant"
     shell:
         "python -m mammo_sae figure-truth --truth {input:q} --output {output:q} 2> {log:q}"
+
+
+onsuccess:
+    # What must not go unread stands at the end of the log, too.
+    said = Path(RESULTS) / "logs" / "summary.log"
+    for line in said.read_text().splitlines() if said.is_file() else []:
+        if line.startswith("warning: "):
+            logger.warning(line.removeprefix("warning: "))

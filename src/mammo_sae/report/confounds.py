@@ -239,6 +239,6 @@ def _legend(fig: Figure, min_kept: float) -> None:
         loc="upper left",
         bbox_to_anchor=(0.005, 1 - 0.36 / fig.get_figheight()),
         ncols=len(handles),
-        handletextpad=0.2,
+        handletextpad=0.5,
         columnspacing=1.4,
     )

@@ -28,7 +28,7 @@ from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table
 
 # The figure's measures, in inches.
-TEXT = 2.35
+TEXT = 2.62
 IMAGE = 1.32
 GAP = 0.06
 GROUP_GAP = 0.16
@@ -458,12 +458,10 @@ def _draw_legend(canvas: _Canvas) -> None:
     top = canvas.fig.get_figheight() - FOOTER + 0.12
     left = canvas.left(0)
     bar = canvas.axes(left, top + 0.02, 1.0, 0.11)
-    grey = np.full((1, 128, 4), (0.42, 0.42, 0.42, 1.0))
-    bar.imshow(grey, aspect="auto", extent=(0, 1, 0, 1))
-    bar.imshow(overlay.heat(np.linspace(0, 1, 128)[None], 1.0), aspect="auto", extent=(0, 1, 0, 1))
+    bar.imshow(overlay.HEAT(np.linspace(0, 1, 256))[None], aspect="auto", extent=(0, 1, 0, 1))
     bar.set_axis_off()
-    canvas.text(left + 1.06, top, "activation, 0 to the latent's highest in the split", size=7.5)
-    left += 3.75
+    canvas.text(left + 1.06, top, "activation: low to the latent's highest in the split", size=7.5)
+    left += 3.95
     entries = [
         (canvas.palette[region], "solid", style.words(region))
         for region in canvas.store.regions

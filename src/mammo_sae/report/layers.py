@@ -55,7 +55,8 @@ def run(
         style.heading(
             fig,
             f"Layer by layer · SAE {sae}",
-            "dots: seeds; lines: their mean; the best latent is chosen in the discovery split",
+            "dots: seeds; lines: their mean; the best latent is chosen in the discovery split; "
+            "energy lift: grey lines are random latents of like firing rate",
         )
         grid = fig.add_gridspec(
             rows,
@@ -182,7 +183,7 @@ def _lifts(
     palette: dict[str, str],
 ) -> None:
     """Energy lift of each SAE's five latents of highest discovery AUROC, and its baseline."""
-    ax.set_title(f"energy lift of the top {TOP} (grey: like latents)")
+    ax.set_title(f"energy lift of the top {TOP}")
     best = best_latents(probed[probed["concept"] == concept], TOP)[[*IDENTITY, "latent"]]
     rows = aligned[(aligned["concept"] == concept) & (aligned["selection"] == "ranked")]
     top = rows.merge(best, on=[*IDENTITY, "latent"])
@@ -220,7 +221,7 @@ def _verdicts(
     encoders: dict[str, str],
 ) -> None:
     """Share of each verdict among the tested latents; a bar per encoder, layer by layer."""
-    ax.set_title("gravest verdict of tested latents")
+    ax.set_title("gravest verdicts of tested latents")
     here = verdicts[verdicts["concept"] == concept]
     if here.empty:
         style.empty(ax, "no latent was tested")

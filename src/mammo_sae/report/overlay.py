@@ -69,7 +69,7 @@ def heat(activation: np.ndarray, top: float, colours: Colormap = HEAT) -> np.nda
     """Return RGBA [..., 4] of activations: colour and opacity both grow from 0 to `top`."""
     share = np.clip(activation / top, 0, 1) if top > 0 else np.zeros_like(activation)
     result = colours(share)
-    result[..., 3] = np.where(share > 0, 0.2 + 0.45 * share, 0)
+    result[..., 3] = np.where(share > 0, 0.35 + 0.5 * share, 0)
     return result
 
 

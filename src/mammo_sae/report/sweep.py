@@ -113,8 +113,8 @@ def _panel(
         # Between measured dots nothing is known: no line.
         ax.plot(line["k"], line["auroc"], color=colour, linewidth=1.1)
         points = rows[(rows["ranking"] == ranking) & (rows["selection"] != "matched")]
-        # Dots of the same k stand beside each other, in the order of the legend.
-        beside = _aside(ax, number - (len(names) - 1) / 2)
+        # Without lines, dots of the same k stand beside each other, in the order of the legend.
+        beside = _aside(ax, number - (len(names) - 1) / 2 if curve.empty else 0)
         style_ = {"color": colour, "transform": beside, "zorder": 3}
         ax.vlines(points["k"], points["auroc_low"], points["auroc_high"], linewidth=0.7, **style_)
         ax.plot(points["k"], points["auroc"], "o", markersize=3.2, **style_)

@@ -1,0 +1,159 @@
+"""Step: the headline figures of a run, for the first page of its report.
+
+What would mislead if it went unread is said first, and in the log: a fine-tuned encoder that does
+not beat a linear probe on the encoder it started from has learnt nothing, and all that follows
+explains it.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_sae.analysis.cases import IDENTITY
+from mammo_sae.report import style
+from mammo_sae.report.verdicts import ON, SEVERITY, SIGNIFICANT
+from mammo_sae.stores.publish import atomic_file
+from mammo_sae.stores.tables import read_table
+
+TOP = 10  # latents of highest discovery AUROC whose place is told
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Headline figures</title></head>
+<body><div class="headline">
+<style>
+.prose.max-w-lg {{ max-width: 56rem; }}
+.headline {{ font: 13px/1.4 sans-serif; }}
+.headline table {{ border-collapse: collapse; margin: .3em 0 1em; font-size: 12px; }}
+.headline th, .headline td {{ padding: .15em .6em; text-align: left; }}
+.headline th, .headline td {{ border-bottom: 1px solid #D9DEE3; }}
+.headline .warning {{ border: 2px solid #B3261E; color: #B3261E; padding: .5em .8em; }}
+</style>
+{content}
+</div></body></html>
+"""
+
+
+def run(
+    *,
+    encoders: Path,
+    latents: Path,
+    verdicts: Path,
+    bases: Mapping[str, str],
+    split: str,
+    output: Path,
+) -> None:
+    """Write the page of headline figures.
+
+    Parameters
+    ----------
+    encoders, latents, verdicts
+        Tables of all encoders and SAEs.
+    bases
+        The pretrained encoder that each fine-tuned one started from.
+    split
+        The confirmation split, in which latents are scored.
+    output
+        Page to write (.html).
+    """
+    scores, ranked, judged = (read_table(path) for path in (encoders, latents, verdicts))
+    warnings = not_better(scores, bases)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    content = [f'<p class="warning"><b>{html.escape(text)}</b></p>' for text in warnings]
+    content += ["<p><b>How well the encoders predict</b>: AUROC with 95 % interval.</p>"]
+    content += [_table(*predictions(scores))]
+    content += [
+        f"<p><b>Which latents carry a concept</b>, in the {html.escape(split)} split. "
+        f"<i>Associated</i>: AUROC above 0.5 with q below {SIGNIFICANT:g}. <i>On the lesion</i>: "
+        f"of the {TOP} latents that the discovery split ranks first, where that can be told. The "
+        "other columns count the gravest verdicts of the latents tested for confounders.</p>"
+    ]
+    content += [_table(*carriers(ranked, judged))]
+    with atomic_file(output) as aside:
+        aside.write_text(PAGE.format(content="\n".join(content)), encoding="utf-8")
+
+
+def not_better(scores: pd.DataFrame, bases: Mapping[str, str]) -> list[str]:
+    """Return a sentence per concept and split in which fine-tuning does not beat the base."""
+    auroc = scores.set_index(["encoder", "concept", "split"])["auroc"].dropna()
+    said = []
+    for tuned, base in bases.items():
+        for concept in sorted(scores["concept"].unique()):
+            for split in style.splits_of(scores["split"]):
+                pair = [auroc.get((name, concept, split)) for name in (tuned, base)]
+                if split == "training" or None in pair or pair[0] > pair[1]:
+                    continue
+                said.append(
+                    f"Fine-tuning did not help: {tuned} predicts {style.words(concept)} in the "
+                    f"{split} split with an AUROC of {pair[0]:.2f}, a linear probe on its base "
+                    f"{base} with {pair[1]:.2f}. What the report says of {tuned} explains a "
+                    "network that has learnt no more than its base; train longer or change the "
+                    "recipe."
+                )
+    return said
+
+
+def predictions(scores: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: concept, encoder, AUROC in each split but the training one."""
+    splits = [s for s in style.splits_of(scores["split"]) if s != "training"] or ["training"]
+    rows = []
+    for (concept, encoder), part in scores.groupby(["concept", "encoder"], sort=True):
+        by_split = part.set_index("split")
+        cells = []
+        for split in splits:
+            if split not in by_split.index:
+                cells.append("no image")
+                continue
+            row = by_split.loc[split]
+            said = style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"])
+            cells.append(f"{said}: {row['reason']}" if pd.isna(row["auroc"]) else said)
+        rows.append([style.words(concept), encoder, *cells])
+    return ["concept", "encoder", *(f"AUROC, {split}" for split in splits)], rows
+
+
+def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows, one per concept and SAE: associated latents, verdicts, location."""
+    found = set(verdicts["verdict"])
+    words = [w for w in SEVERITY if w in found] + sorted(found - set(SEVERITY))
+    order = {layer: i for i, layer in enumerate(style.layer_order(latents["layer"]))}
+    rows = []
+    for key, part in latents.groupby(["concept", *IDENTITY], sort=True):
+        mine = verdicts
+        for name, value in zip(["concept", *IDENTITY], key, strict=True):
+            mine = mine[mine[name] == value]
+        tested = part["auroc"].notna()
+        associated = int(((part["q"] < SIGNIFICANT) & (part["auroc"] > 0.5)).sum())
+        top = mine[(mine["rank_auroc"] <= TOP) & (mine["where"] != "")]
+        concept, encoder, layer, sae, seed = key
+        cells = [
+            f"{associated} of {len(part)}" if tested.any() else "not estimable",
+            f"{int((top['where'] == ON).sum())} of {len(top)}" if len(top) else "not estimable",
+            *(str(int((mine["verdict"] == word).sum())) for word in words),
+        ]
+        label = [style.words(concept), encoder, layer, f"{sae} seed {seed}"]
+        rows.append((concept, encoder, order[layer], sae, seed, [*label, *cells]))
+    header = [
+        "concept",
+        "encoder",
+        "layer",
+        "SAE",
+        "associated",
+        f"top {TOP} on the lesion",
+        *words,
+    ]
+    return header, [row[-1] for row in sorted(rows, key=lambda row: row[:-1])]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    lines = [
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    ]
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

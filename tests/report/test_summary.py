@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_sae.report import summary, verdicts
+from mammo_sae.stores.tables import read_table, write_table
+
+
+@pytest.fixture
+def table(whole, tmp_path):
+    """The table of verdicts of the run with two encoders and two layers."""
+    verdicts.run(
+        latents=whole / "latents.parquet",
+        alignment=whole / "alignment.parquet",
+        confounds=whole / "confounds.parquet",
+        output_csv=tmp_path / "verdicts.csv",
+        output_parquet=tmp_path / "verdicts.parquet",
+    )
+    return tmp_path / "verdicts.parquet"
+
+
+def _scores(**auroc):
+    rows = [
+        {"encoder": encoder, "concept": "mass", "split": split, "auroc": value, "reason": ""}
+        for encoder, values in auroc.items()
+        for split, value in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_table_of_verdicts_has_a_row_per_tested_latent_with_its_gravest_verdict(table, whole):
+    found, tested = read_table(table), read_table(whole / "confounds.parquet")
+    keys = ["encoder", "layer", "sae", "seed", "concept", "latent"]
+    assert len(found) == len(tested[keys].drop_duplicates())
+    expected = verdicts.overall(tested).set_index(keys)["verdict"].sort_index()
+    assert found.set_index(keys)["verdict"].sort_index().equals(expected)
+    aligned = read_table(whole / "alignment.parquet")
+    row = found[(found["latent"] == 0) & (found["concept"] == "mass")].iloc[0]
+    same = (aligned[keys] == row[keys].to_numpy()).all(axis=1) & (aligned["selection"] == "ranked")
+    assert row["where"] == verdicts.location(aligned[same].iloc[0]) == verdicts.ON
+
+
+def test_the_table_of_verdicts_may_be_empty(whole, tmp_path):
+    for name in ("latents", "alignment", "confounds"):
+        rows = read_table(whole / f"{name}.parquet")
+        write_table(rows if name == "latents" else rows.iloc[:0], tmp_path / f"{name}.parquet")
+    verdicts.run(
+        **{n: tmp_path / f"{n}.parquet" for n in ("latents", "alignment", "confounds")},
+        output_csv=tmp_path / "v.csv",
+        output_parquet=tmp_path / "v.parquet",
+    )
+    assert len(read_table(tmp_path / "v.parquet")) == 0
+    _, rows = summary.carriers(
+        read_table(tmp_path / "latents.parquet"), read_table(tmp_path / "v.csv")
+    )
+    assert all(row[5] == "not estimable" for row in rows)
+
+
+def test_fine_tuning_that_does_not_beat_its_base_is_said_per_concept_and_split():
+    scores = _scores(
+        tuned={"training": 0.8, "test": 0.9, "external": 0.58},
+        base={"training": 0.9, "test": 0.8, "external": 0.71},
+    )
+    (said,) = summary.not_better(scores, {"tuned": "base"})
+    assert said.startswith(
+        "Fine-tuning did not help: tuned predicts mass in the external split with an AUROC of "
+        "0.58, a linear probe on its base base with 0.71."
+    )
+    assert summary.not_better(scores, {}) == []
+
+
+def test_equal_scores_are_no_gain_and_missing_ones_no_verdict():
+    equal = _scores(tuned={"test": 0.8}, base={"test": 0.8})
+    assert len(summary.not_better(equal, {"tuned": "base"})) == 1
+    missing = _scores(tuned={"test": np.nan}, base={"test": 0.8})
+    assert summary.not_better(missing, {"tuned": "base"}) == []
+
+
+def test_the_page_gives_the_numbers_of_the_tables(table, whole, tmp_path, capsys):
+    scores = read_table(whole / "encoders.parquet")
+    mine = (scores["encoder"] == "finetuned") & (scores["concept"] == "mass")
+    scores.loc[mine, ["auroc", "auroc_low", "auroc_high"]] = 0.12
+    write_table(scores, tmp_path / "encoders.parquet")
+    summary.run(
+        encoders=tmp_path / "encoders.parquet",
+        latents=whole / "latents.parquet",
+        verdicts=table,
+        bases={"finetuned": "pretrained"},
+        split="test",
+        output=tmp_path / "summary.html",
+    )
+    text = (tmp_path / "summary.html").read_text()
+    assert "0.12 [0.12, 0.12]" in text
+    assert 'class="warning"' in text
+    assert "warning: Fine-tuning did not help: finetuned predicts mass" in capsys.readouterr().err
+    latents, judged = read_table(whole / "latents.parquet"), read_table(table)
+    header, rows = summary.carriers(latents, judged)
+    here = (latents["encoder"] == "finetuned") & (latents["layer"] == "head")
+    here &= latents["concept"] == "mass"
+    associated = ((latents["q"] < 0.05) & (latents["auroc"] > 0.5) & here).sum()
+    row = next(r for r in rows if r[:3] == ["mass", "finetuned", "head"])
+    assert row[header.index("associated")] == f"{associated} of {here.sum()}"
+    judged = judged[(judged["encoder"] == "finetuned") & (judged["layer"] == "head")]
+    counts = judged[judged["concept"] == "mass"]["verdict"].value_counts()
+    for word in header[6:]:
+        assert int(row[header.index(word)]) == counts.get(word, 0), word
