@@ -150,6 +150,8 @@ def concept_rows(
     scores = pd.concat([scores, _score_prior(settings, here, prior)], ignore_index=True)
     rows.loc[len(rows)] = [concept, pd.NA, "prior"]
     rows = pd.concat([rows, scores], axis=1)
+    # Where no latent fires in enough images, nothing was measured of any.
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *MEASURES, "p"])))
     _add_matched(rows, ranked, matched)
     tested = rows["selection"] == "ranked"
     rows.loc[tested, "q"] = st.benjamini_hochberg(rows.loc[tested, "p"])

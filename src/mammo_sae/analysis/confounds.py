@@ -259,7 +259,7 @@ def energy_lifts(
     result = dict.fromkeys(names, (nothing, nothing, nothing))
     regions = [name for name in dict.fromkeys(names) if name in store.regions]
     images = np.flatnonzero((cases["split"] == settings.confirmation).to_numpy())
-    if not regions or not len(images):
+    if not regions or not len(images) or not len(latents):
         return result
     ids = cases["image_id"].to_numpy()
     _, areas = cells.image_areas(store, ids[images], regions, reader.grid)

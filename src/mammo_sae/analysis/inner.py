@@ -17,16 +17,21 @@ import torch
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.attribution import attribution_table
-from mammo_sae.analysis.interventions import intervention_table
+from mammo_sae.analysis.interventions import MEASURES, intervention_table
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
 from mammo_sae.analysis.settings import InnerSettings
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder
-from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table, write_table
+
+# The row of a concept for which no image can be run.
+NO_EDIT = {"ranking": "", "selection": "", "mode": "", "splice": "", "k": 0} | dict.fromkeys(
+    [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")], np.nan
+)
+NO_LATENT = {"latent": pd.NA, "attribution": np.nan, "ablation": np.nan, "agreement": np.nan}
 
 
 def run(
@@ -64,7 +69,7 @@ def run(
     Raises
     ------
     InputError
-        If the head lacks a concept, or no patient of the split fits into `images` images.
+        If the head lacks a concept.
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
@@ -85,10 +90,14 @@ def run(
         known = case.labelled(cases, concept, settings.confirmation)
         chosen = whole_patients(cases["patient_id"].to_numpy(), known, settings.images)
         if not len(chosen):
-            raise InputError(
-                f"{images}: no patient of split {settings.confirmation} has a {concept} label and "
-                f"at most {settings.images} images; raise inner.images or change the split"
-            )
+            for parts, part in ((edited, NO_EDIT), (attributed, NO_LATENT)):
+                why = (
+                    f"no patient of split {settings.confirmation} has a {concept} label and at "
+                    f"most {settings.images} images (inner.images)"
+                )
+                keys = {"concept": concept, "split": settings.confirmation, "images": 0}
+                parts.append(pd.DataFrame([{**keys, **part, "reason": why}]))
+            continue
         source = EmbeddingReader(embeddings, identity.layer, [reader.image_ids[i] for i in chosen])
         edits = Reruns(cut, source, reader, cases, concept, settings.batch_size)
         ranked = table[table["concept"] == concept].sort_values("latent")

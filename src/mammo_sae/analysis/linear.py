@@ -83,12 +83,12 @@ class Shares:
 def each_share(
     inputs: Inputs, layer: str, concepts: Sequence[str], splits: Sequence[str]
 ) -> Iterator[Shares]:
-    """Yield the shares of every concept and split that has labelled images.
+    """Yield the shares of every concept and split, of no images where none has a label.
 
     Raises
     ------
     InputError
-        If the codes are not of the head `layer`, the head lacks a concept, or no split has labels.
+        If the codes are not of the head `layer`, or the head lacks a concept.
     """
     reader = CodesReader(inputs.codes)
     if reader.grid.layer != layer:
@@ -102,15 +102,11 @@ def each_share(
     cases = case.read_cases(inputs.images, reader.image_ids)
     table = read_table(inputs.latents)
     means = reader.pooled("mean")
-    found = False
     for concept in concepts:
         weights, offset = latent_weights(head, concept, atoms, bias)
         ranked = table[table["concept"] == concept].sort_values("latent")
         for split in splits:
             rows = case.labelled(cases, concept, split)
-            if not len(rows):
-                continue
-            found = True
             yield Shares(
                 concept=concept,
                 split=split,
@@ -122,10 +118,6 @@ def each_share(
                 labels=case.labels(cases, concept, rows),
                 patients=cases["patient_id"].to_numpy()[rows],
             )
-    if not found:
-        raise InputError(
-            f"{inputs.images}: no labelled image in splits {', '.join(splits)}; correct splits"
-        )
 
 
 def latent_weights(

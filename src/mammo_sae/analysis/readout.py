@@ -43,6 +43,7 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import write_table
 
+ONE_SIDED = "a fold of patients leaves one class or one patient to fit on"
 _SPARSE_PENALTY = 1.0  # k coefficients over hundreds of images need little shrinkage
 
 
@@ -119,7 +120,7 @@ def targets(
         ("anatomical", settings.anatomical),
     ):
         for name in names:
-            if name not in cases:
+            if name not in cases or cases[name].isna().all():
                 yield kind, name, "", np.full(len(cases), np.nan)
                 continue
             found = levels(cases[name], settings.max_levels)
@@ -141,9 +142,10 @@ def read(
     for level, labels in targets:
         known = ~np.isnan(labels)
         found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
-        reason = st.why_not_estimable(labels[found] == 1)
+        few = st.why_not_estimable(labels[found] == 1)
         rows = []
         for probe in probes:
+            reason = few or probe.why_not_fitted(found)
             for name, k, fit in probe.kinds():
                 scores, penalty, used = np.full(len(labels), np.nan), np.nan, k
                 if not reason:
@@ -169,9 +171,10 @@ def read_ordered(
     scale = levels(column, settings.max_levels)
     known = scale.code >= 0
     found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
-    reason = _why_not_ordered(scale.code[found])
+    few = _why_not_ordered(scale.code[found])
     rows = []
     for probe in probes:
+        reason = few or probe.why_not_fitted(found)
         scores, penalty = np.full(len(cases), np.nan), np.nan
         if not reason:
             scores, penalty, _ = probe.ordered(found, scale.code[found], 0)
@@ -182,6 +185,8 @@ def read_ordered(
             why = f"{settings.discovery}: {reason}" if reason else ""
             if not why and _why_not_ordered(scale.code[here]):
                 why = f"{split}: {_why_not_ordered(scale.code[here])}"
+            if not why and np.isnan(scores[here]).any():
+                why = f"{split}: {ONE_SIDED}"
             value = low = high = np.nan
             if not why:
                 patients = cases["patient_id"].to_numpy()[here]
@@ -283,12 +288,26 @@ class Probe:
         return features @ proportional_odds(own, code, best), best, k
 
     def nested(self, fit: Fit, found: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
-        """Return scores [len(found)] of images by fits that have not seen their patients."""
+        """Return scores [len(found)] of images by fits that have not seen their patients.
+
+        NaN if a fold leaves one patient or one class to fit on.
+        """
         scores = np.empty(len(found))
         for train, held in _patient_folds(self._patients[found], self._settings.outer_folds):
+            one_patient = len(np.unique(self._patients[found[train]])) < 2
+            if one_patient or len(np.unique(truth[train])) < 2:
+                return np.full(len(found), np.nan)
             all_scores, _, _ = fit(found[train], truth[train], k)
             scores[held] = all_scores[found[held]]
         return scores
+
+    def why_not_fitted(self, found: np.ndarray) -> str:
+        """Say why no probe can be fitted on the images `found`, or nothing."""
+        if len(np.unique(self._patients[found])) < 2:
+            return "one patient; penalties are chosen on others"
+        if st.is_constant(self._values[found]).all():
+            return f"every feature of the {self.features} is the same on every image"
+        return ""
 
     def _prepare(self, found: np.ndarray) -> None:
         """Standardise on the images `found`, and rotate onto their principal components.
@@ -384,6 +403,8 @@ def _score(
     rows = np.flatnonzero(~np.isnan(labels) & (cases["split"] == split).to_numpy())
     truth = labels[rows] == 1
     here = st.why_not_estimable(truth)
+    if not here and not reason and np.isnan(scores[rows]).any():
+        here = ONE_SIDED
     why = f"{settings.discovery}: {reason}" if reason else f"{split}: {here}" if here else ""
     if why:
         row = {"auroc": np.nan, "auroc_low": np.nan, "auroc_high": np.nan, "reason": why}

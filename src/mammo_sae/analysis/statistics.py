@@ -235,7 +235,9 @@ def _mann_whitney(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
 
 
 def _average_precision(scores: Floats, positive: Floats, total: Floats) -> Floats:
-    """Average precision [draws] of one score [n] from the masses [n, draws]."""
+    """Average precision [draws] of one score [n] from the masses [n, draws]; NaN if n is 0."""
+    if not len(scores):
+        return np.full(positive.shape[1], np.nan)
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     found = np.cumsum(positive[order], axis=0, dtype=np.float64)[last]

@@ -37,9 +37,10 @@ from mammo_sae.sae.settings import QualitySettings
 from mammo_sae.sae.train import SPLIT, split_reader
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
-from mammo_sae.stores.tables import write_table
+from mammo_sae.stores.tables import read_table, write_table
 
 CELLS_PER_BATCH = 8192
+RECONSTRUCTIONS = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
 # log10 of the density: half decades from 1e-5 to 1; the first bin holds all that is rarer.
 DENSITY_EDGES = np.arange(-5.0, 0.5, 0.5)
 
@@ -69,7 +70,8 @@ def run(
     embeddings
         Manifests of the layer's embedding stores, one per shard.
     output
-        Table to write: identity, explained_variance (and of the baselines), l0, dead_share,
+        Table to write (numbers are missing, with the reason, if no image is of the split):
+        identity, explained_variance (and of the baselines), l0, dead_share,
         density and decoder-cosine quantiles, monosemanticity and spatial autocorrelation of the
         latents beside their chance, and per concept of the head auroc (original and
         spliced), auroc_lost with its patient-bootstrap interval, logit_mse.
@@ -77,11 +79,18 @@ def run(
     Raises
     ------
     InputError
-        If SAE, codes and embeddings don't fit, or the split has no images.
+        If SAE, codes and embeddings don't fit.
     """
     layer = identity.layer
     model = SparseAutoencoder.load(sae).to(fastest_device())
     stored = CodesReader(codes)
+    cohort = read_table(images)
+    if not cohort.loc[cohort["split"] == settings.split, "image_id"].isin(stored.image_ids).any():
+        row = {"split": settings.split, "images": 0, "latents": model.latents}
+        row |= dict.fromkeys((*RECONSTRUCTIONS, "l0", "dead_share"), np.nan)
+        row |= {"reason": f"no image of split {settings.split}"}
+        write_table(identity.label(pd.DataFrame([row])), output)
+        return
     reader = split_reader(embeddings, layer, images, settings.split)
     check_channels(model, reader.grid, sae)
     if (stored.latents, stored.grid.layer) != (model.latents, layer):
@@ -110,6 +119,7 @@ def run(
     for column, concept in enumerate(weights.concepts):
         pair = {name: values[:, column] for name, values in logits.items()}
         row |= _fidelity(settings, cases, concept, pair)
+    row["reason"] = ""
     write_table(identity.label(pd.DataFrame([row])), output)
 
 
@@ -195,7 +205,7 @@ def _pass(
     """
     grid = reader.grid
     maps = Autocorrelation(model.latents, grid.rows, grid.columns)
-    names = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
+    names = RECONSTRUCTIONS
     errors = {name: Error() for name in names}
     pooled: dict[str, list[np.ndarray]] = {"original": [], "spliced": []}
     mean = _mean(reader, model.device)
