@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mammo_sae.cli import _digests
 from mammo_sae.steps import STEPS
 
 PROJECT = Path(__file__).parents[1]
@@ -91,3 +93,23 @@ def test_wrong_settings_of_a_step_are_named():
         "error: settings of truth: sed: unknown key; remove it or correct its spelling"
         "; did you mean 'seed'?\n"
     )
+
+
+def test_the_digests_of_a_models_folder_are_those_of_its_description_and_weights(tmp_path):
+    for kind in ("encoder", "head", "sae"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / f"{kind}.json").write_text(kind)
+        (tmp_path / kind / f"{kind}.safetensors").write_text(f"weights of {kind}")
+    (tmp_path / "head" / "predictions.parquet").write_text("not an input")
+    (tmp_path / "images.parquet").write_text("table")
+    given = [tmp_path / "encoder", tmp_path / "head", tmp_path / "sae" / "sae.json"]
+    found = _digests([*given, tmp_path / "images.parquet", tmp_path / "none"])
+    expected = {
+        tmp_path / kind / f"{kind}.{suffix}": text
+        for kind in ("encoder", "head", "sae")
+        for suffix, text in (("json", kind), ("safetensors", f"weights of {kind}"))
+    } | {tmp_path / "images.parquet": "table"}
+    assert found == {
+        os.path.relpath(path): hashlib.sha256(text.encode()).hexdigest()
+        for path, text in expected.items()
+    }

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mammo_sae.digests import module_path
+from mammo_sae.steps import STEPS
+
 RULES = Path(__file__).parents[1] / "workflow" / "rules"
 FILES = sorted(RULES.glob("*.smk"))
 
@@ -35,3 +38,23 @@ def test_rules_are_found_in_their_text():
     assert len(names) == sum(
         len(re.findall(r"(?m)^ *rule \w+:$", file.read_text())) for file in FILES
     )
+
+
+def rules() -> dict[str, str]:
+    """Return rule -> its text."""
+    found = {}
+    for file in FILES:
+        for text in re.split(r"(?m)^ *rule (?=\w+:$)", file.read_text())[1:]:
+            found[text.partition(":")[0]] = text
+    return found
+
+
+@pytest.mark.parametrize("rule", STEPS)
+def test_a_rule_reserves_a_gpu_exactly_if_its_step_uses_one(rule):
+    code = module_path(STEPS[rule].module).read_text()
+    assert ("gpu=1," in rules()[rule]) == ("fastest_device(" in code)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in STEPS if "gpu=1," in rules()[rule]])
+def test_a_rule_on_the_gpu_takes_all_cores_of_a_machine_without_one(rule):
+    assert "threads: TORCH_THREADS" in rules()[rule]

@@ -158,11 +158,22 @@ def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:
+    """Return the SHA-256 of files by their paths; of a model's folder or description, all of it."""
     digests = {}
-    for path in filter(Path.is_file, paths):
+    for path in dict.fromkeys(file for given in paths for file in _files(given)):
         with path.open("rb") as stream:
             digests[os.path.relpath(path)] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the file itself, and of a model (`encoder`, `head`, `sae`) description and weights."""
+    for kind in ("encoder", "head", "sae"):
+        description = path / f"{kind}.json" if path.is_dir() else path
+        if description.name == f"{kind}.json" and description.is_file():
+            weights = description.with_suffix(".safetensors")
+            return [description, *([weights] if weights.is_file() else [])]
+    return [path] if path.is_file() else []
 
 
 def _identity(run: tuple[str, str, str, int]) -> Any:

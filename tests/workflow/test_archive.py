@@ -159,3 +159,20 @@ def test_a_touched_checkpoint_is_the_same_where_the_configuration_says_which_it_
     named, unnamed = MADE[-2:]
     assert project.stale(named) == {}
     assert project.stale(unnamed) == {"import_encoder": 1}
+
+
+def test_a_typo_in_a_table_is_told_before_anything_is_removed(changed):
+    project, folder = changed
+    made = [project.folder / "results/own/cohort" / name for name in ("images", "findings")]
+    before = [path.with_suffix(".parquet").read_bytes() for path in made]
+    table = folder / "archive" / TABLES[0]
+    good = table.read_text()
+    table.write_text(good.replace(",training", ",trainig", 1))
+    assert table.read_text() != good
+    done = project.snakemake(*MADE, check=False)
+    assert done.returncode == 1
+    assert "trainig" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert [path.with_suffix(".parquet").read_bytes() for path in made] == before
+    table.write_text(good)
+    assert project.stale(*MADE) == {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +14,9 @@ import yaml
 from mammo_sae.cohorts.phantom import archive
 from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.soak]
+
+SLURM = Path(__file__).with_name("slurm.sh")
 
 CHECKOUT = "it's mine & yours/mammo sae"
 WORK = "Arbeit; (neu) = 1"
@@ -93,3 +98,24 @@ def test_a_run_under_unusual_paths_ends_with_its_report(micro_project, tmp_path)
     assert "Nothing to be done" in again.stdout + again.stderr
     for path in results.rglob("*"):
         assert "Neil" not in path.name
+
+
+@pytest.mark.slurm
+@pytest.mark.skipif(
+    shutil.which("slurmctld") is None and not os.environ.get("REQUIRE_SLURM"),
+    reason="SLURM is not installed",
+)
+def test_a_run_under_unusual_paths_ends_on_slurm(micro_project, tmp_path):
+    project, work = odd_project(micro_project, tmp_path)
+    subprocess.run([str(SLURM), "start"], check=True)
+    try:
+        project.snakemake(
+            *("--profile", "profiles/slurm", "--directory", str(work)),
+            *("--default-resources", "slurm_partition=tests", "--latency-wait", "5"),
+            *("--slurm-init-seconds-before-status-checks", "2"),
+        )
+    finally:
+        subprocess.run([str(SLURM), "stop"], check=True)
+    results = work / RESULTS / "micro"
+    project.snakemake("--directory", str(work), "--report", str(results / "report.html"))
+    assert (results / "report.html").stat().st_size > 1_000_000

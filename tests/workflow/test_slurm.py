@@ -269,12 +269,6 @@ def test_every_rule_asks_for_more_memory_and_time_when_tried_again():
         assert text.count("mem_mb=attempts(") == text.count("runtime=attempts(") == jobs, path
 
 
-def test_every_rule_on_torch_asks_for_one_gpu():
-    for path in (PROJECT / "workflow" / "rules").glob("*.smk"):
-        text = path.read_text()
-        assert text.count("threads: TORCH_THREADS") == text.count("gpu=1,"), path
-
-
 def test_every_table_and_figure_is_in_the_reports_job():
     rules = re.findall(r"(?m)^rule (\w+):", (PROJECT / "workflow/rules/report.smk").read_text())
     groups = yaml.safe_load((PROJECT / "profiles/slurm/profile.yaml").read_text())["groups"]

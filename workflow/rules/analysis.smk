@@ -1,5 +1,5 @@
 # What the codes say: which latents carry a concept, what the prediction rests on, where latents
-# look, and which are a confounder's. Only `inner` runs a network.
+# look, and which are a confounder's. Only `inner` runs a network, on the processor.
 ANALYSIS = f"{RESULTS}/analysis/{RUN}"
 
 
@@ -133,7 +133,6 @@ rule inner:
         ENVIRONMENT
     threads: TORCH_THREADS
     resources:
-        gpu=1,
         mem_mb=attempts(4000),
         runtime=attempts(240),
     params:

@@ -11,10 +11,17 @@ def source_manifests(wildcards):
 @cache
 def archive():
     """What the user's archive holds now: a folder's time says nothing of the files inside."""
+    from mammo_sae.cohorts.check import check_tables
     from mammo_sae.cohorts.state import archive_state
 
+    sources = [Path(source) for source in SOURCES]
     try:
-        return archive_state(CONFIG.cohort, [Path(source) for source in SOURCES])
+        state = archive_state(CONFIG.cohort, sources)
+        # Once, before jobs are started, and before Snakemake removes what they will make.
+        if not workflow.remote_exec:
+            kept = kept_configuration(CONFIG.name).with_suffix(".checked")
+            check_tables(CONFIG.cohort, sources, state.tables, kept)
+        return state
     except InputError as error:
         raise WorkflowError(str(error)) from None
 

@@ -474,7 +474,7 @@ rule figure_readout:
         "Figure: what can be read, {wildcards.sae}"
     shell:
         "python -m mammo_sae figure-readout --probes {input:q} --sae {wildcards.sae:q}"
-        " --split {params.split} --output {output:q} 2> {log:q}"
+        " --split {params.split:q} --output {output:q} 2> {log:q}"
 
 
 rule figure_sweep:
@@ -542,7 +542,7 @@ rule figure_effects:
         "Figure: effects of single latents, {wildcards.sae}"
     shell:
         "python -m mammo_sae figure-effects --effects {input.effects:q} {params.matched:q}"
-        " --sae {wildcards.sae:q} --split {params.split} --output {output:q} 2> {log:q}"
+        " --sae {wildcards.sae:q} --split {params.split:q} --output {output:q} 2> {log:q}"
 
 
 rule figure_latents:

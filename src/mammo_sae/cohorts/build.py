@@ -65,7 +65,7 @@ def run(
             "cohort.source, or cohort.kind"
         )
     image_table = validated_images(
-        _with_split(found.images, settings, pseudonyms),
+        with_split(found.images, settings, pseudonyms),
         list(settings.concepts),
         list(settings.covariates),
     )
@@ -92,9 +92,10 @@ def run(
     )
 
 
-def _with_split(
+def with_split(
     frame: pd.DataFrame, settings: CohortSettings, pseudonyms: Pseudonyms
 ) -> pd.DataFrame:
+    """Return an images table with the shard and the split of every image's patient."""
     patients = frame["source_patient"]
     shards = {p: pseudonyms.shard(p, settings.shards) for p in patients.unique()}
     split = drawn_splits(

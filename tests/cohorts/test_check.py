@@ -1,0 +1,79 @@
+"""A cohort's tables are looked at before its files are, and before anything is removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mammo_sae.cohorts import facts
+from mammo_sae.cohorts.check import check_tables
+from mammo_sae.cohorts.settings import TableCohort
+from mammo_sae.cohorts.state import archive_state
+from mammo_sae.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "key").write_text("0123456789abcdef")
+    rows = [
+        (f"{number}.dcm", f"p{number % 4}", "training", "CC", "LR"[number % 2], number % 2)
+        for number in range(8)
+    ]
+    names = ["file", "patient_id", "split", "view", "side", "mass"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "source" / "images.csv", index=False)
+    for name, *_ in rows:
+        (tmp_path / "source" / name).write_bytes(b"no header is read")
+    return tmp_path
+
+
+def check(folder: Path) -> None:
+    source = folder / "source"
+    settings = TableCohort(
+        source=str(source), key_file=str(folder / "key"), concepts={"mass": "mass"}
+    )
+    check_tables(settings, [source], archive_state(settings, [source]).tables, folder / "checked")
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "source" / "images.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_good_tables_are_read_once(folder, monkeypatch):
+    monkeypatch.setattr(facts, "_facts", lambda path: pytest.fail(f"{path} was read"))
+    check(folder)
+    before = (folder / "checked").read_text()
+    monkeypatch.setattr("mammo_sae.cohorts.check.read_annotations", lambda *_: pytest.fail("again"))
+    check(folder)
+    assert (folder / "checked").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("training", "trainig", r"images\.csv.*line 2.*split"),
+        (",CC,", ",CCC,", r"images\.csv.*line 2.*view"),
+        ("p0,training", "p0,test", "patient [0-9a-f]{16} is in two splits"),
+        ("1.dcm", "0.dcm", "a second time"),
+        ("mass", "Mass", "mass"),
+    ],
+)
+def test_a_typo_in_a_table_is_found_without_opening_a_file(folder, old, new, sentence):
+    check(folder)
+    edit(folder, old, new)
+    with pytest.raises(InputError, match=sentence):
+        check(folder)
+    edit(folder, new, old)
+    check(folder)
+
+
+def test_a_box_of_any_mammogram_passes(folder):
+    (folder / "source" / "findings.csv").write_text(
+        "file,finding,xmin,ymin,xmax,ymax\n0.dcm,mass,3000,4000,3500,4500\n"
+    )
+    check(folder)

@@ -1,0 +1,78 @@
+"""The words of `stale`: every key that it names is one of the configuration."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mammo_sae.config import Config, load_config
+from mammo_sae.demo import DEMO
+from mammo_sae.stale import differences, key_of
+from mammo_sae.steps import STEPS
+
+CONFIG = load_config(DEMO, "demo")
+# A part of the phantom and the seed of an SAE are wildcards, the phantom has no key: no edit
+# changes these in place.
+FIXED = {("part",), ("seed",), ("key_file",)}
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if not isinstance(value, dict) or not value:
+        return [path]
+    return [leaf for name, item in value.items() for leaf in leaves(item, (*path, name))]
+
+
+def written(config: Config, key: str) -> bool:
+    """Tell whether a configuration has the key."""
+    value: Any = config.model_dump(mode="json")
+    rest = key
+    while rest:
+        if not isinstance(value, dict):
+            return False
+        name = next((name for name in value if rest == name or rest.startswith(f"{name}.")), None)
+        if name is None:
+            return False
+        value, rest = value[name], rest[len(name) + 1 :]
+    return True
+
+
+@pytest.mark.parametrize("step", [name for name, step in STEPS.items() if step.settings])
+def test_every_key_that_is_named_is_one_of_the_configuration(step):
+    encoder = "finetuned" if step == "finetune" else "pretrained"
+    for layer in CONFIG.layers:
+        wildcards = {"part": "test", "encoder": encoder, "layer": layer, "sae": "topk", "seed": "0"}
+        settings = json.loads(CONFIG.slice(step, wildcards))
+        for path in leaves(settings):
+            if step in ("phantom", "train_sae", "images") and path in FIXED:
+                continue
+            key = key_of(step, wildcards, path, CONFIG)
+            assert written(CONFIG, key), key
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "key"),
+    [
+        ("images", ("images", "height"), "images.height"),
+        ("images", ("concepts", "mass"), "cohort.concepts.mass"),
+        ("phantom", ("patients",), "phantom.patients.test"),
+        ("figure_latents", ("latents",), "report.latents.latents"),
+        ("figure_cohort", ("examples",), "report.cohort.examples"),
+        ("train_sae", ("lr",), "saes.topk.layers.head.lr"),
+        ("train_sae", ("variant", "k"), "saes.topk.layers.head.variant.k"),
+        ("train_sae", ("warm_up",), "saes.topk.warm_up"),
+        ("evaluate_encoder", ("seed",), "evaluation.seed"),
+        ("configuration", ("probing", "seed"), "probing.seed"),
+    ],
+)
+def test_a_setting_is_named_by_its_key(rule, path, key):
+    wildcards = {"part": "test", "encoder": "pretrained", "layer": "head", "sae": "topk"}
+    assert key_of(rule, wildcards, path, CONFIG) == key
+
+
+def test_differences_are_found_leaf_by_leaf():
+    old, new = {"a": {"b": 1, "c": [2]}, "d": 3}, {"a": {"b": 1, "c": [4]}, "e": 5}
+    found = {path: (was, now) for path, was, now in differences(old, new)}
+    assert found[("a", "c")] == ([2], [4])
+    assert found.keys() == {("a", "c"), ("d",), ("e",)}
