@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from mammo_sae.stores.embeddings import LayerGrid, create_embedding_store
 from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.tables import write_table
+
+# Tests of this folder share `foreign`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 CHANNELS, ROWS, COLUMNS = 12, 4, 3
 

@@ -1,14 +1,260 @@
+"""SAEs of others: read from files in their layouts, judged by their formulas."""
+
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import foreign
 import pytest
 import torch
+from foreign import D, Foreign, H, K
+from safetensors.torch import load_file, save_file
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae.formats import read_mammo_sae, read_saelens, write_saelens
+from mammo_sae.sae.formats import saelens
+from mammo_sae.sae.formats.published import read_published
 from mammo_sae.sae.model import Encoder, SparseAutoencoder
-from mammo_sae.stores.publish import read_json, write_json
+from mammo_sae.sae.quality import decoder_cosines
+from mammo_sae.sae.settings import PublishedVariant
+from mammo_sae.sae.stability import matched_cosines
 
-D, H = 6, 20
+TOPK = {"activation_fn_kwargs": {"k": K}}
+# What `cfg.json` held in one age or another: key by key as SAELens wrote it, or left out.
+SAELENS = {
+    "standard of 2024, nothing said": ("standard", {}),
+    "standard of v3": ("standard", {
+        "architecture": "standard", "activation_fn_str": "relu", "activation_fn_kwargs": {},
+        "apply_b_dec_to_input": True, "normalize_activations": "none", "hook_name": "blocks.3",
+        "finetuning_scaling_factor": False, "sae_lens_training_version": "3.11.1",
+    }),
+    "standard that is topk": ("topk", {
+        "architecture": "standard", "activation_fn_str": "topk", **TOPK,
+    }),
+    "nothing said but topk": ("topk", {"activation_fn": "topk", **TOPK}),
+    "topk of v5": ("topk", {
+        "architecture": "topk", "activation_fn": "topk", **TOPK, "normalize_activations": False,
+    }),
+    "topk of v6": ("topk", {
+        "architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": False,
+        "apply_b_dec_to_input": True, "normalize_activations": "none",
+        "reshape_activations": "none", "metadata": {"sae_lens_version": "6.54.12"},
+    }),
+    "topk of v6, chosen by length": ("topk", {
+        "architecture": "topk", "k": float(K), "rescale_acts_by_decoder_norm": True,
+        "metadata": {"sae_lens_version": "6.54.12"},
+    }),
+    "jumprelu of v4": ("jumprelu", {"architecture": "jumprelu", "activation_fn_str": "relu"}),
+    "jumprelu of v6": ("jumprelu", {
+        "architecture": "jumprelu", "metadata": {"sae_lens_version": "6.0.0"},
+    }),
+    "gated of v4": ("gated", {"architecture": "gated", "activation_fn_str": "relu"}),
+    "gated of v6": ("gated", {"architecture": "gated", "metadata": {"sae_lens_version": "6.1.0"}}),
+}  # fmt: skip
+CLASSES = (
+    "AutoEncoder", "AutoEncoderNew", "AutoEncoderTopK", "BatchTopKSAE", "GatedAutoEncoder",
+    "JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE",
+)  # fmt: skip
+OVERCOMPLETE = ("SAE", "TopKSAE", "JumpSAE", "BatchTopKSAE", "RATopKSAE")
+CASES: dict[str, Callable[[Path], Foreign]] = {
+    **{
+        f"saelens {age}": lambda at, kind=kind, config=config: foreign.saelens(at, kind, config)
+        for age, (kind, config) in SAELENS.items()
+    },
+    "saelens raw input": lambda at: foreign.saelens(
+        at, "jumprelu", {"architecture": "jumprelu", "apply_b_dec_to_input": False}, centred=False
+    ),
+    **{
+        f"dictionary_learning {kind}": lambda at, kind=kind: foreign.dictionary_learning(at, kind)
+        for kind in CLASSES
+    },
+    **{
+        f"overcomplete {kind}": lambda at, kind=kind: foreign.overcomplete(at / "sae.pt", kind)
+        for kind in OVERCOMPLETE
+    },
+}
+
+
+def read(found: Foreign, **changes) -> SparseAutoencoder:
+    digest = hashlib.sha256(found.weights.read_bytes()).hexdigest()
+    given = {"path": str(found.path), "sha256": digest, "k": found.k} | changes
+    return read_published(PublishedVariant(**given))
+
+
+def cells(offset: torch.Tensor, count: int = 200) -> torch.Tensor:
+    return torch.randn(count, D, generator=torch.Generator().manual_seed(16)) * 2 + offset
+
+
+def dense(index, value):
+    return torch.zeros(len(index), H).scatter_add(1, index, value)
+
+
+def assert_codes_as(found: Foreign, sae: SparseAutoencoder) -> None:
+    x = cells(found.offset)
+    codes = found.encode(x.double())
+    length = found.atoms.double().norm(dim=1)
+    index, value = Encoder(sae)(x)
+    ours = dense(index, value).double()
+    assert torch.equal(ours > 0, (codes > 0) & (length > 0))
+    expected = codes * length
+    assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()
+    rebuilt = codes @ found.atoms.double() + found.offset.double()
+    assert (sae.decode(index, value) - rebuilt).abs().max() <= 1e-6 * rebuilt.abs().max()
+    norms = sae.decoder_weight.norm(dim=1)
+    torch.testing.assert_close(norms, (length > 0).float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_codes_and_reconstructions_are_those_of_the_librarys_formula(case, tmp_path):
+    found = CASES[case](tmp_path)
+    sae = read(found)
+    assert_codes_as(found, sae)
+    # As our own file they stay what they are.
+    sae.save(tmp_path / "ours" / "sae.safetensors", tmp_path / "ours" / "sae.json")
+    assert_codes_as(found, SparseAutoencoder.load(tmp_path / "ours" / "sae.json"))
+    saelens.write(sae, tmp_path / "back")
+    again = saelens.read(tmp_path / "back")
+    x = cells(found.offset)
+    torch.testing.assert_close(dense(*Encoder(again)(x)), dense(*Encoder(sae)(x)))
+
+
+def test_codes_of_atoms_of_norm_1_are_not_touched(tmp_path):
+    p = foreign.draw()
+    unit = p["D"] / p["D"].norm(dim=1, keepdim=True)
+    sae = read(foreign.saelens(tmp_path, "standard", {}, D=unit))
+    assert torch.equal(sae.decoder_weight, unit)
+    assert torch.equal(sae.encoder_weight, p["W"])
+    assert sae.selection is None
+
+
+def test_the_length_of_an_atom_does_not_change_which_latents_are_chosen(tmp_path):
+    found = foreign.dictionary_learning(tmp_path, "AutoEncoderTopK")
+    sae = read(found)
+    x = cells(found.offset)
+    by_length = sae.__class__(
+        **{**sae.tensors(), "selection": torch.ones(H)}, k=sae.k, description={}
+    )
+    with_length, without = (dense(*Encoder(s)(x)) > 0 for s in (by_length, sae))
+    assert torch.equal(without, found.encode(x.double()) > 0)
+    assert (with_length != without).any(dim=1).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", ["standard", "jumprelu", "gated"])
+def test_a_latent_whose_atom_is_zero_is_never_active(kind, tmp_path):
+    p = foreign.draw()
+    p["D"][3] = 0
+    found = foreign.saelens(tmp_path, kind, {"architecture": kind}, D=p["D"])
+    sae = read(found)
+    assert_codes_as(found, sae)
+    assert all(value == value for value in decoder_cosines(sae.decoder_weight).values())
+    atoms = sae.decoder_weight.numpy()
+    matched = matched_cosines(atoms, atoms)
+    assert sorted(matched.round(5)) == [0.0] + [1.0] * (H - 1)
+
+
+def test_a_latent_whose_atom_is_zero_is_refused_where_it_would_take_a_place(tmp_path):
+    p = foreign.draw()
+    p["D"][3] = 0
+    found = foreign.dictionary_learning(tmp_path / "a", "AutoEncoderTopK", D=p["D"])
+    with pytest.raises(InputError, match=r"atoms of 1 latents are 0 .*latent 3.*remove these"):
+        read(found)
+    config = {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True}
+    assert read(foreign.saelens(tmp_path / "b", "topk", config, D=p["D"])).k == K
+
+
+def test_a_factor_from_fine_tuning_is_honoured(tmp_path):
+    p = foreign.draw()
+    factor = torch.linspace(0.5, 2, H)
+    plain = foreign.saelens(tmp_path, "standard", {}, D=p["D"] * factor[:, None])
+    expected = plain.encode
+    for name in ("scaling_factor", "finetuning_scaling_factor"):
+        config = {"finetuning_scaling_factor": True}
+        found = foreign.saelens(tmp_path / name, "standard", config, **{name: factor})
+        scaled = Foreign(found.path, found.weights, p["D"] * factor[:, None], p["c"], expected)
+        assert_codes_as(scaled, read(scaled))
+    found = foreign.saelens(tmp_path / "c", "standard", {}, scaling_factor=factor)
+    with pytest.raises(InputError, match="scaling_factor other than 1"):
+        read(found)
+    ones = foreign.saelens(tmp_path / "d", "standard", {}, scaling_factor=torch.ones(H))
+    assert_codes_as(ones, read(ones))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "complaint"),
+    [
+        ("standard", {"normalize_activations": "layer_norm"}, "scales every cell by its own"),
+        ("standard", {"normalize_activations": "constant_norm_rescale"}, "scales every cell by"),
+        ("standard", {"normalize_activations": True}, "fold_activation_norm_scaling_factor"),
+        ("standard", {"normalize_activations": "expected_average_only_in"}, "not in the file"),
+        ("standard", {"normalize_activations": "covariance_whitening"}, "whitens by matrices"),
+        ("standard", {"reshape_activations": "hook_z"}, "heads of an attention layer"),
+        ("standard", {"hook_point": "blocks.0.attn.hook_z"}, "heads of an attention layer"),
+        ("standard", {"activation_fn_str": "tanh-relu"}, 'activation "tanh-relu"'),
+        ("standard", {"activation_fn_str": "topk"}, "a topk SAE without k"),
+        ("standard", {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2.5}}, "k is 2.5"),
+        ("standard", {"activation_fn_str": "topk", "activation_fn_kwargs": 3}, "not an object"),
+        ("standard", {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 99}}, "k = 99"),
+        ("standard", {"architecture": "transcoder"}, 'architecture "transcoder" can\'t be read'),
+        ("standard", {"architecture": "jumprelu"}, "no tensor 'threshold'"),
+        ("standard", {"architecture": "gated"}, "no tensor 'r_mag'"),
+        ("jumprelu", {"architecture": "jumprelu", "activation_fn": "topk", **TOPK}, "activation"),
+        ("standard", {"d_in": D + 1}, r"W_enc has shape \(7, 20\), not \(8, 20\)"),
+        ("standard", {"apply_b_dec_to_input": "yes"}, "not true or false"),
+        ("standard", {"finetuning_scaling_factor": True}, "has no such tensor"),
+        ("topk", {"architecture": "topk"}, "a topk SAE without k"),
+    ],
+)  # fmt: skip
+def test_what_a_saelens_folder_cannot_mean_is_refused(tmp_path, kind, change, complaint):
+    found = foreign.saelens(tmp_path, kind, change)
+    with pytest.raises(InputError, match=complaint):
+        read(found)
+
+
+def test_what_is_not_said_by_a_state_dict_has_to_be_given(tmp_path):
+    found = foreign.overcomplete(tmp_path / "sae.pt", "TopKSAE")
+    with pytest.raises(InputError, match=r"set variant\.k: top_k of a TopK SAE, 20 of a ReLU"):
+        read(found, k=None)
+    with pytest.raises(InputError, match=r"has thresholds; take variant\.k out"):
+        read(foreign.overcomplete(tmp_path / "jump.pt", "JumpSAE"), k=3)
+    with pytest.raises(InputError, match=r"says itself .*take variant\.k out"):
+        read(foreign.saelens(tmp_path / "s", "standard", {}), k=3)
+
+
+def test_a_dictionary_that_its_library_would_change_first_is_refused(tmp_path):
+    found = foreign.overcomplete(tmp_path / "sae.pt", "TopKSAE")
+    state = torch.load(found.path, weights_only=True)
+    torch.save(state | {"dictionary._weights": state["dictionary._weights"] * 1.1}, found.path)
+    with pytest.raises(InputError, match=r"norms from 1\.1 to 1\.1, not 1: call sae\.eval\(\)"):
+        read(found)
+    torch.save(state | {"encoder.final_block.1.weight": torch.ones(H)}, found.path)
+    with pytest.raises(InputError, match="only overcomplete's linear encoders"):
+        read(found)
+
+
+def test_two_numbers_of_active_latents_are_refused(tmp_path):
+    found = foreign.dictionary_learning(tmp_path, "AutoEncoderTopK")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["trainer"]["k"] = K + 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"trainer\.k is 5, but .*ae\.pt says 4"):
+        read(found)
+    del config["trainer"]["k"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read(found).k == K
+
+
+def test_weights_without_their_configuration_are_refused(tmp_path):
+    found = foreign.dictionary_learning(tmp_path, "AutoEncoder")
+    with pytest.raises(InputError, match="give the folder that holds both"):
+        read(found, path=str(found.weights))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match=r"config\.json is missing; fetch the whole folder"):
+        read(found)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="a folder with no weights"):
+        read(found, path=str(tmp_path / "empty"))
 
 
 def published(path):
@@ -28,20 +274,25 @@ def published(path):
     return state
 
 
-def dense(index, value):
-    return torch.zeros(len(index), H).scatter_add(1, index, value)
+def mammo_sae(path: Path, state: dict[str, torch.Tensor]) -> Foreign:
+    def encode(x):
+        bias, weight = state["tied_bias"][0].double(), state["encoder._weight"][0].double()
+        return ((x - bias) @ weight.t() + state["encoder._bias"][0].double()).relu()
+
+    return Foreign(path, path, state["decoder._weight"][0].t(), state["tied_bias"][0], encode)
 
 
-def test_published_mammo_sae_weights_reconstruct_by_their_formula(tmp_path):
-    state = published(tmp_path / "final.pt")
-    sae = read_mammo_sae(tmp_path / "final.pt")
-    x = torch.randn(30, D, generator=torch.Generator().manual_seed(16)) * 3
-    bias, weight = state["tied_bias"][0], state["encoder._weight"][0]
-    z = ((x - bias) @ weight.t() + state["encoder._bias"][0]).relu()
-    index, value = Encoder(sae)(x)
-    torch.testing.assert_close(dense(index, value), z, rtol=1e-4, atol=1e-4)
-    expected = z @ state["decoder._weight"][0].t() + bias
-    torch.testing.assert_close(sae.decode(index, value), expected, rtol=1e-4, atol=1e-4)
+def test_published_mammo_sae_weights_code_by_their_formula(tmp_path):
+    found = mammo_sae(tmp_path / "final.pt", published(tmp_path / "final.pt"))
+    assert_codes_as(found, read(found))
+
+
+def test_several_components_are_refused(tmp_path):
+    state = published(tmp_path / "two.pt")
+    state = {name: tensor.expand(2, *tensor.shape[1:]).clone() for name, tensor in state.items()}
+    torch.save(state, tmp_path / "two.pt")
+    with pytest.raises(InputError, match="holds 2 components; only one can be read"):
+        read(mammo_sae(tmp_path / "two.pt", state))
 
 
 class Trap:
@@ -49,62 +300,28 @@ class Trap:
         return (print, ("code ran",))
 
 
-def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path, capsys):
-    torch.save({"tied_bias": Trap()}, tmp_path / "evil.pt")
-    with pytest.raises(InputError, match=r"evil\.pt is not a plain state dict of tensors"):
-        read_mammo_sae(tmp_path / "evil.pt")
+def test_a_pickle_that_holds_code_runs_none_of_it(tmp_path, capsys):
+    state = published(tmp_path / "evil.pt")
+    torch.save(state | {"tied_bias": Trap()}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match=r"evil\.pt is damaged, or holds more than"):
+        read(mammo_sae(tmp_path / "evil.pt", state))
+    torch.save(Trap(), tmp_path / "whole.pt")
+    with pytest.raises(InputError, match=r"whole\.pt is damaged, or holds more"):
+        read(mammo_sae(tmp_path / "whole.pt", state))
     assert "code ran" not in capsys.readouterr().out
 
 
 def test_another_state_dict_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match=r"other\.pt has no tensor 'tied_bias'"):
-        read_mammo_sae(tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt has neither tied_bias .*, only weight"):
+        read(mammo_sae(tmp_path / "other.pt", {"decoder._weight": torch.zeros(1, 1, 1),
+                                               "tied_bias": torch.zeros(1, 1)}))  # fmt: skip
 
 
-def make(threshold):
-    random = torch.Generator().manual_seed(17)
-    return SparseAutoencoder(
-        encoder_weight=torch.randn(H, D, generator=random),
-        encoder_bias=torch.randn(H, generator=random),
-        decoder_weight=torch.randn(H, D, generator=random),
-        decoder_bias=torch.randn(D, generator=random),
-        k=4 if threshold is None else None,
-        threshold=None if threshold is None else torch.full((H,), threshold),
-    )
-
-
-@pytest.mark.parametrize("threshold", [None, 0.5], ids=["topk", "jumprelu"])
-def test_an_sae_survives_saelens_layout(tmp_path, threshold):
-    sae = make(threshold)
-    write_saelens(sae, tmp_path)
-    again = read_saelens(tmp_path)
-    assert again.k == sae.k
-    for name, tensor in sae.tensors().items():
-        assert torch.equal(again.tensors()[name], tensor), name
-
-
-def test_a_saelens_bias_on_the_input_is_folded(tmp_path):
-    sae = make(0.5)
-    write_saelens(sae, tmp_path)
-    config = read_json(tmp_path / "cfg.json")
-    write_json(tmp_path / "cfg.json", {**config, "apply_b_dec_to_input": True})
-    again = read_saelens(tmp_path)
-    x = torch.randn(10, D, generator=torch.Generator().manual_seed(18))
-    before = (x - sae.decoder_bias) @ sae.encoder_weight.t() + sae.encoder_bias
-    after = x @ again.encoder_weight.t() + again.encoder_bias
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"architecture": "gated"}, "architecture 'gated' can't be read"),
-        ({"normalize_activations": "layer_norm"}, 'normalize_activations = "layer_norm"'),
-    ],
-)
-def test_what_cannot_be_folded_is_refused(tmp_path, change, complaint):
-    write_saelens(make(None), tmp_path)
-    write_json(tmp_path / "cfg.json", {**read_json(tmp_path / "cfg.json"), **change})
-    with pytest.raises(InputError, match=complaint):
-        read_saelens(tmp_path)
+def test_numbers_that_are_none_are_refused_by_name(tmp_path):
+    found = foreign.saelens(tmp_path, "standard", {})
+    tensors = load_file(found.weights)
+    tensors["b_enc"][3] = torch.nan
+    save_file(tensors, found.weights)
+    with pytest.raises(InputError, match="b_enc holds NaN or infinity"):
+        read(found)

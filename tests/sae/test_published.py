@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae import formats
+from mammo_sae.sae.formats import saelens
+from mammo_sae.sae.formats.published import read_published
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import PublishedVariant, SaeSettings, SaeTraining
 from mammo_sae.settings import canonical_json
@@ -61,9 +62,9 @@ def test_the_command_line_takes_published_weights_in_place_of_training(cohort, t
 
 def test_a_folder_is_read_as_saelens(cohort, train_sae, tmp_path):
     path, digest, _ = write_published(tmp_path)
-    sae = formats.read_published(PublishedVariant(path=str(path), sha256=digest))
-    formats.write_saelens(sae, tmp_path / "saelens")
-    weights = tmp_path / "saelens" / formats.SAELENS_WEIGHTS
+    sae = read_published(PublishedVariant(path=str(path), sha256=digest))
+    saelens.write(sae, tmp_path / "saelens")
+    weights = tmp_path / "saelens" / saelens.WEIGHTS
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     train_sae(cohort, tmp_path / "out", own=published(tmp_path / "saelens", digest))
     found = SparseAutoencoder.load(tmp_path / "out" / "sae.json")

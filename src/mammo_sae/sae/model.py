@@ -7,7 +7,8 @@ With x in R^d an embedding, h latents:
     x_hat = sum_j z_j decoder_weight[j] + decoder_bias        reconstruction
 
 Active are the k largest p above 0 (`topk`), or all p above a threshold per latent (`threshold`),
-as many as there are.
+as many as there are. An SAE of others may choose its k by another measure than the code's length:
+by p_j selection_j (`selection`).
 Training centres and scales its input; both are folded into these weights, so x and x_hat are raw
 embeddings. Rows of `decoder_weight` have Euclidean norm 1 in the embedding's own units: a code z_j
 is the length that its atom has in the embedding.
@@ -48,6 +49,8 @@ class SparseAutoencoder:
         The k largest above 0 are active.
     threshold [h] or None
         A latent is active above its threshold (at least 0). Either k or threshold is given.
+    selection [h] or None
+        With k: the k largest p * selection are active, above 0. None: the k largest p.
     description
         What `sae.json` says of it beside shapes and files.
     """
@@ -58,6 +61,7 @@ class SparseAutoencoder:
     decoder_bias: Tensor
     k: int | None = None
     threshold: Tensor | None = None
+    selection: Tensor | None = None
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,6 +71,7 @@ class SparseAutoencoder:
             "decoder_weight": (h, d),
             "decoder_bias": (d,),
             "threshold": (h,),
+            "selection": (h,),
         }
         for name, tensor in self.tensors().items():
             if name in shapes and tuple(tensor.shape) != shapes[name]:
@@ -78,6 +83,8 @@ class SparseAutoencoder:
                 raise InputError(f"SAE tensor {name} holds NaN or infinity; train it again")
         if (self.k is None) == (self.threshold is None):
             raise InputError("an SAE has either k or a threshold; correct what was given for it")
+        if self.selection is not None and (self.k is None or not (self.selection > 0).all()):
+            raise InputError("an SAE's selection is above 0 and goes with k; correct it")
         if self.k is not None and not 1 <= self.k <= h:
             raise InputError(f"an SAE of {h} latents can't have {self.k} of them active per cell")
 
@@ -104,6 +111,7 @@ class SparseAutoencoder:
             "decoder_weight": self.decoder_weight,
             "decoder_bias": self.decoder_bias,
             "threshold": self.threshold,
+            "selection": self.selection,
         }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -182,8 +190,12 @@ class Encoder:
         )
         bias = sae.encoder_weight.double() @ sae.decoder_bias.double() + sae.encoder_bias.double()
         self._bias = bias.float()
-        margin = self._bias if sae.threshold is None else self._bias - sae.threshold
-        self._preactivations.load(sae.encoder_weight, margin)
+        weight, margin = sae.encoder_weight, self._bias
+        if sae.threshold is not None:
+            margin = margin - sae.threshold
+        if sae.selection is not None:
+            weight, margin = weight * sae.selection.unsqueeze(1), margin * sae.selection
+        self._preactivations.load(weight, margin)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:

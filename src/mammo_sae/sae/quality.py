@@ -178,8 +178,12 @@ class Baselines:
 
 
 def decoder_cosines(atoms: Tensor) -> dict[str, float]:
-    """Return quantiles over atoms [h, d] of each one's largest cosine with another."""
-    unit = atoms / atoms.norm(dim=1, keepdim=True)
+    """Return quantiles over atoms [h, d] of each one's largest cosine with another.
+
+    Atoms that are 0 point nowhere and are left out.
+    """
+    length = atoms.norm(dim=1, keepdim=True)
+    unit = (atoms / length)[length.squeeze(1) > 0]
     largest = torch.empty(len(unit), device=unit.device)
     for start in range(0, len(unit), 1024):
         cosine = unit[start : start + 1024] @ unit.t()

@@ -106,11 +106,18 @@ class PublishedVariant(Settings):
 
     name: Literal["published"] = Field("published", description="weights from a file")
     path: PathText = Field(
-        description="Mammo-SAE's sparse_autoencoder_final.pt, or a folder in SAELens's layout"
+        description="Mammo-SAE's sparse_autoencoder_final.pt, a folder of SAELens or "
+        "dictionary_learning, or a state dict of overcomplete"
     )
     sha256: str = Field(
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of that file, or of the folder's sae_weights.safetensors",
+        description="SHA-256 of that file, or of the folder's file of weights",
+    )
+    k: int | None = Field(
+        None,
+        ge=1,
+        description="active latents per cell, only for a state dict of overcomplete, which does "
+        "not hold them; the number of latents: all above 0",
     )
 
 
@@ -171,7 +178,7 @@ class TrainingValues(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingValues:
-        k = getattr(self.variant, "k", None)
+        k = None if self.variant.name == "published" else getattr(self.variant, "k", None)
         if k is not None and k > self.latents:
             raise ValueError(f"variant.k = {k} is more than latents = {self.latents}; lower it")
         if self.warm_up + self.decay > 1:

@@ -71,8 +71,15 @@ def run(
 
 
 def matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the cosines [min(h, g)] of atoms [h, d] and others [g, d] paired one to one."""
-    unit, other = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (atoms, others))
+    """Return the cosines [min(h, g)] of atoms [h, d] and others [g, d] paired one to one.
+
+    An atom that is 0 has cosine 0 with every other.
+    """
+    lengths = (np.linalg.norm(part, axis=1, keepdims=True) for part in (atoms, others))
+    unit, other = (
+        part / np.where(length > 0, length, 1)
+        for part, length in zip((atoms, others), lengths, strict=True)
+    )
     cosine = unit @ other.T
     return cosine[linear_sum_assignment(cosine, maximize=True)]
 

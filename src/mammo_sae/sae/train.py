@@ -15,7 +15,7 @@ from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
-from mammo_sae.sae.formats import read_published
+from mammo_sae.sae.formats.published import read_published
 from mammo_sae.sae.loader import MIB, Cells, check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.sae.selection import kept_cells

@@ -1,0 +1,1 @@
+"""SAEs of others, and ours in the layouts of others."""

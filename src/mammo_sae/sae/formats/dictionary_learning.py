@@ -1,0 +1,103 @@
+"""dictionary_learning's folders: `ae.pt`, and `config.json` with the class in `trainer.dict_class`.
+
+Each class's formula as that library's `dictionary.py` and `trainers/` have it. BatchTopK and
+Matryoshka SAEs use the threshold that training has found; -1 stands for none yet, that is ReLU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae.formats.tensors import Tensors, part, read_config, whole_number
+from mammo_sae.sae.formats.units import gates, in_embedding_units
+from mammo_sae.sae.model import SparseAutoencoder
+
+WEIGHTS = "ae.pt"
+CONFIG = "config.json"
+# Classes with weights in torch.nn.Linear, and those with W_enc [d, h] and W_dec [h, d].
+LINEAR = ("AutoEncoder", "AutoEncoderNew", "AutoEncoderTopK", "BatchTopKSAE", "GatedAutoEncoder")
+PLAIN = ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE")
+
+
+def read(folder: Path) -> SparseAutoencoder:
+    """Return the SAE of a folder.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or of a class that can't be read.
+    """
+    path = folder / CONFIG
+    trainer = part(read_config(path), "trainer", path)
+    kind = trainer.get("dict_class")
+    if kind not in (*LINEAR, *PLAIN):
+        raise InputError(
+            f"{path}: trainer.dict_class {str(kind)[:60]!r} can't be read, only "
+            f"{', '.join((*LINEAR, *PLAIN))}"
+        )
+    tensors = Tensors(folder / WEIGHTS)
+    if kind in LINEAR:
+        weight = tensors.take("encoder.weight", None, None)
+        latents, channels = weight.shape
+        atoms = tensors.take("decoder.weight", channels, latents).t()
+    else:
+        weight = tensors.take("W_enc", None, None).t()
+        latents, channels = weight.shape
+        atoms = tensors.take("W_dec", latents, channels)
+    bias_name, offset_name = {
+        "AutoEncoder": ("encoder.bias", "bias"),
+        "AutoEncoderNew": ("encoder.bias", "decoder.bias"),
+        "GatedAutoEncoder": ("mag_bias", "decoder_bias"),
+        "JumpReluAutoEncoder": ("b_enc", "b_dec"),
+        "MatryoshkaBatchTopKSAE": ("b_enc", "b_dec"),
+    }.get(kind, ("encoder.bias", "b_dec"))
+    bias, offset = tensors.take(bias_name, latents), tensors.take(offset_name, channels)
+    threshold: Tensor | None = bias.new_zeros(latents)
+    k = None
+    if kind == "AutoEncoderTopK":
+        threshold, k = None, _k(tensors, trainer, path)
+    elif kind == "GatedAutoEncoder":
+        gain = tensors.take("r_mag", latents).exp()
+        threshold = gates(gain, tensors.take("gate_bias", latents), bias)
+        weight = weight * gain.unsqueeze(1)
+    elif kind == "JumpReluAutoEncoder":
+        threshold = tensors.take("threshold", latents)
+    elif kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+        if "threshold" not in tensors:
+            raise InputError(
+                f"{tensors.path} has no threshold: it was written before the library kept one; "
+                "load and save it with a newer dictionary_learning after training on"
+            )
+        threshold = tensors.take("threshold").expand(latents)
+    return in_embedding_units(
+        tensors.path,
+        f"dictionary_learning {kind}",
+        weight=weight,
+        bias=bias,
+        atoms=atoms,
+        offset=offset,
+        centre=None if kind in ("AutoEncoderNew", "JumpReluAutoEncoder") else offset,
+        k=k,
+        threshold=threshold,
+    )
+
+
+def _k(tensors: Tensors, trainer: dict[str, Any], path: Path) -> int:
+    """Return k: the file's own, and the configuration's, which must be the same."""
+    found = [
+        *([tensors.take("k").item()] if "k" in tensors else []),
+        *([trainer["k"]] if trainer.get("k") is not None else []),
+    ]
+    if not found:
+        raise InputError(f"{path}: a TopK SAE without trainer.k; write it into the file")
+    numbers = {whole_number(value, f"{path}: trainer.k") for value in found}
+    if len(numbers) > 1:
+        raise InputError(
+            f"{path}: trainer.k is {trainer['k']}, but {tensors.path} says {found[0]:g}; "
+            "fetch the folder again"
+        )
+    return numbers.pop()

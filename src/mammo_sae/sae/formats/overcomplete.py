@@ -1,0 +1,104 @@
+"""overcomplete's SAEs, as `torch.save(sae.eval().state_dict(), ...)` writes them.
+
+    z = act(x W^T + b),  x_hat = z D,  D = exp(multiplier) (unit rows, or A C + R: archetypal)
+
+The file does not hold what kind of SAE it is. `thresholds` (of a JumpSAE, their logarithm) or
+`running_threshold` (of a BatchTopK SAE, which keeps it outside its state dict) say it, else k has
+to be given: that of a TopK SAE, or the number of latents of a ReLU SAE.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae.formats.tensors import Tensors
+from mammo_sae.sae.formats.units import in_embedding_units
+from mammo_sae.sae.model import SparseAutoencoder
+
+MARK = "dictionary."
+# How far from 1 norms and sums are that the library has set to 1 itself, with 1e-8 added.
+SET = 1e-4
+LINEAR = "encoder.final_block.0."
+KNOWN = {
+    *(f"{LINEAR}{name}" for name in ("weight", "bias")),
+    *(f"encoder.{name}" for name in ("weight", "bias")),
+    *(f"{at}{name}" for at in (MARK, "encoder.tied_to.") for name in
+      ("_weights", "multiplier", "W", "C", "Relax")),
+    "thresholds", "running_threshold",
+}  # fmt: skip
+
+
+def read(tensors: Tensors, k: int | None) -> SparseAutoencoder:
+    """Return the SAE of a state dict.
+
+    Raises
+    ------
+    InputError
+        If a tensor is missing or unknown, the dictionary is not the one that the library decodes
+        with, or it is not said which latents are active.
+    """
+    unknown = [name for name in tensors.names() if name not in KNOWN]
+    if unknown:
+        raise InputError(
+            f"{tensors.path} has the tensor {unknown[0]!r}: only overcomplete's linear encoders "
+            "can be read, no deeper ones and none with a norm"
+        )
+    atoms = _atoms(tensors)
+    latents, channels = atoms.shape
+    if f"{LINEAR}weight" in tensors:
+        weight = tensors.take(f"{LINEAR}weight", latents, channels)
+        bias = tensors.take(f"{LINEAR}bias", latents)
+    else:
+        untied = "encoder.weight" in tensors
+        weight = tensors.take("encoder.weight", latents, channels) if untied else atoms
+        has_bias = "encoder.bias" in tensors
+        bias = tensors.take("encoder.bias", latents) if has_bias else atoms.new_zeros(latents)
+    threshold = None
+    if "thresholds" in tensors:
+        threshold = tensors.take("thresholds", latents).exp()
+    elif "running_threshold" in tensors:
+        threshold = tensors.take("running_threshold").expand(latents)
+    if threshold is None and k is None:
+        raise InputError(
+            f"{tensors.path} does not say how many latents are active; set variant.k: top_k of a "
+            f"TopK SAE, {latents} of a ReLU SAE. Of a BatchTopK SAE save its running_threshold too"
+        )
+    if threshold is not None and k is not None:
+        raise InputError(f"{tensors.path} has thresholds; take variant.k out")
+    if threshold is None and k == latents:
+        threshold, k = atoms.new_zeros(latents), None
+    return in_embedding_units(
+        tensors.path,
+        "overcomplete",
+        weight=weight,
+        bias=bias,
+        atoms=atoms,
+        offset=atoms.new_zeros(channels),
+        k=k,
+        threshold=threshold,
+    )
+
+
+def _atoms(tensors: Tensors) -> Tensor:
+    """Return the dictionary [h, d] that the library decodes with."""
+    factor = tensors.take(f"{MARK}multiplier").exp()
+    if f"{MARK}_weights" in tensors:
+        atoms = tensors.take(f"{MARK}_weights", None, None)
+        length = atoms.norm(dim=1)
+        if ((length - 1).abs() > SET).any():
+            raise InputError(
+                f"{tensors.path}: rows of {MARK}_weights have norms from {length.min():.3g} to "
+                f"{length.max():.3g}, not 1: call sae.eval() before saving. Other normalisations "
+                "than l2 can't be told from the file"
+            )
+        return atoms * factor
+    mixture = tensors.take(f"{MARK}W", None, None)
+    latents, candidates = mixture.shape
+    points = tensors.take(f"{MARK}C", candidates, None)
+    if (mixture < 0).any() or ((mixture.sum(dim=1) - 1).abs() > SET).any():
+        raise InputError(
+            f"{tensors.path}: rows of {MARK}W are no mixtures that sum to 1: call sae.eval() "
+            "before saving"
+        )
+    return (mixture @ points + tensors.take(f"{MARK}Relax", latents, points.shape[1])) * factor

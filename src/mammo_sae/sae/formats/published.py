@@ -1,0 +1,68 @@
+"""The weights that a variant `published` names, whoever wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae.formats import dictionary_learning, mammo_sae, overcomplete, saelens
+from mammo_sae.sae.formats.tensors import Tensors
+from mammo_sae.sae.model import SparseAutoencoder, file_digest
+from mammo_sae.sae.settings import PublishedVariant
+
+# By a folder's file of weights, who reads the folder.
+FOLDERS = {saelens.WEIGHTS: saelens.read, dictionary_learning.WEIGHTS: dictionary_learning.read}
+
+
+def read_published(settings: PublishedVariant) -> SparseAutoencoder:
+    """Read a published SAE.
+
+    Raises
+    ------
+    InputError
+        If the weights are missing, not the ones whose SHA-256 was given, or of no readable form.
+    """
+    path = Path(settings.path)
+    weights = path
+    if path.is_dir():
+        there = [name for name in FOLDERS if (path / name).is_file()]
+        if len(there) != 1:
+            raise InputError(
+                f"{path} is a folder with {' and '.join(there) or 'no weights'}; it should "
+                f"hold one of {', '.join(FOLDERS)}"
+            )
+        weights = path / there[0]
+    if not weights.is_file():
+        raise InputError(f"{weights} is missing; download the SAE, or correct variant.path")
+    found = file_digest(weights)
+    if found != settings.sha256:
+        raise InputError(
+            f"{weights} has SHA-256 {found}, not {settings.sha256}; download it again, or correct "
+            "variant.sha256"
+        )
+    if path.is_dir():
+        sae = FOLDERS[weights.name](path)
+    else:
+        tensors = Tensors(path)
+        if any(name.startswith(overcomplete.MARK) for name in tensors.names()):
+            return overcomplete.read(tensors, settings.k)
+        sae = _of_file(tensors)
+    if settings.k is not None:
+        raise InputError(f"{path} says itself which latents are active; take variant.k out")
+    return sae
+
+
+def _of_file(tensors: Tensors) -> SparseAutoencoder:
+    if mammo_sae.MARK in tensors:
+        return mammo_sae.read(tensors)
+    names = tensors.names()
+    if "W_enc" in names or "encoder.weight" in names:
+        raise InputError(
+            f"{tensors.path} can't be read without its configuration; give the folder that holds "
+            f"both, as SAELens ({saelens.WEIGHTS}, {saelens.CONFIG}) or dictionary_learning "
+            f"({dictionary_learning.WEIGHTS}, {dictionary_learning.CONFIG}) writes it"
+        )
+    raise InputError(
+        f"{tensors.path} has neither {mammo_sae.MARK} (Mammo-SAE) nor {overcomplete.MARK}* "
+        f"(overcomplete), only {', '.join(names[:12]) or 'nothing'}; it is no SAE that can be read"
+    )

@@ -1,0 +1,151 @@
+"""Named tensors from a file that somebody else wrote, asked for by name and shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mammo_sae.errors import InputError
+
+MOST_CONFIG = 16 << 20  # bytes of a configuration
+
+
+class Tensors:
+    """The tensors of one file.
+
+    Parameters
+    ----------
+    path
+        A file of safetensors, or what torch.save wrote of a state dict. Nothing in it is run.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or holds something else than a state dict.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        found = _read(path)
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+            raise InputError(
+                f"{path} is no state dict; write one with torch.save(sae.state_dict(), ...)"
+            )
+        self._found = found
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._found
+
+    def names(self) -> list[str]:
+        """Return the names, sorted."""
+        return sorted(self._found)
+
+    def take(self, name: str, *shape: int | None) -> Tensor:
+        """Return a tensor as float64.
+
+        Parameters
+        ----------
+        shape
+            The sizes that it must have; None: any, at least 1.
+
+        Raises
+        ------
+        InputError
+            If it is not there, is no tensor of numbers, has another shape, or holds NaN.
+        """
+        if name not in self._found:
+            raise InputError(
+                f"{self.path} has no tensor {name!r}, only {', '.join(self.names()[:12]) or 'none'}"
+            )
+        tensor = self._found[name]
+        if not isinstance(tensor, Tensor) or tensor.is_complex():
+            raise InputError(f"{self.path}: {name} is no tensor of real numbers; save it as one")
+        fits = tensor.dim() == len(shape) and all(
+            size >= 1 if wanted is None else size == wanted
+            for size, wanted in zip(tensor.shape, shape, strict=True)
+        )
+        if not fits:
+            wanted = tuple("any" if size is None else size for size in shape)
+            raise InputError(
+                f"{self.path}: {name} has shape {tuple(tensor.shape)}, not {wanted}; "
+                "the file is not of the form that it seems to be"
+            )
+        tensor = tensor.double()
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{self.path}: {name} holds NaN or infinity; save the SAE again")
+        return tensor
+
+
+def _read(path: Path) -> Any:
+    try:
+        with path.open("rb") as stream:
+            is_safetensors = stream.read(9)[8:] == b"{"
+        if is_safetensors:
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; fetch the whole folder") from None
+    # Damaged bytes make torch's unpickler raise whatever its instructions happen to run into.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} is damaged, or holds more than a state dict of tensors ({reason[:120]}); "
+            "fetch it again, or write it with torch.save(sae.state_dict(), ...)"
+        ) from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises
+    ------
+    InputError
+        If it is missing or none.
+    """
+    try:
+        if path.stat().st_size > MOST_CONFIG:
+            raise InputError(f"{path} is too large for a configuration; fetch the folder again")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; fetch the whole folder") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not readable JSON ({reason}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; fetch it again")
+    return content
+
+
+def part(config: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """Return the object under `key`, an empty one if it is not there or null.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {key} is {json.dumps(value)[:60]}, not an object; correct it")
+    return value
+
+
+def whole_number(value: Any, what: str) -> int:
+    """Return a whole number of at least 1, also if it is written as a float.
+
+    Raises
+    ------
+    InputError
+        Saying `what` it should have been.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value != value // 1 or not 1 <= value < 1 << 31:
+        raise InputError(f"{what} is {value!r}, not a whole number of at least 1; correct it")
+    return int(value)
