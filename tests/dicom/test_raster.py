@@ -344,3 +344,23 @@ def test_the_content_decides_and_not_the_name(tmp_path, write_dicom):
 def test_a_missing_raster_file_and_a_folder_are_refused(tmp_path):
     assert why_unreadable(tmp_path / "a.png") is Reason.MISSING
     assert why_unreadable(tmp_path) is Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_any_bytes_are_read_or_refused(tmp_path, name):
+    """Whatever a damaged file does to a decoder, it is a value or a reason."""
+    content = VALUES[name][0]
+    random = np.random.default_rng(1)
+    path = tmp_path / "a"
+    for _ in range(40):
+        damaged = bytearray(content)
+        for position in random.integers(0, len(content), random.integers(1, 6)):
+            damaged[position] = random.integers(0, 256)
+        start, stop = np.sort(random.integers(0, len(content), 2))
+        path.write_bytes(damaged if random.random() < 0.7 else damaged[:start] + damaged[stop:])
+        try:
+            header, pixels = read_image(path)
+        except Refusal:
+            continue
+        assert pixels.shape == (header.rows, header.columns)
+        assert pixels.max() < 1 << header.bits_stored

@@ -1,0 +1,106 @@
+"""Mammo-CLIP's other table of VinDr-Mammo, `clip_vindr_final.csv`: one row per breast.
+
+Lists of file names and of findings as Python writes them: `CC` and `MLO` name the images,
+`CC_FINDING` and `MLO_FINDING` hold four lists: what is present in the right and in the left breast,
+what is absent (README of batmanlab/Mammo-CLIP, "Image-label dataset"). No boxes, no classes.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.tables import SPLITS
+from mammo_sae.cohorts.vindr import CATEGORIES, CLASSES
+from mammo_sae.errors import InputError
+
+SIDES = {"L": "L", "R": "R"}
+VIEWS = ("CC", "MLO")
+
+
+def breast_images(
+    sheet: Sheet, concepts: Mapping[str, str], covariates: Mapping[str, str], split: str | None
+) -> pd.DataFrame:
+    """Return what the table says of each image: the columns of a cohort but those of its file.
+
+    Raises
+    ------
+    InputError
+        If a concept or covariate is none of the table's, or a cell is malformed.
+    """
+    for concept, category in concepts.items():
+        if category in CLASSES:
+            raise InputError(
+                f"concepts.{concept}: {sheet.path} says nothing of {category!r}; use the table "
+                "with a row per finding, vindr_detection_v1_folds.csv"
+            )
+    for name, column in covariates.items():
+        if column not in sheet:
+            raise InputError(
+                f"covariates.{name}: {sheet.path} has no column {column!r}; set "
+                "cohort.covariates to {} or to columns that it has"
+            )
+    splits = (
+        [split] * len(sheet) if split else sheet.chosen("split", {name: name for name in SPLITS})
+    )
+    typed = {name: sheet.typed(column) for name, column in covariates.items()}
+    records: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for row, patient, side, view, image, findings in breasts(sheet):
+        if image in seen:
+            sheet.refuse(row, view, "names an image a second time")
+        seen.add(image)
+        records.append(
+            {
+                "source_image": image,
+                "source_patient": patient,
+                "split": splits[row],
+                "view": view,
+                "side": side,
+                "density": None,
+                "birads": None,
+                **{c: int(category in findings) for c, category in concepts.items()},
+                **{name: values.iloc[row] for name, values in typed.items()},
+            }
+        )
+    columns = ["source_image", "source_patient", "split", "view", "side", "density", "birads"]
+    return pd.DataFrame(records, columns=[*columns, *concepts, *covariates])
+
+
+def breasts(sheet: Sheet) -> Iterator[tuple[int, str, str, str, str, set[str]]]:
+    """Yield row, patient, side, view, image and its findings, for every image."""
+    patients, sides = sheet.ids("patient_id"), sheet.chosen("laterality", SIDES)
+    for view in VIEWS:
+        images = sheet.parsed(view, _texts, "a list of file names")
+        findings = sheet.parsed(f"{view}_FINDING", _findings, "lists of findings of R and L")
+        for row, (patient, side) in enumerate(zip(patients, sides, strict=True)):
+            present = (findings[row] or {}).get(side, [])
+            for position, image in enumerate(images[row] or ()):
+                nested = position < len(present) and isinstance(present[position], list)
+                mine = present[position] if nested else present
+                yield row, patient, side, view, image.removesuffix(".png"), set(mine)
+
+
+def _texts(text: str) -> list[str]:
+    found = ast.literal_eval(text)
+    if not isinstance(found, list) or not all(isinstance(name, str) and name for name in found):
+        raise ValueError
+    return found
+
+
+def _findings(text: str) -> dict[str, list]:
+    """Return what is present in the right and in the left breast: findings, or a list per image."""
+    right, left = (
+        ast.literal_eval(part) if isinstance(part, str) else part
+        for part in ast.literal_eval(text)[:2]
+    )
+    names = {
+        name for part in (*right, *left) for name in (part if isinstance(part, list) else [part])
+    }
+    if not names <= CATEGORIES:
+        raise ValueError
+    return {"R": right, "L": left}
