@@ -7,7 +7,6 @@ revision and versions may differ where content does not. They cover tables, mode
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mammo_sae.digests import SOURCE
+from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import read_json, write_json
 
 SUFFIX = ".provenance.json"
@@ -41,7 +41,7 @@ def write_record(
     content = {
         **about,
         "outputs": {
-            os.path.relpath(path, record.parent): [path.stat().st_size, _sha256(path)]
+            os.path.relpath(path, record.parent): [path.stat().st_size, file_digest(path)]
             for path in outputs
         },
         "packages": {name: _version(name) for name in packages},
@@ -66,14 +66,9 @@ def verify_record(record: Path) -> list[tuple[Path, str]]:
             problems.append((path, f"{path} is missing"))
         elif path.stat().st_size != size:
             problems.append((path, f"{path} has {path.stat().st_size} bytes, not {size}"))
-        elif _sha256(path) != digest:
+        elif file_digest(path) != digest:
             problems.append((path, f"{path} was changed after it was written"))
     return problems
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _version(distribution: str) -> str | None:

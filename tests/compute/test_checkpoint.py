@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,3 +22,38 @@ def test_a_missing_or_damaged_checkpoint_means_starting_over(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     assert Checkpoint(path, ["run"], CPU).load() is None
+
+
+def test_no_damage_is_ever_taken_for_a_state(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    state = {"step": 3, "weight": torch.arange(600.0), "moments": [torch.ones(50), torch.zeros(7)]}
+    kept = Checkpoint(path, ["run"], CPU)
+    kept.save(state)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(600):
+        damaged = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            damaged[rng.integers(len(damaged))] ^= int(rng.integers(1, 256))
+        if bytes(damaged) == whole:
+            continue
+        path.write_bytes(damaged)
+        assert kept.load() is None
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        assert kept.load() is None
+    path.write_bytes(whole)
+    assert torch.equal(kept.load()["weight"], state["weight"])
+
+
+def test_starting_over_is_said(tmp_path, capsys):
+    path = tmp_path / "checkpoint.pt"
+    Checkpoint(path, ["run"], CPU).save({"step": 3})
+    assert Checkpoint(path, ["another"], CPU).load() is None
+    assert "other settings, inputs or software: training starts over" in capsys.readouterr().err
+    path.write_bytes(path.read_bytes()[:-1])
+    assert Checkpoint(path, ["run"], CPU).load() is None
+    assert "checkpoint.pt is damaged: training starts over" in capsys.readouterr().err
+    path.unlink()
+    assert Checkpoint(path, ["run"], CPU).load() is None
+    assert capsys.readouterr().err == ""

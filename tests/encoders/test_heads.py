@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from mammo_sae.encoders.heads import Head, load_head, save_head
 from mammo_sae.errors import InputError
+from mammo_sae.stores.publish import write_json
 
 
 @pytest.fixture
@@ -42,12 +41,12 @@ def test_a_truncated_head_is_refused_with_its_name(head, tmp_path):
     save(head, tmp_path)
     weights = tmp_path / "head.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
-    with pytest.raises(InputError, match=r"head\.safetensors is missing or damaged"):
+    with pytest.raises(InputError, match=r"head\.safetensors does not match head\.json"):
         load_head(tmp_path)
 
 
 def test_weights_that_do_not_match_their_description_are_refused(head, tmp_path):
     save(head, tmp_path)
-    (tmp_path / "head.json").write_text(json.dumps({"concepts": ["mass"], "channels": 5}))
+    write_json(tmp_path / "head.json", {"concepts": ["mass"], "channels": 5, "digest": "0" * 64})
     with pytest.raises(InputError, match=r"head\.safetensors does not match head\.json"):
         load_head(tmp_path)

@@ -13,6 +13,7 @@ from mammo_sae.encoders.architectures import layer_names, layers
 from mammo_sae.encoders.description import IMAGENET, MAMMO_CLIP, EncoderDescription
 from mammo_sae.encoders.network import Network, load_description, load_encoder, normalise, to_map
 from mammo_sae.errors import InputError
+from mammo_sae.stores.publish import read_json, write_json
 
 
 def describe(name: str, **changes) -> EncoderDescription:
@@ -233,7 +234,8 @@ def test_a_damaged_weights_file_is_refused_with_its_name(lite0, tmp_path):
 
 
 def test_a_description_with_a_key_it_should_not_have_is_refused_with_its_name(lite0, tmp_path):
-    text = (lite0 / "encoder.json").read_text()
-    (tmp_path / "encoder.json").write_text(text.replace('"source"', '"origin"'))
+    content = read_json(lite0 / "encoder.json")
+    content["origin"] = content.pop("source")
+    write_json(tmp_path / "encoder.json", content)
     with pytest.raises(InputError, match=r"encoder\.json: .*origin"):
         load_description(tmp_path)

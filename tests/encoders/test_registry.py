@@ -5,6 +5,7 @@ import pytest
 
 from mammo_sae.encoders import registry
 from mammo_sae.errors import InputError
+from mammo_sae.stores.publish import write_json
 
 
 def test_every_encoder_has_a_row_with_source_digest_licence_and_data(lite0, tmp_path):
@@ -23,7 +24,7 @@ def test_a_missing_or_malformed_description_is_named(tmp_path):
     path = tmp_path / "encoder.json"
     with pytest.raises(InputError, match=r"encoder\.json is missing"):
         registry.run(descriptions={"one": path}, output=tmp_path / "registry.csv")
-    path.write_text("{}")
+    write_json(path, {})
     with pytest.raises(InputError, match=r"encoder\.json: .*architecture"):
         registry.run(descriptions={"one": path}, output=tmp_path / "registry.csv")
     assert not (tmp_path / "registry.csv").exists()

@@ -10,7 +10,7 @@ from mammo_sae.errors import InputError, StoreError
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.publish import read_json
-from mammo_sae.stores.tables import read_table
+from mammo_sae.stores.tables import read_table, write_table
 
 FILES = ("sae.safetensors", "sae.json", "log.csv")
 
@@ -61,7 +61,7 @@ def test_only_training_images_are_used(make_cohort, train_sae, tmp_path):
     train_sae(cohort, tmp_path / "one")
     # The same training images, and no test images at all.
     table = pd.read_parquet(cohort.images)
-    table[table["split"] == "training"].to_parquet(cohort.images)
+    write_table(table[table["split"] == "training"], cohort.images)
     train_sae(cohort, tmp_path / "two")
     assert (tmp_path / "one" / FILES[0]).read_bytes() == (tmp_path / "two" / FILES[0]).read_bytes()
 
@@ -84,7 +84,7 @@ def test_a_run_that_diverges_stops_and_says_where(cohort, train_sae, settings, t
 
 def test_a_split_without_images_is_refused(cohort, train_sae, tmp_path):
     table = pd.read_parquet(cohort.images)
-    table.assign(split="test").to_parquet(cohort.images)
+    write_table(table.assign(split="test"), cohort.images)
     with pytest.raises(InputError, match=r"images\.parquet has no image of split 'training'"):
         train_sae(cohort, tmp_path / "out")
 

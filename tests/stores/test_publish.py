@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from mammo_sae.errors import StoreError
 from mammo_sae.provenance import Provenance
+from mammo_sae.stores import publish
 from mammo_sae.stores.publish import atomic_file, create_store, open_store, verify_store
 
 
@@ -131,3 +133,38 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         aside.write_text("whole")
     assert path.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_store_that_can_not_be_deleted_is_replaced_all_the_same(tmp_path, monkeypatch):
+    # A network file system answers EBUSY where a reader has a file of the old store open.
+    manifest = _publish(tmp_path, "old")
+
+    def busy(path, ignore_errors=False, **_):
+        if not ignore_errors:
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+
+    monkeypatch.setattr(publish.shutil, "rmtree", busy)
+    _publish(tmp_path, "new")
+    store = open_store(manifest, kind="toy")
+    assert (store.path / "part" / "data.txt").read_text() == "new"
+    assert verify_store(manifest) == []
+    (left,) = tmp_path.glob(".a.store.*")
+    assert (left / "part" / "data.txt").read_text() == "old"
+    monkeypatch.undo()
+    _publish(tmp_path, "newest")
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.json", "a.store"]
+
+
+def test_a_reader_keeps_the_store_it_has_open_while_another_takes_its_place(tmp_path):
+    manifest = _publish(tmp_path, "old")
+    with (tmp_path / "a.store" / "part" / "data.txt").open() as stream:
+        _publish(tmp_path, "new")
+        assert stream.read() == "old"
+    assert (open_store(manifest, kind="toy").path / "part" / "data.txt").read_text() == "new"
+
+
+def test_a_changed_manifest_is_refused(tmp_path):
+    manifest = _publish(tmp_path)
+    manifest.write_text(manifest.read_text().replace('"n": 1', '"n": 2'))
+    with pytest.raises(StoreError, match=r"a\.json was changed after it was written"):
+        open_store(manifest, kind="toy")

@@ -26,7 +26,7 @@ from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
 from mammo_sae.errors import InputError
-from mammo_sae.stores.publish import read_json
+from mammo_sae.stores.publish import read_plain_json
 
 BREASTS = "breast-level_annotations.csv"
 FINDINGS = "finding_annotations.csv"
@@ -183,7 +183,7 @@ def mask_bits(folder: Path) -> dict[str, int]:
     path = folder / TRUTH_DESCRIPTION
     if not path.is_file():
         return {}
-    bits = read_json(path).get("bit_planes")
+    bits = read_plain_json(path).get("bit_planes")
     if not isinstance(bits, dict) or not all(
         isinstance(bit, int) and 0 <= bit <= 7 for bit in bits.values()
     ):

@@ -1,9 +1,13 @@
-"""The state of an unfinished training run, to go on from after a kill."""
+"""The state of an unfinished training run, to go on from after a kill.
+
+The file is what `torch.save` writes, then the 32 bytes of its SHA-256: torch reads changed tensors
+without a word.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,10 @@ from typing import Any
 import torch
 
 from mammo_sae.settings import canonical_json
+from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import atomic_file
+
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Checkpoint:
@@ -37,15 +44,43 @@ class Checkpoint:
         """Keep `state`, in place of what was kept before."""
         with atomic_file(self._path, result=False) as aside:
             torch.save({"key": self._key, "state": state}, aside)
+            digest = bytes.fromhex(file_digest(aside))
+            with aside.open("ab") as stream:
+                stream.write(digest)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state kept for this very run, or None: there is none, or it is unreadable."""
+        """Return the state kept for this very run, or None where training starts from its start.
+
+        That is without a word if there is none, and is said on standard error if there is one that
+        is damaged or another run's.
+        """
+        if not self._path.is_file():
+            return None
+        if not self._is_whole():
+            return self._refuse("is damaged")
         try:
             kept = torch.load(self._path, map_location=self._device, weights_only=True)
-            return kept["state"] if kept["key"] == self._key else None
-        except (OSError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError):
-            return None
+        # Its bytes are right, so another version of torch wrote what this one can't read.
+        except Exception as error:
+            return self._refuse(f"can't be read ({str(error).splitlines()[0]})")
+        if kept["key"] != self._key:
+            return self._refuse("is of a run with other settings, inputs or software")
+        return kept["state"]
 
     def remove(self) -> None:
         """Delete the file, if there is one."""
         self._path.unlink(missing_ok=True)
+
+    def _is_whole(self) -> bool:
+        size = self._path.stat().st_size - DIGEST_BYTES
+        if size < 0:
+            return False
+        digest = hashlib.sha256()
+        with self._path.open("rb") as stream:
+            while size > 0 and (part := stream.read(min(size, 1 << 20))):
+                digest.update(part)
+                size -= len(part)
+            return stream.read() == digest.digest()
+
+    def _refuse(self, why: str) -> None:
+        print(f"{self._path} {why}: training starts over", file=sys.stderr)

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from mammo_sae.errors import InputError
+from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 WEIGHTS = "head.safetensors"
@@ -54,7 +55,14 @@ def save_head(head: Head, weights: Path, description: Path) -> None:
         path.write_bytes(
             save({name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()})
         )
-    write_json(description, {"concepts": list(head.concepts), "channels": head.weight.shape[1]})
+    write_json(
+        description,
+        {
+            "concepts": list(head.concepts),
+            "channels": head.weight.shape[1],
+            "digest": file_digest(weights),
+        },
+    )
 
 
 def load_head(directory: Path) -> Head:
@@ -68,13 +76,14 @@ def load_head(directory: Path) -> Head:
     weights = directory / WEIGHTS
     description = read_json(directory / DESCRIPTION)
     try:
-        tensors = load_file(weights)
+        same = file_digest(weights) == description["digest"]
+        tensors = load_file(weights) if same else {}
     except Exception as error:
         raise InputError(
             f"{weights} is missing or damaged ({error}); run the head's training again"
         ) from None
     concepts: Sequence[str] = description["concepts"]
-    if tensors["weight"].shape != (len(concepts), description["channels"]):
+    if not same:
         raise InputError(
             f"{weights} does not match {DESCRIPTION} beside it; run the head's training again"
         )

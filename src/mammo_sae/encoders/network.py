@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -33,11 +32,13 @@ from mammo_sae.encoders.depthwise import DepthwiseOnCPU
 from mammo_sae.encoders.description import EncoderDescription, Normalisation
 from mammo_sae.errors import InputError
 from mammo_sae.settings import parse_settings
+from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 WEIGHTS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
+DIGEST = "digest"  # key of the description: SHA-256 of the weights
 CLASSIFIER = "classifier."
 
 
@@ -322,7 +323,7 @@ def save_encoder(
     with atomic_file(weights) as path:
         # `safetensors.torch.save_file` would leave the file readable by its owner alone.
         path.write_bytes(save(tensors))
-    write_json(details, description.model_dump(mode="json"))
+    write_json(details, {**description.model_dump(mode="json"), DIGEST: file_digest(weights)})
 
 
 def load_description(directory: Path) -> EncoderDescription:
@@ -333,8 +334,19 @@ def load_description(directory: Path) -> EncoderDescription:
     InputError
         If the file is missing or damaged, naming it.
     """
-    path = directory / DESCRIPTION
-    content: Any = read_json(path)
+    return read_description(directory / DESCRIPTION)
+
+
+def read_description(path: Path) -> EncoderDescription:
+    """Read an ``encoder.json``.
+
+    Raises
+    ------
+    InputError, StoreError
+        If the file is missing or damaged, naming it.
+    """
+    content = read_json(path)
+    content.pop(DIGEST, None)
     return parse_settings(EncoderDescription, json.dumps(content), str(path))
 
 
@@ -355,7 +367,7 @@ def load_classifier(directory: Path) -> tuple[tuple[str, ...], Tensor, Tensor] |
         return None
     path = directory / WEIGHTS
     try:
-        state = load_file(path)
+        state = _weights(directory)
         return concepts, state[f"{CLASSIFIER}weight"], state[f"{CLASSIFIER}bias"]
     except Exception as error:
         raise _damaged(path, error) from None
@@ -372,11 +384,19 @@ def load_encoder(directory: Path) -> Network:
     network = Network(load_description(directory))
     path = directory / WEIGHTS
     try:
-        state = load_file(path)
+        state = _weights(directory)
         network.load_state_dict({k: v for k, v in state.items() if not k.startswith(CLASSIFIER)})
     except Exception as error:
         raise _damaged(path, error) from None
     return network.eval().requires_grad_(False)
+
+
+def _weights(directory: Path) -> dict[str, Tensor]:
+    """Read the weights in `directory` after comparing their digest with the description's."""
+    path = directory / WEIGHTS
+    if file_digest(path) != read_json(directory / DESCRIPTION).get(DIGEST):
+        raise ValueError(f"it is not the file that {DESCRIPTION} describes")
+    return load_file(path)
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

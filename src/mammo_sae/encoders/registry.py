@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_sae.encoders.description import EncoderDescription
-from mammo_sae.settings import canonical_json, parse_settings
-from mammo_sae.stores.publish import read_json
+from mammo_sae.encoders.network import read_description
 from mammo_sae.stores.tables import write_table
 
 COLUMNS = ("kind", "architecture", "source", "sha256", "licence", "data")
@@ -32,8 +30,7 @@ def run(*, descriptions: Mapping[str, Path], output: Path) -> None:
     """
     rows = []
     for encoder, path in descriptions.items():
-        text = canonical_json(read_json(path))
-        described = parse_settings(EncoderDescription, text, str(path))
+        described = read_description(path)
         rows.append(
             {"encoder": encoder} | {column: getattr(described, column) for column in COLUMNS}
         )

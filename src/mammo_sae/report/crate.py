@@ -19,7 +19,7 @@ from rocrate.rocrate import ROCrate
 
 from mammo_sae.errors import InputError
 from mammo_sae.records import find_records
-from mammo_sae.stores.publish import read_json, write_json
+from mammo_sae.stores.publish import read_json, write_plain_json
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 TERMS = "https://w3id.org/ro/terms/workflow-run/context"
@@ -58,7 +58,7 @@ def run(*, results: Sequence[Path], output: Path) -> None:
     _describe_root(crate, results)
     for _, record in sorted(wanted.items()):
         _add_action(crate, record, folder)
-    write_json(output, crate.metadata.generate())
+    write_plain_json(output, crate.metadata.generate())
 
 
 class _Record:

@@ -16,7 +16,6 @@ is the length that its atom has in the embedding.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from mammo_sae.errors import InputError, StoreError
 from mammo_sae.sae import sparse
+from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 if TYPE_CHECKING:  # training on cells that are there needs no stores, nor what these need
@@ -228,9 +228,3 @@ def check_channels(sae: SparseAutoencoder, grid: LayerGrid, source: Path) -> Non
             f"{source} takes {sae.channels} channels, layer {grid.layer} has {grid.channels}; "
             "give the SAE of this layer"
         )
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

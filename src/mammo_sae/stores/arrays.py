@@ -21,6 +21,7 @@ from mammo_sae.errors import StoreError
 
 FAST = "zarrs.ZarrsCodecPipeline"
 CHECKED = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+CHECKED_ZSTD = ZstdCodec(level=1, checksum=True)
 
 
 def create_group(path: Path, attributes: dict[str, Any]) -> zarr.Group:
@@ -56,7 +57,7 @@ def create_array(
             dtype=dtype,
             chunks=tuple(chunk),
             shards=tuple(shard) if shard is not None else None,
-            compressors=[ZstdCodec(level=1, checksum=True)] if compress else [Crc32cCodec()],
+            compressors=[CHECKED_ZSTD] if compress else [Crc32cCodec()],
             dimension_names=list(dimensions),
             fill_value=0,
             # A chunk of zeros is still written, so that a missing file is always a damage.
@@ -67,7 +68,12 @@ def create_array(
 def write_labels(group: zarr.Group, name: str, labels: Sequence[str]) -> None:
     """Write a one-dimensional array of strings along the dimension of the same name."""
     array = group.create_array(
-        name, shape=(len(labels),), dtype=str, dimension_names=[name], chunks=(max(1, len(labels)),)
+        name,
+        shape=(len(labels),),
+        dtype=str,
+        dimension_names=[name],
+        chunks=(max(1, len(labels)),),
+        compressors=[CHECKED_ZSTD],
     )
     if labels:
         array[:] = np.asarray(list(labels), dtype=object)
@@ -81,7 +87,12 @@ def write_texts(
     if 0 in shape:
         return
     array = group.create_array(
-        name, shape=shape, dtype=str, dimension_names=list(dimensions), chunks=shape
+        name,
+        shape=shape,
+        dtype=str,
+        dimension_names=list(dimensions),
+        chunks=shape,
+        compressors=[CHECKED_ZSTD],
     )
     array[:] = np.asarray(table, dtype=object)
 
@@ -150,7 +161,7 @@ def read_texts(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
     """Return a two-dimensional array of strings, as objects."""
     if 0 in shape:
         return np.empty(shape, dtype=object)
-    return np.asarray(open_array(path, name, streaming=False)[:], dtype=object)
+    return np.asarray(_whole(path, name), dtype=object)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -160,4 +171,9 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 def read_labels(path: Path, name: str) -> list[str]:
     """Return an array of strings as a list."""
-    return [str(label) for label in open_array(path, name, streaming=False)[:]]
+    return [str(label) for label in _whole(path, name)]
+
+
+def _whole(path: Path, name: str) -> np.ndarray:
+    array = open_array(path, name, streaming=False)
+    return read(array, slice(None), path / name)

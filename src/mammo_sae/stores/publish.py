@@ -28,12 +28,17 @@ from typing import Any
 
 from mammo_sae.errors import StoreError
 from mammo_sae.provenance import Provenance
+from mammo_sae.stores.checksums import file_digest, with_checksum, without_checksum
 
-FORMAT = 1
+FORMAT = 2
+PARTIAL, REPLACED = ".partial", ".replaced"
 FILES = "files.json"
 PROVENANCE = "provenance.json"
 # Snakemake leaves this in a directory that a rule has made; its time is the directory's.
 TIMESTAMP = ".snakemake_timestamp"
+# Files up to this size are compared with the list's digest whenever a store is opened: metadata
+# and labels. Larger ones are chunks of arrays, which carry a checksum of their own.
+SMALL = 64 * 1024
 # The files that this process has published, in order; the command line keeps a record of them.
 PUBLISHED: list[Path] = []
 
@@ -48,8 +53,19 @@ class StoreInfo:
     manifest: dict[str, Any]
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file that `write_json` wrote, after comparing its checksum.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, is not JSON, or was changed, naming it.
+    """
+    return without_checksum(read_plain_json(path), path)
+
+
+def read_plain_json(path: Path) -> Any:
+    """Return the content of a JSON file that carries no checksum, such as a source's.
 
     Raises
     ------
@@ -60,12 +76,18 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{path} is missing; run the step that makes it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    # A number of thousands of digits is a ValueError, thousands of brackets a RecursionError.
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not readable JSON ({error}); delete it and rebuild") from None
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON with sorted keys, atomically."""
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON with sorted keys and a checksum, atomically."""
+    write_plain_json(path, with_checksum(content))
+
+
+def write_plain_json(path: Path, content: Any) -> None:
+    """Write `content` as `write_json` does, without a checksum: a format that others define."""
     with atomic_file(path) as aside:
         aside.write_text(
             json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
@@ -100,9 +122,10 @@ def create_store(
 ) -> Iterator[Path]:
     """Yield an empty directory beside `path`; when the block succeeds, publish it as `path`.
 
-    An older store and its manifest are removed first, so no manifest ever speaks of a store that
-    is being replaced. A writer that was orphaned (its workflow was killed and started again)
-    finds that its place has been taken and leaves the new store alone.
+    An older store is renamed aside and deleted when the new one is in its place: on a network file
+    system a store that a reader has open can't be deleted, only renamed. No manifest ever speaks of
+    a store that is being replaced. A writer that was orphaned (its workflow was killed and started
+    again) finds that its place has been taken and leaves the new store alone.
 
     Parameters
     ----------
@@ -126,10 +149,11 @@ def create_store(
     manifest.parent.mkdir(parents=True, exist_ok=True)
     token = f"{os.getpid()}-{secrets.token_hex(4)}"
     owner = path.with_name(f".{path.name}.writer")
-    for leftover in path.parent.glob(f".{path.name}.*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        if leftover.suffix in {PARTIAL, REPLACED}:
+            shutil.rmtree(leftover, ignore_errors=True)
     owner.write_text(token, encoding="utf-8")
-    aside = path.with_name(f".{path.name}.{token}.partial")
+    aside = path.with_name(f".{path.name}.{token}{PARTIAL}")
     aside.mkdir()
     try:
         yield aside
@@ -150,11 +174,14 @@ def create_store(
         }
         if not owner.is_file() or owner.read_text(encoding="utf-8") != token:
             raise StoreError(f"{path} is being written by another process; this one gives way")
-        manifest.unlink(missing_ok=True)
+        replaced = path.with_name(f".{path.name}.{token}{REPLACED}")
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(replaced)
+        manifest.unlink(missing_ok=True)
         aside.rename(path)
         write_json(manifest, content)
+        # What a reader still has open stays until the next writer sweeps it.
+        shutil.rmtree(replaced, ignore_errors=True)
         owner.unlink(missing_ok=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -165,9 +192,9 @@ def create_store(
 def open_store(manifest: Path, *, kind: str) -> StoreInfo:
     """Open the store that `manifest` describes, after the checks that cost no reading of data.
 
-    The manifest's form and kind, the digest of the file list, and every file's presence and size
-    are checked here; content is checked by the checksums inside the chunks as they are read, and
-    all at once by `verify_store`.
+    The manifest's checksum, form and kind, the digest of the file list, every file's presence and
+    size, and the content of small files are checked here; that of large ones by the checksums
+    inside the chunks as they are read, and all at once by `verify_store`.
 
     Raises
     ------
@@ -175,22 +202,31 @@ def open_store(manifest: Path, *, kind: str) -> StoreInfo:
         Naming the store and what does not match.
     """
     content = read_json(manifest)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise StoreError(f"{manifest} is not a manifest of format {FORMAT}; rebuild its store")
     if content.get("kind") != kind:
         raise StoreError(f"{manifest} describes {content.get('kind')!r}, not {kind!r}")
     path = manifest.parent / content["store"]
-    for name, (size, _) in _listing(path, content).items():
+    for name, (size, digest) in _listing(path, content).items():
         file = path / name
         try:
             found = file.stat().st_size
+            same = found == size and (size > SMALL or file_digest(file) == digest)
         except FileNotFoundError:
             raise StoreError(
                 f"{path}: file {name} is missing; delete {manifest} and rerun"
             ) from None
+        except OSError as error:
+            raise StoreError(
+                f"{path}: file {name} can't be read ({error.strerror}); delete {manifest} and rerun"
+            ) from None
         if found != size:
             raise StoreError(
                 f"{path}: file {name} has {found} bytes, not {size}; delete {manifest} and rerun"
+            )
+        if not same:
+            raise StoreError(
+                f"{path}: file {name} was changed after it was written; delete {manifest} and rerun"
             )
     return StoreInfo(path=path, manifest=content)
 
@@ -223,7 +259,7 @@ def find_manifests(folder: Path) -> list[Path]:
         # What lies inside a store is its content, never a manifest.
         if any((parent / FILES).is_file() for parent in path.parents):
             continue
-        content = read_json(path)
+        content = read_plain_json(path)
         if isinstance(content, dict) and {"format", "kind", "store", "digest"} <= content.keys():
             found.append(path)
     return found
@@ -231,12 +267,12 @@ def find_manifests(folder: Path) -> list[Path]:
 
 def _listing(path: Path, content: dict[str, Any]) -> dict[str, tuple[int, str]]:
     try:
-        text = (path / FILES).read_text(encoding="utf-8")
-    except FileNotFoundError:
+        listing = (path / FILES).read_bytes()
+    except OSError:
         raise StoreError(f"{path} is missing or incomplete; rerun the step that makes it") from None
-    if hashlib.sha256(text.encode()).hexdigest() != content["digest"]:
+    if hashlib.sha256(listing).hexdigest() != content["digest"]:
         raise StoreError(f"{path} is not the store its manifest describes; rebuild it")
-    return json.loads(text)
+    return json.loads(listing)
 
 
 def _hash_files(root: Path) -> dict[str, tuple[int, str]]:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 from mammo_sae.errors import InputError
+from mammo_sae.stores.checksums import BLANK, PARQUET_KEY, check_parquet, seal_parquet
 from mammo_sae.stores.publish import atomic_file
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write `frame` without its index, atomically; the suffix (.parquet or .csv) says how."""
+    """Write `frame` without its index, atomically; the suffix (.parquet or .csv) says how.
+
+    A Parquet file carries its own checksum, which `read_table` compares.
+    """
     with atomic_file(path) as aside:
         if path.suffix == ".parquet":
-            frame.to_parquet(aside, index=False, engine="pyarrow", compression="zstd")
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            metadata = {**(table.schema.metadata or {}), PARQUET_KEY: BLANK}
+            parquet.write_table(table.replace_schema_metadata(metadata), aside, compression="zstd")
+            seal_parquet(aside)
         elif path.suffix == ".csv":
             frame.to_csv(aside, index=False, lineterminator="\n")
         else:
@@ -26,11 +36,15 @@ def read_table(path: Path) -> pd.DataFrame:
 
     Raises
     ------
-    InputError
-        If the file is missing or unreadable, naming it.
+    InputError, StoreError
+        If the file is missing, unreadable, or (a Parquet file) not what was written, naming it.
     """
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.suffix == ".csv":
+            return pd.read_csv(path)
+        content = path.read_bytes()
+        check_parquet(content, path)
+        return pd.read_parquet(io.BytesIO(content))
     except FileNotFoundError:
         raise InputError(f"table {path} is missing; run the step that makes it") from None
     except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ from mammo_sae.errors import InputError
 from mammo_sae.sae.formats.tensors import Tensors, part, read_config, whole_number
 from mammo_sae.sae.formats.units import gates, in_embedding_units
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.stores.publish import atomic_file, write_json
+from mammo_sae.stores.publish import atomic_file, write_plain_json
 
 WEIGHTS = "sae_weights.safetensors"
 CONFIG = "cfg.json"
@@ -180,4 +180,4 @@ def write(sae: SparseAutoencoder, folder: Path) -> None:
         tensors["threshold"] = sae.threshold
     with atomic_file(folder / WEIGHTS) as aside:
         aside.write_bytes(save({name: t.contiguous().cpu() for name, t in tensors.items()}))
-    write_json(folder / CONFIG, config)
+    write_plain_json(folder / CONFIG, config)
