@@ -21,8 +21,17 @@ from unittest import mock
 import numpy as np
 
 HEIGHT, WIDTH = 1520, 912
-SIZES = {(2100, 1300): 2, (1100, 720): 2}  # of the DICOM files' matrices -> patients, 4 files each
-STUBS = ("IPython", "IPython.core", "IPython.core.display", "nvidia", "nvidia.dali", "timm")
+SIZES = ((2100, 1300), (1100, 720))  # of the DICOM files' matrices, half of the files each
+FILES = 8  # of each size
+STUBS = (
+    "IPython",
+    "IPython.core",
+    "IPython.core.display",
+    "nvidia",
+    "nvidia.dali",
+    "nvidia.dali.types",
+    "timm",
+)
 
 
 def main() -> int:
@@ -64,10 +73,9 @@ def write_phantoms(folder: Path) -> None:
     from mammo_sae.cohorts.phantom import archive
     from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 
-    for (height, width), patients in SIZES.items():
-        settings = PhantomSettings(
-            height=height, width=width, patients=PatientCounts(training=1, test=4 * patients)
-        )
+    for height, width in SIZES:
+        patients = PatientCounts(training=1, test=FILES // 2, external=1)
+        settings = PhantomSettings(height=height, width=width, patients=patients)
         part = folder / f"{height}x{width}"
         archive.run(settings.part("test"), part, folder / f"{part.name}.json")
 
@@ -82,18 +90,19 @@ def make(folder: Path) -> None:
         resized[str(number)] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     np.savez(folder / "resized.npz", **resized)
     # Their module imports what only its command line and its GPU path need.
-    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in STUBS}):
-        from preprocessing.preprocess_image_to_png_vindr import save_imgs
+    sys.modules.update({name: mock.MagicMock() for name in STUBS})
+    from preprocessing.preprocess_image_to_png_vindr import save_imgs
+
     for path in dicom_files(folder):
         save_imgs(str(path), str(path.with_suffix(".png")), SIZE=(WIDTH, HEIGHT))
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """Return the phantoms' files, eight of each size."""
+    """Return the phantoms' files."""
     return [
         path
         for height, width in SIZES
-        for path in sorted((folder / f"{height}x{width}").rglob("*.dicom"))[:8]
+        for path in sorted((folder / f"{height}x{width}").rglob("*.dicom"))
     ]
 
 

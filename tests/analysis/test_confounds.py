@@ -106,6 +106,25 @@ def test_what_cannot_be_tested_is_insufficient_with_its_reason_and_without_numbe
     assert (other["verdict"] == "insufficient").all()
 
 
+def test_what_png_files_do_not_say_is_not_testable():
+    n = 40
+    cases = pd.DataFrame(
+        {
+            "patient_id": [f"p{i // 2}" for i in range(n)],
+            "split": "test",
+            "view": ["CC", "MLO"] * (n // 2),
+            "mass": [i // 2 % 2 for i in range(n)],
+            "manufacturer": pd.Series([None] * n, dtype="string"),
+            "transfer_syntax": pd.Series(["PNG"] * n, dtype="string"),
+        }
+    )
+    scores = np.random.default_rng(0).random((n, 3))
+    rows = confounds.confounder_rows(SETTINGS, cases, scores, "mass", "manufacturer")
+    decided = [confounds.verdict(SETTINGS, row) for row in rows.to_dict("records")]
+    reason = "not testable: PNG files do not say manufacturer, model, pixel_spacing_mm"
+    assert decided == [("insufficient", reason)] * 3
+
+
 def test_acquisition_and_anatomy_are_told_apart(table):
     kinds = table.groupby("confounder")["kind"].unique().str[0]
     assert kinds["marker"] == kinds["manufacturer"] == kinds["paddle"] == "acquisition"
