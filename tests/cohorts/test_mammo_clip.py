@@ -11,6 +11,7 @@ from PIL import Image
 
 from mammo_clip_form import FINDINGS, published_box, write_mammo_clip_form
 from mammo_sae.cohorts import build, mammo_clip, vindr
+from mammo_sae.cohorts.check import check_tables
 from mammo_sae.cohorts.phantom import archive
 from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
@@ -277,6 +278,12 @@ def test_changes_are_seen_and_strays_are_listed(tmp_path):
     (folder / "images_png" / "p1" / "other.png").write_bytes(b"")
     (folder / "images_png" / "p1" / "notes.txt").write_bytes(b"")
     assert stray_files("mammo_clip", [folder]) == ["images_png/p1/other.png"]
+
+
+def test_its_tables_are_checked_without_the_images(written, tmp_path):
+    settings = MammoClipCohort(source=str(written), concepts=CONCEPTS)
+    check_tables(settings, [written], "state", tmp_path / "kept")
+    assert (tmp_path / "kept").is_file()
 
 
 def test_a_cohort_is_built_from_it(written, tmp_path):

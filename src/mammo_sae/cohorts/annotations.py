@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
-from mammo_sae.cohorts.readers import read_source
+from mammo_sae.cohorts.readers import READERS, read_source
 from mammo_sae.cohorts.source import Keep
 from mammo_sae.cohorts.tables import BOX, FINDING_COLUMNS
 from mammo_sae.errors import InputError
@@ -58,10 +58,17 @@ def read_annotations(
     Raises
     ------
     InputError
-        If something is missing or malformed, naming it.
+        If something is missing or malformed, naming it; if all patients are read and of no image
+        there is a readable file.
     """
     source = read_source(kind, sources, concepts, covariates, keep)
     unreadable = source.images["rows"].isna()
+    if keep is None and len(unreadable) and unreadable.all():
+        raise InputError(
+            f"none of the {len(unreadable)} images that the tables name can be read in "
+            f"{' and '.join(map(str, sources))}; they are looked for in {READERS[kind].PATTERN}, "
+            "as DICOM, PNG, JPEG, TIFF or NPY files: correct cohort.source, or cohort.kind"
+        )
     images = source.images[~unreadable]
     images = images.assign(
         image_id=[pseudonyms.image(i) for i in images["source_image"]],

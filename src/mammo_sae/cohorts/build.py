@@ -12,7 +12,7 @@ import pandas as pd
 
 from mammo_sae.cohorts.annotations import read_annotations
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
-from mammo_sae.cohorts.readers import READERS, stray_files
+from mammo_sae.cohorts.readers import stray_files
 from mammo_sae.cohorts.settings import CohortSettings, UnsplitCohort
 from mammo_sae.cohorts.splits import drawn_splits
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
@@ -57,13 +57,6 @@ def run(
     found = read_annotations(
         settings.kind, sources, settings.concepts, settings.covariates, pseudonyms
     )
-    if found.images.empty and found.lost:
-        raise InputError(
-            f"none of the {len(found.lost)} images that the tables name can be read in "
-            f"{' and '.join(map(str, sources))}; they are looked for in "
-            f"{READERS[settings.kind].PATTERN}, as DICOM, PNG, JPEG, TIFF or NPY files: correct "
-            "cohort.source, or cohort.kind"
-        )
     image_table = validated_images(
         with_split(found.images, settings, pseudonyms),
         list(settings.concepts),
