@@ -44,3 +44,14 @@ def test_a_module_reruns_exactly_the_steps_that_the_table_says(module):
 
 def test_the_table_has_no_module_that_is_gone():
     assert documented().keys() == set(modules())
+
+
+def write_table() -> None:
+    """Write the table as it must be; what stands above it stays."""
+    above = [line for line in TABLE.read_text().splitlines() if not line.startswith("| `")]
+    rows = [f"| `{module}` | {steps_of(module)} |" for module in modules()]
+    TABLE.write_text("\n".join([*above, *rows]) + "\n")
+
+
+if __name__ == "__main__":
+    write_table()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from mammo_sae.passes import assign_passes
+from mammo_sae.passes import assign_passes, layers_of
 
 
 def test_a_first_run_takes_all_layers_in_one_pass(tmp_path):
@@ -31,3 +31,14 @@ def test_a_layer_held_twice_is_read_from_the_pass_that_serves_most_layers(tmp_pa
     (tmp_path / "a").mkdir()
     (tmp_path / "b+a").mkdir()
     assert assign_passes(["a", "b"], tmp_path) == {"a": "b+a", "b": "b+a"}
+
+
+def test_no_name_of_a_pass_is_longer_than_a_file_system_takes(tmp_path):
+    layers = [f"blocks.{number}" for number in range(39)] + ["head", "pooled"]
+    passes = assign_passes(layers, tmp_path)
+    assert list(passes) == layers
+    assert all(len(name) <= 200 for name in passes.values())
+    assert [layer for name in dict.fromkeys(passes.values()) for layer in layers_of(name)] == layers
+    for name in set(passes.values()):
+        (tmp_path / name).mkdir()
+    assert assign_passes(layers, tmp_path) == passes

@@ -58,8 +58,9 @@ def complaints(error: ValidationError, model: Any) -> list[str]:
         if item["type"] == BELOW:
             found += [f"{key}.{part}" if key else part for part in item["ctx"]["parts"]]
         elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-            tag = item["ctx"]["discriminator"].strip("'")
-            found.append(f"{key}.{tag}: {text}" if tag.isidentifier() else f"{key}: {text}")
+            # What is no mapping has no tag that could be wrong.
+            tag = f".{_tag(item, types)}" if isinstance(item["input"], Mapping) else ""
+            found.append(f"{key}{tag}: {text}")
         else:
             # A complaint about several keys at once names them itself.
             found.append(f"{key}: {text}" if key else text)
@@ -94,10 +95,11 @@ def _complaint(item: Any, types: list[Any]) -> str:
         choices = [value for parent in types for value in _literals(parent)]
         return _one_of(choices, given)
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        tag = context["discriminator"].strip("'")
+        if not isinstance(given, Mapping):
+            return f"must be keys and values, got {_shown(given)}"
+        tag = _tag(item, types)
         choices = list(dict.fromkeys(v for t in types for v in _tags(t, tag)))
-        given = given.get(tag) if isinstance(given, Mapping) else None
-        return _one_of(choices, given)
+        return _one_of(choices, given.get(tag))
     if kind == "too_short":
         return f"must hold {context['min_length']} or more, holds {context['actual_length']}"
     if kind == "string_too_short":
@@ -114,7 +116,15 @@ def _complaint(item: Any, types: list[Any]) -> str:
     return f"{message[:1].lower()}{message[1:]}, got {_shown(given)}"
 
 
+def _tag(item: Any, types: Sequence[Any]) -> str:
+    """Return the key that chooses a member of the union of `types`."""
+    named = item["ctx"]["discriminator"].strip("'")
+    return next((tag for tag in (named, *TAGS) if any(_tags(t, tag) for t in types)), named)
+
+
 def _one_of(choices: Sequence[Any], given: Any) -> str:
+    if not choices:
+        return f"has no such value, got {_shown(given)}"
     if given is None:
         return f"missing; it must be {listed(choices)}"
     return f"must be {listed(choices)}, got {_shown(given)}{nearest(given, choices)}"

@@ -3,7 +3,8 @@
 A pass is a set of layers taken from one forward pass over the images; its name is the layers
 joined by `+`, its stores lie under `embeddings/<encoder>/<pass>/`. When the workflow is parsed,
 each configured layer is given to the pass already on disk that holds it, and all others share one
-new pass. The pass is part of paths, not of any rule's parameters, so nothing else becomes stale.
+new pass (more where its name would be too long). The pass is part of paths, not of any rule's
+parameters, so nothing else becomes stale.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SEPARATOR = "+"
+# File systems take names of 255 bytes; writers add a few to a pass's.
+LONGEST = 200
 
 
 def layers_of(name: str) -> list[str]:
@@ -35,4 +38,17 @@ def assign_passes(layers: Sequence[str], folder: Path) -> dict[str, str]:
             if layer in wanted:
                 assigned.setdefault(layer, name)
     new = [layer for layer in layers if layer not in assigned]
-    return {layer: assigned.get(layer, SEPARATOR.join(new)) for layer in layers}
+    for name in _named(new):
+        assigned |= dict.fromkeys(layers_of(name), name)
+    return {layer: assigned[layer] for layer in layers}
+
+
+def _named(layers: Sequence[str]) -> list[str]:
+    """Return the passes that hold `layers`: one, unless a folder can't have so long a name."""
+    names: list[str] = []
+    for layer in layers:
+        if names and len(names[-1]) + len(layer) < LONGEST:
+            names[-1] += SEPARATOR + layer
+        else:
+            names.append(layer)
+    return names

@@ -58,7 +58,7 @@ TABLES = [
 ]
 TABLES += [f"{TABLE}/{table}.csv" for table in ("registry", "quarantine")]
 BASES = [
-    f"--base {encoder}={settings.base}"
+    f"{encoder}={settings.base}"
     for encoder, settings in CONFIG.encoders.items()
     if settings.kind == "finetuned"
 ]
@@ -207,13 +207,13 @@ rule summary:
         runtime=attempts(15),
     params:
         code=code("summary"),
-        bases=BASES,
+        bases=options("--base", BASES),
         split=CONFIG.probing.confirmation,
     message:
         "Headline figures"
     shell:
         "python -m mammo_sae summary --encoders {input.encoders:q} --latents {input.latents:q}"
-        " --verdicts {input.verdicts:q} --split {params.split} {params.bases}"
+        " --verdicts {input.verdicts:q} --split {params.split:q} {params.bases:q}"
         " --output {output:q} 2> {log:q}"
 
 
