@@ -282,3 +282,33 @@ def test_files_are_laid_over_each_other_as_snakemake_does(tmp_path):
     expected = json.loads(json.dumps(below))
     update_config(expected, above)
     assert laid_over(below, above) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"inner": {"layers": ["head"]}}, "inner.layers: 'head' is not an inner layer"),
+        ({"truth": {"concept": "x"}}, "truth.concept: 'x' is not a concept of this cohort"),
+        ({"effects": {"splits": ["test", "test"]}}, "effects.splits: test and test has an entry"),
+        ({"interventions": {"top_k": [1, 2, 1]}}, "interventions.top_k: 1, 2 and 1 has an entry"),
+    ],
+)
+def test_what_no_rule_or_analysis_could_do_is_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        load_config(changes, "mine.yaml")
+
+
+def test_figures_show_the_confirmation_split_or_the_first_that_the_analysis_reads():
+    config = load_config(
+        {
+            "readout": {"splits": ["external", "test"]},
+            "effects": {"splits": ["external"]},
+            "layers": ["blocks.14", "head", "blocks.10"],
+        },
+        "mine.yaml",
+    )
+    assert config.shown_split("readout") == "test"
+    assert config.shown_split("effects") == "external"
+    assert config.shown_splits() == {
+        layer: "test" for layer in config.layers if layer == "head" or layer in config.inner.layers
+    }

@@ -55,6 +55,9 @@ DEFAULT = SOURCE.parents[1] / "config" / "config.yaml"
 PARTS = ("training", "test", "external")
 
 
+ANALYSES = ("readout", "interventions", "effects", "inner", "alignment", "confounds", "truth")
+
+
 class Config(Settings):
     """Everything a run depends on."""
 
@@ -127,6 +130,7 @@ class Config(Settings):
             *self._wrong_layers(),
             *self._wrong_splits(),
             *self._wrong_preprocessing(),
+            *self._wrong_analyses(),
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -189,6 +193,19 @@ class Config(Settings):
                 "images.preprocessing: mammo_clip would crop and stretch the images of "
                 "cohort.kind mammo_clip a second time; set it to as_is"
             )
+
+    def _wrong_analyses(self) -> Iterator[str]:
+        for layer in self.inner.layers:
+            if not layer.startswith("blocks."):
+                yield f"inner.layers: {layer!r} is not an inner layer; name blocks.N, or none"
+        truth = self.truth.concept
+        if isinstance(self.cohort, PhantomCohort) and truth not in self.cohort.concepts:
+            known = listed(list(self.cohort.concepts))
+            yield f"truth.concept: {truth!r} is not a concept of this cohort; name {known}"
+        for step in ANALYSES:
+            for key, values in getattr(self, step):
+                if isinstance(values, tuple) and len(set(values)) < len(values):
+                    yield f"{step}.{key}: {listed(values, 'and')} has an entry twice; remove one"
 
     @property
     def folder(self) -> Path:

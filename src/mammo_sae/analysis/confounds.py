@@ -91,6 +91,9 @@ def run(
     }
     everything = np.unique(np.concatenate(list(chosen.values())))
     names = (*settings.acquisition, *settings.anatomical)
+    if not names:
+        # Nothing that could confound is known and varies: a table without rows.
+        names, chosen = ("none",), dict.fromkeys(concepts, np.empty(0, np.int64))
     lifts = energy_lifts(settings, reader, store, cases, everything, [*concepts, *names])
     parts = []
     for concept in concepts:
