@@ -15,6 +15,7 @@ VARIANTS = {
     "matryoshka": s.MatryoshkaVariant(k=4, k_aux=4),
     "archetypal": s.ArchetypalVariant(k=4, k_aux=4, candidates=40, relaxation=0.2),
     "l1": s.L1Variant(l1=0.01, resample_every=0.3),
+    "mammo_sae": s.MammoSaeVariant(l1=0.01, resample_every=0.2, resample_cells=200),
     "jumprelu": s.JumpReLUVariant(k=4),
     "gated": s.GatedVariant(l1=0.05),
 }

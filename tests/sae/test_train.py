@@ -9,6 +9,7 @@ import zarr
 from mammo_sae.errors import InputError, StoreError
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.settings import MammoSaeVariant
 from mammo_sae.stores import publish
 from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import read_table, write_table
@@ -104,3 +105,31 @@ def test_identical_cells_are_refused(make_cohort, train_sae, tmp_path, monkeypat
         cells[:] = 1.0
     with pytest.raises(InputError, match="all cells of the training images are the same"):
         train_sae(cohort, tmp_path / "out")
+
+
+def test_only_so_many_training_images_are_used(cohort, train_sae, settings, tmp_path):
+    few = settings.model_copy(update={"images": 5})
+    description = read_json(train_sae(cohort, tmp_path / "few", few))
+    assert description["cells"] == 5 * 12
+    train_sae(cohort, tmp_path / "again", few)
+    assert (tmp_path / "few" / FILES[0]).read_bytes() == (
+        tmp_path / "again" / FILES[0]
+    ).read_bytes()
+    many = settings.model_copy(update={"images": 500})
+    assert read_json(train_sae(cohort, tmp_path / "many", many))["cells"] == 18 * 12
+
+
+def test_mammo_sae_trains_on_embeddings_as_they_are(cohort, train_sae, settings, tmp_path):
+    variant = MammoSaeVariant(l1=1e-3, resample_every=0.25, resample_cells=100)
+    own = settings.model_copy(update={"variant": variant, "steps": 400})
+    sae = SparseAutoencoder.load(train_sae(cohort, tmp_path, own))
+    assert sae.description["scale"] == 1
+    x = torch.from_numpy(
+        np.stack([cohort.cells[i] for i in cohort.splits["test"]]).reshape(-1, 12)
+    ).float()
+    # The documented formula, from the file's weights.
+    z = (x @ sae.encoder_weight.t() + sae.encoder_bias).relu()
+    index, value = sae.encoder()(x)
+    torch.testing.assert_close(torch.zeros_like(z).scatter_add(1, index, value), z)
+    rest = x - z @ sae.decoder_weight - sae.decoder_bias
+    assert 1 - rest.square().sum() / (x - x.mean(dim=0)).square().sum() > 0.5

@@ -59,7 +59,7 @@ class ArchetypalVariant(AuxKVariant):
 
 
 class L1Variant(Settings):
-    """ReLU with an L1 penalty and resampling: Mammo-SAE's own."""
+    """ReLU with an L1 penalty and resampling, after Mammo-SAE: centred, scaled, start tied."""
 
     name: Literal["l1"] = Field("l1", description="sparsity rule")
     l1: float = Field(
@@ -72,6 +72,29 @@ class L1Variant(Settings):
         gt=0,
         le=1,
         description="dead latents start anew every this share of the run; 1: never",
+    )
+
+
+class MammoSaeVariant(Settings):
+    """ReLU with an L1 penalty and resampling as Mammo-SAE's public code has it.
+
+    The published one saw augmented images; embeddings in stores are of images as they are.
+    """
+
+    name: Literal["mammo_sae"] = Field("mammo_sae", description="sparsity rule")
+    l1: float = Field(
+        3e-5,
+        ge=0,
+        description="weight of the summed codes against the mean squared error, raw units",
+    )
+    resample_every: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="silent latents start anew every this share of the run; 1: never",
+    )
+    resample_cells: int = Field(
+        20_480, ge=1, description="cells that they are drawn from, the last that training saw"
     )
 
 
@@ -127,6 +150,7 @@ Variant = Annotated[
     | MatryoshkaVariant
     | ArchetypalVariant
     | L1Variant
+    | MammoSaeVariant
     | JumpReLUVariant
     | GatedVariant
     | PublishedVariant,
@@ -169,6 +193,9 @@ class TrainingValues(Settings):
     )
     cells_per_image: int | None = Field(
         None, ge=1, description="most cells of an image that training sees, drawn; null: all"
+    )
+    images: int | None = Field(
+        None, ge=1, description="most training images that training sees, drawn; null: all"
     )
     buffer: int = Field(
         2048,

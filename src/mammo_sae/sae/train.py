@@ -22,7 +22,7 @@ from mammo_sae.sae.selection import kept_cells
 from mammo_sae.sae.settings import PublishedVariant, SaeTraining
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import trainee
+from mammo_sae.sae.variants.registry import is_raw, trainee
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.publish import PROVENANCE, read_json, write_json
@@ -94,6 +94,9 @@ def run(
     if description.parent != weights.parent:
         raise InputError(f"{description} and {weights} must lie in one folder")
     reader = split_reader(embeddings, layer, images, SPLIT)
+    if settings.images is not None and settings.images < len(reader):
+        drawn = np.random.default_rng(3).choice(len(reader), settings.images, replace=False)
+        reader = EmbeddingReader(embeddings, layer, [reader.image_ids[i] for i in np.sort(drawn)])
     inputs = [read_json(manifest) for manifest in (*embeddings, *image_stores)]
 
     def member(path: Path, own: SaeTraining, made_by: Provenance | None) -> Member:
@@ -141,7 +144,7 @@ def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:
     """Return whether two SAEs can be trained on what is read once."""
     return one.variant.name != "published" and all(
         getattr(one, name) == getattr(other, name)
-        for name in ("background", "cells_per_image", "buffer")
+        for name in ("background", "cells_per_image", "images", "buffer")
     )
 
 
@@ -184,8 +187,7 @@ def _trained(
     kept = kept_cells(reader, image_stores, settings.background, settings.cells_per_image)
     cells = Cells(reader, settings.buffer * MIB, device, kept)
     sample = cells.sample()
-    mean, scale = centre_and_scale(sample)
-    mean = mean.to(device)
+    centred = centre_and_scale(sample)
     trainings = []
     kept_at: dict[Training, Checkpoint] = {}
     for member, state in zip(members, states, strict=True):
@@ -193,8 +195,12 @@ def _trained(
             continue
         random = torch.Generator().manual_seed(member.settings.seed)
         drawn = torch.randperm(len(sample), generator=random)[:SAMPLE_CELLS]
+        raw = is_raw(member.settings)
+        mean, scale = (torch.zeros_like(centred[0]), 1.0) if raw else centred
+        mean = mean.to(device)
         start = sample[drawn.to(sample.device)].to(device, torch.float32).sub_(mean).mul_(scale)
-        training = Training(member.settings, trainee(member.settings, Start(start, scale)))
+        made = trainee(member.settings, Start(start, scale))
+        training = Training(member.settings, made, mean, scale)
         if state is not None:
             training.restore(state)
         trainings.append(training)
@@ -202,8 +208,9 @@ def _trained(
     del sample
 
     def trained(training: Training) -> Trained:
-        sae = training.trainee.folded(mean, scale)
-        return replace(sae, description={"cells": cells.count, "scale": scale}), training.log
+        sae = training.trainee.folded(training.mean, training.scale)
+        description = {"cells": cells.count, "scale": training.scale}
+        return replace(sae, description=description), training.log
 
     def save(training: Training) -> None:
         state = {FINISHED: _state(trained(training))} if training.done else training.state()
@@ -212,7 +219,7 @@ def _trained(
     label = f"SAE {reader.grid.layer} seed {settings.seed}"
     if len(trainings) > 1:
         label += f" and {len(trainings) - 1} more"
-    fit(trainings, cells, mean, scale, label, save)
+    fit(trainings, cells, label, save)
     return trained(trainings[0])
 
 

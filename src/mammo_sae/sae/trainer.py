@@ -40,10 +40,14 @@ class Training:
         Of the run.
     trainee
         The SAE at its initial weights.
+    mean, scale
+        What it sees of an embedding x is scale (x - mean).
     """
 
     settings: SaeTraining
     trainee: Trainee
+    mean: Tensor | float = 0.0
+    scale: float = 1.0
     step: int = 0
     log: list[dict[str, float]] = field(default_factory=list)
 
@@ -147,8 +151,6 @@ def centre_and_scale(sample: Tensor) -> tuple[Tensor, float]:
 def fit(
     trainings: Sequence[Training],
     cells: Cells,
-    mean: Tensor,
-    scale: float,
     label: str,
     save: Callable[[Training], None] = lambda training: None,
 ) -> None:
@@ -195,7 +197,7 @@ def fit(
                 training = trainings[position]
                 try:
                     for batch in stream.cut(part):
-                        training.advance(batch.sub_(mean).mul_(scale))
+                        training.advance(batch.sub_(training.mean).mul_(training.scale))
                         bar.update(len(batch))
                         if training.done:
                             break

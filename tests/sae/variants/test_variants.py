@@ -19,6 +19,7 @@ VARIANTS = {
     "matryoshka": s.MatryoshkaVariant(k=3, k_aux=4),
     "archetypal": s.ArchetypalVariant(k=3, k_aux=4, candidates=60, relaxation=0.2),
     "l1": s.L1Variant(l1=0.02),
+    "mammo_sae": s.MammoSaeVariant(l1=0.02, resample_every=0.2, resample_cells=400),
     "jumprelu": s.JumpReLUVariant(k=3),
     "gated": s.GatedVariant(l1=0.02),
 }
@@ -54,7 +55,8 @@ def test_a_variant_learns_and_its_saved_form_codes_as_it_was_trained(name):
     log = training.log
     assert log[-1]["explained_variance"] > 0.8
     assert log[-1]["explained_variance"] > log[0]["explained_variance"] + 0.2
-    mean, scale = torch.full((D,), 3.0), 0.5
+    raw = training.trainee.raw
+    mean, scale = (torch.zeros(D), 1.0) if raw else (torch.full((D,), 3.0), 0.5)
     sae = training.trainee.folded(mean, scale)
     torch.testing.assert_close(sae.decoder_weight.norm(dim=1), torch.ones(H))
     u = mixtures(2000, seed=5)
@@ -193,6 +195,10 @@ def test_the_folded_weights_are_the_documented_ones(name):
     linear = p["encoder_weight"]
     if name == "gated":
         linear = linear * p["log_gain"].exp().unsqueeze(1)
+    if name == "mammo_sae":  # one bias, on both sides, of raw embeddings
+        mean, scale = torch.zeros(D), 1.0
+        sae = training.trainee.folded(mean, scale)
+        p["encoder_bias"] = p["encoder_bias"] - linear @ p["decoder_bias"]
     bias = p["encoder_bias"] / scale - linear @ mean.double()
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(sae.encoder_weight.double(), linear, **close)
@@ -200,6 +206,7 @@ def test_the_folded_weights_are_the_documented_ones(name):
     torch.testing.assert_close(sae.decoder_bias.double(), p["decoder_bias"] / scale + mean, **close)
     expected = {
         "l1": lambda: torch.zeros(H),
+        "mammo_sae": lambda: torch.zeros(H),
         "jumprelu": lambda: p["log_threshold"].exp(),
         "gated": lambda: (p["encoder_bias"] - p["log_gain"].exp() * p["gate_bias"]).clamp(min=0),
         "batch_topk": lambda: training.trainee.buffers["threshold"].expand(H),

@@ -1,6 +1,6 @@
 """What every variant shares: parameters, unit-norm decoder, folding into raw units.
 
-Variants see centred and scaled embeddings u = scale (x - mean), E ||u||^2 = d.
+Variants see centred and scaled embeddings u = scale (x - mean), E ||u||^2 = d, or raw ones.
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ class Trainee(ABC):
         By name; `gradients` fills each one's `.grad`.
     buffers
         By name, what else changes from step to step.
+    raw
+        Whether it sees embeddings as they are, neither centred nor scaled.
     """
+
+    raw = False
 
     def __init__(self, settings: SaeTraining, start: Start) -> None:
         self.settings: Any = settings.variant

@@ -1,0 +1,157 @@
+"""The SAE of Mammo-SAE as its public code trains it (arXiv 2507.15227, krishnakanthnakka/MammoSAE).
+
+That code is ai-safety-foundation's `sparse_autoencoder`, by way of DN-CBM. On raw embeddings x:
+
+    z = ReLU((x - b) W^T + b_e),  x_hat = z D + b,  ||D_j|| = 1
+    loss = mean over cells of (mean over channels of (x_hat - x)^2 + l1 sum_j z_j)
+
+The bias b is one tensor, before the encoder and after the decoder, with a gradient from both; it
+starts at 0. Atoms start as random directions, encoder rows apart from them: uniform as He et al.
+2015, with a fan-in of h d (the weights have a component axis ahead, so torch counts both), which
+makes rows sqrt(2 / h) long; encoder biases uniform within 1 / sqrt(h). Every product is float32.
+
+Every `resample_every` of the run, as long as a whole interval and more is left after it (8 times
+in 100 epochs at a tenth), latents that have not fired since the time before start anew. Their
+directions are raw cells x / ||x||, drawn without replacement with probability proportional to
+(L2 + L1 loss)^2 from `resample_cells` cells; encoder rows are .2 of the living ones' mean length,
+biases 0, Adam's moments cleared. The cells are the last that training saw: every epoch's order is
+new, so they are a random draw of the data, as theirs are. `l1` is this project's own form of it and
+explains more (docs/sae.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mammo_sae.errors import InputError
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.settings import SaeTraining
+from mammo_sae.sae.variants.base import Start, Step, Trainee
+
+ENCODER_NORM = 0.2
+CELLS_AT_ONCE = 4096
+
+
+class MammoSae(Trainee):
+    """Mammo-SAE's own SAE in training."""
+
+    raw = True
+
+    def __init__(self, settings: SaeTraining, start: Start) -> None:
+        super().__init__(settings, start)
+        device, channels = start.cells.device, start.cells.shape[1]
+        h, random = self.latents, self.generator
+        row = (6 / (h * channels)) ** 0.5  # gain sqrt(2), times sqrt(3) of a uniform's deviation
+        uniform = torch.empty(h, channels).uniform_(-row, row, generator=random)
+        bias = torch.empty(h).uniform_(-(h**-0.5), h**-0.5, generator=random)
+        self.parameters["encoder_weight"] = uniform.to(device)
+        self.parameters["encoder_bias"] = bias.to(device)
+        self.parameters["decoder_bias"] = torch.zeros(channels, device=device)
+        self._held = self.settings.resample_cells
+        self.buffers["resampled"] = torch.zeros((), dtype=torch.int64)
+        self.buffers["fired"] = torch.zeros(h, dtype=torch.bool, device=device)
+        # The last cells seen, in a ring: `seen` counts all of them.
+        self.buffers["cells"] = torch.zeros(self._held, channels, device=device)
+        self.buffers["seen"] = torch.zeros((), dtype=torch.int64)
+
+    @torch.no_grad()
+    def gradients(self, u: Tensor, dead: Tensor) -> Step:
+        """Fill the gradients of the loss above; u are raw embeddings here."""
+        p, n = self.parameters, len(u)
+        shifted = u - p["decoder_bias"]
+        z, residual = self._forward(shifted)
+        error = residual.square().mean()
+        loss = error + self.settings.l1 * z.sum() / n
+        outer = residual * (2 / residual.numel())
+        inner = torch.mm(outer, p["decoder_weight"].t()).add_(self.settings.l1 / n).mul_(z > 0)
+        summed = inner.sum(dim=0)
+        p["encoder_weight"].grad = torch.mm(inner.t(), shifted)
+        p["encoder_bias"].grad = summed
+        p["decoder_weight"].grad = torch.mm(z.t(), outer)
+        p["decoder_bias"].grad = outer.sum(dim=0) - summed @ p["encoder_weight"]
+        self.remove_radial_gradient()
+        fired = (z > 0).any(dim=0)
+        self.buffers["fired"] |= fired
+        self._hold(u)
+        return Step(loss, error, (z > 0).sum() / n, fired)
+
+    @torch.no_grad()
+    def revive(self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float) -> None:
+        """Resample silent latents when the time has come; see the module."""
+        done, every = int(self.buffers["resampled"]), self.settings.resample_every
+        near = 1e-9  # shares of a run are not exact
+        if (done + 2) * every > 1 - near or progress < (done + 1) * every - near:
+            return
+        self.buffers["resampled"] += 1
+        living = self.buffers["fired"].clone()
+        self.buffers["fired"].zero_()
+        silent = (~living).nonzero().squeeze(1)
+        if not len(silent):
+            return
+        if not living.any():
+            raise InputError(
+                "no latent of the SAE has fired since it was resampled last; lower lr or variant.l1"
+            )
+        cells = self.buffers["cells"][: int(self.buffers["seen"])]
+        generator = torch.Generator().manual_seed(done)
+        drawn = draw(self.losses(cells), len(silent), generator).to(u.device)
+        direction = torch.nn.functional.normalize(cells[drawn], dim=1)
+        p = self.parameters
+        length = p["encoder_weight"][living].norm(dim=1).mean()
+        p["decoder_weight"][silent] = direction
+        p["encoder_weight"][silent] = direction * (ENCODER_NORM * length)
+        p["encoder_bias"][silent] = 0
+        for name in ("decoder_weight", "encoder_weight", "encoder_bias"):
+            for moment in ("exp_avg", "exp_avg_sq"):
+                optimiser.state[p[name]][moment][silent] = 0
+
+    def losses(self, cells: Tensor) -> Tensor:
+        """Return the loss [n] of each of cells [n, d]: L2 and weighted L1 together."""
+        found = []
+        for part in cells.split(CELLS_AT_ONCE):
+            z, residual = self._forward(part - self.parameters["decoder_bias"])
+            found.append(residual.square().mean(dim=1) + self.settings.l1 * z.sum(dim=1))
+        return torch.cat(found)
+
+    def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
+        """Return the SAE for raw embeddings, which it has seen: `mean` is 0 and `scale` 1."""
+        p = self.parameters
+        return SparseAutoencoder(
+            encoder_weight=p["encoder_weight"].clone(),
+            encoder_bias=p["encoder_bias"] - p["encoder_weight"] @ p["decoder_bias"],
+            decoder_weight=p["decoder_weight"].clone(),
+            decoder_bias=p["decoder_bias"].clone(),
+            threshold=torch.zeros_like(p["encoder_bias"]),
+        )
+
+    def _forward(self, shifted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return codes [n, h] and residual [n, d] of cells less the bias."""
+        p = self.parameters
+        z = torch.addmm(p["encoder_bias"], shifted, p["encoder_weight"].t()).clamp_(min=0)
+        return z, torch.mm(z, p["decoder_weight"]).sub_(shifted)
+
+    def _hold(self, u: Tensor) -> None:
+        u = u[-self._held :]
+        seen = int(self.buffers["seen"])
+        place = torch.arange(seen, seen + len(u), device=u.device) % self._held
+        self.buffers["cells"][place] = u
+        self.buffers["seen"] += len(u)
+
+
+def draw(losses: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return `count` different cells, drawn one by one with probability as loss [n] squared.
+
+    Raises
+    ------
+    InputError
+        If there are not as many with a loss.
+    """
+    weight = losses.double().cpu().square()
+    there = int((weight > 0).sum())
+    if count > there:
+        raise InputError(
+            f"{count} silent latents are to start anew from {there} cells; raise "
+            "variant.resample_cells, or lower latents"
+        )
+    return torch.multinomial(weight, count, replacement=False, generator=generator)
