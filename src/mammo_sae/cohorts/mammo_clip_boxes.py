@@ -47,13 +47,15 @@ def boxes_in_files(
     resized = _corners(sheet, RESIZED)
     heights = sheet.parsed("height", parse_size, "a whole number of pixels")
     widths = sheet.parsed("width", parse_size, "a whole number of pixels")
-    sizes = images.set_index("source_image")[["rows", "columns"]]
+    columns = (images[name] for name in ("source_image", "rows", "columns"))
+    sizes = {name: size for name, *size in zip(*columns, strict=True)}
     found: list[tuple] = []
     counts = {"findings_without_box": 0, "boxes_completed": 0}
-    localised = [concept for concept in concepts if concepts[concept] not in CLASSES]
+    # Lists, since a table's cells take long one by one.
+    localised = {c: labels[c].to_list() for c in concepts if concepts[c] not in CLASSES}
     for row, source_image in enumerate(image):
-        wanted = [concept for concept in localised if labels.at[row, concept] == 1]
-        rows, columns = sizes.loc[source_image]
+        wanted = [concept for concept, present in localised.items() if present[row] == 1]
+        rows, columns = sizes[source_image]
         if not wanted or pd.isna(rows):
             continue
         box = None
