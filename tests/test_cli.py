@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_sae.cli import _digests
+from mammo_sae.cli import _digests, _out_of_memory
 from mammo_sae.steps import STEPS
 
 PROJECT = Path(__file__).parents[1]
@@ -113,3 +113,17 @@ def test_the_digests_of_a_models_folder_are_those_of_its_description_and_weights
         os.path.relpath(path): hashlib.sha256(text.encode()).hexdigest()
         for path, text in expected.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("verb", "advice"),
+    [("train-sae", "buffer"), ("finetune", "accumulate"), ("sae-quality", "run it on a GPU with")],
+)
+def test_too_little_memory_is_one_sentence_with_what_to_do(verb, advice):
+    import torch
+
+    said = _out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried ..."), verb)
+    assert "the GPU's memory is not enough" in said
+    assert advice in said
+    assert "mem_mb" in _out_of_memory(MemoryError(), verb)
+    assert _out_of_memory(RuntimeError("another"), verb) is None

@@ -87,12 +87,36 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        said = _out_of_memory(error, sys.argv[1])
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         if error.errno not in ENVIRONMENT_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}; {ENVIRONMENT_ERRORS[error.errno]}", file=sys.stderr)
         sys.exit(1)
+
+
+# What makes a step take less of a GPU's memory.
+LESS_MEMORY = {
+    "train-sae": "lower the SAE's `buffer` or `batch`",
+    "finetune": "halve the recipe's `batch_size` and double its `accumulate`",
+}
+
+
+def _out_of_memory(error: Exception, verb: str) -> str | None:
+    """Return what to do when memory was not enough, or None if that is not what is wrong."""
+    if isinstance(error, MemoryError):
+        return f"{verb}: memory is not enough; run it where there is more (on SLURM: mem_mb)"
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return None
+    advice = f"{LESS_MEMORY[verb]}, or run" if verb in LESS_MEMORY else "run"
+    return f"{verb}: the GPU's memory is not enough; {advice} it on a GPU with more"
 
 
 def _settings(step: str, text: str) -> Any:

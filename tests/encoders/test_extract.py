@@ -173,3 +173,26 @@ def test_memory_does_not_grow_with_the_number_of_images(lite0, image_store, tmp_
         sizes.append(json.loads(out.with_suffix(".json").read_text())["bytes"])
     assert sizes[1] - sizes[0] > 50e6
     assert peaks[1] - peaks[0] < 20e6
+
+
+def test_a_gpu_too_small_for_a_pass_gives_the_same_maps_in_parts(
+    lite0, image_store, tmp_path, monkeypatch
+):
+    images, _ = image_store(count=5)
+    whole = run(lite0, ["head", "pooled"], images, tmp_path / "0")
+    forward, sizes = type(load_encoder(lite0)).forward_layers, []
+
+    def limited(self, x, *arguments):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x, *arguments)
+
+    monkeypatch.setattr(type(load_encoder(lite0)), "forward_layers", limited)
+    parts = run(lite0, ["head", "pooled"], images, tmp_path / "1")
+    assert max(sizes) > 2
+    for layer in ("head", "pooled"):
+        one, other = (EmbeddingReader([m], layer) for m in (whole, parts))
+        assert one.image_ids == other.image_ids
+        wanted, found = (r.read(range(5)).astype(np.float32) for r in (one, other))
+        assert np.abs(found - wanted).max() <= 1e-3 * np.abs(wanted).max()

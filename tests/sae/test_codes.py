@@ -142,3 +142,27 @@ def test_the_same_sae_gives_the_same_store(cohort, tmp_path):
         run(cohort, make_sae(), tmp_path / name)
         manifests.append((tmp_path / name / "codes.json").read_text())
     assert manifests[0] == manifests[1]
+
+
+def test_a_gpu_too_small_for_a_batch_gives_the_same_store_in_parts(cohort, tmp_path, monkeypatch):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    run(cohort, make_sae(), tmp_path / "whole")
+    encoder, sizes = SparseAutoencoder.encoder, []
+
+    def small(self):
+        encode = encoder(self)
+
+        def limited(cells):
+            sizes.append(len(cells))
+            if len(cells) > 24:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return encode(cells)
+
+        return limited
+
+    monkeypatch.setattr(SparseAutoencoder, "encoder", small)
+    run(cohort, make_sae(), tmp_path / "parts")
+    assert max(sizes) > 24
+    whole, parts = (tmp_path / name / "codes.json" for name in ("whole", "parts"))
+    assert whole.read_text() == parts.read_text()

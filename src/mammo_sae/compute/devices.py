@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
+
+Result = TypeVar("Result")
 
 
 def fastest_device() -> torch.device:
@@ -27,3 +32,30 @@ def product_type(device: torch.device) -> torch.dtype:
             units.get("avx512_bf16", False) and units.get("sse4a", False)
         )
     return torch.bfloat16 if fast else torch.float32
+
+
+def in_parts(function: Callable[[slice], Result], count: int) -> list[Result]:
+    """Return what `function` gives for 0 to `count`, in as few parts as the GPU's memory takes.
+
+    A part is halved when it does not fit; one item that does not fit is an error. For functions
+    whose result for an item hangs on no other item.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If a single item does not fit.
+    """
+    done: list[Result] = []
+    pending = [slice(0, count)]
+    while pending:
+        part = pending.pop()
+        try:
+            done.append(function(part))
+        except torch.OutOfMemoryError:
+            size = part.stop - part.start
+            if size < 2:
+                raise
+            middle = part.start + size // 2
+            pending += [slice(middle, part.stop), slice(part.start, middle)]
+            torch.cuda.empty_cache()
+    return done

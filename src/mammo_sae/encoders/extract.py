@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mammo_sae.compute.devices import fastest_device
+from mammo_sae.compute.devices import fastest_device, in_parts
 from mammo_sae.compute.ordered import ahead, in_order
 from mammo_sae.encoders.architectures import largest_map, layer_names
 from mammo_sae.encoders.network import Network, load_encoder, to_map
@@ -75,11 +75,14 @@ def run(
     most = images_per_pass(network, source.height, source.width)
 
     @torch.inference_mode()
-    def mapped(part: Tensor) -> dict[str, Callable[[], np.ndarray]]:
+    def mapped_at_once(part: Tensor) -> dict[str, Callable[[], np.ndarray]]:
         inputs = part.to(device, non_blocking=True)
         x = network.normalise(inputs) if start is None else to_map(inputs, network.dtype)
         maps = network.forward_layers(x, layers, start)
         return {layer: to_store(values) for layer, values in maps.items()}
+
+    def mapped(part: Tensor) -> list[dict[str, Callable[[], np.ndarray]]]:
+        return in_parts(lambda some: mapped_at_once(part[some]), len(part))
 
     with (
         create_embedding_store(
@@ -91,12 +94,13 @@ def run(
             part for batch in ahead(_pinned(batches, device), size=2) for part in batch.split(most)
         )
         passes = in_order(pool, mapped, parts, ahead=waiting)
-        for arriving in progress(passes, total=-(-len(source) // most), label="extract"):
-            maps = {layer: arrive() for layer, arrive in arriving.items()}
-            # `to_store` gives float16 only where every value fits.
-            writer.write(
-                maps, {layer for layer, cells in maps.items() if cells.dtype == np.float16}
-            )
+        for pieces in progress(passes, total=-(-len(source) // most), label="extract"):
+            for arriving in pieces:
+                maps = {layer: arrive() for layer, arrive in arriving.items()}
+                # `to_store` gives float16 only where every value fits.
+                writer.write(
+                    maps, {layer for layer, cells in maps.items() if cells.dtype == np.float16}
+                )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mammo_sae.compute.devices import fastest_device
+from mammo_sae.compute.devices import fastest_device, in_parts
 from mammo_sae.compute.ordered import in_order
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
@@ -60,9 +60,12 @@ def run(
     count = sum(-(-len(block[-1]) // images) for block in reader.blocks)
     encode = model.encoder()
 
-    def encoded(batch: tuple[np.ndarray, np.ndarray]) -> tuple:
+    def encoded(batch: tuple[np.ndarray, np.ndarray]) -> list[tuple]:
         positions, cells = batch
         check_finite(cells, positions, reader)
+        return in_parts(lambda some: encoded_at_once(positions[some], cells[some]), len(positions))
+
+    def encoded_at_once(positions: np.ndarray, cells: np.ndarray) -> tuple:
         flat = torch.from_numpy(cells.reshape(-1, model.channels)).to(model.device)
         index, value = encode(flat)
         pooled = pool(index, value, breast[positions].to(model.device), model.latents)
@@ -88,7 +91,8 @@ def run(
     ):
         batches = in_order(other, encoded, reader.batches(images), ahead=1)
         for batch in progress(batches, label=f"codes {layer}", total=count):
-            writer.write(*batch)
+            for part in batch:
+                writer.write(*part)
 
 
 def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str, np.ndarray]:
