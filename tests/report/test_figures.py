@@ -180,3 +180,29 @@ def test_scores_that_could_not_be_estimated_leave_their_curves_out(run, whole, t
         interventions=tmp_path / "interventions.parquet", concept="mass", output=tmp_path / "a.png"
     )
     is_figure(tmp_path / "a.png")
+
+
+def test_a_layer_without_a_lift_and_an_untested_confounder_are_said_so(
+    run, whole, tmp_path, drawn_text
+):
+    for name in ("sae_quality", "latents", "alignment", "confounds"):
+        table = read_table(whole / f"{name}.parquet")
+        if name == "alignment":
+            gone = (table["layer"] == "head") & (table["encoder"] == "finetuned")
+            table.loc[gone, "energy_lift"] = float("nan")
+        if name == "confounds":
+            table.loc[table["confounder"] == "marker", "confounder_auroc"] = float("nan")
+        write_table(table, tmp_path / f"{name}.parquet")
+    said = drawn_text(_layers, run, tmp_path, tmp_path / "layers.png")
+    assert said.count("not estimable") == 2  # one per concept
+    assert "marker (not testable)" in said
+
+
+def test_the_terms_of_the_loss_are_drawn_apart(run, whole, tmp_path, drawn_text):
+    said = drawn_text(_training, run, whole, tmp_path / "a.png")
+    assert {"reconstruction error", "penalties: loss less error"} <= set(said)
+    for name in ("head", "blocks.10"):
+        history = read_table(whole / f"{name}.csv")
+        write_table(history.assign(error=history["loss"]), tmp_path / f"{name}.csv")
+    said = drawn_text(_training, run, tmp_path, tmp_path / "a.png")
+    assert "none: the loss is the reconstruction error" in said

@@ -195,10 +195,20 @@ def _lifts(
     for number, (encoder, colour) in enumerate(palette.items()):
         here = top[top["encoder"] == encoder]
         shift = 0.16 * (number - (len(palette) - 1) / 2)
-        for layer, part in here.groupby("layer"):
-            x = layers.index(str(layer)) + shift
+        for place, layer in enumerate(layers):
+            x = place + shift
+            part = here[here["layer"] == layer]
             lifts = part["energy_lift"].dropna().sort_values()
             if lifts.empty:
+                ax.annotate(
+                    "not estimable",
+                    (x, 0.03),
+                    xycoords=("data", "axes fraction"),
+                    rotation=90,
+                    ha="center",
+                    size=6.5,
+                    color=colour,
+                )
                 continue
             ax.plot(x + rng[np.arange(len(lifts)) % TOP], lifts, "o", color=colour, markersize=3.4)
             ax.plot([x - 0.07, x + 0.07], [lifts.median()] * 2, color=colour, linewidth=1.6)
@@ -221,7 +231,7 @@ def _verdicts(
     encoders: dict[str, str],
 ) -> None:
     """Share of each verdict among the tested latents; a bar per encoder, layer by layer."""
-    ax.set_title("gravest verdicts of tested latents")
+    ax.set_title("gravest verdict, tested latents")
     here = verdicts[verdicts["concept"] == concept]
     if here.empty:
         style.empty(ax, "no latent was tested")
@@ -278,8 +288,15 @@ def _readability(
             ax.plot(values, color=colour, marker=marker, markersize=4, linewidth=1.1)
     style.reference(ax, 0.5)
     ax.set_ylim(0.48, 1.02)
+    known = set(tested.loc[tested["confounder_auroc"].notna(), "confounder"])
     handles = [
-        Line2D([], [], color=colour, label=style.words(name)) for name, colour in palette.items()
+        Line2D(
+            [],
+            [],
+            color=colour,
+            label=style.words(name) + ("" if name in known else " (not testable)"),
+        )
+        for name, colour in palette.items()
     ]
     handles += [
         Line2D([], [], color=style.INK, marker=marker, linestyle="none", markersize=4, label=name)

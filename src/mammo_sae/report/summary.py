@@ -27,10 +27,11 @@ PAGE = """<!DOCTYPE html>
 <head><meta charset="utf-8"><title>Headline figures</title></head>
 <body><div class="headline">
 <style>
-.prose.max-w-lg {{ max-width: 56rem; }}
+.prose.max-w-lg {{ max-width: 60rem; }}
 .headline {{ font: 13px/1.4 sans-serif; }}
 .headline table {{ border-collapse: collapse; margin: .3em 0 1em; font-size: 12px; }}
 .headline th, .headline td {{ padding: .15em .6em; text-align: left; }}
+.headline td {{ white-space: nowrap; }}
 .headline th, .headline td {{ border-bottom: 1px solid #D9DEE3; }}
 .headline .warning {{ border: 2px solid #B3261E; color: #B3261E; padding: .5em .8em; }}
 </style>

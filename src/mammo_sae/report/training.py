@@ -88,6 +88,8 @@ def _panel(
     if column == "rest" and all(h["rest"].max() <= WORTH_DRAWING for _, h in curves):
         style.empty(ax, "none: the loss is the reconstruction error", 22)
         return
+    if column in {"error", "rest"}:
+        ax.set_yscale("log")
     for layer, history in curves:
         # Where no latent is dead the auxiliary term is 0, which a logarithmic axis can't show.
         values = history[column].where(history[column] > 0) if column == "rest" else history[column]
@@ -97,7 +99,6 @@ def _panel(
     ax.set_xlim(0, 1)
     ax.grid(axis="y")
     if column in {"error", "rest"}:
-        ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
         ax.yaxis.set_minor_formatter(NullFormatter())
