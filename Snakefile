@@ -32,3 +32,4 @@ rule all:
         TABLES,
         FIGURES,
         PAGES,
+        CRATE,

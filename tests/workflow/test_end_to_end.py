@@ -25,6 +25,7 @@ TABLES = {
     "probes",
     "alignment",
     "confounds",
+    "verdicts",
     "truth",
 }
 
@@ -99,7 +100,13 @@ def test_the_report_is_made_from_the_finished_run(finished):
     finished.snakemake("--report", str(report))
     text = report.read_text()
     assert "confounds" in text
-    assert report.stat().st_size > 1_000_000
+    assert 1_000_000 < report.stat().st_size < 12_000_000
+    assert "data:text/csv" not in text, "a table that can only be downloaded"
+    # The headline figures are on the first page, with the numbers of the table.
+    scores = pd.read_parquet(finished.results / "tables" / "encoders.parquet")
+    first = scores[(scores["split"] == "test") & scores["auroc"].notna()].iloc[0]
+    assert "How well the encoders predict" in text
+    assert f"{first['auroc']:.2f} [{first['auroc_low']:.2f}, {first['auroc_high']:.2f}]" in text
     assert finished.stale() == {}
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.workflow
 
 RUNS = 4  # two encoders, two layers
 REPORT = {"table", "figure"}
-PAGES = {"configuration", "crate"}
+PAGES = {"configuration", "crate", "summary", "table_page"}
 ANALYSES = {"probing", "readout", "interventions", "effects", "inner", "matching"} | {
     "alignment",
     "confounds",
@@ -24,7 +24,8 @@ BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe"} | BELOW_SAE
 
 def _kinds(jobs: dict[str, int]) -> set[str]:
     """Name the rules, all figures and pages together: what each reads is the report's business."""
-    return {"figure" if name.startswith("figure") or name in PAGES else name for name in jobs}
+    kinds = {"figure" if name.startswith("figure") or name in PAGES else name for name in jobs}
+    return {"table" if name == "verdicts" else name for name in kinds}
 
 
 def test_a_finished_run_has_nothing_to_do(finished):

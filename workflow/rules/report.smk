@@ -92,8 +92,8 @@ PAGES = [
     f"{RESULTS}/summary.html",
     *(f"{TABLE}/{table}.html" for table in SHOWN),
     f"{RESULTS}/configuration.html",
-    f"{RESULTS}/ro-crate-metadata.json",
 ]
+CRATE = f"{RESULTS}/ro-crate-metadata.json"
 
 
 wildcard_constraints:
@@ -284,9 +284,9 @@ rule crate:
     input:
         TABLES,
         FIGURES,
-        f"{RESULTS}/configuration.html",
+        PAGES,
     output:
-        f"{RESULTS}/ro-crate-metadata.json",
+        CRATE,
     log:
         f"{RESULTS}/logs/crate.log",
     benchmark:
