@@ -26,6 +26,7 @@ from mammo_sae.analysis.settings import (
     ReadoutSettings,
     TruthSettings,
 )
+from mammo_sae.cohorts.labels import FINDING, IMAGE
 from mammo_sae.cohorts.phantom.settings import PhantomSettings
 from mammo_sae.cohorts.pseudonyms import public_settings
 from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, TableCohort
@@ -131,6 +132,7 @@ class Config(Settings):
             *self._wrong_splits(),
             *self._wrong_preprocessing(),
             *self._wrong_analyses(),
+            *self._wrong_unit(),
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -161,6 +163,14 @@ class Config(Settings):
                         f"{where} is not a layer of encoder {name!r}, which has "
                         f"{valid[0]} to {valid[-3]}, {valid[-2]} and {valid[-1]}"
                     )
+
+    def _wrong_unit(self) -> Iterator[str]:
+        unit = self.probing.unit
+        if getattr(self.cohort, "labels", IMAGE) == FINDING and unit != IMAGE:
+            yield (
+                f"probing.unit: a {unit} has one label, and cohort.labels: finding scores the rows "
+                "of findings one by one; set probing.unit to image, or cohort.labels to image"
+            )
 
     def _wrong_splits(self) -> Iterator[str]:
         if isinstance(self.cohort, TableCohort):

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from mammo_sae.analysis import effects, interventions, linear, probing
 from mammo_sae.analysis import head as head_layer
@@ -172,6 +178,50 @@ def test_the_union_is_the_union_of_both_classes_top_latents(run):
         )
         row = row_of(run, mode="on", splice="spliced", ranking="class_union", k=k)
         assert row["latents_kept"] == len(union)
+
+
+def _published_script(run, world, k: int, *, on: bool) -> dict[str, float]:
+    """Return the scores of Mammo-SAE's top-k scripts, written out: every code, pooling, head.
+
+    Each class is ranked by its mean code less that of all training images; the union of both
+    classes' top k is kept or zeroed, the reconstruction pooled, and a logit above 0 is a call.
+    """
+    table = world.table
+    training = (table["split"] == "training").to_numpy()
+    means = world.dense[training].mean(axis=(1, 2), dtype=np.float64)
+    mass = table.loc[training, "mass"].to_numpy(dtype=int)
+    group: set[int] = set()
+    for label in (0, 1):
+        centred = means[mass == label].mean(axis=0) - means.mean(axis=0)
+        group |= set(np.argsort(-centred, kind="stable")[:k].tolist())
+    test = (table["split"] == "test").to_numpy()
+    codes = world.dense[test].astype(np.float64)
+    members = np.isin(np.arange(codes.shape[-1]), list(group))
+    codes[..., ~members if on else members] = 0
+    pooled = (codes @ run["decoder"] + run["bias"]).mean(axis=(1, 2))
+    logits = np.round(pooled @ run["head"].weight[0] + run["head"].bias[0], 9)
+    truth, called = table.loc[test, "mass"].to_numpy(dtype=int), logits > 0
+    return {
+        "auroc": roc_auc_score(truth, logits),
+        "auprc": average_precision_score(truth, logits),
+        "precision": precision_score(truth, called, zero_division=0),
+        "recall": recall_score(truth, called),
+        "f1": f1_score(truth, called, zero_division=0),
+        "latents": len(group),
+    }
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_both_ends_have_the_scores_of_the_published_scripts(run, world, mode):
+    for k in (0, 1, 2, 5):
+        theirs = _published_script(run, world, k, on=mode == "on")
+        row = row_of(run, mode=mode, splice="spliced", ranking="both_ends", k=k)
+        kept = row["latents_kept"] if mode == "on" else world.dense.shape[-1] - row["latents_kept"]
+        assert kept == theirs["latents"] == 2 * k
+        for measure in ("auroc", "auprc", "recall", "f1"):
+            assert row[measure] == pytest.approx(theirs[measure], abs=1e-9), (k, measure)
+        # With nothing called positive theirs is 0 and ours is missing.
+        assert np.nan_to_num(row["precision"]) == pytest.approx(theirs["precision"])
 
 
 def test_matched_orders_hold_every_latent_once_and_keep_the_firing_rate():

@@ -33,7 +33,7 @@ def test_an_encoder_keeps_its_colour_whichever_others_the_run_has():
 
 
 def test_every_ranking_that_can_be_configured_has_a_name_and_a_colour_of_its_own():
-    computed = {*get_args(Ranking), "class_union", "random"}
+    computed = {*get_args(Ranking), "class_union", "both_ends", "random"}
     assert computed <= style.RANKINGS.keys()
     for part in zip(*style.RANKINGS.values(), strict=True):
         assert len(set(part)) == len(part)

@@ -127,7 +127,7 @@ def concept_rows(
     rows["selection"] = np.where(np.isin(chosen, ranked), "ranked", "matched")
     if concept not in store.regions:
         return _missing(rows, f"no mask or box of {concept} in the images")
-    every = case.labelled(cases, concept, settings.confirmation)
+    every = case.labelled_images(cases, concept, settings.confirmation)
     positive = every[case.labels(cases, concept, every)]
     grid = reader.grid
     ids = cases["image_id"].to_numpy()
@@ -348,7 +348,7 @@ def _prior(
     grid: Any,
 ) -> np.ndarray:
     """Return [n, R, C]: how often the discovery split's masks cover each cell, per view."""
-    found = case.labelled(cases, concept, settings.discovery)
+    found = case.labelled_images(cases, concept, settings.discovery)
     found = found[case.labels(cases, concept, found)]
     views = cases["view"].to_numpy()[found]
     _, region = cells.image_areas(store, cases["image_id"].to_numpy()[found], [concept], grid)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_sae.cohorts import labels as scored
 from mammo_sae.errors import InputError
 from mammo_sae.stores.tables import read_table
 
@@ -54,6 +55,9 @@ def read_cases(images: Path, image_ids: Sequence[str]) -> pd.DataFrame:
 def labelled(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
     """Return the positions of the images of `split` whose label for `concept` is known.
 
+    With labels by finding an image stands once per row (`mammo_sae.cohorts.labels`): what follows
+    from the positions counts rows. What needs images takes each once (`labelled_images`).
+
     Raises
     ------
     InputError
@@ -61,12 +65,18 @@ def labelled(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
     """
     if concept not in cases:
         raise InputError(f"the image table has no concept {concept!r}; correct the config's list")
-    return np.flatnonzero((cases["split"] == split) & cases[concept].notna())
+    positions = scored.labelled(cases, concept)
+    return positions[(cases["split"] == split).to_numpy(dtype=bool)[positions]]
+
+
+def labelled_images(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
+    """Return `labelled`, every image once; its label is then 1 if any of its rows is positive."""
+    return np.unique(labelled(cases, concept, split))
 
 
 def labels(cases: pd.DataFrame, concept: str, positions: np.ndarray) -> np.ndarray:
-    """Return the labels, bool [n], at `positions`, all of which must be known."""
-    return cases[concept].iloc[positions].to_numpy(dtype=np.int64) == 1
+    """Return the labels, bool [n], at `positions`, which `labelled` or `labelled_images` gave."""
+    return scored.truth(cases, concept, positions)
 
 
 def views(cases: pd.DataFrame, positions: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
+from mammo_sae.cohorts.labels import row_columns
 
 # What every cohort may know of how an image was acquired, and of what tissue it shows.
 SAID = ("manufacturer", "model", "pixel_spacing_mm")
@@ -15,7 +16,8 @@ TISSUE = ("density", "view", "side", "age_bin")
 
 def covariates_of(cases: pd.DataFrame, concepts: Sequence[str]) -> list[str]:
     """Return the columns of an image table, as it was read, that are the cohort's covariates."""
-    known = {*IMAGE_COLUMNS, *concepts}
+    counted = [name for concept in concepts for name in row_columns(concept)]
+    known = {*IMAGE_COLUMNS, *concepts, *counted}
     return [name for name in cases if name not in known]
 
 

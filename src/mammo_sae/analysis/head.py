@@ -23,6 +23,7 @@ from mammo_sae.analysis.interventions import intervention_table
 from mammo_sae.analysis.linear import Inputs, each_share
 from mammo_sae.analysis.settings import InterventionSettings
 from mammo_sae.analysis.sweep import sweep_table
+from mammo_sae.cohorts.labels import labelling
 from mammo_sae.errors import InputError
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
@@ -64,6 +65,7 @@ def run(
     cases = case.read_cases(images, reader.image_ids)
     discovery = (cases["split"] == settings.discovery).to_numpy()
     typical = reader.pooled("mean")[discovery].mean(0, dtype=np.float64)
+    unit = labelling(cases, concepts)
     parts: dict[Path, list[pd.DataFrame]] = {interventions: [], sweep: []}
     inputs = Inputs(images, codes, sae, head, latents)
     for share in each_share(inputs, settings.layer, concepts, settings.splits):
@@ -81,6 +83,7 @@ def run(
         ):
             part.insert(0, "concept", share.concept)
             part.insert(1, "split", share.split)
+            part.insert(2, "labels", unit)
             parts[path].append(part)
     for path, tables in parts.items():
         write_table(identity.label(pd.concat(tables, ignore_index=True)), path)

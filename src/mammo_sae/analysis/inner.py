@@ -20,6 +20,7 @@ from mammo_sae.analysis.attribution import attribution_table
 from mammo_sae.analysis.interventions import MEASURES, intervention_table
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
 from mammo_sae.analysis.settings import InnerSettings
+from mammo_sae.cohorts.labels import IMAGE
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder
 from mammo_sae.sae.model import SparseAutoencoder
@@ -87,7 +88,7 @@ def run(
     table = read_table(latents)
     edited, attributed = [], []
     for concept in concepts:
-        known = case.labelled(cases, concept, settings.confirmation)
+        known = case.labelled_images(cases, concept, settings.confirmation)
         chosen = whole_patients(cases["patient_id"].to_numpy(), known, settings.images)
         if not len(chosen):
             for parts, part in ((edited, NO_EDIT), (attributed, NO_LATENT)):
@@ -107,7 +108,8 @@ def run(
         ):
             part.insert(0, "concept", concept)
             part.insert(1, "split", settings.confirmation)
-            part.insert(2, "images", len(chosen))
+            part.insert(2, "labels", IMAGE)
+            part.insert(3, "images", len(chosen))
             parts.append(part)
     for path, parts in ((interventions, edited), (attribution, attributed)):
         write_table(identity.label(pd.concat(parts, ignore_index=True)), path)

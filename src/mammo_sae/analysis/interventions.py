@@ -77,6 +77,20 @@ def union_places(ranked: pd.DataFrame) -> np.ndarray:
     return np.minimum(*places)
 
 
+def end_places(ranked: pd.DataFrame) -> np.ndarray:
+    """Return [h] the place of every latent from the nearer end of the order by mean difference.
+
+    The k places are the k latents of largest and the k of smallest difference. The files published
+    with Mammo-SAE rank each class by its mean less that of all images; with two classes these are
+    an order and its reverse, so their "top k of each class" are both ends: 2 k latents.
+    """
+    places = np.empty((2, len(ranked)))
+    difference = ranked["mean_difference"].to_numpy(dtype=np.float64)
+    for place, values in zip(places, (-difference, difference), strict=True):
+        place[np.argsort(values, kind="stable")] = np.arange(len(ranked))
+    return places.min(axis=0)
+
+
 def matched_order(order: np.ndarray, firing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return an order whose j-th latent fires about as often as the j-th of `order` [h].
 
@@ -117,8 +131,9 @@ def intervention_table(settings: TopK, data: Editable, ranked: pd.DataFrame) -> 
         parts.append(_edit_rows(settings, data, first(order, counts), counts, ranking))
         matched = [matched_order(order, firing, rng) for _ in range(settings.random_sets)]
         parts.append(_control_rows(settings, data, matched, counts, ranking, "matched"))
-    union = union_places(ranked)[:, None] < np.asarray(counts)
-    parts.append(_edit_rows(settings, data, union, counts, "class_union"))
+    for name, places in (("class_union", union_places), ("both_ends", end_places)):
+        group = places(ranked)[:, None] < np.asarray(counts)
+        parts.append(_edit_rows(settings, data, group, counts, name))
     random = [np.append(rng.permutation(alive), rest) for _ in range(settings.random_sets)]
     parts.append(_control_rows(settings, data, random, counts, "random", "random"))
     table = pd.concat(parts, ignore_index=True)

@@ -33,6 +33,7 @@ from sklearn.preprocessing import StandardScaler
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import ProbingSettings
+from mammo_sae.cohorts.labels import labelling
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
 
@@ -74,6 +75,7 @@ def run(
     table.insert(2, "firing_rate", np.tile(firing, len(concepts)))
     table.insert(3, "score", settings.score)
     table.insert(4, "unit", settings.unit)
+    table.insert(5, "labels", labelling(cases, concepts))
     write_table(identity.label(table), output)
 
 

@@ -30,12 +30,15 @@ class Annotations:
         Pseudonyms of images whose file is missing or is no readable image.
     counts
         What was noticed and not refused, by name.
+    finding_rows
+        image_id, concept, rows, positive, see `mammo_sae.cohorts.source`; None without.
     """
 
     images: pd.DataFrame
     boxes: pd.DataFrame
     lost: tuple[str, ...]
     counts: Mapping[str, int]
+    finding_rows: pd.DataFrame | None = None
 
 
 def read_annotations(
@@ -84,7 +87,12 @@ def read_annotations(
     boxes = found.assign(image_id=[pseudonyms.image(i) for i in found["source_image"]])
     clipped, counts = _clipped(boxes, images)
     lost = tuple(pseudonyms.image(i) for i in source.images["source_image"][unreadable])
-    return Annotations(images, clipped, lost, {**source.counts, **counts})
+    rows = source.finding_rows
+    if rows is not None:
+        rows = rows[rows["source_image"].isin(images["source_image"])]
+        rows = rows.assign(image_id=[pseudonyms.image(i) for i in rows["source_image"]])
+        rows = rows[["image_id", "concept", "rows", "positive"]]
+    return Annotations(images, clipped, lost, {**source.counts, **counts}, rows)
 
 
 def _clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from mammo_sae.cohorts.annotations import read_annotations
+from mammo_sae.cohorts.labels import FINDING, row_columns
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import stray_files
-from mammo_sae.cohorts.settings import CohortSettings, UnsplitCohort
+from mammo_sae.cohorts.settings import CohortSettings, FindingsCohort, UnsplitCohort
 from mammo_sae.cohorts.splits import drawn_splits
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
 from mammo_sae.dicom.refusal import Policy
@@ -62,6 +63,8 @@ def run(
         list(settings.concepts),
         list(settings.covariates),
     )
+    if isinstance(settings, FindingsCohort) and settings.labels == FINDING:
+        image_table = _with_rows(image_table, found.finding_rows, list(settings.concepts))
     finding_table = validated_findings(found.boxes, image_table)
 
     strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
@@ -103,6 +106,22 @@ def with_split(
         seed=settings.split_seed,
     )
     return frame.assign(shard=patients.map(shards), split=split)
+
+
+def _with_rows(
+    images: pd.DataFrame, rows: pd.DataFrame | None, concepts: Sequence[str]
+) -> pd.DataFrame:
+    """Return the images table with two columns per concept that count its rows of findings."""
+    if rows is None:
+        raise InputError(
+            "cohort.labels: the source has no table with a row per finding; set it to image"
+        )
+    result = images.copy()
+    for concept in concepts:
+        own = rows[rows["concept"] == concept].set_index("image_id")
+        for name, column in zip(row_columns(concept), ("rows", "positive"), strict=True):
+            result[name] = own[column].reindex(images["image_id"]).fillna(0).to_numpy(dtype="int32")
+    return result
 
 
 def _check_strays(strays: Sequence[str], policy: Policy) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
+from mammo_sae.cohorts.labels import FINDING, row_columns
 from mammo_sae.dicom.refusal import Policy
 from mammo_sae.settings import PathText, Settings
 
@@ -92,13 +93,37 @@ class UnsplitCohort(_Downloaded):
     )
 
 
-class VindrCohort(_Downloaded):
+class FindingsCohort(_Downloaded):
+    """A dataset whose table has one row per finding."""
+
+    labels: Literal["image", "finding"] = Field(
+        "image",
+        description="what is learnt from and scored: `image`, which has a concept if one of its "
+        "findings is of it; or `finding`, each row of the source's table of findings with its "
+        "image's score, as the published code of Mammo-CLIP and Mammo-SAE does. Patients stay the "
+        "unit of intervals. What can be read (`readout`), inner layers and alignment stay by image",
+    )
+
+    @model_validator(mode="after")
+    def _row_columns_are_free(self) -> FindingsCohort:
+        if self.labels == FINDING:
+            counted = {name: c for c in self.concepts for name in row_columns(c)}
+            for name in (*self.concepts, *self.covariates):
+                if name in counted:
+                    raise ValueError(
+                        f"{name} is the column that counts the rows of {counted[name]} with labels "
+                        "by finding; rename it"
+                    )
+        return self
+
+
+class VindrCohort(FindingsCohort):
     """VinDr-Mammo, or any folder of the same form."""
 
     kind: Literal["vindr"] = Field("vindr", description="a folder with VinDr-Mammo's files")
 
 
-class MammoClipCohort(_Downloaded):
+class MammoClipCohort(FindingsCohort):
     """VinDr-Mammo as PNGs of Mammo-CLIP's preprocessing, with its table."""
 
     kind: Literal["mammo_clip"] = Field(

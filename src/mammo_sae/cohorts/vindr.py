@@ -123,7 +123,8 @@ def read_folder(
             images[concept] = [None if pd.isna(v) else int(v == value) for v in images[column]]
             continue
         images[concept] = [int(category in categories.get(i, ())) for i in images["source_image"]]
-    return SourceCohort(images, findings, {"findings_without_box": without_box})
+    rows = finding_rows(found, images, concepts)
+    return SourceCohort(images, findings, {"findings_without_box": without_box}, rows)
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -313,6 +314,30 @@ def _findings(
             sheet.refuse(row, "xmax", "leaves no box: a minimum is not below its maximum")
         rows.extend((image, concept, *box) for concept in wanted)
     return of_image, pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), without_box
+
+
+def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]) -> pd.DataFrame:
+    """Return source_image, concept, rows, positive; an image without a row counts as one of none.
+
+    A class of a column (density, BI-RADS) is the image's, so all of its rows have it or none.
+    """
+    ids = sheet.ids("image_id")
+    found = sheet.required("finding_categories", parse_categories, "a list of known categories")
+    rows = pd.Series(ids).value_counts().reindex(images["source_image"]).fillna(1).astype("Int32")
+    parts = []
+    for concept, category in concepts.items():
+        part = pd.DataFrame({"source_image": images["source_image"], "concept": concept})
+        known = images[concept].notna().to_numpy()
+        part["rows"] = rows.where(known, 0).to_numpy()
+        if category in CLASSES:
+            has = images[concept].fillna(0).astype(int).to_numpy()
+            part["positive"] = (part["rows"] * has).to_numpy()
+        else:
+            hits = pd.Series([i for i, names in zip(ids, found, strict=True) if category in names])
+            counted = hits.value_counts().reindex(images["source_image"]).fillna(0)
+            part["positive"] = counted.to_numpy()
+        parts.append(part.astype({"rows": "Int32", "positive": "Int32"}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def parse_categories(text: str) -> Sequence[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis import statistics
+from mammo_sae.cohorts import labels as scored
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.pooled import read_pooled
 from mammo_sae.encoders.settings import EvaluationSettings
@@ -45,7 +46,8 @@ def run(
     predictions
         Table to write, one row per (image, concept): image_id, concept, logit.
     table
-        Table to write, one row per (encoder, concept, split): images, positives, patients, auroc
+        Table to write, one row per (encoder, concept, split): what `labels` are (image or finding),
+        images, how many are scored (with labels by finding, rows), positives, patients, auroc
         and auprc with the ends of their 95 % patient-bootstrap intervals, the share of positives
         (what a coin scores for auprc), and the reason where they can't be estimated.
 
@@ -64,16 +66,18 @@ def run(
             f"{cohort} has no row for image {unknown[0]} of the embeddings; rebuild the embeddings"
         )
     images = images.loc[image_ids]
+    unit = scored.labelling(images, trained.concepts)
     rows = []
     for column, concept in enumerate(trained.concepts):
-        labels = images[concept].to_numpy(dtype=np.float64, na_value=np.nan)
+        positions = scored.labelled(images, concept)
         for split in images["split"].unique():
-            chosen = (images["split"] == split).to_numpy() & ~np.isnan(labels)
+            chosen = positions[(images["split"] == split).to_numpy(dtype=bool)[positions]]
+            counts = {"labels": unit, "images": len(np.unique(chosen))}
             rows.append(
-                {"encoder": encoder, "concept": concept, "split": split}
+                {"encoder": encoder, "concept": concept, "split": split, **counts}
                 | _scores(
                     logits[chosen, column],
-                    labels[chosen],
+                    scored.truth(images, concept, chosen),
                     images["patient_id"].to_numpy()[chosen],
                     settings,
                 )
@@ -98,7 +102,7 @@ def _scores(
     """Return the columns of one row; scores are NaN, with the reason, where not estimable."""
     reason = statistics.why_not_estimable(labels)
     row: dict[str, object] = {
-        "images": len(labels),
+        "scored": len(labels),
         "positives": int(labels.sum()),
         "patients": len(np.unique(patients)),
         "prevalence": float(labels.mean()) if len(labels) else float("nan"),

@@ -89,7 +89,7 @@ def run(
     unseen, truth = [], np.zeros((0, len(concepts)), np.float32)
     if settings.recipe.patience is not None:
         unseen, truth = concept_labels(table, "validation", concepts, cohort)
-    inputs = Inputs(stores, settings.freeze, [*images, *unseen])
+    inputs = Inputs(stores, settings.freeze, list(dict.fromkeys([*images, *unseen])))
     training = Training(settings, network, labels)
     checkpoint = Checkpoint(
         description.with_name("checkpoint.pt"),
@@ -123,7 +123,7 @@ def run(
             "cached": settings.freeze,
             "classifier": (),
             "data": f"{network.description.data}; then {', '.join(concepts)} on the "
-            f"{len(images)} training images of the cohort",
+            f"{len(set(images))} training images of the cohort",
         }
     )
     save_head(

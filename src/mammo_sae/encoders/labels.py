@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_sae.cohorts.labels import IMAGE, labelling, rows_of
 from mammo_sae.errors import InputError
 
 
@@ -29,7 +30,8 @@ def concept_labels(
 
     Returns
     -------
-    Image ids in the order of the table, and float32 [n, c]: 0, 1, or NaN where unlabelled.
+    Image ids in the order of the table, and float32 [n, c]: 0, 1, or NaN where unlabelled. With
+    labels by finding an image stands once per row of findings (`mammo_sae.cohorts.labels`).
 
     Raises
     ------
@@ -43,7 +45,8 @@ def concept_labels(
             "the concept out"
         )
     rows = cohort[cohort["split"] == split]
-    labels = rows[list(concepts)].to_numpy(dtype=np.float32, na_value=np.nan)
+    positions, labels = rows_of(rows, concepts)
+    unit = "images" if labelling(rows, concepts) == IMAGE else "rows of findings"
     for concept, column in zip(concepts, labels.T, strict=True):
         known = column[~np.isnan(column)]
         if not np.isin(known, (0, 1)).all():
@@ -51,7 +54,7 @@ def concept_labels(
         if not (known == 1).any() or not (known == 0).any():
             raise InputError(
                 f"{where}: split {split} has {int((known == 1).sum())} positive and "
-                f"{int((known == 0).sum())} negative images of {concept}; both are needed to "
+                f"{int((known == 0).sum())} negative {unit} of {concept}; both are needed to "
                 "learn it"
             )
-    return rows["image_id"].tolist(), labels
+    return rows["image_id"].iloc[positions].tolist(), labels

@@ -20,7 +20,8 @@ SPLICES = {
     "error_preserving": "the embedding less the dropped latents",
     "mean_ablated": "the embedding, dropped latents at their mean",
 }
-LINES = {"class_union": (0, (3, 1.5))}  # it often runs along the class mean's
+# They often run along the class mean and the mean difference.
+LINES = {"class_union": (0, (3, 1.5)), "both_ends": (0, (3, 1.5))}
 
 
 def run(*, interventions: Path, concept: str, output: Path) -> None:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mammo_sae.analysis.cases import labelled, labels, read_cases
+from mammo_sae.analysis.cases import labelled_images, labels, read_cases
 from mammo_sae.errors import InputError
 from mammo_sae.report import overlay, style
 from mammo_sae.report.settings import LatentSheetSettings
@@ -107,7 +107,7 @@ def run(
     table = read_table(latents)
     concepts = sorted(table["concept"].unique())
     rows = pick_latents(table[table["concept"] == concept], settings.latents, chosen)
-    known = labelled(cases, concept, split)
+    known = labelled_images(cases, concept, split)
     if not len(known):
         title, _ = _titles(rows, concept, split, known, np.zeros(0, bool), chosen)
         reason = f"no image of the {split} split has a label for {style.words(concept)}"

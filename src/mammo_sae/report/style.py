@@ -68,6 +68,7 @@ RANKINGS = {
     "effect": ("effect size", "#56B4E9"),
     "sparse_probe": ("sparse probe", "#332288"),
     "class_union": ("class mean, both classes", "#E69F00"),
+    "both_ends": ("mean difference, both ends", "#999933"),
     "random": ("random order", "#8A94A0"),
 }
 VERDICT_COLOURS = {
