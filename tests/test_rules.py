@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mammo_sae.digests import module_path
 from mammo_sae.steps import STEPS
@@ -58,3 +59,18 @@ def test_a_rule_reserves_a_gpu_exactly_if_its_step_uses_one(rule):
 @pytest.mark.parametrize("rule", [rule for rule in STEPS if "gpu=1," in rules()[rule]])
 def test_a_rule_on_the_gpu_takes_all_cores_of_a_machine_without_one(rule):
     assert "threads: TORCH_THREADS" in rules()[rule]
+
+
+def test_every_rule_asks_for_more_memory_and_time_when_tried_again():
+    for path in FILES:
+        text = path.read_text()
+        jobs = text.count("    shell:\n")
+        assert text.count("mem_mb=attempts(") == text.count("runtime=attempts(") == jobs, path
+
+
+def test_every_table_and_figure_is_in_the_reports_job():
+    rules = re.findall(r"(?m)^rule (\w+):", (RULES / "report.smk").read_text())
+    groups = yaml.safe_load((RULES.parents[1] / "profiles/slurm/profile.yaml").read_text())[
+        "groups"
+    ]
+    assert {name for name, group in groups.items() if group == "report"} == set(rules)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from mammo_sae.stores.publish import find_manifests, verify_store
 
@@ -260,16 +259,3 @@ def test_a_job_that_fails_is_explained_by_its_own_log(cluster, micro_project, tm
     )
     assert done.returncode == 1
     assert "/nowhere/b5.tar" in done.stdout + done.stderr
-
-
-def test_every_rule_asks_for_more_memory_and_time_when_tried_again():
-    for path in (PROJECT / "workflow" / "rules").glob("*.smk"):
-        text = path.read_text()
-        jobs = text.count("    shell:\n")
-        assert text.count("mem_mb=attempts(") == text.count("runtime=attempts(") == jobs, path
-
-
-def test_every_table_and_figure_is_in_the_reports_job():
-    rules = re.findall(r"(?m)^rule (\w+):", (PROJECT / "workflow/rules/report.smk").read_text())
-    groups = yaml.safe_load((PROJECT / "profiles/slurm/profile.yaml").read_text())["groups"]
-    assert {name for name, group in groups.items() if group == "report"} == set(rules)
