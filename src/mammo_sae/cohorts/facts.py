@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from io import BytesIO
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
+from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.tables import age_bin
 from mammo_sae.dicom.acquisition import READ, read_acquisition
-from mammo_sae.dicom.header import spacing_mm
+from mammo_sae.dicom.elements import Elements
+from mammo_sae.dicom.header import MOST_SIDE, spacing_mm
 from mammo_sae.dicom.raster import raster_kind, raster_size
-from mammo_sae.dicom.reading import parse_dicom
-from mammo_sae.dicom.refusal import Refusal
+from mammo_sae.dicom.reading import open_nameless, parse_dicom
+from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.progress import progress
 
 TAGS = (
@@ -29,12 +27,11 @@ TAGS = (
     "ImagerPixelSpacing",
     "Manufacturer",
     "ManufacturerModelName",
+    "NominalScannedPixelSpacing",
     "PatientAge",
     "PixelSpacing",
     "Rows",
 )
-# Headers of mammograms are a few kilobytes; private blocks before the pixels can be larger.
-HEADER_BYTES = 1 << 20
 # Larger than any mammogram: a box that leaves this leaves its image.
 LARGE = 1 << 20
 THREADS = 8  # reading headers waits for the disk more than it computes
@@ -105,31 +102,40 @@ def _facts(path: Path) -> Facts | None:
         if raster_kind(path):
             rows, columns = raster_size(path)
             return Facts(rows, columns, None, None, None, None, None, None)
-        with path.open("rb") as stream:
-            dataset = parse_dicom(BytesIO(stream.read(HEADER_BYTES)), TAGS, pixels=False)
-        taken = read_acquisition(dataset)
+        # The parser skips what is not asked for, so a header of any length costs no memory.
+        with open_nameless(path) as stream:
+            elements = Elements(parse_dicom(stream, TAGS, pixels=False))
+        taken = read_acquisition(elements)
+        spacing, _ = spacing_mm(elements)
         return Facts(
-            rows=int(dataset.Rows),
-            columns=int(dataset.Columns),
+            rows=_matrix(elements, "Rows"),
+            columns=_matrix(elements, "Columns"),
             side=taken.side,
             view=taken.view,
-            spacing_mm=_spacing(dataset),
-            manufacturer=str(dataset.get("Manufacturer") or "") or None,
-            model=str(dataset.get("ManufacturerModelName") or "") or None,
-            age=_age(dataset),
+            spacing_mm=None if isnan(spacing) else spacing,
+            manufacturer=_name(elements, "Manufacturer"),
+            model=_name(elements, "ManufacturerModelName"),
+            age=_age(elements),
         )
     except Exception:  # not an image, whatever the parser stumbled over
         return None
 
 
-def _spacing(dataset: pydicom.Dataset) -> float | None:
+def _matrix(elements: Elements, keyword: str) -> int:
+    value = elements.number(keyword)
+    if value is None or not 1 <= value <= MOST_SIDE or value != int(value):
+        raise Refusal(Reason.HEADER, keyword)
+    return int(value)
+
+
+def _name(elements: Elements, keyword: str) -> str | None:
+    value = elements.value(keyword)
+    return str(value).strip() or None if value is not None else None
+
+
+def _age(elements: Elements) -> int | None:
+    value = elements.value("PatientAge")
     try:
-        found, _ = spacing_mm(dataset)
-    except Refusal:
+        return age_in_years(str(value)) if value is not None else None
+    except ValueError:
         return None
-    return None if isnan(found) else found
-
-
-def _age(dataset: pydicom.Dataset) -> int | None:
-    found = re.fullmatch(r"(\d{3})Y", str(dataset.get("PatientAge") or ""))
-    return int(found[1]) if found else None

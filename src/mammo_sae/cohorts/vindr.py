@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
@@ -232,14 +233,6 @@ def parse_size(text: str) -> int:
     return int(value)
 
 
-def _age(text: str) -> int | None:
-    """Read a DICOM age string (053Y); months, weeks and days do not occur in adults."""
-    found = re.fullmatch(r"(\d{1,3})Y?", text)
-    if not found:
-        raise ValueError
-    return int(found[1]) or None
-
-
 def _spacing(text: str) -> float:
     numbers = [float(value) for value in re.findall(r"[0-9.]+(?:[eE][-+]?\d+)?", text)]
     if not 1 <= len(numbers) <= 2 or min(numbers) <= 0:
@@ -264,7 +257,9 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
                 at_detector if in_plane is None else in_plane
                 for in_plane, at_detector in zip(pixel, imager, strict=True)
             ],
-            "age_bin": [age_bin(a) for a in optional("Patient's Age", _age, "an age like 053Y")],
+            "age_bin": [
+                age_bin(a) for a in optional("Patient's Age", age_in_years, "an age like 053Y")
+            ],
         },
         index=sheet.ids(METADATA_ID),
     )

@@ -19,6 +19,7 @@ from mammo_sae.dicom.settings import (
     MammoClipSettings,
 )
 
+NEARLY_ALL = 0.99  # share of an image
 THUMBNAIL = 192  # pixels along the longer side of what the flip is decided on
 MAMMO_CLIP_BORDER = 5  # pixels
 MAMMO_CLIP_BACKGROUND = 40  # grey level of 255
@@ -35,6 +36,7 @@ class Canonical:
     breast: np.ndarray
     geometry: Geometry
     resized: bool = False
+    notices: frozenset[Reason] = frozenset()
 
 
 def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings) -> Canonical:
@@ -59,7 +61,21 @@ def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings)
     else:
         pixels, geometry = _as_is(header, codes, settings)
     resized = isinstance(settings, AsIsSettings) and codes.shape != pixels.shape
-    return Canonical(pixels, breast_mask(pixels), geometry, resized)
+    notices = _notices(header, pixels, settings)
+    return Canonical(pixels, breast_mask(pixels), geometry, resized, notices)
+
+
+def _notices(header: Header, pixels: np.ndarray, settings: ImagesSettings) -> frozenset[Reason]:
+    """Return what is odd about the range that the image was shown in."""
+    windowed = isinstance(settings, ClinicalSettings) and settings.voi == "header"
+    windowed = windowed and bool(header.voi_luts or header.windows)
+    found = set()
+    if windowed and np.isin(pixels, (0, 255)).mean() > NEARLY_ALL:
+        found.add(Reason.BESIDE_WINDOW)
+    stretched = isinstance(settings, MammoClipSettings)
+    if header.shown and not (windowed or stretched or header.modality_lut):
+        found.add(Reason.BITS_UNUSED)
+    return frozenset(found)
 
 
 def _clinical(
@@ -120,6 +136,7 @@ def _mammo_clip(
     Every step is the published one, in float32, so that the same pixels come out; see
     `docs/cohorts.md`. The resize differs from OpenCV's by at most one grey level.
     """
+    header.need("RescaleSlope", "RescaleIntercept")
     border = MAMMO_CLIP_BORDER
     inner = codes[border:-border, border:-border]
     if inner.size == 0:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -12,6 +11,7 @@ from pydicom.uid import UID
 
 from mammo_sae.dicom import acquisition
 from mammo_sae.dicom.acquisition import Acquisition, read_acquisition
+from mammo_sae.dicom.elements import Elements
 from mammo_sae.dicom.refusal import Reason, Refusal
 
 READ = (
@@ -22,6 +22,7 @@ READ = (
     "HighBit",
     "ImagerPixelSpacing",
     "ModalityLUTSequence",
+    "NominalScannedPixelSpacing",
     "NumberOfFrames",
     "PhotometricInterpretation",
     "PixelData",
@@ -41,6 +42,9 @@ READ = (
 )
 """Keywords of the only elements that are parsed from a file."""
 
+MOST_SIDE = 65535  # pixels
+LEAST_SPACING, MOST_SPACING = 0.02, 2.0  # mm; detectors have .05 to .1, reduced images more
+
 
 @dataclass(frozen=True)
 class Lut:
@@ -49,6 +53,12 @@ class Lut:
     first: int
     values: np.ndarray
     bits: int
+
+    @property
+    def top(self) -> float:
+        """The output that is shown brightest: by the bits, or the largest if it needs fewer."""
+        largest, nominal = float(self.values.max()), 2.0**self.bits - 1
+        return largest if 0 < largest < 2.0 ** (self.bits - 1) else nominal
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,9 @@ class Header:
     `spacing_mm` is (row, column) spacing in the breast plane's own attribute, or NaN.
     `contradictory` says that PresentationLUTShape and the photometric interpretation disagree.
     `syntax` is the keyword of the transfer syntax, empty if it is none of DICOM's own.
+    `refused` holds the elements that can't be used, which matters to those alone who need them;
+    `notices` what was found and is no reason to leave the image out. `shown` is the range of stored
+    values that the pixels use, where it is narrower than their bits.
     `padding` is the inclusive range of stored values that are no image, or None.
     """
 
@@ -88,6 +101,15 @@ class Header:
     padding: tuple[int, int] | None
     spacing_mm: tuple[float, float]
     acquisition: Acquisition
+    refused: Mapping[str, Reason] = field(default_factory=dict)
+    notices: frozenset[Reason] = frozenset()
+    shown: tuple[int, int] | None = None
+
+    def need(self, *keywords: str) -> None:
+        """Raise the Refusal of the first of these elements that could not be read."""
+        for keyword in keywords:
+            if keyword in self.refused:
+                raise Refusal(self.refused[keyword], keyword)
 
 
 def read_header(dataset: Dataset) -> Header:
@@ -96,41 +118,48 @@ def read_header(dataset: Dataset) -> Header:
     Raises
     ------
     Refusal
-        If an attribute is missing or malformed, or the image is of a kind that is not converted.
+        If an attribute that every conversion needs is missing or malformed, or the image is of a
+        kind that is not converted.
     """
+    elements = Elements(dataset)
     if not dataset.get("PixelData"):
         raise Refusal(Reason.NO_PIXELS)
-    if _number(dataset, "NumberOfFrames", int, 1) > 1:
+    if _whole(elements, "NumberOfFrames", 1) > 1:
         raise Refusal(Reason.MULTI_FRAME)
-    photometric = str(dataset.get("PhotometricInterpretation", ""))
-    if _number(dataset, "SamplesPerPixel", int, 1) != 1 or photometric not in {
+    photometric = elements.text("PhotometricInterpretation")
+    if _whole(elements, "SamplesPerPixel", 1) != 1 or photometric not in {
         "MONOCHROME1",
         "MONOCHROME2",
     }:
         raise Refusal(Reason.COLOUR)
 
-    allocated = _number(dataset, "BitsAllocated", int)
-    stored = _number(dataset, "BitsStored", int)
-    high = _number(dataset, "HighBit", int, stored - 1)
+    allocated = _whole(elements, "BitsAllocated")
+    stored = _whole(elements, "BitsStored")
+    high = _whole(elements, "HighBit", stored - 1)
     if allocated not in {8, 16} or not 1 <= stored <= high + 1 <= allocated:
         raise Refusal(Reason.BITS)
-    signed = _number(dataset, "PixelRepresentation", int, 0) == 1
-    slope = _number(dataset, "RescaleSlope", float, 1.0)
-    if not np.isfinite(slope) or slope == 0:
-        raise Refusal(Reason.HEADER, "RescaleSlope")
-    intercept = _number(dataset, "RescaleIntercept", float, 0.0)
-    with np.errstate(over="ignore"):
-        # Grey values are computed in single precision.
-        if not np.isfinite(np.float32(abs(slope) * (1 << 16) + abs(intercept))):
-            raise Refusal(Reason.HEADER, "RescaleIntercept")
-    modality_luts = _luts(dataset, "ModalityLUTSequence", negative=signed)
+    signed = _whole(elements, "PixelRepresentation", 0) == 1
+    refused: dict[str, Reason] = {}
+    slope, intercept = _rescaling(elements, refused)
+    modality_luts = _luts(elements, "ModalityLUTSequence", refused, negative=signed)
     first = -(1 << (stored - 1)) if signed else 0
     lowest = min(first * slope, (first + (1 << stored) - 1) * slope) + intercept
+    voi_luts = _luts(elements, "VOILUTSequence", refused, negative=not modality_luts and lowest < 0)
+    windows = _windows(elements, refused)
+    padding = _padding(elements, stored, signed)
+    spacing = spacing_mm(elements)
     syntax = dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in vars(dataset) else None
+    acquisition = read_acquisition(elements)
+    notices = {
+        Reason.MALFORMED: bool(refused or elements.malformed),
+        Reason.DECIMAL_COMMA: bool(elements.commas),
+        Reason.BITS_UNUSED: any(lut.top < 2.0**lut.bits - 1 for lut in (*modality_luts, *voi_luts)),
+        Reason.SPACING: spacing_is_odd(elements),
+    }
     return Header(
         syntax=UID(str(syntax)).keyword if syntax else "",
-        rows=_number(dataset, "Rows", int),
-        columns=_number(dataset, "Columns", int),
+        rows=_side(elements, "Rows"),
+        columns=_side(elements, "Columns"),
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high,
@@ -141,48 +170,74 @@ def read_header(dataset: Dataset) -> Header:
         slope=slope,
         intercept=intercept,
         modality_lut=modality_luts[0] if modality_luts else None,
-        voi_function=str(dataset.get("VOILUTFunction", "") or "LINEAR"),
-        windows=_windows(dataset),
-        voi_luts=_luts(dataset, "VOILUTSequence", negative=not modality_luts and lowest < 0),
-        padding=_padding(dataset, stored, signed),
-        contradictory=str(dataset.get("PresentationLUTShape", ""))
+        voi_function=elements.text("VOILUTFunction") or "LINEAR",
+        windows=windows,
+        voi_luts=voi_luts,
+        padding=padding,
+        contradictory=elements.text("PresentationLUTShape")
         == {"MONOCHROME1": "IDENTITY", "MONOCHROME2": "INVERSE"}[photometric],
-        spacing_mm=spacing_mm(dataset),
-        acquisition=read_acquisition(dataset),
+        spacing_mm=spacing,
+        acquisition=acquisition,
+        refused=refused,
+        notices=frozenset(reason for reason, found in notices.items() if found),
     )
 
 
-def _number(dataset: Dataset, keyword: str, kind: Callable[[Any], Any], default: Any = None) -> Any:
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        if default is None:
-            raise Refusal(Reason.HEADER, keyword)
+def _whole(elements: Elements, keyword: str, default: int | None = None) -> int:
+    value = elements.number(keyword)
+    if value is None and default is not None and keyword not in elements.malformed:
         return default
-    try:
-        return kind(value)
-    except (TypeError, ValueError, OverflowError):
-        raise Refusal(Reason.HEADER, keyword) from None
+    if value is None or not np.isfinite(value) or value != int(value):
+        raise Refusal(Reason.HEADER, keyword)
+    return int(value)
 
 
-def _numbers(dataset: Dataset, keyword: str) -> list[float]:
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return []
-    try:
-        return [float(item) for item in (value if np.iterable(value) else [value])]
-    except (TypeError, ValueError):
-        raise Refusal(Reason.HEADER, keyword) from None
+def _side(elements: Elements, keyword: str) -> int:
+    pixels = _whole(elements, keyword)
+    if not 1 <= pixels <= MOST_SIDE:
+        raise Refusal(Reason.HEADER, keyword)
+    return pixels
 
 
-def _windows(dataset: Dataset) -> tuple[Window, ...]:
-    centers, widths = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
-    if len(centers) != len(widths) or not np.isfinite([*centers, *widths]).all():
-        raise Refusal(Reason.WINDOW)
+def _rescaling(elements: Elements, refused: dict[str, Reason]) -> tuple[float, float]:
+    slope, intercept = (elements.number(name) for name in ("RescaleSlope", "RescaleIntercept"))
+    slope = 1.0 if slope is None else slope
+    intercept = 0.0 if intercept is None else intercept
+    if "RescaleSlope" in elements.malformed or not np.isfinite(slope) or slope == 0:
+        refused["RescaleSlope"] = Reason.HEADER
+        slope = 1.0
+    with np.errstate(over="ignore"):
+        # Grey values are computed in single precision.
+        finite = np.isfinite(np.float32(abs(slope) * (1 << 16) + abs(intercept)))
+    if "RescaleIntercept" in elements.malformed or not finite:
+        refused["RescaleIntercept"] = Reason.HEADER
+        slope, intercept = 1.0, 0.0
+    return slope, intercept
+
+
+def _windows(elements: Elements, refused: dict[str, Reason]) -> tuple[Window, ...]:
+    centers, widths = elements.numbers("WindowCenter"), elements.numbers("WindowWidth")
+    if (
+        {"WindowCenter", "WindowWidth"} & elements.malformed
+        or len(centers) != len(widths)
+        or not np.isfinite([*centers, *widths]).all()
+    ):
+        refused["WindowCenter"] = Reason.WINDOW
+        return ()
     return tuple(Window(center, width) for center, width in zip(centers, widths, strict=True))
 
 
-def _luts(dataset: Dataset, keyword: str, *, negative: bool) -> tuple[Lut, ...]:
-    return tuple(_lut(item, dataset, negative) for item in dataset.get(keyword) or ())
+def _luts(
+    elements: Elements, keyword: str, refused: dict[str, Reason], *, negative: bool
+) -> tuple[Lut, ...]:
+    try:
+        found = tuple(_lut(item, elements.dataset, negative) for item in elements.items(keyword))
+    except Refusal as refusal:
+        refused[keyword] = refusal.reason
+        return ()
+    if keyword in elements.malformed:
+        refused[keyword] = Reason.LUT
+    return found
 
 
 def _lut(item: Dataset, dataset: Dataset, negative: bool) -> Lut:
@@ -190,7 +245,7 @@ def _lut(item: Dataset, dataset: Dataset, negative: bool) -> Lut:
     try:
         entries, first, bits = (int(value) for value in item.LUTDescriptor)
         data = item.LUTData
-    except (AttributeError, TypeError, ValueError):
+    except Exception:  # elements are parsed when they are asked for
         raise Refusal(Reason.LUT) from None
     entries = entries or 1 << 16
     # The descriptor's second value is signed when the table's input is; some files are encoded
@@ -209,38 +264,49 @@ def _lut(item: Dataset, dataset: Dataset, negative: bool) -> Lut:
     return Lut(first=first, values=values, bits=bits)
 
 
-def _padding(dataset: Dataset, bits: int, signed: bool) -> tuple[int, int] | None:
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
+def _padding(elements: Elements, bits: int, signed: bool) -> tuple[int, int] | None:
+    values = [elements.number(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if values[0] is None or not np.isfinite(values[0]):
         return None
-    first = _number(dataset, "PixelPaddingValue", int)
-    last = _number(dataset, "PixelPaddingRangeLimit", int, first)
-    if signed:
-        first, last = (_signed(v) for v in (first, last))
-    return min(first, last), max(first, last)
+    last = values[0] if values[1] is None or not np.isfinite(values[1]) else values[1]
+    ends = [_as_stored(int(value), bits, signed) for value in (values[0], last)]
+    return min(ends), max(ends)
 
 
-def _signed(value: int) -> int:
-    """Return a 16-bit value as signed, whichever way the element's VR was read."""
-    return value - (1 << 16) if value >= 1 << 15 else value
+def _as_stored(value: int, bits: int, signed: bool) -> int:
+    """Return a padding value as the pixels have it, in whichever VR and width it was written."""
+    if not signed:
+        return value & 0xFFFF
+    if value >= 1 << 15:
+        return value - (1 << 16)
+    return value - (1 << bits) if value >= 1 << (bits - 1) else value
 
 
-def spacing_mm(dataset: Dataset) -> tuple[float, float]:
+def spacing_mm(elements: Elements) -> tuple[float, float]:
     """Return mm per pixel (row, column): PixelSpacing, else at the detector over magnification.
 
-    NaN where the header does not say.
-
-    Raises
-    ------
-    Refusal
-        If what it says is not a number.
+    Else that at which a film was scanned. NaN where the header does not say, or says what no
+    mammogram has.
     """
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        values = _numbers(dataset, keyword)
-        if len(values) == 2 and min(values) > 0:
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        values = elements.numbers(keyword)
+        if len(values) == 2 and _is_spacing(values):
             factor = 1.0
             if keyword == "ImagerPixelSpacing":
-                factor = _number(dataset, "EstimatedRadiographicMagnificationFactor", float, 1.0)
-                factor = factor if factor > 0 else 1.0
+                factor = elements.number("EstimatedRadiographicMagnificationFactor") or 1.0
+                factor = factor if 1 <= factor < 10 else 1.0
             return values[0] / factor, values[1] / factor
     return float("nan"), float("nan")
+
+
+def spacing_is_odd(elements: Elements) -> bool:
+    """Say whether a spacing is impossible, or that in the breast is beyond the detector's."""
+    in_plane, detector = (elements.numbers(k) for k in ("PixelSpacing", "ImagerPixelSpacing"))
+    given = [values for values in (in_plane, detector) if values]
+    if any(len(values) != 2 or not _is_spacing(values) for values in given):
+        return True
+    return len(given) == 2 and not 0.4 < in_plane[0] / detector[0] < 1.05
+
+
+def _is_spacing(values: list[float]) -> bool:
+    return all(LEAST_SPACING <= value <= MOST_SPACING for value in values)

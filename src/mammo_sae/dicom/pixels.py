@@ -6,6 +6,7 @@ bits. So they are composed once into a table over all stored values, and a pixel
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,12 @@ NATIVE = {
 }
 """The syntaxes whose pixels are not compressed; deflated files are inflated when parsed."""
 
+DEPTHS = (8, 10, 12, 14)  # bits that detectors and their software give a pixel
+ROWS_COMPARED = 256
+FLAGS, CONTINUED = 0.05, 0.3
+"""Shares of neighbours below which upper bits are no part of the values, and above which they are.
+"""
+
 UNCHECKED = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 """Syntaxes whose only decoders fill up a truncated stream; its end marker is looked for first."""
 
@@ -67,7 +74,8 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
         With the reason, if the file can't be read and decoded with certainty.
     """
     dataset, header = _parse(path)
-    return header, _decode(dataset, header)
+    header, codes = _within_bits(header, _decode(dataset, header))
+    return _with_shown_range(header, codes), codes
 
 
 def why_unreadable(path: Path) -> Reason:
@@ -113,12 +121,17 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
         raise Refusal(Reason.BITS)
     if syntax in UNCHECKED and _is_truncated(dataset, header):
         raise Refusal(Reason.TRUNCATED)
+    options = {"correct_unused_bits": False} if native or syntax == uid.RLELossless else {}
+    precision = 0 if native or syntax == uid.RLELossless else _precision(dataset)
+    if header.bits_stored < precision <= header.bits_allocated:
+        # The decoders cut the stream's values down to the bits that they are told of.
+        options = {"bits_stored": precision, "correct_unused_bits": False}
     try:
         pixels, _ = get_decoder(syntax).as_array(
             dataset,
             raw=True,
             decoding_plugin="" if native else DECODERS[syntax],
-            **({"correct_unused_bits": False} if native or syntax == uid.RLELossless else {}),
+            **options,
         )
     except Exception as error:  # every decoder raises its own kinds; all mean the same here
         reason = Reason.TRUNCATED if _is_truncated(dataset, header) else Reason.DECODE
@@ -126,12 +139,94 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     if pixels.shape != (header.rows, header.columns) or pixels.dtype.itemsize > 2:
         raise Refusal(Reason.DECODE, "size")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    codes = pixels.view(f"u{pixels.dtype.itemsize}")
+    return pixels.view(f"u{pixels.dtype.itemsize}")
+
+
+def _precision(dataset: pydicom.Dataset) -> int:
+    """Return the bits that a JPEG, JPEG-LS or JPEG 2000 stream has a pixel; 0 if it can't be told.
+
+    From its frame header (SOF, the same place in JPEG-LS) or its SIZ segment.
+    """
+    try:
+        stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        at = 2
+        while at + 5 < len(stream):
+            marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+            if stream[at] != 0xFF or length < 2:
+                return 0
+            if marker == 0x51:
+                return (stream[at + 40] & 0x7F) + 1
+            if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
+                return stream[at + 4]
+            at += 2 + length
+    except Exception:  # a damaged stream: its decoder says so
+        return 0
+    return 0
+
+
+def _within_bits(header: Header, codes: np.ndarray) -> tuple[Header, np.ndarray]:
+    """Return the codes right-aligned and masked, and a header with the bits that they have.
+
+    Bits above those that the header gives are flags or rubbish and are cut off, unless the pixels
+    go on in them: then the header is wrong, and all of the bits are taken.
+    """
+    shift = header.high_bit + 1 - header.bits_stored
     if shift:
+        # Left-aligned, the lowest bits are empty; else where the pixels are is a guess.
+        if (codes & codes.dtype.type((1 << shift) - 1)).any():
+            raise Refusal(Reason.BITS)
         codes = codes >> shift
     most = codes.dtype.type((1 << header.bits_stored) - 1)
-    # Rubbish in unused bits is rare, and a copy of the image takes longer than looking for it.
-    return codes & most if codes.size and codes.max() > most else codes
+    largest = int(codes.max())
+    # A copy of the image takes longer than looking for it.
+    if largest <= most:
+        return header, codes
+    share = _continuation(codes, header.bits_stored)
+    if header.signed or shift or share < FLAGS:
+        return header, codes & most
+    if share < CONTINUED:
+        raise Refusal(Reason.BITS)
+    bits = largest.bit_length()
+    notices = header.notices | {Reason.BITS_EXCEEDED}
+    return replace(header, bits_stored=bits, high_bit=bits - 1, notices=notices), codes
+
+
+def _continuation(codes: np.ndarray, bits: int) -> float:
+    """Return how many neighbours that differ above `bits` are nearer with these bits than without.
+
+    Where an image's values cross a multiple of 2 ** bits, a step of a few levels looks like one of
+    the full range when the upper bits are cut off; where a flag begins, it is the other way round.
+    """
+    rows = codes[:: max(1, len(codes) // ROWS_COMPARED)].astype(np.int32)
+    changed = np.diff(rows >> bits, axis=1) != 0
+    if not changed.any():
+        return 0.0
+    whole = np.abs(np.diff(rows, axis=1))[changed]
+    cut = np.abs(np.diff(rows & ((1 << bits) - 1), axis=1))[changed]
+    return float((whole < cut).mean())
+
+
+def _with_shown_range(header: Header, codes: np.ndarray) -> Header:
+    """Return the header with the range that pixels of 16 bits use.
+
+    No detector has 16 bits: a header that says so often names the container. Then the range is of
+    the smallest of 8, 10, 12 or 14 bits that holds the image, padding left out.
+    """
+    if header.bits_stored != 16:
+        return header
+    values = stored_values(header)
+    occurs = np.zeros(len(values), dtype=bool)
+    occurs[codes] = True
+    inside = values[occurs & ~padding_codes(header)]
+    if not inside.size:
+        return header
+    low, high = int(inside.min()), int(inside.max())
+    bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0)
+    bits = next((depth for depth in DEPTHS if bits <= depth), 16)
+    if bits == 16:
+        return header
+    shown = (-(1 << bits) if low < 0 else 0, (1 << bits) - 1)
+    return replace(header, shown=shown)
 
 
 def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
@@ -173,9 +268,11 @@ def modality_values(header: Header) -> tuple[np.ndarray, float, float]:
     """
     values = stored_values(header)
     if header.modality_lut is not None:
-        return _look_up(header.modality_lut, values), 0.0, 2.0**header.modality_lut.bits - 1
+        return _look_up(header.modality_lut, values), 0.0, header.modality_lut.top
+    header.need("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
     scaled = values * header.slope + header.intercept
-    return scaled, float(scaled.min()), float(scaled.max())
+    ends = np.array(header.shown or (values.min(), values.max())) * header.slope + header.intercept
+    return scaled, float(ends.min()), float(ends.max())
 
 
 def display_values(header: Header, *, voi: str = "header", voi_index: int = 0) -> np.ndarray:
@@ -191,14 +288,16 @@ def display_values(header: Header, *, voi: str = "header", voi_index: int = 0) -
         If the window is malformed or there is no VOI transformation with this index.
     """
     values, low, high = modality_values(header)
+    if voi != "none":
+        header.need(*(("VOILUTSequence", "WindowCenter") if not header.voi_luts else ()))
     alternatives = header.voi_luts or header.windows
     if voi == "none" or not alternatives:
-        shown = (values - low) / max(high - low, 1e-12)
+        shown = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
     elif voi_index >= len(alternatives):
         raise Refusal(Reason.WINDOW)
     elif header.voi_luts:
         lut = header.voi_luts[voi_index]
-        shown = _look_up(lut, values) / (2.0**lut.bits - 1)
+        shown = _look_up(lut, values) / lut.top
     else:
         shown = _windowed(values, header.windows[voi_index], header.voi_function)
     if header.inverted:

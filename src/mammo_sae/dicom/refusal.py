@@ -51,6 +51,33 @@ class Reason(Enum):
         "presentation",
         "PresentationLUTShape contradicts the photometric interpretation, which is followed",
     )
+    CONTRAST = ("contrast", "the image shows contrast medium, or the part of it alone")
+    LOW_ENERGY = ("low_energy", "the image is the low-energy one of a contrast examination")
+    STEREO = ("stereo", "the image is one of a stereotactic examination")
+    SPECIMEN = ("specimen", "the image is of a specimen")
+    DUCTOGRAM = ("ductogram", "the image is a ductogram")
+    BIOPSY = ("biopsy", "the image was taken for a biopsy or to place a wire")
+    SECONDARY_CAPTURE = ("secondary_capture", "the image is a secondary capture by its SOP class")
+    DIGITISED_FILM = ("digitised_film", "the image is a digitised film")
+    MALFORMED = ("malformed", "the header has a malformed element that was not needed")
+    DECIMAL_COMMA = ("decimal_comma", "the header has numbers with a decimal comma, read as such")
+    SPACING = (
+        "spacing",
+        "the header's pixel spacings are impossible for a mammogram, or contradict each other",
+    )
+    BITS_EXCEEDED = (
+        "bits_exceeded",
+        "the pixels have more bits than the header says; all of them are read",
+    )
+    BITS_UNUSED = (
+        "bits_unused",
+        "the pixels or a lookup table have fewer bits than the header says; the range that they "
+        "use is shown",
+    )
+    BESIDE_WINDOW = (
+        "beside_window",
+        "nearly all of the image is shown black or white: its values lie beside the window",
+    )
     RESIZED = ("resized", "the image was resized, though the settings take images as they are")
     DUPLICATE = ("duplicate", "another image has the same pixels or the same instance UID")
 

@@ -30,6 +30,28 @@ class TriageSettings(Settings):
     implant: Policy = Field("accept", description="breast with an implant")
     implant_displaced: Policy = Field("accept", description="view with the implant displaced")
     presentation: Policy = Field("warn", description="header contradicts itself on inversion")
+    contrast: Policy = Field(
+        "refuse", description="subtracted, recombined and other images with contrast medium"
+    )
+    low_energy: Policy = Field("accept", description="low-energy images of contrast examinations")
+    stereo: Policy = Field("refuse", description="scouts and pairs of stereotactic examinations")
+    specimen: Policy = Field("refuse", description="images of specimens")
+    ductogram: Policy = Field("refuse", description="ductograms (galactograms)")
+    biopsy: Policy = Field("refuse", description="images taken for a biopsy or to place a wire")
+    secondary_capture: Policy = Field("accept", description="secondary captures by SOP class")
+    digitised_film: Policy = Field("accept", description="digitised films")
+    malformed: Policy = Field("warn", description="malformed element that was not needed")
+    decimal_comma: Policy = Field("warn", description="numbers with a decimal comma")
+    spacing: Policy = Field("warn", description="impossible or contradictory pixel spacings")
+    bits_exceeded: Policy = Field(
+        "warn", description="pixels with more bits than the header says; all of them are read"
+    )
+    bits_unused: Policy = Field(
+        "warn", description="pixels or lookup table with fewer bits than the header says"
+    )
+    beside_window: Policy = Field(
+        "warn", description="nearly all of the image is black or white by its window"
+    )
     resized: Policy = Field(
         "warn", description="image of another size than the settings', with preprocessing as_is"
     )

@@ -38,6 +38,7 @@ def judge_header(header: Header, expected: Expected, policy: TriageSettings) -> 
         Reason.IMPLANT: taken.implant,
         Reason.IMPLANT_DISPLACED: taken.implant_displaced,
         Reason.PRESENTATION: header.contradictory,
+        **dict.fromkeys(sorted(taken.special | header.notices, key=lambda r: r.code), True),
     }
     return _apply(found, policy)
 
@@ -53,6 +54,7 @@ def judge_image(canonical: Canonical, expected: Expected, policy: TriageSettings
         Reason.NO_BREAST: empty,
         Reason.RESIZED: canonical.resized,
         Reason.MIRRORED: not empty and on_the_right != (expected.side == "R"),
+        **dict.fromkeys(sorted(canonical.notices, key=lambda r: r.code), True),
     }
     return _apply(found, policy)
 

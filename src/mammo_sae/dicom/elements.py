@@ -1,0 +1,82 @@
+"""Elements of a DICOM header, each parsed where it is used; one that can't be is as good as none.
+
+What an image needs is asked for again by whoever uses it; so an element that nothing needs never
+keeps an image out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+
+
+class Elements:
+    """The elements of one dataset; `malformed` and `commas` are the keywords noticed so far."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.malformed: set[str] = set()
+        self.commas: set[str] = set()
+
+    def value(self, keyword: str) -> Any:
+        """Return the element's value; None where it is absent, empty or malformed."""
+        try:
+            value = self.dataset.get(keyword)
+        except Exception:  # the parser raises many kinds, when an element is asked for
+            self.malformed.add(keyword)
+            return None
+        return None if value is None or value == "" else value
+
+    def text(self, keyword: str) -> str | None:
+        """Return the element as upper-case text, several values joined by a backslash."""
+        value = self.value(keyword)
+        if value is None:
+            return None
+        several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+        words = [str(v).strip() for v in value] if several else [str(value).strip()]
+        return "\\".join(words).upper() or None
+
+    def numbers(self, keyword: str) -> list[float]:
+        """Return the element's numbers, with decimal commas too; empty where there are none."""
+        try:
+            value = self.dataset.get(keyword)
+            if value is None or value == "":
+                return []
+            return [float(v) for v in (value if np.iterable(value) else [value])]
+        except Exception:  # as above
+            return self._with_commas(keyword)
+
+    def number(self, keyword: str) -> float | None:
+        """Return the element's one number; None where there is none or several."""
+        found = self.numbers(keyword)
+        if len(found) > 1:
+            self.malformed.add(keyword)
+        return found[0] if len(found) == 1 else None
+
+    def items(self, keyword: str) -> list[Dataset]:
+        """Return the items of a sequence; none where it is absent or malformed."""
+        value = self.value(keyword) or []
+        if not all(isinstance(item, Dataset) for item in value):
+            self.malformed.add(keyword)
+            return []
+        return list(value)
+
+    def _with_commas(self, keyword: str) -> list[float]:
+        # The parser leaves what it can't convert as bytes, or makes texts of it.
+        raw = getattr(self.dataset.get_item(keyword), "value", None)
+        if isinstance(raw, bytes):
+            raw = raw.decode("ascii", "replace")
+        if dictionary_VR(keyword) == "DS" and raw:
+            words = raw.strip(" \0").split("\\") if isinstance(raw, str) else list(map(str, raw))
+            if all(DECIMAL_COMMA.fullmatch(word.strip()) for word in words):
+                self.commas.add(keyword)
+                return [float(word.replace(",", ".")) for word in words]
+        self.malformed.add(keyword)
+        return []

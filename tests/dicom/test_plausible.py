@@ -1,0 +1,187 @@
+"""Headers that say more or less than the pixels hold: the right values, and a word about it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Sequence, uid
+
+from mammo_sae.cohorts.ages import age_in_years
+from mammo_sae.cohorts.facts import read_facts
+from mammo_sae.dicom.canonical import canonical_image
+from mammo_sae.dicom.pixels import display_values, read_pixels
+from mammo_sae.dicom.refusal import Reason, Refusal
+from mammo_sae.dicom.settings import ClinicalSettings
+
+AT_SIXTY = ["060Y", "060", "60Y", "60", "720M", "060 Y", "060y", "3131W", "60.0"]
+RAMP = np.linspace(0, 4095, 4800).astype(np.uint16).reshape(60, 80)
+
+
+def shown(path, **options) -> np.ndarray:
+    header, codes = read_pixels(path)
+    return display_values(header, **options)[codes]
+
+
+@pytest.mark.parametrize("bits", [12, 14, 16])
+def test_a_voi_lut_is_scaled_by_its_largest_entry_where_that_needs_fewer_bits(
+    tmp_path, write_dicom, lut_item, bits
+):
+    item = lut_item(np.arange(4096), 0, bits)
+    path = write_dicom(tmp_path / "a.dcm", RAMP, VOILUTSequence=Sequence([item]))
+    np.testing.assert_allclose(shown(path), RAMP / 4095, atol=1e-6)
+    assert (Reason.BITS_UNUSED in read_pixels(path)[0].notices) == (bits > 12)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_twelve_bits_in_a_header_of_sixteen_are_shown_in_full_with_a_notice(
+    tmp_path, write_dicom, photometric
+):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, bits=16, PhotometricInterpretation=photometric)
+    expected = RAMP / 4095
+    expected = 1 - expected if photometric == "MONOCHROME1" else expected
+    np.testing.assert_allclose(shown(path), expected, atol=1e-6)
+    canonical = canonical_image(*read_pixels(path), ClinicalSettings(height=60, width=80))
+    assert Reason.BITS_UNUSED in canonical.notices
+
+
+@pytest.mark.parametrize("syntax", [None, uid.RLELossless])
+def test_pixels_that_go_on_above_bits_stored_are_read_whole(tmp_path, write_dicom, syntax):
+    stored = np.linspace(0, 16383, 60 * 800).astype(np.uint16).reshape(60, 800)
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=12, compress=syntax)
+    header, codes = read_pixels(path)
+    np.testing.assert_array_equal(codes, stored)
+    assert header.bits_stored == 14
+    assert Reason.BITS_EXCEEDED in header.notices
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1])
+def test_a_stream_of_more_bits_than_the_header_says_is_read_whole(tmp_path, write_dicom, syntax):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, bits=12, compress=syntax)
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 10, 9
+    dataset.save_as(path)
+    header, codes = read_pixels(path)
+    np.testing.assert_array_equal(codes, RAMP)
+    assert Reason.BITS_EXCEEDED in header.notices
+
+
+def test_flags_above_the_pixels_are_cut_off(tmp_path, write_dicom):
+    flagged = RAMP.copy()
+    flagged[10:30, 20:50] |= 0x8000
+    path = write_dicom(tmp_path / "a.dcm", flagged, bits=12)
+    header, codes = read_pixels(path)
+    np.testing.assert_array_equal(codes, RAMP)
+    assert header.bits_stored == 12
+
+
+def test_values_where_left_aligned_pixels_have_none_are_refused(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, HighBit=15)
+    with pytest.raises(Refusal) as refused:
+        read_pixels(path)
+    assert refused.value.reason is Reason.BITS
+
+
+def test_a_window_that_is_not_used_keeps_no_image_out(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=[2048, 1000], WindowWidth=4096)
+    np.testing.assert_allclose(shown(path, voi="none"), RAMP / 4095, atol=1e-6)
+    assert Reason.MALFORMED in read_pixels(path)[0].notices
+    with pytest.raises(Refusal) as refused:
+        shown(path)
+    assert refused.value.reason is Reason.WINDOW
+
+
+def patched(path, old: bytes, new: bytes):
+    content = path.read_bytes()
+    assert len(old) == len(new)
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    return path
+
+
+def test_a_decimal_comma_in_a_spacing_is_read_as_a_number(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, PixelSpacing=["0.07", "0.07"])
+    patched(path, b"0.07\\0.07", b"0,07\\0,07")
+    header, _ = read_pixels(path)
+    assert header.spacing_mm == (0.07, 0.07)
+    assert Reason.DECIMAL_COMMA in header.notices
+    assert read_facts([path], "read")[0].spacing_mm == 0.07
+
+
+@pytest.mark.parametrize("spacing", ["0.007", "70", "abcd"])
+def test_a_spacing_that_no_mammogram_has_is_unknown(tmp_path, write_dicom, spacing):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, ImagerPixelSpacing=["0.123456", "0.123456"])
+    padded = spacing.ljust(8).encode()
+    patched(path, b"0.123456\\0.123456", padded + b"\\" + padded)
+    header, _ = read_pixels(path)
+    assert np.isnan(header.spacing_mm).all()
+    assert {Reason.SPACING, Reason.MALFORMED} & header.notices
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "Columns"])
+def test_one_header_without_a_size_takes_no_other_file_with_it(tmp_path, write_dicom, keyword):
+    good = write_dicom(tmp_path / "good.dcm", RAMP)
+    bad = write_dicom(tmp_path / "bad.dcm", RAMP)
+    dataset = pydicom.dcmread(bad)
+    setattr(dataset, keyword, 0)
+    dataset.save_as(bad)
+    found = read_facts([bad, good], "read")
+    assert found[0] is None
+    assert (found[1].rows, found[1].columns) == RAMP.shape
+    with pytest.raises(Refusal) as refused:
+        read_pixels(bad)
+    assert refused.value.reason is Reason.HEADER
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian])
+def test_a_header_of_three_megabytes_is_read(tmp_path, write_dicom, syntax):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, syntax=syntax)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(0x00090010, "LO", "ACME")
+    dataset.add_new(0x00091001, "OB", np.random.default_rng(0).bytes(3 << 20))
+    dataset.save_as(path)
+    facts = read_facts([path], "read")[0]
+    assert (facts.rows, facts.columns) == RAMP.shape
+
+
+@pytest.mark.parametrize(
+    ("text", "years"),
+    [
+        *((text, 60) for text in AT_SIXTY),
+        *((text, None) for text in ("000Y", "999Y", "052W", "")),
+    ],
+)
+def test_an_age_is_read_in_every_form_or_unknown(text, years):
+    assert age_in_years(text) == years
+
+
+def test_what_is_no_age_is_refused():
+    for text in ("abc", "-01Y", "60 or so"):
+        with pytest.raises(ValueError):
+            age_in_years(text)
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"ImageType": ["DERIVED", "PRIMARY", "POST_CONTRAST", "SUBTRACTION"]}, Reason.CONTRAST),
+        ({"ImageType": ["DERIVED", "PRIMARY", "", "RECOMBINED"]}, Reason.CONTRAST),
+        ({"ContrastBolusAgent": "Iohexol"}, Reason.CONTRAST),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "", "LOW_ENERGY"]}, Reason.LOW_ENERGY),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "STEREO_SCOUT"]}, Reason.STEREO),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "SPECIMEN"]}, Reason.SPECIMEN),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "GALACTOGRAPHY"]}, Reason.DUCTOGRAM),
+        ({"PaddleDescription": "Biopsy 5x5"}, Reason.BIOPSY),
+        ({"SOPClassUID": uid.SecondaryCaptureImageStorage}, Reason.SECONDARY_CAPTURE),
+        ({"DetectorType": "FILM"}, Reason.DIGITISED_FILM),
+    ],
+)
+def test_special_acquisitions_are_told(tmp_path, write_dicom, elements, reason):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, **elements)
+    assert read_pixels(path)[0].acquisition.special == {reason}
+
+
+def test_an_image_beside_its_window_is_noticed(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=4094, WindowWidth=2)
+    canonical = canonical_image(*read_pixels(path), ClinicalSettings(height=60, width=80))
+    assert Reason.BESIDE_WINDOW in canonical.notices
