@@ -337,6 +337,7 @@ def finetune(
     settings: SettingsText,
     manifests: Manifests,
     base: Annotated[Path, typer.Option(help="Folder of the encoder to start from.")],
+    base_head: Annotated[Path, typer.Option(help="Folder of that encoder's head.")],
     images: Images,
     weights: Annotated[Path, typer.Option(help="Weights to write (.safetensors).")],
     description: Annotated[Path, typer.Option(help="Description to write (.json).")],
@@ -349,8 +350,9 @@ def finetune(
     _run(
         "finetune",
         settings,
-        inputs=[images, base / "encoder.json", *manifests],
+        inputs=[images, base / "encoder.json", base_head / "head.json", *manifests],
         base=base,
+        base_head=base_head,
         cohort=images,
         stores=manifests,
         concepts=concepts.split(","),

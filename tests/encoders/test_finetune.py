@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from mammo_sae.analysis.statistics import auroc
 from mammo_sae.encoders import extract, finetune
-from mammo_sae.encoders.heads import load_head
+from mammo_sae.encoders.heads import Head, load_head, save_head
 from mammo_sae.encoders.network import load_encoder
 from mammo_sae.encoders.settings import (
     ExtractionSettings,
@@ -25,17 +26,37 @@ from mammo_sae.stores.tables import write_table
 OUTPUTS = ["encoder.safetensors", "encoder.json", "head.safetensors", "head.json", "log.csv"]
 
 
-def run(directory: Path, base: Path, cohort: Path, stores, freeze="blocks.4", **recipe) -> Path:
+def head_of_zeros(directory: Path) -> Path:
+    """Write the head of a base that says nothing of a mass: its AUROC is 0.5."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_head(
+        Head(np.zeros((1, 1280), np.float32), np.zeros(1, np.float32), ("mass",)),
+        directory / "head.safetensors",
+        directory / "head.json",
+    )
+    return directory
+
+
+def run(
+    directory: Path,
+    base: Path,
+    cohort: Path,
+    stores,
+    freeze="blocks.4",
+    head: Path | None = None,
+    **recipe,
+) -> Path:
     finetune.run(
         FinetunedSettings(
             kind="finetuned",
             base="pretrained",
             freeze=freeze,
-            recipe=FastRecipe(**{"epochs": 3, "batch_size": 8} | recipe),
+            recipe=FastRecipe(**{"epochs": 3, "batch_size": 8, "most_cycles": 1} | recipe),
         ),
         concepts=["mass"],
         cohort=cohort,
         base=base,
+        base_head=head or head_of_zeros(directory.with_name("base_head")),
         stores=stores,
         weights=directory / "encoder.safetensors",
         description=directory / "encoder.json",
@@ -82,7 +103,56 @@ def test_a_planted_blob_is_learnt_and_found_in_other_images(lite0, cached, image
     unseen, _ = image_store("7", count=40)
     assert auroc(*predict(directory, [unseen])) > 0.95
     losses = pd.read_csv(directory / "log.csv")["loss"]
-    assert losses.iloc[-1] < 0.5 * losses.iloc[0]
+    assert losses.iloc[-1] < 0.5 * losses.iloc[1]
+
+
+def test_the_head_starts_as_the_bases_and_the_log_as_its_score(lite0, cached, tmp_path):
+    cohort, images, embeddings = cached
+    weight = np.random.default_rng(0).standard_normal((1, 1280)).astype(np.float32)
+    base = Head(weight, np.array([0.5], np.float32), ("mass",))
+    (tmp_path / "h").mkdir()
+    save_head(base, tmp_path / "h" / "head.safetensors", tmp_path / "h" / "head.json")
+    directory = run(
+        tmp_path / "a", lite0, cohort, embeddings, head=tmp_path / "h", epochs=1, lr=1e-12,
+        head_lr=1e-12, weight_decay=0,
+    )  # fmt: skip
+    np.testing.assert_allclose(load_head(directory).weight, weight, atol=1e-6)
+    shutil.copy(lite0 / "encoder.safetensors", tmp_path / "h")
+    shutil.copy(lite0 / "encoder.json", tmp_path / "h")
+    log = pd.read_csv(directory / "log.csv")
+    assert log["epoch"].tolist() == [0, 1]
+    assert np.isnan(log["loss"][0])
+    assert log["auroc_mass"][0] == pytest.approx(auroc(*predict(tmp_path / "h", images)), abs=0.01)
+
+
+def test_training_goes_on_until_the_concept_has_been_learnt(lite0, cached, tmp_path, capsys):
+    cohort, _, embeddings = cached
+    learnt = run(tmp_path / "a", lite0, cohort, embeddings, epochs=5, most_cycles=3)
+    assert len(pd.read_csv(learnt / "log.csv")) == 1 + 5
+    assert "has not learnt" not in capsys.readouterr().err
+    # At such rates the head stays as it was: at random.
+    weight = np.random.default_rng(0).standard_normal((1, 1280)).astype(np.float32)
+    (tmp_path / "h").mkdir()
+    save_head(
+        Head(weight, np.zeros(1, np.float32), ("mass",)),
+        tmp_path / "h" / "head.safetensors",
+        tmp_path / "h" / "head.json",
+    )
+    idle = run(
+        tmp_path / "b", lite0, cohort, embeddings, head=tmp_path / "h", epochs=1, most_cycles=3,
+        lr=1e-12, head_lr=1e-12,
+    )  # fmt: skip
+    assert len(pd.read_csv(idle / "log.csv")) == 1 + 3
+    assert "fine-tuning has not learnt mass: the AUROC" in capsys.readouterr().err
+
+
+def test_a_head_without_the_concept_is_refused(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    (tmp_path / "h").mkdir()
+    head = Head(np.zeros((1, 1280), np.float32), np.zeros(1, np.float32), ("cyst",))
+    save_head(head, tmp_path / "h" / "head.safetensors", tmp_path / "h" / "head.json")
+    with pytest.raises(InputError, match="no concept 'mass', only cyst"):
+        run(tmp_path / "a", lite0, cohort, embeddings, head=tmp_path / "h")
 
 
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others(lite0, cached, tmp_path):
@@ -254,7 +324,7 @@ def test_training_ends_when_the_validation_split_gains_no_more_and_keeps_the_bes
         tmp_path / "a", lite0, cohort, embeddings, epochs=12, patience=2, lr=3e-3, warmup=0.9
     )
     log = pd.read_csv(directory / "log.csv")
-    assert len(log) < 12
+    assert len(log) < 1 + 12
     assert len(log) - 1 - log["validation_auroc"].idxmax() == 2
     logits, truth = predict(directory, images)
     unseen = (table["split"] == "validation").to_numpy()

@@ -73,6 +73,7 @@ rule finetune:
     input:
         images=COHORT["images"],
         encoder=lambda wildcards: encoder_files(CONFIG.encoders[wildcards.encoder].base),
+        head=lambda wildcards: head_files(CONFIG.encoders[wildcards.encoder].base),
         manifests=finetuning_inputs,
         stores=finetuning_stores,
     output:
@@ -99,10 +100,12 @@ rule finetune:
         code=code("finetune"),
         concepts=CONCEPTS,
         base=lambda wildcards: f"{RESULTS}/encoders/{CONFIG.encoders[wildcards.encoder].base}",
+        base_head=lambda wildcards: f"{RESULTS}/heads/{CONFIG.encoders[wildcards.encoder].base}",
     message:
         "Fine-tuning: {wildcards.encoder}"
     shell:
         "python -m mammo_sae finetune --settings {params.cfg:q} --base {params.base:q}"
+        " --base-head {params.base_head:q}"
         " --images {input.images:q} --concepts {params.concepts:q}"
         " --weights {output.weights:q} --description {output.description:q} --head {output.head:q}"
         " --head-description {output.head_description:q} --history {output.history:q}"

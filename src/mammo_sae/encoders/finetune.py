@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from mammo_sae.compute.devices import fastest_device, product_type
 from mammo_sae.compute.ordered import ahead
 from mammo_sae.encoders import augmentation
 from mammo_sae.encoders.architectures import POOLED, find_layer, layer_names
-from mammo_sae.encoders.heads import Head, save_head
+from mammo_sae.encoders.heads import Head, load_head, save_head
 from mammo_sae.encoders.labels import concept_labels
 from mammo_sae.encoders.network import Network, Pointwise, load_encoder, save_encoder, to_map
 from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
@@ -39,6 +40,7 @@ def run(
     concepts: Sequence[str],
     cohort: Path,
     base: Path,
+    base_head: Path,
     stores: Sequence[Path],
     weights: Path,
     description: Path,
@@ -50,7 +52,10 @@ def run(
 
     The loss is binary cross-entropy, positives weighted by negatives / positives of the training
     split; images without a label for a concept do not count for it. BatchNorm stays folded, so
-    its statistics are those of the pretraining.
+    its statistics are those of the pretraining. The head starts as the base's (linear probing, then
+    fine-tuning: Kumar et al., arXiv 2202.10054). The learning rate rises and falls once a cycle;
+    further cycles follow until each concept's AUROC over the training images, of the logits that
+    their last pass gave, is at least the recipe's ``learnt``.
 
     Parameters
     ----------
@@ -62,17 +67,20 @@ def run(
         ``images.parquet``.
     base
         Directory of the encoder to start from.
+    base_head
+        Directory of the base's head.
     stores
         Manifests of the shards: of the base's embeddings at ``settings.freeze``, so that the
         frozen part is never run again, or of the images if nothing is frozen.
     weights, description, head_weights, head_description, log
-        The files to write; the log is a CSV table, one row per epoch.
+        The files to write; the log is a CSV table, one row per epoch, with the mean loss and each
+        concept's AUROC over the training images; row 0 is the base with its head.
 
     Raises
     ------
     InputError
-        If a concept can't be learnt from the training split, the base has no layer ``freeze``, or
-        training diverges.
+        If a concept can't be learnt from the training split, the base has no layer ``freeze`` or
+        its head lacks a concept, or training diverges.
 
     Notes
     -----
@@ -90,7 +98,8 @@ def run(
     if settings.recipe.patience is not None:
         unseen, truth = concept_labels(table, "validation", concepts, cohort)
     inputs = Inputs(stores, settings.freeze, list(dict.fromkeys([*images, *unseen])))
-    training = Training(settings, network, labels)
+    start = _rows(load_head(base_head), concepts)
+    training = Training(settings, network, start, labels)
     checkpoint = Checkpoint(
         description.with_name("checkpoint.pt"),
         [
@@ -99,12 +108,15 @@ def run(
             [*images, *unseen],
             np.nan_to_num(np.concatenate([labels, truth]), nan=-1).tolist(),
             read_json(base / "encoder.json"),
+            read_json(base_head / "head.json"),
             *map(read_json, stores),
         ],
         training.device,
     )
     if (state := checkpoint.load()) is not None:
         training.restore(state)
+    else:
+        training.score_base(inputs, images)
     saved = time.monotonic()
     batches = ahead(_batches(inputs, images, settings.recipe, training.step), size=2)
     for chosen, batch in progress(batches, total=training.steps - training.step, label="fine-tune"):
@@ -117,6 +129,13 @@ def run(
             checkpoint.save(training.state())
             saved = time.monotonic()
     training.take_best()
+    if unlearnt := training.unlearnt():
+        print(
+            f"fine-tuning has not learnt {', '.join(unlearnt)}: the AUROC over the training images "
+            f"is below {settings.recipe.learnt}, and later steps will explain a network that does "
+            "not know the concept; raise the recipe's most_cycles or epochs, or change its rates",
+            file=sys.stderr,
+        )
     details = network.description.model_copy(
         update={
             "kind": "finetuned",
@@ -145,18 +164,28 @@ class Training:
         Frozen part and recipe.
     network
         The network, trained in place.
+    head
+        Weight and bias to start from, a row per concept.
     labels
         [n, c]: 0, 1, or NaN where unlabelled, of the training images.
     """
 
-    def __init__(self, settings: FinetunedSettings, network: Network, labels: np.ndarray) -> None:
+    def __init__(
+        self, settings: FinetunedSettings, network: Network, head: Head, labels: np.ndarray
+    ) -> None:
         recipe = settings.recipe
         self.device = fastest_device()
         self.step = 0
         self.steps_per_epoch = -(-len(labels) // recipe.batch_size)
-        self.steps = recipe.epochs * self.steps_per_epoch
+        self.steps = recipe.most_cycles * recipe.epochs * self.steps_per_epoch
         self.losses = np.zeros(self.steps)
         self.aurocs: list[float] = []
+        self._concepts = head.concepts
+        self._labels = labels
+        # Of the training images, [n, c]: the base's logits, then those of each image's last pass.
+        self._seen = np.zeros(labels.shape, dtype=np.float32)
+        # Per epoch, the base first: each concept's AUROC over the training images.
+        self._learnt: list[list[float]] = []
         self._best: list[dict[str, Tensor]] = []
         self._settings = settings
         self._network = network
@@ -167,8 +196,9 @@ class Training:
         network.to(self.device).train()
         channels = find_layer(network.architecture, POOLED).channels
         self.head = nn.Linear(channels, labels.shape[1])
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(head.weight))
+            self.head.bias.copy_(torch.from_numpy(head.bias))
         self.head.to(self.device)
         self._targets = torch.from_numpy(labels).to(self.device)
         # NaN is neither, so unlabelled images do not count.
@@ -181,17 +211,19 @@ class Training:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimiser,
-            max_lr=[recipe.lr, recipe.head_lr],
-            total_steps=-(-self.steps // recipe.accumulate),
-            pct_start=recipe.warmup,
-        )
+        self._schedule = self._cycle()
+
+    def score_base(self, inputs: Inputs, images: Sequence[str]) -> None:
+        """Score the base's head on the training `images`, before the first step."""
+        self._seen = self._predict(inputs, images)
+        self._learnt.append(self._training_aurocs())
 
     def advance(self, chosen: Tensor, batch: Tensor) -> None:
         """Learn from a batch: its images' rows among the labels, and their pixels or maps."""
         recipe = self._settings.recipe
-        loss = _loss(self._logits(batch), self._targets[chosen], self._positive_weight)
+        logits = self._logits(batch)
+        self._seen[chosen.numpy()] = logits.detach().float().cpu().numpy()
+        loss = _loss(logits, self._targets[chosen], self._positive_weight)
         (loss / recipe.accumulate).backward()
         self.losses[self.step] = loss.item()
         if not np.isfinite(self.losses[self.step]):
@@ -199,23 +231,19 @@ class Training:
                 f"fine-tuning diverged at step {self.step} of {self.steps}; lower the recipe's lr"
             )
         self.step += 1
-        if self.step % recipe.accumulate == 0 or self.step == self.steps:
+        cycle_ends = self.step % (recipe.epochs * self.steps_per_epoch) == 0
+        if self.step % recipe.accumulate == 0 or cycle_ends:
             self._optimiser.step()
             self._optimiser.zero_grad()
             self._schedule.step()
+        if self.step % self.steps_per_epoch == 0:
+            self._learnt.append(self._training_aurocs())
+        if cycle_ends and not self.finished:
+            self._schedule = self._cycle()
 
     def validate(self, inputs: Inputs, images: Sequence[str], truth: np.ndarray) -> None:
         """Score the epoch just ended on images [n] with labels [n, c]; keep the best weights."""
-        size = self._settings.recipe.batch_size
-        self._network.eval()
-        with torch.inference_mode():
-            scores = np.concatenate(
-                [
-                    self._logits(inputs.read(images[start : start + size])).float().cpu().numpy()
-                    for start in range(0, len(images), size)
-                ]
-            )
-        self._network.train()
+        scores = self._predict(inputs, images)
         known = ~np.isnan(truth)
         aurocs = [auroc(s[k], t[k]) for s, t, k in zip(scores.T, truth.T, known.T, strict=True)]
         self.aurocs.append(float(np.mean(aurocs)))
@@ -227,9 +255,22 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether no epoch of the last `patience` was better on the validation split."""
-        patience = self._settings.recipe.patience
-        return patience is not None and len(self.aurocs) - 1 - self._best_epoch >= patience
+        """Whether training ends here.
+
+        That is after the last cycle; after a cycle in which every concept has been learnt; and
+        where no epoch of the last `patience` was better on the validation split.
+        """
+        recipe = self._settings.recipe
+        worse = len(self.aurocs) - 1 - self._best_epoch
+        if recipe.patience is not None and worse >= recipe.patience:
+            return True
+        at_end = self.step > 0 and self.step % (recipe.epochs * self.steps_per_epoch) == 0
+        return self.step == self.steps or (at_end and not self.unlearnt())
+
+    def unlearnt(self) -> list[str]:
+        """Return the concepts whose AUROC over the training images is below `learnt`."""
+        pairs = zip(self._concepts, self._learnt[-1], strict=True)
+        return [concept for concept, now in pairs if now < self._settings.recipe.learnt]
 
     def take_best(self) -> None:
         """Go back to the weights of the best epoch, if epochs were scored."""
@@ -237,16 +278,20 @@ class Training:
             part.load_state_dict(best)
 
     def log(self) -> pd.DataFrame:
-        """Return one row per epoch: its mean loss and, if it was scored, its mean AUROC."""
+        """Return one row per epoch, the base as epoch 0: mean loss and AUROCs."""
         losses = self.losses[: self.step].reshape(-1, self.steps_per_epoch).mean(axis=1)
-        table = pd.DataFrame({"epoch": np.arange(len(losses)) + 1, "loss": losses})
-        return table.assign(validation_auroc=self.aurocs) if self.aurocs else table
+        table = pd.DataFrame({"epoch": np.arange(len(losses) + 1), "loss": [np.nan, *losses]})
+        for concept, aurocs in zip(self._concepts, zip(*self._learnt, strict=True), strict=True):
+            table[f"auroc_{concept}"] = aurocs
+        return table.assign(validation_auroc=[np.nan, *self.aurocs]) if self.aurocs else table
 
     def state(self) -> dict[str, Any]:
         """Return all that the next steps depend on."""
         return {
             "step": self.step,
             "aurocs": self.aurocs,
+            "seen": torch.from_numpy(self._seen),
+            "learnt": self._learnt,
             "best": self._best,
             "losses": torch.from_numpy(self.losses),
             "parts": [part.state_dict() for part in self._parts()],
@@ -257,12 +302,43 @@ class Training:
         """Go on from `state`."""
         self.step = state["step"]
         self.aurocs = state["aurocs"]
+        self._seen = state["seen"].cpu().numpy()
+        self._learnt = state["learnt"]
         self._best = state["best"]
         self.losses = state["losses"].cpu().numpy()
         for part, kept in zip(self._parts(), state["parts"], strict=True):
             part.load_state_dict(kept)
         for parameter, gradient in zip(self._trained(), state["gradients"], strict=True):
             parameter.grad = gradient
+
+    def _cycle(self) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the rates of one cycle, from its first step."""
+        recipe = self._settings.recipe
+        return torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser,
+            max_lr=[recipe.lr, recipe.head_lr],
+            total_steps=-(-recipe.epochs * self.steps_per_epoch // recipe.accumulate),
+            pct_start=recipe.warmup,
+        )
+
+    def _predict(self, inputs: Inputs, images: Sequence[str]) -> np.ndarray:
+        """Return the logits [n, c] of `images`, as they are, with the weights as they are."""
+        size = self._settings.recipe.batch_size
+        self._network.eval()
+        with torch.inference_mode():
+            logits = [
+                self._logits(inputs.read(images[start : start + size])).float().cpu().numpy()
+                for start in range(0, len(images), size)
+            ]
+        self._network.train()
+        return np.concatenate(logits)
+
+    def _training_aurocs(self) -> list[float]:
+        known = ~np.isnan(self._labels)
+        return [
+            float(auroc(scores[k], truth[k]))
+            for scores, truth, k in zip(self._seen.T, self._labels.T, known.T, strict=True)
+        ]
 
     def _logits(self, batch: Tensor) -> Tensor:
         freeze = self._settings.freeze
@@ -280,6 +356,12 @@ class Training:
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self._optimiser.param_groups for p in group["params"]]
+
+
+def _rows(head: Head, concepts: Sequence[str]) -> Head:
+    """Return the head's rows of `concepts`, in that order."""
+    rows = [head.row(concept) for concept in concepts]
+    return Head(head.weight[rows], head.bias[rows], tuple(concepts))
 
 
 def _stored(stores: Sequence[Path], freeze: str | None) -> list[str]:
@@ -329,7 +411,7 @@ def _batches(
     can go on anywhere.
     """
     per_epoch = -(-len(images) // recipe.batch_size)
-    for number in range(done, recipe.epochs * per_epoch):
+    for number in range(done, recipe.most_cycles * recipe.epochs * per_epoch):
         epoch, place = divmod(number, per_epoch)
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images))
         chosen = order[place * recipe.batch_size : (place + 1) * recipe.batch_size]

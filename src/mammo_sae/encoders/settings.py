@@ -89,7 +89,21 @@ class FastRecipe(Settings):
     """Fine-tuning in minutes: one-cycle, few epochs, a head that learns faster than the network."""
 
     kind: Literal["fast"] = "fast"
-    epochs: int = Field(default=4, ge=1, description="passes over the training split")
+    epochs: int = Field(
+        default=4, ge=1, description="passes over the training split in one cycle of the rate"
+    )
+    most_cycles: int = Field(
+        default=4,
+        ge=1,
+        description="cycles after which training ends in any case; it ends after an earlier one if "
+        "every concept has been learnt",
+    )
+    learnt: float = Field(
+        default=0.98,
+        gt=0.5,
+        le=1,
+        description="AUROC over the training images from which a concept has been learnt",
+    )
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")
     accumulate: int = Field(default=1, ge=1, description="forward passes per step")
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate of the network")
@@ -116,7 +130,10 @@ class MammoClipRecipe(FastRecipe):
     """Mammo-CLIP's downstream training (https://github.com/batmanlab/Mammo-CLIP)."""
 
     kind: Literal["mammo_clip"]  # type: ignore[assignment]
-    epochs: int = Field(default=30, ge=1, description="passes over the training split")
+    epochs: int = Field(
+        default=30, ge=1, description="passes over the training split in one cycle of the rate"
+    )
+    most_cycles: int = Field(default=1, ge=1, description="as in the fast recipe")
     batch_size: int = Field(default=8, ge=1, description="images per forward pass")
     lr: float = Field(default=5e-5, gt=0, description="peak learning rate of the network")
     head_lr: float = Field(default=5e-5, gt=0, description="peak learning rate of the head")
