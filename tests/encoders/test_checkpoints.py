@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import collections
-import random
-
 import efficientnet_pytorch
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mammo_sae.encoders import checkpoints
 from mammo_sae.errors import InputError
@@ -57,51 +55,6 @@ def test_weights_that_are_not_numbers_are_refused(state):
         checkpoints.fold(broken, NAME, "checkpoint a.pth")
 
 
-def test_a_truncated_file_is_refused_with_its_name(tmp_path):
-    path = tmp_path / "weights.pth"
-    torch.save({"a": torch.zeros(1000)}, path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"weights\.pth is damaged"):
-        checkpoints.read_pickle(path)
-
-
-def test_a_file_that_is_no_pickle_is_refused_with_its_name(tmp_path):
-    path = tmp_path / "weights.pth"
-    path.write_bytes(b"<!DOCTYPE html>")
-    with pytest.raises(InputError, match=r"weights\.pth is damaged"):
-        checkpoints.read_pickle(path)
-
-
-class Opener:
-    """What a hostile checkpoint would hold: its unpickling calls a function."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-def test_a_forbidden_global_is_refused_by_name_and_never_run(tmp_path):
-    path, victim = tmp_path / "weights.pth", tmp_path / "written"
-    torch.save({"model": {"a": torch.zeros(1)}, "trap": Opener(victim)}, path)
-    with pytest.raises(InputError, match=r"weights\.pth holds .*open.* is refused; where"):
-        checkpoints.read_pickle(path)
-    assert not victim.exists()
-
-
-def test_a_class_is_read_only_when_it_is_on_the_list(tmp_path):
-    path = tmp_path / "weights.pth"
-    torch.save({"counts": collections.Counter(a=1)}, path)
-    assert checkpoints.read_pickle(path)["counts"]["a"] == 1
-    torch.save({"seed": random.Random(1)}, path)
-    with pytest.raises(InputError, match=r"holds random\.Random"):
-        checkpoints.read_pickle(path)
-    assert (
-        checkpoints.read_pickle(path, [random.Random])["seed"].random() == random.Random(1).random()
-    )
-
-
 def test_a_wrong_sha256_is_refused_with_both(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"weights")
@@ -114,3 +67,99 @@ def test_a_wrong_sha256_is_refused_with_both(tmp_path):
 def test_a_missing_file_is_refused_with_its_path(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.pth does not exist"):
         checkpoints.check_sha256(tmp_path / "nowhere.pth", None)
+
+
+PREFIXES = {
+    "bare": (None, ""),
+    "bare, DataParallel": (None, "module."),
+    "Mammo-CLIP, Mammo-FM": ("model", "image_encoder."),
+    "VersaMammo": (None, "module.image_encoder."),
+    "Lightning": ("state_dict", "model."),
+    "Lightning of Mammo-CLIP": ("state_dict", "model.image_encoder."),
+    "DataParallel of Mammo-CLIP": ("model", "module.image_encoder."),
+}
+
+
+@pytest.mark.parametrize("layout", PREFIXES)
+@pytest.mark.parametrize("form", ["zip", "legacy", "protocol 4"])
+def test_the_encoder_is_found_under_whatever_prefix_and_in_whatever_form(
+    state, tmp_path, layout, form
+):
+    inside, prefix = PREFIXES[layout]
+    named = {f"{prefix}{key}": value for key, value in state.items()}
+    named["text_encoder.embeddings.weight"] = torch.zeros(3, 4)
+    path = tmp_path / "weights.pth"
+    content = {inside: named, "epoch": 3} if inside else named
+    torch.save(
+        content,
+        path,
+        pickle_protocol=4 if form == "protocol 4" else 2,
+        _use_new_zipfile_serialization=form != "legacy",
+    )
+    found = checkpoints.find(path, NAME)
+    assert found.prefix == prefix
+    assert all(torch.equal(found.state[key], value) for key, value in state.items())
+
+
+def test_the_encoder_is_found_in_safetensors(state, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({f"image_encoder.{key}": value.contiguous() for key, value in state.items()}, path)
+    found = checkpoints.find(path, NAME)
+    assert all(torch.equal(found.state[key], value) for key, value in state.items())
+
+
+def test_a_checkpoint_of_two_encoders_is_refused_and_the_way_out_leads_out(state, tmp_path):
+    path = tmp_path / "weights.pth"
+    other = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": dict(state), "ema": dict(state)}, path)
+    checkpoints.find(path, NAME)
+    torch.save({"model": dict(state), "ema": other}, path)
+    with pytest.raises(
+        InputError, match=r"2 encoders that differ .* save the state dict of the one"
+    ):
+        checkpoints.find(path, NAME)
+    torch.save(other, path)
+    found = checkpoints.find(path, NAME)
+    assert torch.equal(found.state["_bn1.bias"], other["_bn1.bias"])
+
+
+class Whole(efficientnet_pytorch.EfficientNet):
+    """A network that is saved as an object, not as weights."""
+
+
+@pytest.mark.parametrize("inside", [None, "model", "state_dict"])
+def test_a_whole_object_is_refused_and_the_way_out_leads_out(tmp_path, inside):
+    path = tmp_path / "weights.pth"
+    network = Whole.from_name(NAME)
+    torch.save({inside: network} if inside else network, path)
+    with pytest.raises(InputError, match=r"object of .*Whole.* save model\.state_dict\(\) with"):
+        checkpoints.find(path, NAME)
+    torch.save(network.state_dict(), path)
+    found = checkpoints.find(path, NAME)
+    assert torch.equal(found.state["_bn1.bias"], network.state_dict()["_bn1.bias"])
+
+
+def test_a_weight_that_an_unknown_library_makes_is_refused_by_name(state, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(dict(state) | {"_bn1.bias": Whole.from_name(NAME)}, path)
+    with pytest.raises(InputError, match=r"_bn1\.bias is of .*Whole, which is not read"):
+        checkpoints.find(path, NAME)
+    torch.save(dict(state), path)
+    checkpoints.find(path, NAME)
+
+
+def test_a_checkpoint_of_another_kind_of_network_says_what_it_holds(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": {"conv_stem.weight": torch.zeros(1), "bn1.weight": torch.zeros(1)}}, path)
+    with pytest.raises(InputError, match=r"holds 'conv_stem\.weight', 'bn1\.weight', but no _conv"):
+        checkpoints.find(path, NAME)
+
+
+def test_quantised_weights_are_refused_and_the_way_out_leads_out(state):
+    quantised = dict(state) | {"_conv_head.weight": state["_conv_head.weight"].to(torch.int8)}
+    with pytest.raises(
+        InputError, match=r"_conv_head\.weight is of int8; save the weights as float"
+    ):
+        checkpoints.fold(quantised, NAME, "checkpoint a.pth")
+    quantised["_conv_head.weight"] = quantised["_conv_head.weight"].float()
+    checkpoints.fold(quantised, NAME, "checkpoint a.pth")

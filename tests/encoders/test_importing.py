@@ -64,8 +64,8 @@ def test_a_state_dict_in_a_file_is_imported_and_its_digest_kept(tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "content", "digest", "complaint"),
     [
-        ("efficientnet-b0", [1, 2], None, "is no state dict"),
-        ("efficientnet-b0", {"a": torch.zeros(1)}, None, "lacks _conv_stem.weight"),
+        ("efficientnet-b0", [1, 2], None, "holds a list, no state dict"),
+        ("efficientnet-b0", {"a": torch.zeros(1)}, None, "but no _conv_stem.weight behind any"),
         ("efficientnet-b0", {}, "0" * 64, "has SHA-256"),
     ],
 )

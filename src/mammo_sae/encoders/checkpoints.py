@@ -1,15 +1,14 @@
 """Reading weights as others publish them, safely, into the form that `network` runs.
 
-A file is read with torch's restricted unpickler alone; its keys and shapes are compared with the
-architecture's before anything is used.
+A file is read without running anything of it (`weights`); the keys and shapes of its tensors are
+compared with the architecture's before anything is used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,13 @@ from torch import Tensor
 
 from mammo_sae.encoders.architectures import architecture
 from mammo_sae.errors import InputError
+from mammo_sae.weights import files
+from mammo_sae.weights.unpickling import Foreign
 
 BATCH_NORM_EPSILON = 1e-3  # of both packages; PyTorch's own default is 1e-5
 NORM = ("weight", "bias", "running_mean", "running_var")
+ANCHOR = "_conv_stem.weight"  # the first tensor of every network of the package
+LEVELS = 3  # of dicts in dicts
 NAMED = 3  # offending keys named in a message
 
 Shape = tuple[int, ...]
@@ -58,33 +61,115 @@ def check_sha256(path: Path, expected: str | None) -> str:
     return found
 
 
-def read_pickle(path: Path, allowed: Sequence[Any] = ()) -> Any:
-    """Read what `torch.save` wrote: tensors, plain containers, and the globals `allowed`.
+@dataclass(frozen=True)
+class Found:
+    """An encoder's tensors in a checkpoint, and what stands around them.
+
+    `state` has the packages' names; `prefix` stood before each in `around`, the state dict that
+    holds them. `content` is all of the checkpoint.
+    """
+
+    state: dict[str, Any]
+    prefix: str
+    around: Mapping[Any, Any]
+    content: Any
+
+
+def find(path: Path, name: str) -> Found:
+    """Find the tensors of an architecture in a checkpoint, wherever and under whatever prefix.
+
+    State dicts are looked for in the file itself and in the dicts in it (``model``,
+    ``state_dict``, ...), and the encoder in these by the names of its tensors: as they are, or
+    all behind one prefix (``image_encoder.``, ``module.``, ``model.image_encoder.``).
+
+    Parameters
+    ----------
+    path
+        What torch.save, pickle or safetensors wrote.
+    name
+        The architecture.
 
     Raises
     ------
     InputError
-        If the file is damaged, or holds anything else; nothing of it is run.
+        If the file is damaged, or holds no such encoder, or several that differ.
     """
-    try:
-        with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"checkpoint {path} does not exist; correct its path") from None
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
-        if refused is None:
+    where = f"checkpoint {path}"
+    content = files.read_weights(path)
+    expected = _expected(name)
+    found: list[tuple[int, Found]] = []
+    states = list(_state_dicts(content))
+    for state in states:
+        names = [key for key in state if isinstance(key, str)]
+        prefixes = {key.removesuffix(ANCHOR) for key in names if key.endswith(ANCHOR)}
+        for prefix in sorted(prefixes):
+            inside = {
+                key.removeprefix(prefix): state[key]
+                for key in names
+                if key.startswith(f"{prefix}_")
+            }
+            count = sum(key in inside for key in expected)
+            found.append((count, Found(inside, prefix, state, content)))
+    if not found:
+        raise InputError(f"{where} {_nothing(content, states)}")
+    most = max(count for count, _ in found)
+    best = [one for count, one in found if count == most]
+    for other in best[1:]:
+        if not _same(best[0].state, other.state):
+            named = " and ".join(repr(one.prefix + ANCHOR) for one in best[:2])
             raise InputError(
-                f"checkpoint {path} is damaged, or not a file of torch.save; fetch it again"
-            ) from None
-        raise InputError(
-            f"checkpoint {path} holds {refused[1]}, which could run code and is refused; where "
-            "you trust it, save its weights alone (torch.save(checkpoint['model'], ...)) and give "
-            "that file"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"checkpoint {path} is damaged ({reason}); fetch it again") from None
+                f"{where} holds {len(best)} encoders that differ ({named}); save the state dict of "
+                "the one you mean with torch.save and give that file"
+            )
+    for key, value in best[0].state.items():
+        if isinstance(value, Foreign):
+            raise InputError(
+                f"{where}: {best[0].prefix}{key} is of {value.name}, which is not read; save it as "
+                "a plain tensor where that library is installed"
+            )
+    tensors = {key: value for key, value in best[0].state.items() if torch.is_tensor(value)}
+    return replace(best[0], state=tensors)
+
+
+def _state_dicts(content: Any) -> Iterator[Mapping[Any, Any]]:
+    """Yield every dict down to the third level that has tensors, or what stands for them."""
+    level = [content]
+    seen: set[int] = set()
+    for _ in range(LEVELS):
+        below = []
+        for value in level:
+            if not isinstance(value, dict) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if any(torch.is_tensor(item) or isinstance(item, Foreign) for item in value.values()):
+                yield value
+            below += [item for item in value.values() if isinstance(item, dict)]
+        level = below
+
+
+def _nothing(content: Any, states: Sequence[Mapping[Any, Any]]) -> str:
+    """Return what a checkpoint without an EfficientNet holds, and what to do."""
+    do = "save model.state_dict() with torch.save and give that file"
+    if isinstance(content, Foreign):
+        return f"holds an object of {content.name}, not weights; where its code is, {do}"
+    if not isinstance(content, dict):
+        return f"holds a {type(content).__name__}, no state dict; {do}"
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), Foreign):
+            return f"has an object of {content[key].name} as {key!r}; where its code is, {do}"
+    tensors = [key for state in states for key in state if torch.is_tensor(state[key])]
+    held = _named([repr(key)[:60] for key in tensors]) if tensors else "no tensors"
+    return (
+        f"holds {held}, but no {ANCHOR} behind any prefix: it is of no network of the package "
+        "efficientnet-pytorch; give a checkpoint of one"
+    )
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.is_tensor(value) and torch.is_tensor(other[key]) and torch.equal(value, other[key])
+        for key, value in one.items()
+    )
 
 
 def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor]:
@@ -106,9 +191,13 @@ def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor
     Raises
     ------
     InputError
-        Naming missing, unexpected and mis-shaped keys.
+        Naming missing, unexpected and mis-shaped keys, and weights that are no finite numbers.
     """
     check_keys(state, _expected(name), where, optional=("_fc.",))
+    for key in _expected(name):
+        if not state[key].is_floating_point():
+            kind = str(state[key].dtype).removeprefix("torch.")
+            raise InputError(f"{where}: {key} is of {kind}; save the weights as float32")
     folded: dict[str, Tensor] = {}
     for ours, convolution, norm in _folds(name):
         weight = state[f"{convolution}.weight"].double()

@@ -126,10 +126,8 @@ def _mammo_clip(source: MammoClipSource) -> tuple[dict[str, Tensor], EncoderDesc
 
 
 def _state_dict(path: Path, architecture: str) -> dict[str, Tensor]:
-    content = checkpoints.read_pickle(path)
-    if not isinstance(content, dict):
-        raise InputError(f"checkpoint {path} is no state dict; save model.state_dict()")
-    return checkpoints.fold(content, architecture, f"checkpoint {path}")
+    found = checkpoints.find(path, architecture)
+    return checkpoints.fold(found.state, architecture, f"checkpoint {path}")
 
 
 def _random(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
