@@ -150,7 +150,8 @@ def test_the_text_of_a_configuration_with_bytes_changed_is_read_or_refused(count
         check(bytes(text), lambda: read_config([file]))
 
 
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:30])
+# An object's repr has its address: other test names in every worker process.
+@pytest.mark.parametrize("odd", ODD, ids=[f"{n}-{type(odd).__name__}" for n, odd in enumerate(ODD)])
 def test_an_odd_value_for_the_whole_is_refused_or_is_the_default(odd):
     for key in Config.model_fields:
         check(odd, lambda key=key: load_config({key: odd}, "mine"))
