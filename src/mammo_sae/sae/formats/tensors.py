@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mammo_sae.errors import InputError
+from mammo_sae.weights.files import read_weights
 
 MOST_CONFIG = 16 << 20  # bytes of a configuration
 
@@ -31,7 +31,7 @@ class Tensors:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        found = _read(path)
+        found = read_weights(path)
         if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
             raise InputError(
                 f"{path} is no state dict; write one with torch.save(sae.state_dict(), ...)"
@@ -79,24 +79,6 @@ class Tensors:
         if not torch.isfinite(tensor).all():
             raise InputError(f"{self.path}: {name} holds NaN or infinity; save the SAE again")
         return tensor
-
-
-def _read(path: Path) -> Any:
-    try:
-        with path.open("rb") as stream:
-            is_safetensors = stream.read(9)[8:] == b"{"
-        if is_safetensors:
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; fetch the whole folder") from None
-    # Damaged bytes make torch's unpickler raise whatever its instructions happen to run into.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path} is damaged, or holds more than a state dict of tensors ({reason[:120]}); "
-            "fetch it again, or write it with torch.save(sae.state_dict(), ...)"
-        ) from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
