@@ -822,6 +822,27 @@ def verdicts(
 
 
 @app.command()
+def published(
+    settings: SettingsText,
+    encoders: Annotated[Path, typer.Option(help="Table `encoders`.")],
+    latents: Annotated[Path, typer.Option(help="Table `latents` of all SAEs.")],
+    interventions: Annotated[Path, typer.Option(help="Table `interventions` of all SAEs.")],
+    csv: Annotated[Path, typer.Option(help="Table to write (.csv).")],
+    parquet: Annotated[Path, typer.Option(help="Table to write (.parquet).")],
+) -> None:
+    """Put the figures of Mammo-SAE's paper beside those of the run."""
+    _run(
+        "published",
+        settings,
+        encoders=encoders,
+        latents=latents,
+        interventions=interventions,
+        csv=csv,
+        parquet=parquet,
+    )
+
+
+@app.command()
 def summary(
     encoders: Annotated[Path, typer.Option(help="Table `encoders`.")],
     latents: Annotated[Path, typer.Option(help="Table `latents` of all SAEs.")],

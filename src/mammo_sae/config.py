@@ -133,6 +133,7 @@ class Config(Settings):
             *self._wrong_preprocessing(),
             *self._wrong_analyses(),
             *self._wrong_unit(),
+            *self._wrong_published(),
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -163,6 +164,26 @@ class Config(Settings):
                         f"{where} is not a layer of encoder {name!r}, which has "
                         f"{valid[0]} to {valid[-3]}, {valid[-2]} and {valid[-1]}"
                     )
+
+    def _wrong_published(self) -> Iterator[str]:
+        published = self.report.published
+        if published is None:
+            return
+        if self.interventions.layer not in self.layers:
+            yield "report.published: the paper's layer is `head`; add it to layers"
+        if published.sae not in self.saes:
+            known = listed(list(self.saes))
+            yield f"report.published.sae: {published.sae!r} is no SAE here; name {known}"
+        for key, name in published:
+            concept = key.partition("_")[2]
+            if name is None or key in {"sae", "split"}:
+                continue
+            where = f"report.published.{key}"
+            if name not in self.encoders:
+                known = listed(list(self.encoders))
+                yield f"{where}: {name!r} is no encoder here; name {known}"
+            if concept not in self.cohort.concepts:
+                yield f"{where}: the cohort has no concept {concept!r}; add it to cohort.concepts"
 
     def _wrong_unit(self) -> Iterator[str]:
         unit = self.probing.unit
@@ -372,6 +393,7 @@ SLICES = {
     "evaluate_encoder": "evaluation",
     "figure_latents": "report.latents",
     "figure_cohort": "report.cohort",
+    "published": "report.published",
 }
 
 

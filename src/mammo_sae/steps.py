@@ -67,6 +67,7 @@ STEPS = {
     "summary": Step("mammo_sae.report.summary", None),
     "configuration": Step("mammo_sae.report.configuration", None),
     "crate": Step("mammo_sae.report.crate", None),
+    "published": Step("mammo_sae.report.published", report.PublishedSettings | None),
     "figure_cohort": Step("mammo_sae.report.cohort", report.CohortSheetSettings),
     "figure_encoders": Step("mammo_sae.report.encoders", None),
     "figure_training": Step("mammo_sae.report.training", None),

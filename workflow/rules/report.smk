@@ -50,11 +50,14 @@ if MATCHED:
 if CONFIG.cohort.kind == "phantom":
     PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
 
+# Tables made of other tables.
+DERIVED = ["verdicts", *(["published"] if CONFIG.report.published else [])]
+
 # Tables shown in the report, and the file that the page is made of.
-SHOWN = {table: f"{TABLE}/{table}.parquet" for table in (*PARTS, "verdicts")}
+SHOWN = {table: f"{TABLE}/{table}.parquet" for table in (*PARTS, *DERIVED)}
 SHOWN |= {table: f"{TABLE}/{table}.csv" for table in ("cohort", "registry", "quarantine")}
 TABLES = [
-    f"{TABLE}/{table}.{suffix}" for table in (*PARTS, "verdicts") for suffix in ("csv", "parquet")
+    f"{TABLE}/{table}.{suffix}" for table in (*PARTS, *DERIVED) for suffix in ("csv", "parquet")
 ]
 TABLES += [f"{TABLE}/{table}.csv" for table in ("registry", "quarantine")]
 BASES = [
@@ -153,6 +156,35 @@ rule verdicts:
         "python -m mammo_sae verdicts --latents {input.latents:q} --alignment {input.alignment:q}"
         " --confounds {input.confounds:q} --csv {output.csv:q} --parquet {output.parquet:q}"
         " 2> {log:q}"
+
+
+rule published:
+    input:
+        encoders=f"{TABLE}/encoders.parquet",
+        latents=f"{TABLE}/latents.parquet",
+        interventions=f"{TABLE}/interventions.parquet",
+    output:
+        csv=f"{TABLE}/published.csv",
+        parquet=f"{TABLE}/published.parquet",
+    log:
+        f"{RESULTS}/logs/published.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/published.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(15),
+    params:
+        cfg=cfg("published"),
+        code=code("published"),
+    message:
+        "Published figures beside the run's"
+    shell:
+        "python -m mammo_sae published --settings {params.cfg:q} --encoders {input.encoders:q}"
+        " --latents {input.latents:q} --interventions {input.interventions:q}"
+        " --csv {output.csv:q} --parquet {output.parquet:q} 2> {log:q}"
 
 
 rule table_page:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from mammo_sae.settings import Settings
@@ -23,6 +25,23 @@ class LatentSheetSettings(Settings):
     )
 
 
+class PublishedSettings(Settings):
+    """Which encoders and SAE of the run are those of Mammo-SAE's paper."""
+
+    sae: str = Field(description="name of the SAE that stands for the paper's")
+    split: Literal["test", "external"] = Field("test", description="split that is compared")
+    pretrained_mass: str | None = Field(
+        None, description="encoder with the linear probe for Mass; null: its figures are missing"
+    )
+    finetuned_mass: str | None = Field(None, description="encoder fine-tuned for Mass")
+    pretrained_suspicious_calcification: str | None = Field(
+        None, description="encoder with the linear probe for Suspicious Calcification"
+    )
+    finetuned_suspicious_calcification: str | None = Field(
+        None, description="encoder fine-tuned for Suspicious Calcification"
+    )
+
+
 class ReportSettings(Settings):
     """What the figures show."""
 
@@ -31,4 +50,9 @@ class ReportSettings(Settings):
     )
     latents: LatentSheetSettings = Field(
         LatentSheetSettings(), description="the pictures of a concept's top latents"
+    )
+    published: PublishedSettings | None = Field(
+        None,
+        description="which encoders and SAE are compared with the figures of Mammo-SAE's paper; "
+        "null: the table `published` is not made (docs/reproduce.md)",
     )

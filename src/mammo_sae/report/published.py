@@ -1,0 +1,240 @@
+"""Step: the figures published with Mammo-SAE (arXiv 2507.15227) beside those of the run.
+
+A row of the paper whose part the run lacks stays in the table and says what is missing. Rows that
+are counts of the cohort have no interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.cohorts.labels import FINDING
+from mammo_sae.report.settings import PublishedSettings
+from mammo_sae.stores.tables import read_table, write_table
+
+MASS, CALCIFICATION = "mass", "suspicious_calcification"
+GROUP = "both_ends"
+# (model, concept) -> AUROC of the network, and with the SAE's reconstruction in its place.
+SPLICED = {
+    ("pretrained", MASS): (0.7866, 0.7638),
+    ("finetuned", MASS): (0.8562, 0.8555),
+    ("pretrained", CALCIFICATION): (0.9515, 0.9327),
+    ("finetuned", CALCIFICATION): (0.9790, 0.9790),
+}
+# Latents of each class kept -> AUROC; twice as many are kept in all.
+TOP_K = {0: 0.500, 1: 0.668, 5: 0.911, 10: 0.964, 50: 0.978, 100: 0.978}
+# Rows of findings, and positive ones, of both splits.
+ROWS = {"training": 16391, "test": 4095}
+POSITIVE = {
+    CALCIFICATION: {"training": 428, "test": 115},
+    MASS: {"training": 989, "test": 237},
+}
+POSITIVE_WEIGHT = {CALCIFICATION: 37.2967, MASS: 15.5733}
+AUPRC_WITHOUT_LATENTS = 0.028083
+NONZERO = (31, 797)
+SHARED, TOP = 5, 10
+LABELS = "labels: published by finding row, ours by image, where no image contradicts itself"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the run says of one figure: its value and interval, what differs, or why it has none."""
+
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    labels: str = ""
+    differs: str = ""
+    reason: str = ""
+
+
+def run(
+    settings: PublishedSettings,
+    *,
+    encoders: Path,
+    latents: Path,
+    interventions: Path,
+    csv: Path,
+    parquet: Path,
+) -> None:
+    """Write the table, one row per published figure, as CSV and as Parquet.
+
+    Parameters
+    ----------
+    settings
+        Which encoder and SAE of the run stands for which of the paper.
+    encoders, latents, interventions
+        Tables of all encoders and SAEs.
+    csv, parquet
+        The table to write: figure, model, concept, k, published, ours, low and high (95 %
+        patient-bootstrap interval), difference (ours - published), labels, differs, reason.
+    """
+    book = Book(settings, read_table(encoders), read_table(latents), read_table(interventions))
+    table = pd.DataFrame(list(rows(book))).astype({"k": "Int32"})
+    write_table(table, csv)
+    write_table(table, parquet)
+
+
+class Book:
+    """The run's tables, asked for the paper's models."""
+
+    def __init__(
+        self,
+        settings: PublishedSettings,
+        encoders: pd.DataFrame,
+        latents: pd.DataFrame,
+        interventions: pd.DataFrame,
+    ) -> None:
+        self._settings = settings
+        self.split = settings.split
+        self._scores = encoders
+        self._latents = latents[(latents["layer"] == "head") & (latents["sae"] == settings.sae)]
+        self._edits = interventions[
+            (interventions["layer"] == "head")
+            & (interventions["sae"] == settings.sae)
+            & (interventions["split"] == settings.split)
+            & (interventions["ranking"] == GROUP)
+            & (interventions["splice"] == "spliced")
+            & (interventions["mode"] == "on")
+        ]
+
+    def encoder(self, model: str, concept: str) -> str | None:
+        """Return the run's name of one of the paper's models."""
+        return getattr(self._settings, f"{model}_{concept}")
+
+    def score(self, model: str, concept: str, split: str, measure: str) -> Found:
+        """Return a column of the table of encoders."""
+        name = self.encoder(model, concept)
+        if name is None:
+            return _lacks(f"{model}_{concept}")
+        where = {"encoder": name, "concept": concept, "split": split}
+        return _one(self._scores, where, measure, self._settings.split)
+
+    def spliced(self, model: str, concept: str, k: int | None, measure: str) -> Found:
+        """Return a score with 2 k latents kept, or with all (None), at the head."""
+        name = self.encoder(model, concept)
+        if name is None:
+            return _lacks(f"{model}_{concept}")
+        here = self._edits[(self._edits["encoder"] == name) & (self._edits["concept"] == concept)]
+        wanted = here["k"].max() if k is None else k
+        return _one(here, {"k": wanted}, measure, self._settings.split, f"k = {wanted}")
+
+    def ranked(self, model: str, concept: str) -> pd.DataFrame | None:
+        """Return the latents of a model's own concept, of the first seed."""
+        here = self._latents
+        here = here[(here["encoder"] == self.encoder(model, concept))]
+        here = here[here["concept"] == concept]
+        return here[here["seed"] == here["seed"].min()] if len(here) else None
+
+
+def rows(book: Book) -> Iterator[dict[str, object]]:
+    """Yield a row for every published figure."""
+    for concept, splits in POSITIVE.items():
+        for split, positives in splits.items():
+            name = f"{split}: "
+            yield _row(
+                name + "rows scored", concept, ROWS[split], _any(book, concept, split, "scored")
+            )
+            found = _any(book, concept, split, "positives")
+            yield _row(name + "positive rows", concept, positives, found)
+        scored, found = (_any(book, concept, "training", c) for c in ("scored", "positives"))
+        weight = Found(
+            (scored.value - found.value) / found.value if found.value else np.nan,
+            labels=found.labels,
+            differs=found.differs,
+            reason=found.reason,
+        )
+        published = POSITIVE_WEIGHT[concept]
+        yield _row("weight of positives in training", concept, published, weight)
+    for (model, concept), (without, with_sae) in SPLICED.items():
+        found = book.score(model, concept, book.split, "auroc")
+        yield _row("AUROC without SAE", concept, without, found, model)
+        found = book.spliced(model, concept, None, "auroc")
+        yield _row("AUROC with SAE", concept, with_sae, found, model)
+    for k, published in TOP_K.items():
+        found = book.spliced("finetuned", CALCIFICATION, k, "auroc")
+        figure = "AUROC, top k of each class kept"
+        yield _row(figure, CALCIFICATION, published, found, "finetuned", k)
+    found = book.spliced("finetuned", CALCIFICATION, 0, "auprc")
+    figure = "AUPRC without latents"
+    yield _row(figure, CALCIFICATION, AUPRC_WITHOUT_LATENTS, found, "finetuned", 0)
+    yield from _latent_rows(book)
+
+
+def _latent_rows(book: Book) -> Iterator[dict[str, object]]:
+    counts, missing = [], []
+    for model, concept in SPLICED:
+        ranked = book.ranked(model, concept)
+        if ranked is None:
+            missing.append(f"{model}_{concept}")
+        else:
+            counts.append(int((ranked["mean_positive"] > 0).sum()))
+    differs = "published over density too"
+    differs += f"; ours without {', '.join(missing)}" if missing else ""
+    for figure, published, choose in (("fewest", NONZERO[0], min), ("most", NONZERO[1], max)):
+        found = Found(choose(counts), differs=differs) if counts else _lacks(missing[0])
+        yield _row(f"latents with a class mean above 0, {figure}", "", published, found)
+    tops = {concept: book.ranked("finetuned", concept) for concept in (MASS, CALCIFICATION)}
+    lacking = [concept for concept, ranked in tops.items() if ranked is None]
+    found = _lacks(f"finetuned_{lacking[0]}") if lacking else Found()
+    if not lacking:
+        first = [
+            set(ranked.nsmallest(TOP, "rank_mean_difference")["latent"])
+            for ranked in tops.values()
+            if ranked is not None
+        ]
+        found = Found(len(first[0] & first[1]))
+    yield _row(f"top {TOP} latents shared by both concepts", "", SHARED, found, "finetuned")
+
+
+def _any(book: Book, concept: str, split: str, measure: str) -> Found:
+    """Return a count, which is the same for either model, from whichever the run has."""
+    found = book.score("finetuned", concept, split, measure)
+    return found if not found.reason else book.score("pretrained", concept, split, measure)
+
+
+def _one(
+    table: pd.DataFrame, where: dict[str, object], measure: str, split: str, named: str = ""
+) -> Found:
+    here = table
+    for name, value in where.items():
+        here = here[here[name] == value]
+    if here.empty:
+        what = named or " ".join(str(value) for value in where.values())
+        return Found(reason=f"the run has no row for {what}")
+    row = here.iloc[0]
+    labels = str(row["labels"])
+    parts = [LABELS] if labels != FINDING else []
+    if split != "test":
+        parts.append(f"split: published test, ours {split}")
+    ends = (row.get(f"{measure}_low", np.nan), row.get(f"{measure}_high", np.nan))
+    reason = str(row["reason"]) if measure not in {"scored", "positives"} else ""
+    return Found(float(row[measure]), *map(float, ends), labels, "; ".join(parts), reason)
+
+
+def _lacks(name: str) -> Found:
+    return Found(reason=f"the run has no such model: name it in report.published.{name}")
+
+
+def _row(
+    figure: str, concept: str, published: float, found: Found, model: str = "", k: int | None = None
+) -> dict[str, object]:
+    return {
+        "figure": figure,
+        "model": model,
+        "concept": concept,
+        "k": pd.NA if k is None else k,
+        "published": float(published),
+        "ours": found.value,
+        "low": found.low,
+        "high": found.high,
+        "difference": found.value - published,
+        "labels": found.labels,
+        "differs": found.differs,
+        "reason": found.reason,
+    }
