@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: demo test soak lint bench-sae clean
+.PHONY: demo test soak lint bench-sae check-published clean
 
 # torch first and alone: otherwise another package's requirement may pull a build with gigabytes
 # of GPU libraries onto a machine without a GPU.
@@ -43,6 +43,11 @@ soak: $(VENV)/installed
 # The race of SAE trainers; the peers' environment is built in .venv-bench the first time.
 bench-sae: $(VENV)/installed
 	$(BIN)/python benchmarks/bench_sae.py
+
+# Files that other people's code writes, read by ours; needs the peers' environment, see
+# benchmarks/requirements-published.txt.
+check-published: $(VENV)/installed
+	$(BIN)/python benchmarks/check_published.py
 
 clean:
 	rm -rf results .snakemake .pytest_cache .ruff_cache .hypothesis
