@@ -25,7 +25,9 @@ def mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     deformation (Simard et al., ICDAR 2003): each with probability one half. What comes from
     outside the image is black.
 
-    Source: https://github.com/batmanlab/Mammo-CLIP, Datasets/dataset_utils.py, `get_transforms`.
+    Source: https://github.com/batmanlab/Mammo-CLIP, Datasets/dataset_utils.py, `get_transforms`, as
+    its numbers read: angles and shifts up to them, either way. What its library makes of them is
+    `published_mammo_clip`.
     """
     count, height, width = pixels.shape
     y, x = torch.meshgrid(
@@ -79,3 +81,90 @@ def _elastic(shape: tuple[int, int], rng: np.random.Generator) -> Tensor:
     noise = functional.conv2d(noise, kernel[None, None, :, None], padding=(radius, 0))
     noise = functional.conv2d(noise, kernel[None, None, None, :], padding=(0, radius))
     return ELASTIC_STRENGTH * noise[:, 0].permute(1, 2, 0)
+
+
+# --- As albumentations 1.4.7 carries out the published settings ----------------------------------
+
+PUBLISHED_ANGLE = -20.0  # degrees: the library negates rotation and shear, and draws neither
+CORNER_SHIFT = 50.0  # pixels: its elastic transform moves three points, too, each by up to this
+
+
+def published_mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change uint8 images [n, H, W] as Mammo-CLIP's published training did.
+
+    The published call is ``Affine(rotate=20, translate_percent=0.1, scale=[0.8, 1.2], shear=20)``,
+    and albumentations takes a single number for a constant, not for a range: every image that is
+    changed is turned by 20 degrees, sheared by 20 degrees along both axes, and moved by a tenth of
+    its edges, always the same way; the scale alone is drawn, for each axis. ``ElasticTransform``
+    first moves three points by up to 50 pixels each (``alpha_affine``), the whole image with them,
+    and what comes from outside is mirrored. Each change has probability one half, and the image is
+    rounded to 8 bits after each.
+
+    Source: https://github.com/albumentations-team/albumentations, version 1.4.7,
+    augmentations/geometric/transforms.py, `Affine`, `ElasticTransform`.
+    """
+    return torch.stack([_published_change(image, rng) for image in pixels])
+
+
+def _published_change(image: Tensor, rng: np.random.Generator) -> Tensor:
+    chosen = rng.random(4) < PROBABILITY
+    height, width = image.shape
+    for axis, flip in ((1, chosen[0]), (0, chosen[1])):
+        image = image.flip(axis) if flip else image
+    if chosen[2]:
+        forward = published_affine(height, width, rng.uniform(*SCALE, size=2))
+        image = _sampled(image, _mapped(height, width, np.linalg.inv(forward)), "zeros")
+    if chosen[3]:
+        moved = _corner_map(height, width, rng)
+        image = _sampled(image, _mapped(height, width, np.linalg.inv(moved)), "reflection")
+        grid = _mapped(height, width, np.eye(3)) + _elastic((height, width), rng).numpy()
+        image = _sampled(image, grid, "reflection")
+    return image
+
+
+def published_affine(height: int, width: int, scale: np.ndarray) -> np.ndarray:
+    """Return the matrix [3, 3] that carries pixels (x, y, 1) of an image into the changed one."""
+    angle = math.radians(PUBLISHED_ANGLE)
+    cos, sin, tan = math.cos(angle), math.sin(angle), math.tan(angle)
+    shear_y = np.array([[1, 0, 0], [tan, 1, 0], [0, 0, 1]])
+    rest = np.array(
+        [
+            [scale[0] * cos, -scale[1] * (tan * cos + sin), TRANSLATION * width],
+            [scale[0] * sin, -scale[1] * (tan * sin - cos), TRANSLATION * height],
+            [0, 0, 1],
+        ]
+    )
+    centre = np.eye(3)
+    centre[:2, 2] = (width - 1) / 2, (height - 1) / 2
+    return centre @ rest @ shear_y @ np.linalg.inv(centre)
+
+
+def _corner_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the affine map [3, 3] that moves three points around the centre apart."""
+    size = min(height, width) // 3
+    # The published order: the first coordinate of the centre is that of the rows.
+    centre = np.array([height // 2, width // 2], dtype=float)
+    start = centre + size * np.array([[1, 1], [1, -1], [-1, -1]])
+    stop = start + rng.uniform(-CORNER_SHIFT, CORNER_SHIFT, start.shape)
+    known = np.column_stack([start, np.ones(3)])
+    return np.vstack([np.linalg.solve(known, stop).T, [0, 0, 1]])
+
+
+def _mapped(height: int, width: int, matrix: np.ndarray) -> np.ndarray:
+    """Return [H, W, (x, y)]: where `matrix` carries each pixel."""
+    y, x = np.mgrid[:height, :width].astype(float)
+    return np.stack([x, y, np.ones_like(x)], axis=-1) @ matrix[:2].T
+
+
+def _sampled(image: Tensor, source: np.ndarray, outside: str) -> Tensor:
+    """Return the uint8 image [H, W] read, bilinearly, at `source` [H, W, (x, y)]."""
+    height, width = image.shape
+    grid = source / np.array([(width - 1) / 2, (height - 1) / 2]) - 1
+    found = functional.grid_sample(
+        image[None, None].float(),
+        torch.from_numpy(grid.astype(np.float32))[None].to(image.device),
+        mode="bilinear",
+        padding_mode=outside,
+        align_corners=True,
+    )
+    return found[0, 0].round().clamp(0, 255).to(torch.uint8)

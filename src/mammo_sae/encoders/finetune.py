@@ -422,6 +422,8 @@ def _batches(
             batch[flipped] = batch[flipped].flip(1)
         elif recipe.augmentation == "mammo_clip":
             batch = augmentation.mammo_clip(batch, rng)
+        elif recipe.augmentation == "mammo_clip_published":
+            batch = augmentation.published_mammo_clip(batch, rng)
         yield torch.from_numpy(chosen), batch
 
 

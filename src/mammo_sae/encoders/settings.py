@@ -10,6 +10,7 @@ from mammo_sae.encoders.architectures import ArchitectureName
 from mammo_sae.settings import PathText, Settings
 
 LITE0 = "efficientnet-lite0"
+Augmentation = Literal["none", "vertical_flip", "mammo_clip", "mammo_clip_published"]
 
 
 class Lite0Source(Settings):
@@ -118,10 +119,11 @@ class FastRecipe(Settings):
         description="epochs without a better mean AUROC on the validation split before training "
         "ends with the best epoch's weights; null: all epochs, the last one's weights",
     )
-    augmentation: Literal["none", "vertical_flip", "mammo_clip"] = Field(
+    augmentation: Augmentation = Field(
         default="vertical_flip",
         description="none; vertical_flip: half of the images, or cached maps, upside down; "
-        "mammo_clip: flips, affine and elastic maps, of images only",
+        "mammo_clip: flips, affine and elastic maps, of images only; mammo_clip_published: "
+        "those as the published call makes them, always turned, sheared and moved one way",
     )
     seed: int = Field(default=0, ge=0, description="seed of order and augmentation")
 
@@ -140,9 +142,7 @@ class MammoClipRecipe(FastRecipe):
     warmup: float = Field(
         default=1 / 30, gt=0, lt=1, description="share of the steps in which the rate rises"
     )
-    augmentation: Literal["none", "vertical_flip", "mammo_clip"] = Field(
-        default="mammo_clip", description="as in the fast recipe"
-    )
+    augmentation: Augmentation = Field(default="mammo_clip", description="as in the fast recipe")
 
 
 def _recipe_kind(recipe: Any) -> Any:
@@ -174,9 +174,10 @@ class FinetunedSettings(Settings):
 
     @model_validator(mode="after")
     def _cached_maps_only_flip(self) -> Self:
-        if self.freeze is not None and self.recipe.augmentation == "mammo_clip":
+        augmentation = self.recipe.augmentation
+        if self.freeze is not None and augmentation.startswith("mammo_clip"):
             raise ValueError(
-                "recipe.augmentation mammo_clip changes images, but with freeze the network "
+                f"recipe.augmentation {augmentation} changes images, but with freeze the network "
                 "starts from stored maps; set freeze to null or augmentation to vertical_flip"
             )
         return self
