@@ -101,8 +101,7 @@ def read(project, name: str) -> pd.DataFrame:
 
 
 def test_by_rows_every_published_figure_has_a_row_with_ours_beside_it(project):
-    project.snakemake()
-    project.snakemake("--report", str(project.results / "report.html"))
+    project.snakemake(f"results/{project.results.name}/tables/published.parquet")
     found = read(project, "published")
     assert len(found) == 28
     ours = found[found["concept"] == "suspicious_calcification"]
@@ -119,6 +118,15 @@ def test_by_rows_every_published_figure_has_a_row_with_ours_beside_it(project):
     without = ours.set_index("figure").loc["AUPRC without latents", "ours"]
     assert without == pytest.approx(test.mean())
     assert not (project.results / "encoders" / "finetuned_calcification" / "history.csv").exists()
+
+
+@pytest.mark.soak
+def test_the_whole_run_ends_in_a_report_that_shows_the_table(project):
+    project.snakemake()
+    project.snakemake("--report", str(project.results / "report.html"))
+    assert (project.results / "tables" / "published.html").is_file()
+    assert "AUROC with SAE" in (project.results / "tables" / "published.html").read_text()
+    assert project.stale() == {}
 
 
 @pytest.mark.soak
