@@ -4,8 +4,8 @@
 
 In the peers' environment mammoclip 0.1.8 (the code of Mammo-CLIP's repository, as on PyPI) makes,
 with random weights and statistics, a pretraining `.tar` of B2 and of B5, with the configuration
-that its trainer keeps (OmegaConf's, by its own conversion), and for B2 six classifiers' `.pth`: mass,
-calcification and density, each as a linear probe (one encoder with its own BatchNorm
+that its trainer keeps (OmegaConf's, by its own conversion), and for B2 six classifiers' `.pth`:
+mass, calcification and density, each as a linear probe (one encoder with its own BatchNorm
 statistics under all three heads) and fine-tuned. It runs them on an image of 304 x 182 pixels
 (`--full`: 1520 x 912). In place of the text encoder the `.tar` holds embeddings and pooler alone.
 
