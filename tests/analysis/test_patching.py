@@ -247,6 +247,7 @@ def run_inner(encoder, layer, root):
     latents["rank_auroc"] = np.where(latents["latent"] == 7, 1, latents["latent"] + 10)
     latents["rank_class_mean"] = latents["rank_auroc"]
     latents["mean_positive"] = latents["mean_negative"] = -latents["rank_auroc"] * 1.0
+    latents["mean_difference"] = -latents["rank_auroc"] * 1.0
     write_table(latents, root / "latents.parquet")
     inner.run(
         InnerSettings(

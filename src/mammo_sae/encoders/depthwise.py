@@ -35,15 +35,15 @@ class DepthwiseOnCPU(torch.autograd.Function):
         """Return the gradients of `x`, `weight` and `bias`."""
         x, weight = context.saved_tensors
         stride, padding = context.geometry
-        gradient = gradient.float()
+        # Some processors' kernels refuse operands of two types, values that they don't use too.
+        gradient, x, dtype = gradient.float(), x.float(), x.dtype
         of_x = of_weight = of_bias = None
         if context.needs_input_grad[0]:
             of_x = _backward(gradient, x, weight, stride, (padding, padding), (True, False, False))[
                 0
             ]
-            of_x = of_x.to(x.dtype)
+            of_x = of_x.to(dtype)
         if context.needs_input_grad[1]:
-            x = x.float()
             if stride == 1 and weight.shape[-1] == 2 * FAST_WIDTH - 1 == 2 * padding + 1:
                 of_weight = _weight_gradient_by_halves(gradient, x, weight, padding)
             else:
