@@ -154,14 +154,12 @@ def converted(folder: Path) -> float:
 
 
 def run_step(folder: Path, out: Path, threads: int, kind: str = "vindr") -> None:
-    from mammo_sae.cohorts.settings import PhantomCohort
     from mammo_sae.dicom import convert
     from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings
 
     settings = ConversionSettings(
         kind=kind,
         images=ClinicalSettings(height=HEIGHT, width=WIDTH),
-        concepts=PhantomCohort().concepts,
     )
     convert.run(settings, [folder], 0, out / "0.zarr", out / "0.json", threads=threads)
 

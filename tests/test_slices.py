@@ -35,7 +35,7 @@ USED = {
 # Keys -> the steps whose settings hold them. The first pattern that matches counts.
 EXPECTED = [
     (r"name|results|layers", set()),
-    (r"cohort\.(key_file|shards|concepts\..*)", {"cohort", "images"}),
+    (r"cohort\.(key_file|shards)", {"cohort", "images"}),
     (r"cohort\..*", {"cohort"}),
     (r"phantom\..*", {"phantom"}),
     (r"images\..*", {"images"}),

@@ -333,7 +333,6 @@ class Config(Settings):
             value = ConversionSettings(
                 images=self.images,
                 kind=self.cohort.kind,
-                concepts=self.cohort.concepts,
                 shards=self.cohort.shards,
                 key_file=self.cohort.key_file,
             )

@@ -46,7 +46,7 @@ def written(phantom, tmp_path_factory) -> Path:
 
 
 def converted(kind: str, folder: Path, out: Path, images) -> ImageReader:
-    settings = ConversionSettings(kind=kind, concepts=CONCEPTS, images=images)
+    settings = ConversionSettings(kind=kind, images=images)
     convert.run(settings, [folder], 0, out / "0.zarr", out / "0.json")
     return ImageReader([out / "0.json"])
 

@@ -23,13 +23,14 @@ def test_labels_come_from_lists_of_categories(vindr_folder):
     assert images["mass"].to_dict() == {"i1": 1, "i2": 1, "i3": 0, "i4": 0}
     assert images["suspicious_calcification"].to_dict() == {"i1": 1, "i2": 0, "i3": 0, "i4": 0}
     boxes = source.findings
-    assert list(boxes["source_image"] + " " + boxes["concept"]) == [
-        "i1 mass",
-        "i1 suspicious_calcification",
-        "i2 mass",
+    assert list(boxes["source_image"] + " " + boxes["category"]) == [
+        "i1 Mass",
+        "i1 Suspicious Calcification",
+        "i2 Mass",
+        "i3 Focal Asymmetry",
     ]
     assert boxes.loc[0, ["xmin", "ymin", "xmax", "ymax"]].tolist() == [10.5, 20.0, 40.25, 60.0]
-    # A mass without a box on i2 is a label; the asymmetry of i3 is no concept at all.
+    # A mass without a box on i2 is a label; the asymmetry of i3 is no concept, but a region.
     assert source.counts == {"findings_without_box": 1}
 
 
@@ -81,7 +82,7 @@ def test_files_are_located_by_study_and_image(vindr_folder):
     (vindr_folder / "truth.json").write_text('{"bit_planes": {"mass": 0, "marker": 2}}')
     files = locate_folder(vindr_folder)
     assert files["i3"].mask == vindr_folder / "masks" / "i3.png"
-    assert files["i3"].mask_bits == {"mass": 0, "marker": 2}
+    assert files["i3"].mask_bits == {"Mass": 0, "marker": 2}
 
 
 @pytest.mark.parametrize(

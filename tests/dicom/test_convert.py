@@ -29,7 +29,6 @@ ROWS, COLUMNS = 120, 80
 SETTINGS = ConversionSettings(
     kind="vindr",
     images=ClinicalSettings(height=60, width=40),
-    concepts={"mass": "Mass", "suspicious_calcification": "Suspicious Calcification"},
 )
 CANARY = "CANARY"
 IDENTIFYING = {
@@ -84,7 +83,7 @@ def convert_all(folder: Path, out: Path, settings=SETTINGS, threads: int = 1) ->
 def test_a_shard_becomes_a_store_with_boxes_as_regions(folder, tmp_path):
     reader = convert_all(folder, tmp_path / "out")
     assert sorted(reader.image_ids) == sorted(image_id(n) for n in range(3))
-    assert reader.regions == ["mass", "suspicious_calcification"]
+    assert reader.regions == ["Mass"]
     one, two = image_id(0), image_id(1)
     # Patients 0 and 1 are mirror images of each other, and flipped to the same side.
     pixels = reader.pixels([one, two])
@@ -112,7 +111,7 @@ def test_bit_planes_replace_boxes_and_name_artefacts(folder, tmp_path):
             planes[4:10, 70:76] |= 4
         Image.fromarray(planes).save(folder / "masks" / f"{CANARY}-image-{number}.png")
     reader = convert_all(folder, tmp_path / "out")
-    assert reader.regions == ["mass", "suspicious_calcification", "marker"]
+    assert reader.regions == ["Mass", "Suspicious Calcification", "marker"]
     masks = reader.region_masks([image_id(2)])[0]
     expected = np.zeros((3, 60, 40), bool)
     expected[0, 20:30, 5:10] = True

@@ -46,7 +46,6 @@ def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, pictu
     settings = ConversionSettings(
         kind="table",
         key_file=cohort.key_file,
-        concepts=cohort.concepts,
         images=ClinicalSettings(height=60, width=40, triage=TriageSettings(most_refused=0.9)),
     )
     convert.run(settings, [source], 0, out / "0.zarr", out / "0.json")
@@ -96,7 +95,6 @@ def test_the_same_image_in_two_shards_is_noticed(tmp_path, write_dicom, picture)
     settings = ConversionSettings(
         kind="table",
         key_file=cohort.key_file,
-        concepts=cohort.concepts,
         shards=2,
         images=ClinicalSettings(height=60, width=40),
     )
@@ -123,7 +121,6 @@ def test_nothing_to_report_is_a_table_without_rows(tmp_path, write_dicom, pictur
     settings = ConversionSettings(
         kind="table",
         key_file=cohort.key_file,
-        concepts=cohort.concepts,
         images=ClinicalSettings(height=60, width=40),
     )
     convert.run(settings, [source], 0, tmp_path / "0.zarr", tmp_path / "0.json")

@@ -33,6 +33,7 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import AlignmentSettings
+from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
@@ -67,7 +68,7 @@ def run(
         Table that probing wrote for the same SAE.
     """
     reader = CodesReader(codes)
-    store = ImageReader(image_stores)
+    store = ImageReader(image_stores, concept_regions(images))
     cases = case.read_cases(images, reader.image_ids)
     table = read_table(latents)
     parts = [

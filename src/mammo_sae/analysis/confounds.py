@@ -41,6 +41,7 @@ from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings
+from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
@@ -71,7 +72,7 @@ def run(
         Table that probing wrote for the same SAE.
     """
     reader = CodesReader(codes)
-    store = ImageReader(image_stores)
+    store = ImageReader(image_stores, concept_regions(images))
     cases = case.read_cases(images, reader.image_ids)
     cases, acquisition = with_acquisition(cases, store, concepts)
     splits = (settings.discovery, settings.confirmation)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
 from mammo_sae.cohorts.readers import READERS, read_source
 from mammo_sae.cohorts.source import Keep
-from mammo_sae.cohorts.tables import BOX, FINDING_COLUMNS
 from mammo_sae.errors import InputError
 
 
@@ -25,7 +25,7 @@ class Annotations:
         One row per image whose file can be read, with `image_id` and `patient_id` beside the
         source's own ids, which must not be stored.
     boxes
-        image_id, concept, and the box cut at the image's edges, as in the findings table.
+        image_id, category, and the box as the source has it, see `clipped`.
     lost
         Pseudonyms of images whose file is missing or is no readable image.
     counts
@@ -85,22 +85,22 @@ def read_annotations(
     of_images = source.findings["source_image"].isin(images["source_image"])
     found = source.findings[of_images]
     boxes = found.assign(image_id=[pseudonyms.image(i) for i in found["source_image"]])
-    clipped, counts = _clipped(boxes, images)
+    boxes = boxes[["image_id", "category", *BOX]]
     lost = tuple(pseudonyms.image(i) for i in source.images["source_image"][unreadable])
     rows = source.finding_rows
     if rows is not None:
         rows = rows[rows["source_image"].isin(images["source_image"])]
         rows = rows.assign(image_id=[pseudonyms.image(i) for i in rows["source_image"]])
         rows = rows[["image_id", "concept", "rows", "positive"]]
-    return Annotations(images, clipped, lost, {**source.counts, **counts}, rows)
+    return Annotations(images, boxes, lost, source.counts, rows)
 
 
-def _clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Cut boxes at their image's edges and drop those wholly outside; count both."""
+def clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return boxes cut at their image's edges, without those wholly outside, and counts of both."""
     size = images.set_index("image_id").loc[boxes["image_id"], ["rows", "columns"]]
     width, height = size["columns"].to_numpy(float), size["rows"].to_numpy(float)
     before = boxes[BOX].to_numpy(float)
-    after = boxes[FINDING_COLUMNS].copy()
+    after = boxes.copy()
     after[BOX] = before
     after["xmin"], after["xmax"] = after["xmin"].clip(0), after["xmax"].clip(upper=width)
     after["ymin"], after["ymax"] = after["ymin"].clip(0), after["ymax"].clip(upper=height)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mammo_sae.cohorts.annotations import read_annotations
+from mammo_sae.cohorts.annotations import clipped, read_annotations
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.labels import FINDING, row_columns
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import stray_files
+from mammo_sae.cohorts.regions import REGIONS
 from mammo_sae.cohorts.settings import CohortSettings, FindingsCohort, UnsplitCohort
 from mammo_sae.cohorts.splits import drawn_splits
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
@@ -65,12 +67,16 @@ def run(
     )
     if isinstance(settings, FindingsCohort) and settings.labels == FINDING:
         image_table = _with_rows(image_table, found.finding_rows, list(settings.concepts))
-    finding_table = validated_findings(found.boxes, image_table)
+    regions = settings.regions
+    boxes, counts = clipped(concept_boxes(found.boxes, regions), found.images)
+    finding_table = validated_findings(boxes, image_table)
 
     strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
     _check_strays(strays, settings.unannotated)
 
     manifest.unlink(missing_ok=True)
+    # Steps that read masks learn from the table which region of an image store is whose.
+    image_table.attrs[REGIONS] = {name: list(of) for name, of in regions.items()}
     write_table(image_table, images)
     write_table(finding_table, findings)
     if provenance is not None:
@@ -81,7 +87,7 @@ def run(
         {
             "kind": "cohort",
             "tables": {path.name: _digest(path) for path in (images, findings)},
-            "counts": {"unreadable_images_dropped": len(found.lost), **found.counts},
+            "counts": {"unreadable_images_dropped": len(found.lost), **found.counts, **counts},
             "files_without_annotation": strays,
             "splits": _summary(image_table, finding_table, list(settings.concepts)),
         },
@@ -122,6 +128,15 @@ def _with_rows(
         for name, column in zip(row_columns(concept), ("rows", "positive"), strict=True):
             result[name] = own[column].reindex(images["image_id"]).fillna(0).to_numpy(dtype="int32")
     return result
+
+
+def concept_boxes(boxes: pd.DataFrame, regions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the boxes of each concept; several may stand for the same category."""
+    parts = [
+        boxes[boxes["category"].isin(categories)].assign(concept=concept)
+        for concept, categories in regions.items()
+    ]
+    return pd.concat(parts, ignore_index=True)[["image_id", "concept", *BOX]]
 
 
 def _check_strays(strays: Sequence[str], policy: Policy) -> None:

@@ -26,8 +26,13 @@ import pandas as pd
 
 from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
-from mammo_sae.cohorts.tables import BOX
+from mammo_sae.cohorts.source import (
+    FINDING_COLUMNS,
+    Keep,
+    SourceCohort,
+    SourceFiles,
+    check_concepts,
+)
 
 NAMES = tuple(
     f"{kind}_case_description_{part}_set.csv"
@@ -117,7 +122,7 @@ def read_folder(
     for name, column in covariates.items():
         images[name] = [film.sheet.text(column)[film.row] or None for film in found]
     sizes = zip(headers["rows"], headers["columns"], strict=True)
-    boxes, without = _boxes(films, list(sizes), concepts)
+    boxes, without = _boxes(films, list(sizes))
     return SourceCohort(
         images, boxes, {"findings_without_box": without, "patients_in_both_parts": len(both)}
     )
@@ -216,20 +221,18 @@ def _birads(text: str) -> int:
 def _boxes(
     films: Mapping[str, _Film],
     sizes: list[tuple[int | None, int | None]],
-    concepts: Mapping[str, str],
 ) -> tuple[pd.DataFrame, int]:
     """Return the extent of each finding's mask, and how many have none of the film's size."""
     rows: list[tuple] = []
     without = 0
     for (name, film), size in zip(films.items(), sizes, strict=True):
         for categories, series, *_ in film.findings:
-            wanted = [concept for concept, kind in concepts.items() if kind in categories]
-            box = _extent(series, size) if wanted else None
+            box = _extent(series, size)
             if box is None:
-                without += len(wanted)
+                without += 1
                 continue
-            rows.extend((name, concept, *box) for concept in wanted)
-    return pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), without
+            rows.extend((name, category, *box) for category in sorted(categories))
+    return pd.DataFrame(rows, columns=FINDING_COLUMNS), without
 
 
 def _extent(series: Path, size: tuple[int, int]) -> tuple[float, float, float, float] | None:

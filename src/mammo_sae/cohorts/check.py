@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_sae.cohorts.annotations import read_annotations
-from mammo_sae.cohorts.build import with_split
+from mammo_sae.cohorts.annotations import clipped, read_annotations
+from mammo_sae.cohorts.build import concept_boxes, with_split
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.settings import CohortSettings
@@ -51,6 +51,7 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
         list(settings.concepts),
         list(settings.covariates),
     )
-    validated_findings(found.boxes, images)
+    boxes, _ = clipped(concept_boxes(found.boxes, settings.regions), found.images)
+    validated_findings(boxes, images)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(digest, encoding="utf-8")

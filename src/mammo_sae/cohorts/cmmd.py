@@ -17,8 +17,14 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
-from mammo_sae.cohorts.tables import BOX, age_bin
+from mammo_sae.cohorts.source import (
+    FINDING_COLUMNS,
+    Keep,
+    SourceCohort,
+    SourceFiles,
+    check_concepts,
+)
+from mammo_sae.cohorts.tables import age_bin
 
 BREASTS = "CMMD_clinicaldata_revision.csv"
 FOLDER = "CMMD"
@@ -129,7 +135,7 @@ def read_folder(
                 **{name: None if row is None else texts[name][row] for name in covariates},
             }
         )
-    findings = pd.DataFrame(columns=["source_image", "concept", *BOX])
+    findings = pd.DataFrame(columns=FINDING_COLUMNS)
     columns = [*COLUMNS, *concepts, *covariates]
     counts = {
         "images_without_view_dropped": dropped,

@@ -1,4 +1,4 @@
-"""Names of the images table's columns; their types and meaning are in `tables`."""
+"""Names of the tables' columns; their types and meaning are in `tables`."""
 
 from __future__ import annotations
 
@@ -19,3 +19,6 @@ IMAGE_COLUMNS = (
     "age_bin",
 )
 """Columns that every images table has, besides one per concept and covariate."""
+
+BOX = ["xmin", "ymin", "xmax", "ymax"]
+"""Columns of a box."""

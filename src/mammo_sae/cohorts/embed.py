@@ -3,19 +3,22 @@
 ::
 
     tables/EMBED_OpenData_clinical.csv    one row per finding: exam, side, assessment, descriptors
-    tables/EMBED_OpenData_metadata.csv    one row per file: exam, side, view, kind, ROI_coords
+    tables/EMBED_OpenData_metadata.csv    one row per file: exam, side, view, kind, boxes
     images/...                            anon_dicom_path from its cohort folder on
 
 Quirks: findings belong to an exam and side, a `side` of B or empty to both sides; boxes are
 [ymin, xmin, ymax, xmax] and say nothing of the finding, so they count only where the exam's side
-has one; synthetic views, tomosynthesis, spot views and screenshots are dropped and counted; density
+has one. `DCM_ROI_coords` are pixels of the DICOM file; `ROI_coords` and `PNG_ROI_coords` those of
+PNG files that the authors mirrored so that every breast lies on the left, by a rule that is here as
+in their notebook (Emory-HITI/EMBED_Open_Data, DCM_to_PNG). Synthetic
+views, tomosynthesis, spot views and screenshots are dropped and counted; density
 5 means a male breast. No split of its own.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,8 +26,14 @@ import pandas as pd
 
 from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.sheet import EMPTY, Sheet, number
-from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles, check_concepts
-from mammo_sae.cohorts.tables import BOX, age_bin
+from mammo_sae.cohorts.source import (
+    FINDING_COLUMNS,
+    Keep,
+    SourceCohort,
+    SourceFiles,
+    check_concepts,
+)
+from mammo_sae.cohorts.tables import age_bin
 
 CLINICAL = "tables/EMBED_OpenData_clinical.csv"
 METADATA = "tables/EMBED_OpenData_metadata.csv"
@@ -63,8 +72,10 @@ METADATA_COLUMNS = (
     "ViewPosition",
     "FinalImageType",
     "spot_mag",
-    "ROI_coords",
 )
+DICOM_BOXES = "DCM_ROI_coords"
+PNG_BOXES = ("PNG_ROI_coords", "ROI_coords")
+BOXES = (DICOM_BOXES, *PNG_BOXES)
 
 
 def read_folder(
@@ -94,16 +105,21 @@ def read_folder(
     InputError
         Naming file, line and column of what is missing or malformed.
     """
-    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+    from mammo_sae.cohorts.facts import (  # what only locates files needs no pydicom
+        fact_columns,
+        read_facts,
+    )
 
     check_concepts(concepts, CATEGORIES)
-    sheet = Sheet(folder / METADATA, columns=(*METADATA_COLUMNS, *covariates.values()))
+    sheet = Sheet(folder / METADATA, columns=(*METADATA_COLUMNS, *BOXES, *covariates.values()))
     sheet = sheet.only("empi_anon", keep)
     kept = _kept(sheet)
     files = _files(folder, sheet)
     exams, sides = sheet.ids("acc_anon"), sheet.text("ImageLateralityFinal")
     findings = _findings(folder)
     of_row = [findings.get((exams[row], sides[row]), []) for row in kept]
+    boxes_of_row = _boxes_of_row(sheet)
+    headers = read_facts([files[row] for row in kept], "read headers")
     patients, views = sheet.ids("empi_anon"), sheet.text("ViewPosition")
     images = pd.DataFrame(
         {
@@ -114,7 +130,7 @@ def read_folder(
             "side": [sides[row] for row in kept],
             "density": [_first(found, "density") for found in of_row],
             "birads": [_first(found, "birads") for found in of_row],
-            **header_columns([files[row] for row in kept]),
+            **fact_columns(headers),
             "age_bin": [age_bin(_first(found, "age")) for found in of_row],
         }
     )
@@ -126,9 +142,17 @@ def read_folder(
         ]
     for name, column in covariates.items():
         images[name] = sheet.typed(column).iloc[kept].to_numpy()
-    boxes, ambiguous = _boxes(sheet, kept, images, of_row, concepts)
-    counts = {"other_images_dropped": len(sheet) - len(kept), "boxes_of_unknown_finding": ambiguous}
-    return SourceCohort(images, boxes, counts)
+    if DICOM_BOXES not in sheet:
+        boxes_of_row = [
+            _mirrored(boxes_of_row[row], header.columns)
+            if header and _is_mirrored(header.orientation, sides[row], views[row])
+            else boxes_of_row[row]
+            for row, header in zip(kept, headers, strict=True)
+        ]
+    else:
+        boxes_of_row = [boxes_of_row[row] for row in kept]
+    boxes, dropped = _boxes(boxes_of_row, images["source_image"], of_row)
+    return SourceCohort(images, boxes, {"other_images_dropped": len(sheet) - len(kept), **dropped})
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -139,12 +163,12 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     InputError
         If a table is missing or malformed.
     """
-    sheet = Sheet(folder / METADATA, columns=METADATA_COLUMNS).only("empi_anon", keep)
+    sheet = Sheet(folder / METADATA, columns=(*METADATA_COLUMNS, *BOXES)).only("empi_anon", keep)
     files = _files(folder, sheet)
     exams, sides, patients = (
         sheet.text(name) for name in ("acc_anon", "ImageLateralityFinal", "empi_anon")
     )
-    cells = sheet.cells(["ImageLateralityFinal", "ViewPosition", "ROI_coords"])
+    cells = sheet.cells(["ImageLateralityFinal", "ViewPosition", *BOXES])
     findings = _findings(folder)
     return {
         files[row].relative_to(folder).as_posix(): SourceFiles(
@@ -233,35 +257,58 @@ def _first(findings: list[dict[str, Any]], name: str) -> Any:
     return next((finding[name] for finding in findings if finding[name] is not None), None)
 
 
+Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax
+
+
 def _boxes(
-    sheet: Sheet,
-    kept: list[int],
-    images: pd.DataFrame,
-    of_row: list[list[dict[str, Any]]],
-    concepts: Mapping[str, str],
-) -> tuple[pd.DataFrame, int]:
-    regions = sheet.parsed("ROI_coords", _regions, "a list of [ymin, xmin, ymax, xmax]")
+    boxes_of_row: Sequence[Sequence[Box]],
+    names: Sequence[str],
+    findings: Sequence[list[dict[str, Any]]],
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return a row per box and category, and how many boxes were dropped and why."""
     rows: list[tuple] = []
-    ambiguous = 0
-    for row, image, found in zip(kept, images["source_image"], of_row, strict=True):
+    dropped = {"boxes_of_unknown_finding": 0, "boxes_without_area": 0}
+    for name, boxes, found in zip(names, boxes_of_row, findings, strict=True):
         abnormal = [finding for finding in found if finding["categories"]]
-        for top, left, bottom, right in regions[row] or ():
-            if len(abnormal) != 1:
-                ambiguous += 1
-                continue
-            rows.extend(
-                (image, concept, left, top, right, bottom)
-                for concept, category in concepts.items()
-                if category in abnormal[0]["categories"]
-            )
-    return pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), ambiguous
+        for box in boxes:
+            if not (box[0] < box[2] and box[1] < box[3]):
+                dropped["boxes_without_area"] += 1
+            elif len(abnormal) != 1:
+                dropped["boxes_of_unknown_finding"] += 1
+            else:
+                rows.extend((name, category, *box) for category in abnormal[0]["categories"])
+    return pd.DataFrame(rows, columns=FINDING_COLUMNS).sort_values(
+        FINDING_COLUMNS, kind="stable", ignore_index=True
+    ), dropped
 
 
-def _regions(text: str) -> list[tuple[float, float, float, float]]:
-    found = []
-    for box in ast.literal_eval(text):
-        top, left, bottom, right = (number(str(corner)) for corner in box)
-        if not (top < bottom and left < right):
+def _boxes_of_row(sheet: Sheet) -> list[list[Box]]:
+    """Return the boxes of every row as the table has them, of its most exact column."""
+    column = next((name for name in BOXES if name in sheet), BOXES[-1])
+    found = sheet.parsed(column, _parsed_boxes, "a list of [ymin, xmin, ymax, xmax]")
+    return [boxes or [] for boxes in found]
+
+
+def _parsed_boxes(text: str) -> list[Box]:
+    """Read boxes in lists or tuples, however deep."""
+
+    def walk(value: Any) -> list[Box]:
+        if not isinstance(value, list | tuple):
             raise ValueError
-        found.append((top, left, bottom, right))
-    return found
+        if value and not isinstance(value[0], list | tuple):
+            top, left, bottom, right = (number(str(corner)) for corner in value)
+            return [(left, top, right, bottom)]
+        return [box for part in value for box in walk(part)]
+
+    return walk(ast.literal_eval(text))
+
+
+def _is_mirrored(orientation: str | None, side: str, view: str) -> bool:
+    """Say whether the authors' PNG file of an image is its mirror image."""
+    if view not in VIEWS:
+        return False
+    return orientation.startswith("P") if orientation else side == "R"
+
+
+def _mirrored(boxes: Sequence[Box], columns: int) -> list[Box]:
+    return [(columns - right, top, columns - left, bottom) for left, top, right, bottom in boxes]

@@ -29,6 +29,7 @@ TAGS = (
     "ManufacturerModelName",
     "NominalScannedPixelSpacing",
     "PatientAge",
+    "PatientOrientation",
     "PixelSpacing",
     "Rows",
 )
@@ -39,7 +40,11 @@ THREADS = 8  # reading headers waits for the disk more than it computes
 
 @dataclass(frozen=True)
 class Facts:
-    """A header's facts; None where it does not say. Spacing in mm, in the plane of the breast."""
+    """A header's facts; None where it does not say. Spacing in mm, in the plane of the breast.
+
+    `orientation` is where a row of pixels goes to: A (anterior), P (posterior), as the standard
+    writes it.
+    """
 
     rows: int
     columns: int
@@ -49,6 +54,7 @@ class Facts:
     manufacturer: str | None
     model: str | None
     age: int | None
+    orientation: str | None = None
 
 
 _UNREAD: ContextVar[bool] = ContextVar("_UNREAD", default=False)
@@ -81,7 +87,11 @@ def header_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
 
     All are None for a file that is missing or is not a readable image.
     """
-    headers = read_facts(paths, "read headers")
+    return fact_columns(read_facts(paths, "read headers"))
+
+
+def fact_columns(headers: Sequence[Facts | None]) -> dict[str, list[Any]]:
+    """Return the columns of the images table that come from `headers`; all None where one is."""
     names = {
         "rows": "rows",
         "columns": "columns",
@@ -116,6 +126,7 @@ def _facts(path: Path) -> Facts | None:
             manufacturer=_name(elements, "Manufacturer"),
             model=_name(elements, "ManufacturerModelName"),
             age=_age(elements),
+            orientation=_orientation(elements),
         )
     except Exception:  # not an image, whatever the parser stumbled over
         return None
@@ -139,3 +150,9 @@ def _age(elements: Elements) -> int | None:
         return age_in_years(str(value)) if value is not None else None
     except ValueError:
         return None
+
+
+def _orientation(elements: Elements) -> str | None:
+    found = elements.value("PatientOrientation")
+    first = found if isinstance(found, str) else next(iter(found or ()), "")
+    return str(first).strip() or None

@@ -23,8 +23,7 @@ import pandas as pd
 
 from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.sheet import Sheet, number
-from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
-from mammo_sae.cohorts.tables import BOX
+from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.errors import InputError
 
 IMAGES = "INbreast.csv"
@@ -90,14 +89,8 @@ def read_folder(
         images[concept] = [int(any(f == finding for f, _ in contours[name])) for name in names]
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
-    rows = [
-        (name, concept, *box)
-        for name in names
-        for finding, box in contours[name]
-        for concept, wanted in concepts.items()
-        if finding == wanted
-    ]
-    return SourceCohort(images, pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), {})
+    rows = [(name, finding, *box) for name in names for finding, box in contours[name]]
+    return SourceCohort(images, pd.DataFrame(rows, columns=FINDING_COLUMNS), {})
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:

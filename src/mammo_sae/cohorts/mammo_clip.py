@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.mammo_clip_boxes import RESIZED, boxes_in_files
 from mammo_sae.cohorts.mammo_clip_breasts import SIDES, VIEWS, breast_images, breasts
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
-from mammo_sae.cohorts.tables import BOX, SPLITS
+from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
+from mammo_sae.cohorts.tables import SPLITS
 from mammo_sae.cohorts.vindr import (
     CATEGORIES,
     CLASSES,
@@ -76,7 +77,7 @@ def read_folder(
     if sheet.path.name == FINAL:
         images = breast_images(sheet, concepts, covariates, split)
         without = int(images[[*concepts]].sum().sum())
-        boxes = pd.DataFrame(columns=["source_image", "concept", *BOX])
+        boxes = pd.DataFrame(columns=FINDING_COLUMNS)
         return SourceCohort(_with_sizes(folder, images), boxes, {"findings_without_box": without})
     return _read_findings(folder, sheet, concepts, covariates, split)
 
@@ -157,7 +158,7 @@ def _read_findings(
     for concept in concepts:
         images[concept] = positive[concept].astype("Int8").to_numpy()
     images = _with_sizes(folder, images)
-    boxes, counts = boxes_in_files(sheet, rows["source_image"], images, labels, concepts)
+    boxes, counts = boxes_in_files(sheet, rows["source_image"], images)
     return SourceCohort(images, boxes, counts, _finding_rows(labels, rows["source_image"]))
 
 

@@ -6,13 +6,14 @@ The table has them twice: in pixels of the original matrix, and of the crop stre
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.sheet import Sheet, number
-from mammo_sae.cohorts.tables import BOX
-from mammo_sae.cohorts.vindr import CLASSES, parse_size
+from mammo_sae.cohorts.source import FINDING_COLUMNS
+from mammo_sae.cohorts.vindr import NO_FINDING, parse_categories, parse_size
 
 RESIZED = [f"resized_{name}" for name in BOX]
 RESIZED_HEIGHT, RESIZED_WIDTH = 1520, 912
@@ -25,10 +26,8 @@ def boxes_in_files(
     sheet: Sheet,
     image: pd.Series,
     images: pd.DataFrame,
-    labels: pd.DataFrame,
-    concepts: Mapping[str, str],
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return the boxes of positive rows in pixels of the image files, and what was counted.
+    """Return the boxes of the findings in pixels of the image files, and what was counted.
 
     Parameters
     ----------
@@ -38,10 +37,6 @@ def boxes_in_files(
         Source image id of each row.
     images
         source_image, rows, columns: sizes of the files.
-    labels
-        Of each row and concept: 1, 0 or NA.
-    concepts
-        Concept name -> category or class; classes have no boxes.
     """
     original = _corners(sheet, BOX)
     resized = _corners(sheet, RESIZED)
@@ -51,10 +46,9 @@ def boxes_in_files(
     sizes = {name: size for name, *size in zip(*columns, strict=True)}
     found: list[tuple] = []
     counts = {"findings_without_box": 0, "boxes_completed": 0}
-    # Lists, since a table's cells take long one by one.
-    localised = {c: labels[c].to_list() for c in concepts if concepts[c] not in CLASSES}
+    listed = sheet.required("finding_categories", parse_categories, "a list of known categories")
     for row, source_image in enumerate(image):
-        wanted = [concept for concept, present in localised.items() if present[row] == 1]
+        wanted = dict.fromkeys(name for name in listed[row] if name != NO_FINDING)
         rows, columns = sizes[source_image]
         if not wanted or pd.isna(rows):
             continue
@@ -69,8 +63,8 @@ def boxes_in_files(
         if box is None or not (box[0] < box[2] and box[1] < box[3]):
             counts["findings_without_box"] += len(wanted)
             continue
-        found.extend((source_image, concept, *box) for concept in wanted)
-    return pd.DataFrame(found, columns=["source_image", "concept", *BOX]), counts
+        found.extend((source_image, category, *box) for category in wanted)
+    return pd.DataFrame(found, columns=FINDING_COLUMNS), counts
 
 
 def _corners(sheet: Sheet, names: Sequence[str]) -> list[Corners | None]:

@@ -103,11 +103,12 @@ def stray_files(kind: str, sources: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
-def masked_regions(kind: str, sources: Sequence[Path]) -> list[str]:
-    """Return the names of the regions of which the sources have exact masks, sorted."""
+def masked_regions(kind: str, sources: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """Return the categories and the artefacts of which the sources have exact masks, sorted."""
     if READERS[kind] is not vindr:
-        return []
-    return sorted({name for folder in sources for name in vindr.mask_bits(folder)})
+        return [], []
+    names = {name for folder in sources for name in vindr.mask_bits(folder)}
+    return sorted(names & vindr.CATEGORIES), sorted(names - vindr.CATEGORIES)
 
 
 def _check_folder(folder: Path) -> None:

@@ -24,8 +24,8 @@ import pandas as pd
 
 from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.sheet import Sheet, number
-from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
-from mammo_sae.cohorts.tables import BOX, age_bin
+from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
+from mammo_sae.cohorts.tables import age_bin
 
 IMAGES = "train.csv"
 FOLDS = "train_folds.csv"
@@ -94,7 +94,7 @@ def read_folder(
         # The headers name no model; the machine's number stands for it.
         model=[f"machine {name}" for name in _at(sheet.ids("machine_id"), kept)],
     )
-    findings = pd.DataFrame(columns=["source_image", "concept", *BOX])
+    findings = pd.DataFrame(columns=FINDING_COLUMNS)
     return SourceCohort(images, findings, {"other_views_dropped": len(sheet) - len(kept)})
 
 

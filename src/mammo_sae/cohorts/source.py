@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.errors import InputError
 
+FINDING_COLUMNS = ["source_image", "category", *BOX]
 Keep = Callable[[str], bool]
 """Says of a patient, by the source's id, whether to read its images."""
 
@@ -43,7 +45,8 @@ class SourceCohort:
         The columns of the images table with `source_image` and `source_patient` in place of the
         pseudonyms, and without `shard`. Where a file is no readable image, `rows` is empty.
     findings
-        source_image, concept, xmin, ymin, xmax, ymax as the source has them: not yet clipped.
+        `FINDING_COLUMNS`: a row per category of a box, in pixels of the original matrix and not yet
+        clipped. Which concept a category stands for is not the reader's business.
     counts
         What a reader noticed and did not refuse, by name.
     finding_rows

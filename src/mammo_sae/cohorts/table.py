@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from mammo_sae.cohorts.sheet import Sheet, number
-from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS
 
 IMAGES = "images.csv"
@@ -79,7 +79,7 @@ def read_folder(
         images[concept] = sheet.parsed(column, {"0": 0, "1": 1}.__getitem__, "0, 1 or empty")
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
-    return SourceCohort(images, _findings(folder, set(files), concepts, strict=keep is None), {})
+    return SourceCohort(images, _findings(folder, set(files), strict=keep is None), {})
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -129,16 +129,12 @@ def _optional(sheet: Sheet, column: str, choices: Mapping[str, object]) -> list:
     return sheet.parsed(column, choices.__getitem__, f"{' or '.join(choices)} or empty")
 
 
-def _findings(
-    folder: Path, files: set[str], concepts: Mapping[str, str], *, strict: bool
-) -> pd.DataFrame:
-    columns = ["source_image", "concept", *BOX]
+def _findings(folder: Path, files: set[str], *, strict: bool) -> pd.DataFrame:
     if not (folder / FINDINGS).is_file():
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=FINDING_COLUMNS)
     sheet = Sheet(folder / FINDINGS)
     if not strict:
         sheet = sheet.only("file", files.__contains__)
-    names = {category: concept for concept, category in concepts.items()}
     corners = [sheet.required(name, number, "a number of pixels") for name in BOX]
     rows = []
     for row, (file, finding, *box) in enumerate(
@@ -148,6 +144,5 @@ def _findings(
             sheet.refuse(row, "file", f"is not in {IMAGES}")
         if not (box[0] < box[2] and box[1] < box[3]):
             sheet.refuse(row, "xmax", "leaves no box: a minimum is not below its maximum")
-        if finding in names:
-            rows.append((file, names[finding], *box))
-    return pd.DataFrame(rows, columns=columns)
+        rows.append((file, finding, *box))
+    return pd.DataFrame(rows, columns=FINDING_COLUMNS)

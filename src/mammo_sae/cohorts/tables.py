@@ -37,11 +37,11 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.errors import InputError
 from mammo_sae.stores.tables import read_table
 
 SPLITS = ("training", "validation", "test", "external")
-BOX = ["xmin", "ymin", "xmax", "ymax"]
 FINDING_COLUMNS = ["image_id", "concept", *BOX]
 ROWS_AT_ONCE = 10_000
 

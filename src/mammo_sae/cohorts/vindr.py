@@ -24,7 +24,7 @@ import pandas as pd
 from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.sheet import Sheet, number
-from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
+from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import read_plain_json
@@ -46,6 +46,7 @@ CLASSES: dict[str, tuple[str, str | int]] = {
 }
 """What else a concept can be: one class of a column against its others."""
 
+NO_FINDING = "No Finding"
 CATEGORIES = {
     "Mass",
     "Suspicious Calcification",
@@ -57,7 +58,7 @@ CATEGORIES = {
     "Skin Retraction",
     "Nipple Retraction",
     "Suspicious Lymph Node",
-    "No Finding",
+    NO_FINDING,
 }
 
 
@@ -117,7 +118,7 @@ def read_folder(
     found = Sheet(folder / FINDINGS)
     if keep is not None:
         found = found.only("image_id", set(images["source_image"]).__contains__)
-    categories, findings, without_box = _findings(found, images, concepts)
+    categories, findings, without_box = _findings(found, images)
     for concept, category in concepts.items():
         if category in CLASSES:
             column, value = CLASSES[category]
@@ -177,6 +178,8 @@ def _breasts(folder: Path) -> Sheet:
 def mask_bits(folder: Path) -> dict[str, int]:
     """Return which bit of `masks/*.png` is which region; empty if the folder has no masks.
 
+    A plane that is named like a category (`suspicious_calcification`) is that category's region.
+
     Raises
     ------
     InputError
@@ -190,7 +193,8 @@ def mask_bits(folder: Path) -> dict[str, int]:
         isinstance(bit, int) and 0 <= bit <= 7 for bit in bits.values()
     ):
         raise InputError(f"{path}: key bit_planes must give every region a bit from 0 to 7")
-    return dict(bits)
+    categories = {name.lower().replace(" ", "_"): name for name in CATEGORIES}
+    return {categories.get(name, name): bit for name, bit in bits.items()}
 
 
 def check_categories(concepts: Mapping[str, str]) -> None:
@@ -283,17 +287,14 @@ def _covariate(folder: Path, breasts: Sheet, column: str) -> pd.Series:
     raise InputError(f"covariates: {folder} has no column {column!r} in {', '.join(searched)}")
 
 
-def _findings(
-    sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]
-) -> tuple[dict[str, set[str]], pd.DataFrame, int]:
-    """Return the categories of each image, the boxes of `concepts`, and how many have no box."""
+def _findings(sheet: Sheet, images: pd.DataFrame) -> tuple[dict[str, set[str]], pd.DataFrame, int]:
+    """Return the categories of each image, the boxes, and how many findings have no box."""
     ids = sheet.ids("image_id")
     categories = sheet.required(
         "finding_categories", parse_categories, "a list of known categories"
     )
     corners = [sheet.parsed(name, number, "a number") for name in BOX]
     known = set(images["source_image"])
-    names = {category: concept for concept, category in concepts.items()}
     of_image: dict[str, set[str]] = {}
     rows: list[tuple] = []
     without_box = 0
@@ -301,14 +302,14 @@ def _findings(
         if image not in known:
             sheet.refuse(row, "image_id", f"names an image that is not in {BREASTS}")
         of_image.setdefault(image, set()).update(found)
-        wanted = [names[category] for category in found if category in names]
+        wanted = dict.fromkeys(category for category in found if category != NO_FINDING)
         if None in box:
             without_box += len(wanted)
             continue
         if wanted and not (box[0] < box[2] and box[1] < box[3]):
             sheet.refuse(row, "xmax", "leaves no box: a minimum is not below its maximum")
-        rows.extend((image, concept, *box) for concept in wanted)
-    return of_image, pd.DataFrame(rows, columns=["source_image", "concept", *BOX]), without_box
+        rows.extend((image, category, *box) for category in wanted)
+    return of_image, pd.DataFrame(rows, columns=FINDING_COLUMNS), without_box
 
 
 def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]) -> pd.DataFrame:
@@ -332,6 +333,8 @@ def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]
             counted = hits.value_counts().reindex(images["source_image"]).fillna(0)
             part["positive"] = counted.to_numpy()
         parts.append(part.astype({"rows": "Int32", "positive": "Int32"}))
+    if not parts:
+        return pd.DataFrame(columns=["source_image", "concept", "rows", "positive"])
     return pd.concat(parts, ignore_index=True)
 
 

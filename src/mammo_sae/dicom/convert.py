@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mammo_sae.cohorts.annotations import read_annotations
+from mammo_sae.cohorts.annotations import clipped, read_annotations
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import READERS, locate, masked_regions
 from mammo_sae.cohorts.source import SourceFiles
-from mammo_sae.cohorts.tables import BOX
 from mammo_sae.compute.ordered import in_order
 from mammo_sae.dicom.canonical import canonical_image, published_boxes
 from mammo_sae.dicom.files import read_image, why_unreadable
@@ -54,13 +54,14 @@ def run(
 ) -> None:
     """Convert the images of one shard.
 
-    The regions of the store are the concepts, then the artefacts that the sources have masks of.
-    A concept's region is its exact mask where the source has one, else its filled boxes.
+    The regions of the store are the source's categories of findings that the shard has boxes of,
+    then the artefacts that the sources have masks of. Concepts have no part in it: they are names
+    for categories. A region is its exact mask where the source has one, else its filled boxes.
 
     Parameters
     ----------
     settings
-        Preprocessing, concepts, key of the pseudonyms.
+        Preprocessing, key of the pseudonyms.
     sources
         The cohort's folders. Of their annotations only those of the shard's patients count, not the
         cohort's tables: so images that are added reconvert the shards of their patients alone.
@@ -89,13 +90,14 @@ def run(
     def mine(patient: str) -> bool:
         return pseudonyms.shard(patient, settings.shards) == shard
 
-    found = read_annotations(settings.kind, sources, settings.concepts, {}, pseudonyms, mine)
+    found = read_annotations(settings.kind, sources, {}, {}, pseudonyms, mine)
     files = locate(settings.kind, pseudonyms, sources, mine)
     table = found.images.sort_values("image_id", kind="stable")
-    masked = masked_regions(settings.kind, sources)
-    regions = list(dict.fromkeys([*settings.concepts, *masked]))
-    of_image = dict(tuple(found.boxes.groupby("image_id")))
-    none = found.boxes.iloc[:0]
+    masked, artefacts = masked_regions(settings.kind, sources)
+    boxes, _ = clipped(found.boxes, found.images)
+    regions = [*sorted({*masked, *boxes["category"]}), *artefacts]
+    of_image = dict(tuple(boxes.groupby("image_id")))
+    none = boxes.iloc[:0]
     jobs = [
         Job(settings, regions, row, files[row.image_id], of_image.get(row.image_id, none))
         for row in table.itertuples()
@@ -124,6 +126,7 @@ def run(
                 height=settings.images.height,
                 width=settings.images.width,
                 regions=regions,
+                artefacts=artefacts,
                 attributes={
                     "preprocessing": settings.images.preprocessing,
                     "refused": {image_id: reason.code for image_id, reason in refused.items()},
@@ -353,7 +356,7 @@ class Job:
             if planes is not None and region in bits:
                 mask |= geometry.resample_mask((planes >> bits[region]) & 1)
             else:
-                found = self._boxes.loc[self._boxes["concept"] == region, BOX].to_numpy(float)
+                found = self._boxes.loc[self._boxes["category"] == region, BOX].to_numpy(float)
                 if self._settings.preprocessing == "mammo_clip" and self._settings.compat:
                     found = published_boxes(found, *self._size)
                 mask |= geometry.fill_boxes(found)

@@ -138,8 +138,5 @@ class ConversionSettings(Settings):
     kind: Literal[
         "phantom", "vindr", "mammo_clip", "table", "rsna", "cbis_ddsm", "inbreast", "embed", "cmmd"
     ] = Field("phantom", description="kind of the cohort, which says how its files are found")
-    concepts: dict[str, str] = Field(
-        min_length=1, description="concepts whose regions are stored -> category of the source"
-    )
     shards: int = Field(1, ge=1, description="number of shards of the cohort")
     key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.report import overlay, style
 from mammo_sae.report.settings import CohortSheetSettings
 from mammo_sae.stores.images import ImageReader
@@ -46,7 +47,7 @@ def run(
         concept or with its label unknown, and images of each view, density and so on.
     """
     table = read_table(images)
-    store = ImageReader(image_stores)
+    store = ImageReader(image_stores, concept_regions(images))
     converted = set(store.image_ids)
     table = table[table["image_id"].isin(converted)].reset_index(drop=True)
     write_table(count(table, concepts), counts)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mammo_sae.analysis.cases import labelled_images, labels, read_cases
+from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.errors import InputError
 from mammo_sae.report import overlay, style
 from mammo_sae.report.settings import LatentSheetSettings
@@ -102,7 +103,7 @@ def run(
         If the SAE has no such latent.
     """
     reader = CodesReader(codes)
-    store = ImageReader(image_stores)
+    store = ImageReader(image_stores, concept_regions(images))
     cases = read_cases(images, reader.image_ids)
     table = read_table(latents)
     concepts = sorted(table["concept"].unique())

@@ -5,7 +5,8 @@ Arrays (n images, H x W canonical pixels, r regions)::
     image_id   [n]           string
     pixels     [n, H, W]     uint8
     breast     [n, H, W]     uint8, 1 inside the breast
-    regions    [n, r, H, W]  uint8, 1 inside the region; attribute `regions` names them
+    regions    [n, r, H, W]  uint8, 1 inside the region; attribute `regions` names them, each shard
+                             those that it has
     affine     [n, 2, 3]     float64, original pixel-edge (x, y) -> canonical (x, y)
     flipped    [n]           uint8, 1 where the image was mirrored
     spacing_mm [n]           float64, edge of a canonical pixel in the detector plane; NaN unknown
@@ -113,15 +114,21 @@ def create_image_store(
     height: int,
     width: int,
     regions: Sequence[str],
+    artefacts: Sequence[str] = (),
     attributes: dict[str, Any] | None = None,
     provenance: Provenance | None = None,
 ) -> Iterator[ImageWriter]:
-    """Yield a writer for the images `image_ids`; publish the store when the block succeeds."""
+    """Yield a writer for the images `image_ids`; publish the store when the block succeeds.
+
+    `regions` names the records' regions in their order; `artefacts` those of them that are no
+    findings.
+    """
     describe = {
         "images": len(image_ids),
         "height": height,
         "width": width,
         "regions": list(regions),
+        "artefacts": list(artefacts),
     }
     with create_store(path, manifest, kind=KIND, describe=describe, provenance=provenance) as aside:
         group = arrays.create_group(aside, {**(attributes or {}), "regions": list(regions)})
@@ -135,24 +142,41 @@ def create_image_store(
 class ImageReader:
     """Reads images by id over all shards of a cohort.
 
+    Parameters
+    ----------
+    manifests
+        Of the shards' stores.
+    concepts
+        Concept -> stored regions that are together the concept's. `regions` then has these
+        concepts, as far as a store has any of their regions, and the artefacts. Without it,
+        `regions` has every region as it is stored.
+
     Raises
     ------
     StoreError
-        If a store is damaged, or the shards differ in size or regions.
+        If a store is damaged, or the shards differ in size.
     """
 
-    def __init__(self, manifests: Sequence[Path]) -> None:
+    def __init__(
+        self, manifests: Sequence[Path], concepts: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         stores = [open_store(manifest, kind=KIND) for manifest in manifests]
         if not stores:
             raise StoreError("no image store given; name at least one manifest")
-        shapes = {
-            (s.manifest["height"], s.manifest["width"], tuple(s.manifest["regions"]))
-            for s in stores
-        }
+        shapes = {(s.manifest["height"], s.manifest["width"]) for s in stores}
         if len(shapes) > 1:
-            raise StoreError(f"the shards beside {manifests[0]} differ in image size or regions")
-        self.height, self.width, regions = shapes.pop()
-        self.regions: list[str] = list(regions)
+            raise StoreError(f"the shards beside {manifests[0]} differ in image size")
+        self.height, self.width = shapes.pop()
+        self._stored: list[list[str]] = [store.manifest["regions"] for store in stores]
+        everything = dict.fromkeys(name for names in self._stored for name in names)
+        self._sources: dict[str, Sequence[str]] = {name: [name] for name in everything}
+        if concepts is not None:
+            artefacts = {name for store in stores for name in store.manifest["artefacts"]}
+            found = {c: of for c, of in concepts.items() if not everything.keys().isdisjoint(of)}
+            self._sources = found | {
+                a: [a] for a in everything if a in artefacts and a not in found
+            }
+        self.regions: list[str] = list(self._sources)
         self._paths = [store.path for store in stores]
         self._index = Index([arrays.read_labels(path, "image_id") for path in self._paths], KIND)
         self._arrays: dict[tuple[int, str], Any] = {}
@@ -179,10 +203,19 @@ class ImageReader:
 
     def region_masks(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
         """Return bool [n, r, H, W], in the order of `regions`."""
-        if not self.regions:
-            n = len(self) if image_ids is None else len(image_ids)
-            return np.zeros((n, 0, self.height, self.width), dtype=bool)
-        return self._read("regions", image_ids).astype(bool)
+        positions = self._index.positions(image_ids)
+        shape = (len(positions), len(self.regions), self.height, self.width)
+        out = np.zeros(shape, dtype=bool)
+        for store, local, where in self._index.split(positions):
+            stored = self._stored[store]
+            wanted = [[stored.index(s) for s in of if s in stored] for of in self._sources.values()]
+            if not any(wanted):
+                continue
+            planes = self._array_part(store, "regions", local)
+            for region, parts in enumerate(wanted):
+                for part in parts:
+                    out[where, region] |= planes[:, part].astype(bool)
+        return out
 
     def affine(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
         """Return float64 [n, 2, 3], original pixel-edge (x, y) to canonical (x, y)."""
@@ -214,14 +247,17 @@ class ImageReader:
             refused |= arrays.read_attributes(path).get("refused", {})
         return refused
 
+    def _array_part(self, store: int, name: str, selection: Any) -> np.ndarray:
+        key = (store, name)
+        if key not in self._arrays:
+            self._arrays[key] = arrays.open_array(self._paths[store], name, streaming=True)
+        return arrays.read(self._arrays[key], selection, self._paths[store] / name)
+
     def _read(self, name: str, image_ids: Sequence[str] | None) -> np.ndarray:
         positions = self._index.positions(image_ids)
         out: np.ndarray | None = None
         for store, local, where in self._index.split(positions):
-            key = (store, name)
-            if key not in self._arrays:
-                self._arrays[key] = arrays.open_array(self._paths[store], name, streaming=True)
-            part = arrays.read(self._arrays[key], local, self._paths[store] / name)
+            part = self._array_part(store, name, local)
             if out is None:
                 out = np.empty((len(positions), *part.shape[1:]), dtype=part.dtype)
             out[where] = part
