@@ -22,7 +22,8 @@ from mammo_sae.encoders.settings import (
 )
 from mammo_sae.errors import InputError
 
-MAMMO_CLIP_LICENCE = "CC BY 4.0"
+# Since 2025-10-16 (commit 9210868 of its repository); CC BY 4.0 before.
+MAMMO_CLIP_LICENCE = "CC BY-NC-SA 4.0"
 MAMMO_CLIP_DATA = (
     "ImageNet-1k, then mammograms and reports of UPMC; some checkpoints also saw VinDr-Mammo's "
     "training images"
