@@ -11,7 +11,7 @@ pytestmark = pytest.mark.workflow
     ("overlay", "sentence"),
     [
         ("confunds: {alpha: 0.1}", "confunds: unknown key"),
-        ("saes: {topk: {lr: 1e-4}}", "saes.topk.lr: must be a number, got '1e-4'; YAML reads it as text"),
+        ("saes: {topk: {lr: 1e-4}}", "saes.topk.lr: must be a number, got '1e-4'; YAML reads it"),
         ("layers: [blocks.10, blocks.16]", "layers: 'blocks.16' is not a layer of encoder"),
     ],
 )
