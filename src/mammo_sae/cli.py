@@ -1138,6 +1138,22 @@ def print_slice(
 
 
 @app.command()
+def find(
+    pseudonyms: Annotated[list[str], typer.Argument(help="Of images or patients.")],
+    configfile: ConfigFiles = None,
+) -> None:
+    """Print the files behind pseudonyms, for who has the source and its key; write nothing."""
+    from mammo_sae.cohorts.find import find_files
+    from mammo_sae.config import read_config
+
+    config = read_config(configfile or [])
+    sources = [Path(source) for source in config.sources()]
+    for pseudonym in pseudonyms:
+        for image_id, path in find_files(config.cohort, sources, pseudonym):
+            print(f"{image_id}\t{path}")
+
+
+@app.command()
 def stale(
     configfile: ConfigFiles = None,
     folder: Annotated[Path, typer.Option(help="The project's folder.")] = Path(),

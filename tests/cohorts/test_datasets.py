@@ -210,6 +210,26 @@ def test_cbis_ddsm(cbis, tmp_path):
     assert image_id("P_2_R_CC") not in set(findings["image_id"])
 
 
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (np.kron([[0, 0, 0, 0], [0, 255, 255, 0]], np.ones((15, 5))), [10, 30, 30, 60]),
+        (np.kron([[0, 0, 0, 0], [0, 255, 128, 0]], np.ones((30, 10))), [10, 30, 30, 60]),
+    ],
+    ids=["half the film's size", "a third value"],
+)
+def test_a_mask_of_another_size_or_with_a_third_value_gives_its_box(cbis, tmp_path, mask, expected):
+    path = next((cbis / "Mass-Training_P_1_LEFT_CC_1").rglob("1-2.dcm"))
+    write(path, mask.astype(np.uint8))
+    path.with_name("._1-2.dcm").write_bytes(b"Mac OS X")
+    film = next((cbis / "Mass-Training_P_1_LEFT_CC").rglob("1-1.dcm"))
+    film.with_name("._1-1.dcm").write_bytes(b"Mac OS X")
+    settings = CbisDdsmCohort(source=str(cbis), shards=1)
+    _, findings, _ = build_and_convert(settings, cbis, tmp_path / "out")
+    of_film = findings[findings["image_id"] == image_id("P_1_L_CC")].set_index("concept")
+    assert of_film.loc["mass", ["xmin", "ymin", "xmax", "ymax"]].tolist() == expected
+
+
 def test_a_changed_mask_of_cbis_changes_the_shard_of_its_patient(cbis):
     settings = CbisDdsmCohort(source=str(cbis), shards=1)
     before = archive_state(settings, [cbis]).shards

@@ -239,22 +239,42 @@ def _extent(series: Path, size: tuple[int, int]) -> tuple[float, float, float, f
     from mammo_sae.dicom.files import read_image
     from mammo_sae.dicom.refusal import Refusal
 
+    found = None
     for path in _dicoms(series):
         try:
             _, codes = read_image(path)
         except Refusal:
             continue
         # The crop is smaller, unless the abnormality fills the film: then it is not two-valued.
-        if codes.shape != size or not _is_two_valued(codes):
+        if not size[0] or not _is_mask(codes) or not _same_aspect(codes.shape, size):
             continue
         marked = codes > codes.max() // 2
         y, x = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
-        return float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
-    return None
+        # Some masks were saved smaller or larger than their film.
+        down, across = size[0] / codes.shape[0], size[1] / codes.shape[1]
+        found = (
+            float(x[0] * across),
+            float(y[0] * down),
+            float((x[-1] + 1) * across),
+            float((y[-1] + 1) * down),
+        )
+        if codes.shape == size:
+            break
+    return found
 
 
-def _is_two_valued(codes: np.ndarray) -> bool:
-    """Say whether an image is a mask, whose edges JPEG leaves a little blurred."""
+def _same_aspect(one: tuple[int, ...], other: tuple[int, int]) -> bool:
+    """Say whether an image of one size, scaled, is one of the other to within a hundredth."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= 0.01 * one[0] * other[1]
+
+
+def _is_mask(codes: np.ndarray) -> bool:
+    """Say whether an image is a mask: of two values, or three where it was once scaled.
+
+    JPEG leaves its edges a little blurred.
+    """
     most = int(codes.max())
+    if len(np.unique(codes)) in (2, 3):
+        return int(codes.min()) == 0
     sharp = (codes <= most // 8) | (codes >= most - most // 8)
     return most > 0 and bool(sharp.mean() > 0.99) and int(codes.min()) < most

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.sheet import Sheet
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
@@ -160,4 +161,4 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
 
 
 def _dicoms(folder: Path, patient: str) -> list[Path]:
-    return sorted((folder / FOLDER / patient).rglob("*.dcm"))
+    return sorted(filter(is_image_name, (folder / FOLDER / patient).rglob("*.dcm")))

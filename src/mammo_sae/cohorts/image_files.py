@@ -11,9 +11,20 @@ SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """In this order: where an image lies there as DICOM and as something else, DICOM is read."""
 
 
+LEFT_BY_SYSTEMS = frozenset({"@eaDir", "__MACOSX"})
+
+
 def is_image_name(path: Path) -> bool:
-    """Say whether a file is an image by its name."""
-    return path.suffix.lower() in SUFFIXES
+    """Say whether a file is an image by its name.
+
+    Systems that copy archives leave files of the same suffixes: macOS a `._1-1.dcm` beside
+    `1-1.dcm`, Synology thumbnails in `@eaDir`. These are none.
+    """
+    return (
+        path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and LEFT_BY_SYSTEMS.isdisjoint(path.parts)
+    )
 
 
 class Listings:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from io import StringIO
 from math import isfinite
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -13,6 +15,7 @@ import pandas as pd
 from mammo_sae.errors import InputError
 
 T = TypeVar("T")
+SHOWN = 10  # further lines that an error names
 EMPTY = {"", "nan", "NaN", "None", "NA"}
 
 
@@ -24,8 +27,27 @@ def number(text: str) -> float:
     return value
 
 
+FLAGS = {"0": 0, "0.0": 0, "0,0": 0, "false": 0, "1": 1, "1.0": 1, "1,0": 1, "true": 1}
+
+
+def flag(text: str) -> int:
+    """Return 0 or 1, as a cell says in any of the ways in which programs write it."""
+    return FLAGS[text.lower()]
+
+
+def whole(text: str) -> int:
+    """Return a whole number; a column with a gap has them as 4.0."""
+    value = number(text)
+    if value != int(value):
+        raise ValueError
+    return int(value)
+
+
 class Sheet:
     """One CSV file, every cell as text; cells are parsed by column.
+
+    Separators are commas, semicolons or tabs, whichever the header row has most of; the text is
+    UTF-8, UTF-16 or, as older Excel saves it, Windows-1252.
 
     With `columns`, only these are read: some tables have hundreds.
 
@@ -40,19 +62,23 @@ class Sheet:
     ) -> None:
         self.path = path
         try:
+            text = _decoded(path.read_bytes())
+            header = text.lstrip("\r\n").partition("\n")[0]
+            counts = {mark: header.count(mark) for mark in (separator, ",", ";", "\t")}
             self.frame = pd.read_csv(
-                path,
-                sep=separator,
+                StringIO(text),
+                sep=max(counts, key=counts.__getitem__),
                 usecols=None if columns is None else lambda name: name in columns,
                 dtype=str,
                 keep_default_na=False,
                 na_filter=False,
             )
+            _check_form(text, header, self.frame, max(counts, key=counts.__getitem__))
         except FileNotFoundError:
             raise InputError(f"{path} is missing; the cohort needs it") from None
         except pd.errors.EmptyDataError:
             raise InputError(f"{path} is empty; a header row is needed") from None
-        except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise InputError(f"{path} can't be read as CSV: {str(error).strip()}") from None
         self._lines = list(range(2, len(self.frame) + 2))
 
@@ -104,11 +130,18 @@ class Sheet:
             Naming file, row and column, if `parse` raises an error: the cell is not `expected`.
         """
         out: list[T | None] = []
+        wrong: list[tuple[int, str]] = []
         for row, value in enumerate(self.text(column)):
             try:
                 out.append(None if value in EMPTY else parse(value))
             except (ArithmeticError, LookupError, SyntaxError, TypeError, ValueError):
-                self.refuse(row, column, f"is {value!r}; expected {expected}")
+                wrong.append((row, value))
+        if wrong:
+            (first, value), *others = wrong
+            lines = ", ".join(str(self._lines[row]) for row, _ in others[:SHOWN])
+            more = f"; so are lines {lines}" if others else ""
+            more += f" and {len(others) - SHOWN} others" if len(others) > SHOWN else ""
+            self.refuse(first, column, f"is {value!r}; expected {expected}{more}")
         return out
 
     def required(self, column: str, parse: Callable[[str], T], expected: str) -> list[T]:
@@ -129,6 +162,18 @@ class Sheet:
         """Return a column as Int64 or Float64 if all its cells are numbers, else as string."""
         cells = pd.Series(self.parsed(column, str, "text"), dtype=object)
         numbers = pd.to_numeric(cells, errors="coerce")
+        commas = cells[numbers.isna() & cells.notna()]
+        if len(commas) and commas.str.fullmatch(r"[-+]?\d+,\d+").all():
+            if cells.str.contains(".", regex=False).fillna(False).any() or (
+                commas.str.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}").all()
+            ):
+                self.refuse(
+                    int(commas.index[0]),
+                    column,
+                    "holds a comma that may separate decimals or thousands; write decimals with "
+                    "a point and thousands without a mark",
+                )
+            numbers = pd.to_numeric(cells.str.replace(",", "."), errors="coerce")
         if (numbers.isna() & cells.notna()).any():
             return cells.astype("string")
         whole = (numbers.dropna() % 1 == 0).all()
@@ -141,3 +186,27 @@ class Sheet:
     def refuse(self, row: int, column: str, what: str) -> NoReturn:
         """Raise an InputError about one cell of the sheet's row `row`, from 0."""
         raise InputError(f"{self.path}: line {self._lines[row]}, column {column!r} {what}")
+
+
+def _decoded(content: bytes) -> str:
+    """Return a table's text, whatever program saved it."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = content.decode("utf-16")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252")
+    if "\0" in text:
+        raise ValueError("it holds NUL bytes; save it as CSV again")
+    return text
+
+
+def _check_form(text: str, header: str, frame: pd.DataFrame, separator: str) -> None:
+    """Refuse what pandas takes without a word: shifted columns, and two of one name."""
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError("its rows have more cells than its header row names")
+    names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ValueError(f"column {twice[0]!r} occurs twice in its header row")

@@ -13,17 +13,23 @@ known alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from mammo_sae.cohorts.sheet import Sheet, number
+from mammo_sae.cohorts.sheet import Sheet, flag, number, whole
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS
 
 IMAGES = "images.csv"
 FINDINGS = "findings.csv"
+SHORT_SPLITS = {
+    "train": "training",
+    "val": "validation",
+    "valid": "validation",
+    "testing": "test",
+}
 TABLES = (IMAGES, FINDINGS)
 """Files that `read_folder` reads."""
 PATTERN = "**/*"
@@ -44,7 +50,8 @@ def read_folder(
     folder
         The folder that holds `images.csv`.
     concepts
-        Concept name -> column of `images.csv`, and `finding` of `findings.csv`.
+        Concept name -> column of `images.csv`, and `finding` of `findings.csv`; where there is no
+        such column, that of the concept's own name.
     covariates
         Covariate name -> column of `images.csv`.
     split
@@ -67,16 +74,17 @@ def read_folder(
             "source_patient": sheet.ids("patient_id"),
             "split": [split] * len(sheet)
             if split
-            else sheet.chosen("split", {name: name for name in SPLITS}),
-            "view": sheet.chosen("view", {"CC": "CC", "MLO": "MLO"}),
-            "side": sheet.chosen("side", {"L": "L", "R": "R"}),
-            "density": _optional(sheet, "density", dict(zip("ABCD", "ABCD", strict=True))),
-            "birads": _optional(sheet, "birads", {str(n): n for n in range(7)}),
+            else sheet.required("split", _split, " or ".join(SPLITS)),
+            "view": sheet.required("view", _one_of("CC", "MLO"), "CC or MLO"),
+            "side": sheet.required("side", _one_of("L", "R"), "L or R"),
+            "density": _optional(sheet, "density", _one_of(*"ABCD"), "A, B, C, D or empty"),
+            "birads": _optional(sheet, "birads", _birads, "0 to 6 or empty"),
             **header_columns([folder / name for name in files]),
         }
     )
     for concept, column in concepts.items():
-        images[concept] = sheet.parsed(column, {"0": 0, "1": 1}.__getitem__, "0, 1 or empty")
+        label = concept if concept in sheet and column not in sheet else column
+        images[concept] = sheet.parsed(label, flag, "0, 1 or empty")
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
     return SourceCohort(images, _findings(folder, set(files), strict=keep is None), {})
@@ -123,10 +131,26 @@ def _files(sheet: Sheet) -> list[str]:
     return files
 
 
-def _optional(sheet: Sheet, column: str, choices: Mapping[str, object]) -> list:
-    if column not in sheet:
-        return [None] * len(sheet)
-    return sheet.parsed(column, choices.__getitem__, f"{' or '.join(choices)} or empty")
+def _optional(
+    sheet: Sheet, column: str, parse: Callable[[str], object], expected: str
+) -> list[object]:
+    return sheet.parsed(column, parse, expected) if column in sheet else [None] * len(sheet)
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    """Return a parser of `choices`, in upper or lower case."""
+    return lambda text: {choice.lower(): choice for choice in choices}[text.lower()]
+
+
+def _split(text: str) -> str:
+    return {**{name: name for name in SPLITS}, **SHORT_SPLITS}[text.lower()]
+
+
+def _birads(text: str) -> int:
+    value = whole(text)
+    if not 0 <= value <= 6:
+        raise ValueError
+    return value
 
 
 def _findings(folder: Path, files: set[str], *, strict: bool) -> pd.DataFrame:

@@ -1,0 +1,46 @@
+"""From a pseudonym back to the files, for the person who has the source and the key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.readers import locate, stray_files
+from mammo_sae.cohorts.settings import CohortSettings
+from mammo_sae.errors import InputError
+
+
+def find_files(
+    settings: CohortSettings, sources: Sequence[Path], pseudonym: str
+) -> list[tuple[str, Path]]:
+    """Return (image's pseudonym, file) of an image, or of all images of a patient, sorted.
+
+    Nothing is written: the pseudonyms of the sources are computed again.
+
+    Raises
+    ------
+    InputError
+        If a source can't be read, or nothing in it has the pseudonym.
+    """
+    pseudonyms = load_pseudonyms(settings.key_file)
+    wanted = pseudonym.strip().lower()
+    found = [
+        (image_id, files.dicom)
+        for image_id, files in locate(settings.kind, pseudonyms, sources).items()
+        if wanted in (image_id, pseudonyms.patient(files.patient))
+    ]
+    if not found:
+        found = [
+            (wanted, folder / name)
+            for name in stray_files(settings.kind, sources)
+            if pseudonyms.image(name) == wanted
+            for folder in sources
+            if (folder / name).is_file()
+        ]
+    if not found:
+        raise InputError(
+            f"no image or patient of the cohort's sources has the pseudonym {pseudonym}; give the "
+            "configuration and the key_file that the run was made with"
+        )
+    return sorted(found)
