@@ -39,6 +39,23 @@ def test_every_key_of_the_default_configuration_says_what_it_means():
             r"encoders\.tuned\.base: 'nobody' is not a pretrained encoder",
         ),
         (
+            {"encoders": {"one": {"kind": "pretrained", "base": "one"}}},
+            r"encoders\.one\.base: names the encoder itself",
+        ),
+        (
+            {
+                "encoders": {
+                    "one": {"kind": "pretrained"},
+                    "two": {
+                        "kind": "pretrained",
+                        "base": "one",
+                        "source": {"kind": "mammo_clip", "path": "b5.pth"},
+                    },
+                }
+            },
+            r"encoders\.two\.base: 'one' is of efficientnet-lite0, 'two' of efficientnet-b5",
+        ),
+        (
             {
                 "encoders": {
                     "pretrained": {"kind": "pretrained"},
@@ -312,3 +329,32 @@ def test_figures_show_the_confirmation_split_or_the_first_that_the_analysis_read
     assert config.shown_splits() == {
         layer: "test" for layer in config.layers if layer == "head" or layer in config.inner.layers
     }
+
+
+def published(**changes) -> Config:
+    probe = {"kind": "mammo_clip", "path": "b5-vindr.tar"}
+    tuned = {"kind": "mammo_clip", "path": "b5-tuned.pth"}
+    content = {
+        "cohort": {"kind": "mammo_clip", "source": "pngs", "concepts": {"mass": "Mass"}},
+        "images": {"preprocessing": "as_is"},
+        "layers": ["head"],
+        "encoders": {
+            "lite": {"kind": "pretrained"},
+            "probe": {"kind": "pretrained", "source": probe},
+            "tuned": {"kind": "pretrained", "source": tuned, "base": "probe"} | changes,
+            "mine": {"kind": "finetuned", "base": "probe"},
+        },
+    }
+    return load_config(content, "mine.yaml")
+
+
+def test_encoders_that_were_trained_on_the_cohort_are_named():
+    assert sorted(published().seen()) == ["mine", "probe", "tuned"]
+    assert Config().seen() == []
+
+
+def test_what_latents_are_compared_with_does_not_make_weights_stale():
+    based, alone = published(), published(base=None)
+    assert based.encoders["tuned"].base == "probe"
+    wildcards = {"encoder": "tuned"}
+    assert based.slice("import_encoder", wildcards) == alone.slice("import_encoder", wildcards)

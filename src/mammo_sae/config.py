@@ -142,10 +142,20 @@ class Config(Settings):
     def _wrong_encoders(self) -> Iterator[str]:
         pretrained = [n for n, e in self.encoders.items() if isinstance(e, PretrainedSettings)]
         for name, encoder in self.encoders.items():
-            if isinstance(encoder, FinetunedSettings) and encoder.base not in pretrained:
+            if encoder.base is None:
+                continue
+            if encoder.base == name:
+                yield f"encoders.{name}.base: names the encoder itself; name another, or null"
+            elif encoder.base not in pretrained:
                 what = "is not a pretrained encoder here"
                 known = f"; name one of {listed(pretrained)}" if pretrained else "; add one"
                 yield f"encoders.{name}.base: {encoder.base!r} {what}{known}"
+            elif self.architecture(name) != self.architecture(encoder.base):
+                yield (
+                    f"encoders.{name}.base: {encoder.base!r} is of "
+                    f"{self.architecture(encoder.base)}, {name!r} of {self.architecture(name)}; "
+                    "name the encoder that it started from, or null"
+                )
 
     def _wrong_layers(self) -> Iterator[str]:
         if len(set(self.layers)) < len(self.layers):
@@ -272,6 +282,15 @@ class Config(Settings):
             return self.architecture(settings.base)
         return settings.architecture
 
+    def seen(self) -> list[str]:
+        """Return the encoders whose training data held images of this run's cohort, as known."""
+        found = []
+        for name, encoder in self.encoders.items():
+            origin = self.encoders[encoder.base] if encoder.kind == "finetuned" else encoder
+            if self.cohort.kind in getattr(origin.source, "seen", ()):
+                found.append(name)
+        return found
+
     def layer_names(self, encoder: str) -> list[str]:
         """Return the layers an encoder has, in the order the network computes them."""
         return [layer.name for layer in architectures.layers(self.architecture(encoder))]
@@ -336,7 +355,10 @@ class Config(Settings):
                 shards=self.cohort.shards,
                 key_file=self.cohort.key_file,
             )
-        elif step in {"import_encoder", "finetune"}:
+        elif step == "import_encoder":
+            # Weights do not hang on what theirs are compared with.
+            value = self.encoders[wildcards["encoder"]].model_copy(update={"base": None})
+        elif step == "finetune":
             value = self.encoders[wildcards["encoder"]]
         elif step == "train_sae":
             value = self.saes[wildcards["sae"]].training(wildcards["layer"], int(wildcards["seed"]))

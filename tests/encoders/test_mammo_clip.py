@@ -13,7 +13,12 @@ from torch import nn
 
 from mammo_sae.encoders import checkpoints, importing
 from mammo_sae.encoders.network import load_classifier, load_description, load_encoder
-from mammo_sae.encoders.settings import MammoClipSource, PretrainedSettings
+from mammo_sae.encoders.settings import (
+    HeadFile,
+    MammoClipSource,
+    MammoFmSource,
+    PretrainedSettings,
+)
 from mammo_sae.errors import InputError
 
 B2 = "efficientnet-b2"
@@ -210,3 +215,100 @@ def test_a_checkpoint_that_is_neither_there_nor_on_the_hub_is_asked_for(tmp_path
     path = tmp_path / "b2.tar"
     with pytest.raises(InputError, match=r"Mammo-CLIP/resolve/main/a/b2\.tar can't be fetched"):
         run(tmp_path / "encoder", path, hub="shawn24/Mammo-CLIP/a/b2.tar")
+
+
+def other_head(model: Classifier, path: Path, outputs: int, **changed: torch.Tensor) -> nn.Linear:
+    """Write a checkpoint of the same image encoder with another classifier."""
+    torch.manual_seed(outputs)
+    head = nn.Linear(model.classifier.classification_head.in_features, outputs)
+    state = model.state_dict() | changed
+    for part, value in head.state_dict().items():
+        state[f"classifier.classification_head.{part}"] = value
+    torch.save({"model": state, "epoch": 1}, path)
+    return head
+
+
+def test_the_classifiers_of_several_files_stand_on_their_one_encoder(model, downstream, tmp_path):
+    calcification = other_head(model, tmp_path / "calcification.pth", 1)
+    density = other_head(model, tmp_path / "density.pth", 4)
+    classes = tuple(f"density_{letter}" for letter in "abcd")
+    heads = (
+        HeadFile(path=str(tmp_path / "calcification.pth"), classifier=("calcification",)),
+        HeadFile(path=str(tmp_path / "density.pth"), classifier=classes),
+    )
+    directory = run(tmp_path / "encoder", downstream, classifier=("mass",), heads=heads)
+    concepts, weight, bias = load_classifier(directory)
+    assert concepts == ("mass", "calcification", *classes)
+    pooled = torch.randn(3, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mass = model.classifier.classification_head(pooled)
+        softmax = torch.log_softmax(density(pooled), 1)
+        expected = torch.cat(
+            [mass, calcification(pooled), softmax - softmax.mean(1, keepdim=True)], 1
+        )
+    assert torch.allclose(pooled @ weight.T + bias, expected, atol=1e-5)
+
+
+def test_a_classifier_of_another_encoder_is_refused_and_the_way_out_leads_out(
+    model, downstream, tmp_path
+):
+    key = "image_encoder._bn1.running_mean"
+    path = tmp_path / "other.pth"
+    other_head(model, path, 1, **{key: model.state_dict()[key] + 1})
+    heads = (HeadFile(path=str(path), classifier=("calcification",)),)
+    with pytest.raises(
+        InputError, match=r"other\.pth holds another image encoder than .*mass\.pth"
+    ):
+        run(tmp_path / "encoder", downstream, classifier=("mass",), heads=heads)
+    assert not (tmp_path / "encoder").exists()
+    run(tmp_path / "encoder", path, classifier=("calcification",))
+
+
+def test_a_concept_of_two_classifiers_is_refused():
+    with pytest.raises(ValueError, match="classifier and heads name mass twice"):
+        MammoClipSource(
+            kind="mammo_clip",
+            path="a.pth",
+            classifier=("mass",),
+            heads=(HeadFile(path="b.pth", classifier=("mass",)),),
+        )
+
+
+def test_terms_and_training_data_are_the_publishers(pretraining, downstream, tmp_path):
+    mine = load_description(run(tmp_path / "a", pretraining))
+    assert mine.licence.startswith("CC BY-NC-SA 4.0")
+    assert "commercial" in mine.forbids
+    assert "VinDr" not in mine.data
+    assert "VinDr" in load_description(run(tmp_path / "b", downstream)).data
+    content = torch.load(pretraining, weights_only=True)
+    content["config"]["data_train"] = {"upmc_wo_period": {}, "vindr_wo_period": {}}
+    torch.save(content, tmp_path / "c.tar")
+    assert "names VinDr-Mammo" in load_description(run(tmp_path / "c", tmp_path / "c.tar")).data
+
+
+def test_a_file_of_mammo_fm_is_read_under_its_own_terms(tmp_path):
+    encoder = efficientnet_pytorch.EfficientNet.from_name("efficientnet-b5", num_classes=1)
+    state = {f"image_encoder.{key}": value for key, value in encoder.state_dict().items()}
+    torch.save({"model": state | {"text_encoder.a": torch.zeros(1)}}, tmp_path / "fm.tar")
+    source = MammoFmSource(kind="mammo_fm", path=str(tmp_path / "fm.tar"))
+    importing.run(
+        PretrainedSettings(source=source),
+        weights=tmp_path / "encoder" / "encoder.safetensors",
+        description=tmp_path / "encoder" / "encoder.json",
+    )
+    description = load_description(tmp_path / "encoder")
+    assert description.source == "Mammo-FM, fm.tar"
+    assert "redistribution" in description.forbids
+
+
+@pytest.mark.parametrize(
+    ("path", "hub", "seen"),
+    [
+        ("b5-model-best-epoch-7.tar", None, False),
+        ("b5.tar", "shawn24/Mammo-CLIP/pre_train_b5_w_vindr_clip/b5.tar", True),
+        ("mass.pth", None, True),
+    ],
+)
+def test_a_name_tells_whether_vindr_was_in_the_training_data(path, hub, seen):
+    source = MammoClipSource(kind="mammo_clip", path=path, hub=hub)
+    assert ("vindr" in source.seen) == ("mammo_clip" in source.seen) == seen

@@ -130,7 +130,7 @@ def test_the_report_shows_where_the_encoders_come_from(vindr):
     registry = pd.read_csv(vindr.results / "tables" / "registry.csv").set_index("encoder")
     checkpoint = vindr.folder / CHECKPOINT
     assert registry.loc["pretrained", "sha256"] == sha256(checkpoint)
-    assert set(registry["licence"]) == {"CC BY-NC-SA 4.0"}
+    assert set(registry["licence"]) == {"CC BY-NC-SA 4.0 (since 2025-10-16)"}
     assert "VinDr-Mammo" in registry.loc["finetuned", "data"]
     assert vindr.stale() == {}
 

@@ -30,6 +30,9 @@ try:
 except (InputError, ValueError) as error:
     raise WorkflowError(str(error)) from None
 
+# For the report's first page, which sees this dictionary alone.
+config["seen"] = CONFIG.seen()
+
 settle_states()
 
 RESULTS = CONFIG.folder.as_posix()

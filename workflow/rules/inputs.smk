@@ -58,15 +58,16 @@ def finetuning_stores(wildcards):
 
 
 def checkpoint(wildcards):
-    """The file that a pretrained encoder's weights are read from, where the user has named one.
+    """The files that a pretrained encoder's weights are read from, where the user has named them.
 
     Where the configuration says which file it must be, its time says nothing.
     """
     source = CONFIG.encoders[wildcards.encoder].source
-    path = getattr(source, "path", None)
-    if path is None:
-        return []
-    return [path if getattr(source, "sha256", None) is None else ancient(path)]
+    return [
+        part.path if getattr(part, "sha256", None) is None else ancient(part.path)
+        for part in (source, *getattr(source, "heads", ()))
+        if hasattr(part, "path")
+    ]
 
 
 def frozen_manifest(wildcards):
@@ -89,7 +90,7 @@ def of_seeds(pattern):
 
 
 def based_on(wildcards, patterns):
-    """Files of the same run of the encoder that a fine-tuned one started from."""
+    """Files of the same run of the encoder that another one started from."""
     base = CONFIG.encoders[wildcards.encoder].base
     return [pattern.format(**{**wildcards, "encoder": base}) for pattern in patterns]
 

@@ -42,7 +42,7 @@ if INNER:
 MATCHED = [
     path
     for encoder, settings in CONFIG.encoders.items()
-    if settings.kind == "finetuned"
+    if settings.base is not None
     for path in of_runs(f"{ANALYSIS}/matching.parquet", encoder=encoder, layer=HEAD)
 ]
 if MATCHED:
@@ -63,7 +63,7 @@ TABLES += [f"{TABLE}/{table}.csv" for table in ("registry", "quarantine")]
 BASES = [
     f"{encoder}={settings.base}"
     for encoder, settings in CONFIG.encoders.items()
-    if settings.kind == "finetuned"
+    if settings.base is not None
 ]
 FIGURES = [
     f"{FIGURE}/cohort.png",

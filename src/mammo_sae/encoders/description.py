@@ -46,6 +46,7 @@ class EncoderDescription(Settings):
     )
     source: str = Field(description="where the weights come from")
     licence: str = Field(description="licence of the weights")
+    forbids: str = Field(default="unknown", description="what the licence forbids")
     data: str = Field(description="what the weights were trained on")
     sha256: str | None = Field(
         default=None, description="SHA-256 of the file the weights were read from; null: no file"

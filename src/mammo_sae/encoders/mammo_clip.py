@@ -36,12 +36,14 @@ HEAD = "classifier.classification_head."
 class Checkpoint:
     """The image encoder as `network.Network` takes it, and the linear head, if there is one.
 
-    `weight` is [c, d] and `bias` [c].
+    `weight` is [c, d] and `bias` [c]. `with_vindr` says that the checkpoint's configuration names
+    VinDr-Mammo among the pretraining data.
     """
 
     encoder: dict[str, Tensor]
     weight: Tensor | None
     bias: Tensor | None
+    with_vindr: bool
 
 
 def read_checkpoint(path: Path, name: str) -> Checkpoint:
@@ -61,7 +63,9 @@ def read_checkpoint(path: Path, name: str) -> Checkpoint:
     """
     where = f"checkpoint {path}"
     found = checkpoints.find(path, name)
-    called = _configured_name(found.content)
+    called = str(_configured(found.content, "model", "image_encoder", "name")).lower()
+    trained_on = _configured(found.content, "data_train")
+    with_vindr = isinstance(trained_on, Mapping) and any("vindr" in str(k) for k in trained_on)
     if NAMES.get(called, name) != name:
         raise InputError(f"{where} is of {NAMES[called]}, not {name}; correct architecture or path")
     encoder = checkpoints.fold(found.state, name, where)
@@ -72,16 +76,16 @@ def read_checkpoint(path: Path, name: str) -> Checkpoint:
         if isinstance(key, str) and key.startswith(before) and torch.is_tensor(value)
     }
     if not head:
-        return Checkpoint(encoder, None, None)
+        return Checkpoint(encoder, None, None, with_vindr)
     outputs = head["bias"].numel() if "bias" in head else 1
     shape = (outputs, architecture(name).head_channels)
     checkpoints.check_keys(head, {"weight": shape, "bias": (outputs,)}, f"{where}, classifier:")
-    return Checkpoint(encoder, head["weight"].float(), head["bias"].float())
+    return Checkpoint(encoder, head["weight"].float(), head["bias"].float(), with_vindr)
 
 
-def _configured_name(content: Any) -> str:
-    """Return the name of the image encoder in the checkpoint's configuration, or nothing."""
+def _configured(content: Any, *keys: str) -> Any:
+    """Return an entry of the checkpoint's configuration, or None."""
     found = content
-    for key in ("config", "model", "image_encoder", "name"):
+    for key in ("config", *keys):
         found = found.get(key) if isinstance(found, Mapping) else None
-    return found.lower() if isinstance(found, str) else ""
+    return found

@@ -10,7 +10,7 @@ import pandas as pd
 from mammo_sae.encoders.network import read_description
 from mammo_sae.stores.tables import write_table
 
-COLUMNS = ("kind", "architecture", "source", "sha256", "licence", "data")
+COLUMNS = ("kind", "architecture", "source", "sha256", "licence", "forbids", "data")
 
 
 def run(*, descriptions: Mapping[str, Path], output: Path) -> None:

@@ -11,6 +11,8 @@ from mammo_sae.settings import PathText, Settings
 
 LITE0 = "efficientnet-lite0"
 Augmentation = Literal["none", "vertical_flip", "mammo_clip", "mammo_clip_published"]
+# Cohorts of the images of VinDr-Mammo, as their authors and as Mammo-CLIP distribute them.
+VINDR = ("vindr", "mammo_clip")
 
 
 class Lite0Source(Settings):
@@ -34,7 +36,25 @@ class EfficientNetSource(Settings):
         default=None, description="SHA-256 the file must have, 64 hex digits; null: not checked"
     )
     licence: str = Field(default="unknown", description="licence of the weights, for the report")
+    forbids: str = Field(default="unknown", description="what it forbids, for the report")
     data: str = Field(default="unknown", description="pretraining data, for the report")
+    seen: tuple[str, ...] = Field(
+        default=(),
+        description="kinds of cohorts (vindr, cmmd, ...) that were in its pretraining data; the "
+        "report's first page warns where the run's is one",
+    )
+
+
+class HeadFile(Settings):
+    """A further checkpoint of the same image encoder, with the classifier of other concepts."""
+
+    path: PathText = Field(description="file of the checkpoint")
+    sha256: str | None = Field(
+        default=None, description="SHA-256 the file must have, 64 hex digits; null: not checked"
+    )
+    classifier: tuple[str, ...] = Field(
+        min_length=1, description="concepts of the outputs of its classifier, in order"
+    )
 
 
 class MammoClipSource(Settings):
@@ -58,6 +78,39 @@ class MammoClipSource(Settings):
         description="concepts of the outputs of the checkpoint's own classifier, in order, to use "
         "it instead of a linear probe; empty: not used",
     )
+    heads: tuple[HeadFile, ...] = Field(
+        default=(),
+        description="further checkpoints of the same image encoder, whose classifiers are used too",
+    )
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Kinds of cohorts that the weights were trained on, as far as the file's name tells.
+
+        Its downstream classifiers (.pth) are of VinDr-Mammo, and so are checkpoints pretrained
+        "with VinDr" (its configuration pre_train_b5_w_vindr_clip).
+        """
+        name = f"{self.hub or ''} {self.path}".lower()
+        return VINDR if "vindr" in name or self.path.lower().endswith(".pth") else ()
+
+    @model_validator(mode="after")
+    def _heads_are_of_other_concepts(self) -> Self:
+        named = [*self.classifier, *(name for head in self.heads for name in head.classifier)]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"classifier and heads name {', '.join(twice)} twice; leave it out of one of them"
+            )
+        return self
+
+
+class MammoFmSource(MammoClipSource):
+    """A checkpoint of Mammo-FM: Mammo-CLIP's image encoder and form of file, other weights."""
+
+    kind: Literal["mammo_fm"]  # type: ignore[assignment]
+    architecture: Literal["efficientnet-b5"] = Field(  # type: ignore[assignment]
+        default="efficientnet-b5", description="its only encoder"
+    )
 
 
 class RandomSource(Settings):
@@ -69,7 +122,7 @@ class RandomSource(Settings):
 
 
 Source = Annotated[
-    Lite0Source | EfficientNetSource | MammoClipSource | RandomSource,
+    Lite0Source | EfficientNetSource | MammoClipSource | MammoFmSource | RandomSource,
     Field(discriminator="kind"),
 ]
 
@@ -79,6 +132,11 @@ class PretrainedSettings(Settings):
 
     kind: Literal["pretrained"] = "pretrained"
     source: Source = Field(default=Lite0Source(), description="where the weights come from")
+    base: str | None = Field(
+        default=None,
+        description="for weights published as fine-tuned: name of the pretrained encoder that they "
+        "started from, whose latents theirs are matched with; null: none",
+    )
 
     @property
     def architecture(self) -> str:
