@@ -45,6 +45,7 @@ EXPECTED = [
     (r"evaluation\..*", {"evaluate_encoder"}),
     (r"saes\..*\.seeds", set()),
     (r"saes\..*", {"train_sae"}),
+    (r"interventions\..*", {"interventions", "classes"}),
 ]
 
 

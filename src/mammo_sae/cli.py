@@ -615,6 +615,36 @@ def interventions(
 
 
 @app.command()
+def classes(
+    settings: SettingsText,
+    run: Run,
+    images: Images,
+    codes: Codes,
+    latents: Latents,
+    sae: Annotated[Path, typer.Option(help="Description of the SAE (sae.json).")],
+    head: Annotated[Path, typer.Option(help="Folder of the head.")],
+    predictions: Annotated[Path, typer.Option(help="Table written by `evaluate-encoder`.")],
+    concepts: Concepts,
+    output: Output,
+) -> None:
+    """Score the four classes of density as one question, with latents kept or dropped."""
+    _run(
+        "classes",
+        settings,
+        inputs=[images, codes, latents, sae, predictions],
+        identity=_identity(run),
+        images=images,
+        codes=codes,
+        latents=latents,
+        sae=sae,
+        head=head,
+        predictions=predictions,
+        concepts=concepts.split(","),
+        output=output,
+    )
+
+
+@app.command()
 def effects(
     settings: SettingsText,
     run: Run,

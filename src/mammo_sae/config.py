@@ -249,6 +249,13 @@ class Config(Settings):
                     yield f"{step}.{key}: {listed(values, 'and')} has an entry twice; remove one"
 
     @property
+    def density_classes(self) -> list[str]:
+        """The concepts of density A to D, in order; none unless all four are concepts."""
+        names = {category: name for name, category in self.cohort.concepts.items()}
+        wanted = [f"DENSITY {letter}" for letter in "ABCD"]
+        return [names[category] for category in wanted] if names.keys() >= {*wanted} else []
+
+    @property
     def folder(self) -> Path:
         """The folder of this run's results."""
         return Path(self.results) / self.name
@@ -415,6 +422,7 @@ SLICES = {
     "figure_latents": "report.latents",
     "figure_cohort": "report.cohort",
     "published": "report.published",
+    "classes": "interventions",
 }
 
 

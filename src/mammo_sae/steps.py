@@ -55,6 +55,7 @@ STEPS = {
     "probing": Step("mammo_sae.analysis.probing", analysis.ProbingSettings),
     "readout": Step("mammo_sae.analysis.readout", analysis.ReadoutSettings),
     "interventions": Step("mammo_sae.analysis.head", analysis.InterventionSettings),
+    "classes": Step("mammo_sae.analysis.classes", analysis.InterventionSettings),
     "effects": Step("mammo_sae.analysis.effects", analysis.EffectSettings),
     "inner": Step("mammo_sae.analysis.inner", analysis.InnerSettings),
     "matching": Step("mammo_sae.analysis.matching", analysis.MatchingSettings),

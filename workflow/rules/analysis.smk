@@ -72,6 +72,45 @@ rule interventions:
         " --output {output.interventions:q} --sweep {output.sweep:q} 2> {log:q}"
 
 
+rule classes:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        latents=f"{ANALYSIS}/latents.parquet",
+        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
+        head=lambda wildcards: head_files(wildcards.encoder),
+        predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
+    output:
+        f"{ANALYSIS}/classes.parquet",
+    log:
+        f"{RESULTS}/logs/classes/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/classes/{RUN}.tsv"
+    wildcard_constraints:
+        layer=CONFIG.interventions.layer,
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(3000),
+        runtime=attempts(120),
+    params:
+        cfg=cfg("classes"),
+        code=code("classes"),
+        concepts=",".join(CONFIG.density_classes),
+        head=lambda wildcards, input: Path(input.head[1]).parent,
+    message:
+        "Classes of density: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
+        " {wildcards.seed}"
+    shell:
+        "python -m mammo_sae classes --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
+        " --head {params.head:q} --predictions {input.predictions:q} --concepts {params.concepts:q}"
+        " --output {output:q} 2> {log:q}"
+
+
 rule effects:
     input:
         images=COHORT["images"],

@@ -35,6 +35,8 @@ if EDITED:
     ]
 if HEAD in CONFIG.layers:
     PARTS["effects"] = of_runs(f"{ANALYSIS}/effects.parquet", layer=HEAD)
+if HEAD in CONFIG.layers and CONFIG.density_classes:
+    PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", layer=HEAD)
 if INNER:
     PARTS["attribution"] = [
         path for layer in INNER for path in of_runs(f"{ANALYSIS}/attribution.parquet", layer=layer)

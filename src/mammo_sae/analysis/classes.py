@@ -1,0 +1,147 @@
+"""Step: density as one question of four classes, with latents kept or dropped at the head.
+
+The four logits are those of the concepts that stand for the classes A to D, of one classifier with
+four outputs or of a linear probe per class; the largest one is the answer. As Mammo-SAE scores it
+(arXiv 2507.15227, its public scripts): accuracy, macro-F1, and as the group of latents the union
+over the classes of the k first of each class's ranking, which is by the class's mean code less that
+of all images. That is the order of ``mean_difference`` of the class against the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.analysis import cases as case
+from mammo_sae.analysis import statistics as st
+from mammo_sae.analysis.interventions import DIGITS, TopK
+from mammo_sae.analysis.linear import Inputs, Shares, each_share
+from mammo_sae.analysis.settings import InterventionSettings
+from mammo_sae.cohorts.labels import labelling
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.tables import read_table, write_table
+
+MEASURES = ("accuracy", "macro_f1")
+ORIGINAL = "original"
+
+
+def run(
+    settings: InterventionSettings,
+    *,
+    identity: case.Identity,
+    images: Path,
+    codes: Path,
+    sae: Path,
+    head: Path,
+    predictions: Path,
+    latents: Path,
+    concepts: Sequence[str],
+    output: Path,
+) -> None:
+    """Write one SAE's scores of the four classes, one row per split, mode and k.
+
+    Parameters
+    ----------
+    images, codes, sae, head, latents
+        As in `mammo_sae.analysis.linear.Inputs`.
+    predictions
+        The encoder's logits, one row per image and concept.
+    concepts
+        The concepts of the classes, in order.
+    output
+        Table to write: split, labels, mode (``original``: the network without the SAE; ``on``,
+        ``off``: the reconstruction with the group kept or dropped), k, latents_kept, accuracy and
+        macro_f1 with the ends of their 95 % patient-bootstrap intervals, reason.
+
+    Raises
+    ------
+    InputError
+        If the codes are not of the head layer or the head lacks a class.
+    """
+    reader = CodesReader(codes)
+    unit = labelling(case.read_cases(images, reader.image_ids), concepts)
+    logits = read_table(predictions).pivot(index="image_id", columns="concept", values="logit")
+    whole = logits.reindex(reader.image_ids)[[*concepts]].to_numpy(dtype=np.float64)
+    parts = []
+    inputs = Inputs(images, codes, sae, head, latents)
+    for split in settings.splits:
+        shares = list(each_share(inputs, settings.layer, concepts, [split]))
+        part = class_table(settings, shares, whole)
+        part.insert(0, "split", split)
+        part.insert(1, "labels", unit)
+        parts.append(part)
+    write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+
+
+def class_table(settings: TopK, shares: Sequence[Shares], original: np.ndarray) -> pd.DataFrame:
+    """Return the rows of one split.
+
+    Parameters
+    ----------
+    shares
+        One per class, in order, over the same images.
+    original : [all images, classes]
+        Logits of the network.
+    """
+    rows, patients = shares[0].rows, shares[0].patients
+    truth = np.stack([share.labels for share in shares], axis=1).argmax(axis=1)
+    weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+    h = len(shares[0].ranked)
+    reason = _why_not_estimable(truth, len(shares))
+    found = []
+    edits = [(ORIGINAL, pd.NA, h, original[rows])]
+    places = np.stack([_places(share.ranked) for share in shares]).min(axis=0)
+    for k in sorted({min(k, h) for k in settings.top_k} | {h}):
+        members = places < k
+        for mode, kept in (("on", members), ("off", ~members)):
+            logits = [share.offset + share.contributions @ kept for share in shares]
+            edits.append((mode, k, int(kept.sum()), np.stack(logits, axis=1)))
+    for mode, k, kept_count, logits in edits:
+        row = {"mode": mode, "k": k, "latents_kept": kept_count}
+        row |= dict.fromkeys(
+            [f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")], np.nan
+        )
+        if not reason:
+            answer = np.round(logits, DIGITS).argmax(axis=1)
+            values = scores(answer, truth, np.ones((len(truth), 1)))
+            draws = scores(answer, truth, weights)
+            for name in MEASURES:
+                row[name] = float(values[name][0])
+                row[f"{name}_low"], row[f"{name}_high"] = st.interval(draws[name])
+        found.append({**row, "reason": reason})
+    return pd.DataFrame(found).astype({"k": "Int32"})
+
+
+def scores(answer: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return accuracy and macro-F1, each [draws], of answers [n] to truth [n].
+
+    A class that is neither an answer nor true in a draw is left out of the mean, as scikit-learn
+    does. `weights` [n, draws] says how often each image was drawn.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    right = answer == truth
+    total = weights.sum(axis=0)
+    f1, there = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+    for name in np.union1d(answer, truth):
+        hits = weights[right & (truth == name)].sum(axis=0)
+        either = weights[answer == name].sum(axis=0) + weights[truth == name].sum(axis=0)
+        f1 += np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
+        there += either > 0
+    return {"accuracy": weights[right].sum(axis=0) / total, "macro_f1": f1 / there}
+
+
+def _places(ranked: pd.DataFrame) -> np.ndarray:
+    """Return [h] the place of every latent by mean difference, largest first."""
+    place = np.empty(len(ranked), dtype=np.int64)
+    difference = ranked["mean_difference"].to_numpy(dtype=np.float64)
+    place[np.argsort(-difference, kind="stable")] = np.arange(len(ranked))
+    return place
+
+
+def _why_not_estimable(truth: np.ndarray, classes: int) -> str:
+    counts = np.bincount(truth, minlength=classes) if len(truth) else np.zeros(classes, int)
+    enough = int((counts >= st.MIN_POSITIVES).sum())
+    return "" if enough >= 2 else f"fewer than 2 classes with {st.MIN_POSITIVES} images"
