@@ -18,7 +18,7 @@ from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings, P
 pytestmark = pytest.mark.workflow
 
 OVERLAY = Path(__file__).with_name("reproduce.yaml")
-CHANNELS, LATENTS = 1408, 64  # of a B2; of the SAE
+CHANNELS, LATENTS = 1408, 256  # of a B2; of the SAE, enough for both ends of 100
 
 
 def write_images(folder: Path) -> None:
