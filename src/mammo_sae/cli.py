@@ -10,7 +10,6 @@ settings of a step for a configuration::
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import shlex
@@ -183,10 +182,11 @@ def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:
     """Return the SHA-256 of files by their paths; of a model's folder or description, all of it."""
+    from mammo_sae.stores.checksums import file_digest
+
     digests = {}
     for path in dict.fromkeys(file for given in paths for file in _files(given)):
-        with path.open("rb") as stream:
-            digests[os.path.relpath(path)] = hashlib.file_digest(stream, "sha256").hexdigest()
+        digests[os.path.relpath(path)] = file_digest(path)
     return digests
 
 

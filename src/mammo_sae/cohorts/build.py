@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_image
 from mammo_sae.dicom.refusal import Policy
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
+from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import write_json
 from mammo_sae.stores.tables import write_table
 
@@ -86,7 +86,7 @@ def run(
         manifest,
         {
             "kind": "cohort",
-            "tables": {path.name: _digest(path) for path in (images, findings)},
+            "tables": {path.name: file_digest(path) for path in (images, findings)},
             "counts": {"unreadable_images_dropped": len(found.lost), **found.counts, **counts},
             "files_without_annotation": strays,
             "splits": _summary(image_table, finding_table, list(settings.concepts)),
@@ -167,7 +167,3 @@ def _summary(
             "boxes": {c: int(boxes.get(c, 0)) for c in concepts},
         }
     return out
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -49,10 +49,9 @@ class Checkpoint:
                 stream.write(digest)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state kept for this very run, or None where training starts from its start.
+        """Return the state kept for this very run, or None: training then starts over.
 
-        That is without a word if there is none, and is said on standard error if there is one that
-        is damaged or another run's.
+        If there is a file that is damaged or another run's, standard error says so.
         """
         if not self._path.is_file():
             return None
@@ -60,7 +59,7 @@ class Checkpoint:
             return self._refuse("is damaged")
         try:
             kept = torch.load(self._path, map_location=self._device, weights_only=True)
-        # Its bytes are right, so another version of torch wrote what this one can't read.
+        # The digest matches: another version of torch wrote it, and this one can't read it.
         except Exception as error:
             return self._refuse(f"can't be read ({str(error).splitlines()[0]})")
         if kept["key"] != self._key:

@@ -6,7 +6,6 @@ compared with the architecture's before anything is used.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from mammo_sae.encoders.architectures import architecture
 from mammo_sae.errors import InputError
+from mammo_sae.stores.checksums import file_digest
 from mammo_sae.weights import files
 from mammo_sae.weights.unpickling import Foreign
 
@@ -38,8 +38,7 @@ def sha256(path: Path) -> str:
         If there is no such file.
     """
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_digest(path)
     except FileNotFoundError:
         raise InputError(f"checkpoint {path} does not exist; correct its path") from None
 

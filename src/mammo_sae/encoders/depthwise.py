@@ -35,7 +35,7 @@ class DepthwiseOnCPU(torch.autograd.Function):
         """Return the gradients of `x`, `weight` and `bias`."""
         x, weight = context.saved_tensors
         stride, padding = context.geometry
-        # Some processors' kernels refuse operands of two types, values that they don't use too.
+        # On some processors the kernel refuses operands of two number types, unused ones too.
         gradient, x, dtype = gradient.float(), x.float(), x.dtype
         of_x = of_weight = of_bias = None
         if context.needs_input_grad[0]:

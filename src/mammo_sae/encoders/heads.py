@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,9 +81,8 @@ def load_head(directory: Path) -> Head:
         raise InputError(
             f"{weights} is missing or damaged ({error}); run the head's training again"
         ) from None
-    concepts: Sequence[str] = description["concepts"]
     if not same:
         raise InputError(
             f"{weights} does not match {DESCRIPTION} beside it; run the head's training again"
         )
-    return Head(tensors["weight"], tensors["bias"], tuple(concepts))
+    return Head(tensors["weight"], tensors["bias"], tuple(description["concepts"]))

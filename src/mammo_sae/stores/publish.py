@@ -280,9 +280,7 @@ def _hash_files(root: Path) -> dict[str, tuple[int, str]]:
     names = [name for name in names if name not in {FILES, PROVENANCE, TIMESTAMP}]
 
     def hashed(name: str) -> tuple[int, str]:
-        with (root / name).open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            return os.fstat(stream.fileno()).st_size, digest
+        return (root / name).stat().st_size, file_digest(root / name)
 
     # Hashing lets go of Python's lock: a thread per core.
     with ThreadPoolExecutor(os.cpu_count()) as pool:

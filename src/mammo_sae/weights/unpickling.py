@@ -12,6 +12,7 @@ The instructions are those of `pickletools`, protocols 0 to 5.
 from __future__ import annotations
 
 import pickletools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,12 +48,12 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-class Unfinished:
+class Unfinished(ABC):
     """A value whose state follows; `build` makes the finished one."""
 
+    @abstractmethod
     def build(self, state: Any) -> Any:
         """Return the finished value, or raise `Damaged`."""
-        raise NotImplementedError
 
 
 class Stream(Protocol):
