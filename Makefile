@@ -31,7 +31,7 @@ lint: $(VENV)/installed
 
 # Unit tests side by side, a thread each; real workflows one after the other, on all cores.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not workflow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not workflow and not soak"
 	$(BIN)/python -m pytest -m "workflow and not soak"
 
 # What takes long, some 20 minutes: kills, damage, full disks, archives, data sets, a real SLURM
