@@ -26,7 +26,7 @@ GRID = LayerGrid(
     offset_x=0.0,
     receptive_field=31,
 )
-PATIENTS = {"training": 160, "test": 120, "external": 100}
+PATIENTS = {"training": 160, "test": 240, "external": 100}
 LATENTS = (
     "clean",  # fires on the lesion
     "marker",  # fires on the marker, in the image's corner

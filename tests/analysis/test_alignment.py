@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from mammo_sae.analysis import alignment, probing
+from mammo_sae.analysis import alignment, exchange, probing
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import AlignmentSettings, ProbingSettings
 from mammo_sae.stores.tables import read_table
@@ -30,7 +30,7 @@ def hand_made(n=40, rows=6, columns=5, seed=0):
 
 def scored(here, activation, threshold=0.0):
     weights = st.patient_weights(here.patients, 50, 0)
-    moves = st.patient_permutations(here.patients, 199, 0, within=here.views)
+    moves = exchange.patient_exchanges(here.patients, 199, 0, within=here.views)
     return alignment.score_map(here, activation, threshold, weights, moves)
 
 
@@ -101,7 +101,7 @@ def test_a_latent_that_hardly_fires_is_not_scored():
     activation = np.zeros_like(here.breast)
     activation[:4] = here.mask[:4]
     row = scored(here, activation)
-    assert row["reason"] == "fires in 4 positive images, fewer than 10"
+    assert row["reason"] == "fires in positive images of 2 patients, fewer than 10"
     assert "energy_lift" not in row
 
 
@@ -168,7 +168,7 @@ def test_the_detector_is_on_the_lesion_and_the_displaced_one_beside_it(table, wo
 def test_the_marker_latent_has_no_activation_inside_the_breast(table, world):
     mass = table[table["concept"] == "mass"].set_index("latent")
     marker = mass.loc[world.latent("marker")]
-    assert marker["reason"].startswith("fires in 0 positive images")
+    assert marker["reason"].startswith("fires in positive images of 0 patients")
     assert np.isnan(marker["energy_lift"])
 
 

@@ -43,8 +43,8 @@ def test_the_latents_of_largest_attribution_are_ablated_and_agree():
 
 
 def test_too_few_positives_leave_no_number_and_ablate_nothing():
-    table = attribution_table(InnerSettings(ablated=2, bootstrap_draws=50), made(9))
+    table = attribution_table(InnerSettings(ablated=2, bootstrap_draws=50), made(18))
     numbers = ["attribution", "attribution_low", "attribution_high", "ablation", "agreement"]
     assert table[numbers].isna().all(axis=None)
     assert table["rank_attribution"].isna().all()
-    assert (table["reason"] == "9 positive images, fewer than 10").all()
+    assert (table["reason"] == "9 patients with a positive image, fewer than 10").all()

@@ -70,4 +70,4 @@ def test_too_few_positives_leave_no_numbers():
     table = effects.effect_table(SETTINGS, replace(data, labels=labels))
     assert table["effect"].isna().all()
     assert table["rank_causal"].isna().all()
-    assert (table["reason"] == "4 positive images, fewer than 10").all()
+    assert (table["reason"] == "2 patients with a positive image, fewer than 10").all()

@@ -255,7 +255,7 @@ def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
     table = interventions.intervention_table(SETTINGS, data, ranked)
     assert table["auroc"].isna().all()
     assert table["f1_high"].isna().all()
-    assert (table["reason"] == "0 positive images, fewer than 10").all()
+    assert (table["reason"] == "0 patients with a positive image, fewer than 10").all()
 
 
 def test_a_head_without_the_concept_and_missing_predictions_are_named(run, tmp_path):

@@ -201,7 +201,7 @@ def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
     table = pd.DataFrame(
         {
             "image_id": ids,
-            "patient_id": [f"{i // 2:016x}" for i in rng.permutation(24)],
+            "patient_id": [f"{i:016x}" for i in rng.permutation(24)],
             "split": "test",
             "mass": labels.astype(int),
         }

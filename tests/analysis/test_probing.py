@@ -89,7 +89,10 @@ def test_a_concept_without_positives_is_not_estimated(latents):
     assert rows[["auroc", "auroc_low", "p", "q", "effect", "mean_positive"]].isna().all().all()
     alive = rows["rank_class_mean"].isna()
     assert alive.all()
-    assert rows["reason"].str.startswith("training: 0 positive images").sum() == len(rows) - 1
+    assert (
+        rows["reason"].str.startswith("training: 0 patients with a positive image").sum()
+        == len(rows) - 1
+    )
 
 
 def test_the_mean_can_be_the_score(world, tmp_path):

@@ -78,7 +78,7 @@ def test_absent_columns_and_absent_positives_say_so(run):
     assert len(absent)
     assert absent["auroc"].isna().all()
     other = run[run["target"] == "suspicious_calcification"]
-    assert (other["reason"] == "training: 0 positive images, fewer than 10").all()
+    assert (other["reason"] == "training: 0 patients with a positive image, fewer than 10").all()
 
 
 def test_rotating_the_features_leaves_the_l2_probe_as_it_is(world):
@@ -153,4 +153,4 @@ def test_ordered_levels_are_read_as_one_scale():
     few = cases.assign(density=np.where(np.arange(160) < 4, "A", "B"))
     table = readout.read_ordered(settings, few, [probe], few["density"])
     assert table["auroc"].isna().all()
-    assert (table["reason"] == "training: fewer than 2 levels with 10 images").all()
+    assert (table["reason"] == "training: fewer than 2 levels with 10 patients").all()

@@ -98,10 +98,26 @@ def test_empty_classes_give_missing_scores():
     assert np.isnan(high)
 
 
-def test_too_few_images_of_a_class_are_named():
-    assert st.why_not_estimable([1] * 9 + [0] * 50).startswith("9 positive images")
-    assert st.why_not_estimable([0] * 4 + [1] * 50).startswith("4 negative images")
-    assert st.why_not_estimable([1] * 10 + [0] * 10) == ""
+def test_too_few_patients_of_a_class_are_named():
+    one_each = np.arange(60)
+    said = st.why_not_estimable([1] * 9 + [0] * 51, one_each)
+    assert said == "9 patients with a positive image, fewer than 10"
+    assert st.why_not_estimable([0] * 4 + [1] * 56, one_each).startswith("4 patients with a neg")
+    assert st.why_not_estimable([1] * 10 + [0] * 50, one_each) == ""
+
+
+def test_twelve_positive_images_of_one_patient_are_not_estimable():
+    labels, patients = [1] * 12 + [0] * 40, [0] * 12 + [*range(1, 41)]
+    said = st.why_not_estimable(labels, patients)
+    assert said == "1 patient with a positive image, fewer than 10"
+
+
+def test_patients_are_counted_once_per_group():
+    assert st.patients_per_group([0, 0, 1, 1, 0], ["a", "a", "a", "b", "b"], 3).tolist() == [
+        2,
+        2,
+        0,
+    ]
 
 
 def test_missing_labels_are_refused():
@@ -151,72 +167,6 @@ def test_the_bootstrap_takes_metrics_with_bound_arguments(rng):
     assert low < st.stratified_auroc(scores, labels, strata) < high
 
 
-def test_permutations_move_whole_patients_and_keep_the_joint_counts(rng):
-    patients = np.repeat(np.arange(40), 2)
-    within = np.tile([0, 1], 40)
-    within[:40] = 0
-    values = np.repeat(rng.integers(0, 2, 40), 2)
-    permutations = st.patient_permutations(patients, 50, 0, within=within)
-    for order in permutations:
-        assert sorted(order) == list(range(80))
-        moved = values[order]
-        assert (moved[::2] == moved[1::2]).all()
-        np.testing.assert_array_equal(within[order], within)
-
-
-def test_permutations_send_a_view_to_the_same_view():
-    patients = np.array([0, 0, 1, 1, 2, 2])
-    views = np.array(["CC", "MLO", "MLO", "CC", "CC", "MLO"])
-    for order in st.patient_permutations(patients, 20, 0, align=views):
-        np.testing.assert_array_equal(views[order], views)
-
-
-def test_conditional_permutation_by_patient_keeps_its_level_and_by_image_does_not():
-    """Score and covariate both hang on the patient, independent of each other given Y."""
-    rng = np.random.default_rng(3)
-    rejected = {"patient": 0, "image": 0}
-    trials = 300
-    for trial in range(trials):
-        scores, labels, patients = clustered(rng, patients=80, shift=0.7)
-        label = labels[::4]
-        covariate = np.repeat(rng.random(80) < np.where(label, 0.7, 0.3), 4)
-        for name, units in (("patient", patients), ("image", np.arange(len(patients)))):
-            permutations = st.patient_permutations(units, 99, trial, within=labels)
-            p = st.permutation_p(scores, covariate, permutations, strata=labels)
-            rejected[name] += p < 0.05
-    assert rejected["patient"] / trials <= 0.08
-    assert rejected["image"] / trials >= 0.15
-
-
-def test_shuffled_labels_give_uniform_p_values():
-    rng = np.random.default_rng(11)
-    scores, labels, patients = clustered(rng, patients=60, images=2)
-    scores = scores[:, None] + rng.normal(size=(len(labels), 8))
-    p, significant = [], 0
-    for trial in range(200):
-        shuffled = labels[st.patient_permutations(patients, 1, 1000 + trial)[0]]
-        permutations = st.patient_permutations(patients, 199, trial)
-        one = st.permutation_p(scores, shuffled, permutations)
-        p.append(one[trial % 8])
-        significant += (st.benjamini_hochberg(one) < 0.05).any()
-    assert stats.kstest(p, "uniform").pvalue > 0.01
-    assert significant / 200 <= 0.05
-
-
-def test_a_real_association_is_found_for_two_levels_and_for_four(rng):
-    scores, labels, patients = clustered(rng, shift=1.5)
-    permutations = st.patient_permutations(patients, 199, 0)
-    assert st.permutation_p(scores, labels, permutations) == pytest.approx(1 / 200)
-    density = np.repeat(rng.integers(0, 4, 120), 4)
-    scores = (density == 2) + 0.3 * rng.normal(size=480)
-    assert st.permutation_p(scores, density, permutations) == pytest.approx(1 / 200)
-
-
-def test_a_constant_score_has_no_p_value():
-    permutations = st.patient_permutations(np.arange(20), 9, 0)
-    assert np.isnan(st.permutation_p(np.zeros(20), np.arange(20) % 2, permutations))
-
-
 def test_benjamini_hochberg_equals_scipy_and_leaves_missing_values_out(rng):
     p = rng.random(50) ** 2
     np.testing.assert_allclose(
@@ -249,15 +199,6 @@ def test_effect_sizes_of_constants_are_missing():
     assert np.isnan(st.eta_squared(np.ones(10), labels))
     assert np.isnan(st.cramers_v(np.ones(10), labels))
     assert st.is_constant(np.stack([np.ones(10), labels], 1)).tolist() == [True, False]
-
-
-def test_small_p_values_are_refined_and_large_ones_are_not(rng):
-    scores, labels, patients = clustered(rng, shift=2.0)
-    both = np.stack([scores, rng.normal(size=len(scores))], axis=1)
-    p = st.patient_permutation_p(both, labels, patients, draws=99, seed=0)
-    assert p[0] == pytest.approx(1 / (1 + 99 * st.REFINEMENT))
-    assert p[1] * 100 == pytest.approx(round(p[1] * 100))
-    assert np.isnan(st.patient_permutation_p(np.zeros(480), labels, patients, draws=99, seed=0))
 
 
 def test_signed_zeros_are_tied_and_negative_scores_keep_their_order():

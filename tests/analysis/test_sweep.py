@@ -48,5 +48,5 @@ def test_a_split_with_too_few_positives_has_a_row_that_says_so_and_no_number(dat
     ranked = pd.DataFrame({"latent": np.arange(data.contributions.shape[1])})
     table = sweep.sweep_table(InterventionSettings(), replace(data, labels=labels), ranked)
     [row] = table.to_dict("records")
-    assert row["reason"] == "9 positive images, fewer than 10"
+    assert row["reason"] == "9 patients with a positive image, fewer than 10"
     assert np.isnan(row["auroc"])

@@ -90,7 +90,7 @@ def test_what_cannot_be_estimated_is_missing_with_its_reason(study):
     _, table = run(directory)
     row = table.loc["external"]
     assert np.isnan(row[["auroc", "auroc_low", "auprc", "auprc_high"]].astype(float)).all()
-    assert row["reason"].startswith("0 positive images")
+    assert row["reason"].startswith("0 patients with a positive image")
 
 
 def test_an_image_that_the_cohort_does_not_know_is_an_error(study):

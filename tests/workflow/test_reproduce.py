@@ -26,7 +26,7 @@ def write_images(folder: Path) -> None:
     settings = PhantomSettings(
         height=160,
         width=100,
-        patients=PatientCounts(training=30, test=26, external=1),
+        patients=PatientCounts(training=30, test=34, external=1),
         prevalence=Prevalence(mass=0.5, suspicious_calcification=0.5),
     )
     vindr = folder.with_name("vindr")

@@ -30,7 +30,7 @@ import pandas as pd
 from scipy.ndimage import maximum_filter
 
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import cells
+from mammo_sae.analysis import cells, exchange
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import AlignmentSettings
 from mammo_sae.cohorts.regions import concept_regions
@@ -134,14 +134,15 @@ def concept_rows(
     ids = cases["image_id"].to_numpy()
     breast, region = cells.image_areas(store, ids[positive], [concept], grid)
     has_mask = np.minimum(region[:, 0], breast).sum(axis=(1, 2)) > 0
-    reason = _too_few(int(has_mask.sum()), concept)
+    patients = cases["patient_id"].to_numpy()[positive]
+    reason = _too_few(len(np.unique(patients[has_mask])), concept)
     if reason:
         return _missing(rows, reason)
     positive = positive[has_mask]
     here = scene(
         breast[has_mask],
         region[has_mask, 0],
-        cases["patient_id"].to_numpy()[positive],
+        patients[has_mask],
         cases["view"].to_numpy()[positive],
         grid.stride**2,
     )
@@ -225,7 +226,7 @@ def _score_maps(
     settings: AlignmentSettings, here: Scene, maps: np.ndarray, thresholds: np.ndarray
 ) -> pd.DataFrame:
     weights = st.patient_weights(here.patients, settings.bootstrap_draws, settings.seed)
-    moves = st.patient_permutations(
+    moves = exchange.patient_exchanges(
         here.patients, settings.permutation_draws, settings.seed, within=here.views
     )
     rows = [
@@ -256,7 +257,7 @@ def score_map(
     row: dict[str, Any] = {
         "images": n,
         "fires": float(fires.mean()),
-        "reason": "" if fires.sum() >= st.MIN_POSITIVES else _silent(int(fires.sum())),
+        "reason": _silent(len(np.unique(here.patients[fires]))),
     }
     if row["reason"]:
         return row
@@ -381,14 +382,16 @@ def _add_matched(rows: pd.DataFrame, ranked: np.ndarray, matched: np.ndarray) ->
         rows[f"matched_{name}"] = column
 
 
-def _too_few(images: int, concept: str) -> str:
-    if images < st.MIN_POSITIVES:
-        return f"{images} positive images with a mask of {concept}, fewer than {st.MIN_POSITIVES}"
+def _too_few(patients: int, concept: str) -> str:
+    if patients < st.MIN_POSITIVES:
+        return f"{patients} patients with a mask of {concept}, fewer than {st.MIN_POSITIVES}"
     return ""
 
 
-def _silent(images: int) -> str:
-    return f"fires in {images} positive images, fewer than {st.MIN_POSITIVES}"
+def _silent(patients: int) -> str:
+    if patients < st.MIN_POSITIVES:
+        return f"fires in positive images of {patients} patients, fewer than {st.MIN_POSITIVES}"
+    return ""
 
 
 def _missing(rows: pd.DataFrame, reason: str) -> pd.DataFrame:

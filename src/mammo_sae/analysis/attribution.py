@@ -20,7 +20,7 @@ from mammo_sae.analysis.settings import InnerSettings
 def attribution_table(settings: InnerSettings, edits: Reruns) -> pd.DataFrame:
     """Return one concept's rows, one per latent that fires in the images of `edits`."""
     truth, patients = edits.labels, edits.patients
-    reason = st.why_not_estimable(truth)
+    reason = st.why_not_estimable(truth, patients)
     attributed = edits.attribution()
     fires = np.flatnonzero((attributed != 0).any(axis=0))
     difference, low, high = _difference(settings, attributed[:, fires], truth, patients)

@@ -79,12 +79,6 @@ def labels(cases: pd.DataFrame, concept: str, positions: np.ndarray) -> np.ndarr
     return scored.truth(cases, concept, positions)
 
 
-def views(cases: pd.DataFrame, positions: np.ndarray) -> np.ndarray:
-    """Return side and view of each image, the order of a patient's images in permutations."""
-    rows = cases.iloc[positions]
-    return (rows["side"].astype(str) + rows["view"].astype(str)).to_numpy()
-
-
 def units(
     cases: pd.DataFrame, unit: str, concepts: Sequence[str]
 ) -> tuple[np.ndarray, pd.DataFrame]:

@@ -90,7 +90,7 @@ def class_table(settings: TopK, shares: Sequence[Shares], original: np.ndarray) 
     truth = np.stack([share.labels for share in shares], axis=1).argmax(axis=1)
     weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
     h = len(shares[0].ranked)
-    reason = _why_not_estimable(truth, len(shares))
+    reason = _why_not_estimable(truth, patients, len(shares))
     found = []
     edits = [(ORIGINAL, pd.NA, h, original[rows])]
     places = np.stack([_places(share.ranked) for share in shares]).min(axis=0)
@@ -141,7 +141,7 @@ def _places(ranked: pd.DataFrame) -> np.ndarray:
     return place
 
 
-def _why_not_estimable(truth: np.ndarray, classes: int) -> str:
-    counts = np.bincount(truth, minlength=classes) if len(truth) else np.zeros(classes, int)
+def _why_not_estimable(truth: np.ndarray, patients: np.ndarray, classes: int) -> str:
+    counts = st.patients_per_group(truth, patients, classes)
     enough = int((counts >= st.MIN_POSITIVES).sum())
-    return "" if enough >= 2 else f"fewer than 2 classes with {st.MIN_POSITIVES} images"
+    return "" if enough >= 2 else f"fewer than 2 classes with {st.MIN_POSITIVES} patients"

@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import cells
+from mammo_sae.analysis import cells, exchange
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
 from mammo_sae.analysis.columns import TISSUE, candidates
@@ -143,22 +143,27 @@ def confounder_rows(
     category = levels(cases[confounder].iloc[known], settings.max_levels)
     known, code = known[category.code >= 0], category.code[category.code >= 0]
     truth = case.labels(cases, concept, known)
+    patients = cases["patient_id"].to_numpy()[known]
     rows["images"] = len(known)
     usable = [
         level
         for level in range(len(category.names))
-        if not st.why_not_estimable(truth[code == level])
+        if not st.why_not_estimable(truth[code == level], patients[code == level])
     ]
     rows["strata"] = len(usable)
     if len(usable) < 2:
         rows["problem"] = (
-            f"{len(usable)} levels of {confounder} have {st.MIN_POSITIVES} positive and "
-            f"{st.MIN_POSITIVES} negative images; two are needed"
+            f"{len(usable)} levels of {confounder} have {st.MIN_POSITIVES} patients with a "
+            f"positive image and {st.MIN_POSITIVES} with a negative one; two are needed"
         )
         return rows
     inside = np.isin(code, usable)
     known, code, truth = known[inside], code[inside], truth[inside]
-    patients = cases["patient_id"].to_numpy()[known]
+    patients = patients[inside]
+    sides = cases["side"].astype(str).to_numpy()[known]
+    rows["problem"] = exchange.why_not_exchangeable(code, patients, truth, sides)
+    if rows["problem"].any():
+        return rows
     rows["association"] = st.cramers_v(truth, code)
     varies = ~st.is_constant(scores[known])
     rows.loc[~varies, "problem"] = f"{settings.confirmation}: the same score on every image"
@@ -197,14 +202,14 @@ def confounder_rows(
     measured["conditional_auroc_low"], measured["conditional_auroc_high"] = low, high
     measured["confounder_auroc"] = unconditional
     measured["eta_squared"] = st.eta_squared(z, code)
-    measured["p"] = st.patient_permutation_p(
+    measured["p"] = exchange.patient_permutation_p(
         z,
         code,
         patients,
         draws=settings.permutation_draws,
         seed=settings.seed,
         within=truth,
-        align=case.views(cases, known),
+        breasts=sides,
     )
     for name, values in measured.items():
         rows.loc[varies, name] = values
@@ -257,7 +262,7 @@ def energy_lifts(
 
     The share of a latent's activation inside the region over the region's share of the image: over
     the image, not the breast, since artefacts lie outside of it. NaN for names without a region
-    and for latents that fire in fewer than `MIN_POSITIVES` of those images.
+    and for latents that fire in such images of fewer than `MIN_POSITIVES` patients.
     """
     nothing = np.full(len(latents), np.nan)
     result = dict.fromkeys(names, (nothing, nothing, nothing))
@@ -285,11 +290,19 @@ def energy_lifts(
             continue
         weights = st.patient_weights(patients[has], settings.bootstrap_draws, settings.seed)
         area = extent[has, r, None] * fires[has]
-        enough = fires[has].sum(axis=0) >= st.MIN_POSITIVES
+        enough = _patients_firing(fires[has], patients[has]) >= st.MIN_POSITIVES
         lift = np.where(enough, _divide(share[r, has].sum(0), area.sum(0)), np.nan)
         low, high = st.interval(_divide(share[r, has].T @ weights, area.T @ weights))
         result[name] = (lift, np.where(enough, low, np.nan), np.where(enough, high, np.nan))
     return result
+
+
+def _patients_firing(fires: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Return [m], the number of patients with an image in which each latent of [n, m] fires."""
+    _, first, member = np.unique(patients, return_index=True, return_inverse=True)
+    order = np.argsort(member, kind="stable")
+    starts = np.searchsorted(member[order], np.arange(len(first)))
+    return np.logical_or.reduceat(fires[order], starts, axis=0).sum(axis=0)
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:
     """Return the rows of one concept and split, one per latent that fires in it."""
     fires = np.flatnonzero((data.contributions != 0).any(axis=0))
     contributions = data.contributions[:, fires]
-    reason = st.why_not_estimable(data.labels)
+    reason = st.why_not_estimable(data.labels, data.patients)
     table = pd.DataFrame({"latent": fires, "reason": reason, "weight": data.weights[fires]})
     weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
     ones = np.ones((len(data.labels), 1))

@@ -137,7 +137,7 @@ def intervention_table(settings: TopK, data: Editable, ranked: pd.DataFrame) -> 
     random = [np.append(rng.permutation(alive), rest) for _ in range(settings.random_sets)]
     parts.append(_control_rows(settings, data, random, counts, "random", "random"))
     table = pd.concat(parts, ignore_index=True)
-    reason = st.why_not_estimable(data.labels)
+    reason = st.why_not_estimable(data.labels, data.patients)
     table["reason"] = reason
     if reason:
         table[[f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")]] = np.nan

@@ -31,6 +31,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from mammo_sae.analysis import cases as case
+from mammo_sae.analysis import exchange
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import ProbingSettings
 from mammo_sae.cohorts.labels import labelling
@@ -106,7 +107,7 @@ def concept_table(
         )
     table["mean_difference"] = table["mean_positive"] - table["mean_negative"]
     silent = st.is_constant(scores[found])
-    reason = st.why_not_estimable(truth)
+    reason = st.why_not_estimable(truth, cases["patient_id"].to_numpy()[found])
     estimated = np.zeros(latents, bool) if reason else ~silent
     table["effect"] = _spread(
         st.standardised_mean_difference(scores[np.ix_(found, estimated)], truth), estimated
@@ -142,19 +143,19 @@ def _confirm(
     truth = case.labels(cases, concept, rows)
     patients = cases["patient_id"].to_numpy()[rows]
     silent = st.is_constant(scores[rows])
-    reason = st.why_not_estimable(truth)
+    reason = st.why_not_estimable(truth, patients)
     estimated = np.zeros(scores.shape[1], bool) if reason else ~silent
     tested = scores[np.ix_(rows, estimated)]
     low, high = st.patient_bootstrap(
         st.auroc, tested, truth, patients, settings.bootstrap_draws, settings.seed
     )
-    p = st.patient_permutation_p(
+    p = exchange.patient_permutation_p(
         tested,
         truth,
         patients,
         draws=settings.permutation_draws,
         seed=settings.seed,
-        align=case.views(cases, rows),
+        breasts=cases["side"].astype(str).to_numpy()[rows],
     )
     for name, values in (
         ("auroc", st.auroc(tested, truth)),

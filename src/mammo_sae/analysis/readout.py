@@ -142,7 +142,7 @@ def read(
     for level, labels in targets:
         known = ~np.isnan(labels)
         found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
-        few = st.why_not_estimable(labels[found] == 1)
+        few = st.why_not_estimable(labels[found] == 1, cases["patient_id"].to_numpy()[found])
         rows = []
         for probe in probes:
             reason = few or probe.why_not_fitted(found)
@@ -171,7 +171,8 @@ def read_ordered(
     scale = levels(column, settings.max_levels)
     known = scale.code >= 0
     found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
-    few = _why_not_ordered(scale.code[found])
+    patients = cases["patient_id"].to_numpy()
+    few = _why_not_ordered(scale.code[found], patients[found])
     rows = []
     for probe in probes:
         reason = few or probe.why_not_fitted(found)
@@ -183,14 +184,15 @@ def read_ordered(
         for split in settings.splits:
             here = np.flatnonzero(known & (cases["split"] == split).to_numpy())
             why = f"{settings.discovery}: {reason}" if reason else ""
-            if not why and _why_not_ordered(scale.code[here]):
-                why = f"{split}: {_why_not_ordered(scale.code[here])}"
+            if not why and (few_here := _why_not_ordered(scale.code[here], patients[here])):
+                why = f"{split}: {few_here}"
             if not why and np.isnan(scores[here]).any():
                 why = f"{split}: {ONE_SIDED}"
             value = low = high = np.nan
             if not why:
-                patients = cases["patient_id"].to_numpy()[here]
-                weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+                weights = st.patient_weights(
+                    patients[here], settings.bootstrap_draws, settings.seed
+                )
                 low, high = st.interval(concordance(scores[here], scale.code[here], weights))
                 value = concordance(scores[here], scale.code[here])
             rows.append(
@@ -209,11 +211,11 @@ def read_ordered(
     return _frame(rows)
 
 
-def _why_not_ordered(code: np.ndarray) -> str:
+def _why_not_ordered(code: np.ndarray, patients: np.ndarray) -> str:
     """Say why ordered levels can't be read from images of levels `code` [n], or nothing."""
-    count = np.bincount(code) if len(code) else np.zeros(1, int)
+    count = st.patients_per_group(code, patients, 1)
     enough = int((count >= st.MIN_POSITIVES).sum())
-    return "" if enough >= 2 else f"fewer than 2 levels with {st.MIN_POSITIVES} images"
+    return "" if enough >= 2 else f"fewer than 2 levels with {st.MIN_POSITIVES} patients"
 
 
 def _macro(key: tuple[object, ...], parts: list[tuple[float, np.ndarray]]) -> dict[str, object]:
@@ -352,7 +354,7 @@ class Probe:
         totals = np.zeros(len(penalties))
         for train, held in _patient_folds(patients, self._settings.folds):
             one_class = truth[train].all() or not truth[train].any()
-            if one_class or st.why_not_estimable(truth[held], 1):
+            if one_class or st.why_not_estimable(truth[held], patients[held], 1):
                 continue
             for i, penalty in enumerate(penalties):
                 fitted = model(penalty).fit(own[train], truth[train])
@@ -402,14 +404,14 @@ def _score(
     """Return the AUROC on `split` with its interval or the reason for none, and the draws."""
     rows = np.flatnonzero(~np.isnan(labels) & (cases["split"] == split).to_numpy())
     truth = labels[rows] == 1
-    here = st.why_not_estimable(truth)
+    patients = cases["patient_id"].to_numpy()[rows]
+    here = st.why_not_estimable(truth, patients)
     if not here and not reason and np.isnan(scores[rows]).any():
         here = ONE_SIDED
     why = f"{settings.discovery}: {reason}" if reason else f"{split}: {here}" if here else ""
     if why:
         row = {"auroc": np.nan, "auroc_low": np.nan, "auroc_high": np.nan, "reason": why}
         return row, np.empty(0)
-    patients = cases["patient_id"].to_numpy()[rows]
     weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
     draws = st.auroc(scores[rows], truth, weights)
     low, high = st.interval(draws)

@@ -1,8 +1,8 @@
-"""Statistics that every analysis shares: rank scores, patient bootstrap, patient permutation.
+"""Statistics that every analysis shares: rank scores, patient bootstrap, families of p-values.
 
 Images of one patient are not independent, so nothing here resamples images: the bootstrap draws
-patients with replacement (cluster bootstrap, Field & Welsh 2007), and permutations move whole
-patients' blocks of values (multi-level block permutation, Winkler et al. 2015).
+patients with replacement (cluster bootstrap, Field & Welsh 2007). How p-values exchange patients is
+in `mammo_sae.analysis.exchange`.
 
 A bootstrap draw is a column of weights, the number of times each image's patient was drawn; every
 metric takes `weights` [n, draws] and computes all draws of a score in one pass.
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from mammo_sae.errors import InputError
 
@@ -23,30 +22,36 @@ Floats = NDArray[np.floating[Any]]
 Metric = Callable[..., Any]
 
 MIN_POSITIVES = 10
-"""Fewest positives, and fewest negatives, from which a rank score is reported."""
+"""Fewest patients with a positive image, and with a negative one, behind a rank score."""
 
-REFINE_BELOW = 0.05
-"""p-value below which a score is permuted more often, since its q-value hangs on small p."""
-
-REFINEMENT = 20
-"""How many times more often."""
-
-_COLUMNS = 512  # scores ranked together: bounds memory to n x 512 whatever the number of latents
+COLUMNS = 512  # scores ranked together: bounds memory to n x 512 whatever the number of latents
 
 
 # --- What cannot be estimated ---------------------------------------------------------------
 
 
-def why_not_estimable(labels: ArrayLike, minimum: int = MIN_POSITIVES) -> str:
-    """Return why a rank score against `labels` [n] (0/1) cannot be reported, or ``""``."""
-    labels = np.asarray(labels, dtype=bool)
-    positives = int(labels.sum())
-    negatives = labels.size - positives
-    if positives < minimum:
-        return f"{positives} positive images, fewer than {minimum}"
-    if negatives < minimum:
-        return f"{negatives} negative images, fewer than {minimum}"
+def why_not_estimable(labels: ArrayLike, patients: ArrayLike, minimum: int = MIN_POSITIVES) -> str:
+    """Return why a rank score against `labels` [n] (0/1) cannot be reported, or ``""``.
+
+    Counted are patients, not images: twelve positive images of one patient are one observation.
+    """
+    labels, patients = np.asarray(labels, dtype=bool), np.asarray(patients)
+    for name, rows in (("positive", labels), ("negative", ~labels)):
+        count = len(np.unique(patients[rows]))
+        if count < minimum:
+            several = "s" * (count != 1)
+            return f"{count} patient{several} with a {name} image, fewer than {minimum}"
     return ""
+
+
+def patients_per_group(groups: ArrayLike, patients: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Return [count], how many patients have an image of each group; `groups` [n] from 0."""
+    pairs = np.unique(np.stack([np.asarray(groups), _numbered(patients)]).astype(np.int64), axis=1)
+    return np.bincount(pairs[0], minlength=count)
+
+
+def _numbered(patients: ArrayLike) -> NDArray[np.int64]:
+    return np.unique(np.asarray(patients), return_inverse=True)[1]
 
 
 def is_constant(scores: ArrayLike) -> NDArray[np.bool_]:
@@ -190,7 +195,7 @@ def _concordance(
     if weights is None:
         concordant = np.zeros(scores.shape[1])
         if positives and negatives:
-            for columns in _blocks(scores.shape[1]):
+            for columns in blocks_of(scores.shape[1]):
                 concordant[columns] = _mann_whitney(scores[:, columns], labels)
         return concordant, float(positives * negatives)
     above, below = weights[labels], weights[~labels]
@@ -247,9 +252,10 @@ def _average_precision(scores: Floats, positive: Floats, total: Floats) -> Float
     return _ratio((steps * precision).sum(0), found[-1])
 
 
-def _blocks(columns: int) -> Iterator[slice]:
-    for start in range(0, columns, _COLUMNS):
-        yield slice(start, min(start + _COLUMNS, columns))
+def blocks_of(columns: int) -> Iterator[slice]:
+    """Yield slices of at most `COLUMNS` scores."""
+    for start in range(0, columns, COLUMNS):
+        yield slice(start, min(start + COLUMNS, columns))
 
 
 # --- Patient bootstrap -------------------------------------------------------------------------
@@ -311,143 +317,7 @@ def interval(samples: Floats, level: float = 0.95) -> tuple[Any, Any]:
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
 
-# --- Patient permutation -----------------------------------------------------------------------
-
-
-def patient_permutations(
-    patients: ArrayLike,
-    draws: int,
-    seed: int,
-    within: ArrayLike | None = None,
-    align: ArrayLike | None = None,
-) -> NDArray[np.int64]:
-    """Return `draws` permutations [draws, n] that move whole patients' blocks of values.
-
-    ``values[permutations[d]]`` is the d-th permuted covariate. Blocks are exchanged between
-    patients with equally many images. With `within` [n] (the label Y for a test of C independent
-    of the score given Y) only patients with the same multiset of `within` values are exchanged,
-    and an image's value goes to an image with the same `within` value: every draw keeps the joint
-    counts of (covariate, within). `align` [n] (for example the view) orders a patient's images
-    among equal `within` values, so that a CC view's value goes to a CC view.
-    """
-    patients = np.asarray(patients)
-    zeros = np.zeros(patients.size, dtype=np.int64)
-    key = zeros if within is None else np.unique(np.asarray(within), return_inverse=True)[1]
-    second = zeros if align is None else np.unique(np.asarray(align), return_inverse=True)[1]
-    _, patient = np.unique(patients, return_inverse=True)
-    order = np.lexsort((second, key, patient))
-    blocks: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
-    for images in np.split(order, np.flatnonzero(np.diff(patient[order])) + 1):
-        blocks.setdefault(tuple(key[images].tolist()), []).append(images)
-    rng = np.random.default_rng(seed)
-    result = np.tile(np.arange(patients.size), (draws, 1))
-    for signature in sorted(blocks):
-        images = np.stack(blocks[signature])
-        order = np.tile(np.arange(len(images), dtype=np.int32), (draws, 1))
-        rng.permuted(order, axis=1, out=order)
-        result[:, images.ravel()] = images[order].reshape(draws, -1)
-    return result
-
-
-def permutation_p(
-    scores: ArrayLike,
-    values: ArrayLike,
-    permutations: NDArray[np.int64],
-    strata: ArrayLike | None = None,
-) -> Any:
-    """Two-sided permutation p-value of the association of `scores` with categorical `values`.
-
-    The statistic is sum_c (sum_{i in c} r_i)^2 / n_c over the levels c, r the mid-ranks of the
-    score centred within each stratum: Kruskal-Wallis's for one stratum, and for two levels a
-    monotone function of abs(AUROC - 0.5), stratified if `strata` are given.
-
-    Parameters
-    ----------
-    scores : [n] or [n, m]
-    values : [n]
-        A label or covariate.
-    permutations : [draws, n]
-        From `patient_permutations`; with `strata`, made with ``within=strata``.
-
-    Returns
-    -------
-    (1 + draws at least as extreme) / (1 + draws), float or [m]; NaN for a constant score.
-    """
-    scores = np.asarray(scores)
-    single = scores.ndim == 1
-    scores = _columns(scores)
-    groups = np.zeros(len(scores), np.int64) if strata is None else np.asarray(strata)
-    result = np.full(scores.shape[1], np.nan)
-    for columns in _blocks(scores.shape[1]):
-        ranks = _centred_ranks(scores[:, columns], groups)
-        extreme = _count_extreme(ranks, values, permutations)
-        result[columns] = (1 + extreme) / (1 + len(permutations))
-    return _result(result, single)
-
-
-def _centred_ranks(scores: Floats, groups: NDArray[Any]) -> Floats:
-    """Return the mid-ranks of `scores` [n, m] within each group, less their mean there."""
-    ranks = np.empty(scores.shape)
-    for level in np.unique(groups):
-        rows = groups == level
-        part = rankdata(scores[rows], axis=0)
-        ranks[rows] = part - part.mean(axis=0)
-    return ranks
-
-
-def _count_extreme(ranks: Floats, values: ArrayLike, permutations: NDArray[np.int64]) -> Floats:
-    """Count [m] the permutations whose statistic is at least the observed one; NaN if constant."""
-    _, code = np.unique(np.asarray(values), return_inverse=True)
-    narrow = code.astype(np.uint8 if code.max() < 256 else np.int64)  # less memory to gather
-    moved = narrow[np.concatenate([np.arange(len(code))[None], permutations])]
-    counts = np.bincount(code)
-    statistic = np.zeros((len(moved), ranks.shape[1]))
-    last = np.zeros_like(statistic)
-    for level, count in enumerate(counts[:-1]):
-        total = (moved == level).astype(np.float64) @ ranks
-        statistic += total**2 / count
-        last -= total  # centred ranks sum to 0 over all levels
-    statistic += last**2 / counts[-1]
-    # The tolerance keeps permutations that equal the observed one on its side.
-    extreme = (statistic[1:] >= statistic[:1] * (1 - 1e-9)).sum(0)
-    return np.where((ranks == 0).all(axis=0), np.nan, extreme)
-
-
-def patient_permutation_p(
-    scores: ArrayLike,
-    values: ArrayLike,
-    patients: ArrayLike,
-    *,
-    draws: int,
-    seed: int,
-    within: ArrayLike | None = None,
-    align: ArrayLike | None = None,
-) -> Any:
-    """`permutation_p` over `patient_permutations`; with `within`, conditional on it.
-
-    Scores that fall below `REFINE_BELOW` in `draws` permutations are judged by `REFINEMENT` times
-    as many fresh ones: with m scores in a family, m / 0.05 draws are needed before one of them can
-    have q < 0.05, and only the few small p-values need that many.
-    """
-    scores = np.asarray(scores)
-    single = scores.ndim == 1
-    scores = _columns(scores)
-    groups = np.zeros(len(scores), np.int64) if within is None else np.asarray(within)
-    if not scores.size:
-        return _result(np.full(scores.shape[1], np.nan), single)
-    first = seed * (1 + REFINEMENT)  # streams of one seed stay apart from those of the next
-    p = permutation_p(
-        scores, values, patient_permutations(patients, draws, first, within, align), within
-    )
-    small = np.flatnonzero(p < REFINE_BELOW)
-    if small.size:
-        ranks = _centred_ranks(scores[:, small], groups)
-        extreme = np.zeros(small.size)
-        for stream in range(first + 1, first + 1 + REFINEMENT):
-            permutations = patient_permutations(patients, draws, stream, within, align)
-            extreme += _count_extreme(ranks, values, permutations)
-        p[small] = (1 + extreme) / (1 + REFINEMENT * draws)
-    return _result(p, single)
+# --- Families of tests ---------------------------------------------------------------------------
 
 
 def benjamini_hochberg(p: ArrayLike) -> Floats:

@@ -25,6 +25,7 @@ class Linear(Protocol):
 
     contributions: np.ndarray
     labels: np.ndarray
+    patients: np.ndarray
 
 
 def sweep_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
@@ -33,7 +34,7 @@ def sweep_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFr
     From the k on at which all latents that ever fire are in, nothing changes, and no row is
     written; a split without enough positives or negatives has one row that says so.
     """
-    reason = st.why_not_estimable(data.labels)
+    reason = st.why_not_estimable(data.labels, data.patients)
     if reason:
         empty = {"ranking": "", "mode": "", "k": 0, "auroc": np.nan, "reason": reason}
         return pd.DataFrame([empty])

@@ -78,11 +78,15 @@ def plant(
     chosen = np.sort(judged.loc[judged["latent"].isin(ranks), "latent"].unique())
     result = pd.DataFrame({"latent": chosen})
     known = case.labelled(cases, settings.concept, settings.split)
-    result["auroc"] = _external(scores, known, case.labels(cases, settings.concept, known), chosen)
+    patients = cases["patient_id"].to_numpy()[known]
+    labels = case.labels(cases, settings.concept, known)
+    result["auroc"] = _external(scores, known, labels, patients, chosen)
     for name in (*settings.planted, *settings.controls):
         result[f"auroc_{name}"] = np.nan
         if name in cases:
-            result[f"auroc_{name}"] = _best_level(scores, cases[name].iloc[known], known, chosen)
+            result[f"auroc_{name}"] = _best_level(
+                scores, cases[name].iloc[known], known, patients, chosen
+            )
         verdicts = judged[judged["confounder"] == name].set_index("latent")["verdict"]
         result[f"called_{name}"] = verdicts.reindex(chosen).isin(CALLED).to_numpy()
     result["called"] = result[[f"called_{name}" for name in settings.planted]].any(axis=1)
@@ -95,22 +99,30 @@ def plant(
 
 
 def _external(
-    scores: np.ndarray, known: np.ndarray, labels: np.ndarray, chosen: np.ndarray
+    scores: np.ndarray,
+    known: np.ndarray,
+    labels: np.ndarray,
+    patients: np.ndarray,
+    chosen: np.ndarray,
 ) -> np.ndarray:
-    if st.why_not_estimable(labels):
+    if st.why_not_estimable(labels, patients):
         return np.full(len(chosen), np.nan)
     return st.auroc(scores[np.ix_(known, chosen)], labels)
 
 
 def _best_level(
-    scores: np.ndarray, column: pd.Series, known: np.ndarray, chosen: np.ndarray
+    scores: np.ndarray,
+    column: pd.Series,
+    known: np.ndarray,
+    patients: np.ndarray,
+    chosen: np.ndarray,
 ) -> np.ndarray:
     """Return for each latent its AUROC for the level of `column` it tells best, at least 0.5."""
     here = column.notna().to_numpy()
     text = column[here].astype(str).to_numpy()
     best = np.full(len(chosen), np.nan)
     for level in np.unique(text):
-        one = _external(scores, known[here], text == level, chosen)
+        one = _external(scores, known[here], text == level, patients[here], chosen)
         best = np.fmax(best, np.maximum(one, 1 - one))
     return best
 

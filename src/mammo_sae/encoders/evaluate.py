@@ -100,7 +100,7 @@ def _scores(
     logits: np.ndarray, labels: np.ndarray, patients: np.ndarray, settings: EvaluationSettings
 ) -> dict[str, object]:
     """Return the columns of one row; scores are NaN, with the reason, where not estimable."""
-    reason = statistics.why_not_estimable(labels)
+    reason = statistics.why_not_estimable(labels, patients)
     row: dict[str, object] = {
         "scored": len(labels),
         "positives": int(labels.sum()),

@@ -268,13 +268,13 @@ def _fidelity(
     }
     known = labelled(cases, concept, settings.split)
     truth = labels(cases, concept, known)
-    reason = statistics.why_not_estimable(truth)
+    patients = cases["patient_id"].to_numpy()[known]
+    reason = statistics.why_not_estimable(truth, patients)
     names = [f"auroc_{concept}", f"auroc_spliced_{concept}", f"auroc_lost_{concept}"]
     if reason:
         return row | dict.fromkeys([*names, f"{names[2]}_low", f"{names[2]}_high"], np.nan)
     scores = np.stack([logits["original"][known], logits["spliced"][known]], axis=1)
     original, spliced = statistics.auroc(scores, truth)
-    patients = cases["patient_id"].to_numpy()[known]
     drawn = statistics.patient_weights(patients, settings.bootstrap_draws, settings.seed)
     draws = statistics.auroc(scores, truth, drawn)
     low, high = statistics.interval(draws[0] - draws[1])

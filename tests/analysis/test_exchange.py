@@ -1,0 +1,183 @@
+"""p-values by exchange of patients, of equal and unequal numbers of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mammo_sae.analysis import exchange as ex
+from mammo_sae.analysis import statistics as st
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def clustered(rng, patients=120, images=4, shift=0.0, share=0.8):
+    """Scores with a strong patient effect, labels of whole patients."""
+    label = rng.random(patients) < 0.4
+    effect = rng.normal(size=patients) * np.sqrt(share) + shift * label
+    score = effect[:, None] + rng.normal(size=(patients, images)) * np.sqrt(1 - share)
+    return score.ravel(), np.repeat(label, images), np.repeat(np.arange(patients), images)
+
+
+def p_value(scores, values, patients, draws=199, seed=0, **more):
+    return ex.patient_permutation_p(scores, values, patients, draws=draws, seed=seed, **more)
+
+
+def test_patients_with_two_to_twenty_one_images_have_a_small_p_where_the_score_is_the_label(rng):
+    patients = np.repeat(np.arange(20), np.arange(2, 22))
+    label = patients % 2
+    p = p_value(label + 1e-3 * rng.normal(size=len(label)), label, patients)
+    assert p == pytest.approx(1 / (1 + 199 * ex.REFINEMENT))
+
+
+def test_a_latent_that_fires_in_half_of_ten_positive_patients_and_rarely_else_is_found(rng):
+    ill = np.arange(600) < 10
+    fires = np.where(ill, np.arange(600) < 5, rng.random(600) < 0.01)
+    patients = np.repeat(np.arange(600), 4)
+    p = p_value(fires[patients] * rng.random(2400), ill[patients], patients)
+    assert p < 0.001
+
+
+def test_with_one_image_a_patient_p_is_that_of_the_mann_whitney_test(rng):
+    score, label = rng.normal(size=80), np.arange(80) < 25
+    score[label] += 0.35
+    expected = stats.mannwhitneyu(score[label], score[~label]).pvalue
+    assert expected > 0.05  # else it is refined
+    assert p_value(score, label, np.arange(80), draws=9999) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_finding_in_one_breast_is_told_from_the_other_breast_of_the_same_patient(rng):
+    patients, breast = np.repeat(np.arange(12), 4), np.tile([0, 0, 1, 1], 12)
+    label = breast == (np.arange(12) % 2)[patients]  # in every patient, left or right
+    score = 3.0 * rng.normal(size=12)[patients] + label + 0.1 * rng.normal(size=48)
+    assert p_value(score, label, patients, breasts=breast) < 0.01
+
+
+def test_what_hangs_on_the_view_is_told_within_a_breast(rng):
+    patients, view = np.repeat(np.arange(40), 4), np.tile([0, 1, 0, 1], 40)
+    breast = np.tile([0, 0, 1, 1], 40)
+    label = (np.arange(40) % 2 == 0)[patients]
+    score = 2.0 * rng.normal(size=40)[patients] + 0.6 * view + 0.3 * rng.normal(size=160)
+    assert p_value(score, view, patients, within=label, breasts=breast) < 0.001
+
+
+def unequal_null(rng, trial):
+    """Return a cohort in which positive patients have more images, and nothing is associated."""
+    ill = rng.permutation(50) < 15
+    count = np.where(ill, rng.integers(4, 13, 50), rng.integers(1, 5, 50))
+    patients = np.repeat(np.arange(50), count)
+    breast = np.concatenate([np.arange(n) // 2 % 2 for n in count])
+    label = ill[patients] if trial % 2 else ill[patients] & (breast == 0)
+    score = 1.4 * rng.normal(size=50)[patients] + rng.normal(size=100)[2 * patients + breast]
+    return score + rng.normal(size=len(patients)), label, patients, breast
+
+
+def test_a_true_null_is_rejected_at_alpha_though_positive_patients_have_more_images():
+    """A test that exchanges images instead rejects far more often."""
+    rng = np.random.default_rng(3)
+    rejected, naive = [], []
+    for trial in range(200):
+        scores, label, patients, breast = unequal_null(rng, trial)
+        both = np.stack([scores, np.maximum(scores - 1, 0)], axis=1)
+        rejected.append(p_value(both, label, patients, 99, trial, breasts=breast) < 0.05)
+        naive.append(p_value(scores, label, np.arange(len(label)), 99, trial) < 0.05)
+    low, high = stats.binom.ppf([0.001, 0.999], 200, 0.05) / 200
+    assert (np.mean(rejected, axis=0) <= high).all()
+    assert np.mean(rejected) >= low / 2
+    assert np.mean(naive) > 0.15
+
+
+def test_a_covariate_that_goes_with_the_label_is_rejected_at_alpha_given_the_label():
+    rng = np.random.default_rng(5)
+    rejected, crude = [], []
+    for trial in range(200):
+        scores, label, patients, breast = unequal_null(rng, trial)
+        scores = scores + 1.5 * label
+        ill = np.isin(np.arange(50), patients[label])
+        covariate = (rng.random(50) < np.where(ill, 0.8, 0.2))[patients]
+        given = {"within": label, "breasts": breast}
+        rejected.append(p_value(scores, covariate, patients, 99, trial, **given) < 0.05)
+        crude.append(p_value(scores, covariate, patients, 99, trial) < 0.05)
+    assert np.mean(rejected) <= stats.binom.ppf(0.999, 200, 0.05) / 200
+    assert np.mean(crude) > 0.15
+
+
+def test_p_values_of_a_family_under_the_null_are_uniform():
+    rng = np.random.default_rng(11)
+    scores, labels, patients = clustered(rng, patients=60, images=2)
+    scores = scores[:, None] + rng.normal(size=(len(labels), 8))
+    p, significant = [], 0
+    for trial in range(200):
+        shuffled = labels[ex.patient_exchanges(patients, 1, 1000 + trial)[0]]
+        one = p_value(scores, shuffled, patients, 199, trial)
+        p.append(one[trial % 8])
+        significant += (st.benjamini_hochberg(one) < 0.05).any()
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert significant / 200 <= 0.05
+
+
+def test_a_real_association_is_found_for_two_levels_and_for_four(rng):
+    scores, labels, patients = clustered(rng, shift=1.5)
+    assert p_value(scores, labels, patients) < 0.001
+    density = np.repeat(rng.integers(0, 4, 120), 4)
+    scores = (density == 2) + 0.3 * rng.normal(size=480)
+    assert p_value(scores, density, patients) < 0.001
+
+
+def test_more_scores_than_one_block_have_the_p_of_each_alone(rng):
+    scores, labels, patients = clustered(rng)
+    many = np.concatenate([scores[:, None], rng.normal(size=(480, st.COLUMNS))], axis=1)
+    p = p_value(many, labels, patients, 99)
+    assert p[0] == p_value(scores, labels, patients, 99)
+    assert p[-1] == p_value(many[:, -1], labels, patients, 99)
+
+
+def test_draws_taken_a_few_at_a_time_count_alike(rng, monkeypatch):
+    scores, labels, patients = clustered(rng)
+    whole = p_value(scores, labels, patients)
+    monkeypatch.setattr(ex, "_HELD", 1000)
+    assert p_value(scores, labels, patients) == pytest.approx(whole, abs=0.1)
+
+
+def test_small_p_values_are_refined_and_large_ones_are_not(rng):
+    scores, labels, patients = clustered(rng, shift=2.0)
+    both = np.stack([scores, rng.normal(size=len(scores))], axis=1)
+    p = p_value(both, labels, patients, 99)
+    assert p[0] == pytest.approx(1 / (1 + 99 * ex.REFINEMENT))
+    assert p[1] * 100 == pytest.approx(round(p[1] * 100))
+
+
+def test_a_constant_score_has_no_p_value():
+    assert np.isnan(p_value(np.zeros(20), np.arange(20) % 2, np.arange(20)))
+
+
+def test_too_few_exchanges_are_counted_and_give_no_p_value(rng):
+    # Three patients hold both labels, two the negative one alone: 3 x 2 exchanges at most.
+    patients = np.array([0, 0, 1, 1, 2, 2, 3, 4])
+    label = np.array([0, 1, 0, 1, 0, 1, 0, 0])
+    covariate = np.array([0, 0, 1, 1, 1, 1, 0, 1])
+    said = ex.why_not_exchangeable(covariate, patients, label)
+    assert said == "values can be exchanged between patients in 6 ways, fewer than 20"
+    assert np.isnan(p_value(rng.normal(size=8), covariate, patients, within=label))
+    assert ex.why_not_exchangeable(np.zeros(8), patients).count("in 1 way,") == 1
+    assert ex.why_not_exchangeable(np.arange(8) % 2, np.arange(8)) == ""  # 70 ways
+
+
+def test_exchanges_move_whole_patients_and_with_equal_numbers_permute(rng):
+    patients = np.repeat(np.arange(30), 2)
+    for order in ex.patient_exchanges(patients, 50, 1):
+        assert sorted(order) == list(range(60))
+        assert (patients[order].reshape(30, 2) == patients[order].reshape(30, 2)[:, :1]).all()
+
+
+def test_exchanges_send_a_view_to_the_same_view_and_unequal_patients_trade():
+    patients = np.array([0, 0, 1, 1, 1, 2, 2, 3])
+    views = np.array(["CC", "MLO", "MLO", "CC", "CC", "CC", "MLO", "CC"])
+    moves = ex.patient_exchanges(patients, 60, 0, within=views)
+    assert (views[moves] == views).all()
+    assert (moves[:, 7] == 7).all()  # nobody else has a CC view alone
+    assert {tuple(patients[order[2:5]]) for order in moves} == {(0,) * 3, (1,) * 3, (2,) * 3}
