@@ -19,7 +19,11 @@ def store(tmp_path) -> ImageReader:
     ) as writer:
         blank = np.zeros((4, 4), np.uint8)
         for n in range(6):
-            facts = {"transfer_syntax": "ab"[n % 2], "triage": "implant;mirrored" if n == 3 else ""}
+            facts = {
+                "transfer_syntax": "ab"[n % 2],
+                "triage": "implant;mirrored" if n == 3 else "",
+                "notices": "malformed;spacing" if n == 4 else "",
+            }
             if n:
                 facts["bits_stored"] = "12"
             writer.write(n, ImageRecord(blank, blank, blank[:0], np.eye(2, 3), False, 0.1, facts))

@@ -185,3 +185,22 @@ def test_an_image_beside_its_window_is_noticed(tmp_path, write_dicom):
     path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=4094, WindowWidth=2)
     canonical = canonical_image(*read_pixels(path), ClinicalSettings(height=60, width=80))
     assert Reason.BESIDE_WINDOW in canonical.notices
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])
+def test_a_table_of_more_than_32767_entries_is_read_beside_signed_pixels(
+    tmp_path, write_dicom, lut_item, syntax
+):
+    # Without a VR in the file, the number of entries looks signed as the pixels are.
+    values = np.arange(40_000)
+    item = lut_item(values, -20_000, 16, vr="OW")
+    stored = (np.linspace(0, 39_999, 4800).astype(np.int32) - 20_000).astype(np.int16)
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        stored.reshape(60, 80),
+        bits=16,
+        syntax=syntax,
+        VOILUTSequence=Sequence([item]),
+    )
+    expected = (stored.reshape(60, 80).astype(float) + 20_000) / 65_535
+    np.testing.assert_allclose(shown(path), expected, atol=1e-6)

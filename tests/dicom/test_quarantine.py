@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_sae.analysis.candidates import with_acquisition
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.settings import TableCohort
 from mammo_sae.dicom import convert, quarantine
+from mammo_sae.dicom.refusal import HEADER_ALONE
 from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, TriageSettings
+from mammo_sae.stores.images import ImageReader
 
 
 def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, picture):
@@ -72,6 +75,69 @@ def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, pictu
     assert pseudonyms.image("sound.dcm") not in table.index
     assert table["sentence"].notna().all()
     assert not any(b"p-raw" in path.read_bytes() for path in Path(out).rglob("*") if path.is_file())
+
+
+def test_what_is_wrong_in_a_header_alone_is_listed_and_is_no_confounder(
+    tmp_path, write_dicom, picture
+):
+    source = tmp_path / "source"
+    stored = np.rint(picture(120, 80, side="L") * 4095).astype(np.uint16)
+    elements = {"BreastImplantPresent": "YES", "PixelSpacing": [0.05, 0.1], "ViewPosition": "MLO"}
+    write_dicom(source / "a.dcm", stored, **elements)
+    write_dicom(source / "b.dcm", stored + 1)
+    (source / "images.csv").write_text(
+        "file,patient_id,split,view,side,mass\na.dcm,p,training,CC,L,0\nb.dcm,q,test,CC,L,0\n"
+    )
+    (tmp_path / "key").write_text("k" * 32)
+    cohort = TableCohort(
+        source=str(source), key_file=str(tmp_path / "key"), concepts={"mass": "mass"}
+    )
+    build.run(cohort, [source], *(tmp_path / n for n in ("i.parquet", "f.parquet", "s.json")))
+    settings = ConversionSettings(
+        kind="table", key_file=cohort.key_file, images=ClinicalSettings(height=60, width=40)
+    )
+    convert.run(settings, [source], 0, tmp_path / "0.zarr", tmp_path / "0.json")
+    quarantine.run(
+        image_stores=[tmp_path / "0.json"], cohort=tmp_path / "s.json", output=tmp_path / "q.csv"
+    )
+    assert pd.read_csv(tmp_path / "q.csv")["reason"].tolist() == ["implant", "spacing", "view"]
+    cases = pd.read_parquet(tmp_path / "i.parquet")
+    store = ImageReader([tmp_path / "0.json"])
+    _, names = with_acquisition(cases, store, ["mass"])
+    assert "implant" in names
+    assert not {"spacing", "view", "notices"} & set(names)
+
+
+def test_every_reason_that_lets_an_image_pass_is_seen_in_it_or_not():
+    """A new reason is put into one of the two groups: those of the first are confounders."""
+    seen = {
+        "modality",
+        "for_processing",
+        "tomosynthesis",
+        "partial_view",
+        "mirrored",
+        "no_breast",
+        "implant",
+        "implant_displaced",
+        "presentation",
+        "linear",
+        "contrast",
+        "low_energy",
+        "stereo",
+        "specimen",
+        "ductogram",
+        "biopsy",
+        "secondary_capture",
+        "digitised_film",
+        "bits_exceeded",
+        "bits_unused",
+        "padding",
+        "beside_window",
+        "resized",
+    }
+    alone = {reason.code for reason in HEADER_ALONE}
+    assert seen | alone == set(TriageSettings.model_fields) - {"missing", "most_refused"}
+    assert not seen & alone
 
 
 def test_the_same_image_in_two_shards_is_noticed(tmp_path, write_dicom, picture):

@@ -3,7 +3,8 @@
 They come from the image table (manufacturer, model, size and spacing of the original matrix, the
 cohort's covariates, and whether a field is missing), and from what the conversion noted of each
 file (`mammo_sae.stores.images`): transfer syntax, photometric interpretation, bits, VOI
-transformation, and what triage found, such as an implant.
+transformation, and what triage found, such as an implant. Not what is merely wrong in a header or a
+table (a malformed element, another side than annotated): no pixel tells it.
 
 PNG, JPEG, TIFF and NPY files have no header: that it is missing from them says nothing.
 """
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis.columns import SAID, covariates_of
-from mammo_sae.stores.images import IDENTITIES, RASTERS, ImageReader
+from mammo_sae.stores.images import IDENTITIES, NOTICES, RASTERS, ImageReader
 
 OPTIONAL = ("density", "birads", "age_bin", *SAID)
 HEADER = ("age_bin", *SAID)  # what is read from headers, where a dataset's tables do not say it
@@ -38,7 +39,9 @@ def with_acquisition(
     """
     covariates = covariates_of(cases, concepts)
     more = {"image_size": cases["rows"].astype(str) + "x" + cases["columns"].astype(str)}
-    facts = store.facts(cases["image_id"].tolist()).drop(columns=[*IDENTITIES], errors="ignore")
+    facts = store.facts(cases["image_id"].tolist()).drop(
+        columns=[*IDENTITIES, NOTICES], errors="ignore"
+    )
     raster = np.isin(facts.get(SYNTAX, np.full(len(cases), "")), list(RASTERS))
     for name in (*OPTIONAL, *covariates):
         missing = cases[name].isna().reset_index(drop=True).astype("Int8")

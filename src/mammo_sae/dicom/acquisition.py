@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,19 +32,55 @@ READ = (
     "Laterality",
     "Modality",
     "PaddleDescription",
+    "PatientOrientation",
+    "PixelIntensityRelationship",
     "PresentationIntentType",
     "SOPClassUID",
     "SOPInstanceUID",
+    "SeriesDescription",
     "ViewCodeSequence",
     "ViewPosition",
 )
 """Keywords of the elements that are read for this."""
 
 # PS3.16 CID 4014 and 4015: SNOMED CT codes, and the older SRT codes that many files hold.
-VIEWS = {"399162004": "CC", "R-10242": "CC", "399368009": "MLO", "R-10226": "MLO"}
-SPOT = {"399055006", "R-102D7"}
-MAGNIFICATION = {"399163009", "R-102D6"}
+VIEWS = {
+    "CC": {"399162004", "R-10242"},
+    "MLO": {"399368009", "R-10226"},
+    "ML": {"399260004", "R-10224"},
+    "LM": {"399352003", "R-10228"},
+    "LMO": {"399099002", "R-10230"},
+    "FB": {"399196006", "R-10244"},  # caudo-cranial, from below
+    "SIO": {"399188001", "R-102D0"},  # superolateral to inferomedial oblique
+    "ISO": {"441555000", "R-40AAA"},  # inferomedial to superolateral oblique
+    "XCCL": {"399192008", "R-1024A"},  # exaggerated cranio-caudal, laterally
+    "XCCM": {"399101009", "R-1024B"},  # ... medially
+}
+SPECIMEN = {"127457009", "G-8310"}  # tissue specimen from breast
+PARTIAL = {
+    "spot compression": {"399055006", "R-102D7"},
+    "magnification": {"399163009", "R-102D6"},
+    "tangential": {"399110001", "R-102C2"},
+    "cleavage": {"399161006", "R-102D2"},
+    "axillary tail": {"399011000", "R-102D1"},
+    "axillary tissue": {"442580003", "R-40AB2"},
+    "infra-mammary fold": {"442593008", "R-40ABE"},
+    "anterior compression": {"441752004", "P2-00161"},
+}
+WHOLE = {
+    "rolled lateral": {"399197002", "R-102D3"},
+    "rolled medial": {"399226006", "R-102D4"},
+    "rolled inferior": {"414493004", "R-102CA"},
+    "rolled superior": {"415670009", "R-102C9"},
+    "nipple in profile": {"442581004", "R-40AB3"},
+}
+"""Modifiers of views that show the breast whole: nothing follows from them."""
 IMPLANT_DISPLACED = {"399209000", "R-102D5"}
+VIEW_OF = {code: view for view, codes in VIEWS.items() for code in codes}
+PARTIAL_CODES = frozenset().union(*PARTIAL.values())
+
+DESCRIBED = re.compile(r"(?<![A-Z])(L|R|LEFT|RIGHT)[ _-]*(CC|MLO)(?![A-Z])")
+"""A side and a view in a description, as devices write it."""
 
 FOR_PROCESSING = {
     DigitalMammographyXRayImageStorageForProcessing,
@@ -60,7 +97,6 @@ SECONDARY_CAPTURE = {
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
 }
-SPECIMEN = {"127457009", "G-8310"}  # tissue specimen from breast
 
 # Parts of the words by which ImageType and the device's own description tell an image's kind.
 WORDS = {
@@ -80,7 +116,9 @@ class Acquisition:
     """How one image was taken; None or False where the header does not say.
 
     `uid` identifies the file and is compared only, never written.
-    `special` says what else than a plain mammogram it is.
+    `special` says what else than a plain mammogram it is. `ambiguous` says that elements name
+    different sides or views. `orientation` is where rows and columns of pixels go to: words of the
+    letters A, P, L, R, H and F; empty where it is not said.
     """
 
     uid: str
@@ -93,11 +131,16 @@ class Acquisition:
     implant: bool
     implant_displaced: bool
     special: frozenset[Reason] = frozenset()
+    ambiguous: bool = False
+    orientation: tuple[str, ...] = ()
+    linear: bool = False
 
 
 def read_acquisition(elements: Elements) -> Acquisition:
     """Read how the image with these `elements` was taken."""
     modifiers = set(_modifiers(elements))
+    views, sides = _views(elements), _sides(elements)
+    described = _described(elements)
     paddle = elements.text("PaddleDescription") or ""
     sop_class = elements.text("SOPClassUID")
     return Acquisition(
@@ -108,15 +151,18 @@ def read_acquisition(elements: Elements) -> Acquisition:
         # Some devices store slices and syntheses, one frame each, as plain mammograms.
         tomosynthesis=sop_class in TOMOSYNTHESIS or "TOMO" in (elements.text("ImageType") or ""),
         # ImageLaterality is the image's own; Laterality is its series'.
-        side=_side(elements, "ImageLaterality") or _side(elements, "Laterality"),
-        view=_view(elements),
-        partial=bool(modifiers & (SPOT | MAGNIFICATION))
+        side=next(iter(sides), None),
+        view=next(iter(views), None),
+        partial=bool(modifiers & PARTIAL_CODES)
         or "SPOT" in paddle
         or "MAG" in paddle
         or _magnification(elements) >= MAGNIFIED,
         implant=elements.text("BreastImplantPresent") == "YES",
         implant_displaced=bool(modifiers & IMPLANT_DISPLACED),
         special=frozenset(_special(elements)),
+        ambiguous=len({*sides, *described[:1]}) > 1 or len({*views, *described[1:]}) > 1,
+        orientation=tuple((elements.text("PatientOrientation") or "").split("\\")),
+        linear=elements.text("PixelIntensityRelationship") == "LIN",
     )
 
 
@@ -127,10 +173,8 @@ def _special(elements: Elements) -> Iterator[Reason]:
     found = {reason for reason, words in WORDS.items() if _has(f"{kind}\\{description}", words)}
     if _has(paddle, WORDS[Reason.BIOPSY]):
         found.add(Reason.BIOPSY)
-    regions = {
-        Elements(item).text("CodeValue") for item in elements.items("AnatomicRegionSequence")
-    }
-    if regions & SPECIMEN:
+    shown = {*_codes(elements, "AnatomicRegionSequence"), *_codes(elements, "ViewCodeSequence")}
+    if shown & SPECIMEN:
         found.add(Reason.SPECIMEN)
     if elements.text("ContrastBolusAgent") not in {None, "NONE", "NO"}:
         found.add(Reason.CONTRAST)
@@ -152,23 +196,36 @@ def _has(text: str, words: tuple[str, ...]) -> bool:
     return any(word in text for word in words)
 
 
-def _side(elements: Elements, keyword: str) -> str | None:
-    value = elements.text(keyword)
-    return value if value in {"L", "R"} else None
+def _sides(elements: Elements) -> list[str]:
+    """Return the sides that elements name, the image's own before its series'."""
+    words = (elements.text(keyword) for keyword in ("ImageLaterality", "Laterality"))
+    return [word for word in words if word in {"L", "R"}]
 
 
-def _view(elements: Elements) -> str | None:
+def _views(elements: Elements) -> list[str]:
+    """Return the views that elements name, ViewPosition before the codes."""
     position = elements.text("ViewPosition")
-    if position:
-        return position
-    codes = (Elements(item).text("CodeValue") for item in elements.items("ViewCodeSequence"))
-    return next((VIEWS[code] for code in codes if code in VIEWS), None)
+    coded = (VIEW_OF.get(code) for code in _codes(elements, "ViewCodeSequence"))
+    return [view for view in (position, *coded) if view]
+
+
+def _described(elements: Elements) -> tuple[str, ...]:
+    """Return the one side and view that the series' description names; empty where none or more."""
+    found = {
+        (side[0], view)
+        for side, view in DESCRIBED.findall(elements.text("SeriesDescription") or "")
+    }
+    return found.pop() if len(found) == 1 else ()
+
+
+def _codes(elements: Elements, keyword: str) -> Iterator[str]:
+    for item in elements.items(keyword):
+        yield Elements(item).text("CodeValue") or ""
 
 
 def _modifiers(elements: Elements) -> Iterator[str]:
     for view in elements.items("ViewCodeSequence"):
-        for item in Elements(view).items("ViewModifierCodeSequence"):
-            yield Elements(item).text("CodeValue") or ""
+        yield from _codes(Elements(view), "ViewModifierCodeSequence")
 
 
 def _magnification(elements: Elements) -> float:

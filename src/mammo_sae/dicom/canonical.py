@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -10,6 +10,7 @@ from scipy import sparse
 from mammo_sae.dicom.breast import breast_mask, is_on_the_right
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
+from mammo_sae.dicom.padding import with_believed_padding
 from mammo_sae.dicom.pixels import display_values, stored_values
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import (
@@ -38,6 +39,14 @@ class Canonical:
     resized: bool = False
     notices: frozenset[Reason] = frozenset()
 
+    @property
+    def lies_on_the_right(self) -> bool:
+        """Whether the breast lies on the right of the original image."""
+        geometry = self.geometry
+        # Without the padding, which always lies on the right.
+        width = round(geometry.offset_x + geometry.scale_x * (geometry.crop[2] - geometry.crop[0]))
+        return geometry.flipped != is_on_the_right(self.breast[:, :width])
+
 
 def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings) -> Canonical:
     """Preprocess one image.
@@ -54,15 +63,43 @@ def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings)
     Refusal
         If the image has no content or the settings do not fit its header.
     """
-    if isinstance(settings, ClinicalSettings):
-        pixels, geometry = _clinical(header, codes, settings)
-    elif isinstance(settings, MammoClipSettings):
+    padding: frozenset[Reason] = frozenset()
+    if isinstance(settings, MammoClipSettings):
         pixels, geometry = _mammo_clip(header, codes, settings.height, settings.width)
     else:
-        pixels, geometry = _as_is(header, codes, settings)
+        shown, padding = _shown(header, codes, settings)
+        if isinstance(settings, ClinicalSettings):
+            pixels, geometry = _clinical(shown, codes, settings)
+        else:
+            pixels, geometry = _as_is(shown, codes, settings)
     resized = isinstance(settings, AsIsSettings) and codes.shape != pixels.shape
-    notices = _notices(header, pixels, settings)
-    return Canonical(pixels, breast_mask(pixels), geometry, resized, notices)
+    notices = _notices(header, pixels, settings) | padding
+    canonical = Canonical(pixels, breast_mask(pixels), geometry, resized, notices)
+    if not _lies_as_said(header, canonical):
+        canonical = replace(canonical, notices=notices | {Reason.ORIENTATION})
+    return canonical
+
+
+def _shown(
+    header: Header, codes: np.ndarray, settings: ClinicalSettings | AsIsSettings
+) -> tuple[np.ndarray, frozenset[Reason]]:
+    """Return the display value of every code, and what was noticed about the padding."""
+    options = {"voi": "none"}
+    if isinstance(settings, ClinicalSettings):
+        options = {"voi": settings.voi, "voi_index": settings.voi_index}
+    unpadded = display_values(replace(header, padding=None), **options)
+    if header.padding is None:
+        return unpadded, frozenset()
+    header, found = with_believed_padding(header, codes, unpadded)
+    return display_values(header, **options), found
+
+
+def _lies_as_said(header: Header, canonical: Canonical) -> bool:
+    """Say whether the breast lies where rows that go to the front or the back have it."""
+    along = header.acquisition.orientation[0] if header.acquisition.orientation else ""
+    if ("A" in along) == ("P" in along) or not canonical.breast.any():
+        return True
+    return canonical.lies_on_the_right == ("P" in along)
 
 
 def _notices(header: Header, pixels: np.ndarray, settings: ImagesSettings) -> frozenset[Reason]:
@@ -79,9 +116,8 @@ def _notices(header: Header, pixels: np.ndarray, settings: ImagesSettings) -> fr
 
 
 def _clinical(
-    header: Header, codes: np.ndarray, settings: ClinicalSettings
+    shown: np.ndarray, codes: np.ndarray, settings: ClinicalSettings
 ) -> tuple[np.ndarray, Geometry]:
-    shown = display_values(header, voi=settings.voi, voi_index=settings.voi_index)
     step = max(1, max(codes.shape) // THUMBNAIL)
     thumbnail = shown[codes[::step, ::step]]
     if thumbnail.min() == thumbnail.max():
@@ -92,9 +128,8 @@ def _clinical(
 
 
 def _as_is(
-    header: Header, codes: np.ndarray, settings: AsIsSettings
+    shown: np.ndarray, codes: np.ndarray, settings: AsIsSettings
 ) -> tuple[np.ndarray, Geometry]:
-    shown = display_values(header, voi="none")
     _check_content(shown, codes)
     geometry = _whole_image(codes, settings.height, settings.width, flipped=False)
     return _resampled(geometry, codes, shown), geometry

@@ -27,13 +27,13 @@ from mammo_sae.dicom.canonical import canonical_image, published_boxes
 from mammo_sae.dicom.files import read_image, why_unreadable
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
-from mammo_sae.dicom.refusal import Reason, Refusal
+from mammo_sae.dicom.refusal import HEADER_ALONE, Reason, Refusal
 from mammo_sae.dicom.settings import ConversionSettings, TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
-from mammo_sae.stores.images import RASTERS, ImageRecord, ImageWriter, create_image_store
+from mammo_sae.stores.images import NOTICES, RASTERS, ImageRecord, ImageWriter, create_image_store
 
 # A process takes about a second to start; it should have several seconds of decoding to do.
 PIXELS_PER_PROCESS = 100_000_000
@@ -181,7 +181,10 @@ def _convert(
         if reason is not None:
             refused[image_id] = reason
         elif not refused:
-            facts = {**outcome.record.facts, "triage": ";".join(r.code for r in reasons)}
+            facts = dict(outcome.record.facts)
+            for name, alone in (("triage", False), (NOTICES, True)):
+                codes = (r.code for r in reasons if (r in HEADER_ALONE) == alone)
+                facts[name] = ";".join(codes)
             # Shards know nothing of each other: what tells duplicates goes into the store.
             facts |= {name: pseudonyms.content(of) for name, of in outcome.identities.items()}
             writer.write(position, replace(outcome.record, facts=facts))

@@ -25,6 +25,7 @@ READ = (
     "NominalScannedPixelSpacing",
     "NumberOfFrames",
     "PhotometricInterpretation",
+    "PixelAspectRatio",
     "PixelData",
     "PixelPaddingRangeLimit",
     "PixelPaddingValue",
@@ -43,6 +44,7 @@ READ = (
 """Keywords of the only elements that are parsed from a file."""
 
 MOST_SIDE = 65535  # pixels
+MOST_PIXELS = 100_000_000  # digitised film has up to 40 million; more is a decompression bomb
 LEAST_SPACING, MOST_SPACING = 0.02, 2.0  # mm; detectors have .05 to .1, reduced images more
 
 
@@ -156,10 +158,13 @@ def read_header(dataset: Dataset) -> Header:
         Reason.BITS_UNUSED: any(lut.top < 2.0**lut.bits - 1 for lut in (*modality_luts, *voi_luts)),
         Reason.SPACING: spacing_is_odd(elements),
     }
+    rows, columns = _side(elements, "Rows"), _side(elements, "Columns")
+    if rows * columns > MOST_PIXELS:
+        raise Refusal(Reason.TOO_LARGE)
     return Header(
         syntax=UID(str(syntax)).keyword if syntax else "",
-        rows=_side(elements, "Rows"),
-        columns=_side(elements, "Columns"),
+        rows=rows,
+        columns=columns,
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high,
@@ -247,11 +252,14 @@ def _lut(item: Dataset, dataset: Dataset, negative: bool) -> Lut:
         data = item.LUTData
     except Exception:  # elements are parsed when they are asked for
         raise Refusal(Reason.LUT) from None
-    entries = entries or 1 << 16
+    # The first value is never signed, but without a VR in the file it can look so.
+    entries = entries % (1 << 16) or 1 << 16
     # The descriptor's second value is signed when the table's input is; some files are encoded
     # so that it can't be told from the element itself.
     if negative and first >= 1 << 15:
         first -= 1 << 16
+    elif not negative and first < 0:
+        first += 1 << 16
     if isinstance(data, bytes | bytearray):
         order = "<" if dataset.original_encoding[1] else ">"
         packed = len(data) in {entries, entries + 1} and bits <= 8
@@ -300,10 +308,17 @@ def spacing_mm(elements: Elements) -> tuple[float, float]:
 
 
 def spacing_is_odd(elements: Elements) -> bool:
-    """Say whether a spacing is impossible, or that in the breast is beyond the detector's."""
+    """Say whether a spacing is impossible or unequal, or that in the breast beyond the detector's.
+
+    Images are not stretched: where a pixel is no square, lengths in mm are wrong.
+    """
     in_plane, detector = (elements.numbers(k) for k in ("PixelSpacing", "ImagerPixelSpacing"))
     given = [values for values in (in_plane, detector) if values]
     if any(len(values) != 2 or not _is_spacing(values) for values in given):
+        return True
+    ratio = elements.numbers("PixelAspectRatio")
+    pairs = [*given, *([ratio] if len(ratio) == 2 else [])]
+    if any(abs(vertical - horizontal) > 0.01 * abs(vertical) for vertical, horizontal in pairs):
         return True
     return len(given) == 2 and not 0.4 < in_plane[0] / detector[0] < 1.05
 

@@ -92,6 +92,8 @@ def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
         with open_nameless(path) as stream:
             try:
                 dataset = parse_dicom(stream, READ, pixels=True)
+            except Refusal:
+                raise
             except Exception as error:  # the parser raises many kinds on what is no DICOM file
                 stream.seek(0)
                 known = stream.read(132).endswith(b"DICM")
@@ -122,7 +124,12 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     if syntax in UNCHECKED and _is_truncated(dataset, header):
         raise Refusal(Reason.TRUNCATED)
     options = {"correct_unused_bits": False} if native or syntax == uid.RLELossless else {}
-    precision = 0 if native or syntax == uid.RLELossless else _precision(dataset)
+    precision = 0
+    if not native and syntax != uid.RLELossless:
+        precision, size = _frame(dataset)
+        # A stream may claim any size, and its decoder makes room for all of it.
+        if 0 not in size and size != (header.rows, header.columns):
+            raise Refusal(Reason.DECODE, "size")
     if header.bits_stored < precision <= header.bits_allocated:
         # The decoders cut the stream's values down to the bits that they are told of.
         options = {"bits_stored": precision, "correct_unused_bits": False}
@@ -142,26 +149,35 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     return pixels.view(f"u{pixels.dtype.itemsize}")
 
 
-def _precision(dataset: pydicom.Dataset) -> int:
-    """Return the bits that a JPEG, JPEG-LS or JPEG 2000 stream has a pixel; 0 if it can't be told.
+def _frame(dataset: pydicom.Dataset) -> tuple[int, tuple[int, int]]:
+    """Return bits a pixel and (rows, columns) of a JPEG, JPEG-LS or JPEG 2000 stream.
 
-    From its frame header (SOF, the same place in JPEG-LS) or its SIZ segment.
+    From its frame header (SOF, the same place in JPEG-LS) or its SIZ segment; 0 is what can't be
+    told.
     """
+    unknown = 0, (0, 0)
     try:
         stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
         at = 2
         while at + 5 < len(stream):
             marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
             if stream[at] != 0xFF or length < 2:
-                return 0
+                return unknown
             if marker == 0x51:
-                return (stream[at + 40] & 0x7F) + 1
+                ends, starts = stream[at + 6 : at + 14], stream[at + 14 : at + 22]
+                columns, rows = (
+                    int.from_bytes(ends[i : i + 4], "big")
+                    - int.from_bytes(starts[i : i + 4], "big")
+                    for i in (0, 4)
+                )
+                return (stream[at + 40] & 0x7F) + 1, (rows, columns)
             if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
-                return stream[at + 4]
+                rows, columns = (int.from_bytes(stream[at + i : at + i + 2], "big") for i in (5, 7))
+                return stream[at + 4], (rows, columns)
             at += 2 + length
     except Exception:  # a damaged stream: its decoder says so
-        return 0
-    return 0
+        return unknown
+    return unknown
 
 
 def _within_bits(header: Header, codes: np.ndarray) -> tuple[Header, np.ndarray]:

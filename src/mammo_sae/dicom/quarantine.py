@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.dicom.refusal import Reason
-from mammo_sae.stores.images import IDENTITIES, ImageReader
+from mammo_sae.stores.images import IDENTITIES, NOTICES, ImageReader
 from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import write_table
 
@@ -45,8 +45,8 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
         for image_id in read_json(cohort)["files_without_annotation"]
     ]
     facts = store.facts(store.image_ids)
-    if "triage" in facts:
-        for image_id, codes in zip(store.image_ids, facts["triage"], strict=True):
+    for name in facts.columns.intersection(["triage", NOTICES]):
+        for image_id, codes in zip(store.image_ids, facts[name], strict=True):
             rows += [(image_id, "converted", code) for code in codes.split(";") if code]
     rows += [(image_id, "converted", Reason.DUPLICATE.code) for image_id in _duplicates(store)]
     table = pd.DataFrame(sorted(set(rows)), columns=COLUMNS[:3])

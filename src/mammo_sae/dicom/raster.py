@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mammo_sae.dicom.acquisition import Acquisition
-from mammo_sae.dicom.header import Header
+from mammo_sae.dicom.header import MOST_PIXELS, Header
 from mammo_sae.dicom.reading import open_nameless
 from mammo_sae.dicom.refusal import Reason, Refusal
 
@@ -35,7 +35,6 @@ BEGINNINGS = {
     b"\x93NUMPY": "NPY",
 }
 """First bytes of a file -> its kind."""
-MOST_PIXELS = 100_000_000  # digitised film has up to 40 million; more is a decompression bomb
 MOST_BYTES = 1 << 30
 DEPTHS = (8, 10, 12, 14, 16)  # bits that detectors and their software give a pixel
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L", "I;16N"}

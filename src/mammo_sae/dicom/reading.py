@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from mammo_sae.dicom.refusal import Reason, Refusal
+
+MOST_INFLATED = 1 << 29  # bytes of a deflated file; the largest image has less than half of that
+CHUNK = 1 << 20
 
 # pydicom quotes malformed values, and its warnings end in logs. What is malformed and matters is
 # refused with a reason of our own.
@@ -20,9 +28,25 @@ def parse_dicom(stream: BinaryIO, keywords: Sequence[str], *, pixels: bool) -> p
     """Parse a file: only the elements with these keywords, and its file meta information.
 
     `stream` must have no path for a name: pydicom would put it into its messages. Raises whatever
-    pydicom raises.
+    pydicom raises; a Refusal if the file is deflated and larger than any image.
     """
+    _check_inflated(stream)
     return pydicom.dcmread(stream, specific_tags=list(keywords), stop_before_pixels=not pixels)
+
+
+def _check_inflated(stream: BinaryIO) -> None:
+    """Inflate a deflated file piece by piece: pydicom does so at once, whatever comes of it."""
+    read_preamble(stream, force=False)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while (piece := stream.read(CHUNK)) and not inflater.eof:
+            while piece and not inflater.eof:
+                total += len(inflater.decompress(piece, CHUNK))
+                piece = inflater.unconsumed_tail
+                if total > MOST_INFLATED:
+                    raise Refusal(Reason.TOO_LARGE)
+    stream.seek(0)
 
 
 @contextmanager

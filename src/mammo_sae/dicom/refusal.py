@@ -40,9 +40,21 @@ class Reason(Enum):
         "tomosynthesis",
         "the image is a slice, a projection or a synthesis of tomosynthesis",
     )
-    PARTIAL_VIEW = ("partial_view", "the image is a spot or magnification view")
+    PARTIAL_VIEW = (
+        "partial_view",
+        "the image is a spot, magnification or other view of a part of the breast",
+    )
     VIEW = ("view", "the header gives another view than the annotations")
     SIDE = ("side", "the header gives another side than the annotations")
+    AMBIGUOUS = (
+        "ambiguous",
+        "the header names several sides or views; the image's own element is followed",
+    )
+    ORIENTATION = (
+        "orientation",
+        "PatientOrientation is not that of an upright image of this side, or contradicts where the "
+        "breast lies in it",
+    )
     MIRRORED = ("mirrored", "the breast lies on the other side of the image than its side implies")
     NO_BREAST = ("no_breast", "no breast can be told from the background")
     IMPLANT = ("implant", "the breast has an implant")
@@ -50,6 +62,11 @@ class Reason(Enum):
     PRESENTATION = (
         "presentation",
         "PresentationLUTShape contradicts the photometric interpretation, which is followed",
+    )
+    LINEAR = (
+        "linear",
+        "the header says that pixel values are proportional to the X-ray intensity, as those of "
+        "raw data are",
     )
     CONTRAST = ("contrast", "the image shows contrast medium, or the part of it alone")
     LOW_ENERGY = ("low_energy", "the image is the low-energy one of a contrast examination")
@@ -63,7 +80,8 @@ class Reason(Enum):
     DECIMAL_COMMA = ("decimal_comma", "the header has numbers with a decimal comma, read as such")
     SPACING = (
         "spacing",
-        "the header's pixel spacings are impossible for a mammogram, or contradict each other",
+        "the header's pixel spacings are impossible for a mammogram, unequal along rows and "
+        "columns, or contradict each other",
     )
     BITS_EXCEEDED = (
         "bits_exceeded",
@@ -73,6 +91,11 @@ class Reason(Enum):
         "bits_unused",
         "the pixels or a lookup table have fewer bits than the header says; the range that they "
         "use is shown",
+    )
+    PADDING = (
+        "padding",
+        "pixels inside of the breast have the value of the padding; where most of the padding is "
+        "such pixels, it is taken for an ordinary value",
     )
     BESIDE_WINDOW = (
         "beside_window",
@@ -85,6 +108,22 @@ class Reason(Enum):
     def code(self) -> str:
         """The reason's name in settings and reports."""
         return self.value[0]
+
+
+HEADER_ALONE = frozenset(
+    {
+        Reason.AMBIGUOUS,
+        Reason.DECIMAL_COMMA,
+        Reason.DUPLICATE,
+        Reason.MALFORMED,
+        Reason.ORIENTATION,
+        Reason.SIDE,
+        Reason.SPACING,
+        Reason.VIEW,
+    }
+)
+"""Reasons that change no pixel of an image that is converted: it can't be seen what is said wrongly
+of it. So they are no confounders, while what is seen or says how the image was taken may be."""
 
 
 class Refusal(Exception):

@@ -22,14 +22,23 @@ class TriageSettings(Settings):
     tomosynthesis: Policy = Field(
         "refuse", description="single slices, projections and syntheses of tomosynthesis"
     )
-    partial_view: Policy = Field("refuse", description="spot and magnification views")
+    partial_view: Policy = Field(
+        "refuse", description="spot, magnification and other views of a part of the breast"
+    )
     view: Policy = Field("warn", description="header and annotations give different views")
     side: Policy = Field("warn", description="header and annotations give different sides")
+    ambiguous: Policy = Field("warn", description="header names several sides or views")
+    orientation: Policy = Field(
+        "warn", description="PatientOrientation contradicts the side or the pixels"
+    )
     mirrored: Policy = Field("warn", description="the breast lies on the unexpected side")
     no_breast: Policy = Field("warn", description="no breast found in the image")
     implant: Policy = Field("accept", description="breast with an implant")
     implant_displaced: Policy = Field("accept", description="view with the implant displaced")
     presentation: Policy = Field("warn", description="header contradicts itself on inversion")
+    linear: Policy = Field(
+        "warn", description="pixel values proportional to the X-ray intensity by the header"
+    )
     contrast: Policy = Field(
         "refuse", description="subtracted, recombined and other images with contrast medium"
     )
@@ -42,13 +51,14 @@ class TriageSettings(Settings):
     digitised_film: Policy = Field("accept", description="digitised films")
     malformed: Policy = Field("warn", description="malformed element that was not needed")
     decimal_comma: Policy = Field("warn", description="numbers with a decimal comma")
-    spacing: Policy = Field("warn", description="impossible or contradictory pixel spacings")
+    spacing: Policy = Field("warn", description="impossible, unequal or contradictory spacings")
     bits_exceeded: Policy = Field(
         "warn", description="pixels with more bits than the header says; all of them are read"
     )
     bits_unused: Policy = Field(
         "warn", description="pixels or lookup table with fewer bits than the header says"
     )
+    padding: Policy = Field("warn", description="padding value inside of the breast")
     beside_window: Policy = Field(
         "warn", description="nearly all of the image is black or white by its window"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mammo_sae.dicom.breast import is_on_the_right
 from mammo_sae.dicom.canonical import Canonical
 from mammo_sae.dicom.header import Header
 from mammo_sae.dicom.refusal import Reason, Refusal
@@ -35,9 +34,12 @@ def judge_header(header: Header, expected: Expected, policy: TriageSettings) -> 
         Reason.PARTIAL_VIEW: taken.partial,
         Reason.VIEW: taken.view not in {None, expected.view},
         Reason.SIDE: taken.side not in {None, expected.side},
+        Reason.AMBIGUOUS: taken.ambiguous,
+        Reason.ORIENTATION: not _is_upright(taken.orientation, taken.side or expected.side),
         Reason.IMPLANT: taken.implant,
         Reason.IMPLANT_DISPLACED: taken.implant_displaced,
         Reason.PRESENTATION: header.contradictory,
+        Reason.LINEAR: taken.linear and not taken.for_processing,
         **dict.fromkeys(sorted(taken.special | header.notices, key=lambda r: r.code), True),
     }
     return _apply(found, policy)
@@ -46,17 +48,23 @@ def judge_header(header: Header, expected: Expected, policy: TriageSettings) -> 
 def judge_image(canonical: Canonical, expected: Expected, policy: TriageSettings) -> list[Reason]:
     """Return what is found about an image from its pixels; else as `judge_header`."""
     empty = not canonical.breast.any()
-    geometry = canonical.geometry
-    # Without the padding, which always lies on the right.
-    width = round(geometry.offset_x + geometry.scale_x * (geometry.crop[2] - geometry.crop[0]))
-    on_the_right = geometry.flipped != is_on_the_right(canonical.breast[:, :width])
     found = {
         Reason.NO_BREAST: empty,
         Reason.RESIZED: canonical.resized,
-        Reason.MIRRORED: not empty and on_the_right != (expected.side == "R"),
+        Reason.MIRRORED: not empty and canonical.lies_on_the_right != (expected.side == "R"),
         **dict.fromkeys(sorted(canonical.notices, key=lambda r: r.code), True),
     }
     return _apply(found, policy)
+
+
+def _is_upright(orientation: tuple[str, ...], side: str) -> bool:
+    """Say whether columns of pixels go to the feet or, in cranio-caudal views, to the middle.
+
+    So PS3.3 C.7.6.1.1.1 describes images that are hung as usual: `A\\R` of the left breast, `P\\L`
+    of the right, with F for the feet in oblique views. True where nothing is said.
+    """
+    downwards = orientation[1] if len(orientation) == 2 else ""
+    return "H" not in downwards and side not in downwards
 
 
 def _apply(found: dict[Reason, bool], policy: TriageSettings) -> list[Reason]:

@@ -36,6 +36,8 @@ KIND = "images"
 IMAGES_PER_SHARD = 16
 IDENTITIES = ("same_pixels", "same_uid")
 """Facts that two files share only if they are the same."""
+NOTICES = "notices"
+"""The fact that says what is wrong about a file and changes no pixel: codes, joined by ;."""
 RASTERS = frozenset({"JPEG", "NPY", "PNG", "TIFF"})
 """What stands as the fact `transfer_syntax` of files without a DICOM header."""
 

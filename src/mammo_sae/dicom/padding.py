@@ -1,0 +1,50 @@
+"""Whether the header's padding value is one, or a value that tissue has too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from mammo_sae.dicom.header import Header
+from mammo_sae.dicom.pixels import padding_codes
+from mammo_sae.dicom.refusal import Reason
+
+FINE = 1024  # pixels of the longer side that are looked at
+VISIBLE = 0.05  # display value below which it makes no difference that padding is shown black
+LEAST_INSIDE = 0.0001  # share of the image's pixels
+
+
+def with_believed_padding(
+    header: Header, codes: np.ndarray, unpadded: np.ndarray
+) -> tuple[Header, frozenset[Reason]]:
+    """Return the header, without its padding where that is no padding, and what was noticed.
+
+    Padding fills what lies around the breast, so it reaches the image's edge. Pixels of its value
+    that do not, and would not be shown black anyway, are tissue. If they are most of all, the
+    header's value is no padding: all pixels are shown, which is noticed. Else more than a few of
+    them are noticed.
+
+    Parameters
+    ----------
+    header, codes
+        As `mammo_sae.dicom.files.read_image` returns them.
+    unpadded
+        Display values of the codes as they would be without padding, 0 dark to 1 bright.
+    """
+    step = max(1, max(codes.shape) // FINE)
+    part = codes[::step, ::step]
+    where = padding_codes(header)[part]
+    if not where.any():
+        return header, frozenset()
+    labels, n = ndimage.label(where, structure=np.ones((3, 3)))
+    inside = np.ones(n + 1, dtype=bool)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        inside[edge] = False
+    inside[0] = False
+    tissue = inside[labels] & (unpadded[part] > VISIBLE)
+    if 2 * tissue.sum() > where.sum():
+        return replace(header, padding=None), frozenset({Reason.PADDING})
+    many = tissue.sum() > LEAST_INSIDE * part.size
+    return header, frozenset({Reason.PADDING} if many else ())
