@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import pytest
 from pydicom import Dataset, uid
@@ -16,32 +14,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-# JPEG streams carry codes, whose sign the header alone tells; those of JPEG 2000 have a sign.
-CODES = {
-    uid.JPEGBaseline8Bit: partial(imagecodecs.jpeg_encode, level=100),
-    uid.JPEGExtended12Bit: partial(imagecodecs.jpeg_encode, level=100, bitspersample=12),
-    uid.JPEGLossless: partial(imagecodecs.jpeg_encode, lossless=True, predictor=6),
-    uid.JPEGLosslessSV1: partial(imagecodecs.jpeg_encode, lossless=True, predictor=1),
-    uid.JPEGLSLossless: imagecodecs.jpegls_encode,
-    uid.JPEGLSNearLossless: partial(imagecodecs.jpegls_encode, level=2),
-}
-VALUES = {
-    uid.JPEG2000Lossless: partial(imagecodecs.jpeg2k_encode, codecformat="j2k", reversible=True),
-    uid.JPEG2000: partial(imagecodecs.jpeg2k_encode, codecformat="j2k", level=80),
-    uid.HTJ2KLossless: partial(imagecodecs.htj2k_encode, reversible=True),
-    uid.HTJ2KLosslessRPCL: partial(imagecodecs.htj2k_encode, reversible=True),
-    uid.HTJ2K: partial(imagecodecs.htj2k_encode, level=1e-5, reversible=False),
-}
-
-
-def encoded(stored: np.ndarray, bits: int, syntax: str) -> bytes:
-    """Return one frame of stored values [rows, columns] as a stream of a JPEG family."""
-    if syntax in VALUES:
-        depth = {"bitspersample": bits} if syntax in {uid.JPEG2000, uid.JPEG2000Lossless} else {}
-        return bytes(VALUES[syntax](stored, **depth))
-    codes = stored.view(f"u{stored.dtype.itemsize}") & ((1 << bits) - 1)
-    depth = {"bitspersample": bits} if syntax in {uid.JPEGLossless, uid.JPEGLosslessSV1} else {}
-    return bytes(CODES[syntax](codes.astype(stored.dtype.str.replace("i", "u")), **depth))
+from dicom_streams import encoded
 
 
 def breast_picture(rows: int = 120, columns: int = 80, *, side: str = "L") -> np.ndarray:

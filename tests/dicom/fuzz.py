@@ -2,11 +2,13 @@
 
     python tests/dicom/fuzz.py --count 20000
 
-Seeds are small mammograms in every transfer syntax. A file is damaged in one to four ways drawn
-from its number, so a finding is repeated with `--first NUMBER --count 1`. Files are read in child
-processes with limited memory and a time limit per file. An error that is not a refusal, or a hang,
-is a failure: it is printed, and the exit status is 1. Where a decoder ends its process, the file is
-read again as the `images` step would, which must refuse it: these are counted as `died, refused`.
+Seeds are small mammograms in every transfer syntax, and small grey files of the pydicom wheel. A
+file is damaged in one to five ways drawn from its number (bytes, length, elements gone, of another
+VR or with values that mean nothing), so a finding is repeated with `--first NUMBER --count 1`.
+Files are read in child processes with limited memory and a time limit per file. An error that is
+not a refusal, or a hang, is a failure: it is printed, and the exit status is 1. Where a decoder
+ends its process, the file is read again as the `images` step would, which must refuse it: these are
+counted as `died, refused`.
 """
 
 from __future__ import annotations
@@ -20,19 +22,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom import uid
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.dicom.canonical import canonical_image
 from mammo_sae.dicom.convert import isolated
 from mammo_sae.dicom.pixels import read_pixels
-from mammo_sae.dicom.refusal import Refusal
+from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings, TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
 
@@ -75,6 +80,26 @@ VALUES = {
     "PatientAge": ("999Y", "-01Y", "abc", "1" * 300),
     "PixelData": (b"", b"\0", b"\0\1" * 7000),
 }
+WARN = TriageSettings(
+    **dict.fromkeys((r.code for r in Reason if r.code in TriageSettings.model_fields), "warn")
+)
+REPRESENTATIONS = (
+    "AE",
+    "AS",
+    "CS",
+    "DS",
+    "FD",
+    "IS",
+    "LO",
+    "OB",
+    "PN",
+    "SQ",
+    "SS",
+    "UN",
+    "US",
+    "ZZ",
+)
+LARGEST = 60_000  # bytes of a seed
 SYNTAXES = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
@@ -123,15 +148,22 @@ def dicom(syntax: str, bits: int, stored: bytes) -> Dataset:
     dataset.ImagerPixelSpacing = ["0.1", "0.1"]
     dataset.WindowCenter, dataset.WindowWidth = [f"{1 << (bits - 1)}"] * 2, [f"{1 << bits}"] * 2
     dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399162004", "SCT", "cc"
-    code.ViewModifierCodeSequence = [Dataset()]
-    dataset.ViewCodeSequence = [code]
+    view = code("399162004")
+    view.ViewModifierCodeSequence = [Dataset()]
+    dataset.ViewCodeSequence = [view]
     dataset.PixelData = stored
     dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
     return dataset
 
 
+def code(value: str) -> Dataset:
+    """Return a code of SNOMED CT."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", "x"
+    return item
+
+
+@lru_cache(maxsize=1)
 def corpus() -> list[bytes]:
     """Return the seeds: one file per transfer syntax, and three more with lookup tables."""
     found = []
@@ -160,10 +192,18 @@ def corpus() -> list[bytes]:
         dataset["PixelData"].is_undefined_length = True
         dataset.file_meta.TransferSyntaxUID = syntax
         found.append(dataset)
-    return [written(dataset) for dataset in found]
+    wheel = Path(pydicom.__file__).parent / "data" / "test_files"
+    paths = [path for path in sorted(wheel.glob("*.dcm")) if path.stat().st_size < LARGEST]
+    grey = (content for path in paths if b"MONOCHROME" in (content := path.read_bytes()))
+    return [*(written(dataset) for dataset in found), *grey]
 
 
 def written(dataset: Dataset) -> bytes:
+    """Return a file's bytes; elements that are bytes stay as they are."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    encoding = syntax.is_implicit_VR, syntax.is_little_endian
+    # The writer parses what it takes for another encoding's bytes, and there may be no value.
+    dataset.set_original_encoding(*encoding, dataset._character_set)
     out = BytesIO()
     dataset.save_as(out, enforce_file_format=True)
     return out.getvalue()
@@ -171,28 +211,52 @@ def written(dataset: Dataset) -> bytes:
 
 def mutated(seed: bytes, random: np.random.Generator) -> bytes:
     """Return `seed` damaged: values of its header, then its bytes."""
-    if random.random() < 0.4:
+    draw = random.random()
+    if draw < 0.35:
         seed = with_other_values(seed, random)
+    elif draw < 0.6:
+        seed = with_other_elements(seed, random)
     content = bytearray(seed)
-    for _ in range(int(random.integers(1, 4))):
+    # Half of those keep their bytes, so that they are read to the end.
+    least = int(draw >= 0.6 or random.random() < 0.5)
+    for _ in range(int(random.integers(least, 3 * least + 1))):
         damage(content, random)
     return bytes(content)
 
 
+def with_other_elements(seed: bytes, random: np.random.Generator) -> bytes:
+    """Return a file without some of its elements, and with some of another VR."""
+    try:
+        dataset = pydicom.dcmread(BytesIO(seed))
+        dataset.file_meta.TransferSyntaxUID  # noqa: B018  (it must be there to be written)
+        tags = [tag for tag in dataset.keys() if tag != 0x7FE00010]  # noqa: SIM118
+        for tag in random.choice(tags, min(len(tags), 4), replace=False):
+            tag = pydicom.tag.Tag(int(tag))
+            raw = dataset.get_item(tag)
+            if random.random() < 0.5 or not isinstance(raw, RawDataElement):
+                del dataset[tag]
+            else:
+                dataset[tag] = raw._replace(VR=str(random.choice(REPRESENTATIONS)))
+        return written(dataset)
+    except Exception:  # what can't be read or written is damaged enough
+        return seed
+
+
 def with_other_values(seed: bytes, random: np.random.Generator) -> bytes:
     """Return a well-formed file with extreme values, or with another transfer syntax's name."""
-    dataset = pydicom.dcmread(BytesIO(seed))
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    for name in random.choice(list(VALUES), size=2, replace=False):
-        choices = VALUES[name]
-        setattr(dataset, str(name), choices[int(random.integers(len(choices)))])
+    names = random.choice(list(VALUES), size=2, replace=False)
+    chosen = [int(random.integers(len(VALUES[name]))) for name in names]
     try:
+        dataset = pydicom.dcmread(BytesIO(seed))
+        for name, choice in zip(names, chosen, strict=True):
+            setattr(dataset, str(name), VALUES[name][choice])
         content = written(dataset)
+        old = str(dataset.file_meta.TransferSyntaxUID)
     except Exception:  # what can't be written is not a file
         return seed
     if random.random() < 0.2:
-        old = str(dataset.file_meta.TransferSyntaxUID)
         new = str(SYNTAXES[int(random.integers(len(SYNTAXES)))])
         if len(new) <= len(old):
             content = content.replace(old.encode(), new.ljust(len(old), "\0").encode(), 1)
@@ -234,30 +298,37 @@ def outcome(path: Path) -> str:
     for settings in PREPROCESSINGS:
         try:
             header, codes = read_pixels(path)
-            judge_header(header, Expected("L", "CC"), TriageSettings())
+            judge_header(header, Expected("L", "CC"), WARN)
             canonical = canonical_image(header, codes, settings)
             assert canonical.pixels.shape == (settings.height, settings.width)
-            judge_image(canonical, Expected("L", "CC"), TriageSettings())
+            judge_image(canonical, Expected("L", "CC"), WARN)
             assert np.isfinite(canonical.geometry.affine).all()
         except Refusal as refusal:
             found = refusal.reason.code
     return found
 
 
-def child(first: int, count: int, progress: Path) -> None:
-    """Read the files `first` to `first + count` and write a line per file to `progress`."""
+def damaged(number: int, path: Path) -> str:
+    """Read the damaged file with this number."""
+    path.write_bytes(file_of(number, corpus()))
+    return outcome(path)
+
+
+Case = Callable[[int, Path], str]
+
+
+def child(case: Case, first: int, count: int, progress: Path) -> None:
+    """Run the cases `first` to `first + count` and write a line per case to `progress`."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    seeds = corpus()
     with tempfile.TemporaryDirectory() as folder, progress.open("a") as lines:
         path = Path(folder) / "fuzz.dcm"
         for number in range(first, first + count):
-            path.write_bytes(file_of(number, seeds))
             signal.alarm(SECONDS)  # ends the process, in the middle of C code too
             try:
-                found = outcome(path)
+                found = case(number, path)
             except BaseException as error:
-                found = f"FAILURE {type(error).__name__}: {str(error)[:120]}"
+                found = f"FAILURE {type(error).__name__}: {str(error)[:600]}"
             signal.alarm(0)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             lines.write(json.dumps([number, found, peak]) + "\n")
@@ -277,8 +348,11 @@ def file_of(number: int, seeds: list[bytes]) -> bytes:
     return mutated(seeds[number % len(seeds)], np.random.default_rng([20260, number]))
 
 
-def drive(first: int, count: int) -> dict:
-    """Read all files in children; a child that dies is replaced after the file it died of."""
+def drive(script: Path, first: int, count: int) -> dict:
+    """Run all of a script's cases in children; one that dies is replaced after the file it died of.
+
+    Of damaged files alone a decoder may end its process, if the step survives it.
+    """
     counts: collections.Counter = collections.Counter()
     failures: list[tuple[int, str]] = []
     peak = 0
@@ -289,7 +363,7 @@ def drive(first: int, count: int) -> dict:
             log.write_text("")
             here = min(CHUNK, end - number)
             done = subprocess.run(
-                [sys.executable, __file__, "--child", str(number), str(here), str(log)],
+                [sys.executable, str(script), "--child", str(number), str(here), str(log)],
                 capture_output=True,
                 check=False,
                 env={**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"},
@@ -300,7 +374,8 @@ def drive(first: int, count: int) -> dict:
                 counts["FAILURE" if found.startswith("FAILURE") else found] += 1
                 if found.startswith("FAILURE"):
                     failures.append((at, found))
-            if done.returncode == -signal.SIGABRT and refused_where_it_dies(number):
+            damages = script == Path(__file__) and done.returncode == -signal.SIGABRT
+            if damages and refused_where_it_dies(number):
                 counts["died, refused"] += 1
                 number += 1
             elif done.returncode != 0:
@@ -311,19 +386,20 @@ def drive(first: int, count: int) -> dict:
     return {"counts": dict(counts.most_common()), "failures": failures, "peak_mb": peak}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(script: Path, case: Case) -> int:
+    """Run the cases of a script that the command line asks for; print the counts and failures."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        child(int(given.child[0]), int(given.child[1]), Path(given.child[2]))
+        child(case, int(given.child[0]), int(given.child[1]), Path(given.child[2]))
         return 0
-    report = drive(given.first, given.count)
+    report = drive(script, given.first, given.count)
     print(json.dumps(report, indent=1))
     return 1 if report["failures"] else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(__file__), damaged))

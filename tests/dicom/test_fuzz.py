@@ -1,4 +1,7 @@
-"""A small part of the fuzz run, and headers of any values; `python tests/dicom/fuzz.py` is all."""
+"""Small parts of the fuzz runs, and headers of any values.
+
+All of them are `python tests/dicom/fuzz.py` and `python tests/dicom/metamorphic.py`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from pydicom.tag import Tag
 from mammo_sae.dicom.header import READ
 
 SCRIPT = Path(__file__).with_name("fuzz.py")
+METAMORPHIC = Path(__file__).with_name("metamorphic.py")
 SPECIFICATION = importlib.util.spec_from_file_location("fuzz", SCRIPT)
 fuzz = importlib.util.module_from_spec(SPECIFICATION)
 SPECIFICATION.loader.exec_module(fuzz)
@@ -98,10 +102,10 @@ def test_any_header_values_convert_or_are_refused(tmp_path_factory, unvalidated)
     assert {"converted", "header", "bits"} <= found
 
 
-def test_damaged_files_convert_or_are_refused_within_bounded_memory():
-    # A part of the numbers in which a decoder ends its process once (3536).
+def report_of(script: Path, *, first: int, count: int) -> dict:
+    """Run these cases of a script; return what it reports."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--first", "3400", "--count", "300"],
+        [sys.executable, str(script), "--first", str(first), "--count", str(count)],
         capture_output=True,
         text=True,
         check=False,
@@ -109,6 +113,26 @@ def test_damaged_files_convert_or_are_refused_within_bounded_memory():
     report = json.loads(done.stdout)
     assert report["failures"] == []
     assert done.returncode == 0
-    assert report["counts"]["converted"] > 30
-    assert sum(report["counts"].values()) == 300
+    assert sum(report["counts"].values()) == count
     assert report["peak_mb"] < 500
+    return report
+
+
+def test_damaged_files_convert_or_are_refused_within_bounded_memory():
+    report = report_of(SCRIPT, first=0, count=300)
+    assert report["counts"]["converted"] > 30
+
+
+def test_a_file_in_other_words_is_the_same_and_a_picture_is_what_the_formulas_say():
+    counts = report_of(METAMORPHIC, first=0, count=150)["counts"]
+    assert counts["the same"] == 50
+    assert counts["as meant"] > 40
+    assert counts["noticed as it must be"] + counts["refused as it must be"] == 50
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("script", "count"), [(SCRIPT, 10_000), (METAMORPHIC, 20_000)], ids=["damaged", "metamorphic"]
+)
+def test_many_more_files(script, count):
+    report_of(script, first=10_000, count=count)
