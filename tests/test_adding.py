@@ -1,4 +1,4 @@
-"""The words of docs/architecture.md on adding an analysis, followed in a copy of the project."""
+"""What is added as docs/architecture.md says: the files it touches, and what it makes stale."""
 
 from __future__ import annotations
 
@@ -11,97 +11,51 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[1]
-PARTS = ("Snakefile", "workflow", "src", "config", "profiles", "envs", "docs", "tests")
-
-MODULE = '''"""Step: how dark an image is."""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-from mammo_sae.analysis.cases import Identity
-from mammo_sae.analysis.darkness_settings import DarknessSettings
-from mammo_sae.stores.tables import read_table, write_table
-
-
-def run(settings: DarknessSettings, *, identity: Identity, images: Path, output: Path) -> None:
-    """Write the first images of the cohort."""
-    write_table(identity.label(read_table(images).head(settings.images)), output)
-'''
-SETTINGS = '''"""Settings of the step `darkness`."""
-
-from __future__ import annotations
-
-from pydantic import Field
-
-from mammo_sae.settings import Settings
-
-
-class DarknessSettings(Settings):
-    """How dark an image is."""
-
-    images: int = Field(5, ge=1, description="images shown")
-'''
-VERB = '''@app.command()
-def darkness(settings: SettingsText, run: Run, images: Images, output: Output) -> None:
-    """Show how dark images are."""
-    _run("darkness", settings, identity=_identity(run), images=images, output=output)
-
-
-@app.command()
-def truth('''
-RULE = """
-
-rule darkness:
-    input:
-        images=COHORT["images"],
-    output:
-        f"{ANALYSIS}/darkness.parquet",
-    log:
-        f"{RESULTS}/logs/darkness/{RUN}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/darkness/{RUN}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(60),
-    params:
-        cfg=cfg("darkness"),
-        code=code("darkness"),
-    message:
-        "Darkness: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
-    shell:
-        "python -m mammo_sae darkness --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
-        " --output {output:q} 2> {log:q}"
-"""
-# What every job of every step would be given: its settings and its code.
-PARAMETERS = """
-import json
-from pathlib import Path
+from adding import add_analysis, add_dataset, add_variant
 from mammo_sae.config import read_config
 from mammo_sae.digests import read_pins
 from mammo_sae.steps import STEPS
-config, pins = read_config([]), read_pins(Path("envs/constraints.txt"))
-w = {"part": "test", "layer": "head", "sae": "topk", "seed": "0"}
-encoders = {"finetune": "finetuned"}
-print(json.dumps({
-    name: [
-        step.code(pins),
-        step.settings and config.slice(name, {**w, "encoder": encoders.get(name, "pretrained")}),
-    ]
-    for name, step in STEPS.items()
-}))
+
+PROJECT = Path(__file__).parents[1]
+PARTS = ("Snakefile", "workflow", "src", "config", "profiles", "envs", "docs", "tests")
+PACKAGE = "src/mammo_sae/"
+# What is added -> how, and the files of the project that this touches.
+ADDITIONS = {
+    "analysis": (
+        add_analysis,
+        {f"{PACKAGE}{name}.py" for name in ("config", "steps", "cli")}
+        | {f"{PACKAGE}analysis/darkness.py", f"{PACKAGE}analysis/darkness_settings.py"}
+        | {"workflow/rules/analysis.smk", "workflow/rules/report.smk"},
+    ),
+    "variant": (add_variant, {f"{PACKAGE}sae/variants/thinned.py", f"{PACKAGE}sae/settings.py"}),
+    "dataset": (add_dataset, {f"{PACKAGE}cohorts/second.py", f"{PACKAGE}cohorts/settings.py"}),
+}
+
+# What every job would be given; then what is generated is written.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+import test_adding, test_modules
+from mammo_sae.config import default_yaml
+print(json.dumps(test_adding.jobs_of_all_steps()))
+Path("config/config.yaml").write_text(default_yaml())
+test_modules.write_table()
 """
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert text.count(old) >= 1, f"{path.name} no longer holds {old!r}: adapt this test"
-    path.write_text(text.replace(old, new, 1))
+def jobs_of_all_steps() -> dict[str, list[str]]:
+    """Return what a job of every step would be given: its settings and its code."""
+    config, pins = read_config([]), read_pins(PROJECT / "envs" / "constraints.txt")
+    wildcards = {"part": "test", "layer": "head", "sae": "topk", "seed": "0"}
+    found = {}
+    for name, step in STEPS.items():
+        encoder = "finetuned" if name == "finetune" else "pretrained"
+        settings = "{}"
+        if step.settings is not None:
+            settings = config.slice(name, {**wildcards, "encoder": encoder})
+        found[name] = [settings, step.code(pins, settings)]
+    return found
 
 
 def python(folder: Path, *words: str) -> str:
@@ -117,38 +71,18 @@ def python(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def add_analysis(folder: Path) -> None:
-    """Follow docs/architecture.md: the files it names, and no other."""
-    package, rules = folder / "src" / "mammo_sae", folder / "workflow" / "rules"
-    (package / "analysis" / "darkness.py").write_text(MODULE)
-    (package / "analysis" / "darkness_settings.py").write_text(SETTINGS)
-    imported = "from mammo_sae.analysis.darkness_settings import DarknessSettings\n"
-    first = "from mammo_sae.analysis.settings import ("
-    edit(package / "config.py", first, imported + first)
-    edit(
-        package / "config.py",
-        "    truth: TruthSettings =",
-        '    darkness: DarknessSettings = Field(DarknessSettings(), description="darkness")\n'
-        "    truth: TruthSettings =",
-    )
-    first = "from mammo_sae.analysis import settings as analysis\n"
-    edit(package / "steps.py", first, first + imported)
-    entry = '    "truth": Step('
-    added = '    "darkness": Step("mammo_sae.analysis.darkness", DarknessSettings),\n'
-    edit(package / "steps.py", entry, added + entry)
-    edit(package / "cli.py", "@app.command()\ndef truth(", VERB)
-    rule = rules / "analysis.smk"
-    rule.write_text(rule.read_text() + RULE)
-    table = '    "latents": of_runs('
-    added = '    "darkness": of_runs(f"{ANALYSIS}/darkness.parquet"),\n'
-    edit(rules / "report.smk", table, added + table)
-    written = python(folder, "-m", "mammo_sae", "default-config")
-    (folder / "config" / "config.yaml").write_text(written)
-    python(folder, "tests/test_modules.py")
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the project's files by their path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {"__pycache__", ".snakemake"} & {*path.parts}
+    }
 
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory) -> tuple[Path, dict]:
+    """A project to which one of everything is added, and the files that each addition touched."""
     folder = tmp_path_factory.mktemp("adding")
     for part in PARTS:
         source, target = PROJECT / part, folder / part
@@ -156,27 +90,53 @@ def copied(tmp_path_factory) -> tuple[Path, dict]:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    before = json.loads(python(folder, "-c", PARAMETERS))
-    add_analysis(folder)
-    return folder, before
+    touched = {}
+    for name, (add, _) in ADDITIONS.items():
+        before = contents(folder)
+        add(folder)
+        after = contents(folder)
+        touched[name] = {path for path, text in after.items() if before.get(path) != text}
+    return folder, touched
 
 
-def test_an_analysis_that_is_added_makes_no_other_step_stale(copied):
-    folder, before = copied
-    after = json.loads(python(folder, "-c", PARAMETERS))
-    assert after.keys() - before.keys() == {"darkness"}
-    assert {name: after[name] for name in before} == before
+@pytest.fixture(scope="module")
+def jobs(copied) -> dict:
+    """The jobs of the project to which one of everything is added; generated files are written."""
+    return json.loads(python(copied[0], "-c", PROGRAM))
 
 
-def test_an_analysis_that_is_added_is_planned_with_its_table(copied):
+def test_what_is_added_makes_no_other_step_stale(jobs):
+    before = jobs_of_all_steps()
+    assert jobs.keys() - before.keys() == {"darkness"}
+    assert {name: jobs[name] for name in before} == before
+
+
+@pytest.mark.parametrize("kind", ADDITIONS)
+def test_an_addition_touches_the_files_that_the_documentation_names_and_no_other(copied, kind):
+    _, touched = copied
+    assert touched[kind] == ADDITIONS[kind][1]
+    page = (PROJECT / "docs" / "architecture.md").read_text()
+    [words] = [
+        part for part in page.split("\n- *") if part.lower().partition("*")[0].endswith(kind)
+    ]
+    for file in touched[kind]:
+        folder, _, name = file.removeprefix(PACKAGE).rpartition("/")
+        assert name in words or f"{folder}/" in words, file
+
+
+@pytest.mark.workflow
+def test_what_is_added_is_part_of_the_settings_and_is_planned(copied, jobs, tmp_path):
     folder, _ = copied
-    plan = python(folder, "-m", "snakemake", "-n", "--cores", "2")
-    assert "analysis/finetuned/head/topk/seed0/darkness.parquet" in plan
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("saes: {thin: {variant: {name: thinned}, latents: 64}}")
+    plan = python(folder, "-m", "snakemake", "-n", "--cores", "2", "--configfile", str(overlay))
+    assert "analysis/finetuned/head/thin/seed0/darkness.parquet" in plan
     assert "tables/darkness.csv" in plan
+    assert "sae/finetuned/head/thin/seed0/sae.json" in plan
 
 
 @pytest.mark.soak
-def test_the_projects_tests_pass_with_an_analysis_that_is_added(copied):
+def test_the_projects_tests_pass_with_what_is_added(copied, jobs):
     folder, _ = copied
     files = ("modules", "rules", "slices", "config", "cli", "stale", "settings", "digests")
     python(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mammo_sae.digests import code_digest, import_closure
+from mammo_sae.steps import STEPS
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -81,3 +82,32 @@ def test_an_import_inside_a_function_counts(copy):
     before = _digest(copy, "mammo_sae.passes")
     _edit(copy, "stores/codes.py", "IMAGES_PER_SHARD = 64", "IMAGES_PER_SHARD = 32")
     assert _digest(copy, "mammo_sae.passes") != before
+
+
+def test_an_import_for_types_alone_does_not_count(copy):
+    before = _digest(copy, "mammo_sae.passes")
+    first = "from collections.abc import"
+    block = "if TYPE_CHECKING:\n    from mammo_sae.stores import codes\n\n"
+    _edit(copy, "passes.py", first, f"from typing import TYPE_CHECKING\n{first}")
+    _edit(copy, "passes.py", 'SEPARATOR = "+"', block + 'SEPARATOR = "+"')
+    typed = _digest(copy, "mammo_sae.passes")
+    assert typed != before  # the import of TYPE_CHECKING is code
+    _edit(copy, "stores/codes.py", "IMAGES_PER_SHARD = 64", "IMAGES_PER_SHARD = 32")
+    _edit(copy, "passes.py", "import codes", "import codes, images")
+    assert _digest(copy, "mammo_sae.passes") == typed
+    _edit(copy, "passes.py", "if TYPE_CHECKING:", "if True:")
+    assert _digest(copy, "mammo_sae.passes") != typed
+
+
+def test_a_steps_code_holds_the_modules_that_its_settings_ask_for_and_no_other():
+    def variants(name: str) -> set[str]:
+        parts = import_closure(*STEPS["train_sae"].modules(f'{{"variant":{{"name":"{name}"}}}}'))
+        return {part.rpartition(".")[2] for part in parts if ".variants." in part}
+
+    assert variants("topk") == {"base", "registry", "topk"}
+    assert variants("matryoshka") == {"base", "registry", "topk", "batch_topk", "matryoshka"}
+    assert variants("published") == {"base", "registry", "published"}
+    for step in ("cohort", "images"):
+        closure = import_closure(*STEPS[step].modules('{"kind":"cmmd"}'))
+        assert "mammo_sae.cohorts.cmmd" in closure
+        assert "mammo_sae.cohorts.vindr" not in closure

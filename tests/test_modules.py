@@ -28,7 +28,7 @@ def modules() -> list[str]:
 def steps_of(module: str) -> str:
     """Return the steps whose import closure holds `module`, as the table writes them."""
     full = f"{PACKAGE}.{module}"
-    steps = {name for name, step in STEPS.items() if full in import_closure(step.module)}
+    steps = {name for name, step in STEPS.items() if full in import_closure(*step.all_modules())}
     others = sorted(STEPS.keys() - steps)
     if not others:
         return "all"

@@ -169,15 +169,23 @@ def _record(step: str, provenance: Any, arguments: Mapping[str, Any]) -> None:
     about = without_paths(provenance).model_dump(mode="json")
     about["inputs"] |= _digests(given)
     if outputs:
-        write_record(outputs, about, packages(STEPS[step].module))
+        write_record(outputs, about, packages(*STEPS[step].modules(provenance.config)))
 
 
 def _provenance(step: str, settings: str, inputs: Sequence[Path]) -> Any:
     from mammo_sae.provenance import Provenance
     from mammo_sae.steps import STEPS
 
-    digest = STEPS[step].digest()
+    digest = STEPS[step].digest(settings)
     return Provenance(step=step, config=settings, code=digest, inputs=_digests(inputs))
+
+
+def _code(step: str, settings: Any) -> str:
+    """Return the digest of the code that a step runs with `settings`."""
+    from mammo_sae.settings import canonical_json
+    from mammo_sae.steps import STEPS
+
+    return STEPS[step].digest(canonical_json(settings))
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:
@@ -440,7 +448,10 @@ def train_sae(
 ) -> None:
     """Train a sparse autoencoder on one layer's cells of the training split."""
     # A path may hold an equals sign, and the settings too; only they begin with a brace.
-    others = dict(_description_and_settings(text) for text in beside or [])
+    others = {
+        Path(path): _settings("train_sae", text)
+        for path, text in (_description_and_settings(text) for text in beside or [])
+    }
     _run(
         "train_sae",
         settings,
@@ -452,7 +463,8 @@ def train_sae(
         description=description,
         log=history,
         image_stores=image_stores or [],
-        beside={Path(path): _settings("train_sae", text) for path, text in others.items()},
+        beside=others,
+        codes={own.variant.name: _code("train_sae", own) for own in others.values()},
     )
 
 

@@ -10,7 +10,7 @@ import ast
 import hashlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -44,21 +44,23 @@ def module_path(module: str) -> Path | None:
 
 
 @cache
-def import_closure(module: str) -> tuple[str, ...]:
-    """Return the sorted names of `module` and all modules of this package that it imports.
+def import_closure(*modules: str) -> tuple[str, ...]:
+    """Return the sorted names of `modules` and all modules of this package that they import.
 
     Imports are read from the syntax tree, wherever they stand (inside functions too), without
-    running anything; parent packages count, since importing a module runs their `__init__`.
+    running anything; parent packages count, since importing a module runs their `__init__`. Imports
+    under `if TYPE_CHECKING` at the top of a module never run and don't count.
 
     Raises
     ------
     ModuleNotFoundError
-        If `module` is not a module of this package.
+        If one of `modules` is not a module of this package.
     """
-    if module_path(module) is None:
-        raise ModuleNotFoundError(f"no module {module} in {SOURCE}")
+    for module in modules:
+        if module_path(module) is None:
+            raise ModuleNotFoundError(f"no module {module} in {SOURCE}")
     seen: set[str] = set()
-    pending = [module]
+    pending = [*modules]
     while pending:
         name = pending.pop()
         if name in seen:
@@ -69,27 +71,27 @@ def import_closure(module: str) -> tuple[str, ...]:
 
 
 @cache
-def code_digest(module: str) -> str:
-    """Return a digest of what `module` does: the syntax trees of its import closure.
+def code_digest(*modules: str) -> str:
+    """Return a digest of what `modules` do: the syntax trees of their import closure.
 
     Comments, docstrings, formatting and file times do not enter, so editing them leaves every
     result fresh.
     """
     digest = hashlib.sha256()
-    for name in import_closure(module):
+    for name in import_closure(*modules):
         digest.update(f"{name}\n{_tree_digest(name)}\n".encode())
     return digest.hexdigest()[:32]
 
 
 @cache
-def packages(module: str) -> tuple[str, ...]:
-    """Return the distributions on which the results of `module` may depend, sorted.
+def packages(*modules: str) -> tuple[str, ...]:
+    """Return the distributions on which the results of `modules` may depend, sorted.
 
-    Those whose modules its import closure imports, and those they call upon themselves to decode
+    Those whose modules their import closure imports, and those they call upon themselves to decode
     images and chunks.
     """
     found: set[str] = set()
-    for name in import_closure(module):
+    for name in import_closure(*modules):
         for node in ast.walk(_tree(name)):
             if isinstance(node, ast.Import):
                 found.update(alias.name.split(".")[0] for alias in node.names)
@@ -107,16 +109,16 @@ def read_pins(constraints: Path) -> dict[str, str]:
     return {_normal(name): version for name, _, version in pins}
 
 
-def code_parts(module: str, pins: Mapping[str, str]) -> dict[str, str]:
-    """Return what decides, part by part, whether results of `module` are still its results.
+def code_parts(modules: Sequence[str], pins: Mapping[str, str]) -> dict[str, str]:
+    """Return what decides, part by part, whether results of `modules` are still their results.
 
-    The modules of its import closure with the digests of their syntax trees, and the packages it
-    depends on with their pinned versions: so that what changed can be named, not only that
+    The modules of their import closure with the digests of their syntax trees, and the packages
+    they depend on with their pinned versions: so that what changed can be named, not only that
     something did. The versions are those that the project asks for, not those of the machine at
     hand, on which the step may not even run.
     """
-    parts = {name: _tree_digest(name)[:16] for name in import_closure(module)}
-    return parts | {name: pins[name] for name in packages(module) if name in pins}
+    parts = {name: _tree_digest(name)[:16] for name in import_closure(*modules)}
+    return parts | {name: pins[name] for name in packages(*modules) if name in pins}
 
 
 def _normal(distribution: str) -> str:
@@ -125,20 +127,36 @@ def _normal(distribution: str) -> str:
 
 @cache
 def _tree(module: str) -> ast.Module:
+    return _parsed(module)
+
+
+def _parsed(module: str) -> ast.Module:
     path = module_path(module)
     assert path is not None
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree.body = [node for node in tree.body if not _is_for_types(node)]
+    return tree
+
+
+def _is_for_types(node: ast.stmt) -> bool:
+    """Return whether a statement is an `if TYPE_CHECKING` without `else`, which never runs."""
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+        and not node.orelse
+    )
 
 
 @cache
 def _tree_digest(module: str) -> str:
-    tree = _without_docstrings(_tree(module))
+    tree = _parsed(module)
+    _remove_docstrings(tree)
     return hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    copy = ast.parse(ast.unparse(tree))
-    for node in ast.walk(copy):
+def _remove_docstrings(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         first = node.body[0] if node.body else None
@@ -148,7 +166,6 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
             and isinstance(first.value.value, str)
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    return copy
 
 
 def _imports(module: str) -> set[str]:

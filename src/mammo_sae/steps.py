@@ -6,41 +6,93 @@ digest of the step; the settings model reads its slice of the configuration back
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from mammo_sae.analysis import settings as analysis
 from mammo_sae.cohorts.phantom.settings import PhantomPartSettings
+from mammo_sae.cohorts.readers import reader_module
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.dicom.settings import ConversionSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
 from mammo_sae.report import settings as report
-from mammo_sae.sae.settings import QualitySettings, SaeTraining
+from mammo_sae.sae.settings import QualitySettings, SaeTraining, Variant
+from mammo_sae.sae.variants.registry import variant_module
 from mammo_sae.settings import canonical_json
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A module that a step imports by name, because its settings ask for it.
+
+    Attributes
+    ----------
+    key
+        Where in the settings the name stands.
+    module
+        Name -> module.
+    names
+        All names that settings may hold there.
+    """
+
+    key: Sequence[str]
+    module: Callable[[str], str]
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Step:
-    """A step's module, whose `run` does the work, and the type of its settings (None: none)."""
+    """A step's module, whose `run` does the work, and the type of its settings (None: none).
+
+    `choice` says which module it imports besides, if that hangs on its settings.
+    """
 
     module: str
     settings: Any
+    choice: Choice | None = None
 
-    def digest(self) -> str:
-        """Return the digest of the code that the step runs."""
-        return code_digest(self.module)
+    def modules(self, settings: str) -> list[str]:
+        """Return the modules that the step runs with `settings`, given as JSON."""
+        if self.choice is None:
+            return [self.module]
+        name = json.loads(settings)
+        for key in self.choice.key:
+            name = name[key]
+        return [self.module, self.choice.module(name)]
 
-    def code(self, pins: Mapping[str, str]) -> str:
-        """Return the code and the packages that the step runs, part by part, as canonical JSON."""
-        return canonical_json(code_parts(self.module, pins))
+    def all_modules(self) -> list[str]:
+        """Return the modules that the step runs with one settings or another."""
+        choice = self.choice
+        return [self.module, *(choice.module(name) for name in (choice.names if choice else ()))]
+
+    def digest(self, settings: str) -> str:
+        """Return the digest of the code that the step runs with `settings`, given as JSON."""
+        return code_digest(*self.modules(settings))
+
+    def code(self, pins: Mapping[str, str], settings: str) -> str:
+        """Return the code and the packages that the step runs, part by part, as canonical JSON.
+
+        `settings` are its settings as JSON; of a step without any they are not looked at.
+        """
+        return canonical_json(code_parts(self.modules(settings), pins))
+
+
+def _names(union: Any, key: str) -> list[str]:
+    """Return what `key` is called in each model of a union of settings."""
+    return [model.model_fields[key].default for model in get_args(get_args(union)[0])]
+
+
+READER = Choice(("kind",), reader_module, _names(CohortSettings, "kind"))
+VARIANT = Choice(("variant", "name"), variant_module, _names(Variant, "name"))
 
 
 STEPS = {
     "phantom": Step("mammo_sae.cohorts.phantom.archive", PhantomPartSettings),
-    "cohort": Step("mammo_sae.cohorts.build", CohortSettings),
-    "images": Step("mammo_sae.dicom.convert", ConversionSettings),
+    "cohort": Step("mammo_sae.cohorts.build", CohortSettings, READER),
+    "images": Step("mammo_sae.dicom.convert", ConversionSettings, READER),
     "quarantine": Step("mammo_sae.dicom.quarantine", None),
     "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings),
     "registry": Step("mammo_sae.encoders.registry", None),
@@ -48,7 +100,7 @@ STEPS = {
     "extract": Step("mammo_sae.encoders.extract", encoders.ExtractionSettings),
     "linear_probe": Step("mammo_sae.encoders.probe", encoders.ProbeSettings),
     "evaluate_encoder": Step("mammo_sae.encoders.evaluate", encoders.EvaluationSettings),
-    "train_sae": Step("mammo_sae.sae.train", SaeTraining),
+    "train_sae": Step("mammo_sae.sae.train", SaeTraining, VARIANT),
     "codes": Step("mammo_sae.sae.codes", None),
     "sae_quality": Step("mammo_sae.sae.quality", QualitySettings),
     "sae_stability": Step("mammo_sae.sae.stability", None),

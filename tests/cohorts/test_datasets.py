@@ -25,7 +25,7 @@ from pydicom.uid import (
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.check import check_tables
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import READERS, locate, read_source, stray_files
+from mammo_sae.cohorts.readers import locate, read_source, reader, stray_files
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.cohorts.settings import (
     CbisDdsmCohort,
@@ -821,7 +821,7 @@ def test_a_source_without_its_images_says_where_they_are_looked_for(request, tmp
     folder = request.getfixturevalue(name)
     for path in folder.rglob("*.dcm"):
         path.unlink()
-    where = re.escape(READERS[SETTINGS[name](folder).kind].PATTERN)
+    where = re.escape(reader(SETTINGS[name](folder).kind).PATTERN)
     sentence = rf"none of the \d+ images that the tables name can be read .*{where}.*PNG"
     with pytest.raises(InputError, match=sentence):
         run_cohort(SETTINGS[name](folder), folder, tmp_path)

@@ -168,3 +168,21 @@ def test_a_killed_pass_goes_on_with_all_of_them(
             assert (tmp_path / name / file).read_bytes() == (
                 tmp_path / f"alone-{name}" / file
             ).read_bytes()
+
+
+def test_what_is_trained_beside_an_sae_is_recorded_with_the_code_of_its_own_variant(
+    cohort, train_sae, streamed, others, tmp_path, steps
+):
+    first, second = tmp_path / "first", tmp_path / "l1"
+    train_sae(
+        cohort,
+        first,
+        streamed,
+        provenance=made_by(streamed),
+        beside={second / "sae.json": others["l1"]},
+        codes={"l1": "code of l1"},
+    )
+    taken = dict(steps)
+    own = made_by(others["l1"]).model_copy(update={"code": "code of l1"})
+    train_sae(cohort, second, others["l1"], provenance=own)
+    assert steps == taken  # its own run found it trained

@@ -115,13 +115,19 @@ def micro_finished(micro_project, tmp_path_factory) -> Project:
 @pytest.fixture
 def restored(finished):
     """The finished project; sources and configuration are put back after the test."""
-    kept = {
-        path: path.read_bytes()
-        for part in PARTS
-        for path in sorted((finished.folder / part).rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    kept = {path: path.read_bytes() for path in _sources(finished.folder)}
     yield finished
+    for path in {*_sources(finished.folder)} - kept.keys():
+        path.unlink()
     for path, content in kept.items():
         if not path.is_file() or path.read_bytes() != content:
             path.write_bytes(content)
+
+
+def _sources(folder: Path) -> list[Path]:
+    return [
+        path
+        for part in PARTS
+        for path in [folder / part, *sorted((folder / part).rglob("*"))]
+        if path.is_file() and "__pycache__" not in path.parts
+    ]

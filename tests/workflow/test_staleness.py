@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from adding import add_dataset, add_variant
+
 pytestmark = pytest.mark.workflow
 
 RUNS = 4  # two encoders, two layers
@@ -130,9 +132,40 @@ def test_the_image_size_reruns_everything_but_the_cohort(finished):
     assert not {"phantom", "cohort", "import_encoder"} & jobs.keys()
 
 
+def test_a_new_variant_and_its_settings_make_nothing_stale(restored):
+    add_variant(restored.folder)
+    assert restored.stale() == {}
+    jobs = restored.stale(overlay="saes: {sparse: {variant: {name: thinned}, latents: 64}}")
+    assert jobs["train_sae"] == jobs["codes"] == RUNS
+
+
+def test_a_new_dataset_makes_nothing_stale(restored):
+    add_dataset(restored.folder)
+    assert restored.stale() == {}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["sae/variants/gated.py", "sae/formats/published.py", "sae/settings.py", "cohorts/cmmd.py",
+     "cohorts/settings.py"],
+)  # fmt: skip
+def test_editing_another_variant_or_another_dataset_makes_nothing_stale(restored, module):
+    restored.edit(f"src/mammo_sae/{module}", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
+    assert restored.stale() == {}
+
+
+def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored):
+    restored.edit("src/mammo_sae/cohorts/vindr.py", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
+    jobs = restored.stale()
+    assert jobs["cohort"] == 1
+    assert jobs["images"] == 2
+    assert "phantom" not in jobs
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
+        ("sae/variants/topk.py", BELOW_SAE),
         ("sae/trainer.py", BELOW_SAE),
         ("sae/codes.py", {"codes", "sae_quality"} | ANALYSES | REPORT),
         # Probes cut a confounder into levels as the confound report does.

@@ -85,7 +85,9 @@ def cfg(step):
 
 def code(step):
     """The `code` parameter of a step: digests of its modules, pins of its packages."""
-    return STEPS[step].code(PINS)
+    if STEPS[step].choice is None:
+        return STEPS[step].code(PINS, "{}")
+    return lambda wildcards: STEPS[step].code(PINS, CONFIG.slice(step, dict(wildcards)))
 
 
 def options(flag, values):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
-from mammo_sae.cohorts.readers import READERS, read_source
+from mammo_sae.cohorts.readers import read_source, reader
 from mammo_sae.cohorts.source import Keep
 from mammo_sae.errors import InputError
 
@@ -69,7 +69,7 @@ def read_annotations(
     if keep is None and len(unreadable) and unreadable.all():
         raise InputError(
             f"none of the {len(unreadable)} images that the tables name can be read in "
-            f"{' and '.join(map(str, sources))}; they are looked for in {READERS[kind].PATTERN}, "
+            f"{' and '.join(map(str, sources))}; they are looked for in {reader(kind).PATTERN}, "
             "as DICOM, PNG, JPEG, TIFF or NPY files: correct cohort.source, or cohort.kind"
         )
     images = source.images[~unreadable]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mammo_sae.cohorts.annotations import clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
-from mammo_sae.cohorts.labels import FINDING, row_columns
+from mammo_sae.cohorts.labels import FINDING, IMAGE, row_columns
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
-from mammo_sae.cohorts.readers import stray_files
+from mammo_sae.cohorts.readers import regions_of, stray_files
 from mammo_sae.cohorts.regions import REGIONS
-from mammo_sae.cohorts.settings import CohortSettings, FindingsCohort, UnsplitCohort
 from mammo_sae.cohorts.splits import drawn_splits
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
 from mammo_sae.dicom.refusal import Policy
@@ -24,6 +23,9 @@ from mammo_sae.provenance import Provenance
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import write_json
 from mammo_sae.stores.tables import write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.cohorts.settings import CohortSettings
 
 
 def run(
@@ -65,9 +67,9 @@ def run(
         list(settings.concepts),
         list(settings.covariates),
     )
-    if isinstance(settings, FindingsCohort) and settings.labels == FINDING:
+    if getattr(settings, "labels", IMAGE) == FINDING:
         image_table = _with_rows(image_table, found.finding_rows, list(settings.concepts))
-    regions = settings.regions
+    regions = regions_of(settings.kind, settings.concepts)
     boxes, counts = clipped(concept_boxes(found.boxes, regions), found.images)
     finding_table = validated_findings(boxes, image_table)
 
@@ -102,12 +104,13 @@ def with_split(
     shards = {p: pseudonyms.shard(p, settings.shards) for p in patients.unique()}
     split = drawn_splits(
         frame,
-        list(settings.concepts),
+        # By category: a concept's name has no part in who is drawn.
+        sorted(settings.concepts, key=lambda name: (settings.concepts[name], name)),
         pseudonyms,
         # Datasets without a split of their own come as training alone.
-        test_share=settings.test_share
-        if isinstance(settings, UnsplitCohort) and not (frame["split"] == "test").any()
-        else 0.0,
+        test_share=0.0
+        if (frame["split"] == "test").any()
+        else getattr(settings, "test_share", 0.0),
         validation_share=settings.validation_share,
         seed=settings.split_seed,
     )

@@ -14,6 +14,7 @@ from mammo_sae.cohorts.annotations import clipped, read_annotations
 from mammo_sae.cohorts.build import concept_boxes, with_split
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.readers import reader_module, regions_of
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.cohorts.tables import validated_findings, validated_images
 from mammo_sae.digests import code_digest
@@ -37,7 +38,7 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
     InputError
         As the step itself.
     """
-    seen = [canonical_json(settings), state, code_digest(__name__)]
+    seen = [canonical_json(settings), state, code_digest(__name__, reader_module(settings.kind))]
     digest = hashlib.sha256("\n".join(seen).encode()).hexdigest()
     if kept.is_file() and kept.read_text(encoding="utf-8") == digest:
         return
@@ -51,7 +52,8 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
         list(settings.concepts),
         list(settings.covariates),
     )
-    boxes, _ = clipped(concept_boxes(found.boxes, settings.regions), found.images)
+    regions = regions_of(settings.kind, settings.concepts)
+    boxes, _ = clipped(concept_boxes(found.boxes, regions), found.images)
     validated_findings(boxes, images)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(digest, encoding="utf-8")

@@ -1,30 +1,36 @@
-"""The one place that knows which reader a cohort's settings ask for."""
+"""The one place that knows which reader a cohort's settings ask for.
+
+A reader is the module of its dataset's name, with `read_folder`, `locate_folder`, `TABLES` and
+`PATTERN`. It is imported when it is asked for, and none is named here. So the code that a cohort
+depends on is that of its own reader, and a new reader makes no other dataset's cohort stale.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from mammo_sae.cohorts import cbis_ddsm, cmmd, embed, inbreast, mammo_clip, rsna, table, vindr
 from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.errors import InputError
 
-READERS = {
-    "phantom": vindr,
-    "vindr": vindr,
-    "mammo_clip": mammo_clip,
-    "table": table,
-    "rsna": rsna,
-    "cbis_ddsm": cbis_ddsm,
-    "inbreast": inbreast,
-    "embed": embed,
-    "cmmd": cmmd,
-}
-"""Kind of cohort -> module with `read_folder`, `locate_folder`, `TABLES` and `PATTERN`."""
+# The phantom's archive has the form of VinDr-Mammo.
+SAME_FORM = {"phantom": "vindr"}
+
+
+def reader_module(kind: str) -> str:
+    """Return the dotted name of the module that reads cohorts of a kind."""
+    return f"{__package__}.{SAME_FORM.get(kind, kind)}"
+
+
+def reader(kind: str) -> Any:
+    """Return the module that reads cohorts of a kind."""
+    return import_module(reader_module(kind))
 
 
 def read_source(
@@ -39,7 +45,7 @@ def read_source(
     Parameters
     ----------
     kind
-        Kind of the cohort, a key of `READERS`.
+        Kind of the cohort, as the settings have it.
     sources
         Its folders: of the phantom the parts of its archive; else the source and, if the settings
         have one, the external folder, whose images become the split `external`.
@@ -57,7 +63,7 @@ def read_source(
     for position, folder in enumerate(sources):
         split = "external" if kind != "phantom" and position > 0 else None
         _check_folder(folder)
-        parts.append(READERS[kind].read_folder(folder, concepts, covariates, split, keep))
+        parts.append(reader(kind).read_folder(folder, concepts, covariates, split, keep))
     rows = [part.finding_rows for part in parts if part.finding_rows is not None]
     return SourceCohort(
         images=pd.concat([part.images for part in parts], ignore_index=True),
@@ -80,7 +86,7 @@ def locate(
     found: dict[str, SourceFiles] = {}
     for folder in sources:
         _check_folder(folder)
-        for source_id, files in READERS[kind].locate_folder(folder, keep).items():
+        for source_id, files in reader(kind).locate_folder(folder, keep).items():
             image_id = pseudonyms.image(source_id)
             if image_id in found:
                 raise InputError(f"image {image_id} occurs twice in the cohort's sources")
@@ -90,25 +96,36 @@ def locate(
 
 def stray_files(kind: str, sources: Sequence[Path]) -> list[str]:
     """Return the images in the sources that no annotation speaks of, by path below their source."""
-    reader = READERS[kind]
+    module = reader(kind)
     found: set[str] = set()
     for folder in sources:
-        if reader in (rsna, embed):
-            named = reader.named_files(folder)
+        if hasattr(module, "named_files"):
+            named = module.named_files(folder)
         else:
-            located = reader.locate_folder(folder).values()
+            located = module.locate_folder(folder).values()
             named = {file for files in located for file in (files.dicom, *files.others)}
-        strays = set(filter(is_image_name, folder.glob(reader.PATTERN))) - named
+        strays = set(filter(is_image_name, folder.glob(module.PATTERN))) - named
         found |= {path.relative_to(folder).as_posix() for path in strays}
     return sorted(found)
 
 
 def masked_regions(kind: str, sources: Sequence[Path]) -> tuple[list[str], list[str]]:
     """Return the categories and the artefacts of which the sources have exact masks, sorted."""
-    if READERS[kind] is not vindr:
+    module = reader(kind)
+    if not hasattr(module, "mask_bits"):
         return [], []
-    names = {name for folder in sources for name in vindr.mask_bits(folder)}
-    return sorted(names & vindr.CATEGORIES), sorted(names - vindr.CATEGORIES)
+    names = {name for folder in sources for name in module.mask_bits(folder)}
+    return sorted(names & module.CATEGORIES), sorted(names - module.CATEGORIES)
+
+
+def regions_of(kind: str, concepts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return what the findings of each concept are called in the source, and so in image stores.
+
+    `concepts`: name -> category. A reader with `NAMES_TOO` has findings called by either.
+    """
+    if getattr(reader(kind), "NAMES_TOO", False):
+        return {name: tuple({name: 0, category: 0}) for name, category in concepts.items()}
+    return {name: (category,) for name, category in concepts.items()}
 
 
 def _check_folder(folder: Path) -> None:

@@ -43,11 +43,6 @@ class _Cohort(Settings):
         "`refuse` ends the run, `warn` says so, `accept` lists them in the quarantine table alone",
     )
 
-    @property
-    def regions(self) -> dict[str, tuple[str, ...]]:
-        """What the findings of each concept are called in the source, and so in image stores."""
-        return {concept: (category,) for concept, category in self.concepts.items()}
-
     @model_validator(mode="after")
     def _names_are_free(self) -> _Cohort:
         taken = [*IMAGE_COLUMNS, *self.concepts]
@@ -154,11 +149,6 @@ class TableCohort(_Cohort):
         description="file with the secret that pseudonyms are made with, kept outside of the "
         "results",
     )
-
-    @property
-    def regions(self) -> dict[str, tuple[str, ...]]:
-        """Findings are called by the category or by the concept."""
-        return {name: tuple({name: 0, category: 0}) for name, category in self.concepts.items()}
 
 
 def _concepts(default: dict[str, str], meaning: str) -> Any:

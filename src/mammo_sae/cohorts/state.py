@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import READERS, locate, masked_regions
+from mammo_sae.cohorts.readers import locate, masked_regions, reader
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.settings import canonical_json
 
@@ -67,7 +67,7 @@ def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveS
     tables = {
         f"{part}/{name}": _digest((folder / name).read_bytes())
         for part, folder in zip(("source", "external"), sources, strict=False)
-        for name in READERS[settings.kind].TABLES
+        for name in reader(settings.kind).TABLES
         if (folder / name).is_file()
     }
     every = _digest("\n".join(texts).encode())

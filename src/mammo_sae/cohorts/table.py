@@ -33,6 +33,8 @@ SHORT_SPLITS = {
 TABLES = (IMAGES, FINDINGS)
 """Files that `read_folder` reads."""
 PATTERN = "**/*"
+# Findings are called by the category or by the concept.
+NAMES_TOO = True
 """Where images lie."""
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from mammo_sae.cohorts.annotations import clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
-from mammo_sae.cohorts.readers import READERS, locate, masked_regions
+from mammo_sae.cohorts.readers import locate, masked_regions, reader
 from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.compute.ordered import in_order
 from mammo_sae.dicom.canonical import canonical_image, published_boxes
@@ -227,7 +227,7 @@ def _advice(reason: Reason, kind: str) -> str:
     """Return what to do about images that are refused for a reason."""
     if reason is Reason.MISSING:
         return (
-            f"files are looked for in {READERS[kind].PATTERN} of the source, as DICOM, PNG, JPEG, "
+            f"files are looked for in {reader(kind).PATTERN} of the source, as DICOM, PNG, JPEG, "
             "TIFF or NPY; set images.triage.missing to warn for a part of a dataset"
         )
     if reason is Reason.SIZE:

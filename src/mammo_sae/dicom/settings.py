@@ -145,8 +145,10 @@ class ConversionSettings(Settings):
     """Exactly what the conversion of a shard depends on."""
 
     images: ImagesSettings = Field(ClinicalSettings(), description="the preprocessing")
-    kind: Literal[
-        "phantom", "vindr", "mammo_clip", "table", "rsna", "cbis_ddsm", "inbreast", "embed", "cmmd"
-    ] = Field("phantom", description="kind of the cohort, which says how its files are found")
+    kind: str = Field(
+        "phantom",
+        pattern="^[a-z][a-z0-9_]*$",
+        description="kind of the cohort, which says how its files are found",
+    )
     shards: int = Field(1, ge=1, description="number of shards of the cohort")
     key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")

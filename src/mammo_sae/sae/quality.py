@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,11 +33,13 @@ from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.sae.selectivity import Autocorrelation, monosemanticity
-from mammo_sae.sae.settings import QualitySettings
-from mammo_sae.sae.train import SPLIT, split_reader
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
+from mammo_sae.stores.splits import TRAINING, split_reader
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import QualitySettings
 
 CELLS_PER_BATCH = 8192
 RECONSTRUCTIONS = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
@@ -100,7 +102,7 @@ def run(
         )
     density = stored.pooled("active", reader.image_ids).mean(axis=0, dtype=np.float64)
     l0 = float(density.sum())
-    baselines = Baselines.fit(split_reader(embeddings, layer, images, SPLIT), l0)
+    baselines = Baselines.fit(split_reader(embeddings, layer, images, TRAINING), l0)
     network = load_encoder(encoder).to(model.device)
     errors, pooled, autocorrelation = _pass(model, stored, reader, network, baselines)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,23 +16,23 @@ from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
-from mammo_sae.sae.formats.published import read_published
-from mammo_sae.sae.loader import MIB, Cells, check_finite
-from mammo_sae.sae.model import SparseAutoencoder, check_channels
+from mammo_sae.sae.loader import MIB, Cells
+from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.selection import kept_cells
-from mammo_sae.sae.settings import PublishedVariant, SaeTraining
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import is_raw, trainee
+from mammo_sae.sae.variants.registry import is_raw, trainee, variant_module
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.publish import PROVENANCE, read_json, write_json
-from mammo_sae.stores.tables import read_table, write_table
+from mammo_sae.stores.splits import TRAINING, split_reader
+from mammo_sae.stores.tables import write_table
 
-SPLIT = "training"
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
+
 # Cells that a variant may look at: to start from, and to resample dead latents from.
 SAMPLE_CELLS = 20_000
-CELLS_AT_ONCE = 4096
 CHECKPOINT = "checkpoint.pt"
 FINISHED = "finished"  # key of a checkpoint's state that holds a trained SAE
 # What the SAEs of one pass may hold in memory, weights, gradients and Adam's moments together.
@@ -52,6 +53,7 @@ def run(
     log: Path,
     image_stores: Sequence[Path] = (),
     beside: Mapping[Path, SaeTraining] | None = None,
+    codes: Mapping[str, str] | None = None,
     provenance: Provenance | None = None,
 ) -> None:
     """Train an SAE, or take a published one; write weights, training log and description.
@@ -78,6 +80,9 @@ def run(
         see the same cells and are not there yet are trained in the same pass, and left as finished
         checkpoints for their own runs, which then have only to write them. They change nothing in
         this SAE.
+    codes
+        By variant, the digest of the code that an SAE `beside` is trained with, as its own run will
+        record it; of a variant not named here, that of `provenance`.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def run(
     """
     if description.parent != weights.parent:
         raise InputError(f"{description} and {weights} must lie in one folder")
-    reader = split_reader(embeddings, layer, images, SPLIT)
+    reader = split_reader(embeddings, layer, images, TRAINING)
     if settings.images is not None and settings.images < len(reader):
         drawn = np.random.default_rng(3).choice(len(reader), settings.images, replace=False)
         reader = EmbeddingReader(embeddings, layer, [reader.image_ids[i] for i in np.sort(drawn)])
@@ -105,11 +110,12 @@ def run(
         return Member(path, own, made_by, kept)
 
     first = member(description, settings, provenance)
-    if isinstance(settings.variant, PublishedVariant):
-        sae, rows = _published(settings.variant, reader)
+    if settings.variant.name == "published":
+        published = import_module(variant_module("published"))
+        sae, rows = published.taken(settings.variant, reader)
     else:
         others = [
-            member(path, own, provenance and _made_by(provenance, own))
+            member(path, own, provenance and _made_by(provenance, own, codes or {}))
             for path, own in (beside or {}).items()
             if _same_cells(own, settings)
         ]
@@ -148,8 +154,9 @@ def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:
     )
 
 
-def _made_by(provenance: Provenance, settings: SaeTraining) -> Provenance:
-    return provenance.model_copy(update={"config": canonical_json(settings)})
+def _made_by(provenance: Provenance, settings: SaeTraining, codes: Mapping[str, str]) -> Provenance:
+    code = codes.get(settings.variant.name, provenance.code)
+    return provenance.model_copy(update={"config": canonical_json(settings), "code": code})
 
 
 def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader) -> list[Member]:
@@ -232,51 +239,3 @@ def _from_state(state: dict[str, Any]) -> Trained:
     return SparseAutoencoder(
         **state["tensors"], k=state["k"], description=state["description"]
     ), state["log"]
-
-
-def _published(settings: PublishedVariant, reader: EmbeddingReader) -> Trained:
-    """Read a published SAE; return it and how it does on some training images, as a log."""
-    sae = read_published(settings)
-    check_channels(sae, reader.grid, Path(settings.path))
-    size = reader.grid.rows * reader.grid.columns
-    count = min(len(reader), -(-SAMPLE_CELLS // size))
-    positions = np.linspace(0, len(reader) - 1, count).round().astype(int)
-    cells = reader.read(positions)
-    check_finite(cells, positions, reader)
-    x = torch.from_numpy(cells.reshape(-1, sae.channels)).float()
-    encode, missed, used = sae.encoder(), 0.0, torch.zeros(sae.latents)
-    for part in x.split(CELLS_AT_ONCE):
-        index, value = encode(part)
-        missed += float((part - sae.decode(index, value)).square().sum())
-        used += torch.bincount(index[value > 0], minlength=sae.latents)
-    row = {
-        "step": 0,
-        "loss": missed / x.numel(),
-        "error": missed / x.numel(),
-        "explained_variance": 1 - missed / float((x - x.mean(dim=0)).square().sum()),
-        "l0": float(used.sum()) / len(x),
-        "dead_share": float((used == 0).double().mean()),
-        "lr": 0.0,
-    }
-    return sae, [row]
-
-
-def split_reader(
-    embeddings: Sequence[Path], layer: str, images: Path, split: str
-) -> EmbeddingReader:
-    """Return a reader of the images of a split.
-
-    Images that the conversion left out are in the table `images` alone.
-
-    Raises
-    ------
-    InputError
-        If there are none.
-    """
-    table = read_table(images)
-    stored = EmbeddingReader(embeddings, layer).image_ids
-    ids = table.loc[(table["split"] == split) & table["image_id"].isin(stored), "image_id"].tolist()
-    if not ids:
-        have = ", ".join(sorted(table["split"].astype(str).unique()))
-        raise InputError(f"{images} has no image of split {split!r}, only {have or 'none'}")
-    return EmbeddingReader(embeddings, layer, ids)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae.loader import Batches, Cells
-from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.silence import Silence
 from mammo_sae.sae.variants.base import Step, Trainee
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 LOG_ROWS = 100
 SAVE_SECONDS = 60.0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae.formats import dictionary_learning, mammo_sae, overcomplete, saelens
 from mammo_sae.sae.formats.tensors import Tensors
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import PublishedVariant
 from mammo_sae.stores.checksums import file_digest
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import PublishedVariant
 
 # By a folder's file of weights, who reads the folder.
 FOLDERS = {saelens.WEIGHTS: saelens.read, dictionary_learning.WEIGHTS: dictionary_learning.read}

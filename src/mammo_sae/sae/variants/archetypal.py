@@ -9,13 +9,17 @@ those of TopK. A is projected after every step by clipping and dividing, R by sh
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mammo_sae.sae import sparse
-from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import ENCODER_LENGTH, Start, Step
 from mammo_sae.sae.variants.topk import TopK
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 ROUNDS = 10
 
@@ -89,3 +93,6 @@ def centroids(cells: Tensor, count: int, generator: torch.Generator) -> Tensor:
         total = members.sum(torch.ones(len(cells), 1, device=cells.device), cells)
         centre = torch.where(size.unsqueeze(1) > 0, total / size.clamp(min=1).unsqueeze(1), centre)
     return centre
+
+
+TRAINEE = Archetypal

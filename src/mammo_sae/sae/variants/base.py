@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import SaeTraining
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 MEDIAN_ROUNDS = 50
 # Length of the encoder's rows at the start, against 1 of the atoms they point along. Adam moves a

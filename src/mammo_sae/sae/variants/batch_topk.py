@@ -7,13 +7,17 @@ threshold, the running mean over batches of the smallest active pre-activation.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start
 from mammo_sae.sae.variants.topk import TopK
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 SPREAD = 4
 MEMORY = 0.99
@@ -41,3 +45,6 @@ class BatchTopK(TopK):
         """Return the SAE for raw embeddings, with the learned threshold."""
         threshold = self.buffers["threshold"].clamp(min=0).expand(self.latents).clone()
         return self.fold(mean, scale, threshold=threshold)
+
+
+TRAINEE = BatchTopK

@@ -12,12 +12,16 @@ an SAE with encoder rows exp(r_j) W_j and that threshold (or 0, if larger).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start, Step, Trainee
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 
 class Gated(Trainee):
@@ -71,3 +75,6 @@ class Gated(Trainee):
         gain = p["log_gain"].exp()
         threshold = (p["encoder_bias"] - gain * p["gate_bias"]).clamp(min=0)
         return self.fold(mean, scale, gain=gain, threshold=threshold)
+
+
+TRAINEE = Gated

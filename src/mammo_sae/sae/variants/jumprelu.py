@@ -14,13 +14,16 @@ eps, straight-through estimates stand in (section 3 there):
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start, Step, Trainee
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 
 class JumpReLU(Trainee):
@@ -67,3 +70,6 @@ class JumpReLU(Trainee):
         """Return the SAE for raw embeddings, with its thresholds."""
         threshold = self.parameters["log_threshold"].exp()
         return self.fold(mean, scale, threshold=threshold)
+
+
+TRAINEE = JumpReLU

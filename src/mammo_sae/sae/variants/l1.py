@@ -12,13 +12,17 @@ are the run's sample (`Start.cells`), 20,000 as in Mammo-SAE's code.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start, Step, Trainee
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 ENCODER_NORM = 0.2
 CELLS_AT_ONCE = 4096
@@ -92,3 +96,6 @@ class L1(Trainee):
         """Return the SAE for raw embeddings: active above 0."""
         threshold = torch.zeros_like(self.parameters["encoder_bias"])
         return self.fold(mean, scale, threshold=threshold)
+
+
+TRAINEE = L1

@@ -21,13 +21,17 @@ explains more (docs/sae.md).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start, Step, Trainee
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 ENCODER_NORM = 0.2
 CELLS_AT_ONCE = 4096
@@ -155,3 +159,6 @@ def draw(losses: Tensor, count: int, generator: torch.Generator) -> Tensor:
             "variant.resample_cells, or lower latents"
         )
     return torch.multinomial(weight, count, replacement=False, generator=generator)
+
+
+TRAINEE = MammoSae

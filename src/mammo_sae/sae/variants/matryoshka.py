@@ -9,13 +9,17 @@ so the first latents must do alone, and later ones refine instead of splitting t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mammo_sae.sae import sparse
-from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start
 from mammo_sae.sae.variants.batch_topk import BatchTopK
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
 
 
 class Matryoshka(BatchTopK):
@@ -55,3 +59,6 @@ class Matryoshka(BatchTopK):
         p["encoder_weight"].grad = by_latent.sum(inner, self.preactivations.cells(u))
         p["encoder_bias"].grad = by_latent.total(inner)
         return loss, residual
+
+
+TRAINEE = Matryoshka

@@ -1,35 +1,34 @@
-"""Which class trains which variant."""
+"""Which module trains which variant: the one of its name.
+
+A module is imported when it is asked for, and none is named here. So the code that an SAE's
+training depends on is that of its own variant, and a new variant makes no other's SAEs stale.
+"""
 
 from __future__ import annotations
 
-from mammo_sae.sae import settings as s
-from mammo_sae.sae.variants.archetypal import Archetypal
-from mammo_sae.sae.variants.base import Start, Trainee
-from mammo_sae.sae.variants.batch_topk import BatchTopK
-from mammo_sae.sae.variants.gated import Gated
-from mammo_sae.sae.variants.jumprelu import JumpReLU
-from mammo_sae.sae.variants.l1 import L1
-from mammo_sae.sae.variants.mammo_sae import MammoSae
-from mammo_sae.sae.variants.matryoshka import Matryoshka
-from mammo_sae.sae.variants.topk import TopK
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-TRAINEES: dict[type, type[Trainee]] = {
-    s.TopKVariant: TopK,
-    s.BatchTopKVariant: BatchTopK,
-    s.MatryoshkaVariant: Matryoshka,
-    s.L1Variant: L1,
-    s.MammoSaeVariant: MammoSae,
-    s.JumpReLUVariant: JumpReLU,
-    s.GatedVariant: Gated,
-    s.ArchetypalVariant: Archetypal,
-}
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import SaeTraining
+    from mammo_sae.sae.variants.base import Start, Trainee
 
 
-def trainee(settings: s.SaeTraining, start: Start) -> Trainee:
+def variant_module(name: str) -> str:
+    """Return the dotted name of the module that trains the variant `name`."""
+    return f"{__package__}.{name}"
+
+
+def trainee(settings: SaeTraining, start: Start) -> Trainee:
     """Return a new SAE in training, at its initial weights."""
-    return TRAINEES[type(settings.variant)](settings, start)
+    return _class_of(settings)(settings, start)
 
 
-def is_raw(settings: s.SaeTraining) -> bool:
+def is_raw(settings: SaeTraining) -> bool:
     """Return whether a variant sees embeddings neither centred nor scaled."""
-    return TRAINEES[type(settings.variant)].raw
+    return _class_of(settings).raw
+
+
+def _class_of(settings: SaeTraining) -> Any:
+    """Return the `TRAINEE` of the variant's module."""
+    return import_module(variant_module(settings.variant.name)).TRAINEE

@@ -94,3 +94,6 @@ class TopK(Trainee):
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
         """Return the SAE for raw embeddings."""
         return self.fold(mean, scale, k=self.settings.k)
+
+
+TRAINEE = TopK

@@ -1,0 +1,49 @@
+"""The variant `published`: an SAE that others have trained takes the place of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mammo_sae.sae.formats.published import read_published
+from mammo_sae.sae.loader import check_finite
+from mammo_sae.sae.model import SparseAutoencoder, check_channels
+from mammo_sae.stores.embeddings import EmbeddingReader
+
+if TYPE_CHECKING:
+    from mammo_sae.sae.settings import PublishedVariant
+
+SCORED_CELLS = 20_000
+CELLS_AT_ONCE = 4096
+
+
+def taken(
+    settings: PublishedVariant, reader: EmbeddingReader
+) -> tuple[SparseAutoencoder, list[dict[str, float]]]:
+    """Read a published SAE; return it and how it does on some training images, as a log."""
+    sae = read_published(settings)
+    check_channels(sae, reader.grid, Path(settings.path))
+    size = reader.grid.rows * reader.grid.columns
+    count = min(len(reader), -(-SCORED_CELLS // size))
+    positions = np.linspace(0, len(reader) - 1, count).round().astype(int)
+    cells = reader.read(positions)
+    check_finite(cells, positions, reader)
+    x = torch.from_numpy(cells.reshape(-1, sae.channels)).float()
+    encode, missed, used = sae.encoder(), 0.0, torch.zeros(sae.latents)
+    for part in x.split(CELLS_AT_ONCE):
+        index, value = encode(part)
+        missed += float((part - sae.decode(index, value)).square().sum())
+        used += torch.bincount(index[value > 0], minlength=sae.latents)
+    row = {
+        "step": 0,
+        "loss": missed / x.numel(),
+        "error": missed / x.numel(),
+        "explained_variance": 1 - missed / float((x - x.mean(dim=0)).square().sum()),
+        "l0": float(used.sum()) / len(x),
+        "dead_share": float((used == 0).double().mean()),
+        "lr": 0.0,
+    }
+    return sae, [row]

@@ -1,0 +1,33 @@
+"""Embeddings of the images of one split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mammo_sae.errors import InputError
+from mammo_sae.stores.embeddings import EmbeddingReader
+from mammo_sae.stores.tables import read_table
+
+TRAINING = "training"
+
+
+def split_reader(
+    embeddings: Sequence[Path], layer: str, images: Path, split: str
+) -> EmbeddingReader:
+    """Return a reader of the images of a split.
+
+    Images that the conversion left out are in the table `images` alone.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    table = read_table(images)
+    stored = EmbeddingReader(embeddings, layer).image_ids
+    ids = table.loc[(table["split"] == split) & table["image_id"].isin(stored), "image_id"].tolist()
+    if not ids:
+        have = ", ".join(sorted(table["split"].astype(str).unique()))
+        raise InputError(f"{images} has no image of split {split!r}, only {have or 'none'}")
+    return EmbeddingReader(embeddings, layer, ids)

@@ -1,0 +1,165 @@
+"""The words of docs/architecture.md on adding things, followed in a copy of the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODULE = '''"""Step: how dark an image is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mammo_sae.analysis.cases import Identity
+from mammo_sae.analysis.darkness_settings import DarknessSettings
+from mammo_sae.stores.tables import read_table, write_table
+
+
+def run(settings: DarknessSettings, *, identity: Identity, images: Path, output: Path) -> None:
+    """Write the first images of the cohort."""
+    write_table(identity.label(read_table(images).head(settings.images)), output)
+'''
+SETTINGS = '''"""Settings of the step `darkness`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mammo_sae.settings import Settings
+
+
+class DarknessSettings(Settings):
+    """How dark an image is."""
+
+    images: int = Field(5, ge=1, description="images shown")
+'''
+VERB = '''@app.command()
+def darkness(settings: SettingsText, run: Run, images: Images, output: Output) -> None:
+    """Show how dark images are."""
+    _run("darkness", settings, identity=_identity(run), images=images, output=output)
+
+
+@app.command()
+def truth('''
+RULE = """
+
+rule darkness:
+    input:
+        images=COHORT["images"],
+    output:
+        f"{ANALYSIS}/darkness.parquet",
+    log:
+        f"{RESULTS}/logs/darkness/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/darkness/{RUN}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(60),
+    params:
+        cfg=cfg("darkness"),
+        code=code("darkness"),
+    message:
+        "Darkness: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae darkness --settings {params.cfg:q} --run {wildcards.encoder:q}"
+        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --output {output:q} 2> {log:q}"
+"""
+
+THINNED = '''"""TopK with half as many active latents."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mammo_sae.sae.variants.topk import TopK
+
+
+class Thinned(TopK):
+    """A TopK SAE that keeps half of its latents."""
+
+    def select(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return index and value of the larger half of the active latents."""
+        return self.candidates(u, max(1, self.settings.k // 2))
+
+
+TRAINEE = Thinned
+'''
+THINNED_SETTINGS = '''class ThinnedVariant(AuxKVariant):
+    """TopK with half as many active latents."""
+
+    name: Literal["thinned"] = Field("thinned", description="sparsity rule")
+
+
+class BatchTopKVariant('''
+READER = '''"""A dataset of CMMD's form."""
+
+from __future__ import annotations
+
+from mammo_sae.cohorts.cmmd import PATTERN, TABLES, locate_folder, read_folder
+
+__all__ = ["PATTERN", "TABLES", "locate_folder", "read_folder"]
+'''
+READER_SETTINGS = '''class SecondCohort(CmmdCohort):
+    """A dataset of CMMD's form."""
+
+    kind: Literal["second"] = Field("second", description="a folder of CMMD's form")
+
+
+CohortSettings = Annotated['''
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) >= 1, f"{path.name} no longer holds {old!r}: adapt this test"
+    path.write_text(text.replace(old, new, 1))
+
+
+def add_analysis(folder: Path) -> None:
+    """Add the analysis `darkness`; its generated files are not written yet."""
+    package, rules = folder / "src" / "mammo_sae", folder / "workflow" / "rules"
+    (package / "analysis" / "darkness.py").write_text(MODULE)
+    (package / "analysis" / "darkness_settings.py").write_text(SETTINGS)
+    imported = "from mammo_sae.analysis.darkness_settings import DarknessSettings\n"
+    first = "from mammo_sae.analysis.settings import ("
+    edit(package / "config.py", first, imported + first)
+    edit(
+        package / "config.py",
+        "    truth: TruthSettings =",
+        '    darkness: DarknessSettings = Field(DarknessSettings(), description="darkness")\n'
+        "    truth: TruthSettings =",
+    )
+    first = "from mammo_sae.analysis import settings as analysis\n"
+    edit(package / "steps.py", first, first + imported)
+    entry = '    "truth": Step('
+    added = '    "darkness": Step("mammo_sae.analysis.darkness", DarknessSettings),\n'
+    edit(package / "steps.py", entry, added + entry)
+    edit(package / "cli.py", "@app.command()\ndef truth(", VERB)
+    rule = rules / "analysis.smk"
+    rule.write_text(rule.read_text() + RULE)
+    table = '    "latents": of_runs('
+    added = '    "darkness": of_runs(f"{ANALYSIS}/darkness.parquet"),\n'
+    edit(rules / "report.smk", table, added + table)
+
+
+def add_variant(folder: Path) -> None:
+    """Add the variant `thinned`."""
+    sae = folder / "src" / "mammo_sae" / "sae"
+    (sae / "variants" / "thinned.py").write_text(THINNED)
+    edit(sae / "settings.py", "class BatchTopKVariant(", THINNED_SETTINGS)
+    edit(
+        sae / "settings.py",
+        "    | BatchTopKVariant\n",
+        "    | BatchTopKVariant\n    | ThinnedVariant\n",
+    )
+
+
+def add_dataset(folder: Path) -> None:
+    """Add the dataset `second`."""
+    cohorts = folder / "src" / "mammo_sae" / "cohorts"
+    (cohorts / "second.py").write_text(READER)
+    edit(cohorts / "settings.py", "CohortSettings = Annotated[", READER_SETTINGS)
+    edit(cohorts / "settings.py", "    | CmmdCohort,\n", "    | CmmdCohort\n    | SecondCohort,\n")
