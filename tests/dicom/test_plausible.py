@@ -6,11 +6,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Sequence, uid
+from pydicom.encaps import encapsulate
 
 from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.facts import read_facts
+from mammo_sae.dicom import pixels
 from mammo_sae.dicom.canonical import canonical_image
-from mammo_sae.dicom.pixels import display_values, read_pixels
+from mammo_sae.dicom.pixels import display_values, read_pixels, stored_values
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings
 
@@ -55,7 +57,51 @@ def test_pixels_that_go_on_above_bits_stored_are_read_whole(tmp_path, write_dico
     assert Reason.BITS_EXCEEDED in header.notices
 
 
-@pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1])
+@pytest.mark.parametrize("syntax", [None, uid.RLELossless])
+@pytest.mark.parametrize(("low", "high"), [(-8192, 8191), (-1000, 3095), (-5000, 0)])
+def test_signed_pixels_that_go_on_above_bits_stored_are_read_whole(
+    tmp_path, write_dicom, syntax, low, high
+):
+    stored = np.linspace(low, high, 60 * 800).astype(np.int16).reshape(60, 800)
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=12, compress=syntax)
+    header, codes = read_pixels(path)
+    np.testing.assert_array_equal(stored_values(header)[codes], stored)
+    assert Reason.BITS_EXCEEDED in header.notices
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_signed_pixels_within_bits_stored_are_read_with_or_without_their_sign_above(
+    tmp_path, write_dicom, extended
+):
+    stored = (RAMP.astype(np.int32) - 2048).astype(np.int16)
+    written = stored if extended else stored & 4095
+    header, codes = read_pixels(write_dicom(tmp_path / "a.dcm", written, bits=12))
+    np.testing.assert_array_equal(stored_values(header)[codes], stored)
+    assert header.notices == frozenset()
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    # The JPEG-LS encoder at hand writes 16 bits, of which the sign is then no part.
+    [uid.JPEG2000Lossless, uid.JPEGLosslessSV1, uid.HTJ2KLossless],
+)
+def test_a_signed_stream_of_more_bits_than_the_header_says_is_read_whole(
+    tmp_path, write_dicom, syntax
+):
+    stored = (RAMP.astype(np.int32) - 2048).astype(np.int16)
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=12, compress=syntax)
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 10, 9
+    dataset.save_as(path)
+    header, codes = read_pixels(path)
+    np.testing.assert_array_equal(stored_values(header)[codes], stored)
+    assert Reason.BITS_EXCEEDED in header.notices
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1, uid.HTJ2KLossless],
+)
 def test_a_stream_of_more_bits_than_the_header_says_is_read_whole(tmp_path, write_dicom, syntax):
     path = write_dicom(tmp_path / "a.dcm", RAMP, bits=12, compress=syntax)
     dataset = pydicom.dcmread(path)
@@ -73,6 +119,77 @@ def test_flags_above_the_pixels_are_cut_off(tmp_path, write_dicom):
     header, codes = read_pixels(path)
     np.testing.assert_array_equal(codes, RAMP)
     assert header.bits_stored == 12
+
+
+def test_flags_above_signed_pixels_without_their_sign_above_are_cut_off(tmp_path, write_dicom):
+    stored = RAMP.astype(np.int32) - 2048
+    stored[:, 40:60] = -2048  # a bar with hard edges
+    stored[30:] = np.minimum(stored[30:], 500)
+    flagged = (stored & 4095).astype(np.uint16)
+    flagged[10:30, 20:50] |= 0x8000
+    path = write_dicom(tmp_path / "a.dcm", flagged.view(np.int16), bits=12)
+    header, codes = read_pixels(path)
+    np.testing.assert_array_equal(stored_values(header)[codes], stored)
+    assert header.bits_stored == 12
+
+
+def test_signed_pixels_of_which_it_cannot_be_told_are_refused(tmp_path, write_dicom):
+    # From the lowest value to the highest in one step: as large with the bits above as without.
+    stored = RAMP.astype(np.int32) - 2048
+    stored[:, 40:60] = -2048
+    flagged = (stored & 4095).astype(np.uint16)
+    flagged[10:30, 20:50] |= 0x8000
+    path = write_dicom(tmp_path / "a.dcm", flagged.view(np.int16), bits=12)
+    with pytest.raises(Refusal) as refused:
+        read_pixels(path)
+    assert refused.value.reason is Reason.BITS
+
+
+@pytest.mark.parametrize("compress", [None, uid.RLELossless])
+@pytest.mark.parametrize(("keyword", "fewer"), [("Rows", 1), ("Rows", 20), ("Columns", 2)])
+def test_data_of_a_row_more_than_the_header_says_are_refused(
+    tmp_path, write_dicom, compress, keyword, fewer
+):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, compress=compress)
+    dataset = pydicom.dcmread(path)
+    dataset[keyword].value -= fewer
+    dataset.save_as(path)
+    with pytest.raises(Refusal) as refused:
+        read_pixels(path)
+    assert refused.value.reason is Reason.DECODE
+
+
+def test_an_rle_segment_larger_than_any_image_is_refused_before_it_is_decoded(
+    tmp_path, write_dicom, monkeypatch
+):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, compress=uid.RLELossless)
+    dataset = pydicom.dcmread(path)
+    segment = b"\x81\0" * 500_000  # 128 zeros each
+    frame = b"".join(n.to_bytes(4, "little") for n in (2, 64, 64 + len(segment)))
+    dataset.PixelData = encapsulate([frame.ljust(64, b"\0") + segment + segment])
+    dataset.save_as(path)
+    asked = []
+    monkeypatch.setattr(pixels, "get_decoder", lambda syntax: asked.append(syntax))
+    with pytest.raises(Refusal) as refused:
+        read_pixels(path)
+    assert refused.value.reason is Reason.DECODE
+    assert asked == []
+
+
+def test_empty_bytes_after_the_pixels_are_padding(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData += bytes(2048)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_pixels(path)[1], RAMP)
+
+
+@pytest.mark.parametrize("value", [None, 2, 65535])
+def test_pixels_that_may_be_signed_or_not_are_refused(tmp_path, write_dicom, value):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, PixelRepresentation=value)
+    with pytest.raises(Refusal, match="PixelRepresentation") as refused:
+        read_pixels(path)
+    assert refused.value.reason is Reason.HEADER
 
 
 def test_values_where_left_aligned_pixels_have_none_are_refused(tmp_path, write_dicom):

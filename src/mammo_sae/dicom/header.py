@@ -140,7 +140,10 @@ def read_header(dataset: Dataset) -> Header:
     high = _whole(elements, "HighBit", stored - 1)
     if allocated not in {8, 16} or not 1 <= stored <= high + 1 <= allocated:
         raise Refusal(Reason.BITS)
-    signed = _whole(elements, "PixelRepresentation", 0) == 1
+    representation = _whole(elements, "PixelRepresentation")
+    if representation not in {0, 1}:
+        raise Refusal(Reason.HEADER, "PixelRepresentation")
+    signed = representation == 1
     refused: dict[str, Reason] = {}
     slope, intercept = _rescaling(elements, refused)
     modality_luts = _luts(elements, "ModalityLUTSequence", refused, negative=signed)

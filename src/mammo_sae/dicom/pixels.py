@@ -6,7 +6,9 @@ bits. So they are composed once into a table over all stored values, and a pixel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +51,10 @@ NATIVE = {
 
 DEPTHS = (8, 10, 12, 14)  # bits that detectors and their software give a pixel
 ROWS_COMPARED = 256
-FLAGS, CONTINUED = 0.05, 0.3
+FLAGS, CONTINUED = 0.05, 0.8
 """Shares of neighbours below which upper bits are no part of the values, and above which they are.
 """
+CLEARLY = 4  # times as near
 
 UNCHECKED = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 """Syntaxes whose only decoders fill up a truncated stream; its end marker is looked for first."""
@@ -130,6 +133,8 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
         # A stream may claim any size, and its decoder makes room for all of it.
         if 0 not in size and size != (header.rows, header.columns):
             raise Refusal(Reason.DECODE, "size")
+    if native or syntax == uid.RLELossless:
+        _check_excess(dataset, header)
     if header.bits_stored < precision <= header.bits_allocated:
         # The decoders cut the stream's values down to the bits that they are told of.
         options = {"bits_stored": precision, "correct_unused_bits": False}
@@ -146,7 +151,49 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     if pixels.shape != (header.rows, header.columns) or pixels.dtype.itemsize > 2:
         raise Refusal(Reason.DECODE, "size")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    return pixels.view(f"u{pixels.dtype.itemsize}")
+    codes = pixels.view(f"u{pixels.dtype.itemsize}")
+    if header.signed and header.bits_stored < precision <= header.bits_allocated:
+        # Some decoders leave the sign in the stream's highest bit.
+        unused = header.bits_allocated - precision
+        codes = ((codes << unused).view(f"i{codes.itemsize}") >> unused).view(codes.dtype)
+    return codes
+
+
+def _check_excess(dataset: pydicom.Dataset, header: Header) -> None:
+    """Refuse uncompressed or RLE data of a row more than the header says: its size is wrong then.
+
+    Decoders cut off what is too much. Empty rows at the end are padding.
+    """
+    pixels, columns = header.rows * header.columns, header.columns
+    if dataset.file_meta.TransferSyntaxUID == uid.RLELossless:
+        try:
+            frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        except Exception:  # damaged: the decoder says so
+            return
+        too_much = any(length >= pixels + columns for length in _rle_lengths(frame))
+    else:
+        width = header.bits_allocated // 8
+        rest = memoryview(dataset.PixelData)[pixels * width :]
+        too_much = len(rest) >= columns * width and np.frombuffer(rest, "u1").any()
+    if too_much:
+        raise Refusal(Reason.DECODE, "size")
+
+
+def _rle_lengths(frame: bytes) -> Iterator[int]:
+    """Yield the bytes that each segment of an RLE frame becomes (PS3.5 G.3), without decoding."""
+    count = int.from_bytes(frame[:4], "little")
+    starts = [int.from_bytes(frame[4 * i : 4 * i + 4], "little") for i in range(1, 16)][:count]
+    for start, end in pairwise([*starts, len(frame)]):
+        length, at, end = 0, start, min(end, len(frame))
+        while at < end - 1:  # a segment is padded with a byte to an even length
+            head = frame[at]
+            if head < 128:
+                length += head + 1
+                at += head + 2
+            else:
+                length += 257 - head if head > 128 else 0
+                at += 2 if head > 128 else 1
+        yield length
 
 
 def _frame(dataset: pydicom.Dataset) -> tuple[int, tuple[int, int]]:
@@ -193,33 +240,48 @@ def _within_bits(header: Header, codes: np.ndarray) -> tuple[Header, np.ndarray]
             raise Refusal(Reason.BITS)
         codes = codes >> shift
     most = codes.dtype.type((1 << header.bits_stored) - 1)
-    largest = int(codes.max())
+    values = codes.view(f"i{codes.itemsize}") if header.signed and not shift else codes
     # A copy of the image takes longer than looking for it.
-    if largest <= most:
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high <= most:
         return header, codes
-    share = _continuation(codes, header.bits_stored)
-    if header.signed or shift or share < FLAGS:
+    fits = header.signed and _bits_of(low, high) <= header.bits_stored
+    # A table may turn the values around, so that neighbours far apart are shown alike.
+    if shift or fits or (header.signed and header.modality_lut is not None):
+        return header, codes & most
+    share = _continuation(values, header.bits_stored, signed=header.signed)
+    if share < FLAGS:
         return header, codes & most
     if share < CONTINUED:
         raise Refusal(Reason.BITS)
-    bits = largest.bit_length()
+    bits = _bits_of(low, high) if header.signed else high.bit_length()
     notices = header.notices | {Reason.BITS_EXCEEDED}
-    return replace(header, bits_stored=bits, high_bit=bits - 1, notices=notices), codes
+    header = replace(header, bits_stored=bits, high_bit=bits - 1, notices=notices)
+    return header, codes & codes.dtype.type((1 << bits) - 1)
 
 
-def _continuation(codes: np.ndarray, bits: int) -> float:
-    """Return how many neighbours that differ above `bits` are nearer with these bits than without.
+def _bits_of(low: int, high: int) -> int:
+    """Return the bits that signed values between `low` and `high` need."""
+    return max(high, ~low).bit_length() + 1
 
-    Where an image's values cross a multiple of 2 ** bits, a step of a few levels looks like one of
-    the full range when the upper bits are cut off; where a flag begins, it is the other way round.
+
+def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
+    """Return how many neighbours that differ above `bits` are much nearer with these bits.
+
+    Where an image's values cross a multiple of 2 ** bits (of half of it more, if they are signed),
+    a step of a few levels looks like one of the full range when the upper bits are cut off; where a
+    flag begins, it is the other way round. Only neighbours of which one or the other is clear are
+    counted; if there are none, nothing can be told, and a share between the two bounds is returned.
     """
-    rows = codes[:: max(1, len(codes) // ROWS_COMPARED)].astype(np.int32)
-    changed = np.diff(rows >> bits, axis=1) != 0
+    rows = values[:: max(1, len(values) // ROWS_COMPARED)].astype(np.int32)
+    above = (rows + ((1 << (bits - 1)) if signed else 0)) >> bits
+    changed = np.diff(above, axis=1) != 0
     if not changed.any():
         return 0.0
     whole = np.abs(np.diff(rows, axis=1))[changed]
-    cut = np.abs(np.diff(rows & ((1 << bits) - 1), axis=1))[changed]
-    return float((whole < cut).mean())
+    cut = np.abs(np.diff(rows - (above << bits), axis=1))[changed]
+    goes_on, is_flag = (CLEARLY * whole < cut).sum(), (CLEARLY * cut < whole).sum()
+    return float(goes_on / (goes_on + is_flag)) if goes_on + is_flag else (FLAGS + CONTINUED) / 2
 
 
 def _with_shown_range(header: Header, codes: np.ndarray) -> Header:
