@@ -67,7 +67,8 @@ def theirs(peers: Path, folder: Path) -> bool:
         given = json.loads((case / "given.json").read_text())
         weights = case / given["weights"]
         path = case if given["folder"] else weights
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        files = [*case.glob("c*.json"), weights] if given["folder"] else [weights]
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
         sae = read_published(PublishedVariant(path=str(path), sha256=digest, k=given["k"]))
         index, value = Encoder(sae)(judged["cells"])
         found = {"codes": _dense(index, value), "reconstruction": sae.decode(index, value)}

@@ -6,6 +6,7 @@ write and judge.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,13 @@ class Foreign:
     offset: Tensor
     encode: Callable[[Tensor], Tensor]
     k: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights; of a folder, of its configuration and its weights."""
+        configs = sorted(self.path.glob("c*.json")) if self.path.is_dir() else []
+        content = b"".join(file.read_bytes() for file in [*configs, self.weights])
+        return hashlib.sha256(content).hexdigest()
 
 
 def draw(seed: int = 30, longest: float = 7.0) -> dict[str, Tensor]:

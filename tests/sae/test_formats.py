@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import foreign
@@ -78,8 +78,7 @@ CASES: dict[str, Callable[[Path], Foreign]] = {
 
 
 def read(found: Foreign, **changes) -> SparseAutoencoder:
-    digest = hashlib.sha256(found.weights.read_bytes()).hexdigest()
-    given = {"path": str(found.path), "sha256": digest, "k": found.k} | changes
+    given = {"path": str(found.path), "sha256": found.digest, "k": found.k} | changes
     return read_published(PublishedVariant(**given))
 
 
@@ -248,13 +247,22 @@ def test_two_numbers_of_active_latents_are_refused(tmp_path):
 def test_weights_without_their_configuration_are_refused(tmp_path):
     found = foreign.dictionary_learning(tmp_path, "AutoEncoder")
     with pytest.raises(InputError, match="give the folder that holds both"):
-        read(found, path=str(found.weights))
+        read(replace(found, path=found.weights))
     (tmp_path / "config.json").unlink()
-    with pytest.raises(InputError, match=r"config\.json is missing; fetch the whole folder"):
+    with pytest.raises(InputError, match=r"config\.json is missing; download the SAE"):
         read(found)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="a folder with no weights"):
         read(found, path=str(tmp_path / "empty"))
+
+
+def test_a_configuration_that_was_changed_is_refused(tmp_path):
+    found = foreign.saelens(tmp_path, "topk", {"architecture": "topk", "k": 4})
+    digest = found.digest
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps(config | {"k": 5}))
+    with pytest.raises(InputError, match=rf"sha256sum` gives {found.digest}, not {digest}"):
+        read(found, sha256=digest)
 
 
 def published(path):

@@ -64,8 +64,9 @@ def test_a_folder_is_read_as_saelens(cohort, train_sae, tmp_path):
     path, digest, _ = write_published(tmp_path)
     sae = read_published(PublishedVariant(path=str(path), sha256=digest))
     saelens.write(sae, tmp_path / "saelens")
-    weights = tmp_path / "saelens" / saelens.WEIGHTS
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    content = b"".join((tmp_path / "saelens" / name).read_bytes()
+                       for name in (saelens.CONFIG, saelens.WEIGHTS))  # fmt: skip
+    digest = hashlib.sha256(content).hexdigest()
     train_sae(cohort, tmp_path / "out", own=published(tmp_path / "saelens", digest))
     found = SparseAutoencoder.load(tmp_path / "out" / "sae.json")
     torch.testing.assert_close(found.encoder_bias, sae.encoder_bias)
@@ -73,7 +74,7 @@ def test_a_folder_is_read_as_saelens(cohort, train_sae, tmp_path):
 
 def test_other_weights_than_named_are_refused(cohort, train_sae, tmp_path):
     path, digest, _ = write_published(tmp_path)
-    with pytest.raises(InputError, match=r"final\.pt has SHA-256 .*, not 0{64}"):
+    with pytest.raises(InputError, match=r"final\.pt \| sha256sum` gives .*, not 0{64}"):
         train_sae(cohort, tmp_path / "out", own=published(path, "0" * 64))
     with pytest.raises(InputError, match=r"nowhere\.pt is missing"):
         train_sae(cohort, tmp_path / "out", own=published(tmp_path / "nowhere.pt", digest))

@@ -134,7 +134,8 @@ class PublishedVariant(Settings):
     )
     sha256: str = Field(
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of that file, or of the folder's file of weights",
+        description="SHA-256 of that file; of a folder, that of its configuration and its weights, "
+        "one after the other: `cat cfg.json sae_weights.safetensors | sha256sum`",
     )
     k: int | None = Field(
         None,

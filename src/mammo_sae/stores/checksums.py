@@ -80,10 +80,13 @@ def check_parquet(content: bytes, path: Path) -> None:
     )
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def file_digest(*paths: Path) -> str:
+    """Return the SHA-256 of a file, or of several one after the other, in hexadecimal digits."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: found)
+    return found.hexdigest()
 
 
 def _place(content: bytes) -> int | None:

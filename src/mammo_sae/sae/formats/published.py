@@ -14,8 +14,8 @@ from mammo_sae.stores.checksums import file_digest
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import PublishedVariant
 
-# By a folder's file of weights, who reads the folder.
-FOLDERS = {saelens.WEIGHTS: saelens.read, dictionary_learning.WEIGHTS: dictionary_learning.read}
+# By a folder's file of weights, the library that writes it.
+FOLDERS = {library.WEIGHTS: library for library in (saelens, dictionary_learning)}
 
 
 def read_published(settings: PublishedVariant) -> SparseAutoencoder:
@@ -24,10 +24,10 @@ def read_published(settings: PublishedVariant) -> SparseAutoencoder:
     Raises
     ------
     InputError
-        If the weights are missing, not the ones whose SHA-256 was given, or of no readable form.
+        If the files are missing, not the ones whose SHA-256 was given, or of no readable form.
     """
     path = Path(settings.path)
-    weights = path
+    files = [path]
     if path.is_dir():
         there = [name for name in FOLDERS if (path / name).is_file()]
         if len(there) != 1:
@@ -35,17 +35,20 @@ def read_published(settings: PublishedVariant) -> SparseAutoencoder:
                 f"{path} is a folder with {' and '.join(there) or 'no weights'}; it should "
                 f"hold one of {', '.join(FOLDERS)}"
             )
-        weights = path / there[0]
-    if not weights.is_file():
-        raise InputError(f"{weights} is missing; download the SAE, or correct variant.path")
-    found = file_digest(weights)
+        # What the configuration says decides the codes as much as the weights do.
+        library = FOLDERS[there[0]]
+        files = [path / library.CONFIG, path / library.WEIGHTS]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file} is missing; download the SAE, or correct variant.path")
+    found = file_digest(*files)
     if found != settings.sha256:
         raise InputError(
-            f"{weights} has SHA-256 {found}, not {settings.sha256}; download it again, or correct "
-            "variant.sha256"
+            f"`cat {' '.join(map(str, files))} | sha256sum` gives {found}, not {settings.sha256}; "
+            "download the SAE again, or correct variant.sha256"
         )
     if path.is_dir():
-        sae = FOLDERS[weights.name](path)
+        sae = library.read(path)
     else:
         tensors = Tensors(path)
         if any(name.startswith(overcomplete.MARK) for name in tensors.names()):
