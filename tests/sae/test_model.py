@@ -77,6 +77,42 @@ def test_a_saved_sae_gives_the_same_codes_when_loaded(tmp_path: Path, threshold)
     assert again.description["layer"] == "head"
 
 
+@pytest.mark.parametrize(
+    "given", [Path, str, lambda path: path.parent, lambda path: f"{path.parent}/"]
+)
+def test_an_sae_is_loaded_by_its_json_or_its_folder_as_a_path_or_a_string(tmp_path: Path, given):
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    again = SparseAutoencoder.load(given(tmp_path / "sae.json"))
+    assert torch.equal(again.encoder_weight, make().encoder_weight)
+
+
+@pytest.mark.parametrize("given", [Path, str])
+def test_what_is_no_sae_is_refused_in_a_sentence_that_says_what_to_give(tmp_path: Path, given):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "config.json").write_text('{"architecture": "topk"}')
+    (tmp_path / "list.json").write_text("[]")
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    missing, other = "is missing; give the path of a trained SAE", "does not describe an SAE; give"
+    for name, complaint in {
+        "empty/sae.json": missing,
+        "none": missing,
+        "config.json": other,
+        "list.json": other,
+        "sae.safetensors": other,
+    }.items():
+        with pytest.raises(StoreError) as refused:
+            SparseAutoencoder.load(given(tmp_path / name.replace("empty/sae.json", "empty")))
+        assert str(refused.value).startswith(f"{tmp_path / name} {complaint}")
+
+
+def test_a_description_that_was_changed_is_refused_by_name(tmp_path: Path):
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    text = (tmp_path / "sae.json").read_text()
+    (tmp_path / "sae.json").write_text(text.replace('"head"', '"pooled"'))
+    with pytest.raises(StoreError, match=r"sae\.json was changed after it was written"):
+        SparseAutoencoder.load(tmp_path)
+
+
 def test_weights_that_were_changed_are_refused_by_name(tmp_path: Path):
     make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
     content = bytearray((tmp_path / "sae.safetensors").read_bytes())

@@ -27,14 +27,15 @@ from torch import Tensor
 
 from mammo_sae.errors import InputError, StoreError
 from mammo_sae.sae import sparse
-from mammo_sae.stores.checksums import file_digest
-from mammo_sae.stores.publish import atomic_file, read_json, write_json
+from mammo_sae.stores.checksums import file_digest, without_checksum
+from mammo_sae.stores.publish import atomic_file, read_plain_json, write_json
 
 if TYPE_CHECKING:  # training on cells that are there needs no stores, nor what these need
     from mammo_sae.stores.embeddings import LayerGrid
 
 FORMAT = 2
 KIND = "sae"
+DESCRIPTION = "sae.json"
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,26 @@ class SparseAutoencoder:
         )
 
     @classmethod
-    def load(cls, description: Path) -> SparseAutoencoder:
-        """Read an SAE by its `sae.json`; the weights lie beside it.
+    def load(cls, description: str | Path) -> SparseAutoencoder:
+        """Read an SAE by its `sae.json`, or by the folder that holds it; the weights lie beside it.
 
         Raises
         ------
         StoreError
-            If a file is missing, damaged, or not the one described.
+            If there is no SAE, or a file is missing, damaged, or not the one described.
         """
-        content = read_json(description)
+        description = Path(description)
+        if description.is_dir():
+            description = description / DESCRIPTION
+        if not description.is_file():
+            raise StoreError(f"{description} is missing; give the path of a trained SAE")
+        # Before the checksum, whose absence says "changed": what others wrote has none.
+        content = read_plain_json(description) if description.suffix == ".json" else None
         if not isinstance(content, dict) or content.get("kind") != KIND:
-            raise StoreError(f"{description} does not describe an SAE; give the path of a sae.json")
+            raise StoreError(
+                f"{description} does not describe an SAE; give the path of a {DESCRIPTION}"
+            )
+        content = without_checksum(content, description)
         if content.get("format") != FORMAT:
             raise StoreError(f"{description} has not format {FORMAT}; train the SAE again")
         weights = description.with_name(content["weights"])
