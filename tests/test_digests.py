@@ -107,7 +107,7 @@ def test_a_steps_code_holds_the_modules_that_its_settings_ask_for_and_no_other()
     assert variants("topk") == {"base", "registry", "topk"}
     assert variants("matryoshka") == {"base", "registry", "topk", "batch_topk", "matryoshka"}
     assert variants("published") == {"base", "registry", "published"}
-    for step in ("cohort", "images"):
+    for step in ("cohort", "splits", "images"):
         closure = import_closure(*STEPS[step].modules('{"kind":"cmmd"}'))
         assert "mammo_sae.cohorts.cmmd" in closure
         assert "mammo_sae.cohorts.vindr" not in closure

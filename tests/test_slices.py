@@ -35,7 +35,8 @@ USED = {
 # Keys -> the steps whose settings hold them. The first pattern that matches counts.
 EXPECTED = [
     (r"name|results|layers", set()),
-    (r"cohort\.(key_file|shards)", {"cohort", "images"}),
+    (r"cohort\.key_file", {"cohort", "images", "splits"}),
+    (r"cohort\.shards", {"cohort", "images"}),
     (r"cohort\..*", {"cohort"}),
     (r"phantom\..*", {"phantom"}),
     (r"images\..*", {"images"}),

@@ -245,6 +245,12 @@ def cohort(
 
 
 @app.command()
+def splits(settings: SettingsText, sources: Sources, output: Output) -> None:
+    """Read from an archive's tables which image is of which split, and no label."""
+    _run("splits", settings, sources=sources, output=output)
+
+
+@app.command()
 def images(
     settings: SettingsText,
     sources: Sources,

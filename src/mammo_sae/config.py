@@ -29,7 +29,7 @@ from mammo_sae.analysis.settings import (
 from mammo_sae.cohorts.labels import FINDING, IMAGE
 from mammo_sae.cohorts.phantom.settings import PhantomSettings
 from mammo_sae.cohorts.pseudonyms import public_settings
-from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, TableCohort
+from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, SplitSettings, TableCohort
 from mammo_sae.complaints import explain, listed
 from mammo_sae.demo import DEMO
 from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, ImagesSettings
@@ -278,6 +278,11 @@ class Config(Settings):
         return [folder for folder in (self.cohort.source, self.cohort.external) if folder]
 
     @property
+    def draws_splits(self) -> bool:
+        """Whether patients are drawn into splits, by what they have of the concepts."""
+        return self.cohort.validation_share > 0 or hasattr(self.cohort, "test_share")
+
+    @property
     def shards(self) -> int:
         """The number of shards of the cohort."""
         return self.cohort.shards
@@ -362,6 +367,8 @@ class Config(Settings):
                 shards=self.cohort.shards,
                 key_file=self.cohort.key_file,
             )
+        elif step == "splits":
+            value = SplitSettings(kind=self.cohort.kind, key_file=self.cohort.key_file)
         elif step == "import_encoder":
             # Weights do not hang on what theirs are compared with.
             value = self.encoders[wildcards["encoder"]].model_copy(update={"base": None})

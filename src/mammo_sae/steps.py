@@ -14,7 +14,7 @@ from typing import Any, get_args
 from mammo_sae.analysis import settings as analysis
 from mammo_sae.cohorts.phantom.settings import PhantomPartSettings
 from mammo_sae.cohorts.readers import reader_module
-from mammo_sae.cohorts.settings import CohortSettings
+from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
 from mammo_sae.dicom.settings import ConversionSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
@@ -92,6 +92,7 @@ VARIANT = Choice(("variant", "name"), variant_module, _names(Variant, "name"))
 STEPS = {
     "phantom": Step("mammo_sae.cohorts.phantom.archive", PhantomPartSettings),
     "cohort": Step("mammo_sae.cohorts.build", CohortSettings, READER),
+    "splits": Step("mammo_sae.cohorts.split_table", SplitSettings, READER),
     "images": Step("mammo_sae.dicom.convert", ConversionSettings, READER),
     "quarantine": Step("mammo_sae.dicom.quarantine", None),
     "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings),

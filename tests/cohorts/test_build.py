@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mammo_sae.cohorts import build
+from mammo_sae.cohorts import build, split_table
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
 from mammo_sae.cohorts.readers import locate
-from mammo_sae.cohorts.settings import PhantomCohort, VindrCohort
+from mammo_sae.cohorts.settings import PhantomCohort, SplitSettings, VindrCohort
 from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
@@ -39,6 +39,19 @@ def second_folder(folder: Path, prefix: str) -> Path:
             text = text.replace(f"{name},", f"{prefix}{name},")
         (copy / path.name).write_text(text)
     return copy
+
+
+def test_the_table_of_splits_has_the_images_tables_splits_in_its_order(vindr_folder, tmp_path):
+    own, external = settings(vindr_folder), second_folder(vindr_folder, "x")
+    (external / "images").symlink_to(vindr_folder / "images")
+    sources = [vindr_folder, external]
+    images, _ = build_cohort(own, sources, tmp_path / "out")
+    split_table.run(SplitSettings(kind="vindr"), sources, tmp_path / "splits.parquet")
+    splits = pd.read_parquet(tmp_path / "splits.parquet")
+    assert set(splits["split"]) == {"training", "test", "external"}
+    assert list(splits.columns) == ["image_id", "split"]
+    both = images[["image_id", "split"]].astype(str).reset_index(drop=True)
+    pd.testing.assert_frame_equal(splits.astype(str), both)
 
 
 def test_the_tables_have_pseudonyms_types_and_clipped_boxes(vindr_folder, tmp_path):

@@ -132,6 +132,44 @@ def test_the_image_size_reruns_everything_but_the_cohort(finished):
     assert not {"phantom", "cohort", "import_encoder"} & jobs.keys()
 
 
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        "{cohort: {concepts: {mass: null, tumour: Mass}}, truth: {concept: tumour}}",
+        "cohort: {concepts: {mass: Mass}, covariates: {paddle: paddle}}",
+    ],
+)
+def test_a_concept_renamed_or_left_out_reruns_what_uses_labels_and_no_other(finished, overlay):
+    jobs = finished.stale(overlay=overlay)
+    # Fine-tuning learns from labels: its encoder has another head, and what it sees follows.
+    assert (jobs["cohort"], jobs["finetune"], jobs["linear_probe"]) == (1, 1, 1)
+    assert jobs["extract"] == jobs["train_sae"] == jobs["codes"] == 2
+    assert jobs["probing"] == jobs["confounds"] == jobs["alignment"] == RUNS
+    assert not {"phantom", "splits", "images", "import_encoder"} & jobs.keys()
+    plan = finished.snakemake("-n", overlay=overlay)
+    text = plan.stdout + plan.stderr
+    assert "SAE: finetuned, head" in text
+    assert "SAE: pretrained" not in text
+    assert "Codes: pretrained" not in text
+
+
+def test_patients_drawn_into_another_split_rerun_the_saes(finished):
+    jobs = finished.stale(overlay="cohort: {validation_share: 0.2}")
+    assert jobs["cohort"] == 1
+    assert jobs["train_sae"] == jobs["codes"] == RUNS
+    assert "images" not in jobs
+
+
+def test_a_renamed_concept_does_not_hide_what_else_an_sae_is_stale_for(finished):
+    overlay = """
+cohort: {concepts: {mass: null, tumour: Mass}}
+truth: {concept: tumour}
+saes: {topk: {lr: 0.002}}
+"""
+    jobs = finished.stale(overlay=overlay)
+    assert jobs["train_sae"] == jobs["codes"] == RUNS
+
+
 def test_a_new_variant_and_its_settings_make_nothing_stale(restored):
     add_variant(restored.folder)
     assert restored.stale() == {}

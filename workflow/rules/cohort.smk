@@ -53,3 +53,31 @@ rule cohort:
     shell:
         "python -m mammo_sae cohort --settings {params.cfg:q} --images {output.images:q}"
         " --findings {output.findings:q} --summary {output.summary:q} {params.folders:q} 2> {log:q}"
+
+
+# Which image is of which split, and no label: for what learns from none.
+rule splits:
+    input:
+        sources=source_manifests,
+    output:
+        SPLITS,
+    log:
+        f"{RESULTS}/logs/splits.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/splits.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(30),
+    params:
+        cfg=cfg("splits"),
+        code=code("splits"),
+        content=cohort_content,
+        folders=SOURCES,
+    message:
+        "Splits"
+    shell:
+        "python -m mammo_sae splits --settings {params.cfg:q} --output {output:q}"
+        " {params.folders:q} 2> {log:q}"

@@ -211,6 +211,13 @@ class CmmdCohort(UnsplitCohort):
     )
 
 
+class SplitSettings(Settings):
+    """Exactly what the splits of a cohort depend on that does not draw any."""
+
+    kind: str = Field("phantom", pattern="^[a-z][a-z0-9_]*$", description="kind of the cohort")
+    key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")
+
+
 CohortSettings = Annotated[
     PhantomCohort
     | VindrCohort

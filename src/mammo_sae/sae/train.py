@@ -61,7 +61,8 @@ def run(
     Parameters
     ----------
     images
-        The cohort's image table; images of the split `training` are used.
+        A table with image_id and split: the cohort's images, or their splits alone. Images of the
+        split `training` are used.
     embeddings
         Manifests of the embedding stores, one per shard.
     layer
