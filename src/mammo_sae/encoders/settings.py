@@ -158,7 +158,7 @@ class FastRecipe(Settings):
         "every concept has been learnt",
     )
     learnt: float = Field(
-        default=0.98,
+        default=0.99,
         gt=0.5,
         le=1,
         description="AUROC over the training images from which a concept has been learnt",
