@@ -69,6 +69,7 @@ def test_the_tables_have_pseudonyms_types_and_clipped_boxes(vindr_folder, tmp_pa
         "boxes_clipped": 1,
         "boxes_outside_dropped": 0,
         "findings_without_box": 1,
+        "malformed_rows": 0,
         "unreadable_images_dropped": 0,
     }
     assert summary["splits"]["training"] == {

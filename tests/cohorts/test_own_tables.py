@@ -89,7 +89,7 @@ def test_a_comma_that_may_be_decimals_or_thousands_is_refused(tmp_path, values):
     first, second = values.split()
     (tmp_path / "t.csv").write_text(f"dose;x\n{first};1\n{second};1\n")
     with pytest.raises(InputError, match=r"line 2, column 'dose' holds a comma that may"):
-        Sheet(tmp_path / "t.csv").typed("dose")
+        Sheet(tmp_path, "t.csv").typed("dose")
 
 
 def test_a_label_column_is_named_for_the_category_or_for_the_concept(folder):
@@ -99,25 +99,49 @@ def test_a_label_column_is_named_for_the_category_or_for_the_concept(folder):
         assert labels.astype("Int8").to_list() == [1, pd.NA, 0]
 
 
-def test_all_bad_cells_of_a_column_are_named_at_once(folder):
-    text = IMAGES.replace("L,1,4", "L,yes,4").replace("R,0,1", "R,no,1")
-    (folder / "images.csv").write_text(text)
-    with pytest.raises(InputError, match=r"line 2, column 'mass' is 'yes'.*so are lines 4$"):
-        read(folder)
+def test_a_label_that_is_none_is_unknown_and_named(folder):
+    (folder / "images.csv").write_text(IMAGES.replace("L,1,4", "L,yes,4"))
+    with files_unread():
+        source = read_folder(folder, {"mass": "mass"}, {})
+    assert source.images["mass"].astype("Int8").to_list() == [pd.NA, pd.NA, 0]
+    assert [str(row) for sheet in source.sheets for row in sheet.left_out.values()] == [
+        "images.csv: line 2, column 'mass' is 'yes'; expected 0, 1 or empty"
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a,b,a\n1,2,3\n", "column 'a' occurs twice"),
-        ("a,b\n1,2,3\n4,5,6\n", "more cells than its header row"),
-        ("a,b\n1,\0\n", "holds NUL bytes"),
+        ("\n\n", "is empty"),
+        ("a\0,b\n1,2\n", "header row holds bytes that are no text"),
     ],
 )
-def test_a_table_whose_cells_could_be_taken_for_others_is_refused(tmp_path, text, message):
+def test_a_header_row_that_can_not_be_told_is_refused(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(InputError, match=rf"t.csv can't be read as CSV: .*{message}"):
-        Sheet(tmp_path / "t.csv")
+    with pytest.raises(InputError, match=rf"^t.csv can't be read as CSV: .*{message}"):
+        Sheet(tmp_path, "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (b"1,2,3", "has 3 cells; the header row has 2"),
+        (b"1,\0", "holds NUL bytes"),
+        (b'"1,2', "has a quote that does not end"),
+        (b'"1"2,2', "has a quote that does not end"),
+        (b"1,\xe4\xff", "holds bytes that are no text"),
+    ],
+)
+def test_a_damaged_row_takes_no_other_with_it(tmp_path, row, why):
+    content = "a,b\nä,1\n".encode() + row + '\n"ö\nü",2\n\n"",\nß\n5,6,,\n'.encode()
+    (tmp_path / "t.csv").write_bytes(content)
+    sheet = Sheet(tmp_path, "t.csv")
+    assert [str(row) for row in sheet.left_out.values()] == [f"t.csv: line 3 {why}"]
+    assert sheet.text("a") == ["ä", "ö\nü", "ß", "5"]
+    assert sheet.text("b") == ["1", "2", "", "6"]
+    sheet.leave_out(2, "b", "is odd")
+    assert list(map(str, sheet.left_out.values()))[-1] == "t.csv: line 8, column 'b' is odd"
 
 
 @pytest.mark.parametrize("name", ["._1-1.dcm", "@eaDir/1-1.dcm", "__MACOSX/1.dcm", "Thumbs.db"])

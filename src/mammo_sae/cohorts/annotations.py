@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.columns import BOX
+from mammo_sae.cohorts.left_out import check_share
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
 from mammo_sae.cohorts.readers import read_source, reader
+from mammo_sae.cohorts.sheet import LeftOut
 from mammo_sae.cohorts.source import Keep
 from mammo_sae.errors import InputError
 
@@ -32,6 +34,8 @@ class Annotations:
         What was noticed and not refused, by name.
     finding_rows
         image_id, concept, rows, positive, see `mammo_sae.cohorts.source`; None without.
+    malformed
+        Rows of the tables that were left out, and those with a cell that counts as empty.
     """
 
     images: pd.DataFrame
@@ -39,6 +43,7 @@ class Annotations:
     lost: tuple[str, ...]
     counts: Mapping[str, int]
     finding_rows: pd.DataFrame | None = None
+    malformed: tuple[LeftOut, ...] = ()
 
 
 def read_annotations(
@@ -48,6 +53,7 @@ def read_annotations(
     covariates: Mapping[str, str],
     pseudonyms: Pseudonyms,
     keep: Keep | None = None,
+    most_malformed: float = 1.0,
 ) -> Annotations:
     """Read the annotations of the patients to `keep`, or of all.
 
@@ -57,6 +63,8 @@ def read_annotations(
         As of `mammo_sae.cohorts.readers.read_source`.
     pseudonyms
         Of the cohort.
+    most_malformed
+        Largest share of a table's rows that may be malformed; of all patients' alone.
 
     Raises
     ------
@@ -65,6 +73,8 @@ def read_annotations(
         there is a readable file.
     """
     source = read_source(kind, sources, concepts, covariates, keep)
+    if keep is None:
+        check_share(source.sheets, most_malformed)
     unreadable = source.images["rows"].isna()
     if keep is None and len(unreadable) and unreadable.all():
         raise InputError(
@@ -92,7 +102,8 @@ def read_annotations(
         rows = rows[rows["source_image"].isin(images["source_image"])]
         rows = rows.assign(image_id=[pseudonyms.image(i) for i in rows["source_image"]])
         rows = rows[["image_id", "concept", "rows", "positive"]]
-    return Annotations(images, boxes, lost, source.counts, rows)
+    malformed = tuple(row for sheet in source.sheets for row in sheet.named())
+    return Annotations(images, boxes, lost, source.counts, rows, malformed)
 
 
 def clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:

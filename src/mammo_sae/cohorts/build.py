@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from mammo_sae.cohorts.annotations import clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.labels import FINDING, IMAGE, row_columns
+from mammo_sae.cohorts.left_out import report
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import regions_of, stray_files
 from mammo_sae.cohorts.regions import REGIONS
@@ -48,7 +50,7 @@ def run(
         The tables to write (.parquet), see `mammo_sae.cohorts.tables`.
     manifest
         JSON written last: counts per split and concept, boxes clipped or dropped, pseudonyms of
-        the sources' images without annotation, digests.
+        the sources' images without annotation, malformed rows of its tables, digests.
     provenance
         Written beside the manifest as `provenance.json`.
 
@@ -60,7 +62,12 @@ def run(
     """
     pseudonyms = load_pseudonyms(settings.key_file)
     found = read_annotations(
-        settings.kind, sources, settings.concepts, settings.covariates, pseudonyms
+        settings.kind,
+        sources,
+        settings.concepts,
+        settings.covariates,
+        pseudonyms,
+        most_malformed=settings.most_malformed,
     )
     image_table = validated_images(
         with_split(found.images, settings, pseudonyms),
@@ -75,6 +82,7 @@ def run(
 
     strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
     _check_strays(strays, settings.unannotated)
+    report(found.malformed)
 
     manifest.unlink(missing_ok=True)
     # Steps that read masks learn from the table which region of an image store is whose.
@@ -89,8 +97,14 @@ def run(
         {
             "kind": "cohort",
             "tables": {path.name: file_digest(path) for path in (images, findings)},
-            "counts": {"unreadable_images_dropped": len(found.lost), **found.counts, **counts},
+            "counts": {
+                "unreadable_images_dropped": len(found.lost),
+                "malformed_rows": len(found.malformed),
+                **found.counts,
+                **counts,
+            },
             "files_without_annotation": strays,
+            "malformed_rows": [asdict(row) for row in found.malformed],
             "splits": _summary(image_table, finding_table, list(settings.concepts)),
         },
     )

@@ -17,7 +17,7 @@ they become one image. Patients of both the training and the test part all becom
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.cohorts.image_files import is_image_name
-from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.sheet import Sheet, open_sheets
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
     Keep,
@@ -43,6 +43,16 @@ TABLES = (*NAMES, *(f"csv/{name}" for name in NAMES))
 """Files that `read_folder` reads."""
 PATTERN = "*/**/*"
 """Where images lie."""
+COLUMNS = (
+    "patient_id",
+    "left or right breast",
+    "image view",
+    "assessment",
+    "abnormality type",
+    "pathology",
+    "image file path",
+    "ROI mask file path",
+)
 CATEGORIES = ("mass", "calcification", "malignant")
 SIDES = {"LEFT": "L", "RIGHT": "R"}
 VIEWS = {"CC": "CC", "MLO": "MLO"}
@@ -96,7 +106,7 @@ def read_folder(
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
     check_concepts(concepts, CATEGORIES)
-    films = _films(folder, keep)
+    films, sheets = _films(folder, keep, covariates.values())
     found = list(films.values())
     headers = header_columns([film.file or folder / name for name, film in films.items()])
     held_out = {film.patient for film in found if film.split == "test"}
@@ -123,9 +133,8 @@ def read_folder(
         images[name] = [film.sheet.text(column)[film.row] or None for film in found]
     sizes = zip(headers["rows"], headers["columns"], strict=True)
     boxes, without = _boxes(films, list(sizes))
-    return SourceCohort(
-        images, boxes, {"findings_without_box": without, "patients_in_both_parts": len(both)}
-    )
+    counts = {"findings_without_box": without, "patients_in_both_parts": len(both)}
+    return SourceCohort(images, boxes, counts, sheets=tuple(sheets))
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -145,18 +154,24 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
             ),
             others=tuple(path for _, roi, *_ in film.findings for path in _dicoms(roi)),
         )
-        for name, film in _films(folder, keep).items()
+        for name, film in _films(folder, keep)[0].items()
     }
 
 
-def _films(folder: Path, keep: Keep | None) -> dict[str, _Film]:
+def _films(
+    folder: Path, keep: Keep | None, more: Iterable[str] = ()
+) -> tuple[dict[str, _Film], list[Sheet]]:
+    """Return the films and the tables; a film of which a row is malformed is left out."""
     films: dict[str, _Film] = {}
-    tables = folder / "csv" if (folder / "csv").is_dir() else folder
-    for name in NAMES:
-        sheet = Sheet(tables / name).only("patient_id", keep)
+    in_doubt: list[tuple[str, str | None, str | None]] = []
+    tables = "csv/" if (folder / "csv").is_dir() else ""
+    sheets = open_sheets(folder, {f"{tables}{name}": (*COLUMNS, *more) for name in NAMES})
+    for at, (name, sheet) in enumerate(zip(NAMES, sheets, strict=True)):
+        sheet.ids("patient_id")
+        sheet = sheets[at] = sheet.only("patient_id", keep)
         density = "breast_density" if "breast_density" in sheet else "breast density"
         columns = zip(
-            sheet.ids("patient_id"),
+            sheet.text("patient_id"),
             sheet.chosen("left or right breast", SIDES),
             sheet.chosen("image view", VIEWS),
             sheet.parsed(density, DENSITIES.__getitem__, "0 to 4 or empty"),
@@ -171,9 +186,15 @@ def _films(folder: Path, keep: Keep | None) -> dict[str, _Film]:
             columns
         ):
             if kind not in CATEGORIES[:2]:
-                sheet.refuse(
-                    row, "abnormality type", f"is {kind!r}; expected mass or calcification"
-                )
+                why = f"is {kind!r}; expected mass or calcification"
+                sheet.leave_out(row, "abnormality type", why)
+            series = [
+                _series(folder, sheet, row, column, text)
+                for column, text in (("image file path", image), ("ROI mask file path", roi))
+            ]
+            if not sheet.good_row(row):
+                in_doubt.append((patient, side, view))
+                continue
             film = films.setdefault(
                 f"{patient}_{side}_{view}",
                 _Film(
@@ -183,25 +204,32 @@ def _films(folder: Path, keep: Keep | None) -> dict[str, _Film]:
                     "training" if name.endswith("_train_set.csv") else "test",
                     side,
                     view,
-                    next(
-                        iter(_dicoms(_series(folder, sheet, row, "image file path", image))), None
-                    ),
+                    next(iter(_dicoms(series[0])), None),
                     dense,
                 ),
             )
             if birads is not None:
                 film.birads = birads if film.birads is None else max(film.birads, birads)
             categories = {kind, *(["malignant"] if malignant else [])}
-            series = _series(folder, sheet, row, "ROI mask file path", roi)
-            film.findings.append((categories, series, sheet, row))
-    return films
+            film.findings.append((categories, series[1], sheet, row))
+    # Where a row does not say which film it is of, it may be any of those that fit.
+    counted = {
+        name: film
+        for name, film in films.items()
+        if not any(
+            film.patient == patient and side in (None, film.side) and view in (None, film.view)
+            for patient, side, view in in_doubt
+        )
+    }
+    return counted, sheets
 
 
 def _series(folder: Path, sheet: Sheet, row: int, column: str, text: str) -> Path:
     """Return the folder of the series that a path of the tables names."""
     parts = PurePosixPath(text.strip().strip('"')).parts
     if not parts or parts[0] in {"/", ".."}:
-        sheet.refuse(row, column, "must be a path inside the folder")
+        sheet.leave_out(row, column, "must be a path inside the folder")
+        return folder / "no series"
     if (folder / "jpeg").is_dir() and len(parts) > 2 and ".." not in parts:
         return folder / "jpeg" / parts[2]
     return folder / parts[0]
@@ -226,27 +254,39 @@ def _boxes(
     rows: list[tuple] = []
     without = 0
     for (name, film), size in zip(films.items(), sizes, strict=True):
-        for categories, series, *_ in film.findings:
-            box = _extent(series, size)
+        for categories, series, sheet, row in film.findings:
+            box, why = _extent(series, size)
             if box is None:
                 without += 1
+                if size[0]:  # else the film itself is named
+                    sheet.remark(row, "ROI mask file path", f"gives no box: {why}")
                 continue
             rows.extend((name, category, *box) for category in sorted(categories))
     return pd.DataFrame(rows, columns=FINDING_COLUMNS), without
 
 
-def _extent(series: Path, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+def _extent(
+    series: Path, size: tuple[int | None, int | None]
+) -> tuple[tuple[float, float, float, float] | None, str]:
+    """Return the extent of a series' mask, or why there is none."""
     from mammo_sae.dicom.files import read_image
     from mammo_sae.dicom.refusal import Refusal
 
-    found = None
+    if not size[0] or not size[1]:
+        return None, "the film can't be read"
+    found, why = None, "there is no such file"
     for path in _dicoms(series):
         try:
             _, codes = read_image(path)
         except Refusal:
+            why = "the file can't be read"
             continue
         # The crop is smaller, unless the abnormality fills the film: then it is not two-valued.
-        if not size[0] or not _is_mask(codes) or not _same_aspect(codes.shape, size):
+        if not _is_mask(codes):
+            why = "no file is an image of two values" if found is None else why
+            continue
+        if not _same_aspect(codes.shape, (size[0], size[1])):
+            why = "the mask has another shape than its film"
             continue
         marked = codes > codes.max() // 2
         y, x = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
@@ -260,7 +300,7 @@ def _extent(series: Path, size: tuple[int, int]) -> tuple[float, float, float, f
         )
         if codes.shape == size:
             break
-    return found
+    return found, why
 
 
 def _same_aspect(one: tuple[int, ...], other: tuple[int, int]) -> bool:

@@ -45,7 +45,12 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
     pseudonyms = load_pseudonyms(settings.key_file)
     with files_unread():
         found = read_annotations(
-            settings.kind, sources, settings.concepts, settings.covariates, pseudonyms
+            settings.kind,
+            sources,
+            settings.concepts,
+            settings.covariates,
+            pseudonyms,
+            most_malformed=settings.most_malformed,
         )
     images = validated_images(
         with_split(found.images, settings, pseudonyms),

@@ -11,13 +11,13 @@ a code. Of a breast without a row nothing is known. No split of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_sae.cohorts.image_files import is_image_name
-from mammo_sae.cohorts.sheet import Sheet
+from mammo_sae.cohorts.sheet import EMPTY, Sheet
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
     Keep,
@@ -86,21 +86,28 @@ def read_folder(
     from mammo_sae.cohorts.facts import read_facts  # what only locates files needs no pydicom
 
     check_concepts(concepts, CATEGORIES)
-    sheet = Sheet(folder / BREASTS).only("ID1", keep)
+    sheet = _table(folder, covariates.values()).only("ID1", keep)
     breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
+    in_doubt: set[tuple[str, str]] = set()
     for row, (patient, side, kind, malignant) in enumerate(
         zip(
-            sheet.ids("ID1"),
+            sheet.text("ID1"),
             sheet.chosen("LeftRight", {"L": "L", "R": "R"}),
             sheet.required("abnormality", KINDS.__getitem__, "mass, calcification or both"),
             sheet.chosen("classification", {"Benign": False, "Malignant": True}),
             strict=True,
         )
     ):
+        if not sheet.good_row(row):
+            in_doubt |= {(patient, breast) for breast in side or "LR"}
+            continue
         _, known = breasts.setdefault((patient, side), (row, set()))
         known |= kind | ({"malignant"} if malignant else set())
-    first = {patient: row for row, patient in reversed(list(enumerate(sheet.ids("ID1"))))}
-    ages = sheet.parsed("Age", lambda text: int(float(text)), "years or empty")
+    for breast in in_doubt:
+        breasts.pop(breast, None)
+    first = {patient: row for row, patient in reversed(list(enumerate(sheet.text("ID1"))))}
+    first.pop("", None)
+    ages = sheet.parsed("Age", lambda text: int(float(text)), "years or empty", private=True)
     texts = {name: sheet.typed(column) for name, column in covariates.items()}
 
     files = locate_folder(folder, keep)
@@ -142,7 +149,8 @@ def read_folder(
         "images_without_view_dropped": dropped,
         "patients_without_images": len(first.keys() - {found.patient for found in files.values()}),
     }
-    return SourceCohort(pd.DataFrame(rows, columns=columns), findings, counts)
+    images = pd.DataFrame(rows, columns=columns)
+    return SourceCohort(images, findings, counts, sheets=(sheet,))
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -155,9 +163,17 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     """
     return {
         path.relative_to(folder).as_posix(): SourceFiles(dicom=path, patient=patient)
-        for patient in dict.fromkeys(Sheet(folder / BREASTS).only("ID1", keep).ids("ID1"))
+        for patient in dict.fromkeys(_table(folder).only("ID1", keep).text("ID1"))
+        if patient not in EMPTY
         for path in _dicoms(folder, patient)
     }
+
+
+def _table(folder: Path, more: Iterable[str] = ()) -> Sheet:
+    needed = ("ID1", "LeftRight", "Age", "abnormality", "classification", *more)
+    sheet = Sheet(folder, BREASTS, needed=needed)
+    sheet.ids("ID1")
+    return sheet
 
 
 def _dicoms(folder: Path, patient: str) -> list[Path]:

@@ -18,7 +18,7 @@ views, tomosynthesis, spot views and screenshots are dropped and counted; densit
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +34,7 @@ from mammo_sae.cohorts.source import (
     check_concepts,
 )
 from mammo_sae.cohorts.tables import age_bin
+from mammo_sae.errors import InputError
 
 CLINICAL = "tables/EMBED_OpenData_clinical.csv"
 METADATA = "tables/EMBED_OpenData_metadata.csv"
@@ -111,16 +112,16 @@ def read_folder(
     )
 
     check_concepts(concepts, CATEGORIES)
-    sheet = Sheet(folder / METADATA, columns=(*METADATA_COLUMNS, *BOXES, *covariates.values()))
+    sheet, clinical = _sheets(folder, covariates.values())
     sheet = sheet.only("empi_anon", keep)
-    kept = _kept(sheet)
     files = _files(folder, sheet)
-    exams, sides = sheet.ids("acc_anon"), sheet.text("ImageLateralityFinal")
-    findings = _findings(folder)
+    kept = _kept(sheet)
+    exams, sides = sheet.text("acc_anon"), sheet.text("ImageLateralityFinal")
+    findings = _findings(clinical)
     of_row = [findings.get((exams[row], sides[row]), []) for row in kept]
     boxes_of_row = _boxes_of_row(sheet)
     headers = read_facts([files[row] for row in kept], "read headers")
-    patients, views = sheet.ids("empi_anon"), sheet.text("ViewPosition")
+    patients, views = sheet.text("empi_anon"), sheet.text("ViewPosition")
     images = pd.DataFrame(
         {
             "source_image": [files[row].relative_to(folder).as_posix() for row in kept],
@@ -152,7 +153,8 @@ def read_folder(
     else:
         boxes_of_row = [boxes_of_row[row] for row in kept]
     boxes, dropped = _boxes(boxes_of_row, images["source_image"], of_row)
-    return SourceCohort(images, boxes, {"other_images_dropped": len(sheet) - len(kept), **dropped})
+    counts = {"other_images_dropped": int(sheet.good.sum()) - len(kept), **dropped}
+    return SourceCohort(images, boxes, counts, sheets=(sheet, clinical))
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -163,13 +165,14 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     InputError
         If a table is missing or malformed.
     """
-    sheet = Sheet(folder / METADATA, columns=(*METADATA_COLUMNS, *BOXES)).only("empi_anon", keep)
+    sheet, clinical = _sheets(folder)
+    sheet = sheet.only("empi_anon", keep)
     files = _files(folder, sheet)
     exams, sides, patients = (
         sheet.text(name) for name in ("acc_anon", "ImageLateralityFinal", "empi_anon")
     )
     cells = sheet.cells(["ImageLateralityFinal", "ViewPosition", *BOXES])
-    findings = _findings(folder)
+    findings = _findings(clinical)
     return {
         files[row].relative_to(folder).as_posix(): SourceFiles(
             dicom=files[row],
@@ -187,7 +190,8 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
 
 def named_files(folder: Path) -> set[Path]:
     """Return the files of all rows, those of other kinds of image too."""
-    return set(_files(folder, Sheet(folder / METADATA, columns=METADATA_COLUMNS)))
+    files = _files(folder, _sheets(folder)[0])
+    return {path for path in files if path is not None}
 
 
 def _kept(sheet: Sheet) -> list[int]:
@@ -201,48 +205,89 @@ def _kept(sheet: Sheet) -> list[int]:
     return [
         row
         for row, (kind, view, side, spot) in enumerate(rows)
-        if kind == "2D" and view in VIEWS and side in {"L", "R"} and spot in {*EMPTY, "0", "0.0"}
+        if sheet.good_row(row)
+        and kind == "2D"
+        and view in VIEWS
+        and side in {"L", "R"}
+        and spot in {*EMPTY, "0", "0.0"}
     ]
+
+
+def _sheets(folder: Path, more: Iterable[str] = ()) -> tuple[Sheet, Sheet]:
+    """Return the tables of files and of findings; rows that share a file are left out."""
+    found = []
+    wrong = []
+    wanted = ((METADATA, (*METADATA_COLUMNS, *more), BOXES), (CLINICAL, CLINICAL_COLUMNS, ()))
+    for name, needed, optional in wanted:
+        try:
+            found.append(Sheet(folder, name, columns=(*needed, *optional), needed=needed))
+        except InputError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError("; ".join(wrong))
+    sheet, clinical = found
+    for column in ("empi_anon", "acc_anon"):
+        sheet.ids(column)
+    sheet.distinct(sheet.ids("anon_dicom_path"), "anon_dicom_path")
+    return sheet, clinical
 
 
 def _files(folder: Path, sheet: Sheet) -> list[Path]:
     files = []
     listings = Listings()
-    for row, text in enumerate(sheet.ids("anon_dicom_path")):
+    for row, text in enumerate(sheet.text("anon_dicom_path")):
         parts = PurePosixPath(text).parts
         start = max((n + 1 for n, part in enumerate(parts) if part in ROOTS), default=0)
         if ".." in parts or parts[start:][:1] in {(), ("/",)}:
-            sheet.refuse(row, "anon_dicom_path", "must hold a path below anon_dicom or images")
+            sheet.leave_out(row, "anon_dicom_path", "must hold a path below anon_dicom or images")
+            parts, start = ("no path",), 0
         named = folder.joinpath("images", *parts[start:])
         files.append(listings.find(named.parent, named.stem) or named)
     return files
 
 
-def _findings(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Return the findings of each exam and side: categories, birads, density, age."""
-    sheet = Sheet(folder / CLINICAL, columns=CLINICAL_COLUMNS)
+def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the findings of each exam and side: categories, birads, density, age.
+
+    A side of which a row says something malformed has none: nobody knows what it has.
+    """
     columns = zip(
         sheet.ids("acc_anon"),
-        sheet.parsed("side", {side: side for side in "LRB"}.__getitem__, "L, R, B or empty"),
+        _or_empty(sheet, "side", {side: side for side in "LRB"}.__getitem__, "L, R, B or empty"),
         sheet.parsed("asses", _birads, "a letter"),
         sheet.parsed("tissueden", lambda text: DENSITIES[int(float(text))], "1 to 5 or empty"),
-        sheet.parsed("age_at_study", lambda text: int(float(text)), "years or empty"),
+        sheet.parsed("age_at_study", lambda text: int(float(text)), "years", private=True),
         sheet.text("massshape"),
         sheet.text("calcfind"),
         sheet.text("calcdistri"),
-        sheet.parsed("path_severity", lambda text: int(float(text)), "0 to 6 or empty"),
+        _or_empty(sheet, "path_severity", lambda text: int(float(text)), "0 to 6 or empty"),
         strict=True,
     )
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for exam, side, birads, density, age, shape, calcification, distribution, severity in columns:
+    in_doubt: set[tuple[str, str]] = set()
+    for row, cells in enumerate(columns):
+        exam, side, birads, density, age, shape, calcification, distribution, severity = cells
+        breasts = side if side in {"L", "R"} else "LR"
+        if not sheet.good_row(row):
+            in_doubt |= {(exam, breast) for breast in breasts}
+            continue
         categories = {name for name, shapes in SHAPES.items() if shape in shapes}
         if {calcification, distribution} - EMPTY:
             categories.add("calcification")
         if severity in CANCER:
             categories.add("cancer")
         finding = {"categories": categories, "birads": birads, "density": density, "age": age}
-        for breast in side if side in {"L", "R"} else "LR":
+        for breast in breasts:
             found.setdefault((exam, breast), []).append(finding)
+    return {key: findings for key, findings in found.items() if key not in in_doubt}
+
+
+def _or_empty(sheet: Sheet, column: str, parse: Callable[[str], Any], expected: str) -> list[Any]:
+    """Return `parse` of each cell, None where it is empty; malformed rows are left out."""
+    found = sheet.parsed(column, parse, expected)
+    for row, (value, text) in enumerate(zip(found, sheet.text(column), strict=True)):
+        if value is None and text not in EMPTY:
+            sheet.leave_out(row, column, f"is malformed; expected {expected}")
     return found
 
 

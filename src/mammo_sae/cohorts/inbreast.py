@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import plistlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.parsers.expat import ExpatError
 
@@ -24,7 +24,6 @@ import pandas as pd
 from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
-from mammo_sae.errors import InputError
 
 IMAGES = "INbreast.csv"
 TABLES = (IMAGES,)
@@ -70,8 +69,9 @@ def read_folder(
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
     files = locate_folder(folder, keep)
-    sheet = Sheet(folder / IMAGES, separator=";").only("File Name", files.__contains__)
-    names = list(files)
+    sheet, _ = _located(folder, covariates.values())
+    sheet = sheet.only("File Name", files.__contains__)
+    names = sheet.text("File Name")
     images = pd.DataFrame(
         {
             "source_image": names,
@@ -81,16 +81,25 @@ def read_folder(
             "side": sheet.chosen("Laterality", {"L": "L", "R": "R"}),
             "density": sheet.parsed("ACR", DENSITIES.__getitem__, "1 to 4 or empty"),
             "birads": sheet.parsed("Bi-Rads", _birads, "0 to 6, 4a to 4c, or empty"),
-            **header_columns([files[name].dicom for name in names]),
         }
     )
-    contours = {name: _contours(folder / "AllXML" / f"{name}.xml") for name in names}
+    contours: dict[str, list] = {}
+    for row, name in enumerate(names):
+        try:
+            contours[name] = _contours(folder / "AllXML" / f"{name}.xml")
+        except ValueError as error:
+            contours[name] = []
+            sheet.leave_out(row, "File Name", f"has contours in AllXML that {error}")
     for concept, finding in concepts.items():
         images[concept] = [int(any(f == finding for f, _ in contours[name])) for name in names]
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
+    images = images[sheet.good].reset_index(drop=True)
+    names = list(images["source_image"])
+    images = images.assign(**header_columns([files[name].dicom for name in names]))
     rows = [(name, finding, *box) for name in names for finding, box in contours[name]]
-    return SourceCohort(images, pd.DataFrame(rows, columns=FINDING_COLUMNS), {})
+    findings = pd.DataFrame(rows, columns=FINDING_COLUMNS)
+    return SourceCohort(images, findings, {}, sheets=(sheet,))
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -99,33 +108,40 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     Raises
     ------
     InputError
-        If the table is missing or a row has not one file.
+        If the table is missing or lacks a column.
     """
-    sheet = Sheet(folder / IMAGES, separator=";")
+    _, found = _located(folder)
+    return {name: files for name, files in found.items() if keep is None or keep(files.patient)}
+
+
+def _located(folder: Path, more: Iterable[str] = ()) -> tuple[Sheet, dict[str, SourceFiles]]:
+    """Return the table and its files; rows that have not one image are left out."""
+    needed = ("File Name", "View", "Laterality", "ACR", "Bi-Rads", *more)
+    sheet = Sheet(folder, IMAGES, separator=";", needed=needed)
+    names = sheet.ids("File Name")
+    sheet.distinct(names, "File Name")
     on_disk: dict[str, list[Path]] = {}
     for path in sorted(filter(is_image_name, (folder / "AllDICOMs").glob("*"))):
         on_disk.setdefault(path.name.split("_")[0], []).append(path)
     found: dict[str, SourceFiles] = {}
     for row, (name, cells) in enumerate(
-        zip(sheet.ids("File Name"), sheet.cells(["Laterality", "View"]), strict=True)
+        zip(names, sheet.cells(["Laterality", "View"]), strict=True)
     ):
-        if name in found:
-            sheet.refuse(row, "File Name", "occurs a second time")
         paths = on_disk.get(name, [])
         if len(paths) != 1:
-            sheet.refuse(row, "File Name", f"has {len(paths)} images in AllDICOMs; expected 1")
-        parts = paths[0].name.split("_")
-        if len(parts) < 3:
-            sheet.refuse(row, "File Name", "has a file whose name holds no patient")
-        if keep is not None and not keep(parts[1]):
+            sheet.leave_out(row, "File Name", f"has {len(paths)} images in AllDICOMs; expected 1")
+        elif len(paths[0].name.split("_")) < 3:
+            sheet.leave_out(row, "File Name", "has a file whose name holds no patient")
+        if not sheet.good_row(row):
             continue
+        parts = paths[0].name.split("_")
         found[name] = SourceFiles(
             dicom=paths[0],
             patient=parts[1],
             annotation=cells,
             others=(folder / "AllXML" / f"{name}.xml",),
         )
-    return found
+    return sheet, found
 
 
 def _birads(text: str) -> int:
@@ -136,25 +152,29 @@ def _birads(text: str) -> int:
 
 
 def _contours(path: Path) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Return finding and box of each contour; no file means no finding."""
+    """Return finding and box of each contour; no file means no finding.
+
+    Raises
+    ------
+    ValueError
+        If the file is malformed, in words that follow "contours that".
+    """
     if not path.is_file():
         return []
     try:
         images = plistlib.loads(path.read_bytes())["Images"]
         rois = [roi for image in images for roi in image["ROIs"]]
     except (LookupError, TypeError, ValueError, ExpatError) as error:
-        raise InputError(
-            f"{path} is not a list of contours ({type(error).__name__}); download it again"
-        ) from None
+        raise ValueError(f"are no list of contours ({type(error).__name__})") from None
     found = []
     for position, roi in enumerate(rois, start=1):
         try:
             points = [_point(text) for text in roi["Point_px"]]
             name = str(roi["Name"]).strip()
         except (AttributeError, LookupError, TypeError, ValueError):
-            raise InputError(
-                f"{path}: contour {position} (key Name or Point_px) is malformed; expected a name "
-                "and points like (10.5, 20)"
+            raise ValueError(
+                f"are malformed: contour {position} (key Name or Point_px); expected a name and "
+                "points like (10.5, 20)"
             ) from None
         if points:
             x, y = [p[0] for p in points], [p[1] for p in points]

@@ -13,7 +13,7 @@ file: the crop is stretched to it (src/preprocessing of batmanlab/Mammo-CLIP).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +41,13 @@ TABLES = (FOLDS, FINAL)
 """Files that `read_folder` reads, the first of them that is there."""
 PATTERN = "images_png/*/*"
 """Where images lie."""
+NEEDED = {
+    FOLDS: (
+        *("patient_id", "image_id", "split", "view", "laterality"),
+        *("breast_density", "breast_birads", "finding_categories", "height", "width"),
+    ),
+    FINAL: ("patient_id", "laterality", *VIEWS, *(f"{view}_FINDING" for view in VIEWS)),
+}
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 
@@ -74,11 +81,12 @@ def read_folder(
     """
     check_categories(concepts)
     sheet = _table(folder).only("patient_id", keep)
-    if sheet.path.name == FINAL:
+    if sheet.name == FINAL:
         images = breast_images(sheet, concepts, covariates, split)
         without = int(images[[*concepts]].sum().sum())
         boxes = pd.DataFrame(columns=FINDING_COLUMNS)
-        return SourceCohort(_with_sizes(folder, images), boxes, {"findings_without_box": without})
+        images, counts = _with_sizes(folder, images), {"findings_without_box": without}
+        return SourceCohort(images, boxes, counts, sheets=(sheet,))
     return _read_findings(folder, sheet, concepts, covariates, split)
 
 
@@ -92,7 +100,7 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     """
     sheet = _table(folder).only("patient_id", keep)
     listings = Listings()
-    if sheet.path.name == FINAL:
+    if sheet.name == FINAL:
         shown = [
             (image, patient, f"{side}\t{view}")
             for _, patient, side, view, image, _ in breasts(sheet)
@@ -101,7 +109,8 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
         categories = [name.replace(" ", "_") for name in sorted(CATEGORIES)]
         columns = ["laterality", "view", "height", "width", "finding_categories", *categories]
         cells = sheet.cells([*columns, *BOX, *RESIZED])
-        shown = list(zip(_image_ids(sheet), sheet.ids("patient_id"), cells, strict=True))
+        rows = zip(_image_ids(sheet), sheet.text("patient_id"), cells, sheet.good, strict=True)
+        shown = [row[:3] for row in rows if row[3]]
     found: dict[str, SourceFiles] = {}
     for image, patient, text in shown:
         before = [found[image].annotation] if image in found else []
@@ -117,13 +126,24 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
 def _table(folder: Path) -> Sheet:
     for name in TABLES:
         if (folder / name).is_file():
-            return Sheet(folder / name)
-    raise InputError(f"{folder} has neither {FOLDS} nor {FINAL}; the cohort needs one of them")
+            sheet = Sheet(folder, name, needed=NEEDED[name])
+            sheet.ids("patient_id")
+            # Before a part of the patients is taken: an image of two patients is neither's.
+            if name == FOLDS:
+                sheet.ids("image_id")
+                owners = pd.DataFrame({"of": _image_ids(sheet), "by": sheet.text("patient_id")})
+                several = owners.groupby("of")["by"].transform("nunique") > 1
+                for row in owners.index[several]:
+                    sheet.leave_out(int(row), "image_id", "is an image of two patients")
+            else:
+                list(breasts(sheet))
+            return sheet
+    raise InputError(f"the source has neither {FOLDS} nor {FINAL}; the cohort needs one of them")
 
 
 def _image_ids(sheet: Sheet) -> list[str]:
     """Return image ids as VinDr-Mammo has them; this table adds the suffix of the file."""
-    return [image.removesuffix(".png") for image in sheet.ids("image_id")]
+    return [image.removesuffix(".png") for image in sheet.text("image_id")]
 
 
 def _read_findings(
@@ -136,7 +156,7 @@ def _read_findings(
     rows = pd.DataFrame(
         {
             "source_image": _image_ids(sheet),
-            "source_patient": sheet.ids("patient_id"),
+            "source_patient": sheet.text("patient_id"),
             "split": [split] * len(sheet)
             if split
             else sheet.chosen("split", {name: name for name in SPLITS}),
@@ -146,11 +166,15 @@ def _read_findings(
             "birads": sheet.parsed("breast_birads", parse_birads, "'BI-RADS 0' to 'BI-RADS 6'"),
         }
     )
-    first = ~rows["source_image"].duplicated()
     _check_rows_agree(sheet, rows)
     for name, column in covariates.items():
         rows[name] = sheet.typed(column)
     labels = _labels(sheet, rows, concepts)
+    # What a malformed row says of its image nobody knows.
+    in_doubt = set(rows["source_image"][~sheet.good])
+    counted = ~rows["source_image"].isin(in_doubt)
+    every, rows, labels = rows["source_image"], rows[counted], labels[counted]
+    first = ~rows["source_image"].duplicated()
     images = rows[first].reset_index(drop=True)
     per_image = labels.groupby(rows["source_image"])
     # A class that the table leaves open is open for the image too.
@@ -158,8 +182,9 @@ def _read_findings(
     for concept in concepts:
         images[concept] = positive[concept].astype("Int8").to_numpy()
     images = _with_sizes(folder, images)
-    boxes, counts = boxes_in_files(sheet, rows["source_image"], images)
-    return SourceCohort(images, boxes, counts, _finding_rows(labels, rows["source_image"]))
+    boxes, counts = boxes_in_files(sheet, every, images)
+    counted_rows = _finding_rows(labels, rows["source_image"])
+    return SourceCohort(images, boxes, counts, counted_rows, (sheet,))
 
 
 def _with_sizes(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
@@ -173,7 +198,7 @@ def _with_sizes(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_rows_agree(sheet: Sheet, rows: pd.DataFrame) -> None:
-    """Refuse a row that says something else of its image than the image's first row."""
+    """Leave out rows that say something else of their image than its first row."""
     for name, column in (
         ("source_patient", "patient_id"),
         ("view", "view"),
@@ -181,8 +206,8 @@ def _check_rows_agree(sheet: Sheet, rows: pd.DataFrame) -> None:
         ("split", "split"),
     ):
         expected = rows.groupby("source_image")[name].transform("first")
-        for row in rows.index[rows[name] != expected][:1]:
-            sheet.refuse(int(row), column, "differs from an earlier row of the same image")
+        for row in rows.index[(rows[name] != expected) & rows[name].notna()]:
+            sheet.leave_out(int(row), column, "differs from an earlier row of the same image")
 
 
 def _labels(sheet: Sheet, rows: pd.DataFrame, concepts: Mapping[str, str]) -> pd.DataFrame:
@@ -196,13 +221,25 @@ def _labels(sheet: Sheet, rows: pd.DataFrame, concepts: Mapping[str, str]) -> pd
             name, value = CLASSES[category]
             labels[concept] = [None if pd.isna(v) else int(v == value) for v in rows[name]]
         elif column in sheet:  # what the published code scores
-            labels[concept] = sheet.chosen(column, FLAGS)
-            contradicts = labels[concept] != [int(category in names) for names in listed]
-            for row in labels.index[contradicts][:1]:
-                sheet.refuse(int(row), column, f"contradicts the row's {said}")
+            labels[concept] = _agreeing(sheet, column, category, listed)
         else:
-            labels[concept] = [int(category in names) for names in listed]
+            labels[concept] = [int(category in (names or ())) for names in listed]
     return labels.astype("Int8")
+
+
+def _agreeing(
+    sheet: Sheet, column: str, category: str, listed: Sequence[Sequence[str] | None]
+) -> list[int | None]:
+    """Return a column of flags, None where it is malformed or contradicts the listed findings.
+
+    Such a row stays, since labels do not decide which images are converted.
+    """
+    flags = sheet.parsed(column, FLAGS.__getitem__, " or ".join(FLAGS))
+    for row, (flag, names) in enumerate(zip(flags, listed, strict=True)):
+        if flag is not None and names is not None and flag != (category in names):
+            sheet.note(row, column, "contradicts the row's finding_categories")
+            flags[row] = None
+    return flags
 
 
 def _finding_rows(labels: pd.DataFrame, image: pd.Series) -> pd.DataFrame:

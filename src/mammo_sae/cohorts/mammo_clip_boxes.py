@@ -48,8 +48,8 @@ def boxes_in_files(
     counts = {"findings_without_box": 0, "boxes_completed": 0}
     listed = sheet.required("finding_categories", parse_categories, "a list of known categories")
     for row, source_image in enumerate(image):
-        wanted = dict.fromkeys(name for name in listed[row] if name != NO_FINDING)
-        rows, columns = sizes[source_image]
+        wanted = dict.fromkeys(name for name in listed[row] or () if name != NO_FINDING)
+        rows, columns = sizes.get(source_image, (None, None))
         if not wanted or pd.isna(rows):
             continue
         box = None

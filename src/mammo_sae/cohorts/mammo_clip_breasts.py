@@ -35,13 +35,13 @@ def breast_images(
     for concept, category in concepts.items():
         if category in CLASSES:
             raise InputError(
-                f"concepts.{concept}: {sheet.path} says nothing of {category!r}; use the table "
+                f"concepts.{concept}: {sheet.name} says nothing of {category!r}; use the table "
                 "with a row per finding, vindr_detection_v1_folds.csv"
             )
     for name, column in covariates.items():
         if column not in sheet:
             raise InputError(
-                f"covariates.{name}: {sheet.path} has no column {column!r}; set "
+                f"covariates.{name}: {sheet.name} has no column {column!r}; set "
                 "cohort.covariates to {} or to columns that it has"
             )
     splits = (
@@ -49,11 +49,7 @@ def breast_images(
     )
     typed = {name: sheet.typed(column) for name, column in covariates.items()}
     records: list[dict[str, Any]] = []
-    seen: set[str] = set()
     for row, patient, side, view, image, findings in breasts(sheet):
-        if image in seen:
-            sheet.refuse(row, view, "names an image a second time")
-        seen.add(image)
         records.append(
             {
                 "source_image": image,
@@ -72,14 +68,25 @@ def breast_images(
 
 
 def breasts(sheet: Sheet) -> Iterator[tuple[int, str, str, str, str, set[str]]]:
-    """Yield row, patient, side, view, image and its findings, for every image."""
-    patients, sides = sheet.ids("patient_id"), sheet.chosen("laterality", SIDES)
+    """Yield row, patient, side, view, image and its findings, for every image of a good row."""
+    patients, sides = sheet.text("patient_id"), sheet.chosen("laterality", SIDES)
+    images, findings, named = {}, {}, {}
     for view in VIEWS:
-        images = sheet.parsed(view, _texts, "a list of file names")
-        findings = sheet.parsed(f"{view}_FINDING", _findings, "lists of findings of R and L")
+        images[view] = sheet.required(view, _texts, "a list of file names")
+        column = f"{view}_FINDING"
+        findings[view] = sheet.required(column, _findings, "lists of findings of R and L")
+        for row, names in enumerate(images[view]):
+            for image in names or ():
+                before = named.setdefault(image, row)
+                if before != row:
+                    sheet.leave_out(row, view, "names an image a second time")
+                    sheet.leave_out(before, view, "names an image that another row names")
+    for view in VIEWS:
         for row, (patient, side) in enumerate(zip(patients, sides, strict=True)):
-            present = (findings[row] or {}).get(side, [])
-            for position, image in enumerate(images[row] or ()):
+            if not sheet.good_row(row):
+                continue
+            present = (findings[view][row] or {}).get(side, [])
+            for position, image in enumerate(images[view][row] or ()):
                 nested = position < len(present) and isinstance(present[position], list)
                 mine = present[position] if nested else present
                 yield row, patient, side, view, image.removesuffix(".png"), set(mine)

@@ -59,17 +59,24 @@ def read_source(
     InputError
         If something is missing or malformed, naming it.
     """
-    parts = []
+    parts, wrong = [], []
     for position, folder in enumerate(sources):
-        split = "external" if kind != "phantom" and position > 0 else None
-        _check_folder(folder)
-        parts.append(reader(kind).read_folder(folder, concepts, covariates, split, keep))
+        external = kind != "phantom" and position > 0
+        try:
+            _check_folder(folder)
+            split = "external" if external else None
+            parts.append(reader(kind).read_folder(folder, concepts, covariates, split, keep))
+        except InputError as error:
+            wrong.append(f"cohort.external: {error}" if external else str(error))
+    if wrong:
+        raise InputError("; ".join(wrong))
     rows = [part.finding_rows for part in parts if part.finding_rows is not None]
     return SourceCohort(
         images=pd.concat([part.images for part in parts], ignore_index=True),
         findings=pd.concat([part.findings for part in parts], ignore_index=True),
         counts={name: sum(part.counts.get(name, 0) for part in parts) for name in parts[0].counts},
         finding_rows=pd.concat(rows, ignore_index=True) if len(rows) == len(parts) else None,
+        sheets=tuple(sheet for part in parts for sheet in part.sheets),
     )
 
 

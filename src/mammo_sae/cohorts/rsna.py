@@ -17,9 +17,10 @@ fold 0 is `test`, which Mammo-CLIP's code scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mammo_sae.cohorts.image_files import Listings
@@ -66,36 +67,40 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
-    sheet = _table(folder).only("patient_id", keep)
-    files = _files(folder, sheet)
+    sheet = _table(folder, (*concepts.values(), *covariates.values()))
+    sheet = sheet.only("patient_id", keep)
     views = sheet.ids("view")
-    kept = [row for row, view in enumerate(views) if view in VIEWS]
-    headers = header_columns([files[row] for row in kept])
+    machines = sheet.text("machine_id")
     images = pd.DataFrame(
         {
-            "source_image": sheet.ids("image_id"),
-            "source_patient": sheet.ids("patient_id"),
+            "source_image": sheet.text("image_id"),
+            "source_patient": sheet.text("patient_id"),
             "split": split or _splits(sheet),
-            "view": views,
+            "view": pd.Series(views, dtype=object),
             "side": sheet.chosen("laterality", {"L": "L", "R": "R"}),
             "density": sheet.parsed(
                 "density", dict(zip("ABCD", "ABCD", strict=True)).__getitem__, "A to D or empty"
             ),
             "birads": sheet.parsed("BIRADS", _birads, "0, 1, 2 or empty"),
-            "age_bin": [age_bin(age) for age in sheet.parsed("age", _age, "years or empty")],
+            "age_bin": [age_bin(age) for age in sheet.parsed("age", _age, "years", private=True)],
+            # The headers name no model; the machine's number stands for it.
+            "model": [f"machine {name}" if name else None for name in machines],
         }
     )
     for concept, column in concepts.items():
         images[concept] = sheet.parsed(column, FLAGS.__getitem__, "0 or 1")
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
+    standard = np.array([view in VIEWS for view in views], dtype=bool)
+    kept = np.flatnonzero(standard & sheet.good)
+    files = _files(folder, sheet)
+    headers = header_columns([files[row] for row in kept])
     images = images.iloc[kept].assign(
         **{name: headers[name] for name in ("rows", "columns", "pixel_spacing_mm", "manufacturer")},
-        # The headers name no model; the machine's number stands for it.
-        model=[f"machine {name}" for name in _at(sheet.ids("machine_id"), kept)],
     )
     findings = pd.DataFrame(columns=FINDING_COLUMNS)
-    return SourceCohort(images, findings, {"other_views_dropped": len(sheet) - len(kept)})
+    counts = {"other_views_dropped": int((~standard & sheet.good).sum())}
+    return SourceCohort(images, findings, counts, sheets=(sheet,))
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -109,15 +114,16 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     sheet = _table(folder).only("patient_id", keep)
     return {
         image: SourceFiles(dicom=path, patient=patient, annotation=cells)
-        for image, patient, path, view, cells in zip(
-            sheet.ids("image_id"),
-            sheet.ids("patient_id"),
+        for image, patient, path, view, cells, good in zip(
+            sheet.text("image_id"),
+            sheet.text("patient_id"),
             _files(folder, sheet),
-            sheet.ids("view"),
+            sheet.text("view"),
             sheet.cells(["laterality", "view"]),
+            sheet.good,
             strict=True,
         )
-        if view in VIEWS
+        if view in VIEWS and good
     }
 
 
@@ -126,8 +132,13 @@ def named_files(folder: Path) -> set[Path]:
     return set(_files(folder, _table(folder)))
 
 
-def _table(folder: Path) -> Sheet:
-    return Sheet(next((folder / n for n in TABLES if (folder / n).is_file()), folder / IMAGES))
+def _table(folder: Path, more: Sequence[str] = ()) -> Sheet:
+    name = next((n for n in TABLES if (folder / n).is_file()), IMAGES)
+    needed = ("patient_id", "image_id", "laterality", "view", "density", "BIRADS", "age")
+    sheet = Sheet(folder, name, needed=(*needed, "machine_id", *more))
+    sheet.ids("patient_id")
+    sheet.distinct(sheet.ids("image_id"), "image_id")
+    return sheet
 
 
 def _splits(sheet: Sheet) -> list[str] | str:
@@ -151,12 +162,8 @@ def _files(folder: Path, sheet: Sheet) -> list[Path]:
                 return found
         return folder / "train_images" / patient / f"{image}.dcm"
 
-    ids = zip(sheet.ids("patient_id"), sheet.ids("image_id"), strict=True)
+    ids = zip(sheet.text("patient_id"), sheet.text("image_id"), strict=True)
     return [file(patient, image) for patient, image in ids]
-
-
-def _at(values: list[str], rows: list[int]) -> list[str]:
-    return [values[row] for row in rows]
 
 
 def _age(text: str) -> int:

@@ -42,6 +42,13 @@ class _Cohort(Settings):
         description="images of the source that no annotation speaks of: left out in any case; "
         "`refuse` ends the run, `warn` says so, `accept` lists them in the quarantine table alone",
     )
+    most_malformed: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of a table's rows beyond which malformed rows, which are left out, end "
+        "the run with an error; unless it is 0, a single row never does",
+    )
 
     @model_validator(mode="after")
     def _names_are_free(self) -> _Cohort:

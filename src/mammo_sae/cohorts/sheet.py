@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from io import StringIO
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 
+from mammo_sae.cohorts.rows import table_rows
 from mammo_sae.errors import InputError
 
 T = TypeVar("T")
-SHOWN = 10  # further lines that an error names
+FEW_ODD = 0.05  # share of a column of numbers that may be none,
+LEAST_NUMBERS = 3  # or one cell of more than these
+LONGEST = 24  # characters of a cell that a message shows
+MALFORMED = (
+    ArithmeticError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    MemoryError,
+)
 EMPTY = {"", "nan", "NaN", "None", "NA"}
 
 
@@ -43,44 +55,99 @@ def whole(text: str) -> int:
     return int(value)
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that was left out: of which table, where, and why in words that follow the column."""
+
+    table: str
+    line: int
+    column: str
+    why: str
+
+    def __str__(self) -> str:
+        where = f", column {self.column!r}" if self.column else ""
+        return f"{self.table}: line {self.line}{where} {self.why}"
+
+
 class Sheet:
     """One CSV file, every cell as text; cells are parsed by column.
 
     Separators are commas, semicolons or tabs, whichever the header row has most of; the text is
     UTF-8, UTF-16 or, as older Excel saves it, Windows-1252.
 
-    With `columns`, only these are read: some tables have hundreds.
+    A malformed row is left out, see `left_out`, and takes no other with it: columns keep their
+    length, `good` says which rows count.
+
+    Parameters
+    ----------
+    folder, name
+        The source, and the table's path in it; messages show the name alone.
+    separator
+        The one that counts where the header row has as many of another.
+    columns
+        Only these are read: some tables have hundreds.
+    needed
+        Columns that the table must have.
 
     Raises
     ------
     InputError
-        If the file is missing or is not a table of equally long rows, naming it.
+        If the file is missing or no table, or lacks columns, all of which are named.
     """
 
     def __init__(
-        self, path: Path, *, separator: str = ",", columns: Sequence[str] | None = None
+        self,
+        folder: Path,
+        name: str,
+        *,
+        separator: str = ",",
+        columns: Sequence[str] | None = None,
+        needed: Sequence[str] = (),
     ) -> None:
-        self.path = path
+        self.name = name
+        self.left_out: dict[tuple[int, str], LeftOut] = {}
+        self.remarks: list[LeftOut] = []
+        self._bad: set[int] = set()
         try:
-            text = _decoded(path.read_bytes())
-            header = text.lstrip("\r\n").partition("\n")[0]
-            counts = {mark: header.count(mark) for mark in (separator, ",", ";", "\t")}
-            self.frame = pd.read_csv(
-                StringIO(text),
-                sep=max(counts, key=counts.__getitem__),
-                usecols=None if columns is None else lambda name: name in columns,
-                dtype=str,
-                keep_default_na=False,
-                na_filter=False,
-            )
-            _check_form(text, header, self.frame, max(counts, key=counts.__getitem__))
+            content = (folder / name).read_bytes()
         except FileNotFoundError:
-            raise InputError(f"{path} is missing; the cohort needs it") from None
-        except pd.errors.EmptyDataError:
-            raise InputError(f"{path} is empty; a header row is needed") from None
-        except (OSError, ValueError, csv.Error) as error:
-            raise InputError(f"{path} can't be read as CSV: {str(error).strip()}") from None
-        self._lines = list(range(2, len(self.frame) + 2))
+            raise InputError(f"{name} is missing; the cohort needs it") from None
+        except OSError as error:
+            raise InputError(f"{name} can't be read: {error.strerror}") from None
+        rows = table_rows(content, separator)
+        if rows.header is None:
+            raise InputError(f"{name} can't be read as CSV: {rows.refused}")
+        self._header = rows.header
+        self.need(*needed)
+        kept = {n: at for at, n in enumerate(rows.header) if columns is None or n in columns}
+        self.frame = pd.DataFrame(
+            {n: [cells[at] for _, cells in rows.good] for n, at in kept.items()}, dtype=object
+        )
+        self._lines = [line for line, _ in rows.good]
+        self.left_out.update({(n, ""): LeftOut(name, n, "", why) for n, why in rows.bad})
+        self.rows = len(rows.good) + len(rows.bad)
+
+    def need(self, *columns: str) -> None:
+        """Refuse a table that lacks columns.
+
+        Raises
+        ------
+        InputError
+            Naming all of them, and those there are.
+        """
+        missing = [name for name in columns if name not in self._header]
+        if missing:
+            are = "is missing" if len(missing) == 1 else "are missing"
+            named = ", ".join(map(repr, missing))
+            raise InputError(
+                f"{self.name}: column{'s' if len(missing) > 1 else ''} {named} {are}; it has "
+                f"{', '.join(self._header)}"
+            )
+
+    @property
+    def good(self) -> np.ndarray:
+        """Bool [rows]: which rows were not left out so far."""
+        return np.array([line not in self._bad for line in self._lines], dtype=bool)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -105,52 +172,71 @@ class Sheet:
 
     def text(self, column: str) -> list[str]:
         """Return a column as it is written, without surrounding blanks."""
-        if column not in self:
-            raise InputError(
-                f"{self.path}: column {column!r} is missing; it has "
-                f"{', '.join(map(str, self.frame.columns))}"
-            )
-        # A row that ends early leaves its last cells missing.
-        return ["" if value is None else str(value).strip() for value in self.frame[column]]
+        self.need(column)
+        return [value.strip() for value in self.frame[column]]
 
     def ids(self, column: str) -> list[str]:
-        """Return a column that must not be empty anywhere."""
+        """Return a column as it is written; a row without is left out."""
         values = self.text(column)
         for row, value in enumerate(values):
             if value in EMPTY:
-                self.refuse(row, column, "is empty")
+                self.leave_out(row, column, "is empty")
         return values
 
-    def parsed(self, column: str, parse: Callable[[str], T], expected: str) -> list[T | None]:
-        """Return `parse` of each cell, None where it is empty.
+    def distinct(self, ids: Sequence[str], column: str) -> None:
+        """Leave out rows that share an id: what repeats another, and both where they differ."""
+        first: dict[str, int] = {}
+        for row, name in enumerate(ids):
+            if name in EMPTY:
+                continue
+            before = first.setdefault(name, row)
+            if before == row:
+                continue
+            line = self._lines[before]
+            if list(self.frame.iloc[row]) == list(self.frame.iloc[before]):
+                self.leave_out(row, column, f"repeats line {line}")
+            else:
+                why = "occurs a second time, with other cells"
+                self.leave_out(row, column, f"{why}, after line {line}")
+                self.leave_out(before, column, f"{why}, in line {self._lines[row]}")
 
-        Raises
-        ------
-        InputError
-            Naming file, row and column, if `parse` raises an error: the cell is not `expected`.
+    def parsed(
+        self, column: str, parse: Callable[[str], T], expected: str, *, private: bool = False
+    ) -> list[T | None]:
+        """Return `parse` of each cell, None where it is empty or malformed.
+
+        Where `parse` raises an error the cell is not `expected`: its row is named, with what the
+        cell holds unless it is `private`.
         """
-        out: list[T | None] = []
-        wrong: list[tuple[int, str]] = []
-        for row, value in enumerate(self.text(column)):
-            try:
-                out.append(None if value in EMPTY else parse(value))
-            except (ArithmeticError, LookupError, SyntaxError, TypeError, ValueError):
-                wrong.append((row, value))
-        if wrong:
-            (first, value), *others = wrong
-            lines = ", ".join(str(self._lines[row]) for row, _ in others[:SHOWN])
-            more = f"; so are lines {lines}" if others else ""
-            more += f" and {len(others) - SHOWN} others" if len(others) > SHOWN else ""
-            self.refuse(first, column, f"is {value!r}; expected {expected}{more}")
-        return out
+        return self._parsed(column, parse, expected, self.note, private=private)
 
-    def required(self, column: str, parse: Callable[[str], T], expected: str) -> list[T]:
-        """Return `parse` of each cell, none of which may be empty; raises as `parsed` does."""
-        out = []
-        for row, value in enumerate(self.parsed(column, parse, expected)):
-            if value is None:
-                self.refuse(row, column, f"is empty; expected {expected}")
-            out.append(value)
+    def required(self, column: str, parse: Callable[[str], T], expected: str) -> list[T | None]:
+        """Return `parse` of each cell; rows where it is empty or malformed are left out."""
+        found = self._parsed(column, parse, expected, self.leave_out)
+        for row, value in enumerate(self.text(column)):
+            if value in EMPTY:
+                self.leave_out(row, column, f"is empty; expected {expected}")
+        return found
+
+    def _parsed(
+        self,
+        column: str,
+        parse: Callable[[str], T],
+        expected: str,
+        say: Callable[[int, str, str], None],
+        *,
+        private: bool = False,
+    ) -> list[T | None]:
+        out: list[T | None] = []
+        for row, value in enumerate(self.text(column)):
+            found = None
+            try:
+                found = None if value in EMPTY else parse(value)
+            except MALFORMED:
+                shown = value if len(value) <= LONGEST else value[:LONGEST] + "..."
+                said = "is malformed" if private else f"is {shown!r}"
+                say(row, column, f"{said}; expected {expected}")
+            out.append(found)
         return out
 
     def cells(self, columns: Sequence[str]) -> list[str]:
@@ -159,7 +245,11 @@ class Sheet:
         return ["\t".join(row) for row in zip(*texts, strict=True)]
 
     def typed(self, column: str) -> pd.Series:
-        """Return a column as Int64 or Float64 if all its cells are numbers, else as string."""
+        """Return a column as Int64 or Float64 if its cells are numbers, else as string.
+
+        A cell that is none among numbers is unknown, and its row is named: it would make levels of
+        all the others.
+        """
         cells = pd.Series(self.parsed(column, str, "text"), dtype=object)
         numbers = pd.to_numeric(cells, errors="coerce")
         commas = cells[numbers.isna() & cells.notna()]
@@ -167,46 +257,67 @@ class Sheet:
             if cells.str.contains(".", regex=False).fillna(False).any() or (
                 commas.str.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}").all()
             ):
-                self.refuse(
-                    int(commas.index[0]),
-                    column,
+                raise InputError(
+                    f"{self.name}: line {self._lines[int(commas.index[0])]}, column {column!r} "
                     "holds a comma that may separate decimals or thousands; write decimals with "
-                    "a point and thousands without a mark",
+                    "a point and thousands without a mark"
                 )
             numbers = pd.to_numeric(cells.str.replace(",", "."), errors="coerce")
-        if (numbers.isna() & cells.notna()).any():
+        odd = numbers.isna() & cells.notna()
+        # Of codes and names that happen to be digits, more would be none.
+        if odd.sum() > max(FEW_ODD * cells.notna().sum(), cells.notna().sum() > LEAST_NUMBERS):
             return cells.astype("string")
+        for row in cells.index[odd]:
+            self.note(int(row), column, f"is {cells[row][:LONGEST]!r} among numbers")
         whole = (numbers.dropna() % 1 == 0).all()
         return numbers.astype("Int64" if whole else "Float64")
 
-    def chosen(self, column: str, choices: Mapping[str, T]) -> list[T]:
-        """Return what `choices` gives for each cell; raises as `parsed` does."""
+    def chosen(self, column: str, choices: Mapping[str, T]) -> list[T | None]:
+        """Return what `choices` gives for each cell; other rows are left out."""
         return self.required(column, choices.__getitem__, " or ".join(choices))
 
-    def refuse(self, row: int, column: str, what: str) -> NoReturn:
-        """Raise an InputError about one cell of the sheet's row `row`, from 0."""
-        raise InputError(f"{self.path}: line {self._lines[row]}, column {column!r} {what}")
+    def good_row(self, row: int) -> bool:
+        """Say whether a row was not left out so far."""
+        return self._lines[row] not in self._bad
+
+    def leave_out(self, row: int, column: str, why: str) -> None:
+        """Leave out a row, counted from 0, for one of its cells; the first reason counts."""
+        line = self._lines[row]
+        if line not in self._bad:
+            self._bad.add(line)
+            self.note(row, column, why)
+
+    def note(self, row: int, column: str, why: str) -> None:
+        """Name a row of which something is left out, while the rest of it counts."""
+        found = LeftOut(self.name, self._lines[row], column, why)
+        self.left_out.setdefault((found.line, column), found)
+
+    def remark(self, row: int, column: str, why: str) -> None:
+        """Name a row of which something is left out for no fault of the table's."""
+        self.remarks.append(LeftOut(self.name, self._lines[row], column, why))
+
+    def named(self) -> list[LeftOut]:
+        """Return all rows that were named, in the order of the table."""
+        found = [*self.left_out.values(), *self.remarks]
+        return sorted(found, key=lambda one: (one.line, one.column))
 
 
-def _decoded(content: bytes) -> str:
-    """Return a table's text, whatever program saved it."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = content.decode("utf-16")
-    else:
+def open_sheets(
+    folder: Path, needed: Mapping[str, Sequence[str]], *, separator: str = ","
+) -> list[Sheet]:
+    """Return the tables of a source, each with the columns it must have.
+
+    Raises
+    ------
+    InputError
+        Naming all tables that are missing or can't be read, and all columns that are missing.
+    """
+    sheets, wrong = [], []
+    for name, columns in needed.items():
         try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("cp1252")
-    if "\0" in text:
-        raise ValueError("it holds NUL bytes; save it as CSV again")
-    return text
-
-
-def _check_form(text: str, header: str, frame: pd.DataFrame, separator: str) -> None:
-    """Refuse what pandas takes without a word: shifted columns, and two of one name."""
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise ValueError("its rows have more cells than its header row names")
-    names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise ValueError(f"column {twice[0]!r} occurs twice in its header row")
+            sheets.append(Sheet(folder, name, needed=columns, separator=separator))
+        except InputError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError("; ".join(wrong))
+    return sheets

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.columns import BOX
+from mammo_sae.cohorts.sheet import Sheet
 from mammo_sae.errors import InputError
 
 FINDING_COLUMNS = ["source_image", "category", *BOX]
@@ -52,12 +53,15 @@ class SourceCohort:
     finding_rows
         source_image, concept, rows, positive: how many rows the source's table of findings has of
         the image, and how many of these have the concept. None where it has no such table.
+    sheets
+        The tables that were read, with what was left out of them.
     """
 
     images: pd.DataFrame
     findings: pd.DataFrame
     counts: Mapping[str, int]
     finding_rows: pd.DataFrame | None = None
+    sheets: tuple[Sheet, ...] = ()
 
 
 def check_concepts(concepts: Mapping[str, str], categories: Sequence[str]) -> None:

@@ -13,12 +13,12 @@ known alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from mammo_sae.cohorts.sheet import Sheet, flag, number, whole
+from mammo_sae.cohorts.sheet import Sheet, flag, number, open_sheets, whole
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS
 
@@ -68,8 +68,12 @@ def read_folder(
     """
     from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
 
-    sheet = Sheet(folder / IMAGES).only("patient_id", keep)
-    files = _files(sheet)
+    sheet, found = _sheets(folder, covariates.values())
+    for concept, column in concepts.items():
+        if concept not in sheet:
+            sheet.need(column)
+    sheet = sheet.only("patient_id", keep)
+    files = sheet.text("file")
     images = pd.DataFrame(
         {
             "source_image": files,
@@ -81,7 +85,6 @@ def read_folder(
             "side": sheet.required("side", _one_of("L", "R"), "L or R"),
             "density": _optional(sheet, "density", _one_of(*"ABCD"), "A, B, C, D or empty"),
             "birads": _optional(sheet, "birads", _birads, "0 to 6 or empty"),
-            **header_columns([folder / name for name in files]),
         }
     )
     for concept, column in concepts.items():
@@ -89,7 +92,11 @@ def read_folder(
         images[concept] = sheet.parsed(label, flag, "0, 1 or empty")
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
-    return SourceCohort(images, _findings(folder, set(files), strict=keep is None), {})
+    images = images[sheet.good].reset_index(drop=True)
+    headers = header_columns([folder / name for name in images["source_image"]])
+    boxes = _findings(found, sheet, files, keep)
+    sheets = (sheet,) if found is None else (sheet, found)
+    return SourceCohort(images.assign(**headers), boxes, {}, sheets=sheets)
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -100,12 +107,12 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     InputError
         If the table is missing or names a file outside of the folder.
     """
-    sheet = Sheet(folder / IMAGES).only("patient_id", keep)
+    sheet, findings = _sheets(folder)
+    sheet = sheet.only("patient_id", keep)
     boxes: dict[str, list[str]] = {}
-    if (folder / FINDINGS).is_file():
-        findings = Sheet(folder / FINDINGS)
+    if findings is not None:
         for name, cells in zip(
-            findings.ids("file"), findings.cells(["finding", *BOX]), strict=True
+            findings.text("file"), findings.cells(["finding", *BOX]), strict=True
         ):
             boxes.setdefault(name, []).append(cells)
     return {
@@ -114,23 +121,35 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
             patient=patient,
             annotation="\n".join([cells, *sorted(boxes.get(name, []))]),
         )
-        for name, patient, cells in zip(
-            _files(sheet), sheet.ids("patient_id"), sheet.cells(["view", "side"]), strict=True
+        for name, patient, cells, good in zip(
+            sheet.text("file"),
+            sheet.text("patient_id"),
+            sheet.cells(["view", "side"]),
+            sheet.good,
+            strict=True,
         )
+        if good
     }
 
 
-def _files(sheet: Sheet) -> list[str]:
+def _sheets(folder: Path, more: Iterable[str] = ()) -> tuple[Sheet, Sheet | None]:
+    """Return both tables; rows of images that have no name, or share one, are left out."""
+    sheets = open_sheets(
+        folder,
+        {
+            IMAGES: ["file", "patient_id", "split", "view", "side", *more],
+            **({FINDINGS: ["file", "finding", *BOX]} if (folder / FINDINGS).is_file() else {}),
+        },
+    )
+    sheet = sheets[0]
+    sheet.ids("patient_id")
     files = sheet.ids("file")
-    seen: set[str] = set()
     for row, name in enumerate(files):
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            sheet.refuse(row, "file", "must be a path inside the folder, relative to it")
-        if name in seen:
-            sheet.refuse(row, "file", "occurs a second time")
-        seen.add(name)
-    return files
+            sheet.leave_out(row, "file", "must be a path inside the folder, relative to it")
+    sheet.distinct(files, "file")
+    return sheet, (sheets[1] if len(sheets) > 1 else None)
 
 
 def _optional(
@@ -155,20 +174,25 @@ def _birads(text: str) -> int:
     return value
 
 
-def _findings(folder: Path, files: set[str], *, strict: bool) -> pd.DataFrame:
-    if not (folder / FINDINGS).is_file():
+def _findings(
+    found: Sheet | None, sheet: Sheet, files: Sequence[str], keep: Keep | None
+) -> pd.DataFrame:
+    """Return the boxes of images that count; a malformed row is a box less."""
+    if found is None:
         return pd.DataFrame(columns=FINDING_COLUMNS)
-    sheet = Sheet(folder / FINDINGS)
-    if not strict:
-        sheet = sheet.only("file", files.__contains__)
-    corners = [sheet.required(name, number, "a number of pixels") for name in BOX]
+    if keep is not None:
+        found = found.only("file", set(files).__contains__)
+    corners = [found.required(name, number, "a number of pixels") for name in BOX]
+    known = set(files)
+    counted = {name for name, good in zip(files, sheet.good, strict=True) if good}
     rows = []
     for row, (file, finding, *box) in enumerate(
-        zip(sheet.ids("file"), sheet.ids("finding"), *corners, strict=True)
+        zip(found.ids("file"), found.ids("finding"), *corners, strict=True)
     ):
-        if file not in files:
-            sheet.refuse(row, "file", f"is not in {IMAGES}")
-        if not (box[0] < box[2] and box[1] < box[3]):
-            sheet.refuse(row, "xmax", "leaves no box: a minimum is not below its maximum")
-        rows.append((file, finding, *box))
+        if file not in known:
+            found.leave_out(row, "file", f"is not in {IMAGES}")
+        elif None not in box and not (box[0] < box[2] and box[1] < box[3]):
+            found.leave_out(row, "xmax", "leaves no box: a minimum is not below its maximum")
+        if file in counted and found.good_row(row):
+            rows.append((file, finding, *box))
     return pd.DataFrame(rows, columns=FINDING_COLUMNS)

@@ -23,7 +23,7 @@ import pandas as pd
 
 from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.image_files import Listings
-from mammo_sae.cohorts.sheet import Sheet, number
+from mammo_sae.cohorts.sheet import Sheet, number, open_sheets
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
 from mammo_sae.errors import InputError
@@ -91,11 +91,13 @@ def read_folder(
         Naming the missing file, or the file, line and column that is malformed.
     """
     check_categories(concepts)
-    breasts = _breasts(folder).only("study_id", keep)
+    breasts, found, metadata = _sheets(folder)
+    every = breasts.text("image_id")
+    breasts = breasts.only("study_id", keep)
     images = pd.DataFrame(
         {
-            "source_image": breasts.ids("image_id"),
-            "source_patient": breasts.ids("study_id"),
+            "source_image": breasts.text("image_id"),
+            "source_patient": breasts.text("study_id"),
             "split": [split] * len(breasts)
             if split
             else breasts.chosen("split", {name: name for name in SPLITS}),
@@ -109,16 +111,23 @@ def read_folder(
             "columns": breasts.required("width", parse_size, "a whole number of pixels"),
         }
     )
-    for row in images.index[images["source_image"].duplicated()][:1]:
-        breasts.refuse(int(row), "image_id", "occurs a second time")
-    images = images.join(_metadata(Sheet(folder / METADATA)), on="source_image")
+    images = images[breasts.good].reset_index(drop=True)
+    images = images.join(_metadata(metadata), on="source_image")
+    sheets = [breasts, found, metadata]
     for name, column in covariates.items():
-        images[name] = images["source_image"].map(_covariate(folder, breasts, column))
+        values = _covariate(folder, {BREASTS: breasts, METADATA: metadata}, column)
+        images[name] = images["source_image"].map(values)
 
-    found = Sheet(folder / FINDINGS)
     if keep is not None:
         found = found.only("image_id", set(images["source_image"]).__contains__)
-    categories, findings, without_box = _findings(found, images)
+    categories, findings, without_box = _findings(found, set(every))
+    # What a row of an unknown finding says of its image, nobody knows.
+    in_doubt = {
+        image for image, good in zip(found.text("image_id"), found.good, strict=True) if not good
+    }
+    images = images[~images["source_image"].isin(in_doubt)].reset_index(drop=True)
+    findings = findings[findings["source_image"].isin(images["source_image"])]
+    findings = findings.reset_index(drop=True)
     for concept, category in concepts.items():
         if category in CLASSES:
             column, value = CLASSES[category]
@@ -126,7 +135,8 @@ def read_folder(
             continue
         images[concept] = [int(category in categories.get(i, ())) for i in images["source_image"]]
     rows = finding_rows(found, images, concepts)
-    return SourceCohort(images, findings, {"findings_without_box": without_box}, rows)
+    counts = {"findings_without_box": without_box}
+    return SourceCohort(images, findings, counts, rows, tuple(sheets))
 
 
 def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
@@ -138,11 +148,11 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
         If one of its two tables of annotations is missing.
     """
     bits = mask_bits(folder)
-    breasts = _breasts(folder).only("study_id", keep)
-    findings = Sheet(folder / FINDINGS)
+    breasts, findings, _ = _sheets(folder)
+    breasts = breasts.only("study_id", keep)
     boxes: dict[str, list[str]] = {}
     for image, cells in zip(
-        findings.ids("image_id"), findings.cells(["finding_categories", *BOX]), strict=True
+        findings.text("image_id"), findings.cells(["finding_categories", *BOX]), strict=True
     ):
         boxes.setdefault(image, []).append(cells)
     shown = breasts.cells(["laterality", "view_position", "height", "width"])
@@ -160,19 +170,36 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
             mask=folder / "masks" / f"{image}.png" if bits else None,
             mask_bits=bits,
         )
-        for image, study, cells in zip(
-            breasts.ids("image_id"), breasts.ids("study_id"), shown, strict=True
+        for image, study, cells, good in zip(
+            breasts.text("image_id"), breasts.text("study_id"), shown, breasts.good, strict=True
         )
+        if good
     }
 
 
-def _breasts(folder: Path) -> Sheet:
+def _sheets(folder: Path) -> list[Sheet]:
+    """Return the three tables; rows that name no image, or share one, are left out."""
     if (folder / "images_png").is_dir() and not (folder / "images").is_dir():
         raise InputError(
-            f"{folder} has images_png/ and no images/: that is the form of Mammo-CLIP's "
+            "the source has images_png/ and no images/: that is the form of Mammo-CLIP's "
             "preprocessing; read it with cohort.kind mammo_clip and images.preprocessing as_is"
         )
-    return Sheet(folder / BREASTS)
+    breasts, findings, metadata = open_sheets(
+        folder,
+        {
+            BREASTS: [
+                *("study_id", "image_id", "split", "view_position", "laterality"),
+                *("breast_density", "breast_birads", "height", "width"),
+            ],
+            FINDINGS: ["image_id", "finding_categories", *BOX],
+            METADATA: [METADATA_ID],
+        },
+    )
+    breasts.ids("study_id")
+    breasts.distinct(breasts.ids("image_id"), "image_id")
+    findings.ids("image_id")
+    metadata.distinct(metadata.ids(METADATA_ID), METADATA_ID)
+    return [breasts, findings, metadata]
 
 
 def mask_bits(folder: Path) -> dict[str, int]:
@@ -248,8 +275,8 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
     """Return manufacturer, model, spacing and age bin by source image id."""
     empty: list[None] = [None] * len(sheet)
 
-    def optional(column: str, parse, expected: str) -> list:
-        return sheet.parsed(column, parse, expected) if column in sheet else empty
+    def optional(column: str, parse, expected: str, *, private: bool = False) -> list:
+        return sheet.parsed(column, parse, expected, private=private) if column in sheet else empty
 
     pixel = optional("Pixel Spacing", _spacing, "one or two lengths in mm")
     imager = optional("Imager Pixel Spacing", _spacing, "one or two lengths in mm")
@@ -262,52 +289,54 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
                 for in_plane, at_detector in zip(pixel, imager, strict=True)
             ],
             "age_bin": [
-                age_bin(a) for a in optional("Patient's Age", age_in_years, "an age like 053Y")
+                age_bin(a)
+                for a in optional("Patient's Age", age_in_years, "an age like 053Y", private=True)
             ],
         },
-        index=sheet.ids(METADATA_ID),
+        index=sheet.text(METADATA_ID),
     )
-    for row, again in enumerate(table.index.duplicated()):
-        if again:
-            sheet.refuse(row, METADATA_ID, "occurs a second time")
-    return table
+    return table[sheet.good]
 
 
-def _covariate(folder: Path, breasts: Sheet, column: str) -> pd.Series:
+def _covariate(folder: Path, sheets: Mapping[str, Sheet], column: str) -> pd.Series:
     """Return one covariate by source image id."""
     searched = []
     for name, key in ((TRUTH, "image_id"), (METADATA, METADATA_ID), (BREASTS, "image_id")):
-        path = folder / name
-        if not path.is_file():
+        if name not in sheets and not (folder / name).is_file():
             continue
-        sheet = breasts if name == BREASTS else Sheet(path)
+        sheet = sheets[name] if name in sheets else Sheet(folder, name)
         searched.append(name)
         if column in sheet:
-            return sheet.typed(column).set_axis(sheet.ids(key))
-    raise InputError(f"covariates: {folder} has no column {column!r} in {', '.join(searched)}")
+            ids = sheet.text(key)
+            sheet.distinct(ids, key)
+            return sheet.typed(column).set_axis(ids)[sheet.good]
+    raise InputError(f"covariates: no column {column!r} in {', '.join(searched)}")
 
 
-def _findings(sheet: Sheet, images: pd.DataFrame) -> tuple[dict[str, set[str]], pd.DataFrame, int]:
+def _findings(sheet: Sheet, known: set[str]) -> tuple[dict[str, set[str]], pd.DataFrame, int]:
     """Return the categories of each image, the boxes, and how many findings have no box."""
-    ids = sheet.ids("image_id")
+    ids = sheet.text("image_id")
     categories = sheet.required(
         "finding_categories", parse_categories, "a list of known categories"
     )
     corners = [sheet.parsed(name, number, "a number") for name in BOX]
-    known = set(images["source_image"])
     of_image: dict[str, set[str]] = {}
     rows: list[tuple] = []
     without_box = 0
     for row, (image, found, *box) in enumerate(zip(ids, categories, *corners, strict=True)):
         if image not in known:
-            sheet.refuse(row, "image_id", f"names an image that is not in {BREASTS}")
+            sheet.leave_out(row, "image_id", f"names an image that is not in {BREASTS}")
+        if not sheet.good_row(row):
+            continue
         of_image.setdefault(image, set()).update(found)
         wanted = dict.fromkeys(category for category in found if category != NO_FINDING)
         if None in box:
             without_box += len(wanted)
             continue
         if wanted and not (box[0] < box[2] and box[1] < box[3]):
-            sheet.refuse(row, "xmax", "leaves no box: a minimum is not below its maximum")
+            sheet.note(row, "xmax", "leaves no box: a minimum is not below its maximum")
+            without_box += len(wanted)
+            continue
         rows.extend((image, category, *box) for category in wanted)
     return of_image, pd.DataFrame(rows, columns=FINDING_COLUMNS), without_box
 
@@ -317,8 +346,9 @@ def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]
 
     A class of a column (density, BI-RADS) is the image's, so all of its rows have it or none.
     """
-    ids = sheet.ids("image_id")
     found = sheet.required("finding_categories", parse_categories, "a list of known categories")
+    ids = [i for i, good in zip(sheet.text("image_id"), sheet.good, strict=True) if good]
+    found = [names for names, good in zip(found, sheet.good, strict=True) if good]
     rows = pd.Series(ids).value_counts().reindex(images["source_image"]).fillna(1).astype("Int32")
     parts = []
     for concept, category in concepts.items():

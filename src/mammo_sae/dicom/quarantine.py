@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from mammo_sae.cohorts.sheet import LeftOut
 from mammo_sae.dicom.refusal import Reason
 from mammo_sae.stores.images import IDENTITIES, NOTICES, ImageReader
 from mammo_sae.stores.publish import read_json
@@ -22,7 +24,8 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     A duplicate of an image of another shard is found here; it stays converted.
 
     `action` is `left out`; or `converted`, where the policy (`images.triage`) let a file pass that
-    has such a reason.
+    has such a reason; or `row`, of a malformed row of the source's tables, which the sentence
+    names.
 
     Parameters
     ----------
@@ -38,11 +41,11 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     StoreError
         If a store is missing or damaged.
     """
-    store = ImageReader(image_stores)
+    store, summary = ImageReader(image_stores), read_json(cohort)
     rows = [(image_id, "left out", code) for image_id, code in store.refused().items()]
     rows += [
         (image_id, "left out", Reason.UNANNOTATED.code)
-        for image_id in read_json(cohort)["files_without_annotation"]
+        for image_id in summary["files_without_annotation"]
     ]
     facts = store.facts(store.image_ids)
     for name in facts.columns.intersection(["triage", NOTICES]):
@@ -51,7 +54,14 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     rows += [(image_id, "converted", Reason.DUPLICATE.code) for image_id in _duplicates(store)]
     table = pd.DataFrame(sorted(set(rows)), columns=COLUMNS[:3])
     table["sentence"] = table["reason"].map(SENTENCES)
+    table = pd.concat([table, _rows(summary.get("malformed_rows", []))], ignore_index=True)
     write_table(table, output)
+
+
+def _rows(malformed: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows of the source's tables that are malformed; they have no image's pseudonym."""
+    found = [("", "row", "malformed_row", str(LeftOut(**row))) for row in malformed]
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def _duplicates(store: ImageReader) -> list[str]:

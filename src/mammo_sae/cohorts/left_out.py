@@ -1,0 +1,56 @@
+"""Rows of a cohort's tables that were left out: how many are too many, and how they are listed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from mammo_sae.cohorts.sheet import LeftOut, Sheet
+from mammo_sae.errors import InputError
+
+SHOWN = 10
+
+
+def check_share(sheets: Sequence[Sheet], most: float) -> None:
+    """Refuse tables of which too many rows are malformed, all of them at once.
+
+    As for images (`images.triage.most_refused`), a single row is never too many unless `most` is 0.
+
+    Parameters
+    ----------
+    sheets
+        The tables, read.
+    most
+        Largest share of a table's rows that may be named as malformed.
+
+    Raises
+    ------
+    InputError
+        Naming each such table's first rows.
+    """
+    wrong = []
+    for sheet in sheets:
+        found = sorted(sheet.left_out.values(), key=lambda one: (one.line, one.column))
+        lines = {one.line for one in found}
+        all_bad = bool(sheet.rows) and len(lines) == sheet.rows and not sheet.good.any()
+        if not lines or (not all_bad and len(lines) <= max(most * sheet.rows, 1 if most else 0)):
+            continue
+        more = f"; and {len(found) - SHOWN} others" if len(found) > SHOWN else ""
+        shown = "; ".join(map(str, found[:SHOWN]))
+        wrong.append(f"{shown}{more} ({len(lines)} of {sheet.rows} rows of {sheet.name})")
+    if wrong:
+        raise InputError(
+            f"{'; '.join(wrong)}: more than cohort.most_malformed = {most:g} allows; correct the "
+            "rows, or raise it"
+        )
+
+
+def report(rows: Sequence[LeftOut]) -> None:
+    """Say on standard error which rows were left out, the first of them by name."""
+    for row in rows[:SHOWN]:
+        print(f"malformed: {row}", file=sys.stderr)
+    if len(rows) > SHOWN:
+        print(
+            f"malformed: {len(rows) - SHOWN} other rows; the quarantine table lists them",
+            file=sys.stderr,
+        )
