@@ -118,7 +118,7 @@ class File:
         data.HighBit = self.bits - 1 + self.shift
         data.PixelRepresentation = int(self.signed)
         kind = f"{'i' if self.signed else 'u'}{self.allocated // 8}"
-        values = self.stored.astype(kind)
+        values = np.ascontiguousarray(self.stored.astype(kind))
         if self.shift or self.above is not None:
             words = (values.view(f"u{values.itemsize}") & ((1 << self.bits) - 1)) << self.shift
             values = (words | (0 if self.above is None else self.above)).astype(words.dtype)
@@ -863,6 +863,7 @@ CLAIMS = frozenset(
         Reason.PADDING,
         Reason.PARTIAL_VIEW,
         Reason.SIDE,
+        Reason.SIGN,
         Reason.SPACING,
         Reason.SPECIMEN,
         Reason.VIEW,
@@ -960,13 +961,29 @@ def claims_a_view(random: Random) -> Claimed:
 def claims_fewer_bits(random: Random) -> Claimed:
     """Say fewer bits than there are: where a ramp goes on above, all of them are read."""
     bits = int(random.integers(10, 13))
+    signed = bool(random.random() < 0.5)
     high = 1 << (bits + 1)
-    stored = np.linspace(0, high - 1, ROWS * COLUMNS).astype(np.int32).reshape(COLUMNS, ROWS)
-    stored = np.ascontiguousarray(stored.T)[:, ::-1].copy()
-    file = as_picture_file(Meaning(bits, False), stored, random)
+    shown = np.linspace(0, high - 1, ROWS * COLUMNS).astype(np.int32).reshape(COLUMNS, ROWS)
+    shown = np.ascontiguousarray(shown.T)[:, ::-1] / (high - 1)
+    stored = np.rint(shown * (high - 1)).astype(np.int32) - (high // 2 if signed else 0)
+    file = as_picture_file(Meaning(bits, signed), stored, random)
     file.allocated = 16
-    shown = stored / (high - 1)
     return Claimed(file, frozenset({Reason.BITS_EXCEEDED}), shown=shown)
+
+
+def claims_a_sign(random: Random) -> Claimed:
+    """Say that pixels are signed, or not: half of the time wrongly."""
+    bits = int(random.integers(10, 15))
+    shown = np.linspace(0, 1, ROWS * COLUMNS).reshape(COLUMNS, ROWS).T[:, ::-1]
+    stored = np.rint(shown * ((1 << bits) - 1)).astype(np.int32)
+    is_signed, says_signed = random.random(2) < 0.5
+    stored = stored - ((1 << (bits - 1)) if is_signed else 0)
+    file = as_picture_file(Meaning(bits, bool(says_signed)), stored, random)
+    # The bits alone: what goes on above them is another claim.
+    codes = stored & ((1 << bits) - 1)
+    file.stored = codes - ((codes >> (bits - 1)) << bits) if says_signed else codes
+    file.allocated = 16
+    return Claimed(file, frozenset({Reason.SIGN} if is_signed != says_signed else ()))
 
 
 def claims_padding(random: Random) -> Claimed:
@@ -1019,6 +1036,7 @@ CLAIMING = (
     claims_spacings,
     claims_a_view,
     claims_fewer_bits,
+    claims_a_sign,
     claims_padding,
     claims_nonsense,
     claims_raw_data,

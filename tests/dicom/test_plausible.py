@@ -98,6 +98,52 @@ def test_a_signed_stream_of_more_bits_than_the_header_says_is_read_whole(
     assert Reason.BITS_EXCEEDED in header.notices
 
 
+@pytest.mark.parametrize("says_signed", [False, True])
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("syntax", [None, uid.RLELossless, uid.JPEGLSLossless])
+def test_pixels_of_another_sign_than_the_header_says_are_noticed(
+    tmp_path, write_dicom, syntax, is_signed, says_signed
+):
+    # Every row crosses the middle of the range.
+    stored = np.sort(RAMP, axis=None).reshape(80, 60).T.astype(np.int16)
+    stored -= 2048 if is_signed else 0
+    path = write_dicom(tmp_path / "a.dcm", stored & 0xFFF, bits=12, compress=syntax)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation = int(says_signed)
+    dataset.save_as(path)
+    found = read_pixels(path)[0].notices
+    assert found == (frozenset() if is_signed == says_signed else {Reason.SIGN})
+
+
+@pytest.mark.parametrize("edge", [0, 4095])
+def test_a_sharp_edge_between_the_ends_of_the_range_is_no_sign(
+    tmp_path, write_dicom, picture, edge
+):
+    stored = np.rint(picture(120, 80) * 4095).astype(np.uint16)
+    stored[stored == 0] = 4095
+    stored[5:15, 60:75:2] = edge
+    path = write_dicom(tmp_path / "a.dcm", stored)
+    assert read_pixels(path)[0].notices == frozenset()
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.HTJ2KLossless])
+def test_a_stream_of_negative_values_under_a_header_without_sign_is_refused(
+    tmp_path, write_dicom, syntax
+):
+    path = write_dicom(tmp_path / "a.dcm", RAMP.astype(np.int16) - 2048, compress=syntax)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation = 0
+    dataset.save_as(path)
+    with pytest.raises(Refusal) as refused:
+        read_pixels(path)
+    assert refused.value.reason is Reason.BITS
+    path = write_dicom(tmp_path / "a.dcm", (RAMP // 2).astype(np.int16), compress=syntax)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation = 0
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_pixels(path)[1], RAMP // 2)
+
+
 @pytest.mark.parametrize(
     "syntax",
     [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1, uid.HTJ2KLossless],

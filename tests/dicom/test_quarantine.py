@@ -132,6 +132,7 @@ def test_every_reason_that_lets_an_image_pass_is_seen_in_it_or_not():
         "bits_exceeded",
         "bits_unused",
         "padding",
+        "sign",
         "beside_window",
         "resized",
     }

@@ -56,6 +56,9 @@ FLAGS, CONTINUED = 0.05, 0.8
 """
 CLEARLY = 4  # times as near
 
+NEAR = 0.125  # share of the range within which neighbouring pixels have nearly the same value
+LEAST_WRAPPED = 0.002  # share of pixels
+
 UNCHECKED = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 """Syntaxes whose only decoders fill up a truncated stream; its end marker is looked for first."""
 
@@ -78,7 +81,7 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
     """
     dataset, header = _parse(path)
     header, codes = _within_bits(header, _decode(dataset, header))
-    return _with_shown_range(header, codes), codes
+    return _with_shown_range(_with_believed_sign(header, codes), codes), codes
 
 
 def why_unreadable(path: Path) -> Reason:
@@ -127,9 +130,9 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     if syntax in UNCHECKED and _is_truncated(dataset, header):
         raise Refusal(Reason.TRUNCATED)
     options = {"correct_unused_bits": False} if native or syntax == uid.RLELossless else {}
-    precision = 0
+    precision, has_sign = 0, False
     if not native and syntax != uid.RLELossless:
-        precision, size = _frame(dataset)
+        precision, has_sign, size = _frame(dataset)
         # A stream may claim any size, and its decoder makes room for all of it.
         if 0 not in size and size != (header.rows, header.columns):
             raise Refusal(Reason.DECODE, "size")
@@ -152,6 +155,9 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
         raise Refusal(Reason.DECODE, "size")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     codes = pixels.view(f"u{pixels.dtype.itemsize}")
+    top = min(max(precision, header.bits_stored), 8 * codes.itemsize) - 1
+    if has_sign and not header.signed and (codes >> top).any():
+        raise Refusal(Reason.BITS)
     if header.signed and header.bits_stored < precision <= header.bits_allocated:
         # Some decoders leave the sign in the stream's highest bit.
         unused = header.bits_allocated - precision
@@ -196,13 +202,15 @@ def _rle_lengths(frame: bytes) -> Iterator[int]:
         yield length
 
 
-def _frame(dataset: pydicom.Dataset) -> tuple[int, tuple[int, int]]:
-    """Return bits a pixel and (rows, columns) of a JPEG, JPEG-LS or JPEG 2000 stream.
+def _frame(dataset: pydicom.Dataset) -> tuple[int, bool, tuple[int, int]]:
+    """Return bits a pixel, whether it has a sign, and (rows, columns) of a stream.
+
+    Of the JPEG families; JPEG 2000 alone knows of signs.
 
     From its frame header (SOF, the same place in JPEG-LS) or its SIZ segment; 0 is what can't be
     told.
     """
-    unknown = 0, (0, 0)
+    unknown = 0, False, (0, 0)
     try:
         stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
         at = 2
@@ -217,10 +225,10 @@ def _frame(dataset: pydicom.Dataset) -> tuple[int, tuple[int, int]]:
                     - int.from_bytes(starts[i : i + 4], "big")
                     for i in (0, 4)
                 )
-                return (stream[at + 40] & 0x7F) + 1, (rows, columns)
+                return (stream[at + 40] & 0x7F) + 1, stream[at + 40] >= 0x80, (rows, columns)
             if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
                 rows, columns = (int.from_bytes(stream[at + i : at + i + 2], "big") for i in (5, 7))
-                return stream[at + 4], (rows, columns)
+                return stream[at + 4], False, (rows, columns)
             at += 2 + length
     except Exception:  # a damaged stream: its decoder says so
         return unknown
@@ -282,6 +290,27 @@ def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
     cut = np.abs(np.diff(rows - (above << bits), axis=1))[changed]
     goes_on, is_flag = (CLEARLY * whole < cut).sum(), (CLEARLY * cut < whole).sum()
     return float(goes_on / (goes_on + is_flag)) if goes_on + is_flag else (FLAGS + CONTINUED) / 2
+
+
+def _with_believed_sign(header: Header, codes: np.ndarray) -> Header:
+    """Return the header, with a notice where its pixels seem to have the other sign.
+
+    Then neighbours of nearly the same value lie at both ends of the header's range, where with the
+    other sign they lie in its middle; and hardly any lie on both sides of the header's middle.
+    """
+    bits = header.bits_stored
+    if int(codes.max()) >> (bits - 1) == 0:
+        return header
+    rows = codes[:: max(1, len(codes) // ROWS_COMPARED)].astype(np.int32)
+    between = np.diff(rows >> (bits - 1), axis=1) != 0
+    image = ~padding_codes(header)[rows]
+    between &= image[:, 1:] & image[:, :-1]
+    steps = np.abs(np.diff(stored_values(header)[rows], axis=1))[between]
+    near = (1 << bits) * NEAR
+    in_the_middle, at_both_ends = (steps < near).sum(), (steps > (1 << bits) - near).sum()
+    if at_both_ends > max(LEAST_WRAPPED * rows.size, 4 * in_the_middle):
+        return replace(header, notices=header.notices | {Reason.SIGN})
+    return header
 
 
 def _with_shown_range(header: Header, codes: np.ndarray) -> Header:

@@ -92,6 +92,11 @@ class Reason(Enum):
         "the pixels or a lookup table have fewer bits than the header says; the range that they "
         "use is shown",
     )
+    SIGN = (
+        "sign",
+        "the pixels seem to be signed though the header says that they are not, or the other way "
+        "round",
+    )
     PADDING = (
         "padding",
         "pixels inside of the breast have the value of the padding; where most of the padding is "

@@ -58,6 +58,7 @@ class TriageSettings(Settings):
     bits_unused: Policy = Field(
         "warn", description="pixels or lookup table with fewer bits than the header says"
     )
+    sign: Policy = Field("refuse", description="pixels that seem to have another sign")
     padding: Policy = Field("warn", description="padding value inside of the breast")
     beside_window: Policy = Field(
         "warn", description="nearly all of the image is black or white by its window"
