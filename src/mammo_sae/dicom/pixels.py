@@ -59,6 +59,17 @@ CLEARLY = 4  # times as near
 NEAR = 0.125  # share of the range within which neighbouring pixels have nearly the same value
 LEAST_WRAPPED = 0.002  # share of pixels
 
+LOSSY = {
+    uid.UID(syntax).keyword
+    for syntax in (
+        uid.JPEGExtended12Bit,
+        uid.JPEGLSNearLossless,
+        uid.JPEG2000,
+        uid.HTJ2K,
+    )
+}
+OVERSHOOT = 0.03  # share of the range by which lossy coding may leave it, which is no more bits
+
 UNCHECKED = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 """Syntaxes whose only decoders fill up a truncated stream; its end marker is looked for first."""
 
@@ -253,6 +264,14 @@ def _within_bits(header: Header, codes: np.ndarray) -> tuple[Header, np.ndarray]
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high <= most:
         return header, codes
+    if header.syntax in LOSSY:
+        first = -(1 << (header.bits_stored - 1)) if header.signed else 0
+        last, margin = first + int(most), int(OVERSHOOT * most)
+        if first - margin <= low and high <= last + margin:
+            return header, values.clip(first, last).view(codes.dtype) & most
+        if header.signed and low >= 0 and high <= int(most) + margin:
+            # JPEG streams hold signed values without the bits above: beyond -1 lies 0.
+            return header, codes & most
     fits = header.signed and _bits_of(low, high) <= header.bits_stored
     # A table may turn the values around, so that neighbours far apart are shown alike.
     if shift or fits or (header.signed and header.modality_lut is not None):
