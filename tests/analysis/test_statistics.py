@@ -178,6 +178,43 @@ def test_benjamini_hochberg_equals_scipy_and_leaves_missing_values_out(rng):
     assert np.isnan(st.benjamini_hochberg([np.nan, np.nan])).all()
 
 
+def test_a_family_of_one_confounder_is_benjamini_and_hochberg_s(rng):
+    p = rng.random(40) ** 3
+    np.testing.assert_allclose(st.family_q(p[:, None])[:, 0], st.benjamini_hochberg(p))
+
+
+def test_a_family_of_one_latent_is_holm_s():
+    q = st.family_q([[0.01, 0.04, np.nan, 0.03]])
+    np.testing.assert_allclose(q, [[0.03, 0.06, np.nan, 0.06]])
+
+
+def test_family_q_is_the_smallest_threshold_at_which_the_latent_is_taken(rng):
+    """Benjamini and Bogomolov: latents by their smallest adjusted p, then Holm at alpha R / m."""
+    p = rng.random((12, 4)) ** 4
+    p[3, 1:] = np.nan
+    p[5] = np.nan
+    q = st.family_q(p)
+    assert (np.isnan(q) == np.isnan(p)).all()
+    known = [row[~np.isnan(row)] for row in p]
+    smallest = [min(row.min() * len(row), 1) for row in known if len(row)]
+    for alpha in (0.05, 0.2, 0.5):
+        taken = (st.benjamini_hochberg(smallest) <= alpha).sum()
+        for row, values in zip(q, known, strict=True):
+            holm = np.maximum.accumulate(np.sort(values) * np.arange(len(values), 0, -1))
+            expected = np.minimum(holm, 1) <= alpha * taken / len(smallest)
+            assert (np.sort(row)[: len(values)] <= alpha).tolist() == expected.tolist()
+
+
+def test_null_confounders_beside_true_ones_take_few_latents(rng):
+    """Ten of 30 latents tell the first confounder; nobody tells the other nineteen."""
+    wrong = []
+    for _ in range(300):
+        p = rng.random((30, 20))
+        p[:10, 0] = 1e-4
+        wrong.append((st.family_q(p)[:, 1:] < 0.05).any(axis=1).mean())
+    assert np.mean(wrong) < 0.05
+
+
 def test_effect_sizes_equal_their_definitions(rng):
     scores, labels = tied_scores(rng)
     high, low = scores[labels, 0], scores[~labels, 0]

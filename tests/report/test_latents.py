@@ -105,10 +105,10 @@ def test_a_latent_that_the_sae_lacks_is_refused(run, tmp_path):
 
 
 def test_names_of_confounders_are_never_cut():
-    assert latents._confounder_lines(["marker"]) == ["by marker"]
+    assert latents._confounder_lines(["marker"], "by") == ["by marker"]
     names = ["pixel_spacing_mm", "transfer_syntax", "manufacturer", "image_size", "voi_function"]
     names += ["photometric_interpretation", "bits_stored"]
-    lines = latents._confounder_lines(names)
+    lines = latents._confounder_lines(names, "by")
     assert len(lines) <= 2
     assert max(map(len, lines)) <= 42
     assert lines[-1].endswith("more")

@@ -99,10 +99,14 @@ def test_the_page_gives_the_numbers_of_the_tables(table, whole, tmp_path, capsys
     header, rows = summary.carriers(latents, judged)
     here = (latents["encoder"] == "finetuned") & (latents["layer"] == "head")
     here &= latents["concept"] == "mass"
-    associated = ((latents["q"] < 0.05) & (latents["auroc"] > 0.5) & here).sum()
+    associated = ((latents["q"] < 0.05) & here).sum()
     row = next(r for r in rows if r[:3] == ["mass", "finetuned", "head"])
     assert row[header.index("associated")] == f"{associated} of {here.sum()}"
     judged = judged[(judged["encoder"] == "finetuned") & (judged["layer"] == "head")]
     counts = judged[judged["concept"] == "mass"]["verdict"].value_counts()
-    for word in header[6:]:
-        assert int(row[header.index(word)]) == counts.get(word, 0), word
+    assert counts["not associated"] > 0
+    assert int(row[header.index("tested")]) == counts.drop("not associated").sum()
+    counted = dict(zip(header[7:], row[7:], strict=True))
+    assert counted["the finding itself (concept-aligned)"] == str(counts["concept-aligned"])
+    assert sum(map(int, counted.values())) == counts.drop("not associated").sum()
+    assert not any("not associated" in name for name in header)

@@ -16,7 +16,12 @@ def _rows(*verdicts):
             "concept": "mass",
             "latent": 7,
             "confounder": ["density", "marker", "paddle"][: len(verdicts)],
+            "concept_auroc": 0.7,
+            "conditional_auroc": [0.52, 0.91, 0.3][: len(verdicts)],
+            "effect": [0.04, 0.82, -0.4][: len(verdicts)],
+            "discriminates": [False, True, True][: len(verdicts)],
             "verdict": verdicts,
+            "reason": ["of density", "of marker", "of paddle"][: len(verdicts)],
         }
     )
 
@@ -29,6 +34,18 @@ def test_one_confounder_that_explains_a_latent_decides():
 def test_all_confounders_of_the_gravest_verdict_are_named():
     row = overall(_rows("mixed", "mixed", "concept-aligned")).iloc[0]
     assert (row["verdict"], row["confounders"]) == ("mixed", "density, marker")
+    assert row["reason"] == "of marker", "not that of the one that it tells best"
+
+
+def test_anatomy_is_graver_than_unresolved_and_less_grave_than_mixed():
+    assert overall(_rows("unresolved", "anatomy"))["verdict"].item() == "anatomy"
+    assert overall(_rows("mixed", "anatomy"))["verdict"].item() == "mixed"
+
+
+def test_what_an_unassociated_latent_discriminates_stands_beside_it_best_first():
+    row = overall(_rows(*["not associated"] * 3)).iloc[0]
+    assert (row["verdict"], row["discriminates"]) == ("not associated", "marker 0.91, paddle 0.30")
+    assert overall(_rows("insufficient"))["discriminates"].item() == ""
 
 
 def test_an_untestable_confounder_does_not_hide_the_verdict_of_a_testable_one():

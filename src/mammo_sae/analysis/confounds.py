@@ -7,22 +7,14 @@ With z a latent's image score, Y the concept and C the confounder:
 - ``stratified_auroc``: the same over pairs of images with the same C; ``kept`` is the share of the
   crude excess over 0.5 that remains.
 - ``conditional_auroc``: AUROC of z for C over pairs of images with the same Y, for the level of C
-  that z tells best; p permutes C between patients of the same Y (partial confounder test, Spisak
-  2022, PMC9412867; blocks after Winkler et al. 2015), q is Benjamini-Hochberg's within the
-  concept x confounder family.
+  that z tells best; p exchanges C between patients of the same Y (partial confounder test, Spisak
+  2022, PMC9412867; see `mammo_sae.analysis.exchange`), q is over the concept's latents and all
+  confounders together (`mammo_sae.analysis.statistics.family_q`).
 - ``artefact_lift``: share of z's activation that lies on the artefact's mask over the mask's share
   of the image, where the images hold such a mask; ``concept_lift`` likewise on the lesion.
 
-Verdicts
---------
-z *tells the concept* if the stratified AUROC's lower bound exceeds 0.5 by `min_concept_excess`.
-z *tells the confounder* if q < `alpha` and the conditional AUROC lies at least
-`min_confounder_excess` from 0.5, or if its activation concentrates on the artefact, more than on
-the lesion. Telling the confounder makes a latent suspect when the confounder explains it: less
-than `min_kept` of the crude excess remains, or z tells the confounder better than the concept, each
-with the other held fixed. Suspect and telling the concept: ``mixed``; suspect only:
-``confounded``; telling the concept, not suspect: ``concept-aligned``; else ``unresolved``; too few
-images: ``insufficient``.
+`mammo_sae.analysis.verdict` makes a verdict of these, of latents that are associated with Y. The
+others stand beside, and have a family of their own: what they do tell is no error of the former.
 """
 
 from __future__ import annotations
@@ -41,6 +33,7 @@ from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings
+from mammo_sae.analysis.verdict import tells, verdict
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
@@ -105,11 +98,38 @@ def run(
             for column, region in (("concept_lift", concept), ("artefact_lift", confounder)):
                 for end, values in zip(("", "_low", "_high"), lifts[region], strict=True):
                     part[column + end] = values[place]
-            decided = [verdict(settings, row) for row in part.to_dict("records")]
-            part["verdict"] = [word for word, _ in decided]
-            part["reason"] = [reason for _, reason in decided]
             parts.append(part)
-    write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+    rows = judged(settings, pd.concat(parts, ignore_index=True), table)
+    write_table(identity.label(rows), output)
+
+
+def judged(settings: ConfoundSettings, rows: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `confounder_rows` with q, verdict and reason.
+
+    `latents` is the table that probing wrote: its AUROC, q and reason for the concept say which
+    latents are judged.
+    """
+    rows = rows.merge(
+        latents[["latent", "concept", "auroc", "q", "reason"]].rename(
+            columns={"auroc": "concept_auroc", "q": "concept_q", "reason": "no_association"}
+        ),
+        on=["latent", "concept"],
+        how="left",
+        validate="m:1",
+    )
+    rows["no_association"] = rows["no_association"].where(rows["concept_auroc"].isna(), "")
+    rows["q"] = np.nan
+    here = rows["concept_q"] < settings.alpha
+    for _, family in rows.groupby(["concept", here]):
+        p = family.pivot(index="latent", columns="confounder", values="p")
+        q = pd.DataFrame(st.family_q(p.to_numpy()), index=p.index, columns=p.columns).stack()
+        places = pd.MultiIndex.from_frame(family[["latent", "confounder"]])
+        rows.loc[family.index, "q"] = q.reindex(places).to_numpy()
+    decided = [verdict(settings, row) for row in rows.to_dict("records")]
+    rows["verdict"] = [word for word, _ in decided]
+    rows["reason"] = [reason for _, reason in decided]
+    rows["discriminates"] = [tells(settings, row) for row in rows.to_dict("records")]
+    return rows.drop(columns=["no_association", "problem"])
 
 
 def confounder_rows(
@@ -165,6 +185,14 @@ def confounder_rows(
     if rows["problem"].any():
         return rows
     rows["association"] = st.cramers_v(truth, code)
+    rows["association_p"] = exchange.patient_permutation_p(
+        truth.astype(float),
+        code,
+        patients,
+        draws=settings.permutation_draws,
+        seed=settings.seed,
+        breasts=sides,
+    )
     varies = ~st.is_constant(scores[known])
     rows.loc[~varies, "problem"] = f"{settings.confirmation}: the same score on every image"
     z = scores[known][:, varies]
@@ -213,7 +241,6 @@ def confounder_rows(
     )
     for name, values in measured.items():
         rows.loc[varies, name] = values
-    rows["q"] = st.benjamini_hochberg(rows["p"])
     return rows
 
 
@@ -222,6 +249,7 @@ _MEASURED = (
     "images",
     "strata",
     "association",
+    "association_p",
     "crude_auroc",
     "crude_auroc_low",
     "crude_auroc_high",
@@ -241,13 +269,12 @@ _MEASURED = (
     "effect",
     "eta_squared",
     "p",
-    "q",
 )
 
 
 def _kept(within: np.ndarray, crude: np.ndarray) -> np.ndarray:
     excess = np.asarray(crude) - 0.5
-    return np.divide(within - 0.5, excess, out=np.full(excess.shape, np.nan), where=excess > 0)
+    return np.divide(within - 0.5, excess, out=np.full(excess.shape, np.nan), where=excess != 0)
 
 
 def energy_lifts(
@@ -308,35 +335,3 @@ def _patients_firing(fires: np.ndarray, patients: np.ndarray) -> np.ndarray:
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     above, below = above.astype(np.float64), below.astype(np.float64)
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
-
-
-def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
-    """Return (verdict, reason) of one row; the rule is in the module's text."""
-    if row["problem"]:
-        return "insufficient", row["problem"]
-    concept, confounder = row["concept"], row["confounder"]
-    within, low = row["stratified_auroc"] - 0.5, row["stratified_auroc_low"] - 0.5
-    excess = abs(row["conditional_auroc"] - 0.5)
-    tells_concept = low > settings.min_concept_excess
-    on_artefact = row["artefact_lift_low"] > 1 and not (row["artefact_lift"] <= row["concept_lift"])
-    tells = row["q"] < settings.alpha and excess >= settings.min_confounder_excess
-    explained = row["kept"] < settings.min_kept
-    dominated = tells and excess > within
-    numbers = (
-        f"AUROC for {concept} {row['crude_auroc']:.2f}, {row['stratified_auroc']:.2f} within "
-        f"levels of {confounder}; for {confounder} {row['conditional_auroc']:.2f} within classes "
-        f"of {concept} (q {row['q']:.3f})"
-    )
-    if (tells or on_artefact) and (explained or dominated):
-        why = []
-        if explained:
-            why.append(f"under {settings.min_kept:.0%} of its excess remains")
-        if dominated:
-            why.append(f"it tells {confounder} better than {concept}")
-        if on_artefact:
-            why.append(f"it fires on the artefact (lift {row['artefact_lift']:.1f})")
-        word = "mixed" if tells_concept else "confounded"
-        return word, f"{numbers}: {'; '.join(why)}"
-    if tells_concept:
-        return "concept-aligned", f"{numbers}: the association does not hang on {confounder}"
-    return "unresolved", f"{numbers}: neither association is clear"

@@ -333,6 +333,35 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     return q
 
 
+def family_q(p: ArrayLike) -> Floats:
+    """Return q-values of a family of tests `p` [m, k], of m latents and k confounders each.
+
+    The unit of the error is the latent, whatever the number of confounders: within a latent p is
+    adjusted over its confounders by Holm's method, and a latent's smallest adjusted p-values are
+    put through Benjamini and Hochberg's over the latents (families of hypotheses, Benjamini and
+    Bogomolov 2014). With all q below alpha taken, at most alpha of the latents taken are expected
+    to be so for a confounder that they do not tell. NaN stays NaN and is not counted.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    q = np.full(p.shape, np.nan)
+    known = ~np.isnan(p)
+    order = np.argsort(p, axis=1, kind="stable")  # NaN last
+    left = known.sum(axis=1, keepdims=True) - np.arange(p.shape[1])
+    holm = np.take_along_axis(p, order, axis=1) * np.maximum(left, 1)
+    holm = np.minimum(np.maximum.accumulate(holm, axis=1), 1.0)
+    smallest = np.sort(holm[known.any(axis=1), 0])
+    if not smallest.size:
+        return q
+    rank = np.arange(1, smallest.size + 1)
+    step = np.minimum.accumulate((smallest * smallest.size / rank)[::-1])[::-1]
+    place = np.searchsorted(smallest, holm, side="right")  # latents at least as extreme
+    direct = holm * smallest.size / np.maximum(place, 1)
+    # A latent may also be taken together with less extreme ones, at their threshold.
+    beyond = np.append(step, np.inf)[place]
+    np.put_along_axis(q, order, np.minimum(np.minimum(direct, beyond), 1.0), axis=1)
+    return np.where(known, q, np.nan)
+
+
 # --- Effect sizes ------------------------------------------------------------------------------
 
 

@@ -6,11 +6,12 @@ for the concept; a detector of the concept keeps the latter. That is the truth, 
 verdict saw:
 
 - *confounded by C*: external AUROC for C of at least `confounded_auroc`, either direction;
-- *clean*: external AUROC for the concept of at least `clean_auroc`, and confounded by none.
+- *clean*: external AUROC for the concept of at least `clean_auroc` in the direction of the
+  association, and confounded by none.
 
-Counted are the latents that the confirmation split associates with the concept (AUROC above 0.5,
-q < 0.05). A latent is *called* for C if its verdict there is confounded or mixed: both say that its
-concept score cannot be taken at its word.
+Counted are the latents that the table of confounds judges: those that the confirmation split
+associates with the concept, in either direction. A latent is *called* for C if its verdict there is
+confounded or mixed: both say that its concept score cannot be taken at its word.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from scipy.stats import binomtest
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import TruthSettings
+from mammo_sae.analysis.verdict import CONFOUNDED, MIXED, associated
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
 
-CALLED = ("confounded", "mixed")
-SIGNIFICANT = 0.05
+CALLED = (CONFOUNDED, MIXED)
 
 
 def run(
@@ -56,7 +57,7 @@ def run(
     cases = case.read_cases(images, reader.image_ids)
     table = read_table(latents)
     scores = reader.pooled(table["score"].iloc[0])
-    truth = plant(settings, cases, scores, table, read_table(confounds))
+    truth = plant(settings, cases, scores, read_table(confounds))
     write_table(identity.label(summary(settings, truth)), output)
 
 
@@ -64,23 +65,22 @@ def plant(
     settings: TruthSettings,
     cases: pd.DataFrame,
     scores: np.ndarray,
-    latents: pd.DataFrame,
     confounds: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Return one row per latent that ranks for the concept: external AUROCs, plant, calls.
+    """Return one row per latent associated with the concept: external AUROCs, plant, calls.
 
     Columns: latent, auroc (concept), per confounder c ``auroc_c`` and ``called_c``, ``called``
     (for any planted one), ``plant`` (the planted confounder it detects best, "clean" or "").
     """
-    rows = latents[latents["concept"] == settings.concept]
-    ranks = rows.loc[(rows["q"] < SIGNIFICANT) & (rows["auroc"] > 0.5), "latent"]
-    judged = confounds[confounds["concept"] == settings.concept]
-    chosen = np.sort(judged.loc[judged["latent"].isin(ranks), "latent"].unique())
+    judged = associated(confounds[confounds["concept"] == settings.concept])
+    found = judged.groupby("latent")["concept_auroc"].first().sort_index()
+    chosen = found.index.to_numpy()
     result = pd.DataFrame({"latent": chosen})
     known = case.labelled(cases, settings.concept, settings.split)
     patients = cases["patient_id"].to_numpy()[known]
     labels = case.labels(cases, settings.concept, known)
-    result["auroc"] = _external(scores, known, labels, patients, chosen)
+    external = _external(scores, known, labels, patients, chosen)
+    result["auroc"] = np.where(found > 0.5, external, 1 - external)
     for name in (*settings.planted, *settings.controls):
         result[f"auroc_{name}"] = np.nan
         if name in cases:
@@ -158,6 +158,6 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
 def _share(called: pd.Series, group: str) -> tuple[int, int, float, float, float, str]:
     n, k = len(called), int(called.sum())
     if not n:
-        return 0, 0, np.nan, np.nan, np.nan, f"no latent that ranks for the concept is {group}"
+        return 0, 0, np.nan, np.nan, np.nan, f"no associated latent is {group}"
     interval = binomtest(k, n).proportion_ci()
     return n, k, k / n, float(interval.low), float(interval.high), ""

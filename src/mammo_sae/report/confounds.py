@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from mammo_sae.analysis.verdict import INSUFFICIENT, JUDGED, SUSPECT, UNASSOCIATED, associated
 from mammo_sae.report import style
-from mammo_sae.report.verdicts import SEVERITY, overall
+from mammo_sae.report.verdicts import overall
 from mammo_sae.stores.tables import read_table
 
 SHADE = "#F7DCCD"
@@ -60,7 +61,7 @@ def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output
     height = 0.95 + 2.35 * lines + 1.0 + 0.24 * (len(names) + 1)
     with style.figure(output, width, height) as fig:
         style.heading(fig, title)
-        _scatters(fig, rows, names, kinds, columns, lines, min_kept)
+        _scatters(fig, associated(rows), names, kinds, columns, lines, min_kept)
         _counts(fig, rows, names)
         if shown:
             _matrix(fig, rows, names, shown)
@@ -115,15 +116,20 @@ def _scatter(ax: Axes, rows: pd.DataFrame, low: float, min_kept: float) -> None:
     ax.set_xlim(low, 1.02)
     ax.set_ylim(low, 1.02)
     ax.set_aspect("equal")
-    known = rows[rows["verdict"] != "insufficient"]
+    known = rows[rows["verdict"] != INSUFFICIENT]
     if known.empty:
-        reason = rows["reason"].iloc[0] if len(rows) else "not tested"
+        reason = rows["reason"].iloc[0] if len(rows) else "no associated latent"
         style.empty(ax, reason)
         return
-    ax.fill_between([0.5, 1.02], [0, 0], [0.5, 0.5 + 0.52 * min_kept], color=SHADE, lw=0, zorder=0)
+    ends = np.array([0.0, 0.5, 1.02])  # the share kept, of an AUROC above or below 0.5
+    nothing = np.where(ends < 0.5, 1.02, 0.0)
+    kept = 0.5 + (ends - 0.5) * min_kept
+    for part in (slice(0, 2), slice(1, 3)):
+        beyond = nothing[part].max() if part.start == 0 else 0.0
+        ax.fill_between(ends[part], kept[part], beyond, color=SHADE, lw=0, zorder=0)
     ax.plot([0, 1.02], [0, 1.02], color=style.FAINT, linewidth=0.8, zorder=1)
     ax.axhline(0.5, color=style.FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    for verdict in reversed(SEVERITY):
+    for verdict in reversed(JUDGED):
         part = known[known["verdict"] == verdict]
         ax.scatter(
             part["crude_auroc"],
@@ -140,12 +146,14 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
     height = fig.get_figheight()
     tall = 0.24 * (len(names) + 1)
     ax = fig.add_axes((0.115, 0.45 / height, 0.505, tall / height))
+    tested = rows["latent"].nunique()
+    rows = associated(rows)
     gravest = overall(rows)
     lines = [("gravest of all", gravest["verdict"])]
     lines += [(n, rows.loc[rows["confounder"] == n, "verdict"]) for n in reversed(names)]
     for y, (_, verdicts) in enumerate(lines):
         left = 0
-        for verdict in SEVERITY:
+        for verdict in JUDGED:
             count = int((verdicts == verdict).sum())
             if not count:
                 continue
@@ -159,7 +167,7 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
                 linewidth=0.8,
             )
             if count / len(gravest) > 0.025:
-                dark = verdict == "insufficient"
+                dark = verdict == INSUFFICIENT
                 ax.text(
                     left + count / 2,
                     y,
@@ -172,13 +180,13 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
                 )
             left += count
     ax.axhline(0.5, color=style.INK, linewidth=0.8)
-    ax.set_xlim(0, len(gravest))
+    ax.set_xlim(0, max(len(gravest), 1))
     ax.set_ylim(-0.5, len(lines) - 0.5)
     ax.set_yticks(range(len(lines)), [style.words(name) for name, _ in lines])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("tested latents")
-    ax.set_title(f"verdicts of {len(gravest)} latents")
+    ax.set_xlabel("associated latents")
+    ax.set_title(f"verdicts of the {len(gravest)} associated latents of {tested} tested")
 
 
 def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int]) -> None:
@@ -194,7 +202,7 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
     ax.set_facecolor("#F3F5F7")
     picture = ax.imshow(effect, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
     for row in here.to_dict("records"):
-        if row["verdict"] in {"confounded", "mixed"}:
+        if row["verdict"] in SUSPECT:
             ax.scatter(
                 names.index(row["confounder"]),
                 place[row["latent"]],
@@ -208,8 +216,9 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
     ax.set_yticks(range(len(shown)), [str(latent) for latent in shown], size=6.5)
     gravest = overall(here).set_index("latent")["verdict"]
     for label, latent in zip(ax.get_yticklabels(), shown, strict=True):
-        label.set_color(style.VERDICT_COLOURS[gravest[latent]])
-        label.set_fontweight("bold")
+        faint = gravest[latent] == UNASSOCIATED
+        label.set_color(style.FAINT if faint else style.VERDICT_COLOURS[gravest[latent]])
+        label.set_fontweight("normal" if faint else "bold")
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -220,7 +229,8 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
     bar = fig.add_axes((0.7, 1 - (1.5 + tall + 0.2) / height, 0.285, 0.1 / height))
     fig.colorbar(picture, cax=bar, orientation="horizontal")
     bar.set_xlabel(
-        "what the latent tells of it, concept held fixed\n(2 AUROC − 1); dots: suspect",
+        "what the latent tells of it, concept held fixed\n(2 AUROC − 1); dots: suspect; "
+        "grey: not associated",
         size=8,
     )
     bar.set_xticks([-1, 0, 1])
@@ -230,7 +240,7 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
 def _legend(fig: Figure, min_kept: float) -> None:
     handles: list[Artist] = [
         Line2D([], [], color=style.VERDICT_COLOURS[v], marker="o", linestyle="none", label=v)
-        for v in SEVERITY
+        for v in JUDGED
     ]
     shaded = f"under {min_kept:.0%} of the crude excess over 0.5 remains within levels"
     handles.append(Patch(facecolor=SHADE, edgecolor=style.RULE, label=shaded))

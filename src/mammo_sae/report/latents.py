@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mammo_sae.analysis.cases import labelled_images, labels, read_cases
+from mammo_sae.analysis.verdict import INSUFFICIENT, SUSPECT, UNASSOCIATED
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.errors import InputError
 from mammo_sae.report import overlay, style
@@ -418,16 +419,18 @@ def _badges(
     canvas: _Canvas, top: float, latent: int, aligned: pd.DataFrame, verdicts: pd.DataFrame
 ) -> float:
     """Draw a latent's verdict and location as badges; return where the text below starts."""
-    word, names = "not tested", []
+    word, names, verb = "not tested", [], "by"
     if latent in verdicts.index:
         word = verdicts.loc[latent, "verdict"]
-        if word in {"confounded", "mixed"}:
+        if word in SUSPECT:
             names = verdicts.loc[latent, "confounders"].split(", ")
-    faint = word in {"insufficient", "not tested"}
+        elif word == UNASSOCIATED and verdicts.loc[latent, "discriminates"]:
+            names, verb = verdicts.loc[latent, "discriminates"].split(", "), "tells"
+    faint = word in {INSUFFICIENT, UNASSOCIATED, "not tested"}
     fill = style.VERDICT_COLOURS.get(word, style.RULE)
     _badge(canvas, top, word, style.INK if faint else "white", fill, "none")
     top += 0.24
-    for line in _confounder_lines(names):
+    for line in _confounder_lines(names, verb):
         canvas.text(MARGIN, top, line, size=7)
         top += 0.14
     where = location(aligned.loc[latent]) if latent in aligned.index else ""
@@ -438,16 +441,16 @@ def _badges(
     return top + 0.04
 
 
-def _confounder_lines(names: Sequence[str]) -> list[str]:
-    """Return the names of confounders in at most two lines that fit beside the pictures."""
+def _confounder_lines(names: Sequence[str], verb: str) -> list[str]:
+    """Return `verb` and confounders in at most two lines that fit beside the pictures."""
     if not names:
         return []
     for shown in range(len(names), 0, -1):
         more = f" and {len(names) - shown} more" if shown < len(names) else ""
-        lines = textwrap.wrap("by " + style.words(", ".join(names[:shown])) + more, 42)
+        lines = textwrap.wrap(f"{verb} " + style.words(", ".join(names[:shown])) + more, 42)
         if len(lines) <= 2:
             return lines
-    return [f"by {len(names)} confounders"]
+    return [f"{verb} {len(names)} confounders"]
 
 
 def _badge(canvas: _Canvas, top: float, text: str, colour: str, fill: str, edge: str) -> None:

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from mammo_sae.analysis.cases import IDENTITY
+from mammo_sae.analysis.verdict import JUDGED, associated
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
-from mammo_sae.report.verdicts import SEVERITY, overall
+from mammo_sae.report.verdicts import overall
 from mammo_sae.stores.tables import read_table
 
 TOP = 5  # latents whose localisation is shown per SAE
@@ -120,10 +121,10 @@ def run(
                 Line2D(
                     [], [], color=style.VERDICT_COLOURS[v], marker="s", linestyle="none", label=v
                 )
-                for v in SEVERITY
+                for v in JUDGED
             ],
             loc="lower right",
-            ncols=len(SEVERITY),
+            ncols=len(JUDGED),
             handletextpad=0.2,
             columnspacing=1.2,
         )
@@ -230,11 +231,13 @@ def _verdicts(
     layers: list[str],
     encoders: dict[str, str],
 ) -> None:
-    """Share of each verdict among the tested latents; a bar per encoder, layer by layer."""
-    ax.set_title("gravest verdict, tested latents")
-    here = verdicts[verdicts["concept"] == concept]
+    """Share of each verdict among the associated latents; a bar per encoder, layer by layer."""
+    ax.set_title("gravest verdict, associated latents")
+    tested = verdicts[verdicts["concept"] == concept]
+    here = associated(tested)
     if here.empty:
-        style.empty(ax, "no latent was tested")
+        said = "no latent was tested" if tested.empty else "no tested latent is associated"
+        style.empty(ax, said)
         return
     bar = 0.8 / len(encoders)
     for number, (encoder, encoder_colour) in enumerate(encoders.items()):
@@ -244,7 +247,7 @@ def _verdicts(
                 continue
             place = x + (number - (len(encoders) - 1) / 2) * bar
             bottom = 0.0
-            for verdict in SEVERITY:
+            for verdict in JUDGED:
                 share = (words == verdict).mean()
                 ax.bar(
                     place,

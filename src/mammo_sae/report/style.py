@@ -75,8 +75,10 @@ VERDICT_COLOURS = {
     "concept-aligned": "#009E73",
     "mixed": "#E69F00",
     "confounded": "#D55E00",
+    "anatomy": "#332288",
     "unresolved": "#8A94A0",
     "insufficient": "#CBD2D9",
+    "not associated": "#F1F3F5",
 }
 
 _RC = {

@@ -15,8 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.analysis.cases import IDENTITY
+from mammo_sae.analysis.verdict import JUDGED, MEANING, UNASSOCIATED
 from mammo_sae.report import style
-from mammo_sae.report.verdicts import ON, SEVERITY, SIGNIFICANT
+from mammo_sae.report.verdicts import ON, SIGNIFICANT
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
@@ -71,9 +72,11 @@ def run(
     content += [_table(*predictions(scores))]
     content += [
         f"<p><b>Which latents carry a concept</b>, in the {html.escape(split)} split. "
-        f"<i>Associated</i>: AUROC above 0.5 with q below {SIGNIFICANT:g}. <i>On the lesion</i>: "
-        f"of the {TOP} latents that the discovery split ranks first, where that can be told. The "
-        "other columns count the gravest verdicts of the latents tested for confounders.</p>"
+        f"<i>Associated</i>: an AUROC above or below 0.5 with q below {SIGNIFICANT:g}, of all "
+        f"latents. <i>On the lesion</i>: of the {TOP} latents that the discovery split ranks "
+        "first, where that can be told. <i>Tested</i>: associated latents that were tested for "
+        "other causes of their association; the columns after it say what they turned out to be. "
+        "Latents that are not associated are counted nowhere.</p>"
     ]
     content += [_table(*carriers(ranked, judged))]
     with atomic_file(output) as aside:
@@ -119,23 +122,23 @@ def predictions(scores: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows, one per concept and SAE: associated latents, verdicts, location."""
-    found = set(verdicts["verdict"])
-    words = [w for w in SEVERITY if w in found] + sorted(found - set(SEVERITY))
+    """Return header and rows, one per concept and SAE: associated latents, location, verdicts."""
+    judged = verdicts[verdicts["auroc"].notna() & (verdicts["verdict"] != UNASSOCIATED)]
     order = {layer: i for i, layer in enumerate(style.layer_order(latents["layer"]))}
     rows = []
     for key, part in latents.groupby(["concept", *IDENTITY], sort=True):
-        mine = verdicts
+        mine, counted = verdicts, judged
         for name, value in zip(["concept", *IDENTITY], key, strict=True):
-            mine = mine[mine[name] == value]
+            mine, counted = mine[mine[name] == value], counted[counted[name] == value]
         tested = part["auroc"].notna()
-        associated = int(((part["q"] < SIGNIFICANT) & (part["auroc"] > 0.5)).sum())
+        associated = int((part["q"] < SIGNIFICANT).sum())
         top = mine[(mine["rank_auroc"] <= TOP) & (mine["where"] != "")]
         concept, encoder, layer, sae, seed = key
         cells = [
             f"{associated} of {len(part)}" if tested.any() else "not estimable",
             f"{int((top['where'] == ON).sum())} of {len(top)}" if len(top) else "not estimable",
-            *(str(int((mine["verdict"] == word).sum())) for word in words),
+            str(len(counted)),
+            *(str(int((counted["verdict"] == word).sum())) for word in JUDGED),
         ]
         label = [style.words(concept), encoder, layer, f"{sae} seed {seed}"]
         rows.append((concept, encoder, order[layer], sae, seed, [*label, *cells]))
@@ -146,7 +149,8 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
         "SAE",
         "associated",
         f"top {TOP} on the lesion",
-        *words,
+        "tested",
+        *(f"{MEANING[word]} ({word})" for word in JUDGED),
     ]
     return header, [row[-1] for row in sorted(rows, key=lambda row: row[:-1])]
 

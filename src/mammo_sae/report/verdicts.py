@@ -7,13 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.analysis.cases import IDENTITY
+from mammo_sae.analysis.verdict import SEVERITY
 from mammo_sae.stores.tables import read_table, write_table
 
 SIGNIFICANT = 0.05  # q-value of the alignment with the lesion
 POINTS = 0.5  # share of the images in which a latent fires that its highest cell must hit
 ON, OFF, UNCLEAR = "on the lesion", "off the lesion", "where: unclear"
-# What a reader must know first comes first.
-SEVERITY = ("confounded", "mixed", "unresolved", "concept-aligned", "insufficient")
 
 
 def run(
@@ -27,13 +26,14 @@ def run(
         Tables of all SAEs.
     output_csv, output_parquet
         Tables to write: identity, concept, latent, rank_auroc (discovery), auroc with interval and
-        q (confirmation), verdict (the gravest) and the confounders that have it, where (see
-        `location`; empty: not estimable), energy_lift, pointing.
+        q (confirmation), verdict (the gravest), the confounders that have it and its reason, what
+        the latent discriminates, where (see `location`; empty: not estimable), energy_lift,
+        pointing.
     """
     keys = [*IDENTITY, "concept", "latent"]
     table = overall(read_table(confounds))
     ranked = read_table(latents)[[*keys, "rank_auroc", "auroc", "auroc_low", "auroc_high", "q"]]
-    table = table.merge(ranked, on=keys, how="left", validate="1:1")
+    table = table.drop(columns="concept_auroc").merge(ranked, on=keys, how="left", validate="1:1")
     aligned = read_table(alignment)
     aligned = aligned[aligned["selection"] == "ranked"]
     looks = aligned[keys].assign(
@@ -45,7 +45,8 @@ def run(
     table = table.merge(looks, on=keys, how="left", validate="1:1")
     table["where"] = table["where"].fillna("")
     first = [*keys, "rank_auroc", "auroc", "auroc_low", "auroc_high", "q", "verdict"]
-    table = table[[*first, "confounders", "where", "energy_lift", "pointing"]]
+    after = ["confounders", "discriminates", "where", "energy_lift", "pointing", "reason"]
+    table = table[[*first, *after]]
     table = table.sort_values([*IDENTITY, "concept", "rank_auroc", "latent"], ignore_index=True)
     write_table(table, output_csv)
     write_table(table, output_parquet)
@@ -55,16 +56,29 @@ def overall(confounds: pd.DataFrame) -> pd.DataFrame:
     """Return one row per SAE, concept and latent: its gravest verdict and the confounders with it.
 
     A latent that any confounder explains is confounded, whatever the others say; it is insufficient
-    only if no confounder could be tested. Columns: encoder, layer, sae, seed, concept, latent,
-    verdict, confounders (names, with commas).
+    only if no confounder could be tested. One that is not associated with the concept is so for
+    every confounder. Columns: encoder, layer, sae, seed, concept, latent, concept_auroc, verdict,
+    confounders (names, with commas), reason (that of the confounder it tells best among these),
+    discriminates (what the latent tells with the concept held fixed, best first, with its AUROC).
     """
     keys = [*IDENTITY, "concept", "latent"]
-    rows = confounds[[*keys, "confounder", "verdict"]].copy()
-    rows["severity"] = rows["verdict"].map({word: i for i, word in enumerate(SEVERITY)})
-    gravest = rows.groupby(keys, sort=True)["severity"].transform("min")
-    rows = rows[rows["severity"] == gravest]
-    result = rows.groupby([*keys, "verdict"], sort=True)["confounder"].agg(", ".join)
-    return result.rename("confounders").reset_index()
+    rows = confounds.assign(
+        severity=confounds["verdict"].map({word: i for i, word in enumerate(SEVERITY)}),
+        size=confounds["effect"].abs().fillna(-1.0),
+        told=[
+            f"{name} {auroc:.2f}"
+            for name, auroc in zip(
+                confounds["confounder"], confounds["conditional_auroc"], strict=True
+            )
+        ],
+    ).sort_values([*keys, "size"], ascending=[True] * len(keys) + [False], kind="stable")
+    told = rows[rows["discriminates"].astype(bool)].groupby(keys)["told"].agg(", ".join)
+    gravest = rows[rows["severity"] == rows.groupby(keys)["severity"].transform("min")]
+    first = gravest.drop_duplicates(keys)[[*keys, "concept_auroc", "verdict", "reason"]]
+    names = gravest.sort_values("confounder").groupby(keys)["confounder"].agg(", ".join)
+    result = first.merge(names.rename("confounders").reset_index(), on=keys, validate="1:1")
+    result = result.merge(told.rename("discriminates").reset_index(), on=keys, how="left")
+    return result.assign(discriminates=result["discriminates"].fillna(""))
 
 
 def location(scores: pd.Series) -> str:
