@@ -6,25 +6,27 @@
     <Mass|Calc>-<Training|Test>_<patient>_<side>_<view>/**/*.dcm       the film
     <Mass|Calc>-<Training|Test>_<patient>_<side>_<view>_<n>/**/*.dcm   mask and crop of finding n
 
-The copy that circulates as JPEG has the tables in `csv/`, and each series in `jpeg/<series UID>/`;
-the series UID is the third part of the tables' paths. Files may be PNG, JPEG, TIFF or NPY.
+The folders may lie deeper, or be named by study or series: then a file's header says which case it
+is of. The copy that circulates as JPEG has the tables in `csv/`, and each series in
+`jpeg/<series UID>/`. Files may be PNG, JPEG, TIFF or NPY.
 
-Quirks: the tables' paths end in names that the download does not have, so their first folder is
-what counts; which of its two files is the mask and which the crop is told by their sizes, since the
-tables swap them at times. Films with masses and calcifications are in both tables, as two copies;
-they become one image. Patients of both the training and the test part all become `test`.
+Quirks: the tables' paths end in names that the download does not have, so their first folder, the
+case, is what counts, and where there is none the third, the series' UID; which of its two files is
+the mask and which the crop is told by their sizes, since the tables swap them at times. Films with
+masses and calcifications are in both tables, as two copies; they become one image. Patients of both
+the training and the test part all become `test`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from mammo_sae.cohorts.image_files import is_image_name
+from mammo_sae.cohorts.downloads import Download
 from mammo_sae.cohorts.sheet import Sheet, open_sheets
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
@@ -73,7 +75,7 @@ class _Film:
     file: Path | None
     density: str | None = None
     birads: int | None = None
-    findings: list[tuple[set[str], Path, Sheet, int]] = field(default_factory=list)
+    findings: list[tuple[set[str], list[Path], Sheet, int]] = field(default_factory=list)
 
 
 def read_folder(
@@ -152,7 +154,7 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
             annotation="\n".join(
                 [film.side, film.view, *(" ".join(sorted(kinds)) for kinds, *_ in film.findings)]
             ),
-            others=tuple(path for _, roi, *_ in film.findings for path in _dicoms(roi)),
+            others=tuple(path for _, files, *_ in film.findings for path in files),
         )
         for name, film in _films(folder, keep)[0].items()
     }
@@ -166,6 +168,17 @@ def _films(
     in_doubt: list[tuple[str, str | None, str | None]] = []
     tables = "csv/" if (folder / "csv").is_dir() else ""
     sheets = open_sheets(folder, {f"{tables}{name}": (*COLUMNS, *more) for name in NAMES})
+    # Of all patients: whose a file is must not depend on which are kept.
+    download = Download(
+        folder,
+        {
+            name
+            for sheet in sheets
+            for column in ("image file path", "ROI mask file path")
+            for text in sheet.text(column)
+            for name in _names(text)
+        },
+    )
     for at, (name, sheet) in enumerate(zip(NAMES, sheets, strict=True)):
         sheet.ids("patient_id")
         sheet = sheets[at] = sheet.only("patient_id", keep)
@@ -189,7 +202,7 @@ def _films(
                 why = f"is {kind!r}; expected mass or calcification"
                 sheet.leave_out(row, "abnormality type", why)
             series = [
-                _series(folder, sheet, row, column, text)
+                _files(download, sheet, row, column, text)
                 for column, text in (("image file path", image), ("ROI mask file path", roi))
             ]
             if not sheet.good_row(row):
@@ -204,7 +217,7 @@ def _films(
                     "training" if name.endswith("_train_set.csv") else "test",
                     side,
                     view,
-                    next(iter(_dicoms(series[0])), None),
+                    next(iter(series[0]), None),
                     dense,
                 ),
             )
@@ -224,19 +237,20 @@ def _films(
     return counted, sheets
 
 
-def _series(folder: Path, sheet: Sheet, row: int, column: str, text: str) -> Path:
-    """Return the folder of the series that a path of the tables names."""
-    parts = PurePosixPath(text.strip().strip('"')).parts
-    if not parts or parts[0] in {"/", ".."}:
+def _files(download: Download, sheet: Sheet, row: int, column: str, text: str) -> list[Path]:
+    """Return the files of the series that a path of the tables names."""
+    names = _names(text)
+    if not names:
         sheet.leave_out(row, column, "must be a path inside the folder")
-        return folder / "no series"
-    if (folder / "jpeg").is_dir() and len(parts) > 2 and ".." not in parts:
-        return folder / "jpeg" / parts[2]
-    return folder / parts[0]
+    return download.find(*names)
 
 
-def _dicoms(series: Path) -> list[Path]:
-    return sorted(filter(is_image_name, series.rglob("*")))
+def _names(text: str) -> tuple[str, ...]:
+    """Return the case and the series' UID of a path of the tables; none if it leads elsewhere."""
+    parts = PurePosixPath(text.strip().strip('"')).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        return ()
+    return (parts[0], *parts[2:3])
 
 
 def _birads(text: str) -> int:
@@ -254,8 +268,8 @@ def _boxes(
     rows: list[tuple] = []
     without = 0
     for (name, film), size in zip(films.items(), sizes, strict=True):
-        for categories, series, sheet, row in film.findings:
-            box, why = _extent(series, size)
+        for categories, files, sheet, row in film.findings:
+            box, why = _extent(files, size)
             if box is None:
                 without += 1
                 if size[0]:  # else the film itself is named
@@ -266,16 +280,16 @@ def _boxes(
 
 
 def _extent(
-    series: Path, size: tuple[int | None, int | None]
+    files: Sequence[Path], size: tuple[int | None, int | None]
 ) -> tuple[tuple[float, float, float, float] | None, str]:
-    """Return the extent of a series' mask, or why there is none."""
+    """Return the extent of the mask among a series' files, or why there is none."""
     from mammo_sae.dicom.files import read_image
     from mammo_sae.dicom.refusal import Refusal
 
     if not size[0] or not size[1]:
         return None, "the film can't be read"
     found, why = None, "there is no such file"
-    for path in _dicoms(series):
+    for path in files:
         try:
             _, codes = read_image(path)
         except Refusal:

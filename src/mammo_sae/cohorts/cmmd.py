@@ -3,10 +3,12 @@
 ::
 
     CMMD_clinicaldata_revision.csv    one row per breast; the downloaded .xlsx, saved as CSV
-    CMMD/<ID1>/**/*.dcm               the patient's images
+    CMMD/<ID1>/**/*.dcm               the patient's images, or:
+    CMMD/<UID>/*.dcm                  those of one study or series, as they are downloaded today
 
 Quirks: no table names the images; a file's side and view are in its header alone, the view only as
-a code. Of a breast without a row nothing is known. No split of its own.
+a code. Where no folder bears the patient's ID1 the header's PatientID says who it is. Of a breast
+without a row nothing is known. No split of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_sae.cohorts.image_files import is_image_name
+from mammo_sae.cohorts.downloads import Download
+from mammo_sae.cohorts.image_files import composed
 from mammo_sae.cohorts.sheet import EMPTY, Sheet
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
@@ -161,11 +164,14 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     InputError
         If the table is missing.
     """
+    ids = list(dict.fromkeys(_table(folder).text("ID1")))
+    # Of all patients: whose a file is must not depend on which are kept.
+    download = Download(folder / FOLDER, ids, suffixes={".dcm"})
     return {
-        path.relative_to(folder).as_posix(): SourceFiles(dicom=path, patient=patient)
-        for patient in dict.fromkeys(_table(folder).only("ID1", keep).text("ID1"))
-        if patient not in EMPTY
-        for path in _dicoms(folder, patient)
+        composed(path.relative_to(folder).as_posix()): SourceFiles(dicom=path, patient=patient)
+        for patient in ids
+        if patient not in EMPTY and (keep is None or keep(patient))
+        for path in download.find(patient)
     }
 
 
@@ -174,7 +180,3 @@ def _table(folder: Path, more: Iterable[str] = ()) -> Sheet:
     sheet = Sheet(folder, BREASTS, needed=needed)
     sheet.ids("ID1")
     return sheet
-
-
-def _dicoms(folder: Path, patient: str) -> list[Path]:
-    return sorted(filter(is_image_name, (folder / FOLDER / patient).rglob("*.dcm")))

@@ -33,6 +33,7 @@ TAGS = (
     "PixelSpacing",
     "Rows",
 )
+ORIGIN = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 # Larger than any mammogram: a box that leaves this leaves its image.
 LARGE = 1 << 20
 THREADS = 8  # reading headers waits for the disk more than it computes
@@ -62,7 +63,7 @@ _UNREAD: ContextVar[bool] = ContextVar("_UNREAD", default=False)
 
 @contextmanager
 def files_unread() -> Iterator[None]:
-    """Within the block every file that is there counts as a large image, unread.
+    """Within the block every file that is there counts as a large image of some view, unread.
 
     For a look at a cohort's tables alone, which takes seconds where its headers take hours.
     """
@@ -76,10 +77,43 @@ def files_unread() -> Iterator[None]:
 def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
     """Return the facts of each file, None where it is missing or is not a readable image."""
     if _UNREAD.get():
-        large = Facts(LARGE, LARGE, None, None, None, None, None, None)
+        large = Facts(LARGE, LARGE, "L", "CC", None, None, None, None)
         return [large if path.is_file() else None for path in paths]
     with ThreadPoolExecutor(THREADS) as pool:
         return list(progress(pool.map(_facts, paths), total=len(paths), label=label))
+
+
+def read_origins(paths: Sequence[Path]) -> list[tuple[str, ...]]:
+    """Return PatientID, StudyInstanceUID and SeriesInstanceUID of each DICOM file, as it has them.
+
+    They are compared with the ids of a source's tables and go nowhere else. Of a folder that is
+    named by the study or the series one file is read, of others all.
+    """
+    found: dict[Path, tuple[str, ...]] = {}
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    with ThreadPoolExecutor(THREADS) as pool:
+        first = [files[0] for files in folders.values()]
+        for path, origin in zip(first, pool.map(_origin, first), strict=True):
+            found[path] = origin
+        others = []
+        for folder, (path, *rest) in folders.items():
+            if folder.name in found[path][1:]:
+                found.update(dict.fromkeys(rest, found[path]))
+            else:
+                others += rest
+        found.update(zip(others, pool.map(_origin, others), strict=True))
+    return [found[path] for path in paths]
+
+
+def _origin(path: Path) -> tuple[str, ...]:
+    try:
+        with open_nameless(path) as stream:
+            elements = Elements(parse_dicom(stream, ORIGIN, pixels=False))
+        return tuple(str(elements.value(keyword) or "").strip() for keyword in ORIGIN)
+    except Exception:  # not an image, whatever the parser stumbled over
+        return ("", "", "")
 
 
 def header_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
