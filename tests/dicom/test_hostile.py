@@ -83,3 +83,11 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(
     monkeypatch.setattr(pixels, "get_decoder", lambda syntax: asked.append(syntax))
     assert refusal(path) is Reason.DECODE
     assert asked == []
+
+
+def test_a_file_of_several_transfer_syntaxes_is_refused(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    content = path.read_bytes()
+    name = b"1.2.840.10008.1.2.1"
+    path.write_bytes(content.replace(name, b"1.2.840.10008.1\\2.1", 1))
+    assert refusal(path) is Reason.SYNTAX

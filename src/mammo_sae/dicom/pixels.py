@@ -131,6 +131,8 @@ def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
 
 def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not isinstance(syntax, str):  # none, or several
+        raise Refusal(Reason.SYNTAX)
     native = syntax in NATIVE
     if not native and syntax not in DECODERS:
         raise Refusal(Reason.SYNTAX)
