@@ -70,6 +70,7 @@ def test_the_tables_have_pseudonyms_types_and_clipped_boxes(vindr_folder, tmp_pa
         "boxes_outside_dropped": 0,
         "findings_without_box": 1,
         "malformed_rows": 0,
+        "patients_in_two_splits_dropped": 0,
         "unreadable_images_dropped": 0,
     }
     assert summary["splits"]["training"] == {
@@ -107,11 +108,18 @@ def test_a_part_given_twice_is_refused(vindr_folder, tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_patient_in_two_splits_is_refused(vindr_folder, tmp_path):
+def test_a_patient_in_two_splits_is_left_out_named_and_counted(vindr_folder, tmp_path, capfd):
     path = vindr_folder / "breast-level_annotations.csv"
     path.write_text(path.read_text().replace("DENSITY B,training", "DENSITY B,test", 1))
-    with pytest.raises(InputError, match="is in two splits"):
-        build_cohort(settings(vindr_folder), [vindr_folder], tmp_path / "out")
+    images, findings = build_cohort(settings(vindr_folder), [vindr_folder], tmp_path / "out")
+    names = load_pseudonyms(None)
+    assert set(images["image_id"]) == {names.image("i3"), names.image("i4")}
+    assert findings.empty
+    summary = json.loads((tmp_path / "out" / "cohort.json").read_text())
+    assert summary["counts"]["patients_in_two_splits_dropped"] == 1
+    assert f"left out: patient {names.patient('s1')}" in capfd.readouterr().err
+    with pytest.raises(InputError, match=r"is in two splits.*most_malformed = 0 allows"):
+        build_cohort(settings(vindr_folder, most_malformed=0), [vindr_folder], tmp_path / "none")
 
 
 def test_validation_takes_whole_training_patients_and_only_those(vindr_folder, tmp_path):

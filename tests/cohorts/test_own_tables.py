@@ -129,6 +129,7 @@ def test_a_header_row_that_can_not_be_told_is_refused(tmp_path, text, message):
     ("row", "why"),
     [
         (b"1,2,3", "has 3 cells; the header row has 2"),
+        (b"1", "has 1 cells; the header row has 2"),
         (b"1,\0", "holds NUL bytes"),
         (b'"1,2', "has a quote that does not end"),
         (b'"1"2,2', "has a quote that does not end"),
@@ -136,7 +137,7 @@ def test_a_header_row_that_can_not_be_told_is_refused(tmp_path, text, message):
     ],
 )
 def test_a_damaged_row_takes_no_other_with_it(tmp_path, row, why):
-    content = "a,b\nä,1\n".encode() + row + '\n"ö\nü",2\n\n"",\nß\n5,6,,\n'.encode()
+    content = "a,b\nä,1\n".encode() + row + '\n"ö\nü",2\n\n"",\nß,\n5,6,,\n'.encode()
     (tmp_path / "t.csv").write_bytes(content)
     sheet = Sheet(tmp_path, "t.csv")
     assert [str(row) for row in sheet.left_out.values()] == [f"t.csv: line 3 {why}"]

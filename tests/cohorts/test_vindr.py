@@ -106,7 +106,7 @@ def test_files_are_located_by_study_and_image(vindr_folder):
         ("breast", "MLO,300", "MLO,many", r"line 3, column 'height' is 'many'"),
         ("breast", "DENSITY B,training", "DENSITY B,dev", r"line 2, column 'split' is 'dev'"),
         ("breast", "DENSITY B,training", "DENSITY E,training", r"line 2, column 'breast_density'"),
-        ("breast", ",training\ns1", "\ns1", r"line 2, column 'split' is empty"),
+        ("breast", ",training\ns1", "\ns1", r"line 2 has 9 cells; the header row has 10"),
         ("metadata", "039Y", "old", r"metadata.csv: line 3, column \"Patient's Age\" is malformed"),
         ("metadata", "\ni2", "\ni1", r"line 3, column 'SOP Instance UID' occurs a second time"),
     ],

@@ -6,11 +6,11 @@ import re
 
 YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 LEAST, MOST = 15, 110
-"""Beyond these, what is written stands for "unknown": 000Y, 999Y."""
+"""Beyond these, what is written stands for "unknown": 000Y, 999Y, -1."""
 
 
 def age_in_years(text: str) -> int | None:
-    """Return the age that a DICOM age string (060Y, 720M) or a bare number of years gives.
+    """Return the age that a DICOM age string (060Y, 720M) or a number of years (61.2) gives.
 
     None where it is empty or no age of a person who has a mammogram.
 
@@ -22,7 +22,7 @@ def age_in_years(text: str) -> int | None:
     text = text.strip().upper()
     if not text:
         return None
-    found = re.fullmatch(r"(\d{1,5})(?:\.0*)?\s*([YMWD]?)", text)
+    found = re.fullmatch(r"(-?\d{1,5})(?:[.,]\d{0,20})?\s*([YMWD]?)", text)
     if not found:
         raise ValueError
     years = int(int(found[1]) * YEARS[found[2]] + 1e-9)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.columns import BOX
-from mammo_sae.cohorts.left_out import check_share
+from mammo_sae.cohorts.left_out import allowed, check_share
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
 from mammo_sae.cohorts.readers import read_source, reader
 from mammo_sae.cohorts.sheet import LeftOut
@@ -36,6 +36,10 @@ class Annotations:
         image_id, concept, rows, positive, see `mammo_sae.cohorts.source`; None without.
     malformed
         Rows of the tables that were left out, and those with a cell that counts as empty.
+    torn
+        Pseudonyms of patients that the tables have in two splits, who are left out.
+    notices
+        What else a person should know of the tables, each a sentence.
     """
 
     images: pd.DataFrame
@@ -44,6 +48,8 @@ class Annotations:
     counts: Mapping[str, int]
     finding_rows: pd.DataFrame | None = None
     malformed: tuple[LeftOut, ...] = ()
+    torn: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def read_annotations(
@@ -64,7 +70,8 @@ def read_annotations(
     pseudonyms
         Of the cohort.
     most_malformed
-        Largest share of a table's rows that may be malformed; of all patients' alone.
+        Largest share of a table's rows that may be malformed, and of the patients who may be in two
+        splits; of all patients' alone.
 
     Raises
     ------
@@ -82,7 +89,16 @@ def read_annotations(
             f"{' and '.join(map(str, sources))}; they are looked for in {reader(kind).PATTERN}, "
             "as DICOM, PNG, JPEG, TIFF or NPY files: correct cohort.source, or cohort.kind"
         )
-    images = source.images[~unreadable]
+    torn = _torn(source.images)
+    if keep is None and len(torn) > allowed(
+        source.images["source_patient"].nunique(), most_malformed
+    ):
+        raise InputError(
+            f"patient {pseudonyms.patient(torn[0])} is in two splits, and {len(torn) - 1} others "
+            f"are, more than cohort.most_malformed = {most_malformed:g} allows; a patient's images "
+            "must stay together"
+        )
+    images = source.images[~unreadable & ~source.images["source_patient"].isin(torn)]
     images = images.assign(
         image_id=[pseudonyms.image(i) for i in images["source_image"]],
         patient_id=[pseudonyms.patient(p) for p in images["source_patient"]],
@@ -103,7 +119,15 @@ def read_annotations(
         rows = rows.assign(image_id=[pseudonyms.image(i) for i in rows["source_image"]])
         rows = rows[["image_id", "concept", "rows", "positive"]]
     malformed = tuple(row for sheet in source.sheets for row in sheet.named())
-    return Annotations(images, boxes, lost, source.counts, rows, malformed)
+    notices = tuple(f"{sheet.name}: {text}" for sheet in source.sheets for text in sheet.notices)
+    of_torn = tuple(sorted(pseudonyms.patient(patient) for patient in torn))
+    return Annotations(images, boxes, lost, source.counts, rows, malformed, of_torn, notices)
+
+
+def _torn(images: pd.DataFrame) -> list[str]:
+    """Return the patients who are in two splits: nothing says which is right."""
+    splits = images.groupby("source_patient")["split"].nunique()
+    return sorted(splits.index[splits > 1])
 
 
 def clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:

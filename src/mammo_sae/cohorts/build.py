@@ -50,7 +50,7 @@ def run(
         The tables to write (.parquet), see `mammo_sae.cohorts.tables`.
     manifest
         JSON written last: counts per split and concept, boxes clipped or dropped, pseudonyms of
-        the sources' images without annotation, malformed rows of its tables, digests.
+        the sources' images without annotation, malformed rows of its tables, notices, digests.
     provenance
         Written beside the manifest as `provenance.json`.
 
@@ -83,6 +83,10 @@ def run(
     strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
     _check_strays(strays, settings.unannotated)
     report(found.malformed)
+    for patient in found.torn:
+        print(f"left out: patient {patient}, whose images are in two splits", file=sys.stderr)
+    for notice in found.notices:
+        print(f"warning: {notice}", file=sys.stderr)
 
     manifest.unlink(missing_ok=True)
     # Steps that read masks learn from the table which region of an image store is whose.
@@ -100,11 +104,13 @@ def run(
             "counts": {
                 "unreadable_images_dropped": len(found.lost),
                 "malformed_rows": len(found.malformed),
+                "patients_in_two_splits_dropped": len(found.torn),
                 **found.counts,
                 **counts,
             },
             "files_without_annotation": strays,
             "malformed_rows": [asdict(row) for row in found.malformed],
+            "notices": list(found.notices),
             "splits": _summary(image_table, finding_table, list(settings.concepts)),
         },
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.downloads import Download
 from mammo_sae.cohorts.image_files import composed
 from mammo_sae.cohorts.sheet import EMPTY, Sheet
@@ -110,7 +111,7 @@ def read_folder(
         breasts.pop(breast, None)
     first = {patient: row for row, patient in reversed(list(enumerate(sheet.text("ID1"))))}
     first.pop("", None)
-    ages = sheet.parsed("Age", lambda text: int(float(text)), "years or empty", private=True)
+    ages = sheet.parsed("Age", age_in_years, "years or empty", private=True)
     texts = {name: sheet.typed(column) for name, column in covariates.items()}
 
     files = locate_folder(folder, keep)

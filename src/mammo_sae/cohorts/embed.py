@@ -24,7 +24,8 @@ from typing import Any
 
 import pandas as pd
 
-from mammo_sae.cohorts.image_files import Listings
+from mammo_sae.cohorts.ages import age_in_years
+from mammo_sae.cohorts.image_files import Listings, composed
 from mammo_sae.cohorts.sheet import EMPTY, Sheet, number
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
@@ -124,7 +125,7 @@ def read_folder(
     patients, views = sheet.text("empi_anon"), sheet.text("ViewPosition")
     images = pd.DataFrame(
         {
-            "source_image": [files[row].relative_to(folder).as_posix() for row in kept],
+            "source_image": [composed(files[row].relative_to(folder).as_posix()) for row in kept],
             "source_patient": [patients[row] for row in kept],
             "split": split or "training",
             "view": [views[row] for row in kept],
@@ -153,7 +154,11 @@ def read_folder(
     else:
         boxes_of_row = [boxes_of_row[row] for row in kept]
     boxes, dropped = _boxes(boxes_of_row, images["source_image"], of_row)
-    counts = {"other_images_dropped": int(sheet.good.sum()) - len(kept), **dropped}
+    counts = {
+        "other_images_dropped": int(sheet.good.sum()) - len(kept),
+        "images_of_unknown_exams": sum(not found for found in of_row),
+        **dropped,
+    }
     return SourceCohort(images, boxes, counts, sheets=(sheet, clinical))
 
 
@@ -174,7 +179,7 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
     cells = sheet.cells(["ImageLateralityFinal", "ViewPosition", *BOXES])
     findings = _findings(clinical)
     return {
-        files[row].relative_to(folder).as_posix(): SourceFiles(
+        composed(files[row].relative_to(folder).as_posix()): SourceFiles(
             dicom=files[row],
             patient=patients[row],
             annotation=cells[row]
@@ -256,7 +261,7 @@ def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
         _or_empty(sheet, "side", {side: side for side in "LRB"}.__getitem__, "L, R, B or empty"),
         sheet.parsed("asses", _birads, "a letter"),
         sheet.parsed("tissueden", lambda text: DENSITIES[int(float(text))], "1 to 5 or empty"),
-        sheet.parsed("age_at_study", lambda text: int(float(text)), "years", private=True),
+        sheet.parsed("age_at_study", age_in_years, "years", private=True),
         sheet.text("massshape"),
         sheet.text("calcfind"),
         sheet.text("calcdistri"),

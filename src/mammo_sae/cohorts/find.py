@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mammo_sae.cohorts.image_files import file_in
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import locate, stray_files
 from mammo_sae.cohorts.settings import CohortSettings
@@ -32,11 +33,11 @@ def find_files(
     ]
     if not found:
         found = [
-            (wanted, folder / name)
+            (wanted, file_in(folder, name))
             for name in stray_files(settings.kind, sources)
             if pseudonyms.image(name) == wanted
             for folder in sources
-            if (folder / name).is_file()
+            if file_in(folder, name).is_file()
         ]
     if not found:
         raise InputError(

@@ -21,7 +21,7 @@ from xml.parsers.expat import ExpatError
 
 import pandas as pd
 
-from mammo_sae.cohorts.image_files import is_image_name
+from mammo_sae.cohorts.image_files import composed, is_image_name
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 
@@ -122,7 +122,7 @@ def _located(folder: Path, more: Iterable[str] = ()) -> tuple[Sheet, dict[str, S
     sheet.distinct(names, "File Name")
     on_disk: dict[str, list[Path]] = {}
     for path in sorted(filter(is_image_name, (folder / "AllDICOMs").glob("*"))):
-        on_disk.setdefault(path.name.split("_")[0], []).append(path)
+        on_disk.setdefault(composed(path.name).split("_")[0], []).append(path)
     found: dict[str, SourceFiles] = {}
     for row, (name, cells) in enumerate(
         zip(names, sheet.cells(["Laterality", "View"]), strict=True)

@@ -33,7 +33,7 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
         found = sorted(sheet.left_out.values(), key=lambda one: (one.line, one.column))
         lines = {one.line for one in found}
         all_bad = bool(sheet.rows) and len(lines) == sheet.rows and not sheet.good.any()
-        if not lines or (not all_bad and len(lines) <= max(most * sheet.rows, 1 if most else 0)):
+        if not lines or (not all_bad and len(lines) <= allowed(sheet.rows, most)):
             continue
         more = f"; and {len(found) - SHOWN} others" if len(found) > SHOWN else ""
         shown = "; ".join(map(str, found[:SHOWN]))
@@ -43,6 +43,11 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
             f"{'; '.join(wrong)}: more than cohort.most_malformed = {most:g} allows; correct the "
             "rows, or raise it"
         )
+
+
+def allowed(total: int, most: float) -> float:
+    """Return how many of `total` may be left out: the share `most`, but one unless that is 0."""
+    return max(most * total, 1 if most else 0)
 
 
 def report(rows: Sequence[LeftOut]) -> None:

@@ -127,10 +127,10 @@ def _table(folder: Path) -> Sheet:
     for name in TABLES:
         if (folder / name).is_file():
             sheet = Sheet(folder, name, needed=NEEDED[name])
-            sheet.ids("patient_id")
+            sheet.ids("patient_id", files=True)
             # Before a part of the patients is taken: an image of two patients is neither's.
             if name == FOLDS:
-                sheet.ids("image_id")
+                sheet.ids("image_id", files=True)
                 owners = pd.DataFrame({"of": _image_ids(sheet), "by": sheet.text("patient_id")})
                 several = owners.groupby("of")["by"].transform("nunique") > 1
                 for row in owners.index[several]:

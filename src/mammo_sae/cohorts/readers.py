@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from mammo_sae.cohorts.image_files import is_image_name
+from mammo_sae.cohorts.image_files import composed, is_image_name
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.errors import InputError
@@ -112,7 +112,7 @@ def stray_files(kind: str, sources: Sequence[Path]) -> list[str]:
             located = module.locate_folder(folder).values()
             named = {file for files in located for file in (files.dicom, *files.others)}
         strays = set(filter(is_image_name, folder.glob(module.PATTERN))) - named
-        found |= {path.relative_to(folder).as_posix() for path in strays}
+        found |= {composed(path.relative_to(folder).as_posix()) for path in strays}
     return sorted(found)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from unicodedata import normalize
 
 LONGEST_CELL = 50
 """Lines that one quoted cell may go over."""
+INVISIBLE = "\ufeff\u200b"
+"""Byte order mark and zero-width space, which programs leave within a table."""
 
 
 @dataclass
@@ -27,8 +30,10 @@ class Rows:
 def table_rows(content: bytes, separator: str) -> Rows:
     """Return the rows of a table, whatever program saved it.
 
-    Empty rows are passed over. Rows that end early are filled with empty cells, as Excel leaves
-    them.
+    Empty rows are passed over. A row with fewer cells than the header row is as bad as one with
+    more: where a separator is lost the cells after it are those of other columns. Cells are without
+    surrounding blanks, and composed (NFC), so that a word is the same text whatever system wrote
+    it.
 
     Parameters
     ----------
@@ -49,7 +54,7 @@ def table_rows(content: bytes, separator: str) -> Rows:
         return rows
     marks = {mark: first.count(mark) for mark in (separator, ",", ";", "\t")}
     separator = max(marks, key=marks.__getitem__)
-    names = [name.strip() for name in _cells([first], separator) or ()]
+    names = [tidy(name) for name in _cells([first], separator) or ()]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice or not any(names):
         rows.refused = (
@@ -58,15 +63,26 @@ def table_rows(content: bytes, separator: str) -> Rows:
             else "its header row is malformed"
         )
         return rows
-    rows.header = names
+    width = max(at for at, name in enumerate(names, start=1) if name)
+    rows.header = names = names[:width]
     for line, cells in _records(lines, start + 1, separator, len(names)):
         if isinstance(cells, str):
             rows.bad.append((line, cells))
-        elif len(cells) > len(names) and any(cell.strip() for cell in cells[len(names) :]):
-            rows.bad.append((line, f"has {len(cells)} cells; the header row has {len(names)}"))
-        elif any(cell.strip() for cell in cells):
-            rows.good.append((line, (cells + [""] * len(names))[: len(names)]))
+            continue
+        row = [tidy(cell) for cell in cells]
+        if not any(row):
+            continue
+        if len(row) < width or any(row[width:]):
+            rows.bad.append((line, f"has {len(row)} cells; the header row has {width}"))
+        else:
+            rows.good.append((line, row[:width]))
     return rows
+
+
+def tidy(cell: str) -> str:
+    """Return a cell as it is compared."""
+    text = cell.strip()
+    return text if text.isascii() else normalize("NFC", text.strip(INVISIBLE).strip())
 
 
 def _lines(content: bytes) -> list[str | None]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
@@ -82,7 +83,9 @@ def read_folder(
                 "density", dict(zip("ABCD", "ABCD", strict=True)).__getitem__, "A to D or empty"
             ),
             "birads": sheet.parsed("BIRADS", _birads, "0, 1, 2 or empty"),
-            "age_bin": [age_bin(age) for age in sheet.parsed("age", _age, "years", private=True)],
+            "age_bin": [
+                age_bin(age) for age in sheet.parsed("age", age_in_years, "years", private=True)
+            ],
             # The headers name no model; the machine's number stands for it.
             "model": [f"machine {name}" if name else None for name in machines],
         }
@@ -136,8 +139,8 @@ def _table(folder: Path, more: Sequence[str] = ()) -> Sheet:
     name = next((n for n in TABLES if (folder / n).is_file()), IMAGES)
     needed = ("patient_id", "image_id", "laterality", "view", "density", "BIRADS", "age")
     sheet = Sheet(folder, name, needed=(*needed, "machine_id", *more))
-    sheet.ids("patient_id")
-    sheet.distinct(sheet.ids("image_id"), "image_id")
+    sheet.ids("patient_id", files=True)
+    sheet.distinct(sheet.ids("image_id", files=True), "image_id")
     return sheet
 
 
@@ -164,10 +167,6 @@ def _files(folder: Path, sheet: Sheet) -> list[Path]:
 
     ids = zip(sheet.text("patient_id"), sheet.text("image_id"), strict=True)
     return [file(patient, image) for patient, image in ids]
-
-
-def _age(text: str) -> int:
-    return int(float(text))
 
 
 def _birads(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from mammo_sae.cohorts.covariates import column_notices
 from mammo_sae.cohorts.rows import table_rows
 from mammo_sae.errors import InputError
 
@@ -28,13 +30,17 @@ MALFORMED = (
     RecursionError,
     MemoryError,
 )
-EMPTY = {"", "nan", "NaN", "None", "NA"}
+EMPTY = {
+    *("", "nan", "NaN", "-nan", "-NaN", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL")
+}
+"""Cells that say nothing, as programs write them."""
+WRITTEN = re.compile(r"0*(\d+)(?:[.,]0*)?")  # a whole number, with leading or trailing zeros
 
 
 def number(text: str) -> float:
     """Return a cell's number, which must be finite."""
     value = float(text)
-    if not isfinite(value):
+    if not isfinite(value) or "_" in text:
         raise ValueError
     return value
 
@@ -107,6 +113,7 @@ class Sheet:
         self.name = name
         self.left_out: dict[tuple[int, str], LeftOut] = {}
         self.remarks: list[LeftOut] = []
+        self.notices: dict[str, None] = {}  # in the order of their finding, each once
         self._bad: set[int] = set()
         try:
             content = (folder / name).read_bytes()
@@ -173,14 +180,32 @@ class Sheet:
     def text(self, column: str) -> list[str]:
         """Return a column as it is written, without surrounding blanks."""
         self.need(column)
-        return [value.strip() for value in self.frame[column]]
+        return list(self.frame[column])
 
-    def ids(self, column: str) -> list[str]:
-        """Return a column as it is written; a row without is left out."""
+    def ids(self, column: str, *, files: bool = False) -> list[str]:
+        """Return a column as it is written; a row without is left out.
+
+        With `files` ids become part of a path: one that would lead elsewhere is none. Ids that
+        differ by how a number or letters are written alone are noticed: they are taken for two.
+        """
         values = self.text(column)
+        alike: dict[str, tuple[str, int]] = {}
         for row, value in enumerate(values):
             if value in EMPTY:
                 self.leave_out(row, column, "is empty")
+                continue
+            if files and (set(value) & set("/\\") or value in {".", ".."}):
+                self.leave_out(row, column, "must be an id, not a path")
+            digits = WRITTEN.fullmatch(value)
+            key = digits[1] if digits else value.casefold()
+            other, line = alike.setdefault(key, (value, self._lines[row]))
+            if other != value:
+                self.notices.setdefault(
+                    f"column {column!r}: the ids of lines {line} and {self._lines[row]} differ by "
+                    "how a number or letters are written, and are taken for two",
+                    None,
+                )
+                alike[key] = (value, self._lines[row])
         return values
 
     def distinct(self, ids: Sequence[str], column: str) -> None:
@@ -266,11 +291,14 @@ class Sheet:
         odd = numbers.isna() & cells.notna()
         # Of codes and names that happen to be digits, more would be none.
         if odd.sum() > max(FEW_ODD * cells.notna().sum(), cells.notna().sum() > LEAST_NUMBERS):
-            return cells.astype("string")
-        for row in cells.index[odd]:
-            self.note(int(row), column, f"is {cells[row][:LONGEST]!r} among numbers")
-        whole = (numbers.dropna() % 1 == 0).all()
-        return numbers.astype("Int64" if whole else "Float64")
+            found = cells.astype("string")
+        else:
+            for row in cells.index[odd]:
+                self.note(int(row), column, f"is {cells[row][:LONGEST]!r} among numbers")
+            whole = (numbers.dropna() % 1 == 0).all()
+            found = numbers.astype("Int64" if whole else "Float64")
+        self.notices |= {f"column {column!r} {notice}": None for notice in column_notices(found)}
+        return found
 
     def chosen(self, column: str, choices: Mapping[str, T]) -> list[T | None]:
         """Return what `choices` gives for each cell; other rows are left out."""

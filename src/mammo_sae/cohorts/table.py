@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from mammo_sae.cohorts.image_files import file_in
 from mammo_sae.cohorts.sheet import Sheet, flag, number, open_sheets, whole
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS
@@ -93,7 +94,7 @@ def read_folder(
     for name, column in covariates.items():
         images[name] = sheet.typed(column)
     images = images[sheet.good].reset_index(drop=True)
-    headers = header_columns([folder / name for name in images["source_image"]])
+    headers = header_columns([file_in(folder, name) for name in images["source_image"]])
     boxes = _findings(found, sheet, files, keep)
     sheets = (sheet,) if found is None else (sheet, found)
     return SourceCohort(images.assign(**headers), boxes, {}, sheets=sheets)
@@ -117,7 +118,7 @@ def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFil
             boxes.setdefault(name, []).append(cells)
     return {
         name: SourceFiles(
-            dicom=folder / name,
+            dicom=file_in(folder, name),
             patient=patient,
             annotation="\n".join([cells, *sorted(boxes.get(name, []))]),
         )

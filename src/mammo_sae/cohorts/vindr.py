@@ -195,8 +195,8 @@ def _sheets(folder: Path) -> list[Sheet]:
             METADATA: [METADATA_ID],
         },
     )
-    breasts.ids("study_id")
-    breasts.distinct(breasts.ids("image_id"), "image_id")
+    breasts.ids("study_id", files=True)
+    breasts.distinct(breasts.ids("image_id", files=True), "image_id")
     findings.ids("image_id")
     metadata.distinct(metadata.ids(METADATA_ID), METADATA_ID)
     return [breasts, findings, metadata]
