@@ -69,6 +69,8 @@ def test_the_tables_have_pseudonyms_types_and_clipped_boxes(vindr_folder, tmp_pa
         "boxes_clipped": 1,
         "boxes_outside_dropped": 0,
         "findings_without_box": 1,
+        "images_without_metadata": 0,
+        "images_without_row_of_findings": 0,
         "malformed_rows": 0,
         "patients_in_two_splits_dropped": 0,
         "unreadable_images_dropped": 0,

@@ -32,7 +32,11 @@ def test_labels_come_from_lists_of_categories(vindr_folder):
     ]
     assert boxes.loc[0, ["xmin", "ymin", "xmax", "ymax"]].tolist() == [10.5, 20.0, 40.25, 60.0]
     # A mass without a box on i2 is a label; the asymmetry of i3 is no concept, but a region.
-    assert source.counts == {"findings_without_box": 1}
+    assert source.counts == {
+        "findings_without_box": 1,
+        "images_without_metadata": 0,
+        "images_without_row_of_findings": 0,
+    }
 
 
 def test_columns_are_read_from_their_three_files(vindr_folder):

@@ -180,7 +180,7 @@ def _films(
         },
     )
     for at, (name, sheet) in enumerate(zip(NAMES, sheets, strict=True)):
-        sheet.ids("patient_id")
+        sheet.ids("patient_id", files=True)
         sheet = sheets[at] = sheet.only("patient_id", keep)
         density = "breast_density" if "breast_density" in sheet else "breast density"
         columns = zip(
@@ -225,6 +225,9 @@ def _films(
                 film.birads = birads if film.birads is None else max(film.birads, birads)
             categories = {kind, *(["malignant"] if malignant else [])}
             film.findings.append((categories, series[1], sheet, row))
+    for sheet in sheets:
+        ragged = sheet.mentioned(film.patient for film in films.values())
+        in_doubt += [(patient, None, None) for patient in sorted(ragged)]
     # Where a row does not say which film it is of, it may be any of those that fit.
     counted = {
         name: film

@@ -107,6 +107,9 @@ def read_folder(
             continue
         _, known = breasts.setdefault((patient, side), (row, set()))
         known |= kind | ({"malignant"} if malignant else set())
+    # Of a row whose cells can't be told apart nobody knows the side.
+    ragged = sheet.mentioned(sheet.text("ID1"))
+    in_doubt |= {(patient, side) for patient in ragged for side in "LR"}
     for breast in in_doubt:
         breasts.pop(breast, None)
     first = {patient: row for row, patient in reversed(list(enumerate(sheet.text("ID1"))))}

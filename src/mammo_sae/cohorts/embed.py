@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 from mammo_sae.cohorts.ages import age_in_years
-from mammo_sae.cohorts.image_files import Listings, composed
+from mammo_sae.cohorts.image_files import Listings, composed, fits
 from mammo_sae.cohorts.sheet import EMPTY, Sheet, number
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
@@ -246,6 +246,9 @@ def _files(folder: Path, sheet: Sheet) -> list[Path]:
         if ".." in parts or parts[start:][:1] in {(), ("/",)}:
             sheet.leave_out(row, "anon_dicom_path", "must hold a path below anon_dicom or images")
             parts, start = ("no path",), 0
+        elif not fits(text):
+            sheet.leave_out(row, "anon_dicom_path", "is longer than a file's name can be")
+            parts, start = ("no path",), 0
         named = folder.joinpath("images", *parts[start:])
         files.append(listings.find(named.parent, named.stem) or named)
     return files
@@ -284,7 +287,13 @@ def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
         finding = {"categories": categories, "birads": birads, "density": density, "age": age}
         for breast in breasts:
             found.setdefault((exam, breast), []).append(finding)
-    return {key: findings for key, findings in found.items() if key not in in_doubt}
+    # Of a row whose cells can't be told apart nobody knows the side.
+    ragged = sheet.mentioned(exam for exam, _ in found)
+    return {
+        key: findings
+        for key, findings in found.items()
+        if key not in in_doubt and key[0] not in ragged
+    }
 
 
 def _or_empty(sheet: Sheet, column: str, parse: Callable[[str], Any], expected: str) -> list[Any]:

@@ -12,6 +12,8 @@ SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """In this order: where an image lies there as DICOM and as something else, DICOM is read."""
 
 
+LONGEST_NAME, LONGEST_PATH = 200, 2000
+"""Bytes; file systems have some more, which other parts of a path may need."""
 LEFT_BY_SYSTEMS = frozenset({"@eaDir", "__MACOSX"})
 
 
@@ -64,6 +66,13 @@ def file_in(folder: Path, name: str) -> Path:
             return found
         place /= same[0]
     return place
+
+
+def fits(name: str) -> bool:
+    """Say whether a file system can have a file of this path, with more words in its name."""
+    return len(name.encode("utf-8", "surrogatepass")) <= LONGEST_PATH and all(
+        len(part.encode("utf-8", "surrogatepass")) <= LONGEST_NAME for part in name.split("/")
+    )
 
 
 def composed(name: str) -> str:

@@ -172,13 +172,17 @@ def _read_findings(
     labels = _labels(sheet, rows, concepts)
     # What a malformed row says of its image nobody knows.
     in_doubt = set(rows["source_image"][~sheet.good])
+    mentioned = sheet.mentioned(sheet.text("image_id"))
+    in_doubt |= {image.removesuffix(".png") for image in mentioned}
     counted = ~rows["source_image"].isin(in_doubt)
     every, rows, labels = rows["source_image"], rows[counted], labels[counted]
     first = ~rows["source_image"].duplicated()
     images = rows[first].reset_index(drop=True)
     per_image = labels.groupby(rows["source_image"])
     # A class that the table leaves open is open for the image too.
-    positive = per_image.max().reindex(images["source_image"])
+    positive = per_image.max()
+    is_open = labels.isna().groupby(rows["source_image"]).any() & (positive != 1).fillna(True)
+    positive = positive.mask(is_open).reindex(images["source_image"])
     for concept in concepts:
         images[concept] = positive[concept].astype("Int8").to_numpy()
     images = _with_sizes(folder, images)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from mammo_sae.cohorts.image_files import fits
 from mammo_sae.cohorts.sheet import Sheet
 from mammo_sae.cohorts.tables import SPLITS
 from mammo_sae.cohorts.vindr import CATEGORIES, CLASSES
@@ -95,6 +96,8 @@ def breasts(sheet: Sheet) -> Iterator[tuple[int, str, str, str, str, set[str]]]:
 def _texts(text: str) -> list[str]:
     found = ast.literal_eval(text)
     if not isinstance(found, list) or not all(isinstance(name, str) and name for name in found):
+        raise ValueError
+    if not all(fits(name) and not set(name) & set("/\\") for name in found):
         raise ValueError
     return found
 

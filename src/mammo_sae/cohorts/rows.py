@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from unicodedata import normalize
 
 LONGEST_CELL = 50
 """Lines that one quoted cell may go over."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+BETWEEN = re.compile('[,;\t"\0]')
 INVISIBLE = "\ufeff\u200b"
 """Byte order mark and zero-width space, which programs leave within a table."""
 
@@ -16,6 +19,8 @@ INVISIBLE = "\ufeff\u200b"
 @dataclass
 class Rows:
     """A table's header row and its rows, `good` as (line, cells), `bad` as (line, why).
+
+    `words` are what could be cells of the bad rows: ids among them tell whom a row may be about.
 
     Without a header row that can be read `header` is None, and `refused` says why. Lines count
     from 1.
@@ -25,6 +30,7 @@ class Rows:
     refused: str = ""
     good: list[tuple[int, list[str]]] = field(default_factory=list)
     bad: list[tuple[int, str]] = field(default_factory=list)
+    words: set[str] = field(default_factory=set)
 
 
 def table_rows(content: bytes, separator: str) -> Rows:
@@ -76,6 +82,11 @@ def table_rows(content: bytes, separator: str) -> Rows:
             rows.bad.append((line, f"has {len(row)} cells; the header row has {width}"))
         else:
             rows.good.append((line, row[:width]))
+    if rows.bad:
+        text = content.decode("utf-16" if content[:2] in UTF_16 else "utf-8", errors="replace")
+        whole = _split(text, damaged=True)
+        for line, _ in rows.bad:
+            rows.words |= {tidy(word) for word in BETWEEN.split(whole[line - 1] or "")} - {""}
     return rows
 
 
@@ -87,7 +98,7 @@ def tidy(cell: str) -> str:
 
 def _lines(content: bytes) -> list[str | None]:
     """Return the lines as text, None for one that is none."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if content.startswith(UTF_16):
         return _split(content.decode("utf-16", errors="replace"))
     content = content.removeprefix(b"\xef\xbb\xbf")
     found = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
@@ -98,9 +109,9 @@ def _lines(content: bytes) -> list[str | None]:
     return decoded if damaged <= beyond else [_decoded(line, "cp1252") for line in found]
 
 
-def _split(text: str) -> list[str | None]:
+def _split(text: str, *, damaged: bool = False) -> list[str | None]:
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return [None if "\ufffd" in line else line for line in lines]
+    return [None if "\ufffd" in line and not damaged else line for line in lines]
 
 
 def _decoded(line: bytes, encoding: str) -> str | None:

@@ -165,8 +165,9 @@ def _files(folder: Path, sheet: Sheet) -> list[Path]:
                 return found
         return folder / "train_images" / patient / f"{image}.dcm"
 
-    ids = zip(sheet.text("patient_id"), sheet.text("image_id"), strict=True)
-    return [file(patient, image) for patient, image in ids]
+    ids = zip(sheet.text("patient_id"), sheet.text("image_id"), sheet.good, strict=True)
+    # What was left out may be no id, and lead elsewhere.
+    return [file(patient, image) if good else folder for patient, image, good in ids]
 
 
 def _birads(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import isfinite
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.cohorts.covariates import column_notices
+from mammo_sae.cohorts.image_files import fits
 from mammo_sae.cohorts.rows import table_rows
 from mammo_sae.errors import InputError
 
@@ -132,6 +133,7 @@ class Sheet:
         )
         self._lines = [line for line, _ in rows.good]
         self.left_out.update({(n, ""): LeftOut(name, n, "", why) for n, why in rows.bad})
+        self._words = rows.words
         self.rows = len(rows.good) + len(rows.bad)
 
     def need(self, *columns: str) -> None:
@@ -196,6 +198,8 @@ class Sheet:
                 continue
             if files and (set(value) & set("/\\") or value in {".", ".."}):
                 self.leave_out(row, column, "must be an id, not a path")
+            elif files and not fits(value):
+                self.leave_out(row, column, "is longer than a file's name can be")
             digits = WRITTEN.fullmatch(value)
             key = digits[1] if digits else value.casefold()
             other, line = alike.setdefault(key, (value, self._lines[row]))
@@ -263,6 +267,25 @@ class Sheet:
                 say(row, column, f"{said}; expected {expected}")
             out.append(found)
         return out
+
+    def mentioned(self, ids: Iterable[str]) -> set[str]:
+        """Return those of `ids` that stand in rows whose cells can't be told apart."""
+        return self._words & set(ids)
+
+    def in_doubt(self, ids: Collection[str], column: str) -> set[str]:
+        """Return those of `ids` of which a row that was left out may say something.
+
+        These are the ids of such rows in `column`, those that rows mention whose cells can't be
+        told apart, and, where it is not known whose a row is, ids without any row; but not if there
+        are more of these than such rows, as where only some ids have a row.
+        """
+        known, own = set(ids), self.text(column)
+        found = {text for text, good in zip(own, self.good, strict=True) if not good} & known
+        found |= self.mentioned(known)
+        unknown = sum(not one.column for one in self.left_out.values())
+        unknown += sum(text not in known for text in own)
+        without = known - set(own) - found
+        return found | (without if len(without) <= unknown else set())
 
     def cells(self, columns: Sequence[str]) -> list[str]:
         """Return each row's cells of `columns` as one text; a missing column counts as empty."""

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from mammo_sae.cohorts.image_files import file_in
+from mammo_sae.cohorts.image_files import file_in, fits
 from mammo_sae.cohorts.sheet import Sheet, flag, number, open_sheets, whole
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS
@@ -149,6 +149,8 @@ def _sheets(folder: Path, more: Iterable[str] = ()) -> tuple[Sheet, Sheet | None
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             sheet.leave_out(row, "file", "must be a path inside the folder, relative to it")
+        elif not fits(name):
+            sheet.leave_out(row, "file", "is longer than a file's name can be")
     sheet.distinct(files, "file")
     return sheet, (sheets[1] if len(sheets) > 1 else None)
 

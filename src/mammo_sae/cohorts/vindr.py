@@ -92,7 +92,11 @@ def read_folder(
     """
     check_categories(concepts)
     breasts, found, metadata = _sheets(folder)
-    every = breasts.text("image_id")
+    every = set(breasts.text("image_id"))
+    found.required("finding_categories", parse_categories, "a list of known categories")
+    # What a row of an unknown finding says of its image, nobody knows. Of all patients: whose it is
+    # must not depend on which are kept.
+    in_doubt = found.in_doubt(every, "image_id")
     breasts = breasts.only("study_id", keep)
     images = pd.DataFrame(
         {
@@ -120,11 +124,7 @@ def read_folder(
 
     if keep is not None:
         found = found.only("image_id", set(images["source_image"]).__contains__)
-    categories, findings, without_box = _findings(found, set(every))
-    # What a row of an unknown finding says of its image, nobody knows.
-    in_doubt = {
-        image for image, good in zip(found.text("image_id"), found.good, strict=True) if not good
-    }
+    categories, findings, without_box = _findings(found, every)
     images = images[~images["source_image"].isin(in_doubt)].reset_index(drop=True)
     findings = findings[findings["source_image"].isin(images["source_image"])]
     findings = findings.reset_index(drop=True)
@@ -135,7 +135,14 @@ def read_folder(
             continue
         images[concept] = [int(category in categories.get(i, ())) for i in images["source_image"]]
     rows = finding_rows(found, images, concepts)
-    counts = {"findings_without_box": without_box}
+    described = set(metadata.text(METADATA_ID))
+    counts = {
+        "findings_without_box": without_box,
+        "images_without_metadata": int((~images["source_image"].isin(described)).sum()),
+        "images_without_row_of_findings": int(
+            (~images["source_image"].isin(set(found.text("image_id")))).sum()
+        ),
+    }
     return SourceCohort(images, findings, counts, rows, tuple(sheets))
 
 
@@ -265,7 +272,8 @@ def parse_size(text: str) -> int:
 
 
 def _spacing(text: str) -> float:
-    numbers = [float(value) for value in re.findall(r"[0-9.]+(?:[eE][-+]?\d+)?", text)]
+    plain = re.sub("['\"]", "", text).strip("[]() ")
+    numbers = [number(part) for part in re.split(r"[,\\\s]+", plain)]
     if not 1 <= len(numbers) <= 2 or min(numbers) <= 0:
         raise ValueError
     return sum(numbers) / len(numbers)
@@ -278,6 +286,11 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
     def optional(column: str, parse, expected: str, *, private: bool = False) -> list:
         return sheet.parsed(column, parse, expected, private=private) if column in sheet else empty
 
+    for column in ("Manufacturer", "Manufacturer's Model Name", "Patient's Age"):
+        if column not in sheet:
+            sheet.notices[f"has no column {column!r}: it is unknown of all images"] = None
+    if not {"Pixel Spacing", "Imager Pixel Spacing"} & set(sheet.frame.columns):
+        sheet.notices["has no column 'Imager Pixel Spacing': it is unknown of all images"] = None
     pixel = optional("Pixel Spacing", _spacing, "one or two lengths in mm")
     imager = optional("Imager Pixel Spacing", _spacing, "one or two lengths in mm")
     table = pd.DataFrame(
