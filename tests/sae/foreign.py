@@ -147,11 +147,11 @@ def overcomplete(path: Path, kind: str) -> Foreign:
     state |= {"encoder.final_block.0.weight": p["W"], "encoder.final_block.0.bias": p["b"]}
     atoms = unit * multiplier.exp()
     k = {"TopKSAE": K, "SAE": H, "RATopKSAE": K}.get(kind)
-    if kind == "JumpSAE":
+    if kind.endswith("JumpSAE"):
         state["thresholds"] = p["threshold"] - 2
     elif kind == "BatchTopKSAE":
         state["running_threshold"] = torch.tensor(0.3)
-    elif kind == "RATopKSAE":
+    if kind.startswith("RA"):
         mixture = torch.softmax(torch.randn(H, 9, generator=torch.Generator().manual_seed(4)), 1)
         points = torch.randn(9, D, generator=torch.Generator().manual_seed(5)) * 4
         del state["dictionary._weights"]

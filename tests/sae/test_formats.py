@@ -57,7 +57,7 @@ CLASSES = (
     "AutoEncoder", "AutoEncoderNew", "AutoEncoderTopK", "BatchTopKSAE", "GatedAutoEncoder",
     "JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE",
 )  # fmt: skip
-OVERCOMPLETE = ("SAE", "TopKSAE", "JumpSAE", "BatchTopKSAE", "RATopKSAE")
+OVERCOMPLETE = ("SAE", "TopKSAE", "JumpSAE", "BatchTopKSAE", "RATopKSAE", "RAJumpSAE")
 CASES: dict[str, Callable[[Path], Foreign]] = {
     **{
         f"saelens {age}": lambda at, kind=kind, config=config: foreign.saelens(at, kind, config)
