@@ -48,7 +48,7 @@ def test_good_tables_are_read_once(folder, monkeypatch):
     monkeypatch.setattr(facts, "_facts", lambda path: pytest.fail(f"{path} was read"))
     check(folder)
     before = (folder / "checked").read_text()
-    monkeypatch.setattr("mammo_sae.cohorts.check.read_annotations", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr("mammo_sae.cohorts.check.read_tables", lambda *_: pytest.fail("again"))
     check(folder)
     assert (folder / "checked").read_text() == before
 

@@ -71,7 +71,7 @@ def read_annotations(
         Of the cohort.
     most_malformed
         Largest share of a table's rows that may be malformed, and of the patients who may be in two
-        splits; of all patients' alone.
+        splits. It is checked only where all patients are read.
 
     Raises
     ------

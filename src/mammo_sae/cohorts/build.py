@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mammo_sae.cohorts.annotations import clipped, read_annotations
+from mammo_sae.cohorts.annotations import Annotations, clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.labels import FINDING, IMAGE, row_columns
 from mammo_sae.cohorts.left_out import report
@@ -61,24 +61,10 @@ def run(
         refuse that; nothing is written then.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
-    found = read_annotations(
-        settings.kind,
-        sources,
-        settings.concepts,
-        settings.covariates,
-        pseudonyms,
-        most_malformed=settings.most_malformed,
-    )
-    image_table = validated_images(
-        with_split(found.images, settings, pseudonyms),
-        list(settings.concepts),
-        list(settings.covariates),
-    )
+    regions = regions_of(settings.kind, settings.concepts)
+    found, image_table, finding_table, counts = read_tables(settings, sources, pseudonyms)
     if getattr(settings, "labels", IMAGE) == FINDING:
         image_table = _with_rows(image_table, found.finding_rows, list(settings.concepts))
-    regions = regions_of(settings.kind, settings.concepts)
-    boxes, counts = clipped(concept_boxes(found.boxes, regions), found.images)
-    finding_table = validated_findings(boxes, image_table)
 
     strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
     _check_strays(strays, settings.unannotated)
@@ -116,7 +102,35 @@ def run(
     )
 
 
-def with_split(
+def read_tables(
+    settings: CohortSettings, sources: Sequence[Path], pseudonyms: Pseudonyms
+) -> tuple[Annotations, pd.DataFrame, pd.DataFrame, dict[str, int]]:
+    """Return a cohort's annotations, its validated tables of images and findings, boxes counted.
+
+    Raises
+    ------
+    InputError
+        If the sources are missing or malformed.
+    """
+    found = read_annotations(
+        settings.kind,
+        sources,
+        settings.concepts,
+        settings.covariates,
+        pseudonyms,
+        most_malformed=settings.most_malformed,
+    )
+    images = validated_images(
+        _with_split(found.images, settings, pseudonyms),
+        list(settings.concepts),
+        list(settings.covariates),
+    )
+    regions = regions_of(settings.kind, settings.concepts)
+    boxes, counts = clipped(_concept_boxes(found.boxes, regions), found.images)
+    return found, images, validated_findings(boxes, images), counts
+
+
+def _with_split(
     frame: pd.DataFrame, settings: CohortSettings, pseudonyms: Pseudonyms
 ) -> pd.DataFrame:
     """Return an images table with the shard and the split of every image's patient."""
@@ -153,7 +167,7 @@ def _with_rows(
     return result
 
 
-def concept_boxes(boxes: pd.DataFrame, regions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def _concept_boxes(boxes: pd.DataFrame, regions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Return the boxes of each concept; several may stand for the same category."""
     parts = [
         boxes[boxes["category"].isin(categories)].assign(concept=concept)

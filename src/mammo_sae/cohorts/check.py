@@ -10,13 +10,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_sae.cohorts.annotations import clipped, read_annotations
-from mammo_sae.cohorts.build import concept_boxes, with_split
+from mammo_sae.cohorts.build import read_tables
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import reader_module, regions_of
+from mammo_sae.cohorts.readers import reader_module
 from mammo_sae.cohorts.settings import CohortSettings
-from mammo_sae.cohorts.tables import validated_findings, validated_images
 from mammo_sae.digests import code_digest
 from mammo_sae.settings import canonical_json
 
@@ -44,21 +42,6 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
         return
     pseudonyms = load_pseudonyms(settings.key_file)
     with files_unread():
-        found = read_annotations(
-            settings.kind,
-            sources,
-            settings.concepts,
-            settings.covariates,
-            pseudonyms,
-            most_malformed=settings.most_malformed,
-        )
-    images = validated_images(
-        with_split(found.images, settings, pseudonyms),
-        list(settings.concepts),
-        list(settings.covariates),
-    )
-    regions = regions_of(settings.kind, settings.concepts)
-    boxes, _ = clipped(concept_boxes(found.boxes, regions), found.images)
-    validated_findings(boxes, images)
+        read_tables(settings, sources, pseudonyms)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(digest, encoding="utf-8")
