@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.analysis.cases import IDENTITY
-from mammo_sae.analysis.verdict import JUDGED, MEANING, UNASSOCIATED
+from mammo_sae.analysis.verdict import JUDGED, MEANING, associated
 from mammo_sae.report import style
 from mammo_sae.report.verdicts import ON, SIGNIFICANT
 from mammo_sae.stores.publish import atomic_file
@@ -123,7 +123,7 @@ def predictions(scores: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, one per concept and SAE: associated latents, location, verdicts."""
-    judged = verdicts[verdicts["auroc"].notna() & (verdicts["verdict"] != UNASSOCIATED)]
+    judged = associated(verdicts.rename(columns={"auroc": "concept_auroc"}))
     order = {layer: i for i, layer in enumerate(style.layer_order(latents["layer"]))}
     rows = []
     for key, part in latents.groupby(["concept", *IDENTITY], sort=True):
@@ -131,11 +131,11 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
         for name, value in zip(["concept", *IDENTITY], key, strict=True):
             mine, counted = mine[mine[name] == value], counted[counted[name] == value]
         tested = part["auroc"].notna()
-        associated = int((part["q"] < SIGNIFICANT).sum())
+        carrying = int((part["q"] < SIGNIFICANT).sum())
         top = mine[(mine["rank_auroc"] <= TOP) & (mine["where"] != "")]
         concept, encoder, layer, sae, seed = key
         cells = [
-            f"{associated} of {len(part)}" if tested.any() else "not estimable",
+            f"{carrying} of {len(part)}" if tested.any() else "not estimable",
             f"{int((top['where'] == ON).sum())} of {len(top)}" if len(top) else "not estimable",
             str(len(counted)),
             *(str(int((counted["verdict"] == word).sum())) for word in JUDGED),
