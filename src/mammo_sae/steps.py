@@ -75,7 +75,7 @@ class Step:
     def code(self, pins: Mapping[str, str], settings: str) -> str:
         """Return the code and the packages that the step runs, part by part, as canonical JSON.
 
-        `settings` are its settings as JSON; of a step without any they are not looked at.
+        `settings` are its settings as JSON. A step that has no settings ignores them.
         """
         return canonical_json(code_parts(self.modules(settings), pins))
 

@@ -163,7 +163,7 @@ class SparseAutoencoder:
             description = description / DESCRIPTION
         if not description.is_file():
             raise StoreError(f"{description} is missing; give the path of a trained SAE")
-        # Before the checksum, whose absence says "changed": what others wrote has none.
+        # The checksum is compared later: a file of others has none, and "changed" would be wrong.
         content = read_plain_json(description) if description.suffix == ".json" else None
         if not isinstance(content, dict) or content.get("kind") != KIND:
             raise StoreError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,8 @@ def read_published(settings: PublishedVariant) -> SparseAutoencoder:
     found = file_digest(*files)
     if found != settings.sha256:
         raise InputError(
-            f"`cat {' '.join(map(str, files))} | sha256sum` gives {found}, not {settings.sha256}; "
-            "download the SAE again, or correct variant.sha256"
+            f"`cat {shlex.join(map(str, files))} | sha256sum` gives {found}, not "
+            f"{settings.sha256}; download the SAE again, or correct variant.sha256"
         )
     if path.is_dir():
         sae = library.read(path)
