@@ -18,33 +18,35 @@ NAMES = Pseudonyms(b"0123456789abcdef")
 PATIENTS = range(6)
 
 
+# Study, image, breast and view.
+IMAGES = [(f"s{p}", f"i{p}{v}", "LR"[p % 2], v) for p in PATIENTS for v in ("CC", "MLO")]
+
+
 def lines(*rows: str) -> str:
     return "\n".join(rows) + "\n"
 
 
 def vindr() -> dict[str, str]:
-    images = [(f"s{p}", f"i{p}{v}", "LR"[p % 2], v) for p in PATIENTS for v in ("CC", "MLO")]
     return {
         "breast-level_annotations.csv": lines(
             "study_id,image_id,laterality,view_position,height,width,breast_birads,"
             "breast_density,split",
-            *(f"{s},{i},{b},{v},900,700,BI-RADS 4,DENSITY B,training" for s, i, b, v in images),
+            *(f"{s},{i},{b},{v},900,700,BI-RADS 4,DENSITY B,training" for s, i, b, v in IMAGES),
         ),
         "finding_annotations.csv": lines(
             "image_id,finding_categories,xmin,ymin,xmax,ymax",
-            *(f"{i},\"['Mass', 'Asymmetry']\",10.5,20,60,90" for _, i, *_ in images[:5]),
-            *(f"{i},['No Finding'],,,," for _, i, *_ in images[5:]),
+            *(f"{i},\"['Mass', 'Asymmetry']\",10.5,20,60,90" for _, i, *_ in IMAGES[:5]),
+            *(f"{i},['No Finding'],,,," for _, i, *_ in IMAGES[5:]),
         ),
         "metadata.csv": lines(
             "SOP Instance UID,Patient's Age,Manufacturer,Pixel Spacing",
-            *(f'{i},053Y,ACME,"[0.07, 0.07]"' for _, i, *_ in images),
+            *(f'{i},053Y,ACME,"[0.07, 0.07]"' for _, i, *_ in IMAGES),
         ),
-        **{f"images/{s}/{i}.dicom": "" for s, i, *_ in images},
+        **{f"images/{s}/{i}.dicom": "" for s, i, *_ in IMAGES},
     }
 
 
 def mammo_clip() -> dict[str, str]:
-    images = [(f"s{p}", f"i{p}{v}", "LR"[p % 2], v) for p in PATIENTS for v in ("CC", "MLO")]
     return {
         "vindr_detection_v1_folds.csv": lines(
             "patient_id,image_id,laterality,view,height,width,breast_birads,breast_density,"
@@ -52,10 +54,10 @@ def mammo_clip() -> dict[str, str]:
             *(
                 f"{s},{i}.png,{b},{v},900,700,BI-RADS 2,DENSITY C,"
                 f"{'[' + repr('Mass') + ']'},1,2,30,40,training,1"
-                for s, i, b, v in images
+                for s, i, b, v in IMAGES
             ),
         ),
-        **{f"images_png/{s}/{i}.png": "" for s, i, *_ in images},
+        **{f"images_png/{s}/{i}.png": "" for s, i, *_ in IMAGES},
     }
 
 
