@@ -22,7 +22,6 @@ from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import locate, masked_regions, reader
 from mammo_sae.cohorts.source import SourceFiles
-from mammo_sae.compute.ordered import in_order
 from mammo_sae.dicom.canonical import canonical_image, published_boxes
 from mammo_sae.dicom.files import read_image, why_unreadable
 from mammo_sae.dicom.geometry import Geometry
@@ -31,6 +30,7 @@ from mammo_sae.dicom.refusal import HEADER_ALONE, Reason, Refusal
 from mammo_sae.dicom.settings import ConversionSettings, TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
 from mammo_sae.errors import InputError
+from mammo_sae.ordered import in_order
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.images import NOTICES, RASTERS, ImageRecord, ImageWriter, create_image_store

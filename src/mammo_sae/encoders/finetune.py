@@ -17,7 +17,6 @@ from torch.nn import functional
 from mammo_sae.analysis.statistics import auroc
 from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device, product_type
-from mammo_sae.compute.ordered import ahead
 from mammo_sae.encoders import augmentation
 from mammo_sae.encoders.architectures import POOLED, find_layer, layer_names
 from mammo_sae.encoders.heads import Head, load_head, save_head
@@ -25,6 +24,7 @@ from mammo_sae.encoders.labels import concept_labels
 from mammo_sae.encoders.network import Network, Pointwise, load_encoder, save_encoder, to_map
 from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
 from mammo_sae.errors import InputError
+from mammo_sae.ordered import ahead
 from mammo_sae.progress import progress
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mammo_sae.compute.devices import fastest_device, in_parts
-from mammo_sae.compute.ordered import in_order
+from mammo_sae.ordered import in_order
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.loader import check_finite

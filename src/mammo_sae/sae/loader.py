@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mammo_sae.compute.ordered import ahead
 from mammo_sae.errors import InputError
+from mammo_sae.ordered import ahead
 
 if TYPE_CHECKING:  # training on cells that are there needs no stores, nor what these need
     from mammo_sae.stores.embeddings import EmbeddingReader

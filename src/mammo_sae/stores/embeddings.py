@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mammo_sae.compute.ordered import ahead
 from mammo_sae.errors import StoreError
+from mammo_sae.ordered import ahead
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores import arrays
 from mammo_sae.stores.positions import Index

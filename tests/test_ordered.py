@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mammo_sae.compute.ordered import ahead, in_order
+from mammo_sae.ordered import ahead, in_order
 
 
 def test_results_come_in_the_order_of_the_items_whichever_is_ready_first():
