@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import alignment
 from mammo_sae.analysis import exchange as ex
-from mammo_sae.analysis import statistics as st
 
 PATIENTS = {0.02: 600, 0.1: 150, 0.5: 40}  # by prevalence: at least 12 positive ones
 IMAGES = ("1", "4", "12", "1-12", "positives have more")

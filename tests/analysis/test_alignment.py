@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import alignment, exchange, probing
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import AlignmentSettings, ProbingSettings
 from mammo_sae.stores.tables import read_table
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import confounds, probing, truth
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings, ProbingSettings, TruthSettings
 from mammo_sae.analysis.verdict import JUDGED, SUSPECT, verdict

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import exchange as ex
-from mammo_sae.analysis import statistics as st
 
 
 @pytest.fixture

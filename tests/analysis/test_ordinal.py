@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from mammo_sae.analysis.ordinal import concordance, proportional_odds
-from mammo_sae.analysis.statistics import auroc
+from mammo_sae.statistics import auroc
 
 
 def drawn(rng, n=4000):

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import readout
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import ReadoutSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import create_embedding_store

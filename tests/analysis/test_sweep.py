@@ -10,7 +10,7 @@ from mammo_sae.analysis import sweep
 from mammo_sae.analysis.head import Edits
 from mammo_sae.analysis.interventions import first
 from mammo_sae.analysis.settings import InterventionSettings
-from mammo_sae.analysis.statistics import auroc
+from mammo_sae.statistics import auroc
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from sklearn.metrics import (
 )
 
 from mammo_clip_form import write_mammo_clip_form
+from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.columns import covariates_of
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.labels import labelling, rows_of

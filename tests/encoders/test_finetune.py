@@ -9,7 +9,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mammo_sae.analysis.statistics import auroc
 from mammo_sae.encoders import extract, finetune
 from mammo_sae.encoders.heads import Head, load_head, save_head
 from mammo_sae.encoders.network import load_encoder
@@ -20,6 +19,7 @@ from mammo_sae.encoders.settings import (
     MammoClipRecipe,
 )
 from mammo_sae.errors import InputError
+from mammo_sae.statistics import auroc
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import write_table
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mammo_sae.analysis import statistics
+from mammo_sae import statistics
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.encoders import importing
 from mammo_sae.encoders.heads import Head, save_head

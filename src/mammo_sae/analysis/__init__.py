@@ -1,1 +1,1 @@
-"""Probing, interventions, alignment, confounds, and the statistics they share."""
+"""What the codes of an SAE say: probing, interventions, alignment, confounds, truth."""

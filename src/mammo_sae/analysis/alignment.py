@@ -29,9 +29,9 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import maximum_filter
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells, exchange
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import AlignmentSettings
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader

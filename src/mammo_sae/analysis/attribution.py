@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mammo_sae.analysis import statistics as st
+from mammo_sae import statistics as st
 from mammo_sae.analysis.patching import Reruns
 from mammo_sae.analysis.settings import InnerSettings
 

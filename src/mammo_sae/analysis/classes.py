@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.interventions import DIGITS, TopK
 from mammo_sae.analysis.linear import Inputs, Shares, each_share
 from mammo_sae.analysis.settings import InterventionSettings

@@ -9,7 +9,7 @@ With z a latent's image score, Y the concept and C the confounder:
 - ``conditional_auroc``: AUROC of z for C over pairs of images with the same Y, for the level of C
   that z tells best; p exchanges C between patients of the same Y (partial confounder test, Spisak
   2022, PMC9412867; see `mammo_sae.analysis.exchange`), q is over the concept's latents and all
-  confounders together (`mammo_sae.analysis.statistics.family_q`).
+  confounders together (`mammo_sae.statistics.family_q`).
 - ``artefact_lift``: share of z's activation that lies on the artefact's mask over the mask's share
   of the image, where the images hold such a mask; ``concept_lift`` likewise on the lesion.
 
@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells, exchange
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.levels import levels

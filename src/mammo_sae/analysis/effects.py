@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_sae.analysis import statistics as st
+from mammo_sae import statistics as st
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.linear import Inputs, Shares, each_share
 from mammo_sae.analysis.settings import EffectSettings

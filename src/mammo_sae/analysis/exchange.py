@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 from scipy.stats import rankdata
 
-from mammo_sae.analysis.statistics import Floats, blocks_of, is_constant
+from mammo_sae.statistics import Floats, blocks_of, is_constant
 
 REFINE_BELOW = 0.05
 """p-value below which a score is exchanged more often, since its q-value hangs on small p."""

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from mammo_sae.analysis import statistics as st
+from mammo_sae import statistics as st
 
 MEASURES = ("auroc", "auprc", "precision", "recall", "f1")
 # Sums of the same numbers in another order differ by rounding; without this a latent set that

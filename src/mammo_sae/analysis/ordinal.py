@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from mammo_sae.analysis import statistics as st
+from mammo_sae import statistics as st
 
 
 def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) -> np.ndarray:

@@ -30,9 +30,9 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import exchange
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import ProbingSettings
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.stores.codes import CodesReader

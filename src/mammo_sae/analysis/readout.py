@@ -33,8 +33,8 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.columns import SAID, candidates, covariates_of
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.ordinal import concordance, proportional_odds

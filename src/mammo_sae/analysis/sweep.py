@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import interventions
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.interventions import TopK
 
 _BYTES = 128 << 20  # running sums held at once

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import statistics as st
 from mammo_sae.analysis.settings import TruthSettings
 from mammo_sae.analysis.verdict import CONFOUNDED, MIXED, associated
 from mammo_sae.stores.codes import CodesReader

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_sae.analysis import statistics
+from mammo_sae import statistics
 from mammo_sae.cohorts import labels as scored
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.pooled import read_pooled

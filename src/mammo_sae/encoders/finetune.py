@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mammo_sae.analysis.statistics import auroc
 from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device, product_type
 from mammo_sae.encoders import augmentation
@@ -26,6 +25,7 @@ from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
 from mammo_sae.errors import InputError
 from mammo_sae.ordered import ahead
 from mammo_sae.progress import progress
+from mammo_sae.statistics import auroc
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.publish import read_json

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mammo_sae.analysis import statistics
+from mammo_sae import statistics
 from mammo_sae.analysis.cases import Identity, labelled, labels, read_cases
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.encoders.heads import load_head

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from mammo_sae.analysis import statistics as st
+from mammo_sae import statistics as st
 from mammo_sae.errors import InputError
 
 
