@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mammo_sae.grids import LayerGrid
 from mammo_sae.sae import codes
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
+from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 from mammo_sae.stores.images import ImageRecord, create_image_store
 
 CHANNELS, LATENTS, SLOTS, ROWS, COLUMNS = 2048, 16384, 32, 48, 29

@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_sae.grids import LayerGrid
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae import train
 from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from mammo_sae.settings import canonical_json
-from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
+from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 from mammo_sae.stores.tables import write_table
 
 D, SIDE, IMAGES, BUFFER_MIB, BATCH = 352, 16, 2048, 44, 4096

@@ -281,8 +281,9 @@ class Overcomplete:
 
 def stored(train: np.ndarray, batch: int, folder: Path) -> Iterator[Tensor]:
     """Yield the cells through an embedding store and the package's loader."""
+    from mammo_sae.grids import LayerGrid
     from mammo_sae.sae.loader import Cells
-    from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
+    from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 
     side = 16
     maps = train[: len(train) // side**2 * side**2].reshape(-1, side, side, train.shape[1])

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from mammo_sae.analysis.cases import Identity
+from mammo_sae.grids import LayerGrid
 from mammo_sae.stores.codes import create_codes_store
-from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.tables import write_table
 

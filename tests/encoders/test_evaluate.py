@@ -9,7 +9,8 @@ from mammo_sae.encoders import evaluate
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.settings import EvaluationSettings
 from mammo_sae.errors import InputError
-from mammo_sae.stores.embeddings import LayerGrid, create_embedding_store
+from mammo_sae.grids import LayerGrid
+from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.tables import write_table
 
 N = 120

@@ -14,7 +14,8 @@ from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import save_encoder
 from mammo_sae.encoders.settings import ProbeSettings
 from mammo_sae.errors import InputError
-from mammo_sae.stores.embeddings import LayerGrid, create_embedding_store
+from mammo_sae.grids import LayerGrid
+from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.tables import write_table
 
 N, D = 60, 4

@@ -20,8 +20,8 @@ from mammo_sae.analysis.settings import (
     ProbingSettings,
     TruthSettings,
 )
+from mammo_sae.grids import LayerGrid
 from mammo_sae.stores.codes import CodesReader, create_codes_store
-from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.tables import read_table, write_table
 

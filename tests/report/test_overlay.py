@@ -6,8 +6,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mammo_sae.analysis.cells import cell_areas
+from mammo_sae.grids import LayerGrid
 from mammo_sae.report import overlay
-from mammo_sae.stores.embeddings import LayerGrid
 
 HEIGHT, WIDTH, SCALE = 90, 60, 4
 GRID = LayerGrid("blocks.1", 6, 12, 8, 8, -3.0, -2.0, 19)

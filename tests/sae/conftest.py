@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
+from mammo_sae.grids import LayerGrid
 from mammo_sae.sae import train
 from mammo_sae.sae.settings import SaeTraining, TopKVariant
-from mammo_sae.stores.embeddings import LayerGrid, create_embedding_store
+from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.tables import write_table
 

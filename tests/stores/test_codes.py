@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mammo_sae.errors import StoreError
+from mammo_sae.grids import LayerGrid
 from mammo_sae.stores import codes as stores
 from mammo_sae.stores import publish
 from mammo_sae.stores.codes import POOLED, CodesReader, create_codes_store
-from mammo_sae.stores.embeddings import LayerGrid
 
 GRID = LayerGrid("blocks.1", 6, 4, 3, 8, -2.0, -1.0, 19)
 N, H, K = 9, 20, 3

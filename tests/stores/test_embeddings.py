@@ -5,8 +5,9 @@ import pytest
 
 import mammo_sae.stores.embeddings as embeddings
 from mammo_sae.errors import StoreError
+from mammo_sae.grids import LayerGrid
 from mammo_sae.stores import publish
-from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
+from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 
 GRID = LayerGrid("blocks.1", 6, 4, 3, 8, -2.0, -1.0, 19)
 HEAD = LayerGrid("head", 10, 2, 2, 16, 0.0, 0.0, 64)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mammo_sae.errors import StoreError
+from mammo_sae.grids import LayerGrid
 from mammo_sae.stores import publish
 from mammo_sae.stores.codes import POOLED, CodesReader, create_codes_store
-from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
+from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 from mammo_sae.stores.images import ImageReader, ImageRecord, create_image_store
 
 GRID = LayerGrid("blocks.1", 6, 4, 3, 8, -2.0, -1.0, 19)

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mammo_sae.grids import LayerGrid, cell_areas
 from mammo_sae.stores.codes import CodesReader
-from mammo_sae.stores.coverage import cell_areas
-from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.images import ImageReader
 
 MAP_BYTES = 128 << 20  # dense maps held at once while streaming over images

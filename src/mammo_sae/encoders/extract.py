@@ -16,10 +16,11 @@ from mammo_sae.encoders.architectures import largest_map, layer_names
 from mammo_sae.encoders.network import Network, load_encoder, to_map
 from mammo_sae.encoders.settings import ExtractionSettings
 from mammo_sae.errors import InputError
+from mammo_sae.grids import LayerGrid
 from mammo_sae.ordered import ahead, in_order
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
-from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid, create_embedding_store
+from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 from mammo_sae.stores.images import ImageReader
 
 # Images read together.

@@ -31,9 +31,9 @@ from mammo_sae.encoders.architectures import (
 from mammo_sae.encoders.depthwise import DepthwiseOnCPU
 from mammo_sae.encoders.description import EncoderDescription, Normalisation
 from mammo_sae.errors import InputError
+from mammo_sae.grids import LayerGrid
 from mammo_sae.settings import parse_settings
 from mammo_sae.stores.checksums import file_digest
-from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 WEIGHTS = "encoder.safetensors"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 
-from mammo_sae.stores.embeddings import LayerGrid
+from mammo_sae.grids import LayerGrid
 
 # Warm and light: readable on grey tissue, and no colour of a lesion's or artefact's outline.
 HEAT = LinearSegmentedColormap.from_list("heat", ["#B3261E", "#E8590C", "#FFA94D", "#FFF3BF"])

@@ -31,7 +31,7 @@ from mammo_sae.stores.checksums import file_digest, without_checksum
 from mammo_sae.stores.publish import atomic_file, read_plain_json, write_json
 
 if TYPE_CHECKING:  # training on cells that are there needs no stores, nor what these need
-    from mammo_sae.stores.embeddings import LayerGrid
+    from mammo_sae.grids import LayerGrid
 
 FORMAT = 2
 KIND = "sae"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mammo_sae.errors import InputError
-from mammo_sae.stores.coverage import touched_cells
-from mammo_sae.stores.embeddings import EmbeddingReader, LayerGrid
+from mammo_sae.grids import LayerGrid, touched_cells
+from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
 
 MASK_BYTES = 128 << 20  # masks held at once

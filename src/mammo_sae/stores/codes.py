@@ -36,10 +36,10 @@ from typing import Any
 import numpy as np
 
 from mammo_sae.errors import StoreError
+from mammo_sae.grids import LayerGrid
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores import arrays
 from mammo_sae.stores.blocks import BlockWriter, TailWriter
-from mammo_sae.stores.embeddings import LayerGrid
 from mammo_sae.stores.positions import Index
 from mammo_sae.stores.publish import create_store, open_store
 

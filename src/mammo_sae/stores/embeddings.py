@@ -14,13 +14,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mammo_sae.errors import StoreError
+from mammo_sae.grids import LayerGrid
 from mammo_sae.ordered import ahead
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores import arrays
@@ -29,24 +30,6 @@ from mammo_sae.stores.publish import create_store, open_store
 
 KIND = "embeddings"
 SHARD_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class LayerGrid:
-    """Where a layer's cells lie on the canonical image.
-
-    Cell (i, j) stands for the canonical pixels y in [offset_y + i * stride, offset_y + (i + 1) *
-    stride), and x likewise; `receptive_field` is the edge in pixels of what can influence it.
-    """
-
-    layer: str
-    channels: int
-    rows: int
-    columns: int
-    stride: int
-    offset_y: float
-    offset_x: float
-    receptive_field: int
 
 
 class EmbeddingWriter:

@@ -1,10 +1,28 @@
-"""How much of each cell of a layer a mask covers."""
+"""Where the cells of a layer lie on the canonical image, and how much of each a mask covers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from mammo_sae.stores.embeddings import LayerGrid
+
+@dataclass(frozen=True)
+class LayerGrid:
+    """Where a layer's cells lie on the canonical image.
+
+    Cell (i, j) stands for the canonical pixels y in [offset_y + i * stride, offset_y + (i + 1) *
+    stride), and x likewise; `receptive_field` is the edge in pixels of what can influence it.
+    """
+
+    layer: str
+    channels: int
+    rows: int
+    columns: int
+    stride: int
+    offset_y: float
+    offset_x: float
+    receptive_field: int
 
 
 def overlap(cells: int, stride: int, offset: float, pixels: int) -> np.ndarray:
