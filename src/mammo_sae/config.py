@@ -23,6 +23,7 @@ from mammo_sae.analysis.settings import (
     InterventionSettings,
     MatchingSettings,
     ProbingSettings,
+    QualitySettings,
     ReadoutSettings,
     TruthSettings,
 )
@@ -45,7 +46,7 @@ from mammo_sae.encoders.settings import (
 )
 from mammo_sae.errors import InputError
 from mammo_sae.report.settings import ReportSettings
-from mammo_sae.sae.settings import QualitySettings, SaeSettings
+from mammo_sae.sae.settings import SaeSettings
 from mammo_sae.settings import PathText, Settings, canonical_json
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.yaml_files import laid_over, plain, read_yaml

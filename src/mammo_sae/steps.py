@@ -19,7 +19,7 @@ from mammo_sae.dicom.settings import ConversionSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
 from mammo_sae.report import settings as report
-from mammo_sae.sae.settings import QualitySettings, SaeTraining, Variant
+from mammo_sae.sae.settings import SaeTraining, Variant
 from mammo_sae.sae.variants.registry import variant_module
 from mammo_sae.settings import canonical_json
 
@@ -103,7 +103,7 @@ STEPS = {
     "evaluate_encoder": Step("mammo_sae.encoders.evaluate", encoders.EvaluationSettings),
     "train_sae": Step("mammo_sae.sae.train", SaeTraining, VARIANT),
     "codes": Step("mammo_sae.sae.codes", None),
-    "sae_quality": Step("mammo_sae.sae.quality", QualitySettings),
+    "sae_quality": Step("mammo_sae.analysis.quality", analysis.QualitySettings),
     "sae_stability": Step("mammo_sae.sae.stability", None),
     "probing": Step("mammo_sae.analysis.probing", analysis.ProbingSettings),
     "readout": Step("mammo_sae.analysis.readout", analysis.ReadoutSettings),

@@ -13,11 +13,11 @@ import torch
 from foreign import D, Foreign, H, K
 from safetensors.torch import load_file, save_file
 
+from mammo_sae.analysis.quality import decoder_cosines
 from mammo_sae.errors import InputError
 from mammo_sae.sae.formats import saelens
 from mammo_sae.sae.formats.published import read_published
 from mammo_sae.sae.model import Encoder, SparseAutoencoder
-from mammo_sae.sae.quality import decoder_cosines
 from mammo_sae.sae.settings import PublishedVariant
 from mammo_sae.sae.stability import matched_cosines
 

@@ -51,6 +51,18 @@ class SplitSettings(ResamplingSettings):
         return self
 
 
+class QualitySettings(Settings):
+    """How an SAE is scored on images it was not trained on."""
+
+    split: Literal["validation", "test", "external"] = Field(
+        "test", description="split whose images score the SAE"
+    )
+    seed: int = Field(0, ge=0, description="seed of the patient bootstrap")
+    bootstrap_draws: int = Field(
+        200, ge=20, description="patient bootstrap draws behind each 95 % interval"
+    )
+
+
 class ProbingSettings(SplitSettings):
     """Class-level latents: which latents fire for which concept."""
 

@@ -1,1 +1,1 @@
-"""Sparse autoencoders: variants, training, quality, codes."""
+"""Sparse autoencoders: variants, training, codes."""

@@ -279,15 +279,3 @@ def _laid_over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         if variant.get("name", before["name"]) == before["name"]:
             merged["variant"] = {**before, **variant}
     return merged
-
-
-class QualitySettings(Settings):
-    """How an SAE is scored on images it was not trained on."""
-
-    split: Literal["validation", "test", "external"] = Field(
-        "test", description="split whose images score the SAE"
-    )
-    seed: int = Field(0, ge=0, description="seed of the patient bootstrap")
-    bootstrap_draws: int = Field(
-        200, ge=20, description="patient bootstrap draws behind each 95 % interval"
-    )

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mammo_sae.sae.selectivity import Autocorrelation, monosemanticity
+from mammo_sae.analysis.selectivity import Autocorrelation, monosemanticity
 
 
 def sparse(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,18 @@ import pytest
 import torch
 
 from mammo_sae import statistics
+from mammo_sae.analysis import quality
 from mammo_sae.analysis.cases import Identity
+from mammo_sae.analysis.settings import QualitySettings
 from mammo_sae.encoders import importing
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.network import load_encoder, to_map
 from mammo_sae.encoders.settings import PretrainedSettings, RandomSource
 from mammo_sae.errors import InputError
-from mammo_sae.sae import codes, quality
+from mammo_sae.sae import codes
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.settings import QualitySettings
 from mammo_sae.stores.tables import read_table, write_table
+from small_cohort import write_cohort
 
 SETTINGS = QualitySettings(bootstrap_draws=20)
 CONCEPT = "mass"
@@ -81,6 +84,11 @@ def score(cohort, encoder, folder, sae, layer):
     found = read_table(folder / "quality.parquet")
     assert len(found) == 1
     return found.iloc[0], head, table
+
+
+@pytest.fixture
+def make_cohort(tmp_path):
+    return partial(write_cohort, tmp_path)
 
 
 @pytest.fixture

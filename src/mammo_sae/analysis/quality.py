@@ -26,20 +26,20 @@ from torch import Tensor
 
 from mammo_sae import statistics
 from mammo_sae.analysis.cases import Identity, labelled, labels, read_cases
+from mammo_sae.analysis.selectivity import Autocorrelation, monosemanticity
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import Network, load_encoder, to_map
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
-from mammo_sae.sae.selectivity import Autocorrelation, monosemanticity
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.splits import TRAINING, split_reader
 from mammo_sae.stores.tables import read_table, write_table
 
 if TYPE_CHECKING:
-    from mammo_sae.sae.settings import QualitySettings
+    from mammo_sae.analysis.settings import QualitySettings
 
 CELLS_PER_BATCH = 8192
 RECONSTRUCTIONS = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
