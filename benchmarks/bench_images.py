@@ -154,8 +154,9 @@ def converted(folder: Path) -> float:
 
 
 def run_step(folder: Path, out: Path, threads: int, kind: str = "vindr") -> None:
-    from mammo_sae.dicom import convert
-    from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings
+    from mammo_sae.dicom.settings import ClinicalSettings
+    from mammo_sae.images import convert
+    from mammo_sae.images.settings import ConversionSettings
 
     settings = ConversionSettings(
         kind=kind,

@@ -87,8 +87,8 @@ def run(*command: str) -> bytes:
 
 def written(folder: Path) -> Iterator[Path]:
     """Write the phantom's images of both manufacturers and every picture; yield their paths."""
-    from mammo_sae.cohorts.phantom import archive
-    from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
+    from mammo_sae.phantom import archive
+    from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
     patients = PatientCounts(training=1, test=6, external=1)
     settings = PhantomSettings(height=ROWS, width=COLUMNS, breasts="both", patients=patients)

@@ -70,8 +70,8 @@ def picture(number: int, rows: int, columns: int) -> np.ndarray:
 
 def write_phantoms(folder: Path) -> None:
     """Write DICOM files of VinDr-Mammo's form, a folder per size."""
-    from mammo_sae.cohorts.phantom import archive
-    from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
+    from mammo_sae.phantom import archive
+    from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
     for height, width in SIZES:
         patients = PatientCounts(training=1, test=FILES // 2, external=1)

@@ -28,12 +28,11 @@ from mammo_sae.analysis.settings import (
     TruthSettings,
 )
 from mammo_sae.cohorts.labels import FINDING, IMAGE
-from mammo_sae.cohorts.phantom.settings import PhantomSettings
 from mammo_sae.cohorts.pseudonyms import public_settings
 from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, SplitSettings, TableCohort
 from mammo_sae.complaints import explain, listed
 from mammo_sae.demo import DEMO
-from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, ImagesSettings
+from mammo_sae.dicom.settings import ClinicalSettings, ImagesSettings
 from mammo_sae.digests import SOURCE
 from mammo_sae.encoders import architectures
 from mammo_sae.encoders.settings import (
@@ -45,6 +44,8 @@ from mammo_sae.encoders.settings import (
     ProbeSettings,
 )
 from mammo_sae.errors import InputError
+from mammo_sae.images.settings import ConversionSettings
+from mammo_sae.phantom.settings import PhantomSettings
 from mammo_sae.report.settings import ReportSettings
 from mammo_sae.sae.settings import SaeSettings
 from mammo_sae.settings import PathText, Settings, canonical_json

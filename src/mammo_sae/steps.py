@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from mammo_sae.analysis import settings as analysis
-from mammo_sae.cohorts.phantom.settings import PhantomPartSettings
 from mammo_sae.cohorts.readers import reader_module
 from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
-from mammo_sae.dicom.settings import ConversionSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
+from mammo_sae.images.settings import ConversionSettings
+from mammo_sae.phantom.settings import PhantomPartSettings
 from mammo_sae.report import settings as report
 from mammo_sae.sae.settings import SaeTraining, Variant
 from mammo_sae.sae.variants.registry import variant_module
@@ -90,11 +90,11 @@ VARIANT = Choice(("variant", "name"), variant_module, _names(Variant, "name"))
 
 
 STEPS = {
-    "phantom": Step("mammo_sae.cohorts.phantom.archive", PhantomPartSettings),
+    "phantom": Step("mammo_sae.phantom.archive", PhantomPartSettings),
     "cohort": Step("mammo_sae.cohorts.build", CohortSettings, READER),
     "splits": Step("mammo_sae.cohorts.split_table", SplitSettings, READER),
-    "images": Step("mammo_sae.dicom.convert", ConversionSettings, READER),
-    "quarantine": Step("mammo_sae.dicom.quarantine", None),
+    "images": Step("mammo_sae.images.convert", ConversionSettings, READER),
+    "quarantine": Step("mammo_sae.images.quarantine", None),
     "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings),
     "registry": Step("mammo_sae.encoders.registry", None),
     "finetune": Step("mammo_sae.encoders.finetune", encoders.FinetunedSettings),

@@ -39,9 +39,10 @@ from mammo_sae.cohorts.settings import (
 from mammo_sae.cohorts.sheet import LeftOut
 from mammo_sae.cohorts.state import archive_state
 from mammo_sae.cohorts.tables import read_cohort
-from mammo_sae.dicom import convert
-from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, TriageSettings
+from mammo_sae.dicom.settings import ClinicalSettings, TriageSettings
 from mammo_sae.errors import InputError
+from mammo_sae.images import convert
+from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.publish import read_json
 

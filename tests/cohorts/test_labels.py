@@ -19,11 +19,11 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.columns import covariates_of
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.labels import labelling, rows_of
-from mammo_sae.cohorts.phantom import archive
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.cohorts.settings import MammoClipCohort, VindrCohort
 from mammo_sae.config import load_config
 from mammo_sae.errors import InputError
+from mammo_sae.phantom import archive
+from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
 # Published: rows, and positive rows, of the training and the test split of VinDr-Mammo.
 ROWS = {"training": 16391, "test": 4095}

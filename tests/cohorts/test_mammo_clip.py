@@ -13,15 +13,16 @@ from PIL import Image
 from mammo_clip_form import FINDINGS, published_box, write_mammo_clip_form
 from mammo_sae.cohorts import build, mammo_clip, vindr
 from mammo_sae.cohorts.check import check_tables
-from mammo_sae.cohorts.phantom import archive
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import read_source, stray_files
 from mammo_sae.cohorts.settings import MammoClipCohort
 from mammo_sae.cohorts.state import archive_state
-from mammo_sae.dicom import convert
-from mammo_sae.dicom.settings import AsIsSettings, ConversionSettings, MammoClipSettings
+from mammo_sae.dicom.settings import AsIsSettings, MammoClipSettings
 from mammo_sae.errors import InputError
+from mammo_sae.images import convert
+from mammo_sae.images.settings import ConversionSettings
+from mammo_sae.phantom import archive
+from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.stores.images import ImageReader
 
 CONCEPTS = {"mass": "Mass", "calcification": "Suspicious Calcification"}

@@ -35,11 +35,11 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.dicom.canonical import canonical_image
-from mammo_sae.dicom.convert import isolated
 from mammo_sae.dicom.pixels import read_pixels
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings, TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
+from mammo_sae.images.convert import isolated
 
 ROWS, COLUMNS = 60, 40
 SECONDS = 20  # per file, before it counts as a hang

@@ -45,15 +45,15 @@ import fuzz
 
 from dicom_streams import encoded
 from mammo_sae.cohorts.facts import read_facts
-from mammo_sae.cohorts.phantom.header import dicom_dataset
-from mammo_sae.cohorts.phantom.image import render
-from mammo_sae.cohorts.phantom.plan import plan_patient
-from mammo_sae.cohorts.phantom.settings import PhantomSettings
 from mammo_sae.dicom.canonical import Canonical, canonical_image
 from mammo_sae.dicom.pixels import read_pixels
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
+from mammo_sae.phantom.header import dicom_dataset
+from mammo_sae.phantom.image import render
+from mammo_sae.phantom.plan import plan_patient
+from mammo_sae.phantom.settings import PhantomSettings
 
 ROWS, COLUMNS = 64, 48
 Random = np.random.Generator

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from pydicom import Sequence, uid
 
-from mammo_sae.cohorts.phantom.image import render
-from mammo_sae.cohorts.phantom.plan import plan_patient
-from mammo_sae.cohorts.phantom.settings import PhantomSettings
 from mammo_sae.dicom.canonical import canonical_image
 from mammo_sae.dicom.pixels import read_pixels, stored_values
 from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings
+from mammo_sae.phantom.image import render
+from mammo_sae.phantom.plan import plan_patient
+from mammo_sae.phantom.settings import PhantomSettings
 
 HEIGHT, WIDTH = 96, 64
 BITS, LEVELS = 12, 1 << 12

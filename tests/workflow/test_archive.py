@@ -12,9 +12,9 @@ import pytest
 import torch
 from efficientnet_pytorch import EfficientNet
 
-from mammo_sae.cohorts.phantom import archive
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.phantom import archive
+from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
 pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 

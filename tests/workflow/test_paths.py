@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from mammo_sae.cohorts.phantom import archive
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
+from mammo_sae.phantom import archive
+from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
 pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 

@@ -26,9 +26,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from mammo_sae.cohorts.facts import TAGS
-from mammo_sae.cohorts.phantom import archive
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.dicom.header import READ
+from mammo_sae.phantom import archive
+from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
 pytestmark = pytest.mark.workflow
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mammo_clip_form import write_mammo_clip_form
-from mammo_sae.cohorts.phantom import archive
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings, Prevalence
+from mammo_sae.phantom import archive
+from mammo_sae.phantom.settings import PatientCounts, PhantomSettings, Prevalence
 
 pytestmark = pytest.mark.workflow
 

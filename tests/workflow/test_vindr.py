@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from mammo_sae.cohorts.phantom import archive
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomSettings
 from mammo_sae.encoders.checkpoints import sha256
 from mammo_sae.encoders.heads import load_head
+from mammo_sae.phantom import archive
+from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
 pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 

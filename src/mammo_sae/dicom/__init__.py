@@ -1,1 +1,1 @@
-"""DICOM header and pixels to canonical images."""
+"""One image file, DICOM or raster: its header, its pixels, the canonical image."""

@@ -1,4 +1,4 @@
-"""Settings of the conversion from files to canonical images."""
+"""Settings of canonical images: which are left out, and how the others are preprocessed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mammo_sae.dicom.refusal import Policy
-from mammo_sae.settings import PathText, Settings
+from mammo_sae.settings import Settings
 
 
 class TriageSettings(Settings):
@@ -140,16 +140,3 @@ class AsIsSettings(_Images):
 ImagesSettings = Annotated[
     ClinicalSettings | MammoClipSettings | AsIsSettings, Field(discriminator="preprocessing")
 ]
-
-
-class ConversionSettings(Settings):
-    """Exactly what the conversion of a shard depends on."""
-
-    images: ImagesSettings = Field(ClinicalSettings(), description="the preprocessing")
-    kind: str = Field(
-        "phantom",
-        pattern="^[a-z][a-z0-9_]*$",
-        description="kind of the cohort, which says how its files are found",
-    )
-    shards: int = Field(1, ge=1, description="number of shards of the cohort")
-    key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")

@@ -16,11 +16,11 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-from mammo_sae.cohorts.phantom.anatomy import THICKNESS_CM
-from mammo_sae.cohorts.phantom.image import PhantomImage
-from mammo_sae.cohorts.phantom.plan import VIEWS, Patient, Side, View
-from mammo_sae.cohorts.phantom.settings import PhantomPartSettings
-from mammo_sae.cohorts.phantom.streams import key_digest, random_stream
+from mammo_sae.phantom.anatomy import THICKNESS_CM
+from mammo_sae.phantom.image import PhantomImage
+from mammo_sae.phantom.plan import VIEWS, Patient, Side, View
+from mammo_sae.phantom.settings import PhantomPartSettings
+from mammo_sae.phantom.streams import key_digest, random_stream
 
 MAGNIFICATION = 1.05
 IMPLEMENTATION_UID = "2.25.228126340119873506842350011298113216409"

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mammo_sae.cohorts.phantom.plan import conditional_probabilities, plan_patient
-from mammo_sae.cohorts.phantom.settings import PhantomSettings
+from mammo_sae.phantom.plan import conditional_probabilities, plan_patient
+from mammo_sae.phantom.settings import PhantomSettings
 
 PATIENTS = 4000
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from mammo_sae.cohorts.phantom.anatomy import Breast
-from mammo_sae.cohorts.phantom.plan import Side, View
-from mammo_sae.cohorts.phantom.stamps import Stamp
+from mammo_sae.phantom.anatomy import Breast
+from mammo_sae.phantom.plan import Side, View
+from mammo_sae.phantom.stamps import Stamp
 
 Stroke = tuple[tuple[float, float], ...]
 

@@ -8,15 +8,15 @@ from typing import Literal
 
 import numpy as np
 
-from mammo_sae.cohorts.phantom.anatomy import (
+from mammo_sae.phantom.anatomy import (
     MU_FAT,
     MU_GLANDULAR,
     THICKNESS_CM,
     Breast,
     draw_breast,
 )
-from mammo_sae.cohorts.phantom.artefacts import draw_marker, draw_paddle
-from mammo_sae.cohorts.phantom.lesions import (
+from mammo_sae.phantom.artefacts import draw_marker, draw_paddle
+from mammo_sae.phantom.lesions import (
     draw_cluster,
     draw_island,
     draw_mass,
@@ -24,11 +24,11 @@ from mammo_sae.cohorts.phantom.lesions import (
     draw_vessels,
     vessel_path,
 )
-from mammo_sae.cohorts.phantom.plan import Patient, Side, View
-from mammo_sae.cohorts.phantom.settings import PhantomPartSettings
-from mammo_sae.cohorts.phantom.stamps import Stamp
-from mammo_sae.cohorts.phantom.streams import random_stream
-from mammo_sae.cohorts.phantom.vendors import VENDORS, Vendor
+from mammo_sae.phantom.plan import Patient, Side, View
+from mammo_sae.phantom.settings import PhantomPartSettings
+from mammo_sae.phantom.stamps import Stamp
+from mammo_sae.phantom.streams import random_stream
+from mammo_sae.phantom.vendors import VENDORS, Vendor
 
 Component = Literal["mass", "suspicious_calcification", "marker", "vendor", "paddle"]
 

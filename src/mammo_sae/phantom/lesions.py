@@ -12,8 +12,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from mammo_sae.cohorts.phantom.plan import Cluster, Mass
-from mammo_sae.cohorts.phantom.stamps import Stamp, patch_grid
+from mammo_sae.phantom.plan import Cluster, Mass
+from mammo_sae.phantom.stamps import Stamp, patch_grid
 
 Point = tuple[float, float]
 

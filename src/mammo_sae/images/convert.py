@@ -27,9 +27,10 @@ from mammo_sae.dicom.files import read_image, why_unreadable
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
 from mammo_sae.dicom.refusal import HEADER_ALONE, Reason, Refusal
-from mammo_sae.dicom.settings import ConversionSettings, TriageSettings
+from mammo_sae.dicom.settings import TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header, judge_image
 from mammo_sae.errors import InputError
+from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.ordered import in_order
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from mammo_sae.cohorts.phantom.settings import PhantomSettings
 from mammo_sae.errors import InputError
+from mammo_sae.phantom.settings import PhantomSettings
 from mammo_sae.settings import canonical_json, parse_settings
 
 
@@ -66,7 +66,7 @@ def test_settings_of_a_part_survive_json():
 
 def test_the_settings_import_nothing_heavy():
     code = (
-        "import sys, mammo_sae.cohorts.phantom.settings; "
+        "import sys, mammo_sae.phantom.settings; "
         "print([m for m in ('numpy', 'pydicom', 'torch', 'scipy') if m in sys.modules])"
     )
     shown = subprocess.run(

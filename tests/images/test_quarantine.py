@@ -9,9 +9,10 @@ from mammo_sae.analysis.candidates import with_acquisition
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.settings import TableCohort
-from mammo_sae.dicom import convert, quarantine
 from mammo_sae.dicom.refusal import HEADER_ALONE
-from mammo_sae.dicom.settings import ClinicalSettings, ConversionSettings, TriageSettings
+from mammo_sae.dicom.settings import ClinicalSettings, TriageSettings
+from mammo_sae.images import convert, quarantine
+from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.stores.images import ImageReader
 
 

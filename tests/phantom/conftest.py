@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from mammo_sae.cohorts.phantom.plan import Patient, plan_patient
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomPartSettings, PhantomSettings
+from mammo_sae.phantom.plan import Patient, plan_patient
+from mammo_sae.phantom.settings import PatientCounts, PhantomPartSettings, PhantomSettings
 
 EVERYTHING = frozenset({"marker", "vendor", "paddle"})
 

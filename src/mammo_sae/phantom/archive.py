@@ -28,14 +28,15 @@ import pandas as pd
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from mammo_sae.cohorts.phantom.header import (
+from mammo_sae.errors import InputError
+from mammo_sae.phantom.header import (
     dicom_dataset,
     image_id,
     series_id,
     study_id,
 )
-from mammo_sae.cohorts.phantom.image import BIT_PLANES, PhantomImage, render
-from mammo_sae.cohorts.phantom.plan import (
+from mammo_sae.phantom.image import BIT_PLANES, PhantomImage, render
+from mammo_sae.phantom.plan import (
     VIEWS,
     Patient,
     Side,
@@ -43,9 +44,8 @@ from mammo_sae.cohorts.phantom.plan import (
     conditional_probabilities,
     plan_patient,
 )
-from mammo_sae.cohorts.phantom.settings import ARTEFACTS, PhantomPartSettings
-from mammo_sae.cohorts.phantom.vendors import VENDORS
-from mammo_sae.errors import InputError
+from mammo_sae.phantom.settings import ARTEFACTS, PhantomPartSettings
+from mammo_sae.phantom.vendors import VENDORS
 from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.publish import create_store

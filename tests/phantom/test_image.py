@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from mammo_sae.cohorts.phantom.anatomy import FAT_SHARE, MU_FAT, MU_GLANDULAR, THICKNESS_CM
-from mammo_sae.cohorts.phantom.image import BIT_PLANES, render
-from mammo_sae.cohorts.phantom.plan import VIEWS, plan_patient
-from mammo_sae.cohorts.phantom.settings import PhantomSettings
+from mammo_sae.phantom.anatomy import FAT_SHARE, MU_FAT, MU_GLANDULAR, THICKNESS_CM
+from mammo_sae.phantom.image import BIT_PLANES, render
+from mammo_sae.phantom.plan import VIEWS, plan_patient
+from mammo_sae.phantom.settings import PhantomSettings
 
 
 def test_an_image_is_the_same_every_time(training, afflicted):

@@ -11,13 +11,13 @@ import pydicom
 import pytest
 from PIL import Image
 
-from mammo_sae.cohorts.phantom import archive
-from mammo_sae.cohorts.phantom.header import dicom_dataset
-from mammo_sae.cohorts.phantom.image import BIT_PLANES, render
-from mammo_sae.cohorts.phantom.plan import plan_patient
-from mammo_sae.cohorts.phantom.settings import PatientCounts, PhantomPartSettings, PhantomSettings
-from mammo_sae.cohorts.phantom.vendors import VENDORS
 from mammo_sae.errors import InputError
+from mammo_sae.phantom import archive
+from mammo_sae.phantom.header import dicom_dataset
+from mammo_sae.phantom.image import BIT_PLANES, render
+from mammo_sae.phantom.plan import plan_patient
+from mammo_sae.phantom.settings import PatientCounts, PhantomPartSettings, PhantomSettings
+from mammo_sae.phantom.vendors import VENDORS
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.publish import open_store, verify_store
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from mammo_sae.cohorts.phantom.settings import ARTEFACTS, Artefact, Density, PhantomPartSettings
-from mammo_sae.cohorts.phantom.streams import random_stream
+from mammo_sae.phantom.settings import ARTEFACTS, Artefact, Density, PhantomPartSettings
+from mammo_sae.phantom.streams import random_stream
 
 Side = Literal["L", "R"]
 View = Literal["CC", "MLO"]

@@ -13,14 +13,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.dicom import convert
-from mammo_sae.dicom.settings import (
-    ClinicalSettings,
-    ConversionSettings,
-    MammoClipSettings,
-    TriageSettings,
-)
+from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings, TriageSettings
 from mammo_sae.errors import InputError
+from mammo_sae.images import convert
+from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.provenance import Provenance
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.images import ImageReader

@@ -12,9 +12,9 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft
 
-from mammo_sae.cohorts.phantom.plan import Patient, Side, View
-from mammo_sae.cohorts.phantom.settings import REFERENCE_HEIGHT, Density, PhantomPartSettings
-from mammo_sae.cohorts.phantom.streams import random_stream
+from mammo_sae.phantom.plan import Patient, Side, View
+from mammo_sae.phantom.settings import REFERENCE_HEIGHT, Density, PhantomPartSettings
+from mammo_sae.phantom.streams import random_stream
 
 # Volumetric shares of fat and compressed thickness (cm) per BI-RADS density category.
 FAT_SHARE: dict[Density, float] = {"A": 0.95, "B": 0.85, "C": 0.66, "D": 0.40}

@@ -1,0 +1,1 @@
+"""A cohort's files, converted into stores of canonical images."""
