@@ -108,7 +108,7 @@ def mammo_sae(steps: int) -> None:
     from mammo_sae.sae import settings as s
     from mammo_sae.sae.trainer import Training
     from mammo_sae.sae.variants.base import Start
-    from mammo_sae.sae.variants.registry import trainee
+    from mammo_sae.sae.variants.registry import training_sae
 
     start = Start(torch.cat([batch(10**6 + number) for number in range(40)]), scale=1.0)
 
@@ -118,10 +118,10 @@ def mammo_sae(steps: int) -> None:
             variant=variant, latents=H, lr=LR, steps=steps, batch=BATCH, seed=seed,
             init="cells", warm_up=0.0, dead_after=0.02,
         )  # fmt: skip
-        training = Training(values, trainee(values, start))
+        training = Training(values, training_sae(values, start))
         for number in range(steps):
             training.advance(batch(number))
-        return training.trainee.folded(torch.zeros(D), 1.0).decoder_weight
+        return training.sae.folded(torch.zeros(D), 1.0).decoder_weight
 
     aux = {"k": K, "k_aux": D // 2, "aux_weight": 1.0}
     for variant in (

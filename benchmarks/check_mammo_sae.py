@@ -65,7 +65,7 @@ def compare(found: dict[str, dict[str, torch.Tensor]]) -> bool:
         warm_up=0, decay=0,
     )  # fmt: skip
     ours = Training(settings, MammoSae(settings, Start(cells(0), 1.0)))
-    p = ours.trainee.parameters
+    p = ours.sae.parameters
     print(f"rows of their start {found['start']['encoder._weight'][0].norm(dim=1).mean():.4f} long,"
           f" of ours {p['encoder_weight'].norm(dim=1).mean():.4f}")  # fmt: skip
     for name, theirs in NAMES.items():
@@ -76,7 +76,7 @@ def compare(found: dict[str, dict[str, torch.Tensor]]) -> bool:
     end = found["end"]
     pairs = {name: (p[name], end[theirs][0]) for name, theirs in NAMES.items()}
     pairs["decoder_weight"] = (p["decoder_weight"], end["decoder._weight"][0].t())
-    losses = ours.trainee.losses(cells(99))
+    losses = ours.sae.losses(cells(99))
     pairs["losses"] = (losses, found["draws"]["losses"].squeeze(1))
     weight = losses.double().square()
     pairs["probabilities"] = (weight / weight.sum(), found["draws"]["probabilities"].squeeze(1))

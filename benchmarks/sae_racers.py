@@ -111,7 +111,7 @@ class MammoSae:
         from mammo_sae.sae.settings import L1Variant, SaeTraining, TopKVariant
         from mammo_sae.sae.trainer import Training
         from mammo_sae.sae.variants.base import Start
-        from mammo_sae.sae.variants.registry import trainee
+        from mammo_sae.sae.variants.registry import training_sae
 
         variant = TopKVariant(k=k, k_aux=d // 2, aux_weight=AUX_WEIGHT)
         if l1:  # without resampling, which the peer has not
@@ -120,7 +120,7 @@ class MammoSae:
             variant=variant, latents=h, lr=LR, steps=steps, warm_up=0.0, decay=0.0, dead_after=0.05,
         )  # fmt: skip
         start = Start(torch.zeros(1, d, device=device), scale=1.0, dtype=dtype)
-        self.training = Training(settings, trainee(settings, start))
+        self.training = Training(settings, training_sae(settings, start))
         self.mean = torch.zeros(d, device=device)
 
     def step(self, x: Tensor) -> None:
@@ -129,12 +129,12 @@ class MammoSae:
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return reconstructions of cells [n, d]."""
-        sae = self.training.trainee.folded(self.mean, 1.0)
+        sae = self.training.sae.folded(self.mean, 1.0)
         return sae.decode(*sae.encoder()(x))
 
     def dictionary(self) -> Tensor:
         """Return the atoms [h, d]."""
-        return self.training.trainee.parameters["decoder_weight"]
+        return self.training.sae.parameters["decoder_weight"]
 
 
 class SaeLens:

@@ -86,7 +86,7 @@ class Thinned(TopK):
         return self.candidates(u, max(1, self.settings.k // 2))
 
 
-TRAINEE = Thinned
+VARIANT = Thinned
 '''
 THINNED_SETTINGS = '''class ThinnedVariant(AuxKVariant):
     """TopK with half as many active latents."""

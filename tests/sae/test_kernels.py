@@ -19,7 +19,7 @@ from mammo_sae.sae import settings as s
 from mammo_sae.sae import sparse
 from mammo_sae.sae.trainer import Training
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import trainee
+from mammo_sae.sae.variants.registry import training_sae
 
 kernels = pytest.importorskip("mammo_sae.sae.kernels", reason="Triton has no wheel for this system")
 
@@ -276,7 +276,7 @@ def losses(variant, device: torch.device, dtype: torch.dtype) -> list[float]:
     )
     cells = matrix(STEPS * BATCH, 12, torch.float32, CPU)
     start = Start(cells.to(device), scale=1.0, dtype=dtype)
-    training = Training(settings, trainee(settings, start))
+    training = Training(settings, training_sae(settings, start))
     for batch in cells.split(BATCH):
         training.advance(batch.to(device))
     return [row["loss"] for row in training.log]

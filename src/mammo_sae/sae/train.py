@@ -21,7 +21,7 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.selection import kept_cells
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import is_raw, trainee, variant_module
+from mammo_sae.sae.variants.registry import is_raw, training_sae, variant_module
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.publish import PROVENANCE, read_json, write_json
@@ -207,7 +207,7 @@ def _trained(
         mean, scale = (torch.zeros_like(centred[0]), 1.0) if raw else centred
         mean = mean.to(device)
         start = sample[drawn.to(sample.device)].to(device, torch.float32).sub_(mean).mul_(scale)
-        made = trainee(member.settings, Start(start, scale))
+        made = training_sae(member.settings, Start(start, scale))
         training = Training(member.settings, made, mean, scale)
         if state is not None:
             training.restore(state)
@@ -216,7 +216,7 @@ def _trained(
     del sample
 
     def trained(training: Training) -> Trained:
-        sae = training.trainee.folded(training.mean, training.scale)
+        sae = training.sae.folded(training.mean, training.scale)
         description = {"cells": cells.count, "scale": training.scale}
         return replace(sae, description=description), training.log
 

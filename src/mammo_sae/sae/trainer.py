@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mammo_sae.errors import InputError
 from mammo_sae.sae.loader import Batches, Cells
 from mammo_sae.sae.silence import Silence
-from mammo_sae.sae.variants.base import Step, Trainee
+from mammo_sae.sae.variants.base import Step, TrainingSAE
 
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
@@ -40,21 +40,21 @@ class Training:
     ----------
     settings
         Of the run.
-    trainee
+    sae
         The SAE at its initial weights.
     mean, scale
         What it sees of an embedding x is scale (x - mean).
     """
 
     settings: SaeTraining
-    trainee: Trainee
+    sae: TrainingSAE
     mean: Tensor | float = 0.0
     scale: float = 1.0
     step: int = 0
     log: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        parameters = list(self.trainee.parameters.values())
+        parameters = list(self.sae.parameters.values())
         self.optimiser = torch.optim.Adam(
             parameters, lr=self.settings.lr, betas=(0.9, 0.999), fused=True
         )
@@ -79,12 +79,12 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         dead = self._silence.dead()
-        found = self.trainee.gradients(u, dead)
+        found = self.sae.gradients(u, dead)
         self._silence.heard(found.fired)
         self.optimiser.step()
-        self.trainee.constrain()
+        self.sae.constrain()
         self.step += 1
-        self.trainee.revive(u, dead, self.optimiser, self.step / self.settings.steps)
+        self.sae.revive(u, dead, self.optimiser, self.step / self.settings.steps)
         logged = self.step % self._every == 0 or self.done
         # Reading the loss waits for a GPU, so there it is looked at only where it is logged.
         if (logged or u.device.type == "cpu") and not torch.isfinite(found.loss):
@@ -99,8 +99,8 @@ class Training:
         """Return everything that later steps depend on."""
         return {
             "step": self.step,
-            "parameters": self.trainee.parameters,
-            "buffers": self.trainee.buffers,
+            "parameters": self.sae.parameters,
+            "buffers": self.sae.buffers,
             "optimiser": self.optimiser.state_dict(),
             "silent": self._silence.steps,
             "log": self.log,
@@ -109,9 +109,9 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a `state`."""
         for kind in ("parameters", "buffers"):
-            for name, tensor in getattr(self.trainee, kind).items():
+            for name, tensor in getattr(self.sae, kind).items():
                 tensor.copy_(state[kind][name])
-        self.trainee.restored()
+        self.sae.restored()
         self.optimiser.load_state_dict(state["optimiser"])
         self._silence.restore(state["silent"])
         self.step, self.log = state["step"], list(state["log"])

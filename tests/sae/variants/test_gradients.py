@@ -27,11 +27,11 @@ def batch() -> torch.Tensor:
 def make(cls, variant):
     random = torch.Generator().manual_seed(21)
     start = Start(batch(), SCALE, dtype=torch.float32)
-    trainee = cls(s.SaeTraining(variant=variant, latents=H, seed=3), start)
-    for parameter in trainee.parameters.values():
+    sae = cls(s.SaeTraining(variant=variant, latents=H, seed=3), start)
+    for parameter in sae.parameters.values():
         parameter += 0.1 * torch.randn(parameter.shape, generator=random)
-    trainee.constrain()
-    return trainee
+    sae.constrain()
+    return sae
 
 
 def pre(p, u):
@@ -46,33 +46,33 @@ def mse(a, b):
     return (a - b).square().mean()
 
 
-def batch_topk(p, u, trainee):
+def batch_topk(p, u, sae):
     x = pre(p, u).relu()
-    smallest = x.flatten().topk(N * trainee.settings.k).values.min()
+    smallest = x.flatten().topk(N * sae.settings.k).values.min()
     return mse(rebuilt(p, x * (x >= smallest)), u)
 
 
-def matryoshka(p, u, trainee):
+def matryoshka(p, u, sae):
     x = pre(p, u).relu()
-    z = x * (x >= x.flatten().topk(N * trainee.settings.k).values.min())
+    z = x * (x >= x.flatten().topk(N * sae.settings.k).values.min())
     # Shares 1, 1, 2 of 40 latents.
     parts = [torch.arange(H) < end for end in (10, 20, 40)]
     return sum(mse(rebuilt(p, z * part), u) for part in parts) / 3
 
 
-def l1(p, u, trainee):
+def l1(p, u, sae):
     z = pre(p, u).relu()
-    return mse(rebuilt(p, z), u) + trainee.settings.l1 * SCALE * z.sum(dim=1).mean()
+    return mse(rebuilt(p, z), u) + sae.settings.l1 * SCALE * z.sum(dim=1).mean()
 
 
-def gated(p, u, trainee):
+def gated(p, u, sae):
     linear = u @ p["encoder_weight"].t()
     gate = linear + p["gate_bias"]
     magnitude = linear * p["log_gain"].exp() + p["encoder_bias"]
     frozen = {name: tensor.detach() for name, tensor in p.items()}
     return (
         mse(rebuilt(p, magnitude.relu() * (gate > 0)), u)
-        + trainee.settings.l1 * SCALE * gate.relu().sum(dim=1).mean()
+        + sae.settings.l1 * SCALE * gate.relu().sum(dim=1).mean()
         + mse(rebuilt(frozen, gate.relu()), u)
     )
 
@@ -94,14 +94,14 @@ def without_radial(p):
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradients_follow_the_formulas(name):
     cls, variant, reference = CASES[name]
-    trainee, u = make(cls, variant), batch()
-    exact = {n: p.double().requires_grad_() for n, p in trainee.parameters.items()}
-    loss = reference(exact, u.double(), trainee)
+    sae, u = make(cls, variant), batch()
+    exact = {n: p.double().requires_grad_() for n, p in sae.parameters.items()}
+    loss = reference(exact, u.double(), sae)
     loss.backward()
     without_radial(exact)
-    step = trainee.gradients(u, torch.empty(0, dtype=torch.int64))
+    step = sae.gradients(u, torch.empty(0, dtype=torch.int64))
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-5)
-    for n, parameter in trainee.parameters.items():
+    for n, parameter in sae.parameters.items():
         torch.testing.assert_close(
             parameter.grad.double(), exact[n].grad, rtol=1e-4, atol=1e-7, msg=n
         )
@@ -127,18 +127,18 @@ class Rectangle(torch.autograd.Function):
 
 def test_jumprelu_follows_its_straight_through_estimates():
     variant = s.JumpReLUVariant(k=4, l0_weight=0.3, threshold=0.4, bandwidth=0.3)
-    trainee, u = make(JumpReLU, variant), batch()
-    exact = {n: p.double().requires_grad_() for n, p in trainee.parameters.items()}
+    sae, u = make(JumpReLU, variant), batch()
+    exact = {n: p.double().requires_grad_() for n, p in sae.parameters.items()}
     theta, x = exact["log_threshold"].exp(), pre(exact, u.double())
     z = Rectangle.apply(x, theta, 0.3, True)
     active = Rectangle.apply(x, theta, 0.3, False).sum(dim=1).mean()
     loss = mse(rebuilt(exact, z), u.double()) + 0.3 * (active / 4 - 1).square()
     loss.backward()
     without_radial(exact)
-    step = trainee.gradients(u, torch.empty(0, dtype=torch.int64))
+    step = sae.gradients(u, torch.empty(0, dtype=torch.int64))
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-5)
     assert float(step.active) == pytest.approx(float(active.detach()))
-    for n, parameter in trainee.parameters.items():
+    for n, parameter in sae.parameters.items():
         torch.testing.assert_close(
             parameter.grad.double(), exact[n].grad, rtol=1e-4, atol=1e-7, msg=n
         )
@@ -146,18 +146,18 @@ def test_jumprelu_follows_its_straight_through_estimates():
 
 def test_archetypal_gradients_go_through_the_making_of_the_atoms():
     variant = s.ArchetypalVariant(k=4, k_aux=0, candidates=12, relaxation=0.2)
-    trainee, u = make(Archetypal, variant), batch()
-    exact = {n: p.double().requires_grad_() for n, p in trainee.parameters.items()}
-    made = exact["mixture"] @ trainee._centroids.double() + exact["relaxation"]
+    sae, u = make(Archetypal, variant), batch()
+    exact = {n: p.double().requires_grad_() for n, p in sae.parameters.items()}
+    made = exact["mixture"] @ sae._centroids.double() + exact["relaxation"]
     p = {**exact, "decoder_weight": made / made.norm(dim=1, keepdim=True)}
     x = pre(p, u.double()).relu()
     top = x.topk(4)
     z = torch.zeros_like(x).scatter(1, top.indices, top.values)
     loss = mse(rebuilt(p, z), u.double())
     loss.backward()
-    step = trainee.gradients(u, torch.empty(0, dtype=torch.int64))
+    step = sae.gradients(u, torch.empty(0, dtype=torch.int64))
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-5)
-    for n, parameter in trainee.parameters.items():
+    for n, parameter in sae.parameters.items():
         torch.testing.assert_close(
             parameter.grad.double(), exact[n].grad, rtol=1e-4, atol=1e-7, msg=n
         )

@@ -70,7 +70,7 @@ def training(own: s.SaeTraining) -> Training:
 @pytest.mark.parametrize("l1", [3e-5, 0.01])
 def test_fifty_steps_from_the_same_start_are_the_published_ones(l1):
     ours = training(settings(variant={"l1": l1, "resample_every": 1}))
-    p = ours.trainee.parameters
+    p = ours.sae.parameters
     theirs = Published(p, l1)
     for number in range(50):
         expected = theirs.step(batch(number))
@@ -87,13 +87,13 @@ def test_fifty_steps_from_the_same_start_are_the_published_ones(l1):
     # The bias has a gradient from the encoder too: without it, it would have gone elsewhere.
     assert float(p["decoder_bias"].abs().max()) > 1e-3
     x = batch(99)
-    torch.testing.assert_close(ours.trainee.losses(x), theirs.losses(x).detach(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(ours.sae.losses(x), theirs.losses(x).detach(), rtol=1e-4, atol=0)
 
 
 def test_the_start_is_the_published_one():
     """bound = sqrt(6 / fan_in) with fan_in h d; bias within 1 / sqrt(h); b = 0; unit columns."""
     own = settings(latents=3000)
-    p = training(own).trainee.parameters
+    p = training(own).sae.parameters
     torch.manual_seed(0)
     theirs = torch.empty(1, 3000, D)
     torch.nn.init.kaiming_uniform_(theirs, nonlinearity="relu")
@@ -113,7 +113,7 @@ def test_the_start_is_the_published_one():
 
 def test_silent_latents_start_anew_from_raw_cells_with_cleared_moments():
     ours = training(settings(steps=20, variant={"resample_every": 0.25, "l1": 0.01}))
-    p = ours.trainee.parameters
+    p = ours.sae.parameters
     p["encoder_bias"][:5] = -100.0
     seen = [batch(number) for number in range(5)]
     for x in seen[:4]:
@@ -145,7 +145,7 @@ def test_a_run_is_resampled_as_often_as_published(every, times):
     ours = training(own)
     for number in range(200):
         ours.advance(batch(number))
-    assert int(ours.trainee.buffers["resampled"]) == times
+    assert int(ours.sae.buffers["resampled"]) == times
 
 
 def test_cells_are_drawn_without_replacement_by_their_squared_loss():
@@ -170,7 +170,7 @@ def test_cells_are_drawn_without_replacement_by_their_squared_loss():
 
 def test_a_run_in_which_nothing_fires_stops():
     ours = training(settings(steps=20, variant={"resample_every": 0.25}))
-    ours.trainee.parameters["encoder_bias"].fill_(-100.0)
+    ours.sae.parameters["encoder_bias"].fill_(-100.0)
     with pytest.raises(InputError, match="no latent of the SAE has fired"):
         for number in range(6):
             ours.advance(batch(number))

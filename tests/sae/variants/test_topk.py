@@ -17,14 +17,14 @@ def make(h: int, d: int, *, k: int, k_aux: int = 0, aux_weight: float = 0.0) -> 
 
 
 def test_loss_and_gradients_of_a_case_worked_by_hand():
-    trainee = make(3, 2, k=1)
-    p = trainee.parameters
+    training = make(3, 2, k=1)
+    p = training.parameters
     p["encoder_weight"].copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
     p["encoder_bias"].copy_(torch.tensor([0.0, 0.5, 0.0]))
     p["decoder_weight"].copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
     # u = (1, 0): p = (2, .5, -1), latent 0 with 2, u_hat = (2, 0), residual (1, 0).
     # u = (0, 3): p = (0, 3.5, 0), latent 1 with 3.5, u_hat = (0, 3.5), residual (0, .5).
-    step = trainee.gradients(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), dead=NONE)
+    step = training.gradients(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), dead=NONE)
     assert float(step.loss) == pytest.approx((1 + 0.25) / 4)
     assert float(step.active) == 1
     assert step.fired.tolist() == [True, True, False]
@@ -55,23 +55,23 @@ def reference_loss(p, u, dead, k, k_aux, aux_weight):
 def test_gradients_equal_automatic_ones(dead_latents):
     h, d, k, k_aux, aux_weight = 40, 9, 4, 5, 0.25
     random = torch.Generator().manual_seed(4)
-    trainee = make(h, d, k=k, k_aux=k_aux, aux_weight=aux_weight)
-    for parameter in trainee.parameters.values():
+    training = make(h, d, k=k, k_aux=k_aux, aux_weight=aux_weight)
+    for parameter in training.parameters.values():
         parameter += 0.1 * torch.randn(parameter.shape, generator=random)
-    trainee.constrain()
+    training.constrain()
     u = torch.randn(64, d, generator=random)
     dead = torch.arange(h) < dead_latents
 
-    exact = {n: p.double().requires_grad_() for n, p in trainee.parameters.items()}
+    exact = {n: p.double().requires_grad_() for n, p in training.parameters.items()}
     loss = reference_loss(exact, u.double(), dead, k, k_aux, aux_weight)
     loss.backward()
     atoms = exact["decoder_weight"]
     radial = (atoms.grad * atoms).sum(dim=1, keepdim=True) * atoms
     atoms.grad -= radial.detach()
 
-    step = trainee.gradients(u, dead.nonzero().squeeze(1))
+    step = training.gradients(u, dead.nonzero().squeeze(1))
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-5)
-    for name, parameter in trainee.parameters.items():
+    for name, parameter in training.parameters.items():
         torch.testing.assert_close(
             parameter.grad.double(), exact[name].grad, rtol=1e-4, atol=1e-7, msg=name
         )
@@ -82,32 +82,32 @@ def test_the_auxiliary_loss_reaches_dead_latents_alone():
     u = torch.randn(50, 6, generator=random)
     dead = torch.arange(20) >= 15
     plain, helped = make(20, 6, k=2), make(20, 6, k=2, k_aux=3, aux_weight=1.0)
-    for trainee in (plain, helped):
-        trainee.gradients(u, dead.nonzero().squeeze(1))
+    for training in (plain, helped):
+        training.gradients(u, dead.nonzero().squeeze(1))
     for name in ("encoder_weight", "encoder_bias", "decoder_weight"):
         moved = (plain.parameters[name].grad != helped.parameters[name].grad).reshape(20, -1)
         assert moved.any(dim=1).tolist() == dead.tolist(), name
 
 
 def test_atoms_stay_on_the_unit_sphere():
-    trainee = make(10, 4, k=2)
-    trainee.parameters["decoder_weight"].mul_(3)
-    trainee.constrain()
-    norms = trainee.parameters["decoder_weight"].norm(dim=1)
+    training = make(10, 4, k=2)
+    training.parameters["decoder_weight"].mul_(3)
+    training.constrain()
+    norms = training.parameters["decoder_weight"].norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(10))
 
 
 def test_folding_keeps_codes_and_reconstruction_in_raw_units():
     random = torch.Generator().manual_seed(6)
-    trainee = make(24, 6, k=3)
-    for parameter in trainee.parameters.values():
+    training = make(24, 6, k=3)
+    for parameter in training.parameters.values():
         parameter += 0.1 * torch.randn(parameter.shape, generator=random)
-    trainee.constrain()
+    training.constrain()
     mean, scale = torch.randn(6, generator=random) * 5, 0.25
     x = torch.randn(40, 6, generator=random) * 4 + mean
-    sae = trainee.folded(mean, scale)
+    sae = training.folded(mean, scale)
     index, value = sae.encoder()(x)
-    p, u = trainee.parameters, scale * (x - mean)
+    p, u = training.parameters, scale * (x - mean)
     pre = u @ p["encoder_weight"].t() + p["encoder_bias"]
     z = torch.zeros_like(pre).scatter(1, pre.topk(3).indices, pre.topk(3).values).relu()
     raw = (z @ p["decoder_weight"] + p["decoder_bias"]) / scale + mean

@@ -10,7 +10,7 @@ from mammo_sae.sae.model import Encoder
 from mammo_sae.sae.trainer import Training
 from mammo_sae.sae.variants.archetypal import centroids
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import trainee
+from mammo_sae.sae.variants.registry import training_sae
 from mammo_sae.steps import VARIANT
 
 D, H = 10, 40
@@ -44,7 +44,7 @@ def trained(name: str, steps: int = 300) -> Training:
         variant=VARIANTS[name], latents=H, lr=1e-2, steps=steps, batch=256, dead_after=0.1
     )
     start = Start(mixtures(1000, seed=1), scale=1.0, dtype=torch.float32)
-    training = Training(settings, trainee(settings, start))
+    training = Training(settings, training_sae(settings, start))
     for step in range(steps):
         training.advance(mixtures(256, seed=100 + step))
     return training
@@ -56,9 +56,9 @@ def test_a_variant_learns_and_its_saved_form_codes_as_it_was_trained(name):
     log = training.log
     assert log[-1]["explained_variance"] > 0.8
     assert log[-1]["explained_variance"] > log[0]["explained_variance"] + 0.2
-    raw = training.trainee.raw
+    raw = training.sae.raw
     mean, scale = (torch.zeros(D), 1.0) if raw else (torch.full((D,), 3.0), 0.5)
-    sae = training.trainee.folded(mean, scale)
+    sae = training.sae.folded(mean, scale)
     torch.testing.assert_close(sae.decoder_weight.norm(dim=1), torch.ones(H))
     u = mixtures(2000, seed=5)
     x = u / scale + mean
@@ -82,7 +82,7 @@ def test_batch_topk_spends_more_latents_where_they_are_needed():
     training = trained("batch_topk", steps=100)
     u = mixtures(256, seed=9)
     u[:128] *= 0.2
-    _, value = training.trainee.select(u)
+    _, value = training.sae.select(u)
     used = (value > 0).sum(dim=1).float()
     assert float(used.mean()) == pytest.approx(3, abs=0.1)
     assert used[128:].mean() > used[:128].mean() + 1
@@ -91,7 +91,7 @@ def test_batch_topk_spends_more_latents_where_they_are_needed():
 def test_the_inner_group_of_a_matryoshka_reconstructs_alone():
     explained = {}
     for name in ("matryoshka", "batch_topk"):
-        sae = trained(name).trainee.folded(torch.zeros(D), 1.0)
+        sae = trained(name).sae.folded(torch.zeros(D), 1.0)
         u = mixtures(2000, seed=5)
         index, value = Encoder(sae)(u)
         inner = sae.decode(index, value * (index < round(H * 3 / 16)))
@@ -105,8 +105,8 @@ def test_l1_resamples_dead_latents_and_clears_their_adam_state():
         batch=256, dead_after=0.1, decay=0.0,
     )  # fmt: skip
     start = Start(u := mixtures(300, seed=1), scale=1.0, dtype=torch.float32)
-    training = Training(settings, trainee(settings, start))
-    p = training.trainee.parameters
+    training = Training(settings, training_sae(settings, start))
+    p = training.sae.parameters
     p["encoder_bias"][:5] = -100.0
     for step in range(4):
         training.advance(mixtures(256, seed=step))
@@ -128,7 +128,7 @@ def test_l1_resamples_dead_latents_and_clears_their_adam_state():
 
 def test_archetypal_atoms_point_into_the_hull_up_to_the_relaxation():
     training = trained("archetypal", steps=100)
-    p = training.trainee.parameters
+    p = training.sae.parameters
     assert (p["mixture"] >= 0).all()
     torch.testing.assert_close(p["mixture"].sum(dim=1), torch.ones(H))
     assert p["relaxation"].norm(dim=1).max() <= 0.2 * D**0.5 * (1 + 1e-5)
@@ -150,34 +150,34 @@ def test_a_restored_run_goes_on_as_if_it_had_not_stopped(name):
     whole, half = trained(name, steps=20), trained(name, steps=20)
     settings = half.settings
     start = Start(mixtures(1000, seed=1), scale=1.0, dtype=torch.float32)
-    first = Training(settings, trainee(settings, start))
+    first = Training(settings, training_sae(settings, start))
     for step in range(11):
         first.advance(mixtures(256, seed=100 + step))
-    second = Training(settings, trainee(settings, start))
+    second = Training(settings, training_sae(settings, start))
     second.restore(first.state())
     for step in range(11, 20):
         second.advance(mixtures(256, seed=100 + step))
-    for parameter, expected in whole.trainee.parameters.items():
-        assert torch.equal(second.trainee.parameters[parameter], expected), parameter
+    for parameter, expected in whole.sae.parameters.items():
+        assert torch.equal(second.sae.parameters[parameter], expected), parameter
     assert second.log == whole.log
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_folding_twice_gives_what_folding_once_does_and_changes_nothing(name):
     training = trained(name, steps=20)
-    trainee = training.trainee
+    unfolded = training.sae
     before = {
-        part: {key: tensor.clone() for key, tensor in getattr(trainee, part).items()}
+        part: {key: tensor.clone() for key, tensor in getattr(unfolded, part).items()}
         for part in ("parameters", "buffers")
     }
     mean, scale = torch.full((D,), 3.0), 0.5
-    once, twice = trainee.folded(mean, scale), trainee.folded(mean, scale)
+    once, twice = unfolded.folded(mean, scale), unfolded.folded(mean, scale)
     for key, tensor in once.tensors().items():
         assert torch.equal(tensor, twice.tensors()[key]), key
     for part, kept in before.items():
-        assert getattr(trainee, part).keys() == kept.keys()
+        assert getattr(unfolded, part).keys() == kept.keys()
         for key, tensor in kept.items():
-            assert torch.equal(getattr(trainee, part)[key], tensor), key
+            assert torch.equal(getattr(unfolded, part)[key], tensor), key
     # What was given out is its owner's: further steps don't reach it.
     kept = {key: tensor.clone() for key, tensor in once.tensors().items()}
     training.settings = training.settings.model_copy(update={"steps": 40})
@@ -190,15 +190,15 @@ def test_folding_twice_gives_what_folding_once_does_and_changes_nothing(name):
 def test_the_folded_weights_are_the_documented_ones(name):
     """x -> scale (x - mean) -> the variant's own formula -> back, in float64."""
     training = trained(name, steps=20)
-    p = {key: tensor.double() for key, tensor in training.trainee.parameters.items()}
+    p = {key: tensor.double() for key, tensor in training.sae.parameters.items()}
     mean, scale = torch.linspace(-2, 5, D), 0.7
-    sae = training.trainee.folded(mean, scale)
+    sae = training.sae.folded(mean, scale)
     linear = p["encoder_weight"]
     if name == "gated":
         linear = linear * p["log_gain"].exp().unsqueeze(1)
     if name == "mammo_sae":  # one bias, on both sides, of raw embeddings
         mean, scale = torch.zeros(D), 1.0
-        sae = training.trainee.folded(mean, scale)
+        sae = training.sae.folded(mean, scale)
         p["encoder_bias"] = p["encoder_bias"] - linear @ p["decoder_bias"]
     bias = p["encoder_bias"] / scale - linear @ mean.double()
     close = {"rtol": 1e-5, "atol": 1e-5}
@@ -210,8 +210,8 @@ def test_the_folded_weights_are_the_documented_ones(name):
         "mammo_sae": lambda: torch.zeros(H),
         "jumprelu": lambda: p["log_threshold"].exp(),
         "gated": lambda: (p["encoder_bias"] - p["log_gain"].exp() * p["gate_bias"]).clamp(min=0),
-        "batch_topk": lambda: training.trainee.buffers["threshold"].expand(H),
-        "matryoshka": lambda: training.trainee.buffers["threshold"].expand(H),
+        "batch_topk": lambda: training.sae.buffers["threshold"].expand(H),
+        "matryoshka": lambda: training.sae.buffers["threshold"].expand(H),
     }
     if name in expected:
         torch.testing.assert_close(

@@ -95,4 +95,4 @@ def centroids(cells: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return centre
 
 
-TRAINEE = Archetypal
+VARIANT = Archetypal

@@ -65,7 +65,7 @@ class Step:
     fired: Tensor
 
 
-class Trainee(ABC):
+class TrainingSAE(ABC):
     """An SAE in training.
 
     Attributes

@@ -47,4 +47,4 @@ class BatchTopK(TopK):
         return self.fold(mean, scale, threshold=threshold)
 
 
-TRAINEE = BatchTopK
+VARIANT = BatchTopK

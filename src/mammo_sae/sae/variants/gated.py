@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.variants.base import Start, Step, Trainee
+from mammo_sae.sae.variants.base import Start, Step, TrainingSAE
 
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
 
 
-class Gated(Trainee):
+class Gated(TrainingSAE):
     """A gated SAE in training."""
 
     def __init__(self, settings: SaeTraining, start: Start) -> None:
@@ -35,7 +35,7 @@ class Gated(Trainee):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; see `Trainee.gradients`."""
+        """Fill the gradients of the loss above; see `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         atoms, gain = p["decoder_weight"].to(dtype), p["log_gain"].exp().to(dtype)
         self.preactivations.load(p["encoder_weight"], torch.zeros_like(p["encoder_bias"]))
@@ -77,4 +77,4 @@ class Gated(Trainee):
         return self.fold(mean, scale, gain=gain, threshold=threshold)
 
 
-TRAINEE = Gated
+VARIANT = Gated

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.variants.base import Start, Step, Trainee
+from mammo_sae.sae.variants.base import Start, Step, TrainingSAE
 
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
 
 
-class JumpReLU(Trainee):
+class JumpReLU(TrainingSAE):
     """A JumpReLU SAE in training."""
 
     def __init__(self, settings: SaeTraining, start: Start) -> None:
@@ -38,7 +38,7 @@ class JumpReLU(Trainee):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; see `Trainee.gradients`."""
+        """Fill the gradients of the loss above; see `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         k, width, strength = self.settings.k, self.settings.bandwidth, self.settings.l0_weight
         atoms, theta = p["decoder_weight"].to(dtype), p["log_threshold"].exp()
@@ -72,4 +72,4 @@ class JumpReLU(Trainee):
         return self.fold(mean, scale, threshold=threshold)
 
 
-TRAINEE = JumpReLU
+VARIANT = JumpReLU

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.variants.base import Start, Step, Trainee
+from mammo_sae.sae.variants.base import Start, Step, TrainingSAE
 
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
@@ -28,7 +28,7 @@ ENCODER_NORM = 0.2
 CELLS_AT_ONCE = 4096
 
 
-class L1(Trainee):
+class L1(TrainingSAE):
     """A ReLU SAE with an L1 penalty in training."""
 
     def __init__(self, settings: SaeTraining, start: Start) -> None:
@@ -39,7 +39,7 @@ class L1(Trainee):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; see `Trainee.gradients`."""
+        """Fill the gradients of the loss above; see `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         atoms = p["decoder_weight"].to(dtype)
         self.preactivations.load(p["encoder_weight"], p["encoder_bias"])
@@ -98,4 +98,4 @@ class L1(Trainee):
         return self.fold(mean, scale, threshold=threshold)
 
 
-TRAINEE = L1
+VARIANT = L1

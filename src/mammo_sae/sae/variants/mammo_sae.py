@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.variants.base import Start, Step, Trainee
+from mammo_sae.sae.variants.base import Start, Step, TrainingSAE
 
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
@@ -37,7 +37,7 @@ ENCODER_NORM = 0.2
 CELLS_AT_ONCE = 4096
 
 
-class MammoSae(Trainee):
+class MammoSae(TrainingSAE):
     """Mammo-SAE's own SAE in training."""
 
     raw = True
@@ -161,4 +161,4 @@ def draw(losses: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.multinomial(weight, count, replacement=False, generator=generator)
 
 
-TRAINEE = MammoSae
+VARIANT = MammoSae

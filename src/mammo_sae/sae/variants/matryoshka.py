@@ -61,4 +61,4 @@ class Matryoshka(BatchTopK):
         return loss, residual
 
 
-TRAINEE = Matryoshka
+VARIANT = Matryoshka

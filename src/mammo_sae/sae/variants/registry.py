@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
-    from mammo_sae.sae.variants.base import Start, Trainee
+    from mammo_sae.sae.variants.base import Start, TrainingSAE
 
 
 def variant_module(name: str) -> str:
@@ -19,7 +19,7 @@ def variant_module(name: str) -> str:
     return f"{__package__}.{name}"
 
 
-def trainee(settings: SaeTraining, start: Start) -> Trainee:
+def training_sae(settings: SaeTraining, start: Start) -> TrainingSAE:
     """Return a new SAE in training, at its initial weights."""
     return _class_of(settings)(settings, start)
 
@@ -30,5 +30,5 @@ def is_raw(settings: SaeTraining) -> bool:
 
 
 def _class_of(settings: SaeTraining) -> Any:
-    """Return the `TRAINEE` of the variant's module."""
-    return import_module(variant_module(settings.variant.name)).TRAINEE
+    """Return the class that trains a variant, which its module calls `VARIANT`."""
+    return import_module(variant_module(settings.variant.name)).VARIANT

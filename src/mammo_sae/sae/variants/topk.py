@@ -20,15 +20,15 @@ from torch import Tensor
 
 from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.variants.base import Step, Trainee
+from mammo_sae.sae.variants.base import Step, TrainingSAE
 
 
-class TopK(Trainee):
+class TopK(TrainingSAE):
     """A TopK SAE in training."""
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; see `Trainee.gradients`."""
+        """Fill the gradients of the loss above; see `TrainingSAE.gradients`."""
         self.preactivations.load(self.parameters["encoder_weight"], self.parameters["encoder_bias"])
         index, value = self.select(u)
         active = value > 0
@@ -96,4 +96,4 @@ class TopK(Trainee):
         return self.fold(mean, scale, k=self.settings.k)
 
 
-TRAINEE = TopK
+VARIANT = TopK
