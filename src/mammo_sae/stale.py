@@ -124,7 +124,7 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
     from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
 
     # Snakemake tells its plan to the terminal whatever it is asked; only its errors are of use.
-    with _silence() as told, SnakemakeApi(OutputSettings(dryrun=True)) as snakemake:
+    with _captured_output() as told, SnakemakeApi(OutputSettings(dryrun=True)) as snakemake:
         try:
             workflow = snakemake.workflow(
                 resource_settings=ResourceSettings(cores=1),
@@ -157,7 +157,7 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
 
 
 @contextmanager
-def _silence() -> Iterator[TextIO]:
+def _captured_output() -> Iterator[TextIO]:
     """Send what this process and its children print to a file, which is yielded."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as told:
         sys.stdout.flush()

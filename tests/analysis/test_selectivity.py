@@ -49,10 +49,10 @@ def test_a_blob_is_autocorrelated_and_a_chequerboard_the_opposite():
     maps[0, ::2, ::2, 1] = maps[0, 1::2, 1::2, 1] = 1
     found = Autocorrelation(3, 8, 8)
     found.add(*sparse(maps))
-    blob, chequers, silent = found.result()
+    blob, chequers, inactive = found.result()
     assert blob > 0.6
     assert chequers == pytest.approx(-1)
-    assert np.isnan(silent)
+    assert np.isnan(inactive)
 
 
 def test_a_grid_of_one_cell_has_no_autocorrelation():

@@ -55,9 +55,9 @@ def test_the_false_alarm_is_the_strongest_negative_image_not_shown_yet():
     assert alarm.position == 5  # image 2 is among the highest already
 
 
-def test_images_in_which_the_latent_is_silent_are_not_shown_as_examples():
-    silent = np.where(TRUTH, SCORES, 0.0)
-    chosen = latents.pick_examples(silent, TRUTH, PATIENTS, 7)
+def test_images_in_which_the_latent_is_inactive_are_not_shown_as_examples():
+    inactive = np.where(TRUTH, SCORES, 0.0)
+    chosen = latents.pick_examples(inactive, TRUTH, PATIENTS, 7)
     assert [e.position for e in chosen.highest] == [1, 4]
     assert chosen.false_alarm is None
 

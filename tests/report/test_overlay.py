@@ -61,7 +61,7 @@ def test_drawn_cells_cover_what_the_analyses_count_for_them():
     assert (top + 2 * GRID.stride, left + 3 * GRID.stride) == (13, 22)
 
 
-def test_a_silent_cell_is_transparent_and_stronger_ones_are_more_opaque():
+def test_an_inactive_cell_is_transparent_and_stronger_ones_are_more_opaque():
     shades = overlay.heat(np.array([0.0, 1.0, 2.0, 5.0]), 2.0)
     assert shades[0, 3] == 0
     assert 0 < shades[1, 3] < shades[2, 3] == shades[3, 3] < 1

@@ -257,7 +257,7 @@ def score_map(
     row: dict[str, Any] = {
         "images": n,
         "fires": float(fires.mean()),
-        "reason": _silent(len(np.unique(here.patients[fires]))),
+        "reason": _too_rare(len(np.unique(here.patients[fires]))),
     }
     if row["reason"]:
         return row
@@ -311,7 +311,7 @@ def score_map(
 def _auprc(
     z: np.ndarray, mask: np.ndarray, breast: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float, float]:
-    """AUPRC of all cells and its interval; silent cells enter together, as one item per image."""
+    """AUPRC of all cells and its interval; inactive cells enter together, as one item per image."""
     image, cell = np.nonzero(z)
     score = np.append(z[image, cell], np.zeros(len(z)))
     quiet = z == 0
@@ -388,7 +388,7 @@ def _too_few(patients: int, concept: str) -> str:
     return ""
 
 
-def _silent(patients: int) -> str:
+def _too_rare(patients: int) -> str:
     if patients < st.MIN_POSITIVES:
         return f"fires in positive images of {patients} patients, fewer than {st.MIN_POSITIVES}"
     return ""

@@ -106,16 +106,16 @@ def concept_table(
             means[rows].mean(axis=0, dtype=np.float64) if len(rows) else np.full(latents, np.nan)
         )
     table["mean_difference"] = table["mean_positive"] - table["mean_negative"]
-    silent = st.is_constant(scores[found])
+    constant = st.is_constant(scores[found])
     reason = st.why_not_estimable(truth, cases["patient_id"].to_numpy()[found])
-    estimated = np.zeros(latents, bool) if reason else ~silent
+    estimated = np.zeros(latents, bool) if reason else ~constant
     table["effect"] = _spread(
         st.standardised_mean_difference(scores[np.ix_(found, estimated)], truth), estimated
     )
     table["discovery_auroc"] = _spread(st.auroc(scores[np.ix_(found, estimated)], truth), estimated)
     weights = _sparse_weights(settings, scores[np.ix_(found, estimated)], truth)
     table["sparse_weight"] = _spread(weights, estimated)
-    _explain(table, estimated, silent, reason, settings.discovery)
+    _explain(table, estimated, constant, reason, settings.discovery)
     size = table["sparse_weight"].abs()
     by = (
         table["mean_positive"],
@@ -126,7 +126,7 @@ def concept_table(
         size.where(size > 0),
     )
     for ranking, values in zip(RANKINGS, by, strict=True):
-        order = values.where(~silent)
+        order = values.where(~constant)
         table[f"rank_{ranking}"] = order.rank(ascending=False, method="first").astype("Int32")
     _confirm(settings, cases, scores, concept, table)
     return table
@@ -142,9 +142,9 @@ def _confirm(
     rows = case.labelled(cases, concept, settings.confirmation)
     truth = case.labels(cases, concept, rows)
     patients = cases["patient_id"].to_numpy()[rows]
-    silent = st.is_constant(scores[rows])
+    constant = st.is_constant(scores[rows])
     reason = st.why_not_estimable(truth, patients)
-    estimated = np.zeros(scores.shape[1], bool) if reason else ~silent
+    estimated = np.zeros(scores.shape[1], bool) if reason else ~constant
     tested = scores[np.ix_(rows, estimated)]
     low, high = st.patient_bootstrap(
         st.auroc, tested, truth, patients, settings.bootstrap_draws, settings.seed
@@ -165,7 +165,7 @@ def _confirm(
     ):
         table[name] = _spread(values, estimated)
     table["q"] = st.benjamini_hochberg(table["p"])
-    _explain(table, estimated, silent, reason, settings.confirmation)
+    _explain(table, estimated, constant, reason, settings.confirmation)
 
 
 def _sparse_weights(settings: ProbingSettings, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -190,8 +190,8 @@ def _spread(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _explain(
-    table: pd.DataFrame, estimated: np.ndarray, silent: np.ndarray, reason: str, split: str
+    table: pd.DataFrame, estimated: np.ndarray, constant: np.ndarray, reason: str, split: str
 ) -> None:
-    text = np.where(silent, f"{split}: the same score on every image", f"{split}: {reason}")
+    text = np.where(constant, f"{split}: the same score on every image", f"{split}: {reason}")
     fresh = ~estimated & (table["reason"] == "").to_numpy()
     table.loc[fresh, "reason"] = text[fresh]

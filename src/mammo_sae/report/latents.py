@@ -181,7 +181,7 @@ def pick_examples(
     patients : [n]
     count
         Images of highest activation, of different patients, whatever their label; images in which
-        the latent is silent are left out.
+        the latent is inactive are left out.
     positions : [n], optional
         What to call the images; 0 to n - 1 if None.
 

@@ -91,7 +91,7 @@ class MammoSaeVariant(Settings):
         0.05,
         gt=0,
         le=1,
-        description="silent latents start anew every this share of the run; 1: never",
+        description="every this share of the run, idle latents are resampled; 1: never",
     )
     resample_cells: int = Field(
         20_480, ge=1, description="cells that they are drawn from, the last that training saw"

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mammo_sae.errors import InputError
+from mammo_sae.sae.dead_latents import DeadLatents
 from mammo_sae.sae.loader import Batches, Cells
-from mammo_sae.sae.silence import Silence
 from mammo_sae.sae.variants.base import Step, TrainingSAE
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def learning_rate(settings: SaeTraining, step: int) -> float:
 
 @dataclass(eq=False)
 class Training:
-    """One SAE, its optimiser, and how long its latents have been silent.
+    """One SAE, its optimiser, and the steps since each of its latents fired.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Training:
             parameters, lr=self.settings.lr, betas=(0.9, 0.999), fused=True
         )
         patience = max(1, round(self.settings.dead_after * self.settings.steps))
-        self._silence = Silence(self.settings.latents, patience, parameters[0].device)
+        self._dead = DeadLatents(self.settings.latents, patience, parameters[0].device)
         self._every = max(1, self.settings.steps // LOG_ROWS)
 
     @property
@@ -78,9 +78,9 @@ class Training:
         rate = learning_rate(self.settings, self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        dead = self._silence.dead()
+        dead = self._dead.indices()
         found = self.sae.gradients(u, dead)
-        self._silence.heard(found.fired)
+        self._dead.update(found.fired)
         self.optimiser.step()
         self.sae.constrain()
         self.step += 1
@@ -102,7 +102,7 @@ class Training:
             "parameters": self.sae.parameters,
             "buffers": self.sae.buffers,
             "optimiser": self.optimiser.state_dict(),
-            "silent": self._silence.steps,
+            "silent": self._dead.steps,
             "log": self.log,
         }
 
@@ -113,7 +113,7 @@ class Training:
                 tensor.copy_(state[kind][name])
         self.sae.restored()
         self.optimiser.load_state_dict(state["optimiser"])
-        self._silence.restore(state["silent"])
+        self._dead.restore(state["silent"])
         self.step, self.log = state["step"], list(state["log"])
 
     def _row(self, found: Step, u: Tensor, rate: float) -> dict[str, float]:
@@ -124,7 +124,7 @@ class Training:
             "error": float(found.error),
             "explained_variance": 1 - float(found.error / variance),
             "l0": float(found.active),
-            "dead_share": self._silence.dead_share(),
+            "dead_share": self._dead.share(),
             "lr": rate,
         }
 

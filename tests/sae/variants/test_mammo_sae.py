@@ -111,7 +111,7 @@ def test_the_start_is_the_published_one():
     assert abs(float(cosine.mean())) < 0.03
 
 
-def test_silent_latents_start_anew_from_raw_cells_with_cleared_moments():
+def test_latents_that_did_not_fire_start_anew_from_raw_cells_with_cleared_moments():
     ours = training(settings(steps=20, variant={"resample_every": 0.25, "l1": 0.01}))
     p = ours.sae.parameters
     p["encoder_bias"][:5] = -100.0
@@ -164,7 +164,7 @@ def test_cells_are_drawn_without_replacement_by_their_squared_loss():
         rest[one] = 0
         second += share[one] * rest / rest.sum()
     assert (torch.bincount(drawn[:, 1], minlength=5) / runs - second).abs().max() < 0.011
-    with pytest.raises(InputError, match="5 silent latents are to start anew from 4 cells"):
+    with pytest.raises(InputError, match="5 latents are to be resampled from 4 cells"):
         draw(losses, 5, generator)
 
 

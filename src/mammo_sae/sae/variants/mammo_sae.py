@@ -82,7 +82,7 @@ class MammoSae(TrainingSAE):
 
     @torch.no_grad()
     def revive(self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float) -> None:
-        """Resample silent latents when the time has come; see the module."""
+        """Resample latents that have not fired since the last time; see the module."""
         done, every = int(self.buffers["resampled"]), self.settings.resample_every
         near = 1e-9  # shares of a run are not exact
         if (done + 2) * every > 1 - near or progress < (done + 1) * every - near:
@@ -90,8 +90,8 @@ class MammoSae(TrainingSAE):
         self.buffers["resampled"] += 1
         living = self.buffers["fired"].clone()
         self.buffers["fired"].zero_()
-        silent = (~living).nonzero().squeeze(1)
-        if not len(silent):
+        idle = (~living).nonzero().squeeze(1)
+        if not len(idle):
             return
         if not living.any():
             raise InputError(
@@ -99,16 +99,16 @@ class MammoSae(TrainingSAE):
             )
         cells = self.buffers["cells"][: int(self.buffers["seen"])]
         generator = torch.Generator().manual_seed(done)
-        drawn = draw(self.losses(cells), len(silent), generator).to(u.device)
+        drawn = draw(self.losses(cells), len(idle), generator).to(u.device)
         direction = torch.nn.functional.normalize(cells[drawn], dim=1)
         p = self.parameters
         length = p["encoder_weight"][living].norm(dim=1).mean()
-        p["decoder_weight"][silent] = direction
-        p["encoder_weight"][silent] = direction * (ENCODER_NORM * length)
-        p["encoder_bias"][silent] = 0
+        p["decoder_weight"][idle] = direction
+        p["encoder_weight"][idle] = direction * (ENCODER_NORM * length)
+        p["encoder_bias"][idle] = 0
         for name in ("decoder_weight", "encoder_weight", "encoder_bias"):
             for moment in ("exp_avg", "exp_avg_sq"):
-                optimiser.state[p[name]][moment][silent] = 0
+                optimiser.state[p[name]][moment][idle] = 0
 
     def losses(self, cells: Tensor) -> Tensor:
         """Return the loss [n] of each of cells [n, d]: L2 and weighted L1 together."""
@@ -155,7 +155,7 @@ def draw(losses: Tensor, count: int, generator: torch.Generator) -> Tensor:
     there = int((weight > 0).sum())
     if count > there:
         raise InputError(
-            f"{count} silent latents are to start anew from {there} cells; raise "
+            f"{count} latents are to be resampled from {there} cells; raise "
             "variant.resample_cells, or lower latents"
         )
     return torch.multinomial(weight, count, replacement=False, generator=generator)

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 
-class Silence:
-    """For how many steps each latent has been silent.
+class DeadLatents:
+    """Counts the steps since each latent fired. A latent that has not fired for long is dead.
 
-    How many latents are dead decides the shapes of what is computed next, so the CPU has to know.
-    Asking a GPU for it would make it run dry once a step. The answer is sent for as soon as a step
-    knows which latents fired, and read at the next step, while the GPU has the optimiser's part
-    of this one before it still. It is the same as if asked for then.
+    The number of dead latents decides the shapes of what is computed next, so the CPU has to know
+    it. A GPU that is asked for it has to finish its queue first, and then idles. So the number is
+    sent to the CPU as soon as a step knows which latents fired. The next step reads it, while the
+    GPU still runs the optimiser of this one. The number is the same.
 
     Parameters
     ----------
     latents
         Number of latents.
     patience
-        A latent that has been silent for so many steps is dead.
+        A latent that has not fired for this many steps is dead.
     device
         Where the SAE trains.
 
@@ -36,7 +36,7 @@ class Silence:
         self._count = torch.zeros((), dtype=torch.int64, pin_memory=gpu)
         self._arrived = torch.cuda.Event() if gpu else None
 
-    def dead(self) -> Tensor:
+    def indices(self) -> Tensor:
         """Return the dead latents [m] int64, ascending."""
         if self._arrived is not None:
             self._arrived.synchronize()
@@ -45,8 +45,8 @@ class Silence:
         order = torch.sort(dead, descending=True, stable=True).indices
         return order[: int(self._count)]
 
-    def heard(self, fired: Tensor) -> None:
-        """Take note of which latents, bool [latents], fired in a step."""
+    def update(self, fired: Tensor) -> None:
+        """Count one step, in which the latents `fired`, bool [latents], were active."""
         self.steps.add_(1).masked_fill_(fired, 0)
         self._send()
 
@@ -55,7 +55,7 @@ class Silence:
         self.steps.copy_(steps)
         self._send()
 
-    def dead_share(self) -> float:
+    def share(self) -> float:
         """Return the share of dead latents."""
         return float(self._is_dead().double().mean())
 
