@@ -206,7 +206,7 @@ def test_family_q_is_the_smallest_threshold_at_which_the_latent_is_taken(rng):
 
 
 def test_null_confounders_beside_true_ones_take_few_latents(rng):
-    """Ten of 30 latents tell the first confounder; nobody tells the other nineteen."""
+    """Ten of 30 latents discriminate the first confounder, none the other nineteen."""
     wrong = []
     for _ in range(300):
         p = rng.random((30, 20))

@@ -340,7 +340,7 @@ def family_q(p: ArrayLike) -> Floats:
     adjusted over its confounders by Holm's method, and a latent's smallest adjusted p-values are
     put through Benjamini and Hochberg's over the latents (families of hypotheses, Benjamini and
     Bogomolov 2014). With all q below alpha taken, at most alpha of the latents taken are expected
-    to be so for a confounder that they do not tell. NaN stays NaN and is not counted.
+    to be so for a confounder that they do not discriminate. NaN stays NaN and is not counted.
     """
     p = np.asarray(p, dtype=np.float64)
     q = np.full(p.shape, np.nan)

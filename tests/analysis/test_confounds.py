@@ -170,7 +170,7 @@ def row_of(**changes):
 
 
 FADED = {"stratified_auroc": 0.53, "stratified_auroc_low": 0.47, "kept": 0.1}
-TOLD = {"conditional_auroc": 0.95, "q": 0.001}
+DISCRIMINATED = {"conditional_auroc": 0.95, "q": 0.001}
 BELOW = {
     "concept_auroc": 0.2, "crude_auroc": 0.2, "stratified_auroc": 0.22,
     "stratified_auroc_low": 0.16, "stratified_auroc_high": 0.28,
@@ -200,21 +200,21 @@ BELOW = {
         ({"stratified_auroc": 0.6, "stratified_auroc_low": 0.55, "kept": 0.8}, "unresolved"),
         # Firing on the artefact alone is no call: only q has a controlled error rate.
         ({**FADED, "artefact_lift": 9.0, "artefact_lift_low": 6.0}, "unresolved"),
-        ({**FADED, **TOLD, "kind": "anatomical"}, "anatomy"),
-        ({**TOLD, "kind": "anatomical"}, "mixed"),
+        ({**FADED, **DISCRIMINATED, "kind": "anatomical"}, "anatomy"),
+        ({**DISCRIMINATED, "kind": "anatomical"}, "mixed"),
         ({"problem": "too few"}, "insufficient"),
-        # What does not go with the concept can't explain it, however well it is told.
-        ({**TOLD, "association_p": 0.3}, "concept-aligned"),
-        ({**FADED, **TOLD, "association_p": 0.3}, "unresolved"),
-        # Without an association nothing is confounded, whatever the latent tells.
-        ({**FADED, **TOLD, "concept_q": 0.05}, "not associated"),
-        ({**TOLD, "concept_q": 0.6, "problem": "too few"}, "not associated"),
+        # What does not go with the concept can't explain it, however well it is discriminated.
+        ({**DISCRIMINATED, "association_p": 0.3}, "concept-aligned"),
+        ({**FADED, **DISCRIMINATED, "association_p": 0.3}, "unresolved"),
+        # Without an association nothing is confounded, whatever the latent discriminates.
+        ({**FADED, **DISCRIMINATED, "concept_q": 0.05}, "not associated"),
+        ({**DISCRIMINATED, "concept_q": 0.6, "problem": "too few"}, "not associated"),
         ({"no_association": "test: one class", "concept_q": float("nan")}, "insufficient"),
         # A latent that is lower where the concept is: the same rule in its direction.
         (BELOW, "concept-aligned"),
         ({**BELOW, "stratified_auroc_high": 0.45}, "unresolved"),
-        ({**BELOW, **TOLD}, "mixed"),
-        ({**BELOW, **TOLD, "stratified_auroc_high": 0.45}, "confounded"),
+        ({**BELOW, **DISCRIMINATED}, "mixed"),
+        ({**BELOW, **DISCRIMINATED, "stratified_auroc_high": 0.45}, "confounded"),
     ],
 )
 def test_the_verdict_follows_its_rule(changes, expected):
@@ -222,30 +222,35 @@ def test_the_verdict_follows_its_rule(changes, expected):
 
 
 def test_the_reason_is_a_sentence_with_its_numbers():
-    assert verdict(ConfoundSettings(), row_of(**FADED, **TOLD))[1] == (
+    assert verdict(ConfoundSettings(), row_of(**FADED, **DISCRIMINATED))[1] == (
         "its AUROC for mass is 0.80, among images alike in marker 0.53; its AUROC for marker among "
-        "images alike in mass is 0.95 (q 0.001): under 50% of the association remains and it tells "
-        "marker better than mass"
+        "images alike in mass is 0.95 (q 0.001): under 50% of the association remains and it "
+        "discriminates marker better than mass"
     )
-    said = verdict(ConfoundSettings(), row_of(**TOLD, concept_auroc=0.52, concept_q=0.4))[1]
+    said = verdict(ConfoundSettings(), row_of(**DISCRIMINATED, concept_auroc=0.52, concept_q=0.4))[
+        1
+    ]
     assert said == (
-        "not associated with mass (AUROC 0.52, q 0.400); it tells marker (AUROC 0.95, q 0.001)"
+        "not associated with mass (AUROC 0.52, q 0.400); "
+        "it discriminates marker (AUROC 0.95, q 0.001)"
     )
 
 
-def test_no_latent_without_an_association_is_called_and_what_it_tells_stands_beside(table, world):
+def test_no_latent_without_an_association_is_called_and_what_it_discriminates_stands_beside(
+    table, world
+):
     free = table[~(table["concept_q"] < 0.05) & table["concept_auroc"].notna()]
     assert set(free["verdict"]) == {"not associated"}
     paddle = verdict_of(table, world, "paddle", "paddle")
     assert paddle["concept_q"] > 0.05
     assert paddle["discriminates"]
-    assert "it tells paddle (AUROC 0.9" in paddle["reason"]
+    assert "it discriminates paddle (AUROC 0.9" in paddle["reason"]
     assert set(table.loc[table["concept_q"] < 0.05, "verdict"]) <= set(JUDGED)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(range(1, 40), marks=pytest.mark.soak)])
 def test_twenty_candidates_call_no_more_latents_than_one(seed):
-    """Latents tell the concept, and twenty covariates go with it but not with the latents."""
+    """Latents discriminate the concept; twenty covariates go with it, not with the latents."""
     names = tuple(f"c{i}" for i in range(20))
     settings = ConfoundSettings(
         acquisition=names, anatomical=(), bootstrap_draws=20, permutation_draws=99

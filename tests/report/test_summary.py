@@ -30,7 +30,7 @@ def _scores(**auroc):
     return pd.DataFrame(rows)
 
 
-def test_the_table_of_verdicts_has_a_row_per_tested_latent_with_its_gravest_verdict(table, whole):
+def test_the_table_of_verdicts_has_each_tested_latent_with_its_most_severe_verdict(table, whole):
     found, tested = read_table(table), read_table(whole / "confounds.parquet")
     keys = ["encoder", "layer", "sae", "seed", "concept", "latent"]
     assert len(found) == len(tested[keys].drop_duplicates())

@@ -31,10 +31,10 @@ def test_one_confounder_that_explains_a_latent_decides():
     assert (row["verdict"], row["confounders"]) == ("confounded", "marker")
 
 
-def test_all_confounders_of_the_gravest_verdict_are_named():
+def test_all_confounders_of_the_most_severe_verdict_are_named():
     row = overall(_rows("mixed", "mixed", "concept-aligned")).iloc[0]
     assert (row["verdict"], row["confounders"]) == ("mixed", "density, marker")
-    assert row["reason"] == "of marker", "not that of the one that it tells best"
+    assert row["reason"] == "of marker", "not that of the one that it discriminates best"
 
 
 def test_anatomy_is_graver_than_unresolved_and_less_grave_than_mixed():

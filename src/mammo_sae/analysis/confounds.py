@@ -7,14 +7,15 @@ With z a latent's image score, Y the concept and C the confounder:
 - ``stratified_auroc``: the same over pairs of images with the same C; ``kept`` is the share of the
   crude excess over 0.5 that remains.
 - ``conditional_auroc``: AUROC of z for C over pairs of images with the same Y, for the level of C
-  that z tells best; p exchanges C between patients of the same Y (partial confounder test, Spisak
-  2022, PMC9412867; see `mammo_sae.analysis.exchange`), q is over the concept's latents and all
-  confounders together (`mammo_sae.statistics.family_q`).
+  that z discriminates best; p exchanges C between patients of the same Y (partial confounder test,
+  Spisak 2022, PMC9412867; see `mammo_sae.analysis.exchange`), q is over the concept's latents and
+  all confounders together (`mammo_sae.statistics.family_q`).
 - ``artefact_lift``: share of z's activation that lies on the artefact's mask over the mask's share
   of the image, where the images hold such a mask; ``concept_lift`` likewise on the lesion.
 
 `mammo_sae.analysis.verdict` makes a verdict of these, of latents that are associated with Y. The
-others stand beside, and have a family of their own: what they do tell is no error of the former.
+others stand beside and have a family of their own: what they do discriminate is no error of the
+former.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings
-from mammo_sae.analysis.verdict import tells, verdict
+from mammo_sae.analysis.verdict import discriminates, verdict
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
@@ -128,7 +129,7 @@ def judged(settings: ConfoundSettings, rows: pd.DataFrame, latents: pd.DataFrame
     decided = [verdict(settings, row) for row in rows.to_dict("records")]
     rows["verdict"] = [word for word, _ in decided]
     rows["reason"] = [reason for _, reason in decided]
-    rows["discriminates"] = [tells(settings, row) for row in rows.to_dict("records")]
+    rows["discriminates"] = [discriminates(settings, row) for row in rows.to_dict("records")]
     return rows.drop(columns=["no_association", "problem"])
 
 

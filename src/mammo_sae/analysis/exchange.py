@@ -184,7 +184,7 @@ class _Trade:
         patient, self.strata, group = _cells(patients, within)
         _, code = np.unique(np.asarray(values), return_inverse=True)
         levels = int(code.max(initial=0)) + 1
-        told = np.arange(1, levels) if levels <= 2 else np.arange(levels)  # two are one's mirror
+        tested = np.arange(1, levels) if levels <= 2 else np.arange(levels)  # two are one's mirror
         cell = group[patient, self.strata]
         side = np.zeros(len(cell), np.int64)
         if breasts is not None:
@@ -193,7 +193,7 @@ class _Trade:
         # Of each level of the nesting: every image's unit, and every unit's parent.
         self.units = [cell, breast, np.arange(len(cell))]
         self.sizes = [np.bincount(unit).astype(np.float64) for unit in self.units]
-        indicator = (code[:, None] == told).astype(np.float64)
+        indicator = (code[:, None] == tested).astype(np.float64)
         means = [self._mean(level, indicator) for level in range(3)]
         self.parents = [_first(breast, cell), breast]
         self.pieces = [

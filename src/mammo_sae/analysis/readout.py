@@ -7,8 +7,8 @@ Features are an image's mean embedding over its cells (``embedding``) and its po
 - ``l1``: the same with an L1 penalty, on codes; ``k`` is the number of latents left in it;
 - ``pca``: L2, on the first ``k`` principal components of the discovery split's embeddings;
 - ``sparse``: k latents, those of largest standardised mean difference, and a logistic regression on
-  them (k-sparse probing, Gurnee et al., arXiv 2305.01610), which tells a concept that few latents
-  carry from one that many share.
+  them (k-sparse probing, Gurnee et al., arXiv 2305.01610), which separates a concept that few
+  latents carry from one that many share.
 
 Penalties are chosen by the AUROC of cross-validation over the discovery split's patients. Scores
 are AUROCs on other splits with patient-bootstrap intervals, one row per probe, target and split.

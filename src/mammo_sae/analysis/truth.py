@@ -1,4 +1,4 @@
-"""Verdicts against the plant: are the latents that really are artefacts called so?
+"""Verdicts against the ground truth: are the latents that really are artefacts called so?
 
 A phantom's external split holds the same artefacts as the others, but independent of every concept.
 There a latent that is a detector of an artefact keeps its AUROC for the artefact and loses the one
@@ -57,20 +57,20 @@ def run(
     cases = case.read_cases(images, reader.image_ids)
     table = read_table(latents)
     scores = reader.pooled(table["score"].iloc[0])
-    truth = plant(settings, cases, scores, read_table(confounds))
+    truth = ground_truth(settings, cases, scores, read_table(confounds))
     write_table(identity.label(summary(settings, truth)), output)
 
 
-def plant(
+def ground_truth(
     settings: TruthSettings,
     cases: pd.DataFrame,
     scores: np.ndarray,
     confounds: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Return one row per latent associated with the concept: external AUROCs, plant, calls.
+    """Return one row per latent associated with the concept: external AUROCs, truth, calls.
 
     Columns: latent, auroc (concept), per confounder c ``auroc_c`` and ``called_c``, ``called``
-    (for any planted one), ``plant`` (the planted confounder it detects best, "clean" or "").
+    (for any planted one), ``truth`` (the planted confounder it detects best, "clean" or "").
     """
     judged = associated(confounds[confounds["concept"] == settings.concept])
     found = judged.groupby("latent")["concept_auroc"].first().sort_index()
@@ -92,9 +92,9 @@ def plant(
     result["called"] = result[[f"called_{name}" for name in settings.planted]].any(axis=1)
     detected = result[[f"auroc_{name}" for name in settings.planted]].fillna(0.0).to_numpy()
     strongest = detected.argmax(axis=1) if len(result) else np.zeros(0, int)
-    result["plant"] = np.where(result["auroc"] >= settings.clean_auroc, "clean", "")
+    result["truth"] = np.where(result["auroc"] >= settings.clean_auroc, "clean", "")
     is_artefact = detected.max(axis=1, initial=0.0) >= settings.confounded_auroc
-    result.loc[is_artefact, "plant"] = np.array(settings.planted)[strongest][is_artefact]
+    result.loc[is_artefact, "truth"] = np.array(settings.planted)[strongest][is_artefact]
     return result
 
 
@@ -117,7 +117,7 @@ def _best_level(
     patients: np.ndarray,
     chosen: np.ndarray,
 ) -> np.ndarray:
-    """Return for each latent its AUROC for the level of `column` it tells best, at least 0.5."""
+    """Return each latent's AUROC, at least 0.5, for the level of `column` it discriminates best."""
     here = column.notna().to_numpy()
     text = column[here].astype(str).to_numpy()
     best = np.full(len(chosen), np.nan)
@@ -136,12 +136,12 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
     Clopper-Pearson's over latents.
     """
     rows = []
-    clean = truth["plant"] == "clean"
+    clean = truth["truth"] == "clean"
     for name in (*settings.planted, *settings.controls, "any"):
         role = "null" if name in settings.controls else "planted"
         called = truth["called"] if name == "any" else truth[f"called_{name}"]
         if role == "planted":
-            mine = (truth["plant"] == name) if name != "any" else ~clean & (truth["plant"] != "")
+            mine = (truth["truth"] == name) if name != "any" else ~clean & (truth["truth"] != "")
             rows.append((name, role, "recall", *_share(called[mine], f"confounded by {name}")))
         innocent, group = clean, "clean"
         if role == "null":

@@ -1,16 +1,16 @@
 """The rule that turns a latent's numbers for a concept and a confounder into a word and a reason.
 
 A latent that the confirmation split does not associate with the concept is ``not associated``:
-nothing is confounded where there is no association. Of the others, z *tells the concept* if the
-bound of the stratified AUROC's interval that lies nearer to 0.5 exceeds it by
-`min_concept_excess`, in the direction of the association. z *tells the confounder* if q < `alpha`
-and the conditional AUROC lies at least `min_confounder_excess` from 0.5. Telling it makes z suspect
+nothing is confounded where there is no association. Of the others, z *discriminates the concept* if
+the bound of the stratified AUROC's interval that lies nearer to 0.5 exceeds it by
+`min_concept_excess`, in the direction of the association. z *discriminates the confounder* if q <
+`alpha` and the conditional AUROC lies at least `min_confounder_excess` from 0.5. Then z is suspect
 where the confounder can explain the association, since it goes with the concept (`association_p`
 < `alpha`), and does: less than `min_kept` of the crude excess over 0.5 remains within its levels,
-or z tells the confounder better than the concept, each with the other held fixed.
+or z discriminates the confounder better than the concept, each with the other held fixed.
 
 =================== ======================================== ====================
-..                  tells the concept                        does not
+..                  discriminates the concept                does not
 =================== ======================================== ====================
 suspect             ``mixed``                                ``confounded``, or ``anatomy`` where
                                                              the confounder is tissue, pose or age
@@ -52,8 +52,8 @@ def associated(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["concept_auroc"].notna() & (rows["verdict"] != UNASSOCIATED)]
 
 
-def tells(settings: ConfoundSettings, row: dict[str, Any]) -> bool:
-    """Say whether the latent tells the confounder, the concept held fixed."""
+def discriminates(settings: ConfoundSettings, row: dict[str, Any]) -> bool:
+    """Return whether the latent discriminates the confounder, the concept held fixed."""
     excess = abs(row["conditional_auroc"] - 0.5)
     return bool(row["q"] < settings.alpha and excess >= settings.min_confounder_excess)
 
@@ -73,8 +73,8 @@ def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
     sign = np.sign(row["concept_auroc"] - 0.5) or 1.0
     bound = row["stratified_auroc_low"] if sign > 0 else row["stratified_auroc_high"]
     within = sign * (row["stratified_auroc"] - 0.5)
-    tells_concept = sign * (bound - 0.5) > settings.min_concept_excess
-    told = tells(settings, row)
+    shows_concept = sign * (bound - 0.5) > settings.min_concept_excess
+    shows_confounder = discriminates(settings, row)
     explained = row["kept"] < settings.min_kept
     dominated = abs(row["conditional_auroc"] - 0.5) > within
     numbers = (
@@ -83,21 +83,24 @@ def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
         f"{concept} is {row['conditional_auroc']:.2f} (q {row['q']:.3f})"
     )
     goes = row["association_p"] < settings.alpha
-    if told and goes and (explained or dominated):
+    if shows_confounder and goes and (explained or dominated):
         why = [f"under {settings.min_kept:.0%} of the association remains"] if explained else []
-        why += [f"it tells {confounder} better than {concept}"] if dominated else []
+        why += [f"it discriminates {confounder} better than {concept}"] if dominated else []
         if row["artefact_lift_low"] > 1 and not row["artefact_lift"] <= row["concept_lift"]:
             why.append(f"it fires on the artefact ({row['artefact_lift']:.1f} times chance)")
-        word = MIXED if tells_concept else CONFOUNDED
+        word = MIXED if shows_concept else CONFOUNDED
         if word == CONFOUNDED and row["kind"] == "anatomical":
             word = ANATOMY
         return word, f"{numbers}: {' and '.join(why)}"
     beside = f"{confounder} does not explain the association"
-    if told and not goes:
+    if shows_confounder and not goes:
         beside = f"{confounder} does not go with {concept} (p {row['association_p']:.2f})"
-    if tells_concept:
-        return ALIGNED, f"{numbers}: it tells {concept} by itself, and {beside}"
-    return UNRESOLVED, f"{numbers}: by itself it does not surely tell {concept}, yet {beside}"
+    if shows_concept:
+        return ALIGNED, f"{numbers}: it discriminates {concept} by itself, and {beside}"
+    return (
+        UNRESOLVED,
+        f"{numbers}: by itself it does not surely discriminate {concept}, yet {beside}",
+    )
 
 
 def _instead(settings: ConfoundSettings, row: dict[str, Any]) -> str:
@@ -105,4 +108,6 @@ def _instead(settings: ConfoundSettings, row: dict[str, Any]) -> str:
     if row["problem"]:
         return f", and {row['confounder']} can't be tested: {row['problem']}"
     measured = f"{row['confounder']} (AUROC {row['conditional_auroc']:.2f}, q {row['q']:.3f})"
-    return f"; it tells {measured}" if tells(settings, row) else f", nor does it tell {measured}"
+    if discriminates(settings, row):
+        return f"; it discriminates {measured}"
+    return f", nor does it discriminate {measured}"

@@ -148,8 +148,8 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
     ax = fig.add_axes((0.115, 0.45 / height, 0.505, tall / height))
     tested = rows["latent"].nunique()
     rows = associated(rows)
-    gravest = overall(rows)
-    lines = [("gravest of all", gravest["verdict"])]
+    severest = overall(rows)
+    lines = [("most severe of all", severest["verdict"])]
     lines += [(n, rows.loc[rows["confounder"] == n, "verdict"]) for n in reversed(names)]
     for y, (_, verdicts) in enumerate(lines):
         left = 0
@@ -166,7 +166,7 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
                 edgecolor="white",
                 linewidth=0.8,
             )
-            if count / len(gravest) > 0.025:
+            if count / len(severest) > 0.025:
                 dark = verdict == INSUFFICIENT
                 ax.text(
                     left + count / 2,
@@ -180,13 +180,13 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
                 )
             left += count
     ax.axhline(0.5, color=style.INK, linewidth=0.8)
-    ax.set_xlim(0, max(len(gravest), 1))
+    ax.set_xlim(0, max(len(severest), 1))
     ax.set_ylim(-0.5, len(lines) - 0.5)
     ax.set_yticks(range(len(lines)), [style.words(name) for name, _ in lines])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("associated latents")
-    ax.set_title(f"verdicts of the {len(gravest)} associated latents of {tested} tested")
+    ax.set_title(f"verdicts of the {len(severest)} associated latents of {tested} tested")
 
 
 def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int]) -> None:
@@ -214,10 +214,10 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
     ax.set_xticks(range(len(names)), [style.words(n) for n in names], rotation=35, ha="left")
     ax.xaxis.tick_top()
     ax.set_yticks(range(len(shown)), [str(latent) for latent in shown], size=6.5)
-    gravest = overall(here).set_index("latent")["verdict"]
+    severest = overall(here).set_index("latent")["verdict"]
     for label, latent in zip(ax.get_yticklabels(), shown, strict=True):
-        faint = gravest[latent] == UNASSOCIATED
-        label.set_color(style.FAINT if faint else style.VERDICT_COLOURS[gravest[latent]])
+        faint = severest[latent] == UNASSOCIATED
+        label.set_color(style.FAINT if faint else style.VERDICT_COLOURS[severest[latent]])
         label.set_fontweight("normal" if faint else "bold")
     ax.tick_params(length=0)
     for spine in ax.spines.values():
@@ -229,7 +229,7 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
     bar = fig.add_axes((0.7, 1 - (1.5 + tall + 0.2) / height, 0.285, 0.1 / height))
     fig.colorbar(picture, cax=bar, orientation="horizontal")
     bar.set_xlabel(
-        "what the latent tells of it, concept held fixed\n(2 AUROC − 1); dots: suspect; "
+        "discrimination by the latent, concept held fixed\n(2 AUROC − 1); dots: suspect; "
         "grey: not associated",
         size=8,
     )

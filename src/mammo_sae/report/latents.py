@@ -425,7 +425,7 @@ def _badges(
         if word in SUSPECT:
             names = verdicts.loc[latent, "confounders"].split(", ")
         elif word == UNASSOCIATED and verdicts.loc[latent, "discriminates"]:
-            names, verb = verdicts.loc[latent, "discriminates"].split(", "), "tells"
+            names, verb = verdicts.loc[latent, "discriminates"].split(", "), "discriminates"
     faint = word in {INSUFFICIENT, UNASSOCIATED, "not tested"}
     fill = style.VERDICT_COLOURS.get(word, style.RULE)
     _badge(canvas, top, word, style.INK if faint else "white", fill, "none")

@@ -232,7 +232,7 @@ def _verdicts(
     encoders: dict[str, str],
 ) -> None:
     """Share of each verdict among the associated latents; a bar per encoder, layer by layer."""
-    ax.set_title("gravest verdict, associated latents")
+    ax.set_title("most severe verdict, associated latents")
     tested = verdicts[verdicts["concept"] == concept]
     here = associated(tested)
     if here.empty:
@@ -277,12 +277,12 @@ def _readability(
 ) -> None:
     """Best AUROC for each confounder among the latents tested for any concept."""
     palette = style.colours(confounders, style.CONFOUNDER_COLOURS)
-    ax.set_title("how well the best tested latent tells each confounder (AUROC)")
+    ax.set_title("how well the best tested latent discriminates each confounder (AUROC)")
     if tested["confounder_auroc"].isna().all():
         style.empty(ax, style.reasons(tested), 60)
         return
-    told = np.maximum(tested["confounder_auroc"], 1 - tested["confounder_auroc"])
-    best = tested.assign(told=told).groupby(["encoder", "layer", "confounder"])["told"].max()
+    auroc = np.maximum(tested["confounder_auroc"], 1 - tested["confounder_auroc"])
+    best = tested.assign(auroc=auroc).groupby(["encoder", "layer", "confounder"])["auroc"].max()
     _axis(ax, layers)
     markers = dict(zip(encoders, "os^DvP", strict=False))
     for confounder, colour in palette.items():

@@ -21,7 +21,7 @@ from mammo_sae.report.verdicts import ON, SIGNIFICANT
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
-TOP = 10  # latents of highest discovery AUROC whose place is told
+TOP = 10  # latents of highest discovery AUROC whose place is counted
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -74,7 +74,7 @@ def run(
         f"<p><b>Which latents carry a concept</b>, in the {html.escape(split)} split. "
         f"<i>Associated</i>: an AUROC above or below 0.5 with q below {SIGNIFICANT:g}, of all "
         f"latents. <i>On the lesion</i>: of the {TOP} latents that the discovery split ranks "
-        "first, where that can be told. <i>Tested</i>: associated latents that were tested for "
+        "first, where that is known. <i>Tested</i>: associated latents that were tested for "
         "other causes of their association; the columns after it say what they turned out to be. "
         "Latents that are not associated are counted nowhere.</p>"
     ]

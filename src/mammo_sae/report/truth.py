@@ -23,13 +23,13 @@ def run(*, truth: Path, output: Path) -> None:
     Parameters
     ----------
     truth
-        Table of all SAEs' verdicts against the plant.
+        Table of all SAEs' verdicts against the ground truth.
     output
         PNG to write.
     """
     table = read_table(truth)
     if table.empty:
-        style.absent(output, "Verdicts against the plant", "the table truth has no row")
+        style.absent(output, "Verdicts against the ground truth", "the table truth has no row")
         return
     encoders = sorted(table["encoder"].unique())
     table = table.assign(run=[_name(row) for row in table.to_dict("records")])
@@ -47,7 +47,7 @@ def run(*, truth: Path, output: Path) -> None:
     with style.figure(output, width, height) as fig:
         style.heading(
             fig,
-            f"Verdicts against the plant · {style.words(table['concept'].iloc[0])}",
+            f"Verdicts against the ground truth · {style.words(table['concept'].iloc[0])}",
             "called: verdict confounded or mixed; 95 % Clopper-Pearson intervals over latents",
         )
         grid = fig.add_gridspec(

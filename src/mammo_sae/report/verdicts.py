@@ -26,8 +26,8 @@ def run(
         Tables of all SAEs.
     output_csv, output_parquet
         Tables to write: identity, concept, latent, rank_auroc (discovery), auroc with interval and
-        q (confirmation), verdict (the gravest), the confounders that have it and its reason, what
-        the latent discriminates, where (see `location`; empty: not estimable), energy_lift,
+        q (confirmation), verdict (the most severe), the confounders that have it and its reason,
+        what the latent discriminates, where (see `location`; empty: not estimable), energy_lift,
         pointing.
     """
     keys = [*IDENTITY, "concept", "latent"]
@@ -53,31 +53,32 @@ def run(
 
 
 def overall(confounds: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per SAE, concept and latent: its gravest verdict and the confounders with it.
+    """Return one row per SAE, concept and latent: the most severe verdict, its confounders.
 
     A latent that any confounder explains is confounded, whatever the others say; it is insufficient
     only if no confounder could be tested. One that is not associated with the concept is so for
     every confounder. Columns: encoder, layer, sae, seed, concept, latent, concept_auroc, verdict,
-    confounders (names, with commas), reason (that of the confounder it tells best among these),
-    discriminates (what the latent tells with the concept held fixed, best first, with its AUROC).
+    confounders (names, with commas), reason (that of the confounder among these that it
+    discriminates best), discriminates (columns that it discriminates with the concept held fixed,
+    best first, with its AUROC).
     """
     keys = [*IDENTITY, "concept", "latent"]
     rows = confounds.assign(
         severity=confounds["verdict"].map({word: i for i, word in enumerate(SEVERITY)}),
         size=confounds["effect"].abs().fillna(-1.0),
-        told=[
+        measured=[
             f"{name} {auroc:.2f}"
             for name, auroc in zip(
                 confounds["confounder"], confounds["conditional_auroc"], strict=True
             )
         ],
     ).sort_values([*keys, "size"], ascending=[True] * len(keys) + [False], kind="stable")
-    told = rows[rows["discriminates"].astype(bool)].groupby(keys)["told"].agg(", ".join)
-    gravest = rows[rows["severity"] == rows.groupby(keys)["severity"].transform("min")]
-    first = gravest.drop_duplicates(keys)[[*keys, "concept_auroc", "verdict", "reason"]]
-    names = gravest.sort_values("confounder").groupby(keys)["confounder"].agg(", ".join)
+    measured = rows[rows["discriminates"].astype(bool)].groupby(keys)["measured"].agg(", ".join)
+    severest = rows[rows["severity"] == rows.groupby(keys)["severity"].transform("min")]
+    first = severest.drop_duplicates(keys)[[*keys, "concept_auroc", "verdict", "reason"]]
+    names = severest.sort_values("confounder").groupby(keys)["confounder"].agg(", ".join)
     result = first.merge(names.rename("confounders").reset_index(), on=keys, validate="1:1")
-    result = result.merge(told.rename("discriminates").reset_index(), on=keys, how="left")
+    result = result.merge(measured.rename("discriminates").reset_index(), on=keys, how="left")
     return result.assign(discriminates=result["discriminates"].fillna(""))
 
 
