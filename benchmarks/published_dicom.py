@@ -191,14 +191,14 @@ def gdcm_again(path: Path, target: Path, syntax: str) -> None:
 def seen(path: Path) -> tuple:
     """Return all that we read of a file: stored values, what is said of them, canonical images."""
     from mammo_sae.dicom.canonical import canonical_image
-    from mammo_sae.dicom.pixels import display_values, read_pixels, stored_values
+    from mammo_sae.dicom.pixels import display_values, read_pixels, signed_values
     from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings
 
-    header, codes = read_pixels(path)
+    header, read = read_pixels(path)
     size = {"height": ROWS, "width": COLUMNS}
-    images = [canonical_image(header, codes, kind(**size)) for kind in (ClinicalSettings,)]
-    images.append(canonical_image(header, codes, MammoClipSettings(**size)))
-    values = stored_values(header)[codes], display_values(header)[codes]
+    images = [canonical_image(header, read, kind(**size)) for kind in (ClinicalSettings,)]
+    images.append(canonical_image(header, read, MammoClipSettings(**size)))
+    values = signed_values(header)[read], display_values(header)[read]
     facts = (header.acquisition, header.windows, header.padding, header.spacing_mm, header.notices)
     return [*values, *(image.pixels for image in images)], facts
 
@@ -242,7 +242,7 @@ def compare_stored(files: list[Path]) -> int:
     """Print and return in how many files GDCM's stored values are not ours."""
     import gdcm
 
-    from mammo_sae.dicom.pixels import read_pixels, stored_values
+    from mammo_sae.dicom.pixels import read_pixels, signed_values
 
     differing = 0
     for path in files:
@@ -256,9 +256,9 @@ def compare_stored(files: list[Path]) -> int:
             gdcm.PixelFormat.INT16: "<i2",
         }[image.GetPixelFormat().GetScalarType()]
         content = image.GetBuffer().encode("utf-8", errors="surrogateescape")
-        header, codes = read_pixels(path)
-        theirs = np.frombuffer(content, kind).reshape(codes.shape)
-        differing += not np.array_equal(theirs, stored_values(header)[codes])
+        header, read = read_pixels(path)
+        theirs = np.frombuffer(content, kind).reshape(read.shape)
+        differing += not np.array_equal(theirs, signed_values(header)[read])
     print(f"{'GDCM, stored values':45s} {len(files):3d} files, {differing} differ")
     return differing
 
@@ -269,7 +269,7 @@ def compare_shown(files: list[Path]) -> int:
 
     worst: dict[str, list[tuple[float, bool]]] = {}
     for path in files:
-        header, codes = read_pixels(path)
+        header, read = read_pixels(path)
         # DCMTK makes 16 bits of n by appending zeros, where it has no window to compute.
         step = 65536 / (1 << header.bits_stored)
         if header.voi_luts:
@@ -284,7 +284,7 @@ def compare_shown(files: list[Path]) -> int:
             ]
         ways.append(("nominal range", ["-W"], {"voi": "none"}, step))
         for name, options, ours, allowed in ways:
-            shown = display_values(header, **ours)[codes] * 65535
+            shown = display_values(header, **ours)[read] * 65535
             plain = str(path.with_suffix(".plain"))
             theirs = pnm(run("dcm2pnm", "-O", "+opw", *options, plain))
             off = float(np.abs(shown - theirs).max())
@@ -309,7 +309,7 @@ def compare_public() -> int:
     differing, found = 0, 0
     for path in public_files():
         try:
-            header, codes = read_pixels(path)
+            header, read = read_pixels(path)
         except Refusal:
             continue
         compressed = getattr(uid, header.syntax).is_compressed
@@ -318,7 +318,7 @@ def compare_public() -> int:
         theirs = pnm(run("dcm2pnm", "-O", "+opw", "+Wi", "1", str(path)))
         whole = float(header.slope).is_integer() and float(header.intercept).is_integer()
         allowed = 1.01 if whole else 1.01 + 65535 / header.windows[0].width
-        off = np.abs(display_values(header)[codes] * 65535 - theirs).max()
+        off = np.abs(display_values(header)[read] * 65535 - theirs).max()
         differing += off > allowed
         found += 1
         if off > allowed:

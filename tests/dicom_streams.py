@@ -8,8 +8,8 @@ import imagecodecs
 import numpy as np
 from pydicom import uid
 
-# JPEG streams carry codes, whose sign the header alone tells; those of JPEG 2000 have a sign.
-CODES = {
+# JPEG streams carry values without a sign, which the header alone gives. JPEG 2000 has signs.
+ENCODERS = {
     uid.JPEGBaseline8Bit: partial(imagecodecs.jpeg_encode, level=100),
     uid.JPEGExtended12Bit: partial(imagecodecs.jpeg_encode, level=100, bitspersample=12),
     uid.JPEGLossless: partial(imagecodecs.jpeg_encode, lossless=True, predictor=6),
@@ -31,6 +31,6 @@ def encoded(stored: np.ndarray, bits: int, syntax: str) -> bytes:
     if syntax in VALUES:
         depth = {"bitspersample": bits} if syntax in {uid.JPEG2000, uid.JPEG2000Lossless} else {}
         return bytes(VALUES[syntax](stored, **depth))
-    codes = stored.view(f"u{stored.dtype.itemsize}") & ((1 << bits) - 1)
+    values = stored.view(f"u{stored.dtype.itemsize}") & ((1 << bits) - 1)
     depth = {"bitspersample": bits} if syntax in {uid.JPEGLossless, uid.JPEGLosslessSV1} else {}
-    return bytes(CODES[syntax](codes.astype("u1" if bits <= 8 else "u2"), **depth))
+    return bytes(ENCODERS[syntax](values.astype("u1" if bits <= 8 else "u2"), **depth))

@@ -297,9 +297,9 @@ def outcome(path: Path) -> str:
     found = "converted"
     for settings in PREPROCESSINGS:
         try:
-            header, codes = read_pixels(path)
+            header, read = read_pixels(path)
             judge_header(header, Expected("L", "CC"), WARN)
-            canonical = canonical_image(header, codes, settings)
+            canonical = canonical_image(header, read, settings)
             assert canonical.pixels.shape == (settings.height, settings.width)
             judge_image(canonical, Expected("L", "CC"), WARN)
             assert np.isfinite(canonical.geometry.affine).all()

@@ -533,7 +533,7 @@ def outcome_of(content: bytes, path: Path, expected: Expected) -> Outcome:
     notices: set[Reason] = set()
     for settings in SETTINGS:
         try:
-            header, codes = read_pixels(path)
+            header, read = read_pixels(path)
             coding = {
                 "acquisition": header.acquisition,
                 "windows": len(header.windows),
@@ -541,7 +541,7 @@ def outcome_of(content: bytes, path: Path, expected: Expected) -> Outcome:
                 "spacing": tuple(np.nan_to_num(header.spacing_mm)),
             }
             notices.update(judge_header(header, expected, fuzz.WARN))
-            canonical = canonical_image(header, codes, settings)
+            canonical = canonical_image(header, read, settings)
             notices.update(judge_image(canonical, expected, fuzz.WARN))
             found += [canonical.pixels, canonical.breast, canonical.geometry.affine]
         except Refusal as refusal:
@@ -980,8 +980,8 @@ def claims_a_sign(random: Random) -> Claimed:
     stored = stored - ((1 << (bits - 1)) if is_signed else 0)
     file = as_picture_file(Meaning(bits, bool(says_signed)), stored, random)
     # The bits alone: what goes on above them is another claim.
-    codes = stored & ((1 << bits) - 1)
-    file.stored = codes - ((codes >> (bits - 1)) << bits) if says_signed else codes
+    raw = stored & ((1 << bits) - 1)
+    file.stored = raw - ((raw >> (bits - 1)) << bits) if says_signed else raw
     file.allocated = 16
     return Claimed(file, frozenset({Reason.SIGN} if is_signed != says_signed else ()))
 
@@ -1053,9 +1053,9 @@ def claimed(number: int, random: Random, path: Path) -> str:
     path.write_bytes(claim.file.write())
     where = f"{make.__name__}: {claim.file.header!s:.1500}"
     try:
-        header, codes = read_pixels(path)
+        header, read = read_pixels(path)
         notices = set(judge_header(header, Expected("L", "CC"), fuzz.WARN))
-        canonical = canonical_image(header, codes, SETTINGS[0])
+        canonical = canonical_image(header, read, SETTINGS[0])
     except Refusal as refusal:
         assert claim.refused and claim.reasons == {refusal.reason}, f"{refusal}: {where}"
         return "refused as it must be"

@@ -96,19 +96,19 @@ def test_area_weights_conserve_what_falls_inside(source, target, scale, offset):
 
 def test_rows_taken_in_blocks_are_the_whole_image_resampled():
     rng = np.random.default_rng(1)
-    codes, table = rng.integers(0, 4096, (121, 83), dtype=np.uint16), rng.random(4096, np.float32)
+    stored, table = rng.integers(0, 4096, (121, 83), dtype=np.uint16), rng.random(4096, np.float32)
     for base in GEOMETRIES:
         whole = replace(base, crop=(0, 0, 83, 121))
         vertical = area_weights(121, whole.height, whole.scale_y, whole.offset_y)
         horizontal = area_weights(83, whole.width, whole.scale_x, whole.offset_x)
-        shown = table[codes][:, ::-1] if whole.flipped else table[codes]
+        shown = table[stored][:, ::-1] if whole.flipped else table[stored]
         expected = (horizontal @ (vertical @ shown).T).T
-        np.testing.assert_allclose(whole.resample(codes, table), expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(whole.resample(stored, table), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_a_whole_number_factor_averages_blocks():
     rng = np.random.default_rng(0)
-    codes, table = rng.integers(0, 100, (12, 20), dtype=np.uint16), rng.random(100, np.float32)
+    stored, table = rng.integers(0, 100, (12, 20), dtype=np.uint16), rng.random(100, np.float32)
     geometry = Geometry((0, 0, 20, 12), False, 0.25, 0.25, 0.0, 0.0, 3, 5)
-    expected = table[codes].reshape(3, 4, 5, 4).mean(axis=(1, 3))
-    np.testing.assert_allclose(geometry.resample(codes, table), expected, rtol=1e-5)
+    expected = table[stored].reshape(3, 4, 5, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(geometry.resample(stored, table), expected, rtol=1e-5)

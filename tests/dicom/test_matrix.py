@@ -7,7 +7,7 @@ import pytest
 from pydicom import Sequence, uid
 
 from mammo_sae.dicom.canonical import canonical_image
-from mammo_sae.dicom.pixels import read_pixels, stored_values
+from mammo_sae.dicom.pixels import read_pixels, signed_values
 from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings
 from mammo_sae.phantom.image import render
 from mammo_sae.phantom.plan import plan_patient
@@ -143,8 +143,8 @@ def test_every_lossy_coding_is_read_back_within_its_tolerance(
 ):
     stored, elements = coded(grey, voi, photometric, signed, lut_item)
     path = write_dicom(tmp_path / "a.dcm", stored, bits=BITS, compress=syntax, **elements)
-    header, codes = read_pixels(path)
-    off = np.abs(stored_values(header)[codes] - stored)
+    header, read = read_pixels(path)
+    off = np.abs(signed_values(header)[read] - stored)
     assert 0 < off.max() <= OFF[syntax]
     assert np.abs(canonical(path, voi).astype(int) - as_shown(grey)).max() <= TOLERANCE
 

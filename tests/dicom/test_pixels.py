@@ -58,8 +58,8 @@ def test_inversion_uses_the_nominal_range_not_the_values_that_occur(tmp_path, wr
     one = write_dicom(
         tmp_path / "1.dcm", stored, PhotometricInterpretation="MONOCHROME1", **elements
     )
-    header, codes = read_pixels(one)
-    np.testing.assert_allclose(display_values(header)[codes], 1 - stored / 4096, atol=1e-6)
+    header, read = read_pixels(one)
+    np.testing.assert_allclose(display_values(header)[read], 1 - stored / 4096, atol=1e-6)
 
 
 def test_an_8_bit_voi_lut_on_12_bit_pixels_is_indexed_beyond_255(tmp_path, write_dicom, lut_item):
@@ -67,8 +67,8 @@ def test_an_8_bit_voi_lut_on_12_bit_pixels_is_indexed_beyond_255(tmp_path, write
     item = lut_item(lut, 0, 8)
     stored = np.array([[0, 255], [256, 4095]], np.uint16)
     path = write_dicom(tmp_path / "a.dcm", stored, VOILUTSequence=Sequence([item]))
-    header, codes = read_pixels(path)
-    np.testing.assert_allclose(display_values(header)[codes] * 255, [[0, 15], [16, 255]], atol=1e-4)
+    header, read = read_pixels(path)
+    np.testing.assert_allclose(display_values(header)[read] * 255, [[0, 15], [16, 255]], atol=1e-4)
 
 
 def test_an_8_bit_lut_packed_as_bytes_is_read_as_bytes(tmp_path, write_dicom):
@@ -77,8 +77,8 @@ def test_an_8_bit_lut_packed_as_bytes_is_read_as_bytes(tmp_path, write_dicom):
     item.add_new("LUTData", "OW", bytes(range(256)))
     stored = np.array([[0, 7], [100, 255]], np.uint8)
     path = write_dicom(tmp_path / "a.dcm", stored, bits=8, VOILUTSequence=Sequence([item]))
-    header, codes = read_pixels(path)
-    np.testing.assert_allclose(display_values(header)[codes] * 255, stored, atol=1e-4)
+    header, read = read_pixels(path)
+    np.testing.assert_allclose(display_values(header)[read] * 255, stored, atol=1e-4)
 
 
 def test_a_modality_lut_comes_before_the_window(tmp_path, write_dicom, lut_item):
@@ -91,9 +91,9 @@ def test_a_modality_lut_comes_before_the_window(tmp_path, write_dicom, lut_item)
         WindowWidth=4096,
         VOILUTFunction="LINEAR_EXACT",
     )
-    header, codes = read_pixels(path)
+    header, read = read_pixels(path)
     expected = np.array([[4095, 0], [3071, 1024]]) / 4096
-    np.testing.assert_allclose(display_values(header)[codes], expected, atol=1e-6)
+    np.testing.assert_allclose(display_values(header)[read], expected, atol=1e-6)
 
 
 def test_words_of_a_lut_are_read_in_the_file_s_byte_order(tmp_path, write_dicom):
@@ -106,8 +106,8 @@ def test_words_of_a_lut_are_read_in_the_file_s_byte_order(tmp_path, write_dicom)
         syntax=uid.ExplicitVRBigEndian,
         VOILUTSequence=Sequence([item]),
     )
-    header, codes = read_pixels(path)
-    np.testing.assert_allclose(display_values(header)[codes] * 4095, [[4095, 4094, 0]], atol=1e-3)
+    header, read = read_pixels(path)
+    np.testing.assert_allclose(display_values(header)[read] * 4095, [[4095, 4094, 0]], atol=1e-3)
 
 
 @pytest.mark.parametrize(("slope", "first"), [(-1, -4095), (1, -2048)])
@@ -120,9 +120,9 @@ def test_a_voi_lut_may_begin_below_zero_whatever_the_slope(tmp_path, write_dicom
         RescaleIntercept=0 if slope < 0 else first,
         VOILUTSequence=Sequence([lut(np.arange(4096), first)]),
     )
-    header, codes = read_pixels(path)
+    header, read = read_pixels(path)
     expected = 4095 - stored if slope < 0 else stored
-    np.testing.assert_allclose(display_values(header)[codes] * 4095, expected, atol=1e-3)
+    np.testing.assert_allclose(display_values(header)[read] * 4095, expected, atol=1e-3)
 
 
 def lut(values: np.ndarray, first: int) -> Dataset:
@@ -140,9 +140,9 @@ def test_the_settings_choose_among_several_windows(tmp_path, write_dicom):
         WindowWidth=[100, 100],
         VOILUTFunction="LINEAR_EXACT",
     )
-    header, codes = read_pixels(path)
-    np.testing.assert_allclose(display_values(header, voi_index=0)[codes], [[0.5, 1]])
-    np.testing.assert_allclose(display_values(header, voi_index=1)[codes], [[0, 0.5]])
+    header, read = read_pixels(path)
+    np.testing.assert_allclose(display_values(header, voi_index=0)[read], [[0.5, 1]])
+    np.testing.assert_allclose(display_values(header, voi_index=1)[read], [[0, 0.5]])
     with pytest.raises(Refusal) as refused:
         display_values(header, voi_index=2)
     assert refused.value.reason is Reason.WINDOW
@@ -150,11 +150,11 @@ def test_the_settings_choose_among_several_windows(tmp_path, write_dicom):
 
 def test_without_a_window_or_on_request_the_nominal_range_is_shown(tmp_path, write_dicom):
     stored = np.array([[0, 4095]], np.uint16)
-    header, codes = read_pixels(write_dicom(tmp_path / "a.dcm", stored))
-    np.testing.assert_allclose(display_values(header)[codes], [[0, 1]])
+    header, read = read_pixels(write_dicom(tmp_path / "a.dcm", stored))
+    np.testing.assert_allclose(display_values(header)[read], [[0, 1]])
     windowed = write_dicom(tmp_path / "b.dcm", stored, WindowCenter=9, WindowWidth=2)
-    header, codes = read_pixels(windowed)
-    np.testing.assert_allclose(display_values(header, voi="none")[codes], [[0, 1]])
+    header, read = read_pixels(windowed)
+    np.testing.assert_allclose(display_values(header, voi="none")[read], [[0, 1]])
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -168,8 +168,8 @@ def test_padding_and_its_range_become_background(tmp_path, write_dicom, signed):
         PixelPaddingRangeLimit=values[1],
         PhotometricInterpretation="MONOCHROME1",
     )
-    header, codes = read_pixels(path)
-    shown = display_values(header)[codes][0]
+    header, read = read_pixels(path)
+    shown = display_values(header)[read][0]
     assert (shown[:2] == 0).all()
     assert (shown[2:] > 0).all()
 

@@ -12,7 +12,7 @@ from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.dicom import pixels
 from mammo_sae.dicom.canonical import canonical_image
-from mammo_sae.dicom.pixels import display_values, read_pixels, stored_values
+from mammo_sae.dicom.pixels import display_values, read_pixels, signed_values
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings
 
@@ -21,8 +21,8 @@ RAMP = np.linspace(0, 4095, 4800).astype(np.uint16).reshape(60, 80)
 
 
 def shown(path, **options) -> np.ndarray:
-    header, codes = read_pixels(path)
-    return display_values(header, **options)[codes]
+    header, read = read_pixels(path)
+    return display_values(header, **options)[read]
 
 
 @pytest.mark.parametrize("bits", [12, 14, 16])
@@ -51,8 +51,8 @@ def test_twelve_bits_in_a_header_of_sixteen_are_shown_in_full_with_a_notice(
 def test_pixels_that_go_on_above_bits_stored_are_read_whole(tmp_path, write_dicom, syntax):
     stored = np.linspace(0, 16383, 60 * 800).astype(np.uint16).reshape(60, 800)
     path = write_dicom(tmp_path / "a.dcm", stored, bits=12, compress=syntax)
-    header, codes = read_pixels(path)
-    np.testing.assert_array_equal(codes, stored)
+    header, read = read_pixels(path)
+    np.testing.assert_array_equal(read, stored)
     assert header.bits_stored == 14
     assert Reason.BITS_EXCEEDED in header.notices
 
@@ -64,8 +64,8 @@ def test_signed_pixels_that_go_on_above_bits_stored_are_read_whole(
 ):
     stored = np.linspace(low, high, 60 * 800).astype(np.int16).reshape(60, 800)
     path = write_dicom(tmp_path / "a.dcm", stored, bits=12, compress=syntax)
-    header, codes = read_pixels(path)
-    np.testing.assert_array_equal(stored_values(header)[codes], stored)
+    header, read = read_pixels(path)
+    np.testing.assert_array_equal(signed_values(header)[read], stored)
     assert Reason.BITS_EXCEEDED in header.notices
 
 
@@ -75,8 +75,8 @@ def test_signed_pixels_within_bits_stored_are_read_with_or_without_their_sign_ab
 ):
     stored = (RAMP.astype(np.int32) - 2048).astype(np.int16)
     written = stored if extended else stored & 4095
-    header, codes = read_pixels(write_dicom(tmp_path / "a.dcm", written, bits=12))
-    np.testing.assert_array_equal(stored_values(header)[codes], stored)
+    header, read = read_pixels(write_dicom(tmp_path / "a.dcm", written, bits=12))
+    np.testing.assert_array_equal(signed_values(header)[read], stored)
     assert header.notices == frozenset()
 
 
@@ -93,8 +93,8 @@ def test_a_signed_stream_of_more_bits_than_the_header_says_is_read_whole(
     dataset = pydicom.dcmread(path)
     dataset.BitsStored, dataset.HighBit = 10, 9
     dataset.save_as(path)
-    header, codes = read_pixels(path)
-    np.testing.assert_array_equal(stored_values(header)[codes], stored)
+    header, read = read_pixels(path)
+    np.testing.assert_array_equal(signed_values(header)[read], stored)
     assert Reason.BITS_EXCEEDED in header.notices
 
 
@@ -102,8 +102,8 @@ def test_what_lossy_coding_puts_beyond_the_range_is_at_its_end(tmp_path, write_d
     # Of values at both ends, the encoder's error of up to 2 leads beyond them.
     stored = np.where(np.random.default_rng(0).random((60, 80)) < 0.5, 4095, RAMP // 4)
     path = write_dicom(tmp_path / "a.dcm", stored.astype("u2"), compress=uid.JPEGLSNearLossless)
-    header, codes = read_pixels(path)
-    assert np.abs(codes.astype(int) - stored).max() <= 2
+    header, read = read_pixels(path)
+    assert np.abs(read.astype(int) - stored).max() <= 2
     assert header.bits_stored == 12
     assert Reason.BITS_EXCEEDED not in header.notices
 
@@ -163,8 +163,8 @@ def test_a_stream_of_more_bits_than_the_header_says_is_read_whole(tmp_path, writ
     dataset = pydicom.dcmread(path)
     dataset.BitsStored, dataset.HighBit = 10, 9
     dataset.save_as(path)
-    header, codes = read_pixels(path)
-    np.testing.assert_array_equal(codes, RAMP)
+    header, read = read_pixels(path)
+    np.testing.assert_array_equal(read, RAMP)
     assert Reason.BITS_EXCEEDED in header.notices
 
 
@@ -172,8 +172,8 @@ def test_flags_above_the_pixels_are_cut_off(tmp_path, write_dicom):
     flagged = RAMP.copy()
     flagged[10:30, 20:50] |= 0x8000
     path = write_dicom(tmp_path / "a.dcm", flagged, bits=12)
-    header, codes = read_pixels(path)
-    np.testing.assert_array_equal(codes, RAMP)
+    header, read = read_pixels(path)
+    np.testing.assert_array_equal(read, RAMP)
     assert header.bits_stored == 12
 
 
@@ -184,8 +184,8 @@ def test_flags_above_signed_pixels_without_their_sign_above_are_cut_off(tmp_path
     flagged = (stored & 4095).astype(np.uint16)
     flagged[10:30, 20:50] |= 0x8000
     path = write_dicom(tmp_path / "a.dcm", flagged.view(np.int16), bits=12)
-    header, codes = read_pixels(path)
-    np.testing.assert_array_equal(stored_values(header)[codes], stored)
+    header, read = read_pixels(path)
+    np.testing.assert_array_equal(signed_values(header)[read], stored)
     assert header.bits_stored == 12
 
 

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from mammo_sae.dicom.canonical import canonical_image
-from mammo_sae.dicom.pixels import display_values, read_pixels, stored_values
+from mammo_sae.dicom.pixels import display_values, read_pixels, signed_values
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings
 
@@ -96,11 +96,11 @@ def test_every_file_gives_the_values_that_pydicom_gives_or_the_right_reason(whee
     refused, wrong = {}, []
     for name, path in files.items():
         try:
-            header, codes = read_pixels(path)
+            header, read = read_pixels(path)
         except Refusal as refusal:
             refused[name] = refusal.reason
             continue
-        if not np.array_equal(stored_values(header)[codes], pydicom.dcmread(path).pixel_array):
+        if not np.array_equal(signed_values(header)[read], pydicom.dcmread(path).pixel_array):
             wrong.append(name)
     assert wrong == []
     assert refused == expected(wheel, files)
@@ -128,10 +128,10 @@ def test_every_file_that_decodes_becomes_a_canonical_image(wheel):
 @pytest.mark.parametrize("name", ["mlut_18.dcm", "vlut_04.dcm"])
 def test_lookup_tables_of_real_files_are_applied_as_pydicom_applies_them(name):
     path = FOLDERS["pydicom-data"] / name
-    header, codes = read_pixels(path)
+    header, read = read_pixels(path)
     dataset = pydicom.dcmread(path)
     values = pydicom.pixels.apply_modality_lut(dataset.pixel_array, dataset)
-    shown = display_values(header)[codes]
+    shown = display_values(header)[read]
     if name == "vlut_04.dcm":
         assert header.voi_luts
         values = pydicom.pixels.apply_voi(values, dataset)

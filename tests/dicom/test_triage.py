@@ -178,8 +178,8 @@ def test_an_orientation_that_the_pixels_contradict_is_noticed(
     stored = np.rint(picture(side=side) * 4095).astype(np.uint16)
     across = "R" if side == "L" else "L"
     path = write_dicom(tmp_path / "a.dcm", stored, PatientOrientation=[along, across])
-    header, codes = read_pixels(path)
-    canonical = canonical_image(header, codes, ClinicalSettings(height=60, width=40))
+    header, read = read_pixels(path)
+    canonical = canonical_image(header, read, ClinicalSettings(height=60, width=40))
     contradicts = (along == "A") != (side == "L")
     assert (Reason.ORIENTATION in canonical.notices) == contradicts
     expected = [Reason.ORIENTATION] if contradicts else []

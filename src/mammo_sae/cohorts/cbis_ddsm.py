@@ -294,28 +294,28 @@ def _extent(
     found, why = None, "there is no such file"
     for path in files:
         try:
-            _, codes = read_image(path)
+            _, stored = read_image(path)
         except Refusal:
             why = "the file can't be read"
             continue
         # The crop is smaller, unless the abnormality fills the film: then it is not two-valued.
-        if not _is_mask(codes):
+        if not _is_mask(stored):
             why = "no file is an image of two values" if found is None else why
             continue
-        if not _same_aspect(codes.shape, (size[0], size[1])):
+        if not _same_aspect(stored.shape, (size[0], size[1])):
             why = "the mask has another shape than its film"
             continue
-        marked = codes > codes.max() // 2
+        marked = stored > stored.max() // 2
         y, x = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
         # Some masks were saved smaller or larger than their film.
-        down, across = size[0] / codes.shape[0], size[1] / codes.shape[1]
+        down, across = size[0] / stored.shape[0], size[1] / stored.shape[1]
         found = (
             float(x[0] * across),
             float(y[0] * down),
             float((x[-1] + 1) * across),
             float((y[-1] + 1) * down),
         )
-        if codes.shape == size:
+        if stored.shape == size:
             break
     return found, why
 
@@ -325,13 +325,13 @@ def _same_aspect(one: tuple[int, ...], other: tuple[int, int]) -> bool:
     return abs(one[0] * other[1] - one[1] * other[0]) <= 0.01 * one[0] * other[1]
 
 
-def _is_mask(codes: np.ndarray) -> bool:
+def _is_mask(stored: np.ndarray) -> bool:
     """Say whether an image is a mask: of two values, or three where it was once scaled.
 
     JPEG leaves its edges a little blurred.
     """
-    most = int(codes.max())
-    if len(np.unique(codes)) in (2, 3):
-        return int(codes.min()) == 0
-    sharp = (codes <= most // 8) | (codes >= most - most // 8)
-    return most > 0 and bool(sharp.mean() > 0.99) and int(codes.min()) < most
+    most = int(stored.max())
+    if len(np.unique(stored)) in (2, 3):
+        return int(stored.min()) == 0
+    sharp = (stored <= most // 8) | (stored >= most - most // 8)
+    return most > 0 and bool(sharp.mean() > 0.99) and int(stored.min()) < most

@@ -11,7 +11,7 @@ from mammo_sae.dicom.breast import breast_mask, is_on_the_right
 from mammo_sae.dicom.geometry import Geometry
 from mammo_sae.dicom.header import Header
 from mammo_sae.dicom.padding import with_believed_padding
-from mammo_sae.dicom.pixels import display_values, stored_values
+from mammo_sae.dicom.pixels import display_values, signed_values
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import (
     AsIsSettings,
@@ -48,12 +48,12 @@ class Canonical:
         return geometry.flipped != is_on_the_right(self.breast[:, :width])
 
 
-def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings) -> Canonical:
+def canonical_image(header: Header, stored: np.ndarray, settings: ImagesSettings) -> Canonical:
     """Preprocess one image.
 
     Parameters
     ----------
-    header, codes
+    header, stored
         As `mammo_sae.dicom.files.read_image` returns them.
     settings
         Which preprocessing, and its parameters.
@@ -65,14 +65,14 @@ def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings)
     """
     padding: frozenset[Reason] = frozenset()
     if isinstance(settings, MammoClipSettings):
-        pixels, geometry = _mammo_clip(header, codes, settings.height, settings.width)
+        pixels, geometry = _mammo_clip(header, stored, settings.height, settings.width)
     else:
-        shown, padding = _shown(header, codes, settings)
+        shown, padding = _shown(header, stored, settings)
         if isinstance(settings, ClinicalSettings):
-            pixels, geometry = _clinical(shown, codes, settings)
+            pixels, geometry = _clinical(shown, stored, settings)
         else:
-            pixels, geometry = _as_is(shown, codes, settings)
-    resized = isinstance(settings, AsIsSettings) and codes.shape != pixels.shape
+            pixels, geometry = _as_is(shown, stored, settings)
+    resized = isinstance(settings, AsIsSettings) and stored.shape != pixels.shape
     notices = _notices(header, pixels, settings) | padding
     canonical = Canonical(pixels, breast_mask(pixels), geometry, resized, notices)
     if not _lies_as_said(header, canonical):
@@ -81,16 +81,16 @@ def canonical_image(header: Header, codes: np.ndarray, settings: ImagesSettings)
 
 
 def _shown(
-    header: Header, codes: np.ndarray, settings: ClinicalSettings | AsIsSettings
+    header: Header, stored: np.ndarray, settings: ClinicalSettings | AsIsSettings
 ) -> tuple[np.ndarray, frozenset[Reason]]:
-    """Return the display value of every code, and what was noticed about the padding."""
+    """Return the display value of every stored value, and what was noticed about the padding."""
     options = {"voi": "none"}
     if isinstance(settings, ClinicalSettings):
         options = {"voi": settings.voi, "voi_index": settings.voi_index}
     unpadded = display_values(replace(header, padding=None), **options)
     if header.padding is None:
         return unpadded, frozenset()
-    header, found = with_believed_padding(header, codes, unpadded)
+    header, found = with_believed_padding(header, stored, unpadded)
     return display_values(header, **options), found
 
 
@@ -116,33 +116,33 @@ def _notices(header: Header, pixels: np.ndarray, settings: ImagesSettings) -> fr
 
 
 def _clinical(
-    shown: np.ndarray, codes: np.ndarray, settings: ClinicalSettings
+    shown: np.ndarray, stored: np.ndarray, settings: ClinicalSettings
 ) -> tuple[np.ndarray, Geometry]:
-    step = max(1, max(codes.shape) // THUMBNAIL)
-    thumbnail = shown[codes[::step, ::step]]
+    step = max(1, max(stored.shape) // THUMBNAIL)
+    thumbnail = shown[stored[::step, ::step]]
     if thumbnail.min() == thumbnail.max():
-        _check_content(shown, codes)
+        _check_content(shown, stored)
     flipped = is_on_the_right(breast_mask(np.rint(thumbnail * 255).astype(np.uint8)))
-    geometry = _whole_image(codes, settings.height, settings.width, flipped=flipped)
-    return _resampled(geometry, codes, shown), geometry
+    geometry = _whole_image(stored, settings.height, settings.width, flipped=flipped)
+    return _resampled(geometry, stored, shown), geometry
 
 
 def _as_is(
-    shown: np.ndarray, codes: np.ndarray, settings: AsIsSettings
+    shown: np.ndarray, stored: np.ndarray, settings: AsIsSettings
 ) -> tuple[np.ndarray, Geometry]:
-    _check_content(shown, codes)
-    geometry = _whole_image(codes, settings.height, settings.width, flipped=False)
-    return _resampled(geometry, codes, shown), geometry
+    _check_content(shown, stored)
+    geometry = _whole_image(stored, settings.height, settings.width, flipped=False)
+    return _resampled(geometry, stored, shown), geometry
 
 
-def _check_content(shown: np.ndarray, codes: np.ndarray) -> None:
-    if np.ptp(shown[codes]) == 0:
+def _check_content(shown: np.ndarray, stored: np.ndarray) -> None:
+    if np.ptp(shown[stored]) == 0:
         raise Refusal(Reason.BLANK)
 
 
-def _whole_image(codes: np.ndarray, height: int, width: int, *, flipped: bool) -> Geometry:
+def _whole_image(stored: np.ndarray, height: int, width: int, *, flipped: bool) -> Geometry:
     """Return how the image fits, whole and undistorted: left, in the middle of the height."""
-    rows, columns = codes.shape
+    rows, columns = stored.shape
     scale = min(height / rows, width / columns)
     return Geometry(
         crop=(0, 0, columns, rows),
@@ -156,15 +156,15 @@ def _whole_image(codes: np.ndarray, height: int, width: int, *, flipped: bool) -
     )
 
 
-def _resampled(geometry: Geometry, codes: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    resized = geometry.resample(codes, shown)
+def _resampled(geometry: Geometry, stored: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    resized = geometry.resample(stored, shown)
     np.clip(resized, 0.0, 1.0, out=resized)
     resized *= 255
     return np.rint(resized, out=resized).astype(np.uint8)
 
 
 def _mammo_clip(
-    header: Header, codes: np.ndarray, height: int, width: int
+    header: Header, stored: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, Geometry]:
     """Preprocess as Mammo-CLIP (Ghosh et al., MICCAI 2024) did for its published weights.
 
@@ -173,12 +173,12 @@ def _mammo_clip(
     """
     header.need("RescaleSlope", "RescaleIntercept")
     border = MAMMO_CLIP_BORDER
-    inner = codes[border:-border, border:-border]
+    inner = stored[border:-border, border:-border]
     if inner.size == 0:
         raise Refusal(Reason.SIZE)
-    # The rescaling is monotonic, so the extremes of the codes give those of the values.
+    # The rescaling is monotonic, so the extremes of the stored values give those of the rescaled.
     sign = inner.dtype.type(1 << (header.bits_stored - 1) if header.signed else 0)
-    values = (stored_values(header) * header.slope + header.intercept).astype(np.float32)
+    values = (signed_values(header) * header.slope + header.intercept).astype(np.float32)
     ends = values[[(inner ^ sign).min() ^ sign, (inner ^ sign).max() ^ sign]]
     values = ends.max() - values if header.photometric == "MONOCHROME1" else values - ends.min()
     largest = ends.max() - ends.min()

@@ -56,14 +56,14 @@ class Geometry:
             ]
         )
 
-    def resample(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
+    def resample(self, stored: np.ndarray, table: np.ndarray) -> np.ndarray:
         """Return the area average over each canonical pixel: float32 [height, width].
 
-        `codes` is the whole original image [rows, columns], `table` the value of each code
-        (float32); what lies outside of the crop or of the image counts as 0.
+        `stored` is the whole original image [rows, columns], `table` what each stored value is
+        shown as (float32); what lies outside of the crop or of the image counts as 0.
         """
         x0, y0, x1, y1 = self.crop
-        part = codes[y0:y1, x0:x1]
+        part = stored[y0:y1, x0:x1]
         part = part[:, ::-1] if self.flipped else part
         blocks = _row_blocks(y1 - y0, self.height, self.scale_y, self.offset_y)
         horizontal = area_weights(x1 - x0, self.width, self.scale_x, self.offset_x)

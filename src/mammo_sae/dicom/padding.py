@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from mammo_sae.dicom.header import Header
-from mammo_sae.dicom.pixels import padding_codes
+from mammo_sae.dicom.pixels import padding_values
 from mammo_sae.dicom.refusal import Reason
 
 FINE = 1024  # pixels of the longer side that are looked at
@@ -17,7 +17,7 @@ LEAST_INSIDE = 0.0001  # share of the image's pixels
 
 
 def with_believed_padding(
-    header: Header, codes: np.ndarray, unpadded: np.ndarray
+    header: Header, stored: np.ndarray, unpadded: np.ndarray
 ) -> tuple[Header, frozenset[Reason]]:
     """Return the header, without its padding where that is no padding, and what was noticed.
 
@@ -28,14 +28,14 @@ def with_believed_padding(
 
     Parameters
     ----------
-    header, codes
+    header, stored
         As `mammo_sae.dicom.files.read_image` returns them.
     unpadded
-        Display values of the codes as they would be without padding, 0 dark to 1 bright.
+        Display value of each stored value as it would be without padding, 0 dark to 1 bright.
     """
-    step = max(1, max(codes.shape) // FINE)
-    part = codes[::step, ::step]
-    where = padding_codes(header)[part]
+    step = max(1, max(stored.shape) // FINE)
+    part = stored[::step, ::step]
+    where = padding_values(header)[part]
     if not where.any():
         return header, frozenset()
     labels, n = ndimage.label(where, structure=np.ones((3, 3)))

@@ -82,8 +82,9 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
     Header
         Its allow-listed attributes.
     numpy.ndarray
-        Codes [rows, columns], uint8 or uint16: the `bits_stored` bits of each pixel, right-aligned,
-        as an index into the tables of this module (two's complement where the pixels are signed).
+        Stored values [rows, columns], uint8 or uint16: the `bits_stored` bits of each pixel,
+        right-aligned, as an index into the tables of this module (two's complement where the
+        pixels are signed).
 
     Raises
     ------
@@ -91,8 +92,8 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
         With the reason, if the file can't be read and decoded with certainty.
     """
     dataset, header = _parse(path)
-    header, codes = _within_bits(header, _decode(dataset, header))
-    return _with_shown_range(_with_believed_sign(header, codes), codes), codes
+    header, stored = _within_bits(header, _decode(dataset, header))
+    return _with_shown_range(_with_believed_sign(header, stored), stored), stored
 
 
 def why_unreadable(path: Path) -> Reason:
@@ -167,15 +168,15 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     if pixels.shape != (header.rows, header.columns) or pixels.dtype.itemsize > 2:
         raise Refusal(Reason.DECODE, "size")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    codes = pixels.view(f"u{pixels.dtype.itemsize}")
-    top = min(max(precision, header.bits_stored), 8 * codes.itemsize) - 1
-    if has_sign and not header.signed and (codes >> top).any():
+    stored = pixels.view(f"u{pixels.dtype.itemsize}")
+    top = min(max(precision, header.bits_stored), 8 * stored.itemsize) - 1
+    if has_sign and not header.signed and (stored >> top).any():
         raise Refusal(Reason.BITS)
     if header.signed and header.bits_stored < precision <= header.bits_allocated:
         # Some decoders leave the sign in the stream's highest bit.
         unused = header.bits_allocated - precision
-        codes = ((codes << unused).view(f"i{codes.itemsize}") >> unused).view(codes.dtype)
-    return codes
+        stored = ((stored << unused).view(f"i{stored.itemsize}") >> unused).view(stored.dtype)
+    return stored
 
 
 def _check_excess(dataset: pydicom.Dataset, header: Header) -> None:
@@ -248,8 +249,8 @@ def _frame(dataset: pydicom.Dataset) -> tuple[int, bool, tuple[int, int]]:
     return unknown
 
 
-def _within_bits(header: Header, codes: np.ndarray) -> tuple[Header, np.ndarray]:
-    """Return the codes right-aligned and masked, and a header with the bits that they have.
+def _within_bits(header: Header, stored: np.ndarray) -> tuple[Header, np.ndarray]:
+    """Return the stored values right-aligned and masked, and a header with the bits that they have.
 
     Bits above those that the header gives are flags or rubbish and are cut off, unless the pixels
     go on in them: then the header is wrong, and all of the bits are taken.
@@ -257,36 +258,36 @@ def _within_bits(header: Header, codes: np.ndarray) -> tuple[Header, np.ndarray]
     shift = header.high_bit + 1 - header.bits_stored
     if shift:
         # Left-aligned, the lowest bits are empty; else where the pixels are is a guess.
-        if (codes & codes.dtype.type((1 << shift) - 1)).any():
+        if (stored & stored.dtype.type((1 << shift) - 1)).any():
             raise Refusal(Reason.BITS)
-        codes = codes >> shift
-    most = codes.dtype.type((1 << header.bits_stored) - 1)
-    values = codes.view(f"i{codes.itemsize}") if header.signed and not shift else codes
+        stored = stored >> shift
+    most = stored.dtype.type((1 << header.bits_stored) - 1)
+    values = stored.view(f"i{stored.itemsize}") if header.signed and not shift else stored
     # A copy of the image takes longer than looking for it.
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high <= most:
-        return header, codes
+        return header, stored
     if header.syntax in LOSSY:
         first = -(1 << (header.bits_stored - 1)) if header.signed else 0
         last, margin = first + int(most), int(OVERSHOOT * most)
         if first - margin <= low and high <= last + margin:
-            return header, values.clip(first, last).view(codes.dtype) & most
+            return header, values.clip(first, last).view(stored.dtype) & most
         if header.signed and low >= 0 and high <= int(most) + margin:
             # JPEG streams hold signed values without the bits above: beyond -1 lies 0.
-            return header, codes & most
+            return header, stored & most
     fits = header.signed and _bits_of(low, high) <= header.bits_stored
     # A table may turn the values around, so that neighbours far apart are shown alike.
     if shift or fits or (header.signed and header.modality_lut is not None):
-        return header, codes & most
+        return header, stored & most
     share = _continuation(values, header.bits_stored, signed=header.signed)
     if share < FLAGS:
-        return header, codes & most
+        return header, stored & most
     if share < CONTINUED:
         raise Refusal(Reason.BITS)
     bits = _bits_of(low, high) if header.signed else high.bit_length()
     notices = header.notices | {Reason.BITS_EXCEEDED}
     header = replace(header, bits_stored=bits, high_bit=bits - 1, notices=notices)
-    return header, codes & codes.dtype.type((1 << bits) - 1)
+    return header, stored & stored.dtype.type((1 << bits) - 1)
 
 
 def _bits_of(low: int, high: int) -> int:
@@ -313,20 +314,20 @@ def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
     return float(goes_on / (goes_on + is_flag)) if goes_on + is_flag else (FLAGS + CONTINUED) / 2
 
 
-def _with_believed_sign(header: Header, codes: np.ndarray) -> Header:
+def _with_believed_sign(header: Header, stored: np.ndarray) -> Header:
     """Return the header, with a notice where its pixels seem to have the other sign.
 
     Then neighbours of nearly the same value lie at both ends of the header's range, where with the
     other sign they lie in its middle; and hardly any lie on both sides of the header's middle.
     """
     bits = header.bits_stored
-    if int(codes.max()) >> (bits - 1) == 0:
+    if int(stored.max()) >> (bits - 1) == 0:
         return header
-    rows = codes[:: max(1, len(codes) // ROWS_COMPARED)].astype(np.int32)
+    rows = stored[:: max(1, len(stored) // ROWS_COMPARED)].astype(np.int32)
     between = np.diff(rows >> (bits - 1), axis=1) != 0
-    image = ~padding_codes(header)[rows]
+    image = ~padding_values(header)[rows]
     between &= image[:, 1:] & image[:, :-1]
-    steps = np.abs(np.diff(stored_values(header)[rows], axis=1))[between]
+    steps = np.abs(np.diff(signed_values(header)[rows], axis=1))[between]
     near = (1 << bits) * NEAR
     in_the_middle, at_both_ends = (steps < near).sum(), (steps > (1 << bits) - near).sum()
     if at_both_ends > max(LEAST_WRAPPED * rows.size, 4 * in_the_middle):
@@ -334,7 +335,7 @@ def _with_believed_sign(header: Header, codes: np.ndarray) -> Header:
     return header
 
 
-def _with_shown_range(header: Header, codes: np.ndarray) -> Header:
+def _with_shown_range(header: Header, stored: np.ndarray) -> Header:
     """Return the header with the range that pixels of 16 bits use.
 
     No detector has 16 bits: a header that says so often names the container. Then the range is of
@@ -342,10 +343,10 @@ def _with_shown_range(header: Header, codes: np.ndarray) -> Header:
     """
     if header.bits_stored != 16:
         return header
-    values = stored_values(header)
+    values = signed_values(header)
     occurs = np.zeros(len(values), dtype=bool)
-    occurs[codes] = True
-    inside = values[occurs & ~padding_codes(header)]
+    occurs[stored] = True
+    inside = values[occurs & ~padding_values(header)]
     if not inside.size:
         return header
     low, high = int(inside.min()), int(inside.max())
@@ -372,17 +373,20 @@ def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
     return not stream.rstrip(b"\0\xff").endswith(b"\xff\xd9")
 
 
-def stored_values(header: Header) -> np.ndarray:
-    """Return the stored value of every code: int32 [2 ** bits_stored]."""
-    codes = np.arange(1 << header.bits_stored, dtype=np.int32)
+def signed_values(header: Header) -> np.ndarray:
+    """Return the number that every stored value stands for: int32 [2 ** bits_stored].
+
+    It is negative where the pixels are signed and the highest bit is set.
+    """
+    values = np.arange(1 << header.bits_stored, dtype=np.int32)
     if header.signed:
-        codes[codes >= 1 << (header.bits_stored - 1)] -= 1 << header.bits_stored
-    return codes
+        values[values >= 1 << (header.bits_stored - 1)] -= 1 << header.bits_stored
+    return values
 
 
-def padding_codes(header: Header) -> np.ndarray:
-    """Return which codes mean "no image here": bool [2 ** bits_stored]."""
-    values = stored_values(header)
+def padding_values(header: Header) -> np.ndarray:
+    """Return which stored values mean "no image here": bool [2 ** bits_stored]."""
+    values = signed_values(header)
     if header.padding is None:
         return np.zeros(values.shape, dtype=bool)
     first, last = header.padding
@@ -390,11 +394,11 @@ def padding_codes(header: Header) -> np.ndarray:
 
 
 def modality_values(header: Header) -> tuple[np.ndarray, float, float]:
-    """Return the modality transformation of every code, and its nominal range.
+    """Return the modality transformation of every stored value, and its nominal range.
 
     The Modality LUT or, without one, the rescale slope and intercept (PS3.3 C.11.1.1).
     """
-    values = stored_values(header)
+    values = signed_values(header)
     if header.modality_lut is not None:
         return _look_up(header.modality_lut, values), 0.0, header.modality_lut.top
     header.need("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
@@ -404,7 +408,7 @@ def modality_values(header: Header) -> tuple[np.ndarray, float, float]:
 
 
 def display_values(header: Header, *, voi: str = "header", voi_index: int = 0) -> np.ndarray:
-    """Return the display value of every code: float32 [2 ** bits_stored], 0 dark to 1 bright.
+    """Return how every stored value is shown: float32 [2 ** bits_stored], 0 dark to 1 bright.
 
     Modality transformation, then the VOI LUT or window with this index (`voi` "header") or the
     full nominal range ("none", or nothing in the header), then inversion of MONOCHROME1 by the
@@ -430,7 +434,7 @@ def display_values(header: Header, *, voi: str = "header", voi_index: int = 0) -
         shown = _windowed(values, header.windows[voi_index], header.voi_function)
     if header.inverted:
         shown = 1.0 - shown
-    shown[padding_codes(header)] = 0.0
+    shown[padding_values(header)] = 0.0
     return shown.astype(np.float32)
 
 

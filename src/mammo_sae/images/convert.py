@@ -184,8 +184,8 @@ def _convert(
         elif not refused:
             facts = dict(outcome.record.facts)
             for name, alone in (("triage", False), (NOTICES, True)):
-                codes = (r.code for r in reasons if (r in HEADER_ALONE) == alone)
-                facts[name] = ";".join(codes)
+                found = (r.code for r in reasons if (r in HEADER_ALONE) == alone)
+                facts[name] = ";".join(found)
             # Shards know nothing of each other: what tells duplicates goes into the store.
             facts |= {name: pseudonyms.content(of) for name, of in outcome.identities.items()}
             writer.write(position, replace(outcome.record, facts=facts))
@@ -330,11 +330,11 @@ class Job:
 
     def _convert(self) -> Outcome:
         policy = self._settings.triage
-        header, codes = read_image(self._files.dicom)
+        header, stored = read_image(self._files.dicom)
         found = judge_header(header, self._expected, policy)
-        if codes.shape != self._size:
+        if stored.shape != self._size:
             raise Refusal(Reason.SIZE)
-        canonical = canonical_image(header, codes, self._settings)
+        canonical = canonical_image(header, stored, self._settings)
         found += judge_image(canonical, self._expected, policy)
         geometry = canonical.geometry
         vertical, horizontal = header.spacing_mm
@@ -347,7 +347,7 @@ class Job:
             spacing_mm=float(np.sqrt(vertical / geometry.scale_y * horizontal / geometry.scale_x)),
             facts=_facts(header),
         )
-        identities = {"same_pixels": hashlib.blake2b(np.ascontiguousarray(codes)).hexdigest()}
+        identities = {"same_pixels": hashlib.blake2b(np.ascontiguousarray(stored)).hexdigest()}
         if header.acquisition.uid:
             identities["same_uid"] = header.acquisition.uid
         return Outcome(record, found=found, identities=identities)

@@ -49,8 +49,8 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     ]
     facts = store.facts(store.image_ids)
     for name in facts.columns.intersection(["triage", NOTICES]):
-        for image_id, codes in zip(store.image_ids, facts[name], strict=True):
-            rows += [(image_id, "converted", code) for code in codes.split(";") if code]
+        for image_id, reasons in zip(store.image_ids, facts[name], strict=True):
+            rows += [(image_id, "converted", code) for code in reasons.split(";") if code]
     rows += [(image_id, "converted", Reason.DUPLICATE.code) for image_id in _duplicates(store)]
     table = pd.DataFrame(sorted(set(rows)), columns=COLUMNS[:3])
     table["sentence"] = table["reason"].map(SENTENCES)
