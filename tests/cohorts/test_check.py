@@ -9,7 +9,7 @@ import pytest
 
 from mammo_sae.cohorts import facts
 from mammo_sae.cohorts.check import check_tables
-from mammo_sae.cohorts.settings import TableCohort
+from mammo_sae.cohorts.settings import MammoClipCohort, TableCohort
 from mammo_sae.cohorts.state import archive_state
 from mammo_sae.errors import InputError
 
@@ -76,3 +76,19 @@ def test_a_box_of_any_mammogram_passes(folder):
         "file,finding,xmin,ymin,xmax,ymax\n0.dcm,mass,3000,4000,3500,4500\n"
     )
     check(folder)
+
+
+def test_labels_by_finding_of_a_table_by_breast_are_refused_before_the_step(tmp_path):
+    (tmp_path / "images_png" / "p1").mkdir(parents=True)
+    for image in ("a", "b"):
+        (tmp_path / "images_png" / "p1" / f"{image}.png").write_bytes(b"no header is read")
+    (tmp_path / "clip_vindr_final.csv").write_text(
+        "patient_id,laterality,CC,MLO,CC_FINDING,MLO_FINDING,split\n"
+        """p1,L,['a'],['b'],"[[], ['Mass'], [], []]","[[], ['Mass'], [], []]",training\n"""
+    )
+    by_image = MammoClipCohort(source=str(tmp_path), concepts={"mass": "Mass"}, covariates={})
+    state = archive_state(by_image, [tmp_path]).tables
+    check_tables(by_image, [tmp_path], state, tmp_path / "checked")
+    by_finding = by_image.model_copy(update={"labels": "finding"})
+    with pytest.raises(InputError, match=r"cohort\.labels: the source has no table with a row per"):
+        check_tables(by_finding, [tmp_path], state, tmp_path / "checked")

@@ -63,8 +63,6 @@ def run(
     pseudonyms = load_pseudonyms(settings.key_file)
     regions = regions_of(settings.kind, settings.concepts)
     found, image_table, finding_table, counts = read_tables(settings, sources, pseudonyms)
-    if getattr(settings, "labels", IMAGE) == FINDING:
-        image_table = _with_rows(image_table, found.finding_rows, list(settings.concepts))
 
     strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
     _check_strays(strays, settings.unannotated)
@@ -110,7 +108,7 @@ def read_tables(
     Raises
     ------
     InputError
-        If the sources are missing or malformed.
+        If the sources are missing or malformed, or have no rows of findings where those are scored.
     """
     found = read_annotations(
         settings.kind,
@@ -127,7 +125,10 @@ def read_tables(
     )
     regions = regions_of(settings.kind, settings.concepts)
     boxes, counts = clipped(_concept_boxes(found.boxes, regions), found.images)
-    return found, images, validated_findings(boxes, images), counts
+    findings = validated_findings(boxes, images)
+    if getattr(settings, "labels", IMAGE) == FINDING:
+        images = _with_rows(images, found.finding_rows, list(settings.concepts))
+    return found, images, findings, counts
 
 
 def _with_split(
