@@ -44,7 +44,8 @@ def write_tables(folder: Path, labels: str = "finding") -> dict[str, Path]:
                 edits.append(row | {"auprc": 115 / 4095, "auprc_low": 0.02, "auprc_high": 0.04})
             for latent in range(20):
                 row = {"encoder": encoder, "concept": concept, "latent": latent, **keys}
-                row["mean_positive"] = float(latent < 7 + place)
+                row["mean_positive"] = float(latent < 18)
+                row["mean_difference"] = float(latent < 7 + place) - float(latent >= 9)
                 latents.append(row | {"rank_mean_difference": latent + 1})
     paths = {}
     for name, rows in (("encoders", scores), ("interventions", edits), ("latents", latents)):
@@ -93,7 +94,11 @@ def test_ours_the_interval_and_the_difference_come_from_the_runs_tables(tmp_path
     assert abs(row["difference"]) < 1e-6
     row = one("weight of positives in training", "", calcification)
     assert abs(row["difference"]) < 5e-5
-    assert one("latents with a class mean above 0, most", "", "")["ours"] == 8
+    # Of either class: 7 and 8 latents lie above the mean of all images, 11 below it.
+    for end, ours, theirs in (("fewest", 7, 31), ("most", 11, 797)):
+        row = one(f"latents whose class mean is above that of all images, {end}", "", "")
+        assert row[["ours", "published"]].tolist() == [ours, theirs]
+        assert row["differs"] == "ours without pretrained_mass, finetuned_mass"
 
 
 def test_labels_by_image_are_named_as_a_difference_on_every_row_that_scores(tmp_path):
