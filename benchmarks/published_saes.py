@@ -282,6 +282,10 @@ def _overcomplete(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         "JumpSAE": (o.JumpSAE(D, H), None),
         "BatchTopKSAE": (o.BatchTopKSAE(D, H, top_k=K * CELLS), None),
         "RATopKSAE": (o.RATopKSAE(D, H, torch.randn(H, D), top_k=K), K),
+        "TopKSAE tied": (o.TopKSAE(D, H, top_k=K, **multiplied).tied(), K),
+        "TopKSAE tied with bias": (o.TopKSAE(D, H, top_k=K, **multiplied).tied(bias=True), K),
+        "TopKSAE untied": (o.TopKSAE(D, H, top_k=K, **multiplied).untied(bias=True), K),
+        "RAJumpSAE tied": (o.RAJumpSAE(D, H, torch.randn(H, D)).tied(), None),
     }
     for kind, (sae, k) in made.items():
         sae.train()

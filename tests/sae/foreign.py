@@ -138,13 +138,16 @@ def dictionary_learning(folder: Path, kind: str, **changes: Tensor) -> Foreign:
     return Foreign(folder, folder / "ae.pt", p["D"], p["c"], encode)
 
 
-def overcomplete(path: Path, kind: str) -> Foreign:
-    """A state dict of overcomplete, after eval(): unit atoms times exp(multiplier)."""
+def overcomplete(path: Path, kind: str, encoder: str = "linear") -> Foreign:
+    """A state dict of overcomplete, after eval(): unit atoms times exp(multiplier).
+
+    `encoder` is ``linear``, ``untied`` (of `sae.untied(bias=True)`) or ``tied`` (of `sae.tied()`):
+    the atoms, which the file then holds a second time, without a bias.
+    """
     p = draw()
     unit = p["D"] / p["D"].norm(dim=1, keepdim=True)
     multiplier = torch.tensor(0.7)
     state = {"dictionary._weights": unit, "dictionary.multiplier": multiplier}
-    state |= {"encoder.final_block.0.weight": p["W"], "encoder.final_block.0.bias": p["b"]}
     atoms = unit * multiplier.exp()
     k = {"TopKSAE": K, "SAE": H, "RATopKSAE": K}.get(kind)
     if kind.endswith("JumpSAE"):
@@ -157,11 +160,23 @@ def overcomplete(path: Path, kind: str) -> Foreign:
         del state["dictionary._weights"]
         state |= {"dictionary.W": mixture, "dictionary.C": points, "dictionary.Relax": unit / 9}
         atoms = (mixture @ points + unit / 9) * multiplier.exp()
+    weight, bias = p["W"], p["b"]
+    if encoder == "linear":
+        state |= {"encoder.final_block.0.weight": weight, "encoder.final_block.0.bias": bias}
+    elif encoder == "untied":
+        state |= {"encoder.weight": weight, "encoder.bias": bias}
+    else:
+        state |= {
+            name.replace("dictionary.", "encoder.tied_to."): tensor
+            for name, tensor in state.items()
+            if name.startswith("dictionary.")
+        }
+        weight, bias = atoms, torch.zeros(H)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path)
 
     def encode(x: Tensor) -> Tensor:
-        pre = x @ p["W"].double().t() + p["b"].double()
+        pre = x @ weight.double().t() + bias.double()
         if "thresholds" in state:
             return pre.relu() * (pre > state["thresholds"].double().exp())
         if "running_threshold" in state:

@@ -74,6 +74,13 @@ CASES: dict[str, Callable[[Path], Foreign]] = {
         f"overcomplete {kind}": lambda at, kind=kind: foreign.overcomplete(at / "sae.pt", kind)
         for kind in OVERCOMPLETE
     },
+    **{
+        f"overcomplete {kind}, {encoder}": lambda at, kind=kind, encoder=encoder: (
+            foreign.overcomplete(at / "sae.pt", kind, encoder)
+        )
+        for kind in OVERCOMPLETE
+        for encoder in ("tied", "untied")
+    },
 }
 
 
@@ -116,7 +123,10 @@ def test_codes_and_reconstructions_are_those_of_the_librarys_formula(case, tmp_p
     saelens.write(sae, tmp_path / "back")
     again = saelens.read(tmp_path / "back")
     x = cells(found.offset)
-    torch.testing.assert_close(dense(*Encoder(again)(x)), dense(*Encoder(sae)(x)))
+    codes, back = (dense(*Encoder(one)(x)) for one in (sae, again))
+    assert torch.equal(back > 0, codes > 0)
+    rounding = 2**-23 * float(codes.max())
+    torch.testing.assert_close(back, codes, rtol=1.3e-6, atol=max(1e-5, rounding))
 
 
 def test_codes_of_atoms_of_norm_1_are_not_touched(tmp_path):
@@ -229,6 +239,15 @@ def test_a_dictionary_that_its_library_would_change_first_is_refused(tmp_path):
         read(found)
     torch.save(state | {"encoder.final_block.1.weight": torch.ones(H)}, found.path)
     with pytest.raises(InputError, match="only overcomplete's linear encoders"):
+        read(found)
+
+
+def test_a_state_dict_without_an_encoder_is_refused(tmp_path):
+    found = foreign.overcomplete(tmp_path / "sae.pt", "TopKSAE", "tied")
+    state = torch.load(found.path, weights_only=True)
+    # As a matching pursuit has it, whose codes are no product with the atoms.
+    torch.save({n: t for n, t in state.items() if n.startswith("dictionary.")}, found.path)
+    with pytest.raises(InputError, match="has no encoder: .* Matching pursuits"):
         read(found)
 
 

@@ -20,10 +20,11 @@ MARK = "dictionary."
 # How far from 1 norms and sums are that the library has set to 1 itself, with 1e-8 added.
 SET = 1e-4
 LINEAR = "encoder.final_block.0."
+TIED = "encoder.tied_to."
 KNOWN = {
     *(f"{LINEAR}{name}" for name in ("weight", "bias")),
     *(f"encoder.{name}" for name in ("weight", "bias")),
-    *(f"{at}{name}" for at in (MARK, "encoder.tied_to.") for name in
+    *(f"{at}{name}" for at in (MARK, TIED) for name in
       ("_weights", "multiplier", "W", "C", "Relax")),
     "thresholds", "running_threshold",
 }  # fmt: skip
@@ -44,14 +45,13 @@ def read(tensors: Tensors, k: int | None) -> SparseAutoencoder:
             f"{tensors.path} has the tensor {unknown[0]!r}: only overcomplete's linear encoders "
             "can be read, no deeper ones and none with a norm"
         )
-    atoms = _atoms(tensors)
+    atoms = _atoms(tensors, MARK)
     latents, channels = atoms.shape
     if f"{LINEAR}weight" in tensors:
         weight = tensors.take(f"{LINEAR}weight", latents, channels)
         bias = tensors.take(f"{LINEAR}bias", latents)
     else:
-        untied = "encoder.weight" in tensors
-        weight = tensors.take("encoder.weight", latents, channels) if untied else atoms
+        weight = _encoder_weight(tensors, latents, channels)
         has_bias = "encoder.bias" in tensors
         bias = tensors.take("encoder.bias", latents) if has_bias else atoms.new_zeros(latents)
     threshold = None
@@ -80,25 +80,39 @@ def read(tensors: Tensors, k: int | None) -> SparseAutoencoder:
     )
 
 
-def _atoms(tensors: Tensors) -> Tensor:
-    """Return the dictionary [h, d] that the library decodes with."""
-    factor = tensors.take(f"{MARK}multiplier").exp()
-    if f"{MARK}_weights" in tensors:
-        atoms = tensors.take(f"{MARK}_weights", None, None)
+def _encoder_weight(tensors: Tensors, latents: int, channels: int) -> Tensor:
+    """Return the weight [h, d] of an encoder of `sae.untied()` or `sae.tied()`."""
+    if "encoder.weight" in tensors:
+        return tensors.take("encoder.weight", latents, channels)
+    if f"{TIED}multiplier" not in tensors:
+        raise InputError(
+            f"{tensors.path} has no encoder: it is none of overcomplete's SAEs with a linear or "
+            "tied encoder. Matching pursuits, which need none, can't be read"
+        )
+    return _atoms(tensors, TIED, latents, channels)
+
+
+def _atoms(
+    tensors: Tensors, at: str, latents: int | None = None, channels: int | None = None
+) -> Tensor:
+    """Return the dictionary [h, d] under the prefix `at`, as the library decodes with it."""
+    factor = tensors.take(f"{at}multiplier").exp()
+    if f"{at}_weights" in tensors:
+        atoms = tensors.take(f"{at}_weights", latents, channels)
         length = atoms.norm(dim=1)
         if ((length - 1).abs() > SET).any():
             raise InputError(
-                f"{tensors.path}: rows of {MARK}_weights have norms from {length.min():.3g} to "
+                f"{tensors.path}: rows of {at}_weights have norms from {length.min():.3g} to "
                 f"{length.max():.3g}, not 1: call sae.eval() before saving. Other normalisations "
                 "than l2 can't be told from the file"
             )
         return atoms * factor
-    mixture = tensors.take(f"{MARK}W", None, None)
-    latents, candidates = mixture.shape
-    points = tensors.take(f"{MARK}C", candidates, None)
+    mixture = tensors.take(f"{at}W", latents, None)
+    rows, candidates = mixture.shape
+    points = tensors.take(f"{at}C", candidates, channels)
     if (mixture < 0).any() or ((mixture.sum(dim=1) - 1).abs() > SET).any():
         raise InputError(
-            f"{tensors.path}: rows of {MARK}W are no mixtures that sum to 1: call sae.eval() "
+            f"{tensors.path}: rows of {at}W are no mixtures that sum to 1: call sae.eval() "
             "before saving"
         )
-    return (mixture @ points + tensors.take(f"{MARK}Relax", latents, points.shape[1])) * factor
+    return (mixture @ points + tensors.take(f"{at}Relax", rows, points.shape[1])) * factor
