@@ -247,7 +247,7 @@ def test_a_state_dict_without_an_encoder_is_refused(tmp_path):
     state = torch.load(found.path, weights_only=True)
     # As a matching pursuit has it, whose codes are no product with the atoms.
     torch.save({n: t for n, t in state.items() if n.startswith("dictionary.")}, found.path)
-    with pytest.raises(InputError, match="has no encoder: .* Matching pursuits"):
+    with pytest.raises(InputError, match=r"has no encoder: .* Matching pursuits"):
         read(found)
 
 
