@@ -99,9 +99,14 @@ READER = '''"""A dataset of CMMD's form."""
 
 from __future__ import annotations
 
-from mammo_sae.cohorts.cmmd import PATTERN, TABLES, locate_folder, read_folder
+from mammo_sae.cohorts.cmmd import CmmdReader
 
-__all__ = ["PATTERN", "TABLES", "locate_folder", "read_folder"]
+
+class SecondReader(CmmdReader):
+    """A folder of CMMD's form."""
+
+
+READER = SecondReader
 '''
 READER_SETTINGS = '''class SecondCohort(CmmdCohort):
     """A dataset of CMMD's form."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import locate
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.config import SLICES, Config, read_config
 from mammo_sae.digests import PACKAGE, SOURCE, module_path
 from mammo_sae.errors import InputError
@@ -232,7 +232,7 @@ def _archive(old: Any, new: Any, config: Config) -> Iterator[str]:
     if any(name != "every image" and "/" not in name for name, _, _ in changes):
         pseudonyms = load_pseudonyms(config.cohort.key_file)
         sources = [Path(source) for source in config.sources()]
-        found = locate(config.cohort.kind, pseudonyms, sources)
+        found = Sources(config.cohort.kind, sources).files(pseudonyms)
         files = {image: str(where.dicom) for image, where in found.items()}
     for name, was, now in changes:
         word = "removed" if now is MISSING else "added" if was is MISSING else "changed"

@@ -8,7 +8,7 @@ import pytest
 
 from mammo_sae.cohorts import build, split_table
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
-from mammo_sae.cohorts.readers import locate
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import PhantomCohort, SplitSettings, VindrCohort
 from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.errors import InputError
@@ -176,18 +176,18 @@ def test_shards_fill_evenly():
 
 
 def test_files_are_found_again_by_pseudonym(vindr_folder):
-    files = locate("vindr", load_pseudonyms(None), [vindr_folder])
+    files = Sources("vindr", [vindr_folder]).files(load_pseudonyms(None))
     image_id = load_pseudonyms(None).image("i2")
     assert files[image_id].dicom == vindr_folder / "images" / "s1" / "i2.dicom"
     with pytest.raises(InputError, match="occurs twice"):
-        locate("vindr", load_pseudonyms(None), [vindr_folder, vindr_folder])
+        Sources("vindr", [vindr_folder, vindr_folder]).files(load_pseudonyms(None))
 
 
 def test_a_missing_folder_is_named(tmp_path):
     nowhere = tmp_path / "nowhere"
     for action in (
         lambda: build_cohort(settings(nowhere), [nowhere], tmp_path / "out"),
-        lambda: locate("vindr", load_pseudonyms(None), [nowhere]),
+        lambda: Sources("vindr", [nowhere]).files(load_pseudonyms(None)),
     ):
         with pytest.raises(InputError, match=r"cohort folder .*nowhere is missing"):
             action()

@@ -14,7 +14,7 @@ from mammo_sae.cohorts.covariates import column_notices
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.find import find_files
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import stray_files
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import TableCohort
 from mammo_sae.cohorts.sheet import Sheet
 
@@ -44,13 +44,13 @@ def test_a_name_is_the_same_in_both_forms_of_unicode(tmp_path, in_table, on_disk
         f"file,patient_id,split,view,side,mass\n{in_table},p,training,CC,L,1\n",
         encoding="utf-8",
     )
-    (found,) = table.locate_folder(tmp_path).items()
+    (found,) = table.READER(tmp_path).files().items()
     assert found[0] == f"{COMPOSED}.dcm"
     assert found[1].dicom == tmp_path / f"{on_disk}.dcm"
     with files_unread():
-        images = table.read_folder(tmp_path, {"mass": "mass"}, {}).images
+        images = table.READER(tmp_path).annotations({"mass": "mass"}, {}).images
     assert images["rows"].notna().all()
-    assert stray_files("table", [tmp_path]) == [f"{COMPOSED}-stray.dcm"]
+    assert Sources("table", [tmp_path]).strays() == [f"{COMPOSED}-stray.dcm"]
     settings = TableCohort(
         source=str(tmp_path), key_file=str(tmp_path / "key"), concepts={"mass": "mass"}
     )
@@ -68,7 +68,7 @@ def test_two_files_whose_names_are_one_are_taken_for_neither(tmp_path):
         encoding="utf-8",
     )
     with files_unread():
-        found = table.read_folder(tmp_path, {"mass": "mass"}, {})
+        found = table.READER(tmp_path).annotations({"mass": "mass"}, {})
     assert found.images["source_image"].tolist() == ["b.dcm"]
     assert len(found.sheets[0].left_out) == 2
 
@@ -98,9 +98,9 @@ def test_an_id_that_leads_elsewhere_is_left_out(tmp_path, text):
         "site_id,patient_id,image_id,laterality,view,age,cancer,BIRADS,density,machine_id\n"
         f"1,{text},5,L,CC,60,0,,,49\n1,9,{text},L,CC,60,0,,,49\n1,8,6,L,CC,60,1,,,49\n"
     )
-    assert [files.patient for files in rsna.locate_folder(tmp_path).values()] == ["8"]
+    assert [files.patient for files in rsna.READER(tmp_path).files().values()] == ["8"]
     with files_unread():
-        read = rsna.read_folder(tmp_path, {"cancer": "cancer"}, {})
+        read = rsna.READER(tmp_path).annotations({"cancer": "cancer"}, {})
     assert [one.line for one in read.sheets[0].left_out.values()] == [2, 3]
     assert all(text not in one.why for one in read.sheets[0].left_out.values())
 
@@ -162,7 +162,7 @@ def test_no_dataset_has_patients_of_999_years(tmp_path, reader, age):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     with files_unread():
-        images = reader.read_folder(tmp_path, {}, {}).images
+        images = reader.READER(tmp_path).annotations({}, {}).images
     assert images["age_bin"].isna().tolist() == [True, False]
     assert images["age_bin"][1] == "60-69"
 

@@ -25,7 +25,7 @@ from pydicom.uid import (
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.check import check_tables
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import locate, read_source, reader, stray_files
+from mammo_sae.cohorts.readers import Sources, reader_class
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.cohorts.settings import (
     CbisDdsmCohort,
@@ -86,11 +86,11 @@ def breast(seed: int, side: str = "L") -> np.ndarray:
 
 def check_parts(settings, folder: Path) -> None:
     """Patient by patient, a reader gives what it gives of all patients."""
-    whole = read_source(settings.kind, [folder], settings.concepts, {})
+    whole = Sources(settings.kind, [folder]).annotations(settings.concepts, {})
     pseudonyms = load_pseudonyms(settings.key_file)
-    files = locate(settings.kind, pseudonyms, [folder])
+    files = Sources(settings.kind, [folder]).files(pseudonyms)
     for patient in {"nobody", *whole.images["source_patient"]}:
-        part = read_source(settings.kind, [folder], settings.concepts, {}, patient.__eq__)
+        part = Sources(settings.kind, [folder]).annotations(settings.concepts, {}, patient.__eq__)
         mine = whole.images[whole.images["source_patient"] == patient]
         # Plain values: a column that is empty in a part has another type there than in the whole.
         rows = [
@@ -100,7 +100,7 @@ def check_parts(settings, folder: Path) -> None:
         assert rows[0] == rows[1]
         boxes = whole.findings[whole.findings["source_image"].isin(mine["source_image"])]
         assert part.findings.to_numpy().tolist() == boxes.to_numpy().tolist()
-        found = locate(settings.kind, pseudonyms, [folder], patient.__eq__)
+        found = Sources(settings.kind, [folder]).files(pseudonyms, patient.__eq__)
         assert found == {i: file for i, file in files.items() if file.patient == patient}
 
 
@@ -763,11 +763,11 @@ def test_a_dataset_is_the_same_as_png(request, tmp_path, name):
     folder = request.getfixturevalue(name)
     settings = SETTINGS[name](folder)
     images, findings, reader = build_and_convert(settings, folder, tmp_path / "dicom")
-    before, strays = archive_state(settings, [folder]), stray_files(settings.kind, [folder])
+    before, strays = archive_state(settings, [folder]), Sources(settings.kind, [folder]).strays()
     as_png(folder)
     assert archive_state(settings, [folder]) != before
     again, boxes, png = build_and_convert(settings, folder, tmp_path / "png")
-    assert len(stray_files(settings.kind, [folder])) == len(strays)
+    assert len(Sources(settings.kind, [folder]).strays()) == len(strays)
     assert set(png.facts(png.image_ids)["transfer_syntax"]) == {"PNG"}
     if name in {"embed", "own"}:  # where the file's name is the image's id
         assert len(again) == len(images)
@@ -845,7 +845,7 @@ def test_a_source_without_its_images_says_where_they_are_looked_for(request, tmp
     folder = request.getfixturevalue(name)
     for path in folder.rglob("*.dcm"):
         path.unlink()
-    where = re.escape(reader(SETTINGS[name](folder).kind).PATTERN)
+    where = re.escape(reader_class(SETTINGS[name](folder).kind).pattern)
     sentence = rf"none of the \d+ images that the tables name can be read .*{where}.*PNG"
     with pytest.raises(InputError, match=sentence):
         run_cohort(SETTINGS[name](folder), folder, tmp_path)

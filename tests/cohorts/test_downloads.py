@@ -18,7 +18,7 @@ from pydicom.uid import (
 from mammo_sae.cohorts import cbis_ddsm, cmmd
 from mammo_sae.cohorts.check import check_tables
 from mammo_sae.cohorts.downloads import Download
-from mammo_sae.cohorts.readers import stray_files
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import CmmdCohort
 
 CBIS = (
@@ -99,19 +99,19 @@ def test_images_of_cmmd_are_their_patients(cmmd_folder, place: Place):
     for patient in ("D1-0001", "D1-0002"):
         for number in (1, 2):
             write(place(cmmd_folder / "CMMD", patient, "", number), patient, FILM)
-    found = cmmd.locate_folder(cmmd_folder)
+    found = cmmd.READER(cmmd_folder).files()
     assert sorted(files.patient for files in found.values()) == [
         *("D1-0001", "D1-0001", "D1-0002", "D1-0002")
     ]
     for name, files in found.items():
         assert (cmmd_folder / name) == files.dicom
         assert files.patient == pydicom.dcmread(files.dicom).PatientID
-    images = cmmd.read_folder(cmmd_folder, {"mass": "mass"}, {}).images
+    images = cmmd.READER(cmmd_folder).annotations({"mass": "mass"}, {}).images
     assert images.groupby("source_patient")["mass"].agg(list).to_dict() == {
         "D1-0001": [0, 0],
         "D1-0002": [1, 1],
     }
-    assert set(cmmd.locate_folder(cmmd_folder, "D1-0002".__eq__)) == {
+    assert set(cmmd.READER(cmmd_folder).files("D1-0002".__eq__)) == {
         name for name, files in found.items() if files.patient == "D1-0002"
     }
 
@@ -120,15 +120,15 @@ def test_an_image_of_a_patient_without_a_row_is_a_stray(cmmd_folder):
     write(cmmd_folder / "CMMD" / "1.2.3" / "1-1.dcm", "D9-0001", FILM)
     write(cmmd_folder / "CMMD" / "1.2.4" / "1-1.dcm", "D1-0001", FILM)
     (cmmd_folder / "CMMD" / "1.2.3" / "1-2.dcm").write_bytes(b"no image")
-    assert list(cmmd.locate_folder(cmmd_folder)) == ["CMMD/1.2.4/1-1.dcm"]
-    assert stray_files("cmmd", [cmmd_folder]) == ["CMMD/1.2.3/1-1.dcm", "CMMD/1.2.3/1-2.dcm"]
+    assert list(cmmd.READER(cmmd_folder).files()) == ["CMMD/1.2.4/1-1.dcm"]
+    assert Sources("cmmd", [cmmd_folder]).strays() == ["CMMD/1.2.3/1-1.dcm", "CMMD/1.2.3/1-2.dcm"]
 
 
 def test_a_patients_id_never_leads_out_of_the_folder(cmmd_folder):
     write(cmmd_folder / "elsewhere" / "1.dcm", "D1-0003", FILM)
     table = cmmd_folder / "CMMD_clinicaldata_revision.csv"
     table.write_text(table.read_text().replace("D1-0001", "../elsewhere"))
-    assert cmmd.locate_folder(cmmd_folder) == {}
+    assert cmmd.READER(cmmd_folder).files() == {}
 
 
 def test_the_tables_of_cmmd_are_in_order_before_a_header_is_read(cmmd_folder):
@@ -159,13 +159,13 @@ def test_films_and_masks_of_cbis_ddsm_are_found(tmp_path, place: Place):
             np.ascontiguousarray(pixels),
             series[f"{case}_1"],
         )
-    found = cbis_ddsm.read_folder(tmp_path, {"mass": "mass"}, {})
+    found = cbis_ddsm.READER(tmp_path).annotations({"mass": "mass"}, {})
     assert found.images[["source_image", "rows", "mass"]].values.tolist() == [
         ["P_00001_L_CC", 60, 1]
     ]
     boxes = found.findings.set_index("category")[["xmin", "ymin", "xmax", "ymax"]]
     assert boxes.loc["mass"].tolist() == [5, 20, 15, 30]
-    assert stray_files("cbis_ddsm", [tmp_path]) == []
+    assert Sources("cbis_ddsm", [tmp_path]).strays() == []
 
 
 def test_a_folder_whose_name_is_decomposed_is_found_by_the_composed_one(tmp_path):

@@ -33,9 +33,9 @@ def edit(path: Path, old: str, new: str) -> None:
 )
 @pytest.mark.parametrize("keep", [None, "s1".__eq__])
 def test_an_image_whose_finding_can_t_be_read_is_left_out(vindr_folder, old, new, keep):
-    before = vindr.read_folder(vindr_folder, CONCEPTS, {}, keep=keep).images
+    before = vindr.READER(vindr_folder).annotations(CONCEPTS, {}, keep=keep).images
     edit(vindr_folder / "finding_annotations.csv", old, new)
-    found = vindr.read_folder(vindr_folder, CONCEPTS, {}, keep=keep)
+    found = vindr.READER(vindr_folder).annotations(CONCEPTS, {}, keep=keep)
     assert before["mass"].tolist()[0] == 1
     expected = before[before["source_image"] != "i1"].reset_index(drop=True)
     assert found.images.equals(expected)
@@ -48,7 +48,7 @@ def test_a_row_of_nobody_takes_no_images_with_it_where_few_have_rows(vindr_folde
     path = vindr_folder / "finding_annotations.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], "s9,i9,['Mass'],,,,,,training"]) + "\n")
-    images = vindr.read_folder(vindr_folder, CONCEPTS, {}).images.set_index("source_image")
+    images = vindr.READER(vindr_folder).annotations(CONCEPTS, {}).images.set_index("source_image")
     assert images["mass"].to_dict() == {"i1": 1, "i2": 0, "i3": 0, "i4": 0}
 
 
@@ -69,7 +69,7 @@ def clip_folder(tmp_path: Path, *flags: object) -> Path:
 @pytest.mark.parametrize("flags", [(0, "yes"), ("yes", 0), (0, 1)])
 def test_an_image_with_an_open_row_and_no_positive_one_is_open(tmp_path, flags):
     with files_unread():
-        found = mammo_clip.read_folder(clip_folder(tmp_path, *flags), {"mass": "Mass"}, {})
+        found = mammo_clip.READER(clip_folder(tmp_path, *flags)).annotations({"mass": "Mass"}, {})
     assert found.images["mass"].isna().tolist() == [True]
     assert len(found.sheets[0].named()) == 1
 
@@ -83,7 +83,7 @@ def test_a_breast_of_cmmd_whose_row_can_t_be_told_apart_is_unknown(tmp_path):
         (tmp_path / "CMMD" / patient).mkdir(parents=True)
         (tmp_path / "CMMD" / patient / "1.dcm").touch()
     with files_unread():
-        images = cmmd.read_folder(tmp_path, {"malignant": "malignant"}, {}).images
+        images = cmmd.READER(tmp_path).annotations({"malignant": "malignant"}, {}).images
     labels = images.set_index("source_patient")["malignant"]
     assert labels.isna().to_dict() == {"D8": True, "D9": False}
     assert labels["D9"] == 0
@@ -103,7 +103,7 @@ def test_an_exam_of_embed_whose_row_can_t_be_told_apart_is_unknown(tmp_path):
         (tmp_path / "images").mkdir(exist_ok=True)
         (tmp_path / "images" / f"{name}.dcm").touch()
     with files_unread():
-        found = embed.read_folder(tmp_path, {"mass": "mass"}, {})
+        found = embed.READER(tmp_path).annotations({"mass": "mass"}, {})
     labels = found.images.set_index("source_patient")["mass"]
     assert labels.isna().to_dict() == {"8": True, "9": False}
     assert labels["9"] == 1

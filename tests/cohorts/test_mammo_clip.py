@@ -14,7 +14,7 @@ from mammo_clip_form import FINDINGS, published_box, write_mammo_clip_form
 from mammo_sae.cohorts import build, mammo_clip, vindr
 from mammo_sae.cohorts.check import check_tables
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import read_source, stray_files
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import MammoClipCohort
 from mammo_sae.cohorts.state import archive_state
 from mammo_sae.dicom.settings import AsIsSettings, MammoClipSettings
@@ -54,8 +54,10 @@ def converted(kind: str, folder: Path, out: Path, images) -> ImageReader:
 
 
 def test_labels_and_facts_are_those_of_the_same_images_as_dicom(phantom, written):
-    ours = read_source("mammo_clip", [written], CONCEPTS, {}).images.set_index("source_image")
-    theirs = read_source("vindr", [phantom], CONCEPTS, {}).images.set_index("source_image")
+    ours, theirs = (
+        Sources(kind, [folder]).annotations(CONCEPTS, {}).images.set_index("source_image")
+        for kind, folder in (("mammo_clip", written), ("vindr", phantom))
+    )
     assert len(ours) == 10
     columns = ["source_patient", "split", "view", "side", "density", "birads", *CONCEPTS]
     pd.testing.assert_frame_equal(
@@ -122,7 +124,7 @@ def folder_of(tmp_path: Path, *rows: dict, size: tuple[int, int] = (1520, 912)) 
 
 
 def read(folder: Path, concepts=CONCEPTS, **more):
-    return mammo_clip.read_folder(folder, concepts, {}, **more)
+    return mammo_clip.READER(folder).annotations(concepts, {}, **more)
 
 
 def test_rows_of_findings_are_counted_per_image_and_concept(tmp_path):
@@ -255,12 +257,12 @@ def test_the_table_with_a_row_per_breast_is_read_without_boxes(tmp_path):
     with pytest.raises(InputError, match=r"says nothing of 'DENSITY A'; use .*vindr_detection"):
         read(tmp_path, {"dense": "DENSITY A"})
     with pytest.raises(InputError, match=r"has no column 'height'; set cohort\.covariates to {}"):
-        mammo_clip.read_folder(tmp_path, CONCEPTS, {"matrix_rows": "height"})
+        mammo_clip.READER(tmp_path).annotations(CONCEPTS, {"matrix_rows": "height"})
 
 
 def test_pseudonyms_are_those_of_the_same_images_as_dicom(phantom, written):
     ours, theirs = (
-        {load_pseudonyms(None).image(i) for i in reader.locate_folder(folder)}
+        {load_pseudonyms(None).image(i) for i in reader.READER(folder).files()}
         for reader, folder in ((mammo_clip, written), (vindr, phantom))
     )
     assert ours == theirs
@@ -280,7 +282,7 @@ def test_changes_are_seen_and_strays_are_listed(tmp_path):
     assert archive_state(settings, [folder]).tables != touched.tables
     (folder / "images_png" / "p1" / "other.png").write_bytes(b"")
     (folder / "images_png" / "p1" / "notes.txt").write_bytes(b"")
-    assert stray_files("mammo_clip", [folder]) == ["images_png/p1/other.png"]
+    assert Sources("mammo_clip", [folder]).strays() == ["images_png/p1/other.png"]
 
 
 def test_its_tables_are_checked_without_the_images(written, tmp_path):

@@ -16,7 +16,7 @@ from mammo_sae.cohorts.image_files import is_image_name
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.settings import TableCohort
 from mammo_sae.cohorts.sheet import Sheet
-from mammo_sae.cohorts.table import read_folder
+from mammo_sae.cohorts.table import TableReader
 from mammo_sae.errors import InputError
 
 IMAGES = """file,patient_id,split,view,side,mass,birads,dose
@@ -36,7 +36,8 @@ def folder(tmp_path) -> Path:
 
 def read(folder: Path, concepts: dict[str, str] | None = None) -> pd.DataFrame:
     with files_unread():
-        return read_folder(folder, concepts or {"mass": "mass"}, {"dose": "dose"}).images
+        concepts = concepts or {"mass": "mass"}
+        return TableReader(folder).annotations(concepts, {"dose": "dose"}).images
 
 
 def plain(frame: pd.DataFrame) -> list[dict]:
@@ -104,7 +105,7 @@ def test_a_label_column_is_named_for_the_category_or_for_the_concept(folder):
 def test_a_label_that_is_none_is_unknown_and_named(folder):
     (folder / "images.csv").write_text(IMAGES.replace("L,1,4", "L,yes,4"))
     with files_unread():
-        source = read_folder(folder, {"mass": "mass"}, {})
+        source = TableReader(folder).annotations({"mass": "mass"}, {})
     assert source.images["mass"].astype("Int8").to_list() == [pd.NA, pd.NA, 0]
     assert [str(row) for sheet in source.sheets for row in sheet.left_out.values()] == [
         "images.csv: line 2, column 'mass' is 'yes'; expected 0, 1 or empty"

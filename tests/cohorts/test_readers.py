@@ -15,7 +15,8 @@ from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, Expli
 from mammo_sae.cohorts import build
 from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import locate, reader
+from mammo_sae.cohorts.reader import Reader
+from mammo_sae.cohorts.readers import Sources, reader_class
 from mammo_sae.cohorts.settings import RsnaCohort, TableCohort
 from mammo_sae.cohorts.sheet import LeftOut
 from mammo_sae.cohorts.tables import read_cohort
@@ -110,7 +111,7 @@ def test_a_table_of_your_own_becomes_a_cohort(table_folder, key, tmp_path):
     assert findings[["image_id", "concept", "xmax"]].values.tolist() == [
         [pseudonyms.image("a/1.dcm"), "mass", 10.0]
     ]
-    found = locate("table", load_pseudonyms(key), [table_folder])
+    found = Sources("table", [table_folder]).files(load_pseudonyms(key))
     assert found[pseudonyms.image("b/1.dcm")].dicom == table_folder / "b/1.dcm"
 
 
@@ -188,7 +189,7 @@ def test_rsna_is_split_by_patient_and_loses_other_views(rsna_folder, tmp_path):
     first = images.iloc[0]
     assert first[["density", "age_bin", "model"]].tolist() == ["C", "60-69", "machine 49"]
     assert (first["birads"], first["site"]) == (1, 2)
-    assert len(locate("rsna", load_pseudonyms(None), [rsna_folder])) == 120
+    assert len(Sources("rsna", [rsna_folder]).files(load_pseudonyms(None))) == 120
 
 
 def test_a_missing_image_of_rsna_is_left_out_and_counted(rsna_folder, tmp_path):
@@ -217,6 +218,53 @@ def test_every_kind_of_cohort_has_a_reader():
     from mammo_sae.cohorts.settings import CohortSettings
 
     for model in get_args(get_args(CohortSettings)[0]):
-        module = reader(model.model_fields["kind"].default)
-        assert callable(module.read_folder)
-        assert callable(module.locate_folder)
+        assert issubclass(reader_class(model.model_fields["kind"].default), Reader)
+
+
+@pytest.fixture
+def parses(monkeypatch) -> list[str]:
+    """The names of tables, in the order in which they are parsed."""
+    found = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        found.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    return found
+
+
+def test_a_table_is_parsed_once_however_often_it_is_asked_for(table_folder, parses):
+    sources = Sources("table", [table_folder])
+    sources.annotations({"mass": "mass"}, {"scanner": "scanner"})
+    sources.files(load_pseudonyms(None))
+    assert sources.strays() == []
+    assert parses == ["images.csv", "findings.csv"]
+
+
+def test_what_one_question_leaves_out_of_a_table_counts_for_no_other(table_folder):
+    path = table_folder / "images.csv"
+    path.write_text(path.read_text().replace("b,test", "b,nowhere"))
+    reader = reader_class("table")(table_folder)
+    assert list(reader.annotations({"mass": "mass"}, {}).images["source_image"]) == [
+        "a/1.dcm",
+        "a/2.dcm",
+    ]
+    # A split is none of the files' business.
+    assert list(reader.files()) == ["a/1.dcm", "a/2.dcm", "b/1.dcm"]
+
+
+def test_a_table_is_parsed_again_for_columns_that_were_not_kept(table_folder, parses):
+    reader = reader_class("table")(table_folder)
+    for columns, kept in (
+        (("file", "view"), ["file", "view"]),
+        (("view",), ["view"]),
+        (("mass", "file"), ["file", "mass"]),
+        (("view", "mass"), ["view", "mass"]),
+        (None, None),
+        (("side",), ["side"]),
+    ):
+        sheet = reader.table("images.csv", columns=columns)
+        assert kept is None or list(sheet.frame) == kept
+    assert parses == ["images.csv"] * 3

@@ -11,6 +11,7 @@ import pytest
 from mammo_sae.cohorts.annotations import Annotations, clipped, read_annotations
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.errors import InputError
 
 FEW, MANY = 150, 30_000
@@ -221,7 +222,8 @@ def mutated(draw: random.Random, content: bytes, separator: bytes) -> tuple[byte
 def read(name: str, folder: Path) -> Annotations:
     kind, _, concepts, covariates = READ[name]
     with files_unread():
-        found = read_annotations(kind, [folder], concepts, covariates, NAMES, most_malformed=0.5)
+        sources = Sources(kind, [folder])
+        found = read_annotations(sources, concepts, covariates, NAMES, most_malformed=0.5)
     clipped(found.boxes, found.images)
     return found
 

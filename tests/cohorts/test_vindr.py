@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mammo_sae.cohorts.vindr import locate_folder, read_folder
+from mammo_sae.cohorts.vindr import VindrReader
 from mammo_sae.errors import InputError
 
 CONCEPTS = {"mass": "Mass", "suspicious_calcification": "Suspicious Calcification"}
@@ -19,7 +19,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_labels_come_from_lists_of_categories(vindr_folder):
-    source = read_folder(vindr_folder, CONCEPTS, {})
+    source = VindrReader(vindr_folder).annotations(CONCEPTS, {})
     images = source.images.set_index("source_image")
     assert images["mass"].to_dict() == {"i1": 1, "i2": 1, "i3": 0, "i4": 0}
     assert images["suspicious_calcification"].to_dict() == {"i1": 1, "i2": 0, "i3": 0, "i4": 0}
@@ -40,7 +40,7 @@ def test_labels_come_from_lists_of_categories(vindr_folder):
 
 
 def test_columns_are_read_from_their_three_files(vindr_folder):
-    images = read_folder(vindr_folder, CONCEPTS, {}).images.set_index("source_image")
+    images = VindrReader(vindr_folder).annotations(CONCEPTS, {}).images.set_index("source_image")
     first = images.loc["i1"]
     assert first[["source_patient", "split", "view", "side", "density"]].tolist() == [
         "s1",
@@ -61,31 +61,34 @@ def test_columns_are_read_from_their_three_files(vindr_folder):
 
 def test_covariates_are_found_in_any_file_and_keep_their_type(vindr_folder):
     (vindr_folder / "truth.csv").write_text("image_id,marker\ni1,1\ni2,0\ni3,1\ni4,0\n")
-    images = read_folder(
-        vindr_folder,
-        CONCEPTS,
-        {"marker": "marker", "window": "Window Center", "maker": "Manufacturer"},
-    ).images
+    images = (
+        VindrReader(vindr_folder)
+        .annotations(
+            CONCEPTS,
+            {"marker": "marker", "window": "Window Center", "maker": "Manufacturer"},
+        )
+        .images
+    )
     assert images["marker"].tolist() == [1, 0, 1, 0]
     assert images["window"].tolist() == [100.5, 200, 300, 400]
     assert images["maker"].tolist() == ["ACME", "ACME", "Other", "Other"]
     with pytest.raises(InputError, match=r"no column 'paddle' in truth.csv, metadata.csv"):
-        read_folder(vindr_folder, CONCEPTS, {"paddle": "paddle"})
+        VindrReader(vindr_folder).annotations(CONCEPTS, {"paddle": "paddle"})
 
 
 def test_a_class_of_density_or_birads_is_a_concept_against_the_other_classes(vindr_folder):
     concepts = {"density_b": "DENSITY B", "density_c": "DENSITY C", "birads_4": "BI-RADS 4"}
-    images = read_folder(vindr_folder, concepts, {}).images.set_index("source_image")
+    images = VindrReader(vindr_folder).annotations(concepts, {}).images.set_index("source_image")
     assert images.loc["i1", list(concepts)].tolist() == [1, 0, 1]
     assert images.loc["i4", ["density_b", "density_c"]].isna().all()
 
 
 def test_files_are_located_by_study_and_image(vindr_folder):
-    files = locate_folder(vindr_folder)
+    files = VindrReader(vindr_folder).files()
     assert files["i3"].dicom == vindr_folder / "images" / "s2" / "i3.dicom"
     assert files["i3"].mask is None
     (vindr_folder / "truth.json").write_text('{"bit_planes": {"mass": 0, "marker": 2}}')
-    files = locate_folder(vindr_folder)
+    files = VindrReader(vindr_folder).files()
     assert files["i3"].mask == vindr_folder / "masks" / "i3.png"
     assert files["i3"].mask_bits == {"Mass": 0, "marker": 2}
 
@@ -118,7 +121,7 @@ def test_files_are_located_by_study_and_image(vindr_folder):
 def test_a_malformed_row_is_named_by_file_line_and_column(vindr_folder, file, old, new, message):
     path = next(vindr_folder.glob(f"{file}*.csv"))
     edit(path, old, new)
-    said = [str(row) for row in left_out(read_folder(vindr_folder, CONCEPTS, {}))]
+    said = [str(row) for row in left_out(VindrReader(vindr_folder).annotations(CONCEPTS, {}))]
     assert any(re.search(message, row) for row in said), said
 
 
@@ -131,7 +134,7 @@ def test_all_that_is_missing_is_named_at_once(vindr_folder):
     edit(vindr_folder / "metadata.csv", "SOP Instance", "SOP")
     (vindr_folder / "finding_annotations.csv").unlink()
     with pytest.raises(InputError) as error:
-        read_folder(vindr_folder, CONCEPTS, {})
+        VindrReader(vindr_folder).annotations(CONCEPTS, {})
     for part in (
         "breast-level_annotations.csv: columns 'height', 'width' are missing; it has study_id",
         "finding_annotations.csv is missing",
@@ -143,7 +146,7 @@ def test_all_that_is_missing_is_named_at_once(vindr_folder):
 
 def test_an_image_of_an_unreadable_finding_is_left_out_and_not_called_healthy(vindr_folder):
     edit(vindr_folder / "finding_annotations.csv", "i2,['Mass']", "i2,['Moss']")
-    source = read_folder(vindr_folder, CONCEPTS, {})
+    source = VindrReader(vindr_folder).annotations(CONCEPTS, {})
     assert source.images["source_image"].to_list() == ["i1", "i3", "i4"]
     assert "i2" not in set(source.findings["source_image"])
 
@@ -152,13 +155,13 @@ def test_rows_of_one_id_are_left_out_unless_they_say_the_same(vindr_folder):
     path = vindr_folder / "breast-level_annotations.csv"
     text = path.read_text()
     path.write_text(text + text.splitlines()[1] + "\n")
-    source = read_folder(vindr_folder, CONCEPTS, {})
+    source = VindrReader(vindr_folder).annotations(CONCEPTS, {})
     assert source.images["source_image"].to_list() == ["i1", "i2", "i3", "i4"]
     assert [str(row) for row in left_out(source)] == [
         f"{path.name}: line 6, column 'image_id' repeats line 2"
     ]
     path.write_text(text + text.splitlines()[1].replace(",L,", ",R,") + "\n")
-    source = read_folder(vindr_folder, CONCEPTS, {})
+    source = VindrReader(vindr_folder).annotations(CONCEPTS, {})
     assert source.images["source_image"].to_list() == ["i2", "i3", "i4"]
 
 
@@ -168,32 +171,32 @@ def test_rows_of_one_id_are_left_out_unless_they_say_the_same(vindr_folder):
 def test_a_missing_file_is_named(vindr_folder, name):
     (vindr_folder / name).unlink()
     with pytest.raises(InputError, match=rf"{name} is missing"):
-        read_folder(vindr_folder, CONCEPTS, {})
+        VindrReader(vindr_folder).annotations(CONCEPTS, {})
 
 
 def test_a_row_with_too_many_cells_is_left_out_and_an_empty_file_refused(vindr_folder):
     path = vindr_folder / "metadata.csv"
     path.write_text(path.read_text() + "i5,a,b,c,d,e,f,g\n")
-    (row,) = left_out(read_folder(vindr_folder, CONCEPTS, {}))
+    (row,) = left_out(VindrReader(vindr_folder).annotations(CONCEPTS, {}))
     assert str(row) == "metadata.csv: line 6 has 8 cells; the header row has 6"
     path.write_text("")
     with pytest.raises(InputError, match=r"metadata.csv can't be read as CSV: it is empty"):
-        read_folder(vindr_folder, CONCEPTS, {})
+        VindrReader(vindr_folder).annotations(CONCEPTS, {})
 
 
 def test_an_unknown_category_in_the_settings_lists_the_known_ones(vindr_folder):
     with pytest.raises(InputError, match=r"'Tumour' is neither a finding category.*Mass"):
-        read_folder(vindr_folder, {"tumour": "Tumour"}, {})
+        VindrReader(vindr_folder).annotations({"tumour": "Tumour"}, {})
 
 
 @pytest.mark.parametrize("text", ['{"bit_planes": {"mass": 9}}', "{}", '{"bit_planes": [1]}'])
 def test_malformed_mask_bits_are_refused(vindr_folder, text):
     (vindr_folder / "truth.json").write_text(text)
     with pytest.raises(InputError, match=r"truth.json: key bit_planes"):
-        locate_folder(vindr_folder)
+        VindrReader(vindr_folder).files()
 
 
 def test_a_folder_of_mammo_clips_pngs_is_refused_with_the_kind_that_reads_it(vindr_folder):
     (vindr_folder / "images_png").mkdir()
     with pytest.raises(InputError, match=r"kind mammo_clip and images\.preprocessing as_is"):
-        read_folder(vindr_folder, {"mass": "Mass"}, {})
+        VindrReader(vindr_folder).annotations({"mass": "Mass"}, {})

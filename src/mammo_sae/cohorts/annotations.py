@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.left_out import allowed, check_share
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
-from mammo_sae.cohorts.readers import read_source, reader
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.sheet import LeftOut
 from mammo_sae.cohorts.source import Keep
 from mammo_sae.errors import InputError
@@ -53,8 +52,7 @@ class Annotations:
 
 
 def read_annotations(
-    kind: str,
-    sources: Sequence[Path],
+    sources: Sources,
     concepts: Mapping[str, str],
     covariates: Mapping[str, str],
     pseudonyms: Pseudonyms,
@@ -65,8 +63,10 @@ def read_annotations(
 
     Parameters
     ----------
-    kind, sources, concepts, covariates, keep
-        As of `mammo_sae.cohorts.readers.read_source`.
+    sources
+        The cohort's folders.
+    concepts, covariates, keep
+        As of `mammo_sae.cohorts.readers.Sources.annotations`.
     pseudonyms
         Of the cohort.
     most_malformed
@@ -79,14 +79,15 @@ def read_annotations(
         If something is missing or malformed, naming it; if all patients are read and of no image
         there is a readable file.
     """
-    source = read_source(kind, sources, concepts, covariates, keep)
+    source = sources.annotations(concepts, covariates, keep)
     if keep is None:
         check_share(source.sheets, most_malformed)
     unreadable = source.images["rows"].isna()
     if keep is None and len(unreadable) and unreadable.all():
         raise InputError(
             f"none of the {len(unreadable)} images that the tables name can be read in "
-            f"{' and '.join(map(str, sources))}; they are looked for in {reader(kind).PATTERN}, "
+            f"{' and '.join(map(str, sources.folders))}; they are looked for in "
+            f"{sources.reader.pattern}, "
             "as DICOM, PNG, JPEG, TIFF or NPY files: correct cohort.source, or cohort.kind"
         )
     torn = _torn(source.images)

@@ -15,7 +15,7 @@ from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.labels import FINDING, IMAGE, row_columns
 from mammo_sae.cohorts.left_out import report
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
-from mammo_sae.cohorts.readers import regions_of, stray_files
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.regions import REGIONS
 from mammo_sae.cohorts.splits import drawn_splits
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
@@ -45,7 +45,7 @@ def run(
     settings
         The cohort.
     sources
-        Its folders, see `mammo_sae.cohorts.readers.read_source`.
+        Its folders, see `mammo_sae.cohorts.readers.Sources`.
     images, findings
         The tables to write (.parquet), see `mammo_sae.cohorts.tables`.
     manifest
@@ -61,10 +61,11 @@ def run(
         refuse that; nothing is written then.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
-    regions = regions_of(settings.kind, settings.concepts)
-    found, image_table, finding_table, counts = read_tables(settings, sources, pseudonyms)
+    opened = Sources(settings.kind, sources)
+    regions = opened.regions_of(settings.concepts)
+    found, image_table, finding_table, counts = read_tables(settings, opened, pseudonyms)
 
-    strays = sorted(pseudonyms.image(name) for name in stray_files(settings.kind, sources))
+    strays = sorted(pseudonyms.image(name) for name in opened.strays())
     _check_strays(strays, settings.unannotated)
     report(found.malformed)
     for patient in found.torn:
@@ -101,7 +102,7 @@ def run(
 
 
 def read_tables(
-    settings: CohortSettings, sources: Sequence[Path], pseudonyms: Pseudonyms
+    settings: CohortSettings, sources: Sources, pseudonyms: Pseudonyms
 ) -> tuple[Annotations, pd.DataFrame, pd.DataFrame, dict[str, int]]:
     """Return a cohort's annotations, its validated tables of images and findings, boxes counted.
 
@@ -111,7 +112,6 @@ def read_tables(
         If the sources are missing or malformed, or have no rows of findings where those are scored.
     """
     found = read_annotations(
-        settings.kind,
         sources,
         settings.concepts,
         settings.covariates,
@@ -123,7 +123,7 @@ def read_tables(
         list(settings.concepts),
         list(settings.covariates),
     )
-    regions = regions_of(settings.kind, settings.concepts)
+    regions = sources.regions_of(settings.concepts)
     boxes, counts = clipped(_concept_boxes(found.boxes, regions), found.images)
     findings = validated_findings(boxes, images)
     if getattr(settings, "labels", IMAGE) == FINDING:

@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.cohorts.downloads import Download
-from mammo_sae.cohorts.sheet import Sheet, open_sheets
+from mammo_sae.cohorts.reader import Reader
+from mammo_sae.cohorts.sheet import Sheet
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
     Keep,
@@ -41,10 +42,6 @@ NAMES = tuple(
     for kind in ("mass", "calc")
     for part in ("train", "test")
 )
-TABLES = (*NAMES, *(f"csv/{name}" for name in NAMES))
-"""Files that `read_folder` reads."""
-PATTERN = "*/**/*"
-"""Where images lie."""
 COLUMNS = (
     "patient_id",
     "left or right breast",
@@ -78,166 +75,172 @@ class _Film:
     findings: list[tuple[set[str], list[Path], Sheet, int]] = field(default_factory=list)
 
 
-def read_folder(
-    folder: Path,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None = None,
-    keep: Keep | None = None,
-) -> SourceCohort:
-    """Read the four tables, the headers of the images, and the extent of each mask.
+class CbisDdsmReader(Reader):
+    """A folder of CBIS-DDSM."""
 
-    Parameters
-    ----------
-    folder
-        The folder of the download that holds the tables and the series.
-    concepts
-        Concept name -> `mass`, `calcification` or `malignant`.
-    covariates
-        Covariate name -> column of the tables, of a film's first row.
-    split
-        The split of all images, instead of what the tables say.
-    keep
-        Which patients to read; all without it.
+    tables = (*NAMES, *(f"csv/{name}" for name in NAMES))
+    pattern = "*/**/*"
 
-    Raises
-    ------
-    InputError
-        Naming file, line and column of what is missing or malformed.
-    """
-    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._download: Download | None = None
 
-    check_concepts(concepts, CATEGORIES)
-    films, sheets = _films(folder, keep, covariates.values())
-    found = list(films.values())
-    headers = header_columns([film.file or folder / name for name, film in films.items()])
-    held_out = {film.patient for film in found if film.split == "test"}
-    both = held_out & {film.patient for film in found if film.split == "training"}
-    images = pd.DataFrame(
-        {
-            "source_image": list(films),
-            "source_patient": [film.patient for film in found],
-            "split": [
-                split or ("test" if film.patient in held_out else "training") for film in found
-            ],
-            "view": [film.view for film in found],
-            "side": [film.side for film in found],
-            "density": [film.density for film in found],
-            "birads": [film.birads for film in found],
-            **headers,
-        }
-    )
-    for concept, category in concepts.items():
-        images[concept] = [
-            int(any(category in categories for categories, *_ in film.findings)) for film in found
-        ]
-    for name, column in covariates.items():
-        images[name] = [film.sheet.text(column)[film.row] or None for film in found]
-    sizes = zip(headers["rows"], headers["columns"], strict=True)
-    boxes, without = _boxes(films, list(sizes))
-    counts = {"findings_without_box": without, "patients_in_both_parts": len(both)}
-    return SourceCohort(images, boxes, counts, sheets=tuple(sheets))
+    def annotations(
+        self,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None = None,
+        keep: Keep | None = None,
+    ) -> SourceCohort:
+        """Read the four tables, the headers of the images, and the extent of each mask.
 
+        Parameters
+        ----------
+        concepts
+            Concept name -> `mass`, `calcification` or `malignant`.
+        covariates
+            Covariate name -> column of the tables, of a film's first row.
 
-def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
-    """Return the files of the films by patient, side and view; masks are files of it too.
+        Raises
+        ------
+        InputError
+            Naming file, line and column of what is missing or malformed.
+        """
+        # What only locates files needs no pydicom.
+        from mammo_sae.cohorts.facts import header_columns
 
-    Raises
-    ------
-    InputError
-        If a table is missing or malformed.
-    """
-    return {
-        name: SourceFiles(
-            dicom=film.file or folder / name,
-            patient=film.patient,
-            annotation="\n".join(
-                [film.side, film.view, *(" ".join(sorted(kinds)) for kinds, *_ in film.findings)]
-            ),
-            others=tuple(path for _, files, *_ in film.findings for path in files),
+        check_concepts(concepts, CATEGORIES)
+        films, sheets = self._films(keep, covariates.values())
+        found = list(films.values())
+        headers = header_columns([film.file or self.folder / name for name, film in films.items()])
+        held_out = {film.patient for film in found if film.split == "test"}
+        both = held_out & {film.patient for film in found if film.split == "training"}
+        images = pd.DataFrame(
+            {
+                "source_image": list(films),
+                "source_patient": [film.patient for film in found],
+                "split": [
+                    split or ("test" if film.patient in held_out else "training") for film in found
+                ],
+                "view": [film.view for film in found],
+                "side": [film.side for film in found],
+                "density": [film.density for film in found],
+                "birads": [film.birads for film in found],
+                **headers,
+            }
         )
-        for name, film in _films(folder, keep)[0].items()
-    }
-
-
-def _films(
-    folder: Path, keep: Keep | None, more: Iterable[str] = ()
-) -> tuple[dict[str, _Film], list[Sheet]]:
-    """Return the films and the tables; a film of which a row is malformed is left out."""
-    films: dict[str, _Film] = {}
-    in_doubt: list[tuple[str, str | None, str | None]] = []
-    tables = "csv/" if (folder / "csv").is_dir() else ""
-    sheets = open_sheets(folder, {f"{tables}{name}": (*COLUMNS, *more) for name in NAMES})
-    # Of all patients: whose a file is must not depend on which are kept.
-    download = Download(
-        folder,
-        {
-            name
-            for sheet in sheets
-            for column in ("image file path", "ROI mask file path")
-            for text in sheet.text(column)
-            for name in _names(text)
-        },
-    )
-    for at, (name, sheet) in enumerate(zip(NAMES, sheets, strict=True)):
-        sheet.ids("patient_id", files=True)
-        sheet = sheets[at] = sheet.only("patient_id", keep)
-        density = "breast_density" if "breast_density" in sheet else "breast density"
-        columns = zip(
-            sheet.text("patient_id"),
-            sheet.chosen("left or right breast", SIDES),
-            sheet.chosen("image view", VIEWS),
-            sheet.parsed(density, DENSITIES.__getitem__, "0 to 4 or empty"),
-            sheet.parsed("assessment", _birads, "0 to 6 or empty"),
-            sheet.ids("abnormality type"),
-            sheet.chosen("pathology", PATHOLOGIES),
-            sheet.ids("image file path"),
-            sheet.ids("ROI mask file path"),
-            strict=True,
-        )
-        for row, (patient, side, view, dense, birads, kind, malignant, image, roi) in enumerate(
-            columns
-        ):
-            if kind not in CATEGORIES[:2]:
-                why = f"is {kind!r}; expected mass or calcification"
-                sheet.leave_out(row, "abnormality type", why)
-            series = [
-                _files(download, sheet, row, column, text)
-                for column, text in (("image file path", image), ("ROI mask file path", roi))
+        for concept, category in concepts.items():
+            images[concept] = [
+                int(any(category in categories for categories, *_ in film.findings))
+                for film in found
             ]
-            if not sheet.good_row(row):
-                in_doubt.append((patient, side, view))
-                continue
-            film = films.setdefault(
-                f"{patient}_{side}_{view}",
-                _Film(
-                    sheet,
-                    row,
-                    patient,
-                    "training" if name.endswith("_train_set.csv") else "test",
-                    side,
-                    view,
-                    next(iter(series[0]), None),
-                    dense,
+        for name, column in covariates.items():
+            images[name] = [film.sheet.text(column)[film.row] or None for film in found]
+        sizes = zip(headers["rows"], headers["columns"], strict=True)
+        boxes, without = _boxes(films, list(sizes))
+        counts = {"findings_without_box": without, "patients_in_both_parts": len(both)}
+        return SourceCohort(images, boxes, counts, sheets=tuple(sheets))
+
+    def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
+        """Return the files of the films by patient, side and view; masks are files of it too.
+
+        Raises
+        ------
+        InputError
+            If a table is missing or malformed.
+        """
+        return {
+            name: SourceFiles(
+                dicom=film.file or self.folder / name,
+                patient=film.patient,
+                annotation="\n".join(
+                    [
+                        film.side,
+                        film.view,
+                        *(" ".join(sorted(kinds)) for kinds, *_ in film.findings),
+                    ]
                 ),
+                others=tuple(path for _, files, *_ in film.findings for path in files),
             )
-            if birads is not None:
-                film.birads = birads if film.birads is None else max(film.birads, birads)
-            categories = {kind, *(["malignant"] if malignant else [])}
-            film.findings.append((categories, series[1], sheet, row))
-    for sheet in sheets:
-        ragged = sheet.mentioned(film.patient for film in films.values())
-        in_doubt += [(patient, None, None) for patient in sorted(ragged)]
-    # Where a row does not say which film it is of, it may be any of those that fit.
-    counted = {
-        name: film
-        for name, film in films.items()
-        if not any(
-            film.patient == patient and side in (None, film.side) and view in (None, film.view)
-            for patient, side, view in in_doubt
-        )
-    }
-    return counted, sheets
+            for name, film in self._films(keep)[0].items()
+        }
+
+    def _films(
+        self, keep: Keep | None, more: Iterable[str] = ()
+    ) -> tuple[dict[str, _Film], list[Sheet]]:
+        """Return the films and the tables; a film of which a row is malformed is left out."""
+        films: dict[str, _Film] = {}
+        in_doubt: list[tuple[str, str | None, str | None]] = []
+        tables = "csv/" if (self.folder / "csv").is_dir() else ""
+        sheets = self.every_table({f"{tables}{name}": (*COLUMNS, *more) for name in NAMES})
+        if self._download is None:
+            # Of all patients: whose a file is must not depend on which are kept.
+            paths = (
+                text
+                for sheet in sheets
+                for column in ("image file path", "ROI mask file path")
+                for text in sheet.text(column)
+            )
+            self._download = Download(self.folder, {n for path in paths for n in _names(path)})
+        for at, (name, sheet) in enumerate(zip(NAMES, sheets, strict=True)):
+            sheet.ids("patient_id", files=True)
+            sheet = sheets[at] = sheet.only("patient_id", keep)
+            density = "breast_density" if "breast_density" in sheet else "breast density"
+            columns = zip(
+                sheet.text("patient_id"),
+                sheet.chosen("left or right breast", SIDES),
+                sheet.chosen("image view", VIEWS),
+                sheet.parsed(density, DENSITIES.__getitem__, "0 to 4 or empty"),
+                sheet.parsed("assessment", _birads, "0 to 6 or empty"),
+                sheet.ids("abnormality type"),
+                sheet.chosen("pathology", PATHOLOGIES),
+                sheet.ids("image file path"),
+                sheet.ids("ROI mask file path"),
+                strict=True,
+            )
+            for row, (patient, side, view, dense, birads, kind, malignant, image, roi) in enumerate(
+                columns
+            ):
+                if kind not in CATEGORIES[:2]:
+                    why = f"is {kind!r}; expected mass or calcification"
+                    sheet.leave_out(row, "abnormality type", why)
+                series = [
+                    _files(self._download, sheet, row, column, text)
+                    for column, text in (("image file path", image), ("ROI mask file path", roi))
+                ]
+                if not sheet.good_row(row):
+                    in_doubt.append((patient, side, view))
+                    continue
+                film = films.setdefault(
+                    f"{patient}_{side}_{view}",
+                    _Film(
+                        sheet,
+                        row,
+                        patient,
+                        "training" if name.endswith("_train_set.csv") else "test",
+                        side,
+                        view,
+                        next(iter(series[0]), None),
+                        dense,
+                    ),
+                )
+                if birads is not None:
+                    film.birads = birads if film.birads is None else max(film.birads, birads)
+                categories = {kind, *(["malignant"] if malignant else [])}
+                film.findings.append((categories, series[1], sheet, row))
+        for sheet in sheets:
+            ragged = sheet.mentioned(film.patient for film in films.values())
+            in_doubt += [(patient, None, None) for patient in sorted(ragged)]
+        # Where a row does not say which film it is of, it may be any of those that fit.
+        counted = {
+            name: film
+            for name, film in films.items()
+            if not any(
+                film.patient == patient and side in (None, film.side) and view in (None, film.view)
+                for patient, side, view in in_doubt
+            )
+        }
+        return counted, sheets
 
 
 def _files(download: Download, sheet: Sheet, row: int, column: str, text: str) -> list[Path]:
@@ -335,3 +338,6 @@ def _is_mask(stored: np.ndarray) -> bool:
         return int(stored.min()) == 0
     sharp = (stored <= most // 8) | (stored >= most - most // 8)
     return most > 0 and bool(sharp.mean() > 0.99) and int(stored.min()) < most
+
+
+READER = CbisDdsmReader

@@ -13,7 +13,7 @@ from pathlib import Path
 from mammo_sae.cohorts.build import read_tables
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import reader_module
+from mammo_sae.cohorts.readers import Sources, reader_module
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.digests import code_digest
 from mammo_sae.settings import canonical_json
@@ -42,6 +42,6 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
         return
     pseudonyms = load_pseudonyms(settings.key_file)
     with files_unread():
-        read_tables(settings, sources, pseudonyms)
+        read_tables(settings, Sources(settings.kind, sources), pseudonyms)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(digest, encoding="utf-8")

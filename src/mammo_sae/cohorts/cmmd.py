@@ -14,13 +14,14 @@ without a row nothing is known. No split of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from functools import cached_property
 
 import pandas as pd
 
 from mammo_sae.cohorts.ages import age_in_years
 from mammo_sae.cohorts.downloads import Download
 from mammo_sae.cohorts.image_files import composed
+from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.sheet import EMPTY, Sheet
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
@@ -33,10 +34,6 @@ from mammo_sae.cohorts.tables import age_bin
 
 BREASTS = "CMMD_clinicaldata_revision.csv"
 FOLDER = "CMMD"
-TABLES = (BREASTS,)
-"""Files that `read_folder` reads."""
-PATTERN = "CMMD/**/*.dcm"
-"""Where images lie."""
 KINDS = {
     "calcification": {"calcification"},
     "mass": {"mass"},
@@ -60,127 +57,136 @@ COLUMNS = (
 )
 
 
-def read_folder(
-    folder: Path,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None = None,
-    keep: Keep | None = None,
-) -> SourceCohort:
-    """Read the table and the headers of all images.
+class CmmdReader(Reader):
+    """A folder of CMMD."""
 
-    Parameters
-    ----------
-    folder
-        The folder that holds the table and `CMMD`.
-    concepts
-        Concept name -> `mass`, `calcification` or `malignant`.
-    covariates
-        Covariate name -> column of the table.
-    split
-        The split of all images; without one they are all `training`.
-    keep
-        Which patients to read; all without it.
+    tables = (BREASTS,)
+    pattern = "CMMD/**/*.dcm"
 
-    Raises
-    ------
-    InputError
-        Naming file, line and column of what is missing or malformed.
-    """
-    from mammo_sae.cohorts.facts import read_facts  # what only locates files needs no pydicom
+    def annotations(
+        self,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None = None,
+        keep: Keep | None = None,
+    ) -> SourceCohort:
+        """Read the table and the headers of all images.
 
-    check_concepts(concepts, CATEGORIES)
-    sheet = _table(folder, covariates.values()).only("ID1", keep)
-    breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
-    in_doubt: set[tuple[str, str]] = set()
-    for row, (patient, side, kind, malignant) in enumerate(
-        zip(
-            sheet.text("ID1"),
-            sheet.chosen("LeftRight", {"L": "L", "R": "R"}),
-            sheet.required("abnormality", KINDS.__getitem__, "mass, calcification or both"),
-            sheet.chosen("classification", {"Benign": False, "Malignant": True}),
-            strict=True,
-        )
-    ):
-        if not sheet.good_row(row):
-            in_doubt |= {(patient, breast) for breast in side or "LR"}
-            continue
-        _, known = breasts.setdefault((patient, side), (row, set()))
-        known |= kind | ({"malignant"} if malignant else set())
-    # Of a row whose cells can't be told apart nobody knows the side.
-    ragged = sheet.mentioned(sheet.text("ID1"))
-    in_doubt |= {(patient, side) for patient in ragged for side in "LR"}
-    for breast in in_doubt:
-        breasts.pop(breast, None)
-    first = {patient: row for row, patient in reversed(list(enumerate(sheet.text("ID1"))))}
-    first.pop("", None)
-    ages = sheet.parsed("Age", age_in_years, "years or empty", private=True)
-    texts = {name: sheet.typed(column) for name, column in covariates.items()}
+        Parameters
+        ----------
+        concepts
+            Concept name -> `mass`, `calcification` or `malignant`.
+        covariates
+            Covariate name -> column of the table.
 
-    files = locate_folder(folder, keep)
-    headers = read_facts([found.dicom for found in files.values()], "read headers")
-    rows, dropped = [], 0
-    for (name, found), header in zip(files.items(), headers, strict=True):
-        if header is None:
-            rows.append({"source_image": name, "source_patient": found.patient, "rows": None})
-            continue
-        if header.side is None or header.view not in {"CC", "MLO"}:
-            dropped += 1
-            continue
-        row, known = breasts.get((found.patient, header.side), (None, None))
-        rows.append(
-            {
-                "source_image": name,
-                "source_patient": found.patient,
-                "split": split or "training",
-                "view": header.view,
-                "side": header.side,
-                "density": None,
-                "birads": None,
-                "rows": header.rows,
-                "columns": header.columns,
-                "pixel_spacing_mm": header.spacing_mm,
-                "manufacturer": header.manufacturer,
-                "model": header.model,
-                "age_bin": age_bin(ages[first[found.patient]]),
-                **{
-                    concept: None if known is None else int(category in known)
-                    for concept, category in concepts.items()
-                },
-                **{name: None if row is None else texts[name][row] for name in covariates},
-            }
-        )
-    findings = pd.DataFrame(columns=FINDING_COLUMNS)
-    columns = [*COLUMNS, *concepts, *covariates]
-    counts = {
-        "images_without_view_dropped": dropped,
-        "patients_without_images": len(first.keys() - {found.patient for found in files.values()}),
-    }
-    images = pd.DataFrame(rows, columns=columns)
-    return SourceCohort(images, findings, counts, sheets=(sheet,))
+        Raises
+        ------
+        InputError
+            Naming file, line and column of what is missing or malformed.
+        """
+        # What only locates files needs no pydicom.
+        from mammo_sae.cohorts.facts import read_facts
+
+        check_concepts(concepts, CATEGORIES)
+        sheet = self._table(covariates.values()).only("ID1", keep)
+        breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
+        in_doubt: set[tuple[str, str]] = set()
+        for row, (patient, side, kind, malignant) in enumerate(
+            zip(
+                sheet.text("ID1"),
+                sheet.chosen("LeftRight", {"L": "L", "R": "R"}),
+                sheet.required("abnormality", KINDS.__getitem__, "mass, calcification or both"),
+                sheet.chosen("classification", {"Benign": False, "Malignant": True}),
+                strict=True,
+            )
+        ):
+            if not sheet.good_row(row):
+                in_doubt |= {(patient, breast) for breast in side or "LR"}
+                continue
+            _, known = breasts.setdefault((patient, side), (row, set()))
+            known |= kind | ({"malignant"} if malignant else set())
+        # Of a row whose cells can't be told apart nobody knows the side.
+        ragged = sheet.mentioned(sheet.text("ID1"))
+        in_doubt |= {(patient, side) for patient in ragged for side in "LR"}
+        for breast in in_doubt:
+            breasts.pop(breast, None)
+        first = {patient: row for row, patient in reversed(list(enumerate(sheet.text("ID1"))))}
+        first.pop("", None)
+        ages = sheet.parsed("Age", age_in_years, "years or empty", private=True)
+        texts = {name: sheet.typed(column) for name, column in covariates.items()}
+
+        files = self.files(keep)
+        headers = read_facts([found.dicom for found in files.values()], "read headers")
+        rows, dropped = [], 0
+        for (name, found), header in zip(files.items(), headers, strict=True):
+            if header is None:
+                rows.append({"source_image": name, "source_patient": found.patient, "rows": None})
+                continue
+            if header.side is None or header.view not in {"CC", "MLO"}:
+                dropped += 1
+                continue
+            row, known = breasts.get((found.patient, header.side), (None, None))
+            rows.append(
+                {
+                    "source_image": name,
+                    "source_patient": found.patient,
+                    "split": split or "training",
+                    "view": header.view,
+                    "side": header.side,
+                    "density": None,
+                    "birads": None,
+                    "rows": header.rows,
+                    "columns": header.columns,
+                    "pixel_spacing_mm": header.spacing_mm,
+                    "manufacturer": header.manufacturer,
+                    "model": header.model,
+                    "age_bin": age_bin(ages[first[found.patient]]),
+                    **{
+                        concept: None if known is None else int(category in known)
+                        for concept, category in concepts.items()
+                    },
+                    **{name: None if row is None else texts[name][row] for name in covariates},
+                }
+            )
+        findings = pd.DataFrame(columns=FINDING_COLUMNS)
+        columns = [*COLUMNS, *concepts, *covariates]
+        counts = {
+            "images_without_view_dropped": dropped,
+            "patients_without_images": len(
+                first.keys() - {found.patient for found in files.values()}
+            ),
+        }
+        images = pd.DataFrame(rows, columns=columns)
+        return SourceCohort(images, findings, counts, sheets=(sheet,))
+
+    def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
+        """Return the files of all patients in the table that are kept, by path below the folder.
+
+        Raises
+        ------
+        InputError
+            If the table is missing.
+        """
+        ids = list(dict.fromkeys(self._table().text("ID1")))
+        return {
+            composed(path.relative_to(self.folder).as_posix()): SourceFiles(
+                dicom=path, patient=patient
+            )
+            for patient in ids
+            if patient not in EMPTY and (keep is None or keep(patient))
+            for path in self._download.find(patient)
+        }
+
+    @cached_property
+    def _download(self) -> Download:
+        """The image files. Of all patients: whose one is must not depend on which are kept."""
+        return Download(self.folder / FOLDER, self._table().text("ID1"), suffixes={".dcm"})
+
+    def _table(self, more: Iterable[str] = ()) -> Sheet:
+        needed = ("ID1", "LeftRight", "Age", "abnormality", "classification", *more)
+        sheet = self.table(BREASTS, needed=needed)
+        sheet.ids("ID1")
+        return sheet
 
 
-def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
-    """Return the files of all patients in the table that are kept, by path below the folder.
-
-    Raises
-    ------
-    InputError
-        If the table is missing.
-    """
-    ids = list(dict.fromkeys(_table(folder).text("ID1")))
-    # Of all patients: whose a file is must not depend on which are kept.
-    download = Download(folder / FOLDER, ids, suffixes={".dcm"})
-    return {
-        composed(path.relative_to(folder).as_posix()): SourceFiles(dicom=path, patient=patient)
-        for patient in ids
-        if patient not in EMPTY and (keep is None or keep(patient))
-        for path in download.find(patient)
-    }
-
-
-def _table(folder: Path, more: Iterable[str] = ()) -> Sheet:
-    needed = ("ID1", "LeftRight", "Age", "abnormality", "classification", *more)
-    sheet = Sheet(folder, BREASTS, needed=needed)
-    sheet.ids("ID1")
-    return sheet
+READER = CmmdReader

@@ -25,7 +25,8 @@ from typing import Any
 import pandas as pd
 
 from mammo_sae.cohorts.ages import age_in_years
-from mammo_sae.cohorts.image_files import Listings, composed, fits
+from mammo_sae.cohorts.image_files import composed, fits
+from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.sheet import EMPTY, Sheet, number
 from mammo_sae.cohorts.source import (
     FINDING_COLUMNS,
@@ -39,10 +40,6 @@ from mammo_sae.errors import InputError
 
 CLINICAL = "tables/EMBED_OpenData_clinical.csv"
 METADATA = "tables/EMBED_OpenData_metadata.csv"
-TABLES = (CLINICAL, METADATA)
-"""Files that `read_folder` reads."""
-PATTERN = "images/**/*"
-"""Where images lie."""
 ROOTS = ("anon_dicom", "images")  # what stands before the cohort folder in anon_dicom_path
 VIEWS = ("CC", "MLO")
 BIRADS = {"A": 0, "N": 1, "B": 2, "P": 3, "S": 4, "M": 5, "K": 6}
@@ -80,123 +77,156 @@ PNG_BOXES = ("PNG_ROI_coords", "ROI_coords")
 BOXES = (DICOM_BOXES, *PNG_BOXES)
 
 
-def read_folder(
-    folder: Path,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None = None,
-    keep: Keep | None = None,
-) -> SourceCohort:
-    """Read both tables and the headers of the images.
+class EmbedReader(Reader):
+    """A folder of EMBED."""
 
-    Parameters
-    ----------
-    folder
-        The folder that holds `tables` and `images`.
-    concepts
-        Concept name -> `mass`, `asymmetry`, `distortion`, `calcification` or `cancer` (proven).
-    covariates
-        Covariate name -> column of the metadata table.
-    split
-        The split of all images; without one they are all `training`.
-    keep
-        Which patients to read; all without it.
+    tables = (CLINICAL, METADATA)
+    pattern = "images/**/*"
 
-    Raises
-    ------
-    InputError
-        Naming file, line and column of what is missing or malformed.
-    """
-    from mammo_sae.cohorts.facts import (  # what only locates files needs no pydicom
-        fact_columns,
-        read_facts,
-    )
+    def annotations(
+        self,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None = None,
+        keep: Keep | None = None,
+    ) -> SourceCohort:
+        """Read both tables and the headers of the images.
 
-    check_concepts(concepts, CATEGORIES)
-    sheet, clinical = _sheets(folder, covariates.values())
-    sheet = sheet.only("empi_anon", keep)
-    files = _files(folder, sheet)
-    kept = _kept(sheet)
-    exams, sides = sheet.text("acc_anon"), sheet.text("ImageLateralityFinal")
-    findings = _findings(clinical)
-    of_row = [findings.get((exams[row], sides[row]), []) for row in kept]
-    boxes_of_row = _boxes_of_row(sheet)
-    headers = read_facts([files[row] for row in kept], "read headers")
-    patients, views = sheet.text("empi_anon"), sheet.text("ViewPosition")
-    images = pd.DataFrame(
-        {
-            "source_image": [composed(files[row].relative_to(folder).as_posix()) for row in kept],
-            "source_patient": [patients[row] for row in kept],
-            "split": split or "training",
-            "view": [views[row] for row in kept],
-            "side": [sides[row] for row in kept],
-            "density": [_first(found, "density") for found in of_row],
-            "birads": [_first(found, "birads") for found in of_row],
-            **fact_columns(headers),
-            "age_bin": [age_bin(_first(found, "age")) for found in of_row],
-        }
-    )
-    for concept, category in concepts.items():
-        # An exam without a row in the clinical table is unknown, not healthy.
-        images[concept] = [
-            int(any(category in finding["categories"] for finding in found)) if found else None
-            for found in of_row
-        ]
-    for name, column in covariates.items():
-        images[name] = sheet.typed(column).iloc[kept].to_numpy()
-    if DICOM_BOXES not in sheet:
-        boxes_of_row = [
-            _mirrored(boxes_of_row[row], header.columns)
-            if header and _is_mirrored(header.orientation, sides[row], views[row])
-            else boxes_of_row[row]
-            for row, header in zip(kept, headers, strict=True)
-        ]
-    else:
-        boxes_of_row = [boxes_of_row[row] for row in kept]
-    boxes, dropped = _boxes(boxes_of_row, images["source_image"], of_row)
-    counts = {
-        "other_images_dropped": int(sheet.good.sum()) - len(kept),
-        "images_of_unknown_exams": sum(not found for found in of_row),
-        **dropped,
-    }
-    return SourceCohort(images, boxes, counts, sheets=(sheet, clinical))
+        Parameters
+        ----------
+        concepts
+            Concept name -> `mass`, `asymmetry`, `distortion`, `calcification` or `cancer` (proven).
+        covariates
+            Covariate name -> column of the metadata table.
 
+        Raises
+        ------
+        InputError
+            Naming file, line and column of what is missing or malformed.
+        """
+        # What only locates files needs no pydicom.
+        from mammo_sae.cohorts.facts import fact_columns, read_facts
 
-def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
-    """Return the file of every standard view of kept patients by its path below the folder.
-
-    Raises
-    ------
-    InputError
-        If a table is missing or malformed.
-    """
-    sheet, clinical = _sheets(folder)
-    sheet = sheet.only("empi_anon", keep)
-    files = _files(folder, sheet)
-    exams, sides, patients = (
-        sheet.text(name) for name in ("acc_anon", "ImageLateralityFinal", "empi_anon")
-    )
-    cells = sheet.cells(["ImageLateralityFinal", "ViewPosition", *BOXES])
-    findings = _findings(clinical)
-    return {
-        composed(files[row].relative_to(folder).as_posix()): SourceFiles(
-            dicom=files[row],
-            patient=patients[row],
-            annotation=cells[row]
-            + " ".join(
-                category
-                for finding in findings.get((exams[row], sides[row]), [])
-                for category in sorted(finding["categories"])
-            ),
+        check_concepts(concepts, CATEGORIES)
+        sheet, clinical = self._sheets(covariates.values())
+        sheet = sheet.only("empi_anon", keep)
+        files = self._files(sheet)
+        kept = _kept(sheet)
+        exams, sides = sheet.text("acc_anon"), sheet.text("ImageLateralityFinal")
+        findings = _findings(clinical)
+        of_row = [findings.get((exams[row], sides[row]), []) for row in kept]
+        boxes_of_row = _boxes_of_row(sheet)
+        headers = read_facts([files[row] for row in kept], "read headers")
+        patients, views = sheet.text("empi_anon"), sheet.text("ViewPosition")
+        images = pd.DataFrame(
+            {
+                "source_image": [
+                    composed(files[row].relative_to(self.folder).as_posix()) for row in kept
+                ],
+                "source_patient": [patients[row] for row in kept],
+                "split": split or "training",
+                "view": [views[row] for row in kept],
+                "side": [sides[row] for row in kept],
+                "density": [_first(found, "density") for found in of_row],
+                "birads": [_first(found, "birads") for found in of_row],
+                **fact_columns(headers),
+                "age_bin": [age_bin(_first(found, "age")) for found in of_row],
+            }
         )
-        for row in _kept(sheet)
-    }
+        for concept, category in concepts.items():
+            # An exam without a row in the clinical table is unknown, not healthy.
+            images[concept] = [
+                int(any(category in finding["categories"] for finding in found)) if found else None
+                for found in of_row
+            ]
+        for name, column in covariates.items():
+            images[name] = sheet.typed(column).iloc[kept].to_numpy()
+        if DICOM_BOXES not in sheet:
+            boxes_of_row = [
+                _mirrored(boxes_of_row[row], header.columns)
+                if header and _is_mirrored(header.orientation, sides[row], views[row])
+                else boxes_of_row[row]
+                for row, header in zip(kept, headers, strict=True)
+            ]
+        else:
+            boxes_of_row = [boxes_of_row[row] for row in kept]
+        boxes, dropped = _boxes(boxes_of_row, images["source_image"], of_row)
+        counts = {
+            "other_images_dropped": int(sheet.good.sum()) - len(kept),
+            "images_of_unknown_exams": sum(not found for found in of_row),
+            **dropped,
+        }
+        return SourceCohort(images, boxes, counts, sheets=(sheet, clinical))
 
+    def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
+        """Return the file of every standard view of kept patients by its path below the folder.
 
-def named_files(folder: Path) -> set[Path]:
-    """Return the files of all rows, those of other kinds of image too."""
-    files = _files(folder, _sheets(folder)[0])
-    return {path for path in files if path is not None}
+        Raises
+        ------
+        InputError
+            If a table is missing or malformed.
+        """
+        sheet, clinical = self._sheets()
+        sheet = sheet.only("empi_anon", keep)
+        files = self._files(sheet)
+        exams, sides, patients = (
+            sheet.text(name) for name in ("acc_anon", "ImageLateralityFinal", "empi_anon")
+        )
+        cells = sheet.cells(["ImageLateralityFinal", "ViewPosition", *BOXES])
+        findings = _findings(clinical)
+        return {
+            composed(files[row].relative_to(self.folder).as_posix()): SourceFiles(
+                dicom=files[row],
+                patient=patients[row],
+                annotation=cells[row]
+                + " ".join(
+                    category
+                    for finding in findings.get((exams[row], sides[row]), [])
+                    for category in sorted(finding["categories"])
+                ),
+            )
+            for row in _kept(sheet)
+        }
+
+    def named_files(self) -> set[Path]:
+        """Return the files of all rows, those of other kinds of image too."""
+        files = self._files(self._sheets()[0])
+        return {path for path in files if path is not None}
+
+    def _sheets(self, more: Iterable[str] = ()) -> tuple[Sheet, Sheet]:
+        """Return the tables of files and of findings; rows that share a file are left out."""
+        found = []
+        wrong = []
+        wanted = ((METADATA, (*METADATA_COLUMNS, *more), BOXES), (CLINICAL, CLINICAL_COLUMNS, ()))
+        for name, needed, optional in wanted:
+            try:
+                found.append(self.table(name, columns=(*needed, *optional), needed=needed))
+            except InputError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise InputError("; ".join(wrong))
+        sheet, clinical = found
+        for column in ("empi_anon", "acc_anon"):
+            sheet.ids(column)
+        sheet.distinct(sheet.ids("anon_dicom_path"), "anon_dicom_path")
+        return sheet, clinical
+
+    def _files(self, sheet: Sheet) -> list[Path]:
+        files = []
+        for row, text in enumerate(sheet.text("anon_dicom_path")):
+            parts = PurePosixPath(text).parts
+            start = max((n + 1 for n, part in enumerate(parts) if part in ROOTS), default=0)
+            if ".." in parts or parts[start:][:1] in {(), ("/",)}:
+                sheet.leave_out(
+                    row, "anon_dicom_path", "must hold a path below anon_dicom or images"
+                )
+                parts, start = ("no path",), 0
+            elif not fits(text):
+                sheet.leave_out(row, "anon_dicom_path", "is longer than a file's name can be")
+                parts, start = ("no path",), 0
+            named = self.folder.joinpath("images", *parts[start:])
+            files.append(self.listings.find(named.parent, named.stem) or named)
+        return files
 
 
 def _kept(sheet: Sheet) -> list[int]:
@@ -216,42 +246,6 @@ def _kept(sheet: Sheet) -> list[int]:
         and side in {"L", "R"}
         and spot in {*EMPTY, "0", "0.0"}
     ]
-
-
-def _sheets(folder: Path, more: Iterable[str] = ()) -> tuple[Sheet, Sheet]:
-    """Return the tables of files and of findings; rows that share a file are left out."""
-    found = []
-    wrong = []
-    wanted = ((METADATA, (*METADATA_COLUMNS, *more), BOXES), (CLINICAL, CLINICAL_COLUMNS, ()))
-    for name, needed, optional in wanted:
-        try:
-            found.append(Sheet(folder, name, columns=(*needed, *optional), needed=needed))
-        except InputError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise InputError("; ".join(wrong))
-    sheet, clinical = found
-    for column in ("empi_anon", "acc_anon"):
-        sheet.ids(column)
-    sheet.distinct(sheet.ids("anon_dicom_path"), "anon_dicom_path")
-    return sheet, clinical
-
-
-def _files(folder: Path, sheet: Sheet) -> list[Path]:
-    files = []
-    listings = Listings()
-    for row, text in enumerate(sheet.text("anon_dicom_path")):
-        parts = PurePosixPath(text).parts
-        start = max((n + 1 for n, part in enumerate(parts) if part in ROOTS), default=0)
-        if ".." in parts or parts[start:][:1] in {(), ("/",)}:
-            sheet.leave_out(row, "anon_dicom_path", "must hold a path below anon_dicom or images")
-            parts, start = ("no path",), 0
-        elif not fits(text):
-            sheet.leave_out(row, "anon_dicom_path", "is longer than a file's name can be")
-            parts, start = ("no path",), 0
-        named = folder.joinpath("images", *parts[start:])
-        files.append(listings.find(named.parent, named.stem) or named)
-    return files
 
 
 def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -371,3 +365,6 @@ def _is_mirrored(orientation: str | None, side: str, view: str) -> bool:
 
 def _mirrored(boxes: Sequence[Box], columns: int) -> list[Box]:
     return [(columns - right, top, columns - left, bottom) for left, top, right, bottom in boxes]
+
+
+READER = EmbedReader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mammo_sae.cohorts.image_files import file_in
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import locate, stray_files
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.errors import InputError
 
@@ -26,15 +26,16 @@ def find_files(
     """
     pseudonyms = load_pseudonyms(settings.key_file)
     wanted = pseudonym.strip().lower()
+    opened = Sources(settings.kind, sources)
     found = [
         (image_id, files.dicom)
-        for image_id, files in locate(settings.kind, pseudonyms, sources).items()
+        for image_id, files in opened.files(pseudonyms).items()
         if wanted in (image_id, pseudonyms.patient(files.patient))
     ]
     if not found:
         found = [
             (wanted, file_in(folder, name))
-            for name in stray_files(settings.kind, sources)
+            for name in opened.strays()
             if pseudonyms.image(name) == wanted
             for folder in sources
             if file_in(folder, name).is_file()

@@ -22,14 +22,11 @@ from xml.parsers.expat import ExpatError
 import pandas as pd
 
 from mammo_sae.cohorts.image_files import composed, is_image_name
+from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 
 IMAGES = "INbreast.csv"
-TABLES = (IMAGES,)
-"""Files that `read_folder` reads."""
-PATTERN = "AllDICOMs/*"
-"""Where images lie."""
 # As some files spell it -> as the others do.
 SPELLINGS = {
     "Assymetry": "Asymmetry",
@@ -39,109 +36,110 @@ SPELLINGS = {
 DENSITIES = {"1": "A", "2": "B", "3": "C", "4": "D"}
 
 
-def read_folder(
-    folder: Path,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None = None,
-    keep: Keep | None = None,
-) -> SourceCohort:
-    """Read the table, the contours and the headers of the images.
+class InbreastReader(Reader):
+    """A folder of INbreast."""
 
-    Parameters
-    ----------
-    folder
-        The dataset's root.
-    concepts
-        Concept name -> name of a contour: Mass, Calcification, Cluster, Asymmetry, ...
-    covariates
-        Covariate name -> column of the table.
-    split
-        The split of all images; without one they are all `training`.
-    keep
-        Which patients to read; all without it.
+    tables = (IMAGES,)
+    pattern = "AllDICOMs/*"
 
-    Raises
-    ------
-    InputError
-        Naming file, line and column of what is missing or malformed.
-    """
-    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+    def annotations(
+        self,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None = None,
+        keep: Keep | None = None,
+    ) -> SourceCohort:
+        """Read the table, the contours and the headers of the images.
 
-    files = locate_folder(folder, keep)
-    sheet, _ = _located(folder, covariates.values())
-    sheet = sheet.only("File Name", files.__contains__)
-    names = sheet.text("File Name")
-    images = pd.DataFrame(
-        {
-            "source_image": names,
-            "source_patient": [files[name].patient for name in names],
-            "split": split or "training",
-            "view": sheet.chosen("View", {"CC": "CC", "MLO": "MLO", "ML": "MLO"}),
-            "side": sheet.chosen("Laterality", {"L": "L", "R": "R"}),
-            "density": sheet.parsed("ACR", DENSITIES.__getitem__, "1 to 4 or empty"),
-            "birads": sheet.parsed("Bi-Rads", _birads, "0 to 6, 4a to 4c, or empty"),
-        }
-    )
-    contours: dict[str, list] = {}
-    for row, name in enumerate(names):
-        try:
-            contours[name] = _contours(folder / "AllXML" / f"{name}.xml")
-        except ValueError as error:
-            contours[name] = []
-            sheet.leave_out(row, "File Name", f"has contours in AllXML that {error}")
-    for concept, finding in concepts.items():
-        images[concept] = [int(any(f == finding for f, _ in contours[name])) for name in names]
-    for name, column in covariates.items():
-        images[name] = sheet.typed(column)
-    images = images[sheet.good].reset_index(drop=True)
-    names = list(images["source_image"])
-    images = images.assign(**header_columns([files[name].dicom for name in names]))
-    rows = [(name, finding, *box) for name in names for finding, box in contours[name]]
-    findings = pd.DataFrame(rows, columns=FINDING_COLUMNS)
-    return SourceCohort(images, findings, {}, sheets=(sheet,))
+        Parameters
+        ----------
+        concepts
+            Concept name -> name of a contour: Mass, Calcification, Cluster, Asymmetry, ...
+        covariates
+            Covariate name -> column of the table.
 
+        Raises
+        ------
+        InputError
+            Naming file, line and column of what is missing or malformed.
+        """
+        # What only locates files needs no pydicom.
+        from mammo_sae.cohorts.facts import header_columns
 
-def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
-    """Return the files of every image of kept patients by the table's `File Name`.
-
-    Raises
-    ------
-    InputError
-        If the table is missing or lacks a column.
-    """
-    _, found = _located(folder)
-    return {name: files for name, files in found.items() if keep is None or keep(files.patient)}
-
-
-def _located(folder: Path, more: Iterable[str] = ()) -> tuple[Sheet, dict[str, SourceFiles]]:
-    """Return the table and its files; rows that have not one image are left out."""
-    needed = ("File Name", "View", "Laterality", "ACR", "Bi-Rads", *more)
-    sheet = Sheet(folder, IMAGES, separator=";", needed=needed)
-    names = sheet.ids("File Name")
-    sheet.distinct(names, "File Name")
-    on_disk: dict[str, list[Path]] = {}
-    for path in sorted(filter(is_image_name, (folder / "AllDICOMs").glob("*"))):
-        on_disk.setdefault(composed(path.name).split("_")[0], []).append(path)
-    found: dict[str, SourceFiles] = {}
-    for row, (name, cells) in enumerate(
-        zip(names, sheet.cells(["Laterality", "View"]), strict=True)
-    ):
-        paths = on_disk.get(name, [])
-        if len(paths) != 1:
-            sheet.leave_out(row, "File Name", f"has {len(paths)} images in AllDICOMs; expected 1")
-        elif len(paths[0].name.split("_")) < 3:
-            sheet.leave_out(row, "File Name", "has a file whose name holds no patient")
-        if not sheet.good_row(row):
-            continue
-        parts = paths[0].name.split("_")
-        found[name] = SourceFiles(
-            dicom=paths[0],
-            patient=parts[1],
-            annotation=cells,
-            others=(folder / "AllXML" / f"{name}.xml",),
+        files = self.files(keep)
+        sheet, _ = self._located(covariates.values())
+        sheet = sheet.only("File Name", files.__contains__)
+        names = sheet.text("File Name")
+        images = pd.DataFrame(
+            {
+                "source_image": names,
+                "source_patient": [files[name].patient for name in names],
+                "split": split or "training",
+                "view": sheet.chosen("View", {"CC": "CC", "MLO": "MLO", "ML": "MLO"}),
+                "side": sheet.chosen("Laterality", {"L": "L", "R": "R"}),
+                "density": sheet.parsed("ACR", DENSITIES.__getitem__, "1 to 4 or empty"),
+                "birads": sheet.parsed("Bi-Rads", _birads, "0 to 6, 4a to 4c, or empty"),
+            }
         )
-    return sheet, found
+        contours: dict[str, list] = {}
+        for row, name in enumerate(names):
+            try:
+                contours[name] = _contours(self.folder / "AllXML" / f"{name}.xml")
+            except ValueError as error:
+                contours[name] = []
+                sheet.leave_out(row, "File Name", f"has contours in AllXML that {error}")
+        for concept, finding in concepts.items():
+            images[concept] = [int(any(f == finding for f, _ in contours[name])) for name in names]
+        for name, column in covariates.items():
+            images[name] = sheet.typed(column)
+        images = images[sheet.good].reset_index(drop=True)
+        names = list(images["source_image"])
+        images = images.assign(**header_columns([files[name].dicom for name in names]))
+        rows = [(name, finding, *box) for name in names for finding, box in contours[name]]
+        findings = pd.DataFrame(rows, columns=FINDING_COLUMNS)
+        return SourceCohort(images, findings, {}, sheets=(sheet,))
+
+    def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
+        """Return the files of every image of kept patients by the table's `File Name`.
+
+        Raises
+        ------
+        InputError
+            If the table is missing or lacks a column.
+        """
+        _, found = self._located()
+        return {name: files for name, files in found.items() if keep is None or keep(files.patient)}
+
+    def _located(self, more: Iterable[str] = ()) -> tuple[Sheet, dict[str, SourceFiles]]:
+        """Return the table and its files; rows that have not one image are left out."""
+        needed = ("File Name", "View", "Laterality", "ACR", "Bi-Rads", *more)
+        sheet = self.table(IMAGES, separator=";", needed=needed)
+        names = sheet.ids("File Name")
+        sheet.distinct(names, "File Name")
+        on_disk: dict[str, list[Path]] = {}
+        for path in sorted(filter(is_image_name, (self.folder / "AllDICOMs").glob("*"))):
+            on_disk.setdefault(composed(path.name).split("_")[0], []).append(path)
+        found: dict[str, SourceFiles] = {}
+        for row, (name, cells) in enumerate(
+            zip(names, sheet.cells(["Laterality", "View"]), strict=True)
+        ):
+            paths = on_disk.get(name, [])
+            if len(paths) != 1:
+                sheet.leave_out(
+                    row, "File Name", f"has {len(paths)} images in AllDICOMs; expected 1"
+                )
+            elif len(paths[0].name.split("_")) < 3:
+                sheet.leave_out(row, "File Name", "has a file whose name holds no patient")
+            if not sheet.good_row(row):
+                continue
+            parts = paths[0].name.split("_")
+            found[name] = SourceFiles(
+                dicom=paths[0],
+                patient=parts[1],
+                annotation=cells,
+                others=(self.folder / "AllXML" / f"{name}.xml",),
+            )
+        return sheet, found
 
 
 def _birads(text: str) -> int:
@@ -186,3 +184,6 @@ def _contours(path: Path) -> list[tuple[str, tuple[float, float, float, float]]]
 def _point(text: str) -> tuple[float, float]:
     x, y = (number(part) for part in text.strip("() ").split(","))
     return x, y
+
+
+READER = InbreastReader

@@ -14,14 +14,13 @@ file: the crop is stretched to it (src/preprocessing of batmanlab/Mammo-CLIP).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from mammo_sae.cohorts.columns import BOX
-from mammo_sae.cohorts.image_files import Listings
 from mammo_sae.cohorts.mammo_clip_boxes import RESIZED, boxes_in_files
 from mammo_sae.cohorts.mammo_clip_breasts import SIDES, VIEWS, breast_images, breasts
+from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.sheet import Sheet
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import SPLITS
@@ -37,10 +36,6 @@ from mammo_sae.errors import InputError
 
 FOLDS = "vindr_detection_v1_folds.csv"
 FINAL = "clip_vindr_final.csv"
-TABLES = (FOLDS, FINAL)
-"""Files that `read_folder` reads, the first of them that is there."""
-PATTERN = "images_png/*/*"
-"""Where images lie."""
 NEEDED = {
     FOLDS: (
         *("patient_id", "image_id", "split", "view", "laterality"),
@@ -51,154 +46,154 @@ NEEDED = {
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 
-def read_folder(
-    folder: Path,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None = None,
-    keep: Keep | None = None,
-) -> SourceCohort:
-    """Read the table of a folder and the sizes of its images.
+class MammoClipReader(Reader):
+    """A folder of Mammo-CLIP's preprocessing."""
 
-    Parameters
-    ----------
-    folder
-        The folder that holds `images_png`.
-    concepts
-        Concept name -> as of `mammo_sae.cohorts.vindr.read_folder`. An image is positive if any
-        of its rows is.
-    covariates
-        Covariate name -> column of the table, of an image's first row.
-    split
-        The split of all images, instead of what the table says.
-    keep
-        Which patients to read; all without it.
+    tables = (FOLDS, FINAL)
+    pattern = "images_png/*/*"
 
-    Raises
-    ------
-    InputError
-        Naming the missing file, or the file, line and column that is malformed.
-    """
-    check_categories(concepts)
-    sheet = _table(folder).only("patient_id", keep)
-    if sheet.name == FINAL:
-        images = breast_images(sheet, concepts, covariates, split)
-        without = int(images[[*concepts]].sum().sum())
-        boxes = pd.DataFrame(columns=FINDING_COLUMNS)
-        images, counts = _with_sizes(folder, images), {"findings_without_box": without}
-        return SourceCohort(images, boxes, counts, sheets=(sheet,))
-    return _read_findings(folder, sheet, concepts, covariates, split)
+    def annotations(
+        self,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None = None,
+        keep: Keep | None = None,
+    ) -> SourceCohort:
+        """Read the table of a folder and the sizes of its images.
 
+        Parameters
+        ----------
+        concepts
+            Concept name -> as of `mammo_sae.cohorts.vindr.read_folder`. An image is positive if any
+            of its rows is.
+        covariates
+            Covariate name -> column of the table, of an image's first row.
 
-def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
-    """Return the files of the images of a folder by source image id; they need not exist.
+        Raises
+        ------
+        InputError
+            Naming the missing file, or the file, line and column that is malformed.
+        """
+        check_categories(concepts)
+        sheet = self._table().only("patient_id", keep)
+        if sheet.name == FINAL:
+            images = breast_images(sheet, concepts, covariates, split)
+            without = int(images[[*concepts]].sum().sum())
+            boxes = pd.DataFrame(columns=FINDING_COLUMNS)
+            images, counts = self._with_sizes(images), {"findings_without_box": without}
+            return SourceCohort(images, boxes, counts, sheets=(sheet,))
+        return self._read_findings(sheet, concepts, covariates, split)
 
-    Raises
-    ------
-    InputError
-        If the table is missing or malformed.
-    """
-    sheet = _table(folder).only("patient_id", keep)
-    listings = Listings()
-    if sheet.name == FINAL:
-        shown = [
-            (image, patient, f"{side}\t{view}")
-            for _, patient, side, view, image, _ in breasts(sheet)
-        ]
-    else:
-        categories = [name.replace(" ", "_") for name in sorted(CATEGORIES)]
-        columns = ["laterality", "view", "height", "width", "finding_categories", *categories]
-        cells = sheet.cells([*columns, *BOX, *RESIZED])
-        rows = zip(_image_ids(sheet), sheet.text("patient_id"), cells, sheet.good, strict=True)
-        shown = [row[:3] for row in rows if row[3]]
-    found: dict[str, SourceFiles] = {}
-    for image, patient, text in shown:
-        before = [found[image].annotation] if image in found else []
-        in_patient = folder / "images_png" / patient
-        found[image] = SourceFiles(
-            dicom=listings.find(in_patient, image) or in_patient / f"{image}.png",
-            patient=patient,
-            annotation="\n".join([*before, text]),
+    def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
+        """Return the files of the images of a folder by source image id; they need not exist.
+
+        Raises
+        ------
+        InputError
+            If the table is missing or malformed.
+        """
+        sheet = self._table().only("patient_id", keep)
+        if sheet.name == FINAL:
+            shown = [
+                (image, patient, f"{side}\t{view}")
+                for _, patient, side, view, image, _ in breasts(sheet)
+            ]
+        else:
+            categories = [name.replace(" ", "_") for name in sorted(CATEGORIES)]
+            columns = ["laterality", "view", "height", "width", "finding_categories", *categories]
+            cells = sheet.cells([*columns, *BOX, *RESIZED])
+            rows = zip(_image_ids(sheet), sheet.text("patient_id"), cells, sheet.good, strict=True)
+            shown = [row[:3] for row in rows if row[3]]
+        found: dict[str, SourceFiles] = {}
+        for image, patient, text in shown:
+            before = [found[image].annotation] if image in found else []
+            in_patient = self.folder / "images_png" / patient
+            found[image] = SourceFiles(
+                dicom=self.listings.find(in_patient, image) or in_patient / f"{image}.png",
+                patient=patient,
+                annotation="\n".join([*before, text]),
+            )
+        return found
+
+    def _table(self) -> Sheet:
+        for name in self.tables:
+            if (self.folder / name).is_file():
+                sheet = self.table(name, needed=NEEDED[name])
+                sheet.ids("patient_id", files=True)
+                # Before a part of the patients is taken: an image of two patients is neither's.
+                if name == FOLDS:
+                    sheet.ids("image_id", files=True)
+                    owners = pd.DataFrame({"of": _image_ids(sheet), "by": sheet.text("patient_id")})
+                    several = owners.groupby("of")["by"].transform("nunique") > 1
+                    for row in owners.index[several]:
+                        sheet.leave_out(int(row), "image_id", "is an image of two patients")
+                else:
+                    list(breasts(sheet))
+                return sheet
+        raise InputError(
+            f"the source has neither {FOLDS} nor {FINAL}; the cohort needs one of them"
         )
-    return found
 
+    def _read_findings(
+        self,
+        sheet: Sheet,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None,
+    ) -> SourceCohort:
+        rows = pd.DataFrame(
+            {
+                "source_image": _image_ids(sheet),
+                "source_patient": sheet.text("patient_id"),
+                "split": [split] * len(sheet)
+                if split
+                else sheet.chosen("split", {name: name for name in SPLITS}),
+                "view": sheet.chosen("view", {view: view for view in VIEWS}),
+                "side": sheet.chosen("laterality", SIDES),
+                "density": sheet.parsed(
+                    "breast_density", parse_density, "'DENSITY A' to 'DENSITY D'"
+                ),
+                "birads": sheet.parsed("breast_birads", parse_birads, "'BI-RADS 0' to 'BI-RADS 6'"),
+            }
+        )
+        _check_rows_agree(sheet, rows)
+        for name, column in covariates.items():
+            rows[name] = sheet.typed(column)
+        labels = _labels(sheet, rows, concepts)
+        # What a malformed row says of its image nobody knows.
+        in_doubt = set(rows["source_image"][~sheet.good])
+        mentioned = sheet.mentioned(sheet.text("image_id"))
+        in_doubt |= {image.removesuffix(".png") for image in mentioned}
+        counted = ~rows["source_image"].isin(in_doubt)
+        every, rows, labels = rows["source_image"], rows[counted], labels[counted]
+        first = ~rows["source_image"].duplicated()
+        images = rows[first].reset_index(drop=True)
+        per_image = labels.groupby(rows["source_image"])
+        # A class that the table leaves open is open for the image too.
+        positive = per_image.max()
+        is_open = labels.isna().groupby(rows["source_image"]).any() & (positive != 1).fillna(True)
+        positive = positive.mask(is_open).reindex(images["source_image"])
+        for concept in concepts:
+            images[concept] = positive[concept].astype("Int8").to_numpy()
+        images = self._with_sizes(images)
+        boxes, counts = boxes_in_files(sheet, every, images)
+        counted_rows = _finding_rows(labels, rows["source_image"])
+        return SourceCohort(images, boxes, counts, counted_rows, (sheet,))
 
-def _table(folder: Path) -> Sheet:
-    for name in TABLES:
-        if (folder / name).is_file():
-            sheet = Sheet(folder, name, needed=NEEDED[name])
-            sheet.ids("patient_id", files=True)
-            # Before a part of the patients is taken: an image of two patients is neither's.
-            if name == FOLDS:
-                sheet.ids("image_id", files=True)
-                owners = pd.DataFrame({"of": _image_ids(sheet), "by": sheet.text("patient_id")})
-                several = owners.groupby("of")["by"].transform("nunique") > 1
-                for row in owners.index[several]:
-                    sheet.leave_out(int(row), "image_id", "is an image of two patients")
-            else:
-                list(breasts(sheet))
-            return sheet
-    raise InputError(f"the source has neither {FOLDS} nor {FINAL}; the cohort needs one of them")
+    def _with_sizes(self, images: pd.DataFrame) -> pd.DataFrame:
+        """Add the columns that come from the files themselves."""
+        # What only locates files needs no pydicom.
+        from mammo_sae.cohorts.facts import header_columns
+
+        located = self.files(set(images["source_patient"]).__contains__)
+        return images.assign(
+            **header_columns([located[image].dicom for image in images["source_image"]])
+        )
 
 
 def _image_ids(sheet: Sheet) -> list[str]:
     """Return image ids as VinDr-Mammo has them; this table adds the suffix of the file."""
     return [image.removesuffix(".png") for image in sheet.text("image_id")]
-
-
-def _read_findings(
-    folder: Path,
-    sheet: Sheet,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None,
-) -> SourceCohort:
-    rows = pd.DataFrame(
-        {
-            "source_image": _image_ids(sheet),
-            "source_patient": sheet.text("patient_id"),
-            "split": [split] * len(sheet)
-            if split
-            else sheet.chosen("split", {name: name for name in SPLITS}),
-            "view": sheet.chosen("view", {view: view for view in VIEWS}),
-            "side": sheet.chosen("laterality", SIDES),
-            "density": sheet.parsed("breast_density", parse_density, "'DENSITY A' to 'DENSITY D'"),
-            "birads": sheet.parsed("breast_birads", parse_birads, "'BI-RADS 0' to 'BI-RADS 6'"),
-        }
-    )
-    _check_rows_agree(sheet, rows)
-    for name, column in covariates.items():
-        rows[name] = sheet.typed(column)
-    labels = _labels(sheet, rows, concepts)
-    # What a malformed row says of its image nobody knows.
-    in_doubt = set(rows["source_image"][~sheet.good])
-    mentioned = sheet.mentioned(sheet.text("image_id"))
-    in_doubt |= {image.removesuffix(".png") for image in mentioned}
-    counted = ~rows["source_image"].isin(in_doubt)
-    every, rows, labels = rows["source_image"], rows[counted], labels[counted]
-    first = ~rows["source_image"].duplicated()
-    images = rows[first].reset_index(drop=True)
-    per_image = labels.groupby(rows["source_image"])
-    # A class that the table leaves open is open for the image too.
-    positive = per_image.max()
-    is_open = labels.isna().groupby(rows["source_image"]).any() & (positive != 1).fillna(True)
-    positive = positive.mask(is_open).reindex(images["source_image"])
-    for concept in concepts:
-        images[concept] = positive[concept].astype("Int8").to_numpy()
-    images = _with_sizes(folder, images)
-    boxes, counts = boxes_in_files(sheet, every, images)
-    counted_rows = _finding_rows(labels, rows["source_image"])
-    return SourceCohort(images, boxes, counts, counted_rows, (sheet,))
-
-
-def _with_sizes(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns that come from the files themselves."""
-    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
-
-    located = locate_folder(folder, set(images["source_patient"]).__contains__)
-    return images.assign(
-        **header_columns([located[image].dicom for image in images["source_image"]])
-    )
 
 
 def _check_rows_agree(sheet: Sheet, rows: pd.DataFrame) -> None:
@@ -254,3 +249,6 @@ def _finding_rows(labels: pd.DataFrame, image: pd.Series) -> pd.DataFrame:
     grouped = long.groupby(["source_image", "concept"], sort=False)["label"]
     counted = grouped.agg(rows="count", positive="sum").reset_index()
     return counted.astype({"rows": "Int32", "positive": "Int32"})
+
+
+READER = MammoClipReader

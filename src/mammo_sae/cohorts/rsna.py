@@ -24,124 +24,138 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.cohorts.ages import age_in_years
-from mammo_sae.cohorts.image_files import Listings
+from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import age_bin
 
 IMAGES = "train.csv"
 FOLDS = "train_folds.csv"
-TABLES = (IMAGES, FOLDS)
-"""Files that `read_folder` reads, the first of them that is there."""
-PATTERN = "train_images*/**/*"
-"""Where images lie."""
 VIEWS = ("CC", "MLO")  # the others (AT, LM, ML, LMO) are a hundredth of the images
 FLAGS = {"0": 0, "1": 1, "False": 0, "True": 1}
 
 
-def read_folder(
-    folder: Path,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None = None,
-    keep: Keep | None = None,
-) -> SourceCohort:
-    """Read `train.csv` and the headers of the images with standard views.
+class RsnaReader(Reader):
+    """A folder of the RSNA data."""
 
-    Parameters
-    ----------
-    folder
-        The dataset's root.
-    concepts
-        Concept name -> 0/1 column of the table: cancer, biopsy, invasive, ...
-    covariates
-        Covariate name -> column of the table: site_id, implant, ...
-    split
-        The split of all images; without one, and without folds, they are all `training`.
-    keep
-        Which patients to read; all without it.
+    tables = (IMAGES, FOLDS)
+    pattern = "train_images*/**/*"
 
-    Raises
-    ------
-    InputError
-        Naming file, line and column of what is missing or malformed.
-    """
-    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+    def annotations(
+        self,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None = None,
+        keep: Keep | None = None,
+    ) -> SourceCohort:
+        """Read `train.csv` and the headers of the images with standard views.
 
-    sheet = _table(folder, (*concepts.values(), *covariates.values()))
-    sheet = sheet.only("patient_id", keep)
-    views = sheet.ids("view")
-    machines = sheet.text("machine_id")
-    images = pd.DataFrame(
-        {
-            "source_image": sheet.text("image_id"),
-            "source_patient": sheet.text("patient_id"),
-            "split": split or _splits(sheet),
-            "view": pd.Series(views, dtype=object),
-            "side": sheet.chosen("laterality", {"L": "L", "R": "R"}),
-            "density": sheet.parsed(
-                "density", dict(zip("ABCD", "ABCD", strict=True)).__getitem__, "A to D or empty"
-            ),
-            "birads": sheet.parsed("BIRADS", _birads, "0, 1, 2 or empty"),
-            "age_bin": [
-                age_bin(age) for age in sheet.parsed("age", age_in_years, "years", private=True)
-            ],
-            # The headers name no model; the machine's number stands for it.
-            "model": [f"machine {name}" if name else None for name in machines],
-        }
-    )
-    for concept, column in concepts.items():
-        images[concept] = sheet.parsed(column, FLAGS.__getitem__, "0 or 1")
-    for name, column in covariates.items():
-        images[name] = sheet.typed(column)
-    standard = np.array([view in VIEWS for view in views], dtype=bool)
-    kept = np.flatnonzero(standard & sheet.good)
-    files = _files(folder, sheet)
-    headers = header_columns([files[row] for row in kept])
-    images = images.iloc[kept].assign(
-        **{name: headers[name] for name in ("rows", "columns", "pixel_spacing_mm", "manufacturer")},
-    )
-    findings = pd.DataFrame(columns=FINDING_COLUMNS)
-    counts = {"other_views_dropped": int((~standard & sheet.good).sum())}
-    return SourceCohort(images, findings, counts, sheets=(sheet,))
+        Parameters
+        ----------
+        concepts
+            Concept name -> 0/1 column of the table: cancer, biopsy, invasive, ...
+        covariates
+            Covariate name -> column of the table: site_id, implant, ...
 
+        Raises
+        ------
+        InputError
+            Naming file, line and column of what is missing or malformed.
+        """
+        # What only locates files needs no pydicom.
+        from mammo_sae.cohorts.facts import header_columns
 
-def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
-    """Return the file of every standard view of kept patients by `image_id`.
-
-    Raises
-    ------
-    InputError
-        If the table is missing.
-    """
-    sheet = _table(folder).only("patient_id", keep)
-    return {
-        image: SourceFiles(dicom=path, patient=patient, annotation=cells)
-        for image, patient, path, view, cells, good in zip(
-            sheet.text("image_id"),
-            sheet.text("patient_id"),
-            _files(folder, sheet),
-            sheet.text("view"),
-            sheet.cells(["laterality", "view"]),
-            sheet.good,
-            strict=True,
+        sheet = self._table((*concepts.values(), *covariates.values()))
+        sheet = sheet.only("patient_id", keep)
+        views = sheet.ids("view")
+        machines = sheet.text("machine_id")
+        images = pd.DataFrame(
+            {
+                "source_image": sheet.text("image_id"),
+                "source_patient": sheet.text("patient_id"),
+                "split": split or _splits(sheet),
+                "view": pd.Series(views, dtype=object),
+                "side": sheet.chosen("laterality", {"L": "L", "R": "R"}),
+                "density": sheet.parsed(
+                    "density", dict(zip("ABCD", "ABCD", strict=True)).__getitem__, "A to D or empty"
+                ),
+                "birads": sheet.parsed("BIRADS", _birads, "0, 1, 2 or empty"),
+                "age_bin": [
+                    age_bin(age) for age in sheet.parsed("age", age_in_years, "years", private=True)
+                ],
+                # The headers name no model; the machine's number stands for it.
+                "model": [f"machine {name}" if name else None for name in machines],
+            }
         )
-        if view in VIEWS and good
-    }
+        for concept, column in concepts.items():
+            images[concept] = sheet.parsed(column, FLAGS.__getitem__, "0 or 1")
+        for name, column in covariates.items():
+            images[name] = sheet.typed(column)
+        standard = np.array([view in VIEWS for view in views], dtype=bool)
+        kept = np.flatnonzero(standard & sheet.good)
+        files = self._files(sheet)
+        headers = header_columns([files[row] for row in kept])
+        images = images.iloc[kept].assign(
+            **{
+                name: headers[name]
+                for name in ("rows", "columns", "pixel_spacing_mm", "manufacturer")
+            },
+        )
+        findings = pd.DataFrame(columns=FINDING_COLUMNS)
+        counts = {"other_views_dropped": int((~standard & sheet.good).sum())}
+        return SourceCohort(images, findings, counts, sheets=(sheet,))
 
+    def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
+        """Return the file of every standard view of kept patients by `image_id`.
 
-def named_files(folder: Path) -> set[Path]:
-    """Return the files of all rows, those of other views too."""
-    return set(_files(folder, _table(folder)))
+        Raises
+        ------
+        InputError
+            If the table is missing.
+        """
+        sheet = self._table().only("patient_id", keep)
+        return {
+            image: SourceFiles(dicom=path, patient=patient, annotation=cells)
+            for image, patient, path, view, cells, good in zip(
+                sheet.text("image_id"),
+                sheet.text("patient_id"),
+                self._files(sheet),
+                sheet.text("view"),
+                sheet.cells(["laterality", "view"]),
+                sheet.good,
+                strict=True,
+            )
+            if view in VIEWS and good
+        }
 
+    def named_files(self) -> set[Path]:
+        """Return the files of all rows, those of other views too."""
+        return set(self._files(self._table()))
 
-def _table(folder: Path, more: Sequence[str] = ()) -> Sheet:
-    name = next((n for n in TABLES if (folder / n).is_file()), IMAGES)
-    needed = ("patient_id", "image_id", "laterality", "view", "density", "BIRADS", "age")
-    sheet = Sheet(folder, name, needed=(*needed, "machine_id", *more))
-    sheet.ids("patient_id", files=True)
-    sheet.distinct(sheet.ids("image_id", files=True), "image_id")
-    return sheet
+    def _table(self, more: Sequence[str] = ()) -> Sheet:
+        name = next((n for n in self.tables if (self.folder / n).is_file()), IMAGES)
+        needed = ("patient_id", "image_id", "laterality", "view", "density", "BIRADS", "age")
+        sheet = self.table(name, needed=(*needed, "machine_id", *more))
+        sheet.ids("patient_id", files=True)
+        sheet.distinct(sheet.ids("image_id", files=True), "image_id")
+        return sheet
+
+    def _files(self, sheet: Sheet) -> list[Path]:
+        """Return each row's file; where there is none, where DICOM files are expected."""
+        roots = [path for path in sorted(self.folder.glob("train_images*")) if path.is_dir()]
+
+        def file(patient: str, image: str) -> Path:
+            for root in (*roots, self.folder):
+                found = self.listings.find(root / patient, image) or self.listings.find(
+                    root, f"{patient}_{image}"
+                )
+                if found is not None:
+                    return found
+            return self.folder / "train_images" / patient / f"{image}.dcm"
+
+        ids = zip(sheet.text("patient_id"), sheet.text("image_id"), sheet.good, strict=True)
+        # What was left out may be no id, and lead elsewhere.
+        return [file(patient, image) if good else self.folder for patient, image, good in ids]
 
 
 def _splits(sheet: Sheet) -> list[str] | str:
@@ -151,24 +165,8 @@ def _splits(sheet: Sheet) -> list[str] | str:
     return ["test" if fold == 0 else "training" for fold in folds]
 
 
-def _files(folder: Path, sheet: Sheet) -> list[Path]:
-    """Return each row's file; where there is none, where DICOM files are expected."""
-    listings = Listings()
-    roots = [path for path in sorted(folder.glob("train_images*")) if path.is_dir()]
-
-    def file(patient: str, image: str) -> Path:
-        for root in (*roots, folder):
-            found = listings.find(root / patient, image) or listings.find(
-                root, f"{patient}_{image}"
-            )
-            if found is not None:
-                return found
-        return folder / "train_images" / patient / f"{image}.dcm"
-
-    ids = zip(sheet.text("patient_id"), sheet.text("image_id"), sheet.good, strict=True)
-    # What was left out may be no id, and lead elsewhere.
-    return [file(patient, image) if good else folder for patient, image, good in ids]
-
-
 def _birads(text: str) -> int:
     return {0.0: 0, 1.0: 1, 2.0: 2}[float(text)]
+
+
+READER = RsnaReader

@@ -108,7 +108,7 @@ class Sheet:
         name: str,
         *,
         separator: str = ",",
-        columns: Sequence[str] | None = None,
+        columns: Collection[str] | None = None,
         needed: Sequence[str] = (),
     ) -> None:
         self.name = name
@@ -126,6 +126,7 @@ class Sheet:
         if rows.header is None:
             raise InputError(f"{name} can't be read as CSV: {rows.refused}")
         self._header = rows.header
+        self.columns = columns
         self.need(*needed)
         kept = {n: at for at, n in enumerate(rows.header) if columns is None or n in columns}
         self.frame = pd.DataFrame(
@@ -135,6 +136,27 @@ class Sheet:
         self.left_out.update({(n, ""): LeftOut(name, n, "", why) for n, why in rows.bad})
         self._words = rows.words
         self.rows = len(rows.good) + len(rows.bad)
+
+    def holds(self, columns: Collection[str] | None) -> bool:
+        """Return whether `columns` (None: all) were read, as far as the table has them."""
+        return self.columns is None or (columns is not None and set(columns) <= set(self.columns))
+
+    def fresh(self, columns: Collection[str] | None, needed: Sequence[str]) -> Sheet:
+        """Return the table as if it had just been read, with `columns` alone (None: all).
+
+        Raises
+        ------
+        InputError
+            If it lacks columns that are needed.
+        """
+        self.need(*needed)
+        part = copy(self)
+        part.left_out, part.remarks = dict(self.left_out), list(self.remarks)
+        part.notices, part._bad = dict(self.notices), set(self._bad)
+        if columns is not None:
+            part.columns = columns
+            part.frame = self.frame[[name for name in self.frame if name in columns]]
+        return part
 
     def need(self, *columns: str) -> None:
         """Refuse a table that lacks columns.
@@ -351,24 +373,3 @@ class Sheet:
         """Return all rows that were named, in the order of the table."""
         found = [*self.left_out.values(), *self.remarks]
         return sorted(found, key=lambda one: (one.line, one.column))
-
-
-def open_sheets(
-    folder: Path, needed: Mapping[str, Sequence[str]], *, separator: str = ","
-) -> list[Sheet]:
-    """Return the tables of a source, each with the columns it must have.
-
-    Raises
-    ------
-    InputError
-        Naming all tables that are missing or can't be read, and all columns that are missing.
-    """
-    sheets, wrong = [], []
-    for name, columns in needed.items():
-        try:
-            sheets.append(Sheet(folder, name, needed=columns, separator=separator))
-        except InputError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise InputError("; ".join(wrong))
-    return sheets

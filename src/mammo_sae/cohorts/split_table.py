@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mammo_sae.cohorts.annotations import read_annotations
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.stores.tables import write_table
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> None:
     settings
         The cohort's kind and key.
     sources
-        Its folders, see `mammo_sae.cohorts.readers.read_source`.
+        Its folders, see `mammo_sae.cohorts.readers.Sources`.
     output
         The table to write (.parquet).
 
@@ -44,6 +45,7 @@ def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> None:
     """
     # Headers take hours where tables take seconds, and no split stands in one.
     with files_unread():
-        found = read_annotations(settings.kind, sources, {}, {}, load_pseudonyms(settings.key_file))
+        opened = Sources(settings.kind, sources)
+        found = read_annotations(opened, {}, {}, load_pseudonyms(settings.key_file))
     table = found.images[["image_id", "split"]].sort_values("image_id", ignore_index=True)
     write_table(table, output)

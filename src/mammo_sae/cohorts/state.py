@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import locate, masked_regions, reader
+from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.settings import canonical_json
 
@@ -47,9 +47,9 @@ def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveS
         If a source is missing or its tables can't be read, naming it.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
-    found = locate(settings.kind, pseudonyms, sources)
-    regions = masked_regions(settings.kind, sources)
-    common = {"regions": _digest(str(regions).encode())} if regions else {}
+    opened = Sources(settings.kind, sources)
+    found = opened.files(pseudonyms)
+    common = {"regions": _digest(str(opened.masked_regions()).encode())}
     shards = [dict(common) for _ in range(settings.shards)]
     for image_id in sorted(found):
         files = found[image_id]
@@ -67,7 +67,7 @@ def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveS
     tables = {
         f"{part}/{name}": _digest((folder / name).read_bytes())
         for part, folder in zip(("source", "external"), sources, strict=False)
-        for name in reader(settings.kind).TABLES
+        for name in opened.reader.tables
         if (folder / name).is_file()
     }
     every = _digest("\n".join(texts).encode())

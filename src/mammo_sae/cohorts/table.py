@@ -14,12 +14,13 @@ known alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pandas as pd
 
 from mammo_sae.cohorts.image_files import file_in, fits
-from mammo_sae.cohorts.sheet import Sheet, flag, number, open_sheets, whole
+from mammo_sae.cohorts.reader import Reader
+from mammo_sae.cohorts.sheet import Sheet, flag, number, whole
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS
 
@@ -31,128 +32,129 @@ SHORT_SPLITS = {
     "valid": "validation",
     "testing": "test",
 }
-TABLES = (IMAGES, FINDINGS)
-"""Files that `read_folder` reads."""
-PATTERN = "**/*"
-# Findings are called by the category or by the concept.
-NAMES_TOO = True
-"""Where images lie."""
 
 
-def read_folder(
-    folder: Path,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None = None,
-    keep: Keep | None = None,
-) -> SourceCohort:
-    """Read the tables of a folder and the headers of its images.
+class TableReader(Reader):
+    """A folder with your own tables."""
 
-    Parameters
-    ----------
-    folder
-        The folder that holds `images.csv`.
-    concepts
-        Concept name -> column of `images.csv`, and `finding` of `findings.csv`; where there is no
-        such column, that of the concept's own name.
-    covariates
-        Covariate name -> column of `images.csv`.
-    split
-        The split of all images, instead of what the table says.
-    keep
-        Which patients to read; all without it.
+    tables = (IMAGES, FINDINGS)
+    pattern = "**/*"
 
-    Raises
-    ------
-    InputError
-        Naming file, line and column of what is missing or malformed.
-    """
-    from mammo_sae.cohorts.facts import header_columns  # what only locates files needs no pydicom
+    @classmethod
+    def finding_names(cls, concept: str, category: str) -> tuple[str, ...]:
+        """Return what findings of a concept are called: by its own name, or by the category's."""
+        return tuple({concept: 0, category: 0})
 
-    sheet, found = _sheets(folder, covariates.values())
-    for concept, column in concepts.items():
-        if concept not in sheet:
-            sheet.need(column)
-    sheet = sheet.only("patient_id", keep)
-    files = sheet.text("file")
-    images = pd.DataFrame(
-        {
-            "source_image": files,
-            "source_patient": sheet.ids("patient_id"),
-            "split": [split] * len(sheet)
-            if split
-            else sheet.required("split", _split, " or ".join(SPLITS)),
-            "view": sheet.required("view", _one_of("CC", "MLO"), "CC or MLO"),
-            "side": sheet.required("side", _one_of("L", "R"), "L or R"),
-            "density": _optional(sheet, "density", _one_of(*"ABCD"), "A, B, C, D or empty"),
-            "birads": _optional(sheet, "birads", _birads, "0 to 6 or empty"),
+    def annotations(
+        self,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None = None,
+        keep: Keep | None = None,
+    ) -> SourceCohort:
+        """Read the tables of a folder and the headers of its images.
+
+        Parameters
+        ----------
+        concepts
+            Concept name -> column of `images.csv`, and `finding` of `findings.csv`; where there is
+            no such column, that of the concept's own name.
+        covariates
+            Covariate name -> column of `images.csv`.
+
+        Raises
+        ------
+        InputError
+            Naming file, line and column of what is missing or malformed.
+        """
+        # What only locates files needs no pydicom.
+        from mammo_sae.cohorts.facts import header_columns
+
+        sheet, found = self._sheets(covariates.values())
+        for concept, column in concepts.items():
+            if concept not in sheet:
+                sheet.need(column)
+        sheet = sheet.only("patient_id", keep)
+        files = sheet.text("file")
+        images = pd.DataFrame(
+            {
+                "source_image": files,
+                "source_patient": sheet.ids("patient_id"),
+                "split": [split] * len(sheet)
+                if split
+                else sheet.required("split", _split, " or ".join(SPLITS)),
+                "view": sheet.required("view", _one_of("CC", "MLO"), "CC or MLO"),
+                "side": sheet.required("side", _one_of("L", "R"), "L or R"),
+                "density": _optional(sheet, "density", _one_of(*"ABCD"), "A, B, C, D or empty"),
+                "birads": _optional(sheet, "birads", _birads, "0 to 6 or empty"),
+            }
+        )
+        for concept, column in concepts.items():
+            label = concept if concept in sheet and column not in sheet else column
+            images[concept] = sheet.parsed(label, flag, "0, 1 or empty")
+        for name, column in covariates.items():
+            images[name] = sheet.typed(column)
+        images = images[sheet.good].reset_index(drop=True)
+        headers = header_columns([file_in(self.folder, name) for name in images["source_image"]])
+        boxes = _findings(found, sheet, files, keep)
+        sheets = (sheet,) if found is None else (sheet, found)
+        return SourceCohort(images.assign(**headers), boxes, {}, sheets=sheets)
+
+    def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
+        """Return the file of every image of kept patients by its name in `images.csv`.
+
+        Raises
+        ------
+        InputError
+            If the table is missing or names a file outside of the folder.
+        """
+        sheet, findings = self._sheets()
+        sheet = sheet.only("patient_id", keep)
+        boxes: dict[str, list[str]] = {}
+        if findings is not None:
+            for name, cells in zip(
+                findings.text("file"), findings.cells(["finding", *BOX]), strict=True
+            ):
+                boxes.setdefault(name, []).append(cells)
+        return {
+            name: SourceFiles(
+                dicom=file_in(self.folder, name),
+                patient=patient,
+                annotation="\n".join([cells, *sorted(boxes.get(name, []))]),
+            )
+            for name, patient, cells, good in zip(
+                sheet.text("file"),
+                sheet.text("patient_id"),
+                sheet.cells(["view", "side"]),
+                sheet.good,
+                strict=True,
+            )
+            if good
         }
-    )
-    for concept, column in concepts.items():
-        label = concept if concept in sheet and column not in sheet else column
-        images[concept] = sheet.parsed(label, flag, "0, 1 or empty")
-    for name, column in covariates.items():
-        images[name] = sheet.typed(column)
-    images = images[sheet.good].reset_index(drop=True)
-    headers = header_columns([file_in(folder, name) for name in images["source_image"]])
-    boxes = _findings(found, sheet, files, keep)
-    sheets = (sheet,) if found is None else (sheet, found)
-    return SourceCohort(images.assign(**headers), boxes, {}, sheets=sheets)
 
-
-def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
-    """Return the file of every image of kept patients by its name in `images.csv`.
-
-    Raises
-    ------
-    InputError
-        If the table is missing or names a file outside of the folder.
-    """
-    sheet, findings = _sheets(folder)
-    sheet = sheet.only("patient_id", keep)
-    boxes: dict[str, list[str]] = {}
-    if findings is not None:
-        for name, cells in zip(
-            findings.text("file"), findings.cells(["finding", *BOX]), strict=True
-        ):
-            boxes.setdefault(name, []).append(cells)
-    return {
-        name: SourceFiles(
-            dicom=file_in(folder, name),
-            patient=patient,
-            annotation="\n".join([cells, *sorted(boxes.get(name, []))]),
+    def _sheets(self, more: Iterable[str] = ()) -> tuple[Sheet, Sheet | None]:
+        """Return both tables; rows of images that have no name, or share one, are left out."""
+        sheets = self.every_table(
+            {
+                IMAGES: ["file", "patient_id", "split", "view", "side", *more],
+                **(
+                    {FINDINGS: ["file", "finding", *BOX]}
+                    if (self.folder / FINDINGS).is_file()
+                    else {}
+                ),
+            },
         )
-        for name, patient, cells, good in zip(
-            sheet.text("file"),
-            sheet.text("patient_id"),
-            sheet.cells(["view", "side"]),
-            sheet.good,
-            strict=True,
-        )
-        if good
-    }
-
-
-def _sheets(folder: Path, more: Iterable[str] = ()) -> tuple[Sheet, Sheet | None]:
-    """Return both tables; rows of images that have no name, or share one, are left out."""
-    sheets = open_sheets(
-        folder,
-        {
-            IMAGES: ["file", "patient_id", "split", "view", "side", *more],
-            **({FINDINGS: ["file", "finding", *BOX]} if (folder / FINDINGS).is_file() else {}),
-        },
-    )
-    sheet = sheets[0]
-    sheet.ids("patient_id")
-    files = sheet.ids("file")
-    for row, name in enumerate(files):
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            sheet.leave_out(row, "file", "must be a path inside the folder, relative to it")
-        elif not fits(name):
-            sheet.leave_out(row, "file", "is longer than a file's name can be")
-    sheet.distinct(files, "file")
-    return sheet, (sheets[1] if len(sheets) > 1 else None)
+        sheet = sheets[0]
+        sheet.ids("patient_id")
+        files = sheet.ids("file")
+        for row, name in enumerate(files):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                sheet.leave_out(row, "file", "must be a path inside the folder, relative to it")
+            elif not fits(name):
+                sheet.leave_out(row, "file", "is longer than a file's name can be")
+        sheet.distinct(files, "file")
+        return sheet, (sheets[1] if len(sheets) > 1 else None)
 
 
 def _optional(
@@ -199,3 +201,6 @@ def _findings(
         if file in counted and found.good_row(row):
             rows.append((file, finding, *box))
     return pd.DataFrame(rows, columns=FINDING_COLUMNS)
+
+
+READER = TableReader

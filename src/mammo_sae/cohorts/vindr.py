@@ -22,8 +22,8 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.cohorts.ages import age_in_years
-from mammo_sae.cohorts.image_files import Listings
-from mammo_sae.cohorts.sheet import Sheet, number, open_sheets
+from mammo_sae.cohorts.reader import Reader
+from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
 from mammo_sae.errors import InputError
@@ -35,10 +35,6 @@ METADATA = "metadata.csv"
 TRUTH = "truth.csv"
 TRUTH_DESCRIPTION = "truth.json"
 METADATA_ID = "SOP Instance UID"
-TABLES = (BREASTS, FINDINGS, METADATA, TRUTH, TRUTH_DESCRIPTION)
-"""Files that `read_folder` reads."""
-PATTERN = "images/*/*"
-"""Where images lie."""
 
 CLASSES: dict[str, tuple[str, str | int]] = {
     **{f"DENSITY {letter}": ("density", letter) for letter in "ABCD"},
@@ -62,173 +58,188 @@ CATEGORIES = {
 }
 
 
-def read_folder(
-    folder: Path,
-    concepts: Mapping[str, str],
-    covariates: Mapping[str, str],
-    split: str | None = None,
-    keep: Keep | None = None,
-) -> SourceCohort:
-    """Read the annotations of one folder.
+class VindrReader(Reader):
+    """A folder of VinDr-Mammo's form."""
 
-    Parameters
-    ----------
-    folder
-        The dataset's root.
-    concepts
-        Concept name -> finding category, density class (``DENSITY A``) or assessment
-        (``BI-RADS 4``); of a class, the other classes are the negatives.
-    covariates
-        Covariate name -> column of `truth.csv`, `metadata.csv` or `breast-level_annotations.csv`.
-    split
-        The split of all images, instead of what the folder says.
-    keep
-        Which patients to read; all without it.
+    tables = (BREASTS, FINDINGS, METADATA, TRUTH, TRUTH_DESCRIPTION)
+    pattern = "images/*/*"
+    categories = frozenset(CATEGORIES)
 
-    Raises
-    ------
-    InputError
-        Naming the missing file, or the file, line and column that is malformed.
-    """
-    check_categories(concepts)
-    breasts, found, metadata = _sheets(folder)
-    every = set(breasts.text("image_id"))
-    found.required("finding_categories", parse_categories, "a list of known categories")
-    # What a row of an unknown finding says of its image, nobody knows. Of all patients: whose it is
-    # must not depend on which are kept.
-    in_doubt = found.in_doubt(every, "image_id")
-    breasts = breasts.only("study_id", keep)
-    images = pd.DataFrame(
-        {
-            "source_image": breasts.text("image_id"),
-            "source_patient": breasts.text("study_id"),
-            "split": [split] * len(breasts)
-            if split
-            else breasts.chosen("split", {name: name for name in SPLITS}),
-            "view": breasts.chosen("view_position", {"CC": "CC", "MLO": "MLO"}),
-            "side": breasts.chosen("laterality", {"L": "L", "R": "R"}),
-            "density": breasts.parsed(
-                "breast_density", parse_density, "'DENSITY A' to 'DENSITY D'"
+    def annotations(
+        self,
+        concepts: Mapping[str, str],
+        covariates: Mapping[str, str],
+        split: str | None = None,
+        keep: Keep | None = None,
+    ) -> SourceCohort:
+        """Read the annotations of one folder.
+
+        Parameters
+        ----------
+        concepts
+            Concept name -> finding category, density class (``DENSITY A``) or assessment
+            (``BI-RADS 4``); of a class, the other classes are the negatives.
+        covariates
+            Covariate name -> column of `truth.csv`, `metadata.csv` or
+            `breast-level_annotations.csv`.
+
+        Raises
+        ------
+        InputError
+            Naming the missing file, or the file, line and column that is malformed.
+        """
+        check_categories(concepts)
+        breasts, found, metadata = self._sheets()
+        every = set(breasts.text("image_id"))
+        found.required("finding_categories", parse_categories, "a list of known categories")
+        # Nobody knows what a row of an unknown finding says of its image. Of all patients: whose
+        # it is must not depend on which are kept.
+        in_doubt = found.in_doubt(every, "image_id")
+        breasts = breasts.only("study_id", keep)
+        images = pd.DataFrame(
+            {
+                "source_image": breasts.text("image_id"),
+                "source_patient": breasts.text("study_id"),
+                "split": [split] * len(breasts)
+                if split
+                else breasts.chosen("split", {name: name for name in SPLITS}),
+                "view": breasts.chosen("view_position", {"CC": "CC", "MLO": "MLO"}),
+                "side": breasts.chosen("laterality", {"L": "L", "R": "R"}),
+                "density": breasts.parsed(
+                    "breast_density", parse_density, "'DENSITY A' to 'DENSITY D'"
+                ),
+                "birads": breasts.parsed(
+                    "breast_birads", parse_birads, "'BI-RADS 0' to 'BI-RADS 6'"
+                ),
+                "rows": breasts.required("height", parse_size, "a whole number of pixels"),
+                "columns": breasts.required("width", parse_size, "a whole number of pixels"),
+            }
+        )
+        images = images[breasts.good].reset_index(drop=True)
+        images = images.join(_metadata(metadata), on="source_image")
+        sheets = [breasts, found, metadata]
+        for name, column in covariates.items():
+            values = self._covariate({BREASTS: breasts, METADATA: metadata}, column)
+            images[name] = images["source_image"].map(values)
+
+        if keep is not None:
+            found = found.only("image_id", set(images["source_image"]).__contains__)
+        categories, findings, without_box = _findings(found, every)
+        images = images[~images["source_image"].isin(in_doubt)].reset_index(drop=True)
+        findings = findings[findings["source_image"].isin(images["source_image"])]
+        findings = findings.reset_index(drop=True)
+        for concept, category in concepts.items():
+            if category in CLASSES:
+                column, value = CLASSES[category]
+                images[concept] = [None if pd.isna(v) else int(v == value) for v in images[column]]
+                continue
+            images[concept] = [
+                int(category in categories.get(i, ())) for i in images["source_image"]
+            ]
+        rows = finding_rows(found, images, concepts)
+        described = set(metadata.text(METADATA_ID))
+        counts = {
+            "findings_without_box": without_box,
+            "images_without_metadata": int((~images["source_image"].isin(described)).sum()),
+            "images_without_row_of_findings": int(
+                (~images["source_image"].isin(set(found.text("image_id")))).sum()
             ),
-            "birads": breasts.parsed("breast_birads", parse_birads, "'BI-RADS 0' to 'BI-RADS 6'"),
-            "rows": breasts.required("height", parse_size, "a whole number of pixels"),
-            "columns": breasts.required("width", parse_size, "a whole number of pixels"),
         }
-    )
-    images = images[breasts.good].reset_index(drop=True)
-    images = images.join(_metadata(metadata), on="source_image")
-    sheets = [breasts, found, metadata]
-    for name, column in covariates.items():
-        values = _covariate(folder, {BREASTS: breasts, METADATA: metadata}, column)
-        images[name] = images["source_image"].map(values)
+        return SourceCohort(images, findings, counts, rows, tuple(sheets))
 
-    if keep is not None:
-        found = found.only("image_id", set(images["source_image"]).__contains__)
-    categories, findings, without_box = _findings(found, every)
-    images = images[~images["source_image"].isin(in_doubt)].reset_index(drop=True)
-    findings = findings[findings["source_image"].isin(images["source_image"])]
-    findings = findings.reset_index(drop=True)
-    for concept, category in concepts.items():
-        if category in CLASSES:
-            column, value = CLASSES[category]
-            images[concept] = [None if pd.isna(v) else int(v == value) for v in images[column]]
-            continue
-        images[concept] = [int(category in categories.get(i, ())) for i in images["source_image"]]
-    rows = finding_rows(found, images, concepts)
-    described = set(metadata.text(METADATA_ID))
-    counts = {
-        "findings_without_box": without_box,
-        "images_without_metadata": int((~images["source_image"].isin(described)).sum()),
-        "images_without_row_of_findings": int(
-            (~images["source_image"].isin(set(found.text("image_id")))).sum()
-        ),
-    }
-    return SourceCohort(images, findings, counts, rows, tuple(sheets))
+    def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
+        """Return the files of the images of a folder by source image id; they need not exist.
 
+        Raises
+        ------
+        InputError
+            If one of its two tables of annotations is missing.
+        """
+        bits = self.mask_bits()
+        breasts, findings, _ = self._sheets()
+        breasts = breasts.only("study_id", keep)
+        boxes: dict[str, list[str]] = {}
+        for image, cells in zip(
+            findings.text("image_id"), findings.cells(["finding_categories", *BOX]), strict=True
+        ):
+            boxes.setdefault(image, []).append(cells)
+        shown = breasts.cells(["laterality", "view_position", "height", "width"])
 
-def locate_folder(folder: Path, keep: Keep | None = None) -> dict[str, SourceFiles]:
-    """Return the files of the images of a folder by source image id; they need not exist.
+        def file(study: str, image: str) -> Path:
+            in_study = self.folder / "images" / study
+            return self.listings.find(in_study, image) or in_study / f"{image}.dicom"
 
-    Raises
-    ------
-    InputError
-        If one of its two tables of annotations is missing.
-    """
-    bits = mask_bits(folder)
-    breasts, findings, _ = _sheets(folder)
-    breasts = breasts.only("study_id", keep)
-    boxes: dict[str, list[str]] = {}
-    for image, cells in zip(
-        findings.text("image_id"), findings.cells(["finding_categories", *BOX]), strict=True
-    ):
-        boxes.setdefault(image, []).append(cells)
-    shown = breasts.cells(["laterality", "view_position", "height", "width"])
-    listings = Listings()
+        return {
+            image: SourceFiles(
+                dicom=file(study, image),
+                patient=study,
+                annotation="\n".join([cells, *sorted(boxes.get(image, []))]),
+                mask=self.folder / "masks" / f"{image}.png" if bits else None,
+                mask_bits=bits,
+            )
+            for image, study, cells, good in zip(
+                breasts.text("image_id"), breasts.text("study_id"), shown, breasts.good, strict=True
+            )
+            if good
+        }
 
-    def file(study: str, image: str) -> Path:
-        in_study = folder / "images" / study
-        return listings.find(in_study, image) or in_study / f"{image}.dicom"
+    def mask_bits(self) -> dict[str, int]:
+        """Return which bit of `masks/*.png` is which region; empty if the folder has no masks.
 
-    return {
-        image: SourceFiles(
-            dicom=file(study, image),
-            patient=study,
-            annotation="\n".join([cells, *sorted(boxes.get(image, []))]),
-            mask=folder / "masks" / f"{image}.png" if bits else None,
-            mask_bits=bits,
+        A plane that is named like a category (`suspicious_calcification`) is its region.
+
+        Raises
+        ------
+        InputError
+            If `truth.json` does not name bits 0 to 7.
+        """
+        path = self.folder / TRUTH_DESCRIPTION
+        if not path.is_file():
+            return {}
+        bits = read_plain_json(path).get("bit_planes")
+        if not isinstance(bits, dict) or not all(
+            isinstance(bit, int) and 0 <= bit <= 7 for bit in bits.values()
+        ):
+            raise InputError(f"{path}: key bit_planes must give every region a bit from 0 to 7")
+        categories = {name.lower().replace(" ", "_"): name for name in CATEGORIES}
+        return {categories.get(name, name): bit for name, bit in bits.items()}
+
+    def _sheets(self) -> list[Sheet]:
+        """Return the three tables; rows that name no image, or share one, are left out."""
+        if (self.folder / "images_png").is_dir() and not (self.folder / "images").is_dir():
+            raise InputError(
+                "the source has images_png/ and no images/: that is the form of Mammo-CLIP's "
+                "preprocessing; read it with cohort.kind mammo_clip and images.preprocessing as_is"
+            )
+        breasts, findings, metadata = self.every_table(
+            {
+                BREASTS: [
+                    *("study_id", "image_id", "split", "view_position", "laterality"),
+                    *("breast_density", "breast_birads", "height", "width"),
+                ],
+                FINDINGS: ["image_id", "finding_categories", *BOX],
+                METADATA: [METADATA_ID],
+            },
         )
-        for image, study, cells, good in zip(
-            breasts.text("image_id"), breasts.text("study_id"), shown, breasts.good, strict=True
-        )
-        if good
-    }
+        breasts.ids("study_id", files=True)
+        breasts.distinct(breasts.ids("image_id", files=True), "image_id")
+        findings.ids("image_id")
+        metadata.distinct(metadata.ids(METADATA_ID), METADATA_ID)
+        return [breasts, findings, metadata]
 
-
-def _sheets(folder: Path) -> list[Sheet]:
-    """Return the three tables; rows that name no image, or share one, are left out."""
-    if (folder / "images_png").is_dir() and not (folder / "images").is_dir():
-        raise InputError(
-            "the source has images_png/ and no images/: that is the form of Mammo-CLIP's "
-            "preprocessing; read it with cohort.kind mammo_clip and images.preprocessing as_is"
-        )
-    breasts, findings, metadata = open_sheets(
-        folder,
-        {
-            BREASTS: [
-                *("study_id", "image_id", "split", "view_position", "laterality"),
-                *("breast_density", "breast_birads", "height", "width"),
-            ],
-            FINDINGS: ["image_id", "finding_categories", *BOX],
-            METADATA: [METADATA_ID],
-        },
-    )
-    breasts.ids("study_id", files=True)
-    breasts.distinct(breasts.ids("image_id", files=True), "image_id")
-    findings.ids("image_id")
-    metadata.distinct(metadata.ids(METADATA_ID), METADATA_ID)
-    return [breasts, findings, metadata]
-
-
-def mask_bits(folder: Path) -> dict[str, int]:
-    """Return which bit of `masks/*.png` is which region; empty if the folder has no masks.
-
-    A plane that is named like a category (`suspicious_calcification`) is that category's region.
-
-    Raises
-    ------
-    InputError
-        If `truth.json` does not name bits 0 to 7.
-    """
-    path = folder / TRUTH_DESCRIPTION
-    if not path.is_file():
-        return {}
-    bits = read_plain_json(path).get("bit_planes")
-    if not isinstance(bits, dict) or not all(
-        isinstance(bit, int) and 0 <= bit <= 7 for bit in bits.values()
-    ):
-        raise InputError(f"{path}: key bit_planes must give every region a bit from 0 to 7")
-    categories = {name.lower().replace(" ", "_"): name for name in CATEGORIES}
-    return {categories.get(name, name): bit for name, bit in bits.items()}
+    def _covariate(self, sheets: Mapping[str, Sheet], column: str) -> pd.Series:
+        """Return one covariate by source image id."""
+        searched = []
+        for name, key in ((TRUTH, "image_id"), (METADATA, METADATA_ID), (BREASTS, "image_id")):
+            if name not in sheets and not (self.folder / name).is_file():
+                continue
+            sheet = sheets[name] if name in sheets else self.table(name)
+            searched.append(name)
+            if column in sheet:
+                ids = sheet.text(key)
+                sheet.distinct(ids, key)
+                return sheet.typed(column).set_axis(ids)[sheet.good]
+        raise InputError(f"covariates: no column {column!r} in {', '.join(searched)}")
 
 
 def check_categories(concepts: Mapping[str, str]) -> None:
@@ -311,21 +322,6 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
     return table[sheet.good]
 
 
-def _covariate(folder: Path, sheets: Mapping[str, Sheet], column: str) -> pd.Series:
-    """Return one covariate by source image id."""
-    searched = []
-    for name, key in ((TRUTH, "image_id"), (METADATA, METADATA_ID), (BREASTS, "image_id")):
-        if name not in sheets and not (folder / name).is_file():
-            continue
-        sheet = sheets[name] if name in sheets else Sheet(folder, name)
-        searched.append(name)
-        if column in sheet:
-            ids = sheet.text(key)
-            sheet.distinct(ids, key)
-            return sheet.typed(column).set_axis(ids)[sheet.good]
-    raise InputError(f"covariates: no column {column!r} in {', '.join(searched)}")
-
-
 def _findings(sheet: Sheet, known: set[str]) -> tuple[dict[str, set[str]], pd.DataFrame, int]:
     """Return the categories of each image, the boxes, and how many findings have no box."""
     ids = sheet.text("image_id")
@@ -387,3 +383,6 @@ def parse_categories(text: str) -> Sequence[str]:
     if not isinstance(found, list) or not set(found) <= CATEGORIES:
         raise ValueError
     return found
+
+
+READER = VindrReader

@@ -20,7 +20,7 @@ from PIL import Image
 from mammo_sae.cohorts.annotations import clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
-from mammo_sae.cohorts.readers import locate, masked_regions, reader
+from mammo_sae.cohorts.readers import Sources, reader_class
 from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.dicom.canonical import canonical_image, published_boxes
 from mammo_sae.dicom.files import read_image, why_unreadable
@@ -91,10 +91,11 @@ def run(
     def mine(patient: str) -> bool:
         return pseudonyms.shard(patient, settings.shards) == shard
 
-    found = read_annotations(settings.kind, sources, {}, {}, pseudonyms, mine)
-    files = locate(settings.kind, pseudonyms, sources, mine)
+    opened = Sources(settings.kind, sources)
+    found = read_annotations(opened, {}, {}, pseudonyms, mine)
+    files = opened.files(pseudonyms, mine)
     table = found.images.sort_values("image_id", kind="stable")
-    masked, artefacts = masked_regions(settings.kind, sources)
+    masked, artefacts = opened.masked_regions()
     boxes, _ = clipped(found.boxes, found.images)
     regions = [*sorted({*masked, *boxes["category"]}), *artefacts]
     of_image = dict(tuple(boxes.groupby("image_id")))
@@ -105,7 +106,7 @@ def run(
     ]
     pixels = int((table["rows"].astype("int64") * table["columns"]).sum())
     processes = min(threads, pixels // PIXELS_PER_PROCESS)
-    if settings.kind != "phantom":
+    if not opened.reader.simulated:
         # Files that we did not write may make a decoder end its process.
         processes = max(1, processes)
     policy = settings.images.triage
@@ -228,8 +229,8 @@ def _advice(reason: Reason, kind: str) -> str:
     """Return what to do about images that are refused for a reason."""
     if reason is Reason.MISSING:
         return (
-            f"files are looked for in {reader(kind).PATTERN} of the source, as DICOM, PNG, JPEG, "
-            "TIFF or NPY; set images.triage.missing to warn for a part of a dataset"
+            f"files are looked for in {reader_class(kind).pattern} of the source, as DICOM, PNG, "
+            "JPEG, TIFF or NPY; set images.triage.missing to warn for a part of a dataset"
         )
     if reason is Reason.SIZE:
         return (
