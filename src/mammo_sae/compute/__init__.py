@@ -1,1 +1,1 @@
-"""Where products run, and how an unfinished computation is kept."""
+"""Devices and number types of computations, and checkpoints of unfinished training."""

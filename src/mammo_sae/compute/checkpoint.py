@@ -1,7 +1,7 @@
-"""The state of an unfinished training run, to go on from after a kill.
+"""Checkpoints: the state of an unfinished training run, from which it resumes after a kill.
 
-The file is what `torch.save` writes, then the 32 bytes of its SHA-256: torch reads changed tensors
-without a word.
+A checkpoint is a file of `torch.save`, followed by the 32 bytes of its SHA-256: torch itself reads
+changed tensors without an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Checkpoint:
-    """A file that holds the state of one run, and is taken for no other's.
+    """A file with the state of one run, which no other run can load.
 
     Parameters
     ----------
@@ -31,7 +31,8 @@ class Checkpoint:
     identity
         Everything that decides the run's result, as JSON values or settings.
     device
-        Where the run computes; it too decides the result's bytes, as do PyTorch and its threads.
+        Where the run computes. It is part of the identity, as are the versions of PyTorch and the
+        number of threads, since they decide the result's bytes.
     """
 
     def __init__(self, path: Path, identity: Sequence[Any], device: torch.device) -> None:
@@ -41,7 +42,7 @@ class Checkpoint:
         self._key = hashlib.sha256(canonical_json(whole).encode()).hexdigest()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep `state`, in place of what was kept before."""
+        """Write `state`, in place of an earlier one."""
         with atomic_file(self._path, result=False) as aside:
             torch.save({"key": self._key, "state": state}, aside)
             digest = bytes.fromhex(file_digest(aside))
@@ -49,9 +50,9 @@ class Checkpoint:
                 stream.write(digest)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state kept for this very run, or None: training then starts over.
+        """Return the state of this run, or None if training has to start over.
 
-        If there is a file that is damaged or another run's, standard error says so.
+        If the file is damaged or belongs to another run, a line on standard error says so.
         """
         if not self._path.is_file():
             return None
@@ -59,7 +60,7 @@ class Checkpoint:
             return self._refuse("is damaged")
         try:
             kept = torch.load(self._path, map_location=self._device, weights_only=True)
-        # The digest matches: another version of torch wrote it, and this one can't read it.
+        # The digest matches, so another version of torch has written the file.
         except Exception as error:
             return self._refuse(f"can't be read ({str(error).splitlines()[0]})")
         if kept["key"] != self._key:

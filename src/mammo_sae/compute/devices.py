@@ -1,4 +1,4 @@
-"""Where networks and SAEs run, and in which type their products are fastest there."""
+"""The device of networks and SAEs, and the number type of its fastest products."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def fastest_device() -> torch.device:
 def product_type(device: torch.device) -> torch.dtype:
     """Return bfloat16 where `device` multiplies it faster than float32, else float32.
 
-    A property of the processor, not a measurement: a choice that hangs on what else the machine is
-    doing would not give the same bytes twice.
+    The choice depends on the processor only. A timing would depend on the machine's load, and the
+    same run could then give different bytes.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         units = torch.cpu.get_capabilities()
-        # Matrix units always pay. AVX-512's instruction does as many products a cycle as float32
-        # on Intel, and costs conversions besides (measured: 1.8 times slower); on AMD, which
-        # alone has SSE4a, it does twice as many.
+        # Matrix units are always faster. AVX-512's instruction on Intel has the rate of float32 and
+        # needs conversions (measured: 1.8 times slower). On AMD it has twice the rate; only AMD's
+        # processors have SSE4a.
         fast = any(units.get(unit, False) for unit in ("amx_bf16", "sve_bf16")) or (
             units.get("avx512_bf16", False) and units.get("sse4a", False)
         )
@@ -35,10 +35,10 @@ def product_type(device: torch.device) -> torch.dtype:
 
 
 def in_parts(function: Callable[[slice], Result], count: int) -> list[Result]:
-    """Return what `function` gives for 0 to `count`, in as few parts as the GPU's memory takes.
+    """Return the results of `function` for the items 0 to `count`, in few parts that fit the GPU.
 
-    A part is halved when it does not fit; one item that does not fit is an error. For functions
-    whose result for an item hangs on no other item.
+    A part that does not fit into the GPU's memory is halved. The result of `function` for an item
+    must not depend on other items.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Sparse autoencoders: variants, training, codes."""
+"""Sparse autoencoders (SAEs): variants, training, codes."""

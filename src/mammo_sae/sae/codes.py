@@ -1,4 +1,4 @@
-"""Step: the codes of one SAE over all images of one layer, and their pooling per image."""
+"""Step: encode all images of one layer with one SAE and pool the codes of each image."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def run(
     embeddings
         Manifests of the embedding stores, one per shard.
     image_stores
-        Manifests of the image stores, whose masks say which cells the breast touches.
+        Manifests of the image stores. Their masks say which cells the breast touches.
     store, manifest
         The codes store and its manifest.
 
     Raises
     ------
     InputError
-        If SAE and embeddings don't fit or an embedding is not finite.
+        If the channels of SAE and embeddings differ, or an embedding is not finite.
     """
     model = SparseAutoencoder.load(sae).to(fastest_device())
     reader = EmbeddingReader(embeddings, layer)
@@ -87,7 +87,7 @@ def run(
             k=model.k,
             provenance=provenance,
         ) as writer,
-        ThreadPoolExecutor(1) as other,  # the next batch is encoded while this one is written
+        ThreadPoolExecutor(1) as other,  # encodes the next batch while this one is written
     ):
         batches = in_order(other, encoded, reader.batches(images), ahead=1)
         for batch in progress(batches, label=f"codes {layer}", total=count):
@@ -96,24 +96,24 @@ def run(
 
 
 def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str, np.ndarray]:
-    """Pool codes over every image, and over those of its cells that the breast touches.
+    """Pool the codes of every image, over all cells and over the cells that the breast touches.
 
     Parameters
     ----------
     index, value : [n * cells, m]
-        Codes of n images.
+        Codes of n images: indices of latents and their values, m slots a cell.
     inside : [n, cells] bool
         Cells that the breast touches.
 
     Returns
     -------
     dict
-        Each of `mammo_sae.stores.codes.POOLED`, float32 [n, latents].
+        float32 [n, latents] for each name in `mammo_sae.stores.codes.POOLED`.
     """
     images, per_image = inside.shape
     size = images * latents
     image = torch.arange(images, device=index.device)[:, None]
-    # Each code is counted once, with the cells outside or inside the breast.
+    # Count each code once, in the group of cells outside or inside the breast.
     place = (inside * size + image * latents).flatten()
     target = (place.unsqueeze(1) + index).flatten()
     flat = value.flatten()

@@ -1,4 +1,4 @@
-"""Which latents are dead, known without waiting for a GPU."""
+"""Dead latents, counted in a way that never makes the CPU wait for a GPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class DeadLatents:
-    """Counts the steps since each latent fired. A latent that has not fired for long is dead.
+    """Counts the steps since each latent fired. A latent that has not fired for `patience` is dead.
 
-    The number of dead latents decides the shapes of what is computed next, so the CPU has to know
-    it. A GPU that is asked for it has to finish its queue first, and then idles. So the number is
-    sent to the CPU as soon as a step knows which latents fired. The next step reads it, while the
-    GPU still runs the optimiser of this one. The number is the same.
+    The number of dead latents decides the shapes of the next step, so the CPU has to know it.
+    Asking a GPU for a number empties its queue, and the GPU idles. Therefore the number is copied
+    to the CPU asynchronously, as soon as a step knows which latents fired. The next step reads the
+    copy while the GPU still runs the optimiser. The copied number is exact.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class DeadLatents:
         """Return the dead latents [m] int64, ascending."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        # nonzero would ask the GPU for the number again.
+        # nonzero would make the CPU wait for the number.
         dead = self._is_dead().to(torch.int8)
         order = torch.sort(dead, descending=True, stable=True).indices
         return order[: int(self._count)]
@@ -51,7 +51,7 @@ class DeadLatents:
         self._send()
 
     def restore(self, steps: Tensor) -> None:
-        """Go back to earlier `steps`."""
+        """Set the counts to `steps` [latents] of a checkpoint."""
         self.steps.copy_(steps)
         self._send()
 

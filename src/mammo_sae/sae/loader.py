@@ -1,13 +1,13 @@
 """Cells of an embedding store in random order, epoch after epoch, in bounded memory.
 
-What is read, and in which order, is the same for every SAE of a layer, so that several can be
-trained in one pass over a store (`Cells.parts`). Each cuts its own batches from what was read, in
-an order that follows from its seed (`Batches`).
+`Cells.parts` reads the same cells in the same order for every SAE of a layer. So several SAEs can
+be trained in one pass over a store. Each SAE cuts its own batches from a part (`Batches`), in an
+order that follows from its seed.
 
-If all cells fit the buffer they are read once, and an epoch is one part. If not, blocks of images
-are read in random order into a mixing buffer; whenever it is full, a random quarter of it is given
-out and filled anew, which a thread does while training uses the quarter before. Either way every
-cell comes exactly once per epoch.
+If all cells fit the buffer, they are read once, and an epoch is one part. Otherwise blocks of
+images are read in random order into a mixing buffer. Whenever the buffer is full, a random quarter
+of it becomes the next part, and a thread refills that quarter while training uses the part. Either
+way each epoch gives every cell exactly once.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from torch import Tensor
 from mammo_sae.errors import InputError
 from mammo_sae.ordered import ahead
 
-if TYPE_CHECKING:  # training on cells that are there needs no stores, nor what these need
+if TYPE_CHECKING:  # training on cells in memory needs neither stores nor their packages
     from mammo_sae.stores.embeddings import EmbeddingReader
 
 MIB = 1 << 20
-GIVEN_OUT = 4  # one in so many of a full buffer's cells
-# In memory at a time, in buffers: the buffer, the part that is used, the part that comes next.
+GIVEN_OUT = 4  # a part is one quarter of a full buffer
+# Memory in units of the buffer: the buffer, the part in use, the next part.
 HELD = 1 + 2 / GIVEN_OUT
 
 
 @dataclass(frozen=True)
 class Part:
-    """Cells [m, d] in the store's type, on the device: part `number` of epoch `epoch`."""
+    """Cells [m, d] on the device, in the store's type: part `number` of epoch `epoch`."""
 
     epoch: int
     number: int
@@ -50,16 +50,16 @@ class Cells:
     reader
         Embeddings of the training images.
     budget
-        Bytes of cells to hold at most.
+        Most bytes of cells in memory.
     device
-        Where parts go; a set that fits the budget lies there as a whole.
+        Device that holds the parts. A set of cells that fits the budget lies there as a whole.
     kept
-        Bool [images, R * C], in the reader's order: the cells to give out; None: all.
+        Bool [images, R * C] in the reader's order: True for the cells to use. None: all cells.
 
     Raises
     ------
     InputError
-        If there are no images, or a cell is NaN or infinite (naming the image).
+        If there are no images, or a cell is NaN or infinite. The message names the image.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Cells:
                 self._whole[rows.to(device)] = cells.to(device)
 
     def sample(self) -> Tensor:
-        """Return cells [m, d] of random images, as many as come at once: to take statistics."""
+        """Return cells [m, d] of random images, one buffer at most, to compute statistics from."""
         return self._whole if self.resident else next(self._mixed(0))
 
     def parts(self, epoch: int = 0) -> Iterator[Part]:
-        """Yield parts for ever, beginning with the first of `epoch`."""
+        """Yield parts without end, from the first part of `epoch` on."""
         if self.resident:
             yield from (Part(number, 0, self._whole) for number in count(epoch))
         else:
@@ -110,7 +110,7 @@ class Cells:
             yield from ahead(parts, start=_leave_cores)
 
     def batches(self, batch: int, seed: int, first: int = 0) -> Iterator[Tensor]:
-        """Yield one SAE's batches [batch, d] float32 for ever, from the one numbered `first`."""
+        """Yield one SAE's batches [batch, d] float32 without end, from batch number `first` on."""
         epoch, skip = divmod(first * batch, self.count)
         stream = Batches(batch, seed, skip)
         for part in self.parts(epoch):
@@ -151,24 +151,24 @@ class Cells:
 
 
 def _leave_cores() -> None:
-    """Let the calling thread compute alone: torch's workers of its own would spin on the cores.
+    """Let torch compute in the calling thread alone.
 
-    What trains beside it was a tenth slower for them.
+    torch's own worker threads would spin on the cores and slow the training by a tenth.
     """
     torch.set_num_threads(1)
 
 
 class Batches:
-    """Batches of one size, cut from parts as they come.
+    """Batches of one size, cut from successive parts.
 
     Parameters
     ----------
     batch
-        Cells per batch; a batch may reach over the end of a part or an epoch.
+        Cells per batch. A batch may span two parts or two epochs.
     seed
         Decides the order of the cells of a part.
     skip
-        Number of cells to leave out first: those that an earlier run has seen.
+        Number of cells to leave out at the start: an earlier run has used them.
     """
 
     def __init__(self, batch: int, seed: int, skip: int = 0) -> None:
@@ -177,7 +177,7 @@ class Batches:
         self._have = 0
 
     def cut(self, part: Part) -> Iterator[Tensor]:
-        """Yield the batches [batch, d] float32 that `part` completes; what is left is kept."""
+        """Yield the batches [batch, d] float32 that `part` completes; keep the remaining cells."""
         cells = part.cells
         at = min(self._skip, len(cells))
         self._skip -= at
@@ -193,19 +193,19 @@ class Batches:
             if self._have == self._batch:
                 whole = self._left[0] if len(self._left) == 1 else torch.cat(self._left)
                 self._left, self._have = [], 0
-                # A new tensor, whatever the store's type: who trains on it centres it in place.
+                # Always a new tensor: the training centres it in place.
                 yield whole.float()
 
 
 def check_finite(cells: np.ndarray, positions: np.ndarray, reader: EmbeddingReader) -> None:
-    """Refuse NaN and infinity.
+    """Refuse NaN and infinity in cells.
 
     Raises
     ------
     InputError
-        Naming layer and image.
+        If a cell is not finite. The message names layer and image.
     """
-    # NaN passes through minimum and maximum, which read float16 thirty times faster than isfinite.
+    # Minimum and maximum propagate NaN and read float16 thirty times faster than isfinite.
     whole = torch.from_numpy(cells)
     if not all(torch.isfinite(bound) for bound in torch.aminmax(whole)):
         finite = torch.isfinite(whole.flatten(1)).all(dim=1)

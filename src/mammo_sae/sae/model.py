@@ -1,17 +1,18 @@
-"""A trained sparse autoencoder, ready for raw embeddings, and its files.
+"""A trained sparse autoencoder for raw embeddings, and its files.
 
-With x in R^d an embedding, h latents:
+With x in R^d an embedding and h latents:
 
     p = encoder_weight x + encoder_bias                       pre-activations, [h]
     z = p at the active latents, 0 elsewhere                  code
     x_hat = sum_j z_j decoder_weight[j] + decoder_bias        reconstruction
 
-Active are the k largest p above 0 (`topk`), or all p above a threshold per latent (`threshold`),
-as many as there are. An SAE of others may choose its k by another measure than the code's length:
-by p_j selection_j (`selection`).
-Training centres and scales its input; both are folded into these weights, so x and x_hat are raw
-embeddings. Rows of `decoder_weight` have Euclidean norm 1 in the embedding's own units: a code z_j
-is the length that its atom has in the embedding.
+An SAE has one of two rules for its active latents. With `k`, the k largest p above 0 are active.
+With `threshold`, every latent with p above its own threshold is active. A published SAE may rank
+latents by p_j selection_j instead of p_j (`selection`).
+
+Training centres and scales its input. Both are folded into these weights, so x and x_hat are raw
+embeddings. The rows of `decoder_weight` (atoms) have Euclidean norm 1 in the embedding's units, so
+a code z_j is the length of its atom's contribution to the embedding.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mammo_sae.sae import sparse
 from mammo_sae.stores.checksums import file_digest, without_checksum
 from mammo_sae.stores.publish import atomic_file, read_plain_json, write_json
 
-if TYPE_CHECKING:  # training on cells that are there needs no stores, nor what these need
+if TYPE_CHECKING:  # training on cells in memory needs neither stores nor their packages
     from mammo_sae.grids import LayerGrid
 
 FORMAT = 2
@@ -47,13 +48,13 @@ class SparseAutoencoder:
     encoder_weight [h, d], encoder_bias [h], decoder_weight [h, d], decoder_bias [d]
         float32, for raw embeddings.
     k or None
-        The k largest above 0 are active.
+        The k largest pre-activations above 0 are active.
     threshold [h] or None
-        A latent is active above its threshold (at least 0). Either k or threshold is given.
+        A latent is active above its threshold (at least 0). Exactly one of k and threshold is set.
     selection [h] or None
-        With k: the k largest p * selection are active, above 0. None: the k largest p.
+        Only with k: the k largest p * selection above 0 are active. None: the k largest p.
     description
-        What `sae.json` says of it beside shapes and files.
+        Entries of `sae.json` beside shapes and files.
     """
 
     encoder_weight: Tensor
@@ -101,7 +102,7 @@ class SparseAutoencoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.encoder_weight.device
 
     def tensors(self) -> dict[str, Tensor]:
@@ -125,14 +126,14 @@ class SparseAutoencoder:
         return Encoder(self)
 
     def decode(self, index: Tensor, value: Tensor) -> Tensor:
-        """Return reconstructions [n, d] of codes index, value [n, m]."""
+        """Return reconstructions [n, d] of codes: index and value are [n, m]."""
         return sparse.combine(index, value, self.decoder_weight) + self.decoder_bias
 
     def save(self, weights: Path, description: Path) -> None:
         """Write `weights` (safetensors), then `description` (JSON), each atomically."""
         tensors = {name: t.contiguous().cpu() for name, t in self.tensors().items()}
         with atomic_file(weights) as aside:
-            # `save_file` would leave the file readable by its owner alone.
+            # `save_file` would make the file readable by its owner only.
             aside.write_bytes(save(tensors))
         write_json(
             description,
@@ -151,19 +152,19 @@ class SparseAutoencoder:
 
     @classmethod
     def load(cls, description: str | Path) -> SparseAutoencoder:
-        """Read an SAE by its `sae.json`, or by the folder that holds it; the weights lie beside it.
+        """Read an SAE by its `sae.json`, or by the folder that holds it with the weights.
 
         Raises
         ------
         StoreError
-            If there is no SAE, or a file is missing, damaged, or not the one described.
+            If there is no SAE, or a file is missing, damaged, or does not match its description.
         """
         description = Path(description)
         if description.is_dir():
             description = description / DESCRIPTION
         if not description.is_file():
             raise StoreError(f"{description} is missing; give the path of a trained SAE")
-        # The checksum is compared later: a file of others has none, and "changed" would be wrong.
+        # The checksum is compared later: a foreign file has none, and "changed" would be wrong.
         content = read_plain_json(description) if description.suffix == ".json" else None
         if not isinstance(content, dict) or content.get("kind") != KIND:
             raise StoreError(
@@ -187,10 +188,10 @@ class SparseAutoencoder:
 class Encoder:
     """Encodes batches of embeddings with one SAE.
 
-    Every product is float32, whatever is fastest on the processor: which latents are active hangs
-    on it, so a lower precision would give other codes on other machines than the formula above.
-    Embeddings have the decoder's bias taken off first: raw ones have a large common part, which
-    would cost float32 the digits that tell cells apart.
+    Every product is float32, even where a lower precision is faster. The products decide which
+    latents are active, so a lower precision would give different codes on different machines.
+    The decoder's bias is subtracted from embeddings first. Raw embeddings share a large common
+    part, which would use up the digits of float32 that tell cells apart.
     """
 
     def __init__(self, sae: SparseAutoencoder) -> None:
@@ -211,8 +212,8 @@ class Encoder:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (index int64, value float32), each [n, m], of embeddings x [n, d].
 
-        m is k, or with a threshold the most that a cell of the batch has active. Latents ascend
-        in a cell; unused slots are index 0, value 0.
+        m is k. With a threshold, m is the largest number of active latents of a cell in the batch.
+        Latents ascend in a cell; unused slots have index 0 and value 0.
         """
         sae = self._sae
         x = x.to(torch.float32) - sae.decoder_bias
@@ -226,12 +227,12 @@ class Encoder:
 
 
 def check_channels(sae: SparseAutoencoder, grid: LayerGrid, source: Path) -> None:
-    """Refuse an SAE, read from `source`, of another width than a layer's.
+    """Refuse an SAE, read from `source`, whose number of channels differs from the layer's.
 
     Raises
     ------
     InputError
-        Naming both widths.
+        If the numbers differ. The message gives both.
     """
     if sae.channels != grid.channels:
         raise InputError(

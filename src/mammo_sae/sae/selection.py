@@ -1,4 +1,4 @@
-"""Which cells training sees: the breast's, a share of those outside of it, so many per image."""
+"""Which cells an SAE is trained on: in the breast, a share outside it, at most so many an image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mammo_sae.grids import LayerGrid, touched_cells
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
 
-MASK_BYTES = 128 << 20  # masks held at once
-DRAWN = 1 << 22  # random numbers held at once
+MASK_BYTES = 128 << 20  # bytes of masks in memory at a time
+DRAWN = 1 << 22  # random numbers in memory at a time
 
 
 def breast_cells(
     image_stores: Sequence[Path], image_ids: Sequence[str], grid: LayerGrid
 ) -> np.ndarray:
-    """Return bool [n, R * C]: the breast covers some of the cell.
+    """Return bool [n, R * C]: True where the breast covers a part of the cell.
 
     Parameters
     ----------
@@ -43,11 +43,11 @@ def kept_cells(
     share: float,
     most: int | None,
 ) -> np.ndarray | None:
-    """Return bool [n, R * C] of the reader's images: the cells that training sees.
+    """Return bool [n, R * C] of the reader's images: True for cells used in training.
 
-    Those of the breast and `share` of what is outside; of these, `most` of each image, drawn
-    without replacement (None: all). The same cells are kept in every epoch, and for every SAE of
-    the layer. None stands for every cell.
+    Used are the cells in the breast and the share `share` of the cells outside it. If `most` is
+    given, at most that many of each image are drawn from these without replacement. Every epoch
+    and every SAE of the layer uses the same cells. The return value None means all cells.
 
     Raises
     ------
@@ -75,6 +75,6 @@ def _thin(kept: np.ndarray, most: int, random: np.random.Generator) -> None:
     for start in range(0, len(kept), step):
         part = kept[start : start + step]
         drawn = random.random(part.shape)
-        drawn[~part] = 2.0  # never before a kept one
+        drawn[~part] = 2.0  # sorts after every kept cell, whose number is below 1
         last = np.partition(drawn, most - 1, axis=1)[:, most - 1]
         part &= drawn <= last[:, None]

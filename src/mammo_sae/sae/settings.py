@@ -16,7 +16,7 @@ from mammo_sae.settings import PathText, Settings
 
 
 class AuxKVariant(Settings):
-    """A number of active latents per cell, and AuxK (Gao et al. 2024) against dead ones."""
+    """k active latents per cell, and the AuxK loss (Gao et al. 2024) that revives dead latents."""
 
     k: int = Field(16, ge=1, description="active latents per cell")
     k_aux: int = Field(
@@ -38,7 +38,7 @@ class BatchTopKVariant(AuxKVariant):
 
 
 class MatryoshkaVariant(AuxKVariant):
-    """BatchTopK with nested dictionaries that must each reconstruct alone."""
+    """BatchTopK with nested dictionaries, each of which must reconstruct the input."""
 
     name: Literal["matryoshka"] = Field("matryoshka", description="sparsity rule")
     groups: list[Annotated[float, Field(gt=0)]] = Field(
@@ -52,49 +52,50 @@ class ArchetypalVariant(AuxKVariant):
     """TopK whose atoms point into the convex hull of the data."""
 
     name: Literal["archetypal"] = Field("archetypal", description="sparsity rule")
-    candidates: int = Field(1024, ge=2, description="k-means centroids that atoms are made of")
+    candidates: int = Field(1024, ge=2, description="k-means centroids that atoms mix")
     relaxation: float = Field(
         0.1, ge=0, description="how far an atom may leave the hull, in root-mean-square norms"
     )
 
 
 class L1Variant(Settings):
-    """ReLU with an L1 penalty and resampling, after Mammo-SAE: centred, scaled, start tied."""
+    """ReLU, L1 penalty and resampling, after Mammo-SAE; centred, scaled, tied start."""
 
     name: Literal["l1"] = Field("l1", description="sparsity rule")
     l1: float = Field(
         3e-5,
         ge=0,
-        description="weight of the summed codes against the mean squared error, raw units",
+        description="weight of the summed codes relative to the mean squared error, raw units",
     )
     resample_every: float = Field(
         0.05,
         gt=0,
         le=1,
-        description="dead latents start anew every this share of the run; 1: never",
+        description="interval between resamplings of dead latents, as a share of the run; 1: never",
     )
 
 
 class MammoSaeVariant(Settings):
-    """ReLU with an L1 penalty and resampling as Mammo-SAE's public code has it.
+    """ReLU, L1 penalty and resampling, exactly as in Mammo-SAE's public code.
 
-    The published one saw augmented images; embeddings in stores are of images as they are.
+    The published SAE was trained on augmented images. Stores hold embeddings of unchanged images.
     """
 
     name: Literal["mammo_sae"] = Field("mammo_sae", description="sparsity rule")
     l1: float = Field(
         3e-5,
         ge=0,
-        description="weight of the summed codes against the mean squared error, raw units",
+        description="weight of the summed codes relative to the mean squared error, raw units",
     )
     resample_every: float = Field(
         0.05,
         gt=0,
         le=1,
-        description="every this share of the run, idle latents are resampled; 1: never",
+        description="interval between resamplings of latents that have not fired since the last "
+        "one, as a share of the run; 1: never",
     )
     resample_cells: int = Field(
-        20_480, ge=1, description="cells that they are drawn from, the last that training saw"
+        20_480, ge=1, description="the last training cells, from which resampled latents are drawn"
     )
 
 
@@ -102,29 +103,29 @@ class JumpReLUVariant(Settings):
     """A learned threshold per latent, and a target number of active latents."""
 
     name: Literal["jumprelu"] = Field("jumprelu", description="sparsity rule")
-    k: int = Field(16, ge=1, description="active latents per cell aimed at, on average")
-    l0_weight: float = Field(1.0, ge=0, description="weight of the squared relative miss of k")
-    threshold: float = Field(0.5, gt=0, description="threshold at the start, scaled units")
+    k: int = Field(16, ge=1, description="target for the mean number of active latents per cell")
+    l0_weight: float = Field(1.0, ge=0, description="weight of (L0 / k - 1)^2, L0 the mean number")
+    threshold: float = Field(0.5, gt=0, description="initial threshold, scaled units")
     bandwidth: float = Field(
-        0.5, gt=0, description="width of the window around a threshold that moves it, scaled units"
+        0.5, gt=0, description="width of the window of the straight-through estimate, scaled units"
     )
 
 
 class GatedVariant(Settings):
-    """A gate that says whether a latent is active, a magnitude that says how strongly."""
+    """A gate decides whether a latent is active; a magnitude gives the code's size."""
 
     name: Literal["gated"] = Field("gated", description="sparsity rule")
     l1: float = Field(
         3e-3,
         ge=0,
-        description="weight of the summed gates against the mean squared error, raw units",
+        description="weight of the summed gates relative to the mean squared error, raw units",
     )
 
 
 class PublishedVariant(Settings):
-    """Weights that others have trained, used as they are in place of training.
+    """Published weights, used without training.
 
-    Of the other values of the SAE only its seed is used, for the name of its results.
+    Only the seed is used of the SAE's other values, for the name of its results.
     """
 
     name: Literal["published"] = Field("published", description="weights from a file")
@@ -134,14 +135,14 @@ class PublishedVariant(Settings):
     )
     sha256: str = Field(
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of that file; of a folder, that of its configuration and its weights, "
-        "one after the other: `cat cfg.json sae_weights.safetensors | sha256sum`",
+        description="SHA-256 of that file; for a folder, of its configuration followed by its "
+        "weights: `cat cfg.json sae_weights.safetensors | sha256sum`",
     )
     k: int | None = Field(
         None,
         ge=1,
-        description="active latents per cell, only for a state dict of overcomplete, which does "
-        "not hold them; the number of latents: all above 0",
+        description="active latents per cell; only for a state dict of overcomplete, which does "
+        "not store k. With k = number of latents, all latents above 0 are active",
     )
 
 
@@ -160,10 +161,10 @@ Variant = Annotated[
 
 
 class TrainingValues(Settings):
-    """What every training run needs, whatever its variant."""
+    """Values of a training run that all variants share."""
 
     variant: Variant = Field(
-        default_factory=TopKVariant, description="sparsity: which variant, and its own settings"
+        default_factory=TopKVariant, description="the SAE variant and its own settings"
     )
     latents: int = Field(896, ge=1, description="number of latents h")
     lr: float = Field(3e-3, gt=0, description="peak learning rate of Adam")
@@ -173,7 +174,7 @@ class TrainingValues(Settings):
         0.05, ge=0, lt=1, description="share of the steps over which lr rises linearly from 0"
     )
     decay: float = Field(
-        0.2, ge=0, le=1, description="share of the steps, the last ones, over which lr falls to 0"
+        0.2, ge=0, le=1, description="share of the steps, at the end, over which lr falls to 0"
     )
     dead_after: float = Field(
         0.05,
@@ -183,20 +184,20 @@ class TrainingValues(Settings):
     )
     init: Literal["random", "cells"] = Field(
         "random",
-        description="atoms at the start: random directions, or those of training cells; the "
-        "encoder's rows start as the same",
+        description="initial atoms: random directions, or directions of training cells; the "
+        "encoder's rows start with the same directions",
     )
     bias: Literal["mean", "median"] = Field(
-        "mean", description="decoder bias at the start: mean or geometric median of the cells"
+        "mean", description="initial decoder bias: mean or geometric median of the cells"
     )
     background: float = Field(
-        1.0, ge=0, le=1, description="share of the cells outside the breast that training sees"
+        1.0, ge=0, le=1, description="share of the cells outside the breast used in training"
     )
     cells_per_image: int | None = Field(
-        None, ge=1, description="most cells of an image that training sees, drawn; null: all"
+        None, ge=1, description="most cells per image used in training, drawn; null: all"
     )
     images: int | None = Field(
-        None, ge=1, description="most training images that training sees, drawn; null: all"
+        None, ge=1, description="most images used in training, drawn; null: all"
     )
     buffer: int = Field(
         2048,
@@ -268,9 +269,9 @@ class SaeSettings(TrainingValues):
 
 
 def _laid_over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return `common` with `own` laid over it; inside `variant`, key by key.
+    """Return `common` with the values of `own` in place of its own; in `variant`, key by key.
 
-    A variant of another name starts from its own defaults, not from the common variant's values.
+    If `own` names another variant, that variant's defaults are used, not the common values.
     """
     merged = {**common, **own}
     variant = own.get("variant")

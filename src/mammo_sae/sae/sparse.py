@@ -1,13 +1,12 @@
 """Products with few active latents per cell, without a dense [cells, h] array of floats.
 
-Let a code be `index` [n, k] and `value` [n, k]: cell i is the sum of value[i, s] times row
-index[i, s] of a dictionary [h, d]. A padding slot is index 0, value 0. The dense product that
-finds the active latents may run in bfloat16 where that is faster (`product_type`), which only
-training lets it; every value and gradient is then computed in float32 for the k active latents
-alone.
+A code is a pair `index` [n, k] and `value` [n, k]: cell i is the sum over slots s of value[i, s]
+times row index[i, s] of a dictionary [h, d]. An unused slot has index 0 and value 0. In training,
+the dense product that finds the active latents may run in bfloat16 (`product_type`). Values and
+gradients are then computed in float32 for the k active latents only.
 
-On a GPU with Triton `mammo_sae.sae.kernels` does the work, elsewhere torch. Where Triton's
-interpreter is on (TRITON_INTERPRET=1) tensors of the CPU take the kernels too.
+On a GPU with Triton, `mammo_sae.sae.kernels` computes the products; elsewhere torch does. With
+Triton's interpreter (TRITON_INTERPRET=1), tensors on the CPU use the kernels too.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from torch import Tensor
 
 from mammo_sae.compute.devices import product_type
 
-# Levels of the maximum pyramid that narrows a row before `topk`, and their group size.
+# Entries per group in each level of the pyramid of maxima that narrows a row before `topk`.
 GROUP = 4
 LEVELS = 2
-# Rows that begin at a multiple of so many entries can be read 16 bytes at a time.
+# Rows that begin at a multiple of 32 entries can be read 16 bytes at a time.
 ALIGNED = 16
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -36,10 +35,10 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 
 class Preactivations:
-    """Computes x W^T + b for batches of one size after another into memory kept between calls.
+    """Computes x W^T + b for batches of one size, into memory that is kept between calls.
 
-    The bias is one more column of W against a column of ones in x: that costs less than a pass
-    over the [n, h] result. Allocating that result anew costs as much as the product itself.
+    The bias is one more column of W, and x has a column of ones. That costs less than a second
+    pass over the [n, h] result. Allocating the result anew would cost as much as the product.
 
     Parameters
     ----------
@@ -57,12 +56,12 @@ class Preactivations:
         self._output = torch.empty(0, latents, dtype=self.dtype, device=device)
 
     def load(self, weight: Tensor, bias: Tensor) -> None:
-        """Take over weight [h, d] and bias [h]."""
+        """Copy weight [h, d] and bias [h]."""
         self._weight[:, : self._channels].copy_(weight)
         self._weight[:, self._channels].copy_(bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return [n, h] for x [n, d]; the next call overwrites it."""
+        """Return [n, h] for x [n, d]. The next call overwrites the result."""
         n = len(x)
         if n > len(self._input):
             self._input = self._input.new_ones(n, self._input.shape[1])
@@ -71,19 +70,19 @@ class Preactivations:
         return torch.mm(self._input[:n], self._weight.t(), out=self._output[:n])
 
     def rounded(self, x: Tensor) -> Tensor:
-        """Return x as sparse products should read it.
+        """Return x in the type in which sparse products should read it.
 
-        Kernels, which wait for memory alone, read it in the type of the product, which is half the
-        bytes, and multiply and add in float32; what runs on a CPU reads it as it is.
+        Kernels are bound by memory. They read x in the product's type, which has half the bytes,
+        and multiply and add in float32. On a CPU, x is returned unchanged.
         """
         return x if _kernels(x) is None else x.to(self.dtype)
 
     def cells(self, x: Tensor) -> Tensor:
-        """Return `rounded` x [n, d] of the last call, which has rounded it already."""
+        """Return `rounded(x)` for the x [n, d] of the last call, without rounding it again."""
         return x if _kernels(x) is None else self._input[: len(x), : self._channels]
 
     def rows(self, weight: Tensor) -> Tensor:
-        """Return the `rounded` weight [h, d] of the last `load`, which has rounded it already."""
+        """Return `rounded(weight)` [h, d] of the last `load`, without rounding it again."""
         return weight if _kernels(weight) is None else self._weight[:, : self._channels]
 
 
@@ -99,14 +98,14 @@ def _imported() -> ModuleType | None:
 
 
 def _kernels(x: Tensor) -> ModuleType | None:
-    """Return `mammo_sae.sae.kernels` if they can work on x, else None."""
+    """Return `mammo_sae.sae.kernels` if it can compute with x, else None."""
     return _imported() if x.device.type == "cuda" or INTERPRETED else None
 
 
 def largest(preactivation: Tensor, k: int) -> Tensor:
     """Return the indices [n, k] of the k largest entries of each row, ascending.
 
-    Entries of 0 and below may come in any order: they stand for inactive latents.
+    Entries of 0 and below may come in any order, since they stand for inactive latents.
     """
     if (kernels := _kernels(preactivation)) and k <= kernels.MOST:
         return kernels.largest(preactivation, k)
@@ -119,9 +118,9 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
 
 
 def only_largest(values: Tensor, k: int) -> Tensor:
-    """Return values [n, m], none below 0, with all but the k largest of each row set to 0.
+    """Return values [n, m] (none below 0) with all but the k largest of each row set to 0.
 
-    What is given may be overwritten.
+    The argument may be overwritten.
     """
     if (kernels := _kernels(values)) and values.shape[1] <= kernels.LONGEST:
         kernels.only_largest_(values, k)
@@ -133,7 +132,7 @@ def only_largest(values: Tensor, k: int) -> Tensor:
 def above(margin: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     """Return index and value [n, m] of the latents whose margin [n, h] is above 0.
 
-    The value is margin + threshold [h]; m is the most that a row has, at least 1.
+    The value is margin + threshold [h]. m is the largest count of a row, at least 1.
     """
     row, latent = torch.nonzero(margin > 0, as_tuple=True)
     count = torch.bincount(row, minlength=len(margin))
@@ -151,11 +150,11 @@ def _topk(keys: Tensor, k: int) -> Tensor:
 
 
 def _narrowed(keys: Tensor, k: int) -> Tensor:
-    """Top k through a pyramid of group maxima: exact, and reads most entries once.
+    """Return the exact top k of each row, through a pyramid of group maxima.
 
-    The k largest entries lie in the k groups of largest maximum, so `topk` runs over the groups
-    and then over the members of k of them. A group takes every (h / GROUP)-th latent, which
-    makes the maxima plain vector operations.
+    The k largest entries lie in the k groups with the largest maxima. So `topk` runs over the
+    groups, then over the members of the best k groups, and most entries are read once. A group
+    holds every (h / GROUP)-th latent, which makes the maxima plain vector operations.
     """
     levels = [keys]
     while (
@@ -178,7 +177,7 @@ def _narrowed(keys: Tensor, k: int) -> Tensor:
 def dots(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
     """Return [n, k]: the dot products x[i] . weight[index[i, s]], float32.
 
-    `index` must hold no latent twice in a row and ascend.
+    The indices of a row must ascend, without repetition.
     """
     if kernels := _kernels(x):
         return kernels.dots(x, weight, index)
@@ -203,17 +202,17 @@ def combine(index: Tensor, value: Tensor, dictionary: Tensor) -> Tensor:
 def residual(
     index: Tensor, value: Tensor, dictionary: Tensor, bias: Tensor, target: Tensor
 ) -> Tensor:
-    """Return [n, d]: `combine`, plus bias [d], less target [n, d]."""
+    """Return [n, d]: `combine` plus bias [d] minus target [n, d]."""
     if kernels := _kernels(value):
         return kernels.residual(index, value, dictionary, bias, target)
     return combine(index, value, dictionary).add_(bias).sub_(target)
 
 
 def rectify_(preactivation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Set what is below 0 in preactivation [n, h] to 0, in place.
+    """Set the entries below 0 of preactivation [n, h] to 0, in place.
 
-    Returns the sum of what is left (float32), the number of entries above 0, and per latent
-    whether it has any (bool [h]).
+    Returns the sum of the other entries (float32), the number of entries above 0, and for each
+    latent whether it has an entry above 0 (bool [h]).
     """
     if kernels := _kernels(preactivation):
         return kernels.rectify_(preactivation)
@@ -222,7 +221,7 @@ def rectify_(preactivation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def through_rectified_(gradient: Tensor, codes: Tensor, constant: float) -> Tensor:
-    """Add `constant` to gradient [n, h] where codes [n, h] are above 0, put 0 elsewhere, in place.
+    """Add `constant` to gradient [n, h] where codes [n, h] > 0; set the rest to 0, in place.
 
     Returns the sums over cells, float32 [h].
     """
@@ -232,7 +231,7 @@ def through_rectified_(gradient: Tensor, codes: Tensor, constant: float) -> Tens
 
 
 def tangent_(gradient: Tensor, atoms: Tensor) -> None:
-    """Take the part along its atom, of norm 1, out of each row of gradient [h, d], in place."""
+    """Remove from each row of gradient [h, d] the part along its unit-norm atom, in place."""
     if kernels := _kernels(atoms):
         kernels.tangent_(gradient, atoms)
     else:
@@ -249,16 +248,16 @@ def unit_(atoms: Tensor) -> None:
 
 @dataclass(frozen=True)
 class ByLatent:
-    """The slots of codes, latent by latent: what sums over cells need.
+    """The slots of codes ordered by latent, for sums over cells.
 
     Attributes
     ----------
     slot [n * k]
-        Flat slots ordered by latent, cells ascending within each.
+        Flat positions of slots, ordered by latent; cells ascend within a latent.
     cell [n * k]
         The cell of each slot in that order.
     start [h + 1]
-        Where each latent's slots begin; the last entry is n * k.
+        Where each latent's slots begin. The last entry is n * k.
     """
 
     slot: Tensor
@@ -269,14 +268,14 @@ class ByLatent:
     def of(cls, index: Tensor, latents: int) -> ByLatent:
         """Order the slots of `index` [n, k] by latent."""
         flat = index.flatten()
-        # 16-bit keys take the radix sort.
+        # torch sorts 16-bit keys by radix, which is faster.
         keys = flat.to(torch.int16) if latents <= 1 << 15 else flat
         ordered, slot = keys.sort(stable=True)
         if flat.device.type == "cpu":
             start = flat.new_zeros(latents + 1)
             torch.cumsum(torch.bincount(flat, minlength=latents), 0, out=start[1:])
         else:
-            # bincount would wait for the GPU.
+            # bincount would make the CPU wait for the GPU.
             every = torch.arange(latents + 1, dtype=torch.int32, device=flat.device)
             start = torch.searchsorted(ordered.to(torch.int32), every)
         return cls(slot, slot // index.shape[1], start)

@@ -1,8 +1,9 @@
-"""Step: how far the seeds of one SAE agree on its atoms.
+"""Step: measure how far the seeds of one SAE agree on its atoms.
 
-Two dictionaries are paired one to one so that the summed cosine of pairs is largest (Hungarian
-method). Only latents that are active somewhere count: a dead one's atom is where it started. The
-null pairs one dictionary with directions of the same mean and covariance as the other.
+Two dictionaries are paired one to one so that the summed cosine of the pairs is largest (Hungarian
+method). Only latents that are active in some cell count: the atom of a dead latent hardly moves
+from its start. The null value pairs one dictionary with random directions that have the other's
+mean and covariance.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ def run(
     Parameters
     ----------
     encoder, layer, sae
-        Which SAE this is about.
+        Names of the SAE under test.
     seeds
         Its seeds, at least two.
     saes, codes
-        Description (`sae.json`) and manifest of the codes of each seed, in that order.
+        Description (`sae.json`) and manifest of the codes of each seed, in the order of `seeds`.
     output
-        Table to write: encoder, layer, sae, seed, other_seed, latents (alive ones paired),
-        cosine (mean over pairs), cosine_null, share_above_0.7 and share_above_0.9.
+        Table to write: encoder, layer, sae, seed, other_seed, latents (number of pairs of alive
+        latents), cosine (mean over pairs), cosine_null, share_above_0.7 and share_above_0.9.
 
     Raises
     ------
     InputError
-        If there are fewer than two seeds, or not as many SAEs or codes.
+        If there are fewer than two seeds, or their number differs from that of SAEs or codes.
     """
     if len(seeds) < 2 or not len(seeds) == len(saes) == len(codes):
         raise InputError(
@@ -73,7 +74,7 @@ def run(
 def matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the cosines [min(h, g)] of atoms [h, d] and others [g, d] paired one to one.
 
-    An atom that is 0 has cosine 0 with every other.
+    A zero atom has cosine 0 with every other.
     """
     lengths = (np.linalg.norm(part, axis=1, keepdims=True) for part in (atoms, others))
     unit, other = (

@@ -31,11 +31,11 @@ from mammo_sae.stores.tables import write_table
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
 
-# Cells that a variant may look at: to start from, and to resample dead latents from.
+# Cells of the sample that a variant uses for its start and for resampling dead latents.
 SAMPLE_CELLS = 20_000
 CHECKPOINT = "checkpoint.pt"
 FINISHED = "finished"  # key of a checkpoint's state that holds a trained SAE
-# What the SAEs of one pass may hold in memory, weights, gradients and Adam's moments together.
+# Most memory of the SAEs of one pass: weights, gradients and Adam's moments together.
 TOGETHER_BYTES = 4 << 30
 
 # An SAE and the rows of its training log.
@@ -56,13 +56,13 @@ def run(
     codes: Mapping[str, str] | None = None,
     provenance: Provenance | None = None,
 ) -> None:
-    """Train an SAE, or take a published one; write weights, training log and description.
+    """Train an SAE, or read a published one; write weights, training log and description.
 
     Parameters
     ----------
     images
-        A table with image_id and split: the cohort's images, or their splits alone. Images of the
-        split `training` are used.
+        Table with image_id and split: the cohort's images, or only their splits. Training uses the
+        images of the split `training`.
     embeddings
         Manifests of the embedding stores, one per shard.
     layer
@@ -71,31 +71,29 @@ def run(
         `sae.safetensors` and `sae.json`, side by side (see `mammo_sae.sae.model`).
     log
         Table with one row per hundredth of the run: step, loss, error (the loss without its
-        penalties), explained_variance (of that step's batch, centred), l0 (active latents per
-        cell), dead_share, lr. Of a published SAE, one row: step 0, scored on some of the training
-        images.
+        penalties), explained_variance (of the step's batch, centred), l0 (active latents per cell),
+        dead_share, lr. A published SAE has one row: step 0, measured on some training images.
     image_stores
-        Manifests of the image stores, needed if `settings.background` is below 1.
+        Manifests of the image stores. Required if `settings.background` is below 1.
     beside
-        Other SAEs of the layer that are to be trained, by the path of their description. Those that
-        see the same cells and are not there yet are trained in the same pass, and left as finished
-        checkpoints for their own runs, which then have only to write them. They change nothing in
-        this SAE.
+        Other SAEs of the layer, by the path of their description. Those that see the same cells and
+        have no result yet are trained in the same pass. They are left as finished checkpoints, and
+        their own runs only have to write them. They do not change this SAE.
     codes
-        By variant, the digest of the code that an SAE `beside` is trained with, as its own run will
-        record it; of a variant not named here, that of `provenance`.
+        For each variant, the digest of the code that trains an SAE of `beside`, as its own run will
+        record it. A variant not named here has the digest of `provenance`.
 
     Raises
     ------
     InputError
-        If the embeddings are damaged, not finite or empty, training diverges, or published
-        weights are missing, others than named, or of another width.
+        If the embeddings are damaged, not finite or empty, if training diverges, or if published
+        weights are missing, do not match their checksum, or have another number of channels.
 
     Notes
     -----
-    A run that was killed goes on from `checkpoint.pt` beside the description, at most a minute
-    back, and ends in the same bytes (on a CPU). The workflow does not know that file, so it
-    outlives the removal of a failed job's outputs.
+    A run that was killed resumes from `checkpoint.pt` beside the description, which is at most a
+    minute old. On a CPU the resumed run gives the same bytes. The workflow does not track the
+    checkpoint, so Snakemake keeps it when it removes a failed job's outputs.
     """
     if description.parent != weights.parent:
         raise InputError(f"{description} and {weights} must lie in one folder")
@@ -132,7 +130,7 @@ def run(
 
 @dataclass(frozen=True)
 class Member:
-    """One SAE of a pass: where it goes, what it is, what will have made it, how it is kept."""
+    """One SAE of a pass: its paths, its settings, the provenance of its run, its checkpoint."""
 
     description: Path
     settings: SaeTraining
@@ -140,7 +138,7 @@ class Member:
     checkpoint: Checkpoint
 
     def is_there(self) -> bool:
-        """Return whether its own run has written it already."""
+        """Return whether the SAE's own run has written its result already."""
         record = self.description.with_name(PROVENANCE)
         if self.provenance is None or not (self.description.is_file() and record.is_file()):
             return False
@@ -148,7 +146,7 @@ class Member:
 
 
 def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:
-    """Return whether two SAEs can be trained on what is read once."""
+    """Return whether one pass over the store can train both SAEs."""
     return one.variant.name != "published" and all(
         getattr(one, name) == getattr(other, name)
         for name in ("background", "cells_per_image", "images", "buffer")
@@ -161,7 +159,7 @@ def _made_by(provenance: Provenance, settings: SaeTraining, codes: Mapping[str, 
 
 
 def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader) -> list[Member]:
-    """Return those of `others` that are not there yet, as many as `TOGETHER_BYTES` let in."""
+    """Return those of `others` without a result, as many as fit into `TOGETHER_BYTES`."""
     taken: list[Member] = []
     total = _bytes(first.settings, reader)
     for member in others:
@@ -175,16 +173,17 @@ def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader
 
 
 def _bytes(settings: SaeTraining, reader: EmbeddingReader) -> int:
-    """Return what a training holds: two matrices, each with its gradient and two moments."""
+    """Return the bytes of one training: two matrices, each with a gradient and two moments."""
     return 2 * 4 * 4 * settings.latents * reader.grid.channels
 
 
 def _trained(
     members: Sequence[Member], reader: EmbeddingReader, image_stores: Sequence[Path]
 ) -> Trained:
-    """Train SAEs, each from its checkpoint on if there is one; return the first.
+    """Train SAEs, each from its checkpoint if there is one; return the first.
 
-    The others are left in their checkpoints. Nothing is read if the first is in its own.
+    The others are left in their checkpoints. If the first one's checkpoint is finished, no cell is
+    read.
     """
     first, *others = members
     own = first.checkpoint.load()

@@ -1,4 +1,4 @@
-"""The training loop: one for all variants."""
+"""The training loop, shared by all variants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAVE_SECONDS = 60.0
 
 
 def learning_rate(settings: SaeTraining, step: int) -> float:
-    """Return the rate of `step` (from 0): linear warm-up, constant, linear decay to 0."""
+    """Return the learning rate of `step` (from 0): linear warm-up, constant, linear decay to 0."""
     rising = (step + 1) / max(settings.warm_up * settings.steps, 1)
     falling = (settings.steps - step) / max(settings.decay * settings.steps, 1)
     return settings.lr * min(1.0, rising, falling)
@@ -34,16 +34,16 @@ def learning_rate(settings: SaeTraining, step: int) -> float:
 
 @dataclass(eq=False)
 class Training:
-    """One SAE, its optimiser, and the steps since each of its latents fired.
+    """One SAE, its optimiser, and the counts of its dead latents.
 
     Parameters
     ----------
     settings
-        Of the run.
+        Settings of the run.
     sae
         The SAE at its initial weights.
     mean, scale
-        What it sees of an embedding x is scale (x - mean).
+        The SAE sees an embedding x as scale (x - mean).
     """
 
     settings: SaeTraining
@@ -73,7 +73,7 @@ class Training:
         Raises
         ------
         InputError
-            If the loss is not finite any more, saying at which step.
+            If the loss is not finite. The message names the step.
         """
         rate = learning_rate(self.settings, self.step)
         for group in self.optimiser.param_groups:
@@ -86,7 +86,7 @@ class Training:
         self.step += 1
         self.sae.revive(u, dead, self.optimiser, self.step / self.settings.steps)
         logged = self.step % self._every == 0 or self.done
-        # Reading the loss waits for a GPU, so there it is looked at only where it is logged.
+        # Reading the loss makes the CPU wait for a GPU, so there only logged losses are checked.
         if (logged or u.device.type == "cpu") and not torch.isfinite(found.loss):
             raise InputError(
                 f"training diverged at step {self.step}: the loss is {float(found.loss)}; "
@@ -107,7 +107,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a `state`."""
+        """Go back to an earlier `state()`."""
         for kind in ("parameters", "buffers"):
             for name, tensor in getattr(self.sae, kind).items():
                 tensor.copy_(state[kind][name])
@@ -135,7 +135,7 @@ def centre_and_scale(sample: Tensor) -> tuple[Tensor, float]:
     Raises
     ------
     InputError
-        If all cells are the same.
+        If all cells are equal.
     """
     count, channels = sample.shape
     first = torch.zeros(channels, dtype=torch.float64, device=sample.device)
@@ -156,16 +156,16 @@ def fit(
     label: str,
     save: Callable[[Training], None] = lambda training: None,
 ) -> None:
-    """Train to the last step, in one pass over the cells, showing their rate and the time left.
+    """Train to the last step in one pass over the cells; show the rate and the time left.
 
     Parameters
     ----------
     trainings
-        The SAEs, each from its own step on, none at its last. Only the first must succeed: another
-        that diverges is dropped, with a warning.
+        The SAEs, each at its own step before its last. Only the first must succeed: another one
+        that diverges is dropped with a warning.
     save
-        Called every `SAVE_SECONDS` with each of them, to keep its `state()`, and with one that is
-        done.
+        Called for each of them every `SAVE_SECONDS` and after its last step, to keep its
+        `state()`.
 
     Raises
     ------

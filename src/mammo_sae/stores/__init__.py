@@ -1,1 +1,1 @@
-"""Zarr stores and tables that can be trusted: written aside, verified, renamed, manifest last."""
+"""Zarr stores and tables, written safely: under a temporary name, then renamed, manifest last."""

@@ -1,9 +1,9 @@
-"""How arrays are laid out and checked: the choices every Zarr store of this package shares.
+"""Layout and checks that all Zarr arrays of this package share.
 
-Two codecs pipelines read the same bytes. `zarrs` streams several times faster, but inside a shard
-it does not compare a chunk's CRC-32C when only part of the shard is read; zarr-python does. So
-whole shards are streamed by the first and single chunks are read by the second. Compressed arrays
-need no such care: Zstandard's own checksum is compared by both.
+Two codec pipelines read the same bytes. `zarrs` streams several times faster. But when only a part
+of a shard file is read, `zarrs` does not compare the chunks' CRC-32C, and zarr-python does. So
+whole shard files are streamed by `zarrs`, and single chunks are read by zarr-python. Compressed
+arrays are safe with both, which compare Zstandard's own checksum.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def create_array(
     shard: Sequence[int] | None = None,
     compress: bool,
 ) -> zarr.Array:
-    """Create an array whose chunks carry a checksum; sizes are clipped to the array's own."""
+    """Create an array whose chunks carry a checksum. Chunk and shard are clipped to the array."""
     chunk = [max(1, min(c, s)) for c, s in zip(chunk, shape, strict=True)]
     if shard is not None:
-        # A shard holds whole chunks: round it up to a multiple of the chunk.
+        # A shard holds whole chunks, so round it up to a multiple of the chunk.
         shard = [
             c * max(1, -(-min(big, s) // c)) for c, big, s in zip(chunk, shard, shape, strict=True)
         ]
-    # One worker: several would lay a shard's chunks in the order in which they finish, and the
-    # same content would have other bytes each time.
+    # One worker: several would order a shard's chunks by when they finish, and the same content
+    # would have different bytes each time.
     with zarr.config.set({"codec_pipeline.path": FAST, "threading.max_workers": 1}):
         return group.create_array(
             name,
@@ -60,7 +60,7 @@ def create_array(
             compressors=[CHECKED_ZSTD] if compress else [Crc32cCodec()],
             dimension_names=list(dimensions),
             fill_value=0,
-            # A chunk of zeros is still written, so that a missing file is always a damage.
+            # Chunks of zeros are written too, so a missing file always means damage.
             config={"write_empty_chunks": True},
         )
 
@@ -82,7 +82,7 @@ def write_labels(group: zarr.Group, name: str, labels: Sequence[str]) -> None:
 def write_texts(
     group: zarr.Group, name: str, table: Sequence[Sequence[str]], dimensions: Sequence[str]
 ) -> None:
-    """Write a two-dimensional array of strings; without a cell it is not written."""
+    """Write a two-dimensional array of strings. An empty table is not written."""
     shape = (len(table), len(table[0]) if table else 0)
     if 0 in shape:
         return
@@ -98,12 +98,12 @@ def write_texts(
 
 
 def consolidate(path: Path) -> None:
-    """Put every array's metadata into the group's, so that readers open it without a listing.
+    """Copy every array's metadata into the group's, so that readers need not list the folder.
 
-    The manifest's own files then never meet a reader that takes them for parts of the hierarchy.
+    Without a listing, readers also don't take the manifest's files for parts of the hierarchy.
     """
     with warnings.catch_warnings():
-        # Zarr's format 3 has no word on consolidation yet; zarr-python and xarray read it.
+        # Zarr's format 3 does not define consolidation yet, but zarr-python and xarray read it.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(path)
 
@@ -129,7 +129,7 @@ def read(array: zarr.Array, selection: Any, where: Path) -> np.ndarray:
     Raises
     ------
     StoreError
-        If a checksum does not match, naming the store.
+        If a checksum does not match. The message names the store.
     """
     try:
         if isinstance(selection, slice):
@@ -142,10 +142,10 @@ def read(array: zarr.Array, selection: Any, where: Path) -> np.ndarray:
 
 
 def _gather(array: zarr.Array, positions: np.ndarray) -> np.ndarray:
-    """Return the rows at `positions`, in any order, one slice per run of neighbouring chunks.
+    """Return the rows at `positions`, in any order, with one slice per run of neighbouring chunks.
 
-    The fast pipeline takes slices alone; for a list it would fall back to the slow one, which also
-    holds every shard it meets in memory.
+    The fast pipeline reads only slices. For a list it would fall back to the slow one, which also
+    keeps every shard file that it touches in memory.
     """
     out = np.empty((len(positions), *array.shape[1:]), dtype=array.dtype)
     order = np.argsort(positions, kind="stable")
@@ -158,7 +158,7 @@ def _gather(array: zarr.Array, positions: np.ndarray) -> np.ndarray:
 
 
 def read_texts(path: Path, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """Return a two-dimensional array of strings, as objects."""
+    """Return a two-dimensional array of strings, with dtype object."""
     if 0 in shape:
         return np.empty(shape, dtype=object)
     return np.asarray(_whole(path, name), dtype=object)

@@ -1,4 +1,4 @@
-"""Writing arrays shard by shard although their content arrives in other portions."""
+"""Writers that collect rows until a whole shard file can be written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import zarr
 
 
 class BlockWriter:
-    """Collects rows (images) until a whole shard is there, then writes it once.
+    """Collects rows (images) until a shard is complete, then writes it once.
 
-    Writing a row at a time into a sharded array would read and rewrite the shard for every row.
-    Memory is bounded by the shards begun and not yet full: one, when rows come in order.
+    Writing single rows into a sharded array would read and rewrite the shard for every row. Memory
+    holds the incomplete shards: one, if the rows come in order.
     """
 
     def __init__(self, array: zarr.Array) -> None:
@@ -20,7 +20,7 @@ class BlockWriter:
         self._written = np.zeros(array.shape[0], dtype=bool)
 
     def write(self, position: int, row: np.ndarray) -> None:
-        """Take one row; `row` has the array's shape without the first axis."""
+        """Add one row. Its shape is the array's without the first axis."""
         if row.shape != self._array.shape[1:]:
             raise ValueError(f"row of shape {row.shape} in an array of {self._array.shape}")
         block = position // self._rows
@@ -42,7 +42,7 @@ class BlockWriter:
         Raises
         ------
         ValueError
-            If rows are missing: the store would be taken for whole.
+            If rows are missing, since the store would seem complete.
         """
         missing = np.flatnonzero(~self._written)
         if len(missing):
@@ -66,14 +66,14 @@ class TailWriter:
         self._length = 0
 
     def append(self, values: np.ndarray) -> None:
-        """Take values [m]; at most a shard and one portion wait in memory."""
+        """Add values [m]. At most a shard and one call's values wait in memory."""
         self._waiting.append(values.astype(self._array.dtype))
         self._length += len(values)
         while self._length >= self._size:
             self._flush(self._size)
 
     def close(self) -> None:
-        """Write what waits, and give the array its length."""
+        """Write the values that wait, and set the array's length."""
         self._flush(self._length)
         self._array.resize((self._done,))
 

@@ -1,10 +1,10 @@
-"""Checksums that small files carry inside themselves, compared whenever they are read.
+"""Checksums that small files carry inside themselves, compared at every read.
 
-A Zarr chunk has its own checksum (`arrays`), and a store's file list has one of every file. JSON
-files and tables lie outside of stores, so each carries the SHA-256 of itself:
+Chunks of a Zarr array have their own checksums (`arrays`), and a store's file list has the SHA-256
+of every file. JSON files and tables stand outside stores, so each carries its own SHA-256:
 
 - a JSON object in its key `checksum`, over the canonical text of all other keys;
-- a Parquet file in its metadata, over all of its bytes with the digest's own 64 bytes zeroed.
+- a Parquet file in its metadata, over all of its bytes with the digest's 64 bytes set to zero.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mammo_sae.errors import StoreError
 KEY = "checksum"
 PARQUET_KEY = b"mammo_sae.sha256"
 BLANK = b"0" * 64
-# Thrift's compact form of a Parquet file's metadata: the key, then a string of 64 bytes.
+# A Parquet file's metadata in Thrift's compact form: the key, then a string of 64 bytes.
 PARQUET_FIELD = PARQUET_KEY + b"\x18\x40"
 
 
@@ -30,7 +30,7 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_checksum(content: Any, path: Path) -> dict[str, Any]:
-    """Return the JSON object read from `path` without its checksum, after comparing it.
+    """Compare the checksum of a JSON object read from `path`; return the object without it.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def without_checksum(content: Any, path: Path) -> dict[str, Any]:
 
 
 def seal_parquet(path: Path) -> None:
-    """Put the digest of a Parquet file, written with `PARQUET_KEY: BLANK`, in the blank's place."""
+    """Write a Parquet file's digest over the blank of its metadata (`PARQUET_KEY: BLANK`)."""
     content = path.read_bytes()
     place = _place(content)
     if place is None or content[place : place + 64] != BLANK:
@@ -58,7 +58,7 @@ def seal_parquet(path: Path) -> None:
 
 
 def check_parquet(content: bytes, path: Path) -> None:
-    """Compare the bytes of a sealed Parquet file with its digest.
+    """Compare the digest of a sealed Parquet file with its bytes.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def check_parquet(content: bytes, path: Path) -> None:
     """
     place = _place(content)
     if place is not None:
-        # Views: slices of bytes would be copies of the whole table.
+        # Use views: slices of bytes would copy the whole table.
         view = memoryview(content)
         digest = hashlib.sha256(view[:place])
         digest.update(BLANK)
@@ -81,7 +81,7 @@ def check_parquet(content: bytes, path: Path) -> None:
 
 
 def file_digest(*paths: Path) -> str:
-    """Return the SHA-256 of a file, or of several one after the other, in hexadecimal digits."""
+    """Return the hexadecimal SHA-256 of one file, or of several files joined in order."""
     found = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:
@@ -90,7 +90,7 @@ def file_digest(*paths: Path) -> str:
 
 
 def _place(content: bytes) -> int | None:
-    """Return where the digest of a Parquet file starts: in its footer, at the end."""
+    """Return the offset of a Parquet file's digest, which stands in the footer."""
     found = content.rfind(PARQUET_FIELD)
     return None if found < 0 else found + len(PARQUET_FIELD)
 

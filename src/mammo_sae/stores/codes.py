@@ -6,23 +6,23 @@ Arrays (n images, R x C cells, h latents)::
     latent    [h]           int32
     mean      [n, h]        float32, mean over all cells
     max       [n, h]        float32, maximum over all cells
-    active    [n, h]        float32, share of cells with a value above 0
+    active    [n, h]        float32, share of cells with a code above 0
 
-and `mean_breast`, `max_breast`, `active_breast`, the same over the cells that the breast touches
-(0 where it touches none). The codes themselves, where every cell has at most k::
+and `mean_breast`, `max_breast`, `active_breast`: the same over the cells that the breast touches
+(0 if it touches none). If no cell has more than k codes, the codes are stored as::
 
     index     [n, R, C, k]  uint16 (uint32 from 65,536 latents on)
-    value     [n, R, C, k]  float32; an unused slot is index 0, value 0
+    value     [n, R, C, k]  float32; an unused slot has index 0, value 0
 
-and where their number varies, as the CF conventions' contiguous ragged array (CSR)::
+If the number of codes varies, they are stored as a contiguous ragged array (CF conventions, CSR)::
 
     offset    [n + 1]       int64, where each image's codes begin
-    count     [n, R, C]     int32, codes of each cell, cells in row-major order
+    count     [n, R, C]     int32, number of codes of each cell, cells in row-major order
     index     [codes]       as above
     value     [codes]       float32
 
-Dimensions and coordinates are named, so `xarray.open_zarr` labels them. A dense [cells, h] array
-exists nowhere.
+Dimensions and coordinates have names, so `xarray.open_zarr` labels them. No dense [cells, h] array
+is ever stored.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ POOLED = ("mean", "max", "active", "mean_breast", "max_breast", "active_breast")
 
 
 class CodesWriter:
-    """Writes codes image by image; every image must be written once.
+    """Writes codes image by image. Every image must be written exactly once.
 
-    With `k` images may come in any order, without it only in that of the store.
+    With `k`, images may come in any order. Without `k`, they must come in the order of the store.
     """
 
     def __init__(self, group: Any, n: int, grid: LayerGrid, latents: int, k: int | None) -> None:
@@ -64,7 +64,7 @@ class CodesWriter:
         cells = (grid.rows, grid.columns)
         self._blocks: dict[str, BlockWriter] = {}
         self._tails: dict[str, TailWriter] = {}
-        # Mantissas of activations hardly compress: values are stored as they are.
+        # Float mantissas of activations hardly compress, so values are stored uncompressed.
         for name, dtype in (("index", kind), ("value", "float32")):
             if k is None:
                 self._tails[name] = TailWriter(
@@ -139,14 +139,14 @@ class CodesWriter:
         value: np.ndarray,
         pooled: Mapping[str, np.ndarray],
     ) -> None:
-        """Store a batch: index, value [b, R, C, m]; of each of `POOLED` an array [b, h].
+        """Store a batch: index and value [b, R, C, m], and an array [b, h] for each of `POOLED`.
 
-        m is the store's k, or any number; slots of value 0 are unused.
+        m is the store's k, or any number without k. Slots of value 0 are unused.
 
         Raises
         ------
         ValueError
-            If an index is not a latent, or images come out of order where they must not.
+            If an index is not a latent, or images come out of order in a store without k.
         """
         if index.size and (index.min() < 0 or index.max() >= self._latents):
             raise ValueError(f"a code's latent lies outside of 0..{self._latents - 1}")
@@ -160,7 +160,7 @@ class CodesWriter:
                 self._blocks[name].write(int(position), row)
 
     def _append(self, positions: Sequence[int], index: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """Store codes one after another; return their number per cell [b, R, C]."""
+        """Append codes; return their number per cell [b, R, C]."""
         last = self._next + len(positions)
         if list(positions) != list(range(self._next, last)):
             raise ValueError(f"images {list(positions)} do not follow image {self._next - 1}")
@@ -195,9 +195,9 @@ def create_codes_store(
     attributes: dict[str, Any] | None = None,
     provenance: Provenance | None = None,
 ) -> Iterator[CodesWriter]:
-    """Yield a writer of one SAE's codes over `image_ids`; publish when the block succeeds.
+    """Yield a writer of one SAE's codes of `image_ids`; publish the store if the block succeeds.
 
-    `k` is the most codes of a cell, None if their number varies.
+    `k` is the largest number of codes of a cell, or None if the number varies.
     """
     describe = {"images": len(image_ids), "grid": asdict(grid), "latents": latents, "k": k}
     with create_store(path, manifest, kind=KIND, describe=describe, provenance=provenance) as aside:
@@ -236,7 +236,7 @@ class CodesReader:
         self.k: int | None = store.manifest["k"]
         self._index = Index([arrays.read_labels(self.path, "image_id")], KIND)
         ragged = ("count", "offset") if self.k is None else ()
-        # Values have no checksum but CRC-32C, and single images of a shard are read.
+        # Values carry only CRC-32C and single images are read, so the checking pipeline is needed.
         self._arrays = {
             name: arrays.open_array(self.path, name, streaming=name != "value")
             for name in ("index", "value", *ragged, *POOLED)
@@ -259,7 +259,7 @@ class CodesReader:
     def cells(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return (index int32, value float32), each [n, R, C, m], at `positions`.
 
-        m is k, or the most codes of a cell among these images; an unused slot is index 0, value 0.
+        m is k, or the largest number of codes of a cell here. Unused slots: index 0, value 0.
         """
         if self.k is not None:
             index = self._read("index", positions).astype(np.int32)
@@ -273,13 +273,13 @@ class CodesReader:
         return index, value
 
     def pooled(self, name: str, image_ids: Sequence[str] | None = None) -> np.ndarray:
-        """Return float32 [n, h]: the codes of each image pooled as `name`, one of `POOLED`."""
+        """Return float32 [n, h]: the codes of each image, pooled by `name`, one of `POOLED`."""
         if image_ids is None:
             return arrays.read(self._arrays[name], slice(None), self.path / name)
         return self._read(name, self._index.positions(image_ids))
 
     def maps(self, positions: Sequence[int], latents: Sequence[int]) -> np.ndarray:
-        """Return float32 [n, m, R, C]: the maps of `latents` over the images at `positions`."""
+        """Return float32 [n, m, R, C]: the maps of m `latents` for the images at `positions`."""
         wanted = np.asarray(latents, dtype=np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.latents):
             raise StoreError(f"{self.path} has latents 0..{self.latents - 1}, not {wanted.max()}")
@@ -288,7 +288,7 @@ class CodesReader:
         slot = np.full(self.latents, -1, dtype=np.int64)
         slot[wanted] = np.arange(len(wanted))
         target = slot[index]
-        # A padding slot points at latent 0 with value 0: adding 0 leaves its map as it is.
+        # Unused slots point at latent 0 with value 0; adding 0 does not change its map.
         image, row, column, _ = np.nonzero(target >= 0)
         out = np.zeros((n, len(wanted), rows, columns), dtype=np.float32)
         hit = target >= 0
@@ -296,7 +296,7 @@ class CodesReader:
         return out
 
     def dataset(self) -> Any:
-        """Return the store as a lazily loaded, labelled `xarray.Dataset`."""
+        """Return the store as a labelled `xarray.Dataset` that loads lazily."""
         import xarray
 
         return xarray.open_zarr(self.path)

@@ -1,12 +1,12 @@
-"""Embeddings of one shard: per layer a Zarr store of every cell's channels.
+"""Embeddings of one shard: for each layer, a Zarr store with the channels of every cell.
 
 `<shard>/<layer>.zarr` holds (n images, R x C cells, d channels)::
 
     image_id [n]            string
     cells    [n, R, C, d]   float16, or float32 where float16 would overflow
 
-and the layer's grid as attributes. One chunk is one image; a shard file holds a few images, is
-not compressed (activations hardly compress) and is streamed whole.
+The layer's grid is stored as attributes. One chunk is one image. A shard file holds a few images,
+is not compressed (activations hardly compress) and is read whole.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARD_BYTES = 8 << 20
 
 
 class EmbeddingWriter:
-    """Writes consecutive images of one shard, all layers at once."""
+    """Writes consecutive images of one shard, for all layers together."""
 
     def __init__(self, root: Path, image_ids: Sequence[str], grids: Sequence[LayerGrid]) -> None:
         self._root = root
@@ -44,27 +44,27 @@ class EmbeddingWriter:
         self._next = dict.fromkeys(self._grids, 0)
 
     def write(self, maps: Mapping[str, np.ndarray], finite: Container[str] = ()) -> None:
-        """Append a batch: per layer an array [b, R, C, d] of any float type.
+        """Append a batch: for each layer an array [b, R, C, d] of any float type.
 
-        `finite` are layers whose values the caller has found to be so, in the type they come in:
-        looking again, when they have left the processor's cache, costs as much as writing.
+        `finite` names layers whose values the caller has already found finite, in the given type.
+        Checking again, after they have left the processor's cache, would cost as much as writing.
 
         Raises
         ------
         StoreError
-            If a value is NaN or infinite, naming layer and image.
+            If a value is NaN or infinite. The message names layer and image.
         """
         for layer, batch in maps.items():
             grid = self._grids[layer]
             if batch.shape[1:] != (grid.rows, grid.columns, grid.channels):
                 raise ValueError(f"layer {layer}: a batch of shape {batch.shape} on {grid}")
-            # First: it may widen what is pending.
+            # Convert first: this may widen the rows that are pending.
             stored = self._as_stored(layer, batch, known=layer in finite)
             self._pending[layer].append(stored)
             self._flush(layer, final=False)
 
     def close(self) -> None:
-        """Write what is pending and check that every image came."""
+        """Write the pending rows and check that every image was written."""
         for layer in self._grids:
             self._flush(layer, final=True)
             if self._next[layer] != len(self._ids):
@@ -92,7 +92,7 @@ class EmbeddingWriter:
         return batch.astype(np.float32)
 
     def _widen(self, layer: str) -> None:
-        """Turn a float16 layer into float32, block by block, because a value does not fit."""
+        """Convert a stored float16 layer to float32, block by block, since a value does not fit."""
         narrow = self._arrays[layer]
         done, rows = self._next[layer], narrow.shards[0]
         aside = self._root / f"{layer}.narrow"
@@ -136,10 +136,10 @@ class EmbeddingWriter:
 
 
 def _all_finite(values: np.ndarray) -> bool:
-    """Say whether no value is NaN or infinite.
+    """Return whether no value is NaN or infinite.
 
-    Of float16 by its bits, seventeen times faster than isfinite: exponents of all ones are the
-    largest integers, signed for positive values and unsigned for negative ones.
+    float16 is checked by its bits, seventeen times faster than isfinite. Exponents of all ones are
+    the largest integers: signed ones for positive values, unsigned ones for negative values.
     """
     if values.dtype != np.float16 or not values.size:
         return bool(np.isfinite(values).all())
@@ -156,7 +156,7 @@ def create_embedding_store(
     grids: Sequence[LayerGrid],
     provenance: Provenance | None = None,
 ) -> Iterator[EmbeddingWriter]:
-    """Yield a writer for one shard of one pass; publish `path` (a folder of `<layer>.zarr`)."""
+    """Yield a writer for one shard of one pass; publish `path`, a folder of `<layer>.zarr`."""
     described: dict[str, Any] = {"images": len(image_ids), "layers": {}}
     with create_store(
         path, manifest, kind=KIND, describe=lambda _: described, provenance=provenance
@@ -170,21 +170,21 @@ def create_embedding_store(
 
 
 class EmbeddingReader:
-    """Reads one layer's embeddings over all shards, whole blocks or single images.
+    """Reads one layer's embeddings over all shards, by blocks or single images.
 
     Parameters
     ----------
     manifests
-        One per shard, of any pass that holds `layer`.
+        One manifest per shard, of any pass that holds `layer`.
     layer
         Name of the layer.
     image_ids
-        Keep only these images, in stored order (a split, say); all if None.
+        Read only these images, in stored order (for example a split). None: all.
 
     Raises
     ------
     StoreError
-        If a store is damaged, lacks the layer, the grids differ, or an image is missing.
+        If a store is damaged or lacks the layer, if grids differ, or if an image is missing.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class EmbeddingReader:
         return len(self._kept)
 
     def read(self, positions: Sequence[int]) -> np.ndarray:
-        """Return [n, R, C, d] of the images at `positions` of `image_ids`, in that order."""
+        """Return cells [n, R, C, d] of the images at `positions` of `image_ids`, in that order."""
         wanted = self._kept[np.asarray(positions, dtype=np.int64)]
         grid = self.grid
         out = np.empty((len(wanted), grid.rows, grid.columns, grid.channels), dtype=self.dtype)
@@ -230,7 +230,7 @@ class EmbeddingReader:
         return out
 
     def read_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (positions [b], cells [b, R, C, d]) of one shard file, read whole and checked."""
+        """Return (positions [b], cells [b, R, C, d]) of one shard file, which is read whole."""
         store, start, stop, local, positions = self.blocks[block]
         data = arrays.read(self._streams[store], slice(start, stop), self._paths[store] / "cells")
         if len(local) < stop - start:
@@ -247,7 +247,7 @@ class EmbeddingReader:
                 yield positions[start : start + size], data[start : start + size]
 
     def _plan(self) -> list[tuple[int, int, int, np.ndarray, np.ndarray]]:
-        """List the shard files that hold a wanted image: store, rows, wanted rows, positions."""
+        """List the shard files with a wanted image: store, rows, wanted rows, positions."""
         plan = []
         for store, local, where in self._index.split(self._kept):
             array = self._streams[store]

@@ -5,13 +5,13 @@ Arrays (n images, H x W canonical pixels, r regions)::
     image_id   [n]           string
     pixels     [n, H, W]     uint8
     breast     [n, H, W]     uint8, 1 inside the breast
-    regions    [n, r, H, W]  uint8, 1 inside the region; attribute `regions` names them, each shard
-                             those that it has
+    regions    [n, r, H, W]  uint8, 1 inside the region; the attribute `regions` names them; each
+                             shard holds only the regions that occur in it
     affine     [n, 2, 3]     float64, original pixel-edge (x, y) -> canonical (x, y)
     flipped    [n]           uint8, 1 where the image was mirrored
-    spacing_mm [n]           float64, edge of a canonical pixel in the detector plane; NaN unknown
-    fact       [f]           string, names of what was noted of each file
-    facts      [n, f]        string, empty where it does not say
+    spacing_mm [n]           float64, edge of a canonical pixel in the detector plane; NaN: unknown
+    fact       [f]           string, names of the facts recorded of each file
+    facts      [n, f]        string, empty if the file does not give the fact
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from mammo_sae.stores.publish import create_store, open_store
 KIND = "images"
 IMAGES_PER_SHARD = 16
 IDENTITIES = ("same_pixels", "same_uid")
-"""Facts that two files share only if they are the same."""
+"""Facts that two files share only if the files are the same."""
 NOTICES = "notices"
-"""The fact that says what is wrong about a file and changes no pixel: codes, joined by ;."""
+"""The fact that lists a file's defects that change no pixel: codes, separated by ;."""
 RASTERS = frozenset({"JPEG", "NPY", "PNG", "TIFF"})
-"""What stands as the fact `transfer_syntax` of files without a DICOM header."""
+"""The value of the fact `transfer_syntax` of files without a DICOM header."""
 
 
 @dataclass(frozen=True)
 class ImageRecord:
     """One canonical image: pixels and breast [H, W], regions [r, H, W], affine [2, 3].
 
-    `facts` are what was noted of its file, by name.
+    `facts` are the facts recorded of its file, by name.
     """
 
     pixels: np.ndarray
@@ -59,7 +59,7 @@ class ImageRecord:
 
 
 class ImageWriter:
-    """Writes the records of one store; every image must be written once."""
+    """Writes the records of one store. Every image must be written exactly once."""
 
     def __init__(self, group: Any, n: int, height: int, width: int, regions: int) -> None:
         self._group = group
@@ -92,13 +92,13 @@ class ImageWriter:
             )
 
     def write(self, position: int, record: ImageRecord) -> None:
-        """Store `record` as the image at `position` of the store's ids; any order."""
+        """Store `record` at `position` of the store's ids; the order of calls is free."""
         self._facts[position] = record.facts
         for name, block in self._blocks.items():
             block.write(position, np.asarray(getattr(record, name)))
 
     def close(self) -> None:
-        """Check that every image was written, and write what was noted of them."""
+        """Check that every image was written, and write the facts."""
         for block in self._blocks.values():
             block.close()
         names = sorted({name for facts in self._facts for name in facts})
@@ -120,10 +120,10 @@ def create_image_store(
     attributes: dict[str, Any] | None = None,
     provenance: Provenance | None = None,
 ) -> Iterator[ImageWriter]:
-    """Yield a writer for the images `image_ids`; publish the store when the block succeeds.
+    """Yield a writer for the images `image_ids`; publish the store if the block succeeds.
 
-    `regions` names the records' regions in their order; `artefacts` those of them that are no
-    findings.
+    `regions` names the records' regions in their order. `artefacts` names those regions that are
+    not findings.
     """
     describe = {
         "images": len(image_ids),
@@ -147,11 +147,11 @@ class ImageReader:
     Parameters
     ----------
     manifests
-        Of the shards' stores.
+        One manifest per shard.
     concepts
-        Concept -> stored regions that are together the concept's. `regions` then has these
-        concepts, as far as a store has any of their regions, and the artefacts. Without it,
-        `regions` has every region as it is stored.
+        For each concept, the stored regions whose union is the concept's mask. If given, `regions`
+        has the concepts that have a stored region, and the artefacts. Otherwise `regions` has
+        every stored region.
 
     Raises
     ------
@@ -196,7 +196,7 @@ class ImageReader:
         return self._index.position(image_id)
 
     def pixels(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
-        """Return uint8 [n, H, W] for `image_ids` (all if None)."""
+        """Return uint8 [n, H, W] for `image_ids` (all images if None)."""
         return self._read("pixels", image_ids)
 
     def breast(self, image_ids: Sequence[str] | None = None) -> np.ndarray:
@@ -232,7 +232,7 @@ class ImageReader:
         return self._read("spacing_mm", image_ids)
 
     def facts(self, image_ids: Sequence[str]) -> pd.DataFrame:
-        """Return what was noted of the files of `image_ids`, one column per name; empty: unsaid."""
+        """Return the facts of the files of `image_ids`, one column per fact; empty: not given."""
         parts = []
         for path in self._paths:
             names = arrays.read_labels(path, "fact")
@@ -243,7 +243,7 @@ class ImageReader:
         return table.reindex(list(image_ids)).reset_index(drop=True)
 
     def refused(self) -> dict[str, str]:
-        """Return the images that were left out of the stores: id and reason code."""
+        """Return the images that are left out of the stores, as {id: reason code}."""
         refused: dict[str, str] = {}
         for path in self._paths:
             refused |= arrays.read_attributes(path).get("refused", {})

@@ -1,4 +1,4 @@
-"""Finding images by id across the shards of a cohort."""
+"""Finds images by id across the shards of a cohort."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mammo_sae.errors import StoreError
 
 
 class Index:
-    """Global positions of images over several stores, in the order the stores were given."""
+    """Global positions of images over several stores, in the order of the stores."""
 
     def __init__(self, ids_per_store: Sequence[Sequence[str]], what: str) -> None:
         self.image_ids = [image for ids in ids_per_store for image in ids]
@@ -29,7 +29,7 @@ class Index:
         Raises
         ------
         StoreError
-            If no store holds it.
+            If no store holds the image.
         """
         try:
             return self._position[image_id]
@@ -43,13 +43,9 @@ class Index:
         return np.array([self.position(image) for image in image_ids], dtype=np.int64)
 
     def split(self, positions: Sequence[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield (store, local positions, where they stand in `positions`) per store touched."""
+        """Yield (store, positions in it, their places in `positions`) for each store touched."""
         wanted = np.asarray(positions, dtype=np.int64)
         store = np.searchsorted(self._starts, wanted, side="right") - 1
         for number in np.unique(store):
             where = np.flatnonzero(store == number)
             yield int(number), wanted[where] - self._starts[number], where
-
-    def start(self, store: int) -> int:
-        """Return the global position of a store's first image."""
-        return int(self._starts[store])

@@ -1,13 +1,13 @@
-"""Publishing a result: written aside, hashed, renamed, its manifest last.
+"""Publishes a result: written under a temporary name, hashed, renamed, with its manifest last.
 
-A store is a directory; its manifest is a small JSON file beside it. The manifest describes content
-and nothing else (no times, no host, no code version), so the same content gives the same manifest
-and consumers stay fresh. What made the store is in `provenance.json` inside it.
+A store is a directory. Its manifest is a small JSON file beside it, which describes only the
+content (no times, no host, no code version). So equal content has an equal manifest, and results
+made from it stay fresh. `provenance.json` inside the store tells what made it.
 
 Layout of a published directory::
 
     <store>/files.json        {relative path: [bytes, sha256]} of every other file
-    <store>/provenance.json   what made it (not part of the content)
+    <store>/provenance.json   what made the store (not part of the content)
     <store>/...               the content
     <manifest>.json           kind, relative path of the store, digest of files.json, description
 """
@@ -34,12 +34,12 @@ FORMAT = 2
 PARTIAL, REPLACED = ".partial", ".replaced"
 FILES = "files.json"
 PROVENANCE = "provenance.json"
-# Snakemake leaves this in a directory that a rule has made; its time is the directory's.
+# Snakemake writes this file into a directory that a rule has made, to keep the directory's time.
 TIMESTAMP = ".snakemake_timestamp"
-# Files up to this size are compared with the list's digest whenever a store is opened: metadata
-# and labels. Larger ones are chunks of arrays, which carry a checksum of their own.
+# Files up to this size (metadata, labels) are compared with the file list's digests whenever a
+# store is opened. Larger files are chunks of arrays, which carry their own checksums.
 SMALL = 64 * 1024
-# The files that this process has published, in order; the command line keeps a record of them.
+# The files that this process has published, in order. The command line writes a record of them.
 PUBLISHED: list[Path] = []
 
 Description = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
@@ -47,36 +47,36 @@ Description = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """An opened store: its data directory and its manifest's content."""
+    """An opened store: its data directory and the content of its manifest."""
 
     path: Path
     manifest: dict[str, Any]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file that `write_json` wrote, after comparing its checksum.
+    """Return the content of a JSON file written by `write_json`, after comparing its checksum.
 
     Raises
     ------
     StoreError
-        If the file is missing, is not JSON, or was changed, naming it.
+        If the file is missing, is not JSON, or was changed. The message names it.
     """
     return without_checksum(read_plain_json(path), path)
 
 
 def read_plain_json(path: Path) -> Any:
-    """Return the content of a JSON file that carries no checksum, such as a source's.
+    """Return the content of a JSON file without a checksum, such as a source's.
 
     Raises
     ------
     StoreError
-        If the file is missing or is not JSON, naming it.
+        If the file is missing or is not JSON. The message names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{path} is missing; run the step that makes it") from None
-    # A number of thousands of digits is a ValueError, thousands of brackets a RecursionError.
+    # Numbers with thousands of digits raise ValueError, thousands of brackets RecursionError.
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not readable JSON ({error}); delete it and rebuild") from None
 
@@ -87,7 +87,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_plain_json(path: Path, content: Any) -> None:
-    """Write `content` as `write_json` does, without a checksum: a format that others define."""
+    """Write `content` like `write_json` but without a checksum, for formats defined elsewhere."""
     with atomic_file(path) as aside:
         aside.write_text(
             json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
@@ -96,9 +96,9 @@ def write_plain_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def atomic_file(path: Path, *, result: bool = True) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it becomes `path` only if the block succeeds.
+    """Yield a path beside `path` to write to; rename it to `path` if the block succeeds.
 
-    `result` is False for what a step keeps for itself: its record does not list that.
+    `result` is False for a file that only the step itself uses: the record does not list it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
@@ -120,30 +120,30 @@ def create_store(
     describe: Description | None = None,
     provenance: Provenance | None = None,
 ) -> Iterator[Path]:
-    """Yield an empty directory beside `path`; when the block succeeds, publish it as `path`.
+    """Yield an empty directory beside `path`; publish it as `path` if the block succeeds.
 
-    An older store is renamed aside and deleted when the new one is in its place: on a network file
-    system a store that a reader has open can't be deleted, only renamed. No manifest ever speaks of
-    a store that is being replaced. A writer that was orphaned (its workflow was killed and started
-    again) finds that its place has been taken and leaves the new store alone.
+    An older store is renamed first and deleted after the new one is in place: on a network file
+    system, a store that a reader has open can be renamed but not deleted. While a store is being
+    replaced, it has no manifest. A writer can be orphaned when its workflow is killed and started
+    again. It then finds another writer's mark and leaves the new store unchanged.
 
     Parameters
     ----------
     path
         The store's final directory.
     manifest
-        The JSON file written last, outside of `path`.
+        The JSON file that is written last, outside `path`.
     kind
-        What the store is (`images`, `embeddings`, ...); readers refuse another kind.
+        Kind of the store (`images`, `embeddings`, ...). Readers refuse another kind.
     describe
-        Extra content of the manifest, or a function of the filled directory that returns it.
+        Extra content of the manifest, or a function that returns it, given the filled directory.
     provenance
         Written into the store.
 
     Raises
     ------
     StoreError
-        If another writer took over the same store meanwhile.
+        If another process has started to write the same store meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def create_store(
         manifest.unlink(missing_ok=True)
         aside.rename(path)
         write_json(manifest, content)
-        # What a reader still has open stays until the next writer sweeps it.
+        # Files that a reader still has open stay until the next writer deletes them.
         shutil.rmtree(replaced, ignore_errors=True)
         owner.unlink(missing_ok=True)
     finally:
@@ -190,16 +190,16 @@ def create_store(
 
 
 def open_store(manifest: Path, *, kind: str) -> StoreInfo:
-    """Open the store that `manifest` describes, after the checks that cost no reading of data.
+    """Open the store that `manifest` describes, after quick checks.
 
-    The manifest's checksum, form and kind, the digest of the file list, every file's presence and
-    size, and the content of small files are checked here; that of large ones by the checksums
-    inside the chunks as they are read, and all at once by `verify_store`.
+    Checked are the manifest's checksum, form and kind, the digest of the file list, the presence
+    and size of every file, and the content of small files. Large files are checked chunk by chunk
+    as they are read, and as a whole by `verify_store`.
 
     Raises
     ------
     StoreError
-        Naming the store and what does not match.
+        If a check fails. The message names the store and the check.
     """
     content = read_json(manifest)
     if content.get("format") != FORMAT:
@@ -232,7 +232,7 @@ def open_store(manifest: Path, *, kind: str) -> StoreInfo:
 
 
 def verify_store(manifest: Path) -> list[str]:
-    """Return what is wrong with a store, reading every byte: one sentence per problem."""
+    """Read every byte of a store and return its defects, one sentence each."""
     try:
         content = read_json(manifest)
         path = manifest.parent / content["store"]
@@ -256,7 +256,7 @@ def find_manifests(folder: Path) -> list[Path]:
     """Return the manifests of all stores in `folder`, at any depth."""
     found = []
     for path in sorted(folder.rglob("*.json")):
-        # What lies inside a store is its content, never a manifest.
+        # JSON files inside a store are its content, never manifests.
         if any((parent / FILES).is_file() for parent in path.parents):
             continue
         content = read_plain_json(path)
@@ -282,6 +282,6 @@ def _hash_files(root: Path) -> dict[str, tuple[int, str]]:
     def hashed(name: str) -> tuple[int, str]:
         return (root / name).stat().st_size, file_digest(root / name)
 
-    # Hashing lets go of Python's lock: a thread per core.
+    # Hashing releases Python's global lock, so use one thread per core.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(names, pool.map(hashed, names), strict=True))

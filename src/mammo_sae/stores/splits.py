@@ -15,14 +15,14 @@ TRAINING = "training"
 def split_reader(
     embeddings: Sequence[Path], layer: str, images: Path, split: str
 ) -> EmbeddingReader:
-    """Return a reader of the images of a split.
+    """Return a reader of one layer's embeddings of the images of a split.
 
-    Images that the conversion left out are in the table `images` alone.
+    The table `images` also lists images that the conversion left out; these are skipped.
 
     Raises
     ------
     InputError
-        If there are none.
+        If the split has no image.
     """
     table = read_table(images)
     stored = EmbeddingReader(embeddings, layer).image_ids

@@ -15,7 +15,7 @@ from mammo_sae.stores.publish import atomic_file
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write `frame` without its index, atomically; the suffix (.parquet or .csv) says how.
+    """Write `frame` without its index, atomically, as .parquet or .csv by the suffix of `path`.
 
     A Parquet file carries its own checksum, which `read_table` compares.
     """
@@ -37,7 +37,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises
     ------
     InputError, StoreError
-        If the file is missing, unreadable, or (a Parquet file) not what was written, naming it.
+        If the file is missing, unreadable, or a Parquet file that was changed. Names the file.
     """
     try:
         if path.suffix == ".csv":

@@ -1,1 +1,1 @@
-"""Reading weights from files that others wrote, without running anything of theirs."""
+"""Readers of weight files that run no code from the files."""

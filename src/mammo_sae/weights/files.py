@@ -1,7 +1,7 @@
-"""Files of weights as others write them: torch's (of any age), plain pickles, safetensors.
+"""Reads weight files: torch's (of any version), plain pickles, safetensors.
 
-`read_weights` returns what is in a file and runs nothing of it (`unpickling`). Tensors are views of
-the file, mapped into memory: a file of gigabytes takes as much memory as is used of it.
+`read_weights` runs no code of a file (`unpickling`). Tensors are views of the file, which is mapped
+into memory. So a file of gigabytes needs only the memory of the tensors in use.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mammo_sae.weights.rebuilding import Constructors, Storage, storage, storage
 from mammo_sae.weights.unpickling import Damaged, Foreign, unpickle
 
 ZIP = b"PK\x03\x04"
-# What torch.save wrote before version 1.6: three pickles ahead of the object's.
+# Before version 1.6, torch.save wrote this number and two more pickles ahead of the object's.
 LEGACY_NUMBER = 0x1950A86A20F9469CFC6C
 BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, struct.error)
-MOST_PICKLE = 256 << 20  # bytes; tensors are not in the pickle
+MOST_PICKLE = 256 << 20  # bytes; the pickle holds no tensor data
 
 
 def read_weights(path: Path) -> Any:
@@ -35,17 +35,17 @@ def read_weights(path: Path) -> Any:
     Parameters
     ----------
     path
-        A file of torch.save, a pickle, or a safetensors file.
+        A file of torch.save, a plain pickle, or a safetensors file.
 
     Returns
     -------
-    Plain containers of tensors (views of the file), NumPy arrays, numbers and text; a `Foreign`
-    for every object of a class that is not known here.
+    Plain containers of tensors (views of the file), NumPy arrays, numbers and text. Objects of
+    unknown classes become a `Foreign`.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, or claims more than it holds.
+        If the file is missing or damaged, or claims more bytes than it has.
     """
     try:
         with path.open("rb") as stream:
@@ -71,7 +71,7 @@ def read_weights(path: Path) -> Any:
 
 
 class _Archive:
-    """The zip file of torch.save: a pickle, and the bytes of each storage, uncompressed."""
+    """The zip file of torch.save: a pickle, and the uncompressed bytes of each storage."""
 
     def __init__(self, view: mmap.mmap) -> None:
         self._view = view
@@ -85,7 +85,7 @@ class _Archive:
             raise Damaged("a zip file without data.pkl")
         self._pickle = pickles[0]
         self._folder = pickles[0].removesuffix("data.pkl")
-        # torch can be told to leave checksums out; they are all 0 then.
+        # torch has an option to write no checksums; then all of them are 0.
         self._checked = any(record.CRC for record in records)
         self._storages: dict[str, Storage] = {}
 
@@ -125,7 +125,7 @@ class _Archive:
         return found
 
     def _start(self, record: zipfile.ZipInfo) -> int:
-        """Return where a record's bytes begin, having compared them with their checksum."""
+        """Return where a record's bytes begin, after a check of their checksum."""
         name, at = record.filename, record.header_offset
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
             raise Damaged(f"{name} is compressed, which torch.save never does")
@@ -144,14 +144,14 @@ class _Archive:
 
 
 def _read_stream(view: mmap.mmap) -> Any:
-    """Read a plain pickle, or what torch.save wrote before version 1.6."""
+    """Read a plain pickle, or a file that torch.save wrote before version 1.6."""
     table = Constructors(len(view)).table
     first, _ = unpickle(view, table, _no_storage)
     if first != LEGACY_NUMBER:
         return first
-    for _ in range(2):  # version and sizes of numbers
+    for _ in range(2):  # the protocol's version, and the sizes of number types
         unpickle(view, table, _no_storage)
-    # Storages lie behind the pickle, in an order that follows it: it is read twice.
+    # The pickle must be read twice: the storages stand behind it and their keys follow from it.
     claims: dict[str, tuple[Any, int]] = {}
 
     def look(claim: Any) -> Foreign:
@@ -178,7 +178,7 @@ def _read_stream(view: mmap.mmap) -> Any:
 def _legacy_storages(
     view: mmap.mmap, end: int, keys: Any, claims: dict[str, tuple[Any, int]]
 ) -> dict[str, Storage | Foreign]:
-    """Return the storages that follow the pickles: each the count of its numbers, then these."""
+    """Return the storages behind the pickles. Each is a count of numbers, then the numbers."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise Damaged("it has no list of storages")
     storages: dict[str, Storage | Foreign] = {}
@@ -200,7 +200,7 @@ def _no_storage(_claim: Any) -> Any:
 
 
 def _claim(claim: Any) -> tuple[Any, str, int]:
-    """Return type, key and count of numbers of a storage that a pickle refers to."""
+    """Return the type, key and count of numbers of a storage to which a pickle refers."""
     if isinstance(claim, str):
         raise Damaged("saved with pickle protocol 0, which torch can't load either; use protocol 2")
     if not isinstance(claim, tuple) or len(claim) < 5 or claim[0] != "storage":

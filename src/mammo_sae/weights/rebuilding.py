@@ -1,6 +1,6 @@
-"""What the known names in a file of weights make: tensors, NumPy arrays, plain containers.
+"""Constructors for the known names in a weight file: tensors, NumPy arrays, plain containers.
 
-Every claim of a size is held against the bytes that are there before anything is made of it.
+Every claimed size is compared with the bytes that exist, before anything is allocated.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ STORAGES = {
     "UntypedStorage": torch.uint8,
 }
 TENSOR_TYPES = {str(kind).removeprefix("torch."): kind for kind in STORAGES.values()}
-# Numbers, truth values and text: what NumPy keeps in the array's own bytes.
+# Numbers, booleans and text: the types that NumPy stores in the array's own bytes.
 NUMPY_TYPE = re.compile(r"[<>|=]?([biufSU]\d{1,6}|\?)")
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes of a file, one axis of numbers of one type."""
+    """A flat run of numbers of one type in a file."""
 
     values: Tensor
 
 
 def storage_type(kind: Any) -> torch.dtype | None:
-    """Return the numbers' type of a storage class's name, or None if it is not known."""
+    """Return the number type of a storage class, given its name, or None if it is unknown."""
     if isinstance(kind, Global) and kind.module in ("torch", "torch.storage", "torch.cuda"):
         return STORAGES.get(kind.name)
     return None
 
 
 def storage(buffer: Any, offset: int, count: int, kind: torch.dtype) -> Storage:
-    """Return `count` numbers of `buffer` from byte `offset` on, without a copy where it can."""
+    """Return `count` numbers of `buffer` from byte `offset` on; copy only unaligned ones."""
     size = kind.itemsize
     if count == 0:
         return Storage(torch.empty(0, dtype=kind))
@@ -112,7 +112,7 @@ def _of_subclass(function: Any, _kind: Any, arguments: tuple[Any, ...], _state: 
 
 
 class _Type(Unfinished):
-    """A numpy.dtype: a name, and a state that says the order of bytes."""
+    """A numpy.dtype: a name, and a state that gives the byte order."""
 
     def __init__(self, name: Any, *_rest: Any) -> None:
         self._name = name if isinstance(name, str) and NUMPY_TYPE.fullmatch(name) else None
@@ -124,7 +124,7 @@ class _Type(Unfinished):
         return self
 
     def dtype(self) -> np.dtype[Any] | None:
-        """Return the type, or None if its numbers are not in the array's own bytes."""
+        """Return the type, or None if the array's own bytes don't hold its values."""
         return None if self._name is None else np.dtype(self._order + self._name.lstrip("<>|="))
 
 
@@ -134,7 +134,7 @@ class Constructors:
     Parameters
     ----------
     budget
-        Bytes that may be copied: as many as the file has, since each is copied once at most.
+        Bytes that may be copied: the size of the file, since each byte is copied at most once.
     """
 
     def __init__(self, budget: int) -> None:
@@ -159,7 +159,7 @@ class Constructors:
             self.table[Global(f"{core}.numeric", "_frombuffer")] = self._from_buffer
 
     def numbers(self, data: Any, kind: Any, shape: Any, by_column: bool) -> np.ndarray | Foreign:
-        """Return an array of NumPy, or a `Foreign` for one of Python objects."""
+        """Return a NumPy array, or a `Foreign` for an array of Python objects."""
         dtype = kind.dtype() if isinstance(kind, _Type) else None
         if dtype is None or not isinstance(data, bytes | bytearray):
             return Foreign("numpy.ndarray")
@@ -185,7 +185,7 @@ class Constructors:
         return self.numbers(data, kind, shape, by_column=order == "F")
 
     def _bytes(self, text: Any, encoding: Any = "utf-8") -> Any:
-        """Return bytes that an old protocol keeps as text: _codecs.encode(text, 'latin1')."""
+        """Return bytes that an old protocol stores as text: _codecs.encode(text, 'latin1')."""
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
             return Foreign("_codecs.encode")
         self._spend(len(text))
@@ -198,7 +198,7 @@ class Constructors:
 
 
 class _Array(Unfinished):
-    """A numpy.ndarray before its state has come."""
+    """A numpy.ndarray before its state is known."""
 
     def __init__(self, constructors: Constructors) -> None:
         self._constructors = constructors
@@ -210,8 +210,8 @@ class _Array(Unfinished):
         return self._constructors.numbers(data, kind, shape, by_column is True)
 
 
-# A container made of a container is that one: copies of one that is named a thousand times would
-# take a thousand times the memory.
+# A copy of a container is the container itself: a thousand references to one container would
+# otherwise take a thousand times its memory.
 def _mapping(items: Any = None) -> Any:
     if items is None:
         return {}

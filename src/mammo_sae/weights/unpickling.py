@@ -1,10 +1,10 @@
-"""A reader of pickles that imports nothing and calls nothing that a pickle names.
+"""A reader of pickles that imports and calls nothing that a pickle names.
 
-Python's own unpickler is a machine whose instructions import functions and call them. This one
-runs the same instructions over plain values. A name is looked up in a table of known constructors,
-which are this project's own functions; whatever is not in the table becomes a `Foreign`, which
-keeps the name and swallows arguments, items and state. So a file of omegaconf, or of a library that
-nobody has here, can be read, and a hostile one does nothing.
+Python's own unpickler runs instructions that import functions and call them. This reader runs the
+same instructions over plain values. It looks up each name in a table of known constructors, which
+are this project's own functions. A name that is not in the table becomes a `Foreign`, which keeps
+the name and ignores arguments, items and state. So a file that needs omegaconf, or a library that
+is not installed, can be read, and a hostile file does nothing.
 
 The instructions are those of `pickletools`, protocols 0 to 5.
 """
@@ -17,19 +17,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-# An instruction of one byte makes a container of up to 216: this bounds what a pickle can make to
-# 0.5 GB. A checkpoint of a thousand tensors has 50,000 instructions.
+# An instruction of one byte makes a container of up to 216 bytes. So this number limits the memory
+# of a pickle to 0.5 GB. A checkpoint of a thousand tensors has 50,000 instructions.
 MOST_INSTRUCTIONS = 2_500_000
 PLAIN = (str, bytes, int, float, bool, complex, type(None))
 
 
 class Damaged(Exception):
-    """The bytes are no pickle, or claim what is not there."""
+    """The bytes are no pickle, or claim more than the file holds."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Foreign:
-    """Stands for an object of a class, or the result of a function, that is not known here."""
+    """Stands for an object of an unknown class, or the result of an unknown function."""
 
     name: str
 
@@ -39,7 +39,7 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A name that a pickle refers to; never imported."""
+    """A name to which a pickle refers. It is never imported."""
 
     module: str
     name: str
@@ -49,7 +49,7 @@ class Global:
 
 
 class Unfinished(ABC):
-    """A value whose state follows; `build` makes the finished one."""
+    """A value whose state comes later. `build` returns the finished value."""
 
     @abstractmethod
     def build(self, state: Any) -> Any:
@@ -57,13 +57,13 @@ class Unfinished(ABC):
 
 
 class Stream(Protocol):
-    """What a pickle is read from: an open file, or one that is mapped into memory."""
+    """The source of a pickle: an open file, or one that is mapped into memory."""
 
     def read(self, count: int, /) -> bytes:
         """Return up to `count` bytes."""
 
     def readline(self) -> bytes:
-        """Return the bytes up to a line's end."""
+        """Return the bytes up to the end of the line."""
 
     def tell(self) -> int:
         """Return the position."""
@@ -82,18 +82,17 @@ def unpickle(
 
     Parameters
     ----------
-    stream
-        Stands at the beginning of a pickle.
+        Its position is the beginning of a pickle.
     constructors
-        What a known name, called with arguments, makes. A constructor raises `Damaged`, TypeError
-        or ValueError where the arguments are none of its own.
+        For each known name, a function of the pickled arguments. A constructor raises `Damaged`,
+        TypeError or ValueError if the arguments are wrong.
     persistent
-        What a persistent id stands for.
+        Returns the object for a persistent id.
 
     Returns
     -------
-    The value, of plain containers, what `constructors` and `persistent` return, `Global` and
-    `Foreign`; and where in the stream the pickle ends.
+    The value, and the position in the stream at which the pickle ends. The value is made of plain
+    containers, results of `constructors` and `persistent`, `Global` and `Foreign`.
 
     Raises
     ------
@@ -125,7 +124,7 @@ class _Machine:
         self._persistent = persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._places: dict[int, int] = {}  # of an unfinished value in the memo
+        self._places: dict[int, int] = {}  # where an unfinished value stands in the memo
 
     def run(self, name: str, argument: Any) -> None:
         """Run one instruction."""
@@ -147,7 +146,7 @@ class _Machine:
             raise Damaged(f"its pickle has the instruction {name}, which needs what is not in it")
 
     def pop(self) -> Any:
-        """Return the top of the stack, and take it off."""
+        """Remove the top of the stack and return it."""
         value = self._top()
         self._stack.pop()
         return value
@@ -223,7 +222,7 @@ class _Machine:
         self._stack.append(Global(module, name))
 
     def _call(self, function: Any, arguments: Any, named: Mapping[str, Any] | None = None) -> None:
-        """Put what a known constructor makes on the stack, or a `Foreign` for anything else."""
+        """Push the result of a known constructor onto the stack, or a `Foreign` for other names."""
         if not isinstance(arguments, tuple):
             raise Damaged("its pickle is broken: arguments are no tuple")
         known = self._constructors.get(function) if isinstance(function, Global) else None
@@ -275,7 +274,7 @@ class _Machine:
 
 
 def plain_key(value: Any) -> Any:
-    """Return a key that is hashed in constant time: a tuple of tuples can take for ever."""
+    """Return a key that is hashed in constant time: nested tuples can take exponential time."""
     if isinstance(value, (*PLAIN, Foreign, Global)):
         return value
     if isinstance(value, tuple) and all(isinstance(part, PLAIN) for part in value):
@@ -284,7 +283,7 @@ def plain_key(value: Any) -> Any:
 
 
 def _called(function: Any, arguments: tuple[Any, ...]) -> str:
-    """Return what to call the result of calling `function` in a message."""
+    """Return a name for the result of calling `function`, for messages."""
     if isinstance(function, Global):
         rebuilds = function.module in ("copyreg", "copy_reg")
         if rebuilds and arguments and isinstance(arguments[0], Global):

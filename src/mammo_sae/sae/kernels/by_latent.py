@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mammo_sae.sae.kernels.products import WIDEST
 
-# Slots that one program adds up. Few latents have more; those few have a hundred times as many.
+# Slots that one program adds up. Few latents have more, and those have up to a hundred times more.
 PIECE = 128
 
 
@@ -21,12 +21,11 @@ class Pieces:
 
     Attributes
     ----------
-    first [h + 1]
-        The number of each latent's first piece; the last entry is the number of pieces. A latent
+        The number of each latent's first piece. The last entry is the number of pieces. A latent
         without slots has one empty piece.
     owner [h + n k // PIECE]
-        The latent of each piece, and h for those past the last: the most that n k slots can make,
-        so that nothing waits for how many there are.
+        The latent of each piece; h for entries past the last piece. The length is the largest
+        possible number of pieces, so the CPU need not wait for the actual number.
     """
 
     first: Tensor
@@ -34,7 +33,7 @@ class Pieces:
 
     @classmethod
     def of(cls, start: Tensor, slots: int) -> Pieces:
-        """Cut `slots` slots, latent by latent from `start` [h + 1]."""
+        """Cut `slots` slots into pieces; latent j's slots begin at start[j], start [h + 1]."""
         latents = len(start) - 1
         count = (start.diff() + (PIECE - 1)).div_(PIECE, rounding_mode="floor").clamp_(min=1)
         first = torch.zeros_like(start)
@@ -79,7 +78,7 @@ def _sum_pieces(
             wanted = (amount != 0)[:, None] & inside[None, :]
             rows = tl.load(x + row[:, None] * stride + channel[None, :], mask=wanted, other=0)
             sums += amount[:, None] * rows.to(tl.float32)
-        # A latent's first piece goes into the result, all others beside it.
+        # A latent's first piece is written to the result, its others to `rest`.
         target = rest + (piece - latent - 1) * channels if later else out + latent * channels
         tl.store(target + channel, tl.sum(sums, axis=0), mask=inside)
 
@@ -102,10 +101,10 @@ def _join_pieces(first, rest, out, channels, CHANNELS: tl.constexpr):
 def sum_by_latent(
     slot: Tensor, cell: Tensor, start: Tensor, pieces: Pieces, value: Tensor, x: Tensor
 ) -> Tensor:
-    """Return [h, d] float32: per latent, the sum of value * x[cell] over its slots.
+    """Return [h, d] float32: for each latent, the sum of value * x[cell] over its slots.
 
-    Work is shared out by slots, not by latents, whose numbers of slots differ a thousandfold: one
-    program per piece, and a second pass that adds up the pieces of latents with several.
+    The numbers of slots of latents differ a thousandfold. So each program sums one piece of a
+    limited number of slots, and a second pass adds up the pieces of latents with several.
 
     Parameters
     ----------
@@ -113,7 +112,7 @@ def sum_by_latent(
         As in `mammo_sae.sae.sparse.ByLatent`.
     value : [n, k] float32
     x : [n, d]
-        Of any floating type; channels lie next to each other.
+        Any floating type; the last axis must be contiguous.
     """
     latents, channels = len(start) - 1, x.shape[1]
     out = torch.empty(latents, channels, dtype=torch.float32, device=x.device)

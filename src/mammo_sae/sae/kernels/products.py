@@ -1,4 +1,4 @@
-"""Products of cells with the few rows of a matrix that their codes name."""
+"""Products of cells with the few rows of a matrix whose latents are active in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Channels that one program holds of a row, at most.
+# Most channels of a row that one program holds.
 WIDEST = 1024
 
 
@@ -28,7 +28,7 @@ def _dots(
     slot = tl.program_id(1) * SLOTS + tl.arange(0, SLOTS)
     latent = tl.load(index + cell * k + slot, mask=slot < k, other=0)
     rows = weight + latent[:, None] * weight_stride
-    # Sums of threads are added up once, after the loop.
+    # Keep one sum per thread; add them up once, after the loop.
     sums = tl.zeros([SLOTS, CHANNELS], tl.float32)
     for start in range(0, channels, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)
@@ -81,7 +81,7 @@ def dots(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
     Parameters
     ----------
     x, weight : [n, d], [h, d]
-        Of any floating type; channels lie next to each other. Products and sums are float32.
+        Any floating type; the last axis must be contiguous. Products and sums are float32.
     index : [n, k] int64
     """
     n, k = index.shape
@@ -108,15 +108,15 @@ def dots(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
 def combine(index: Tensor, value: Tensor, dictionary: Tensor) -> Tensor:
     """Return [n, d] float32: sum over s of value[i, s] * dictionary[index[i, s]].
 
-    Programs go through the cells before they go on to the next channels, so the rows' part in use
-    stays in the cache.
+    Programs treat all cells before they go on to the next channels. So the part of the rows in
+    use stays in the cache.
 
     Parameters
     ----------
     index, value : [n, k] int64, float32
         A slot of value 0 may have any index below h.
     dictionary : [h, d]
-        Of any floating type; channels lie next to each other.
+        Any floating type; the last axis must be contiguous.
     """
     return _combined(index, value, dictionary, None, None)
 
@@ -124,7 +124,7 @@ def combine(index: Tensor, value: Tensor, dictionary: Tensor) -> Tensor:
 def residual(
     index: Tensor, value: Tensor, dictionary: Tensor, bias: Tensor, target: Tensor
 ) -> Tensor:
-    """Return [n, d] float32: what `combine` returns, plus bias [d], less target [n, d].
+    """Return [n, d] float32: the result of `combine` plus bias [d] minus target [n, d].
 
     Bias and target are float32 and contiguous.
     """

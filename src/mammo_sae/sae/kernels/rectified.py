@@ -1,4 +1,4 @@
-"""A ReLU over a dense [n, h] array, forwards and backwards, each in one pass."""
+"""The ReLU of a dense [n, h] array and its gradient, each in one pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# What one program works on: so many rows of so many latents, a tile at a time.
+# One program treats ROWS rows of LATENTS latents, TILE rows at a time.
 ROWS, TILE, LATENTS = 128, 16, 128
 
 
@@ -24,7 +24,7 @@ def _rectify(
         inside = (row < n)[:, None] & (latent < latents)[None, :]
         place = row.to(tl.int64)[:, None] * latents + latent[None, :]
         before = tl.load(codes + place, mask=inside, other=0).to(tl.float32)
-        # Comparing the other way would drop a NaN, which must reach the loss.
+        # The comparison `before > 0` would drop a NaN, which must reach the loss.
         code = tl.where(before <= 0, 0.0, before)
         tl.store(codes + place, code.to(codes.dtype.element_ty), mask=inside)
         total += code
@@ -63,13 +63,13 @@ def _through(
 
 
 def rectify_(preactivation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Set what is below 0 in preactivation [n, h], of any floating type, to 0, in place.
+    """Set the entries below 0 of preactivation [n, h] (any floating type) to 0, in place.
 
     Returns
     -------
     tuple
-        The sum of what is left, float32; how many entries are above 0; whether any is, per latent,
-        bool [h].
+        The sum of the other entries, float32; the number of entries above 0; for each latent
+        whether it has one, bool [h].
     """
     n, latents = preactivation.shape
     columns, parts = triton.cdiv(latents, LATENTS), triton.cdiv(n, ROWS)
@@ -82,7 +82,7 @@ def rectify_(preactivation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def through_(gradient: Tensor, codes: Tensor, constant: float) -> Tensor:
-    """Add `constant` to gradient [n, h] where codes [n, h] are above 0, put 0 elsewhere, in place.
+    """Add `constant` to gradient [n, h] where codes [n, h] > 0; set the rest to 0, in place.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The k largest of each row, reading the row once: their places, or all others set to 0."""
+"""The k largest entries of each row, from one read: their indices, or all others set to 0."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The largest k: more candidates than this brings would not fit a program's registers.
+# The largest k. The candidates of a larger k would not fit a program's registers.
 MOST = 128
-# The longest row that one program can hold, in `only_largest_`.
+# The longest row that one program of `only_largest_` can hold.
 LONGEST = 1 << 15
 
 
@@ -17,7 +17,7 @@ LONGEST = 1 << 15
 def _packed(key, latent, inside, WIDE: tl.constexpr):
     """Return integers that order by key, then by descending latent.
 
-    What is not inside gets the least one, which stands for the highest latent.
+    Entries outside the row get the smallest integer, which decodes to the highest latent.
     """
     if WIDE:
         packed = tl.where(inside, (key.to(tl.int64) << 32) | (0x7FFFFFFF - latent), -(1 << 63))
@@ -73,7 +73,7 @@ def _only_largest(rows, length, k, BITS: tl.constexpr, LENGTH: tl.constexpr):
     rows += tl.program_id(0).to(tl.int64) * length
     place = tl.arange(0, LENGTH)
     key = tl.load(rows + place, mask=place < length, other=0)
-    # The k-th largest key, bit by bit: the highest that k keys reach.
+    # Find the k-th largest key bit by bit: the highest bound that at least k keys reach.
     bound = tl.zeros([], tl.int32)
     for bit in tl.static_range(BITS):
         tried = bound | (1 << (BITS - 1 - bit))
@@ -87,10 +87,10 @@ def _only_largest(rows, length, k, BITS: tl.constexpr, LENGTH: tl.constexpr):
 def largest(preactivation: Tensor, k: int) -> Tensor:
     """Return the indices [n, k] int64 of the k largest entries of each row, ascending.
 
-    Of equal entries the lowest latent's group is taken; entries of 0 and below may come in any
-    order, since they stand for inactive latents. The maxima of groups
-    come out of one pass over the row; what follows touches the k best groups alone, which are in
-    the cache then. A group takes every g-th latent, which makes a maximum of groups one of vectors.
+    Among equal entries, the group of the lowest latent is chosen. Entries of 0 and below may come
+    in any order, since they stand for inactive latents. One pass over the row finds the maxima of
+    groups; after it only the k best groups are read, from the cache. A group holds every g-th
+    latent, which makes the maxima plain vector operations.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
     """
     n, latents = preactivation.shape
     kept = max(triton.next_power_of_2(k), 2)
-    # As many groups as candidates make the sum of both smallest.
+    # The sum of groups and candidates is smallest where both are equally many.
     members = 1
     while 4 * members * members * kept <= latents:
         members *= 2
@@ -126,7 +126,7 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
 def only_largest_(values: Tensor, k: int) -> None:
     """Set all but the k largest entries of each row to 0, in place.
 
-    Exact; of entries that equal the k-th largest the first ones stay.
+    The result is exact. Among entries equal to the k-th largest, the first ones stay.
 
     Parameters
     ----------

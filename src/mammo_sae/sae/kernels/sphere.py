@@ -1,4 +1,4 @@
-"""Atoms on the unit sphere, each row read once."""
+"""Operations on atoms of unit norm; each row is read once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _shape(rows: Tensor) -> dict[str, int]:
 
 
 def tangent_(gradient: Tensor, atoms: Tensor) -> None:
-    """Take the part along its atom, of norm 1, out of each row of gradient [h, d], in place."""
+    """Remove from each row of gradient [h, d] the part along its unit-norm atom, in place."""
     _tangent[(len(atoms),)](gradient, atoms, atoms.shape[1], **_shape(atoms))
 
 

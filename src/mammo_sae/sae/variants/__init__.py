@@ -1,1 +1,1 @@
-"""Training variants: how each finds its active latents, its loss and its gradients."""
+"""The SAE variants: each defines its active latents, its loss and its gradients."""

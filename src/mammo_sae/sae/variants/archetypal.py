@@ -2,9 +2,9 @@
 
     D_j = unit(sum_c A_jc C_c + R_j),  A_jc >= 0,  sum_c A_jc = 1,  ||R_j|| <= relaxation sqrt(d)
 
-with C the centroids of a k-means over training cells, so up to R every atom points into the
-convex hull of the data, and seeds agree on the dictionary far better. Encoder, loss and AuxK are
-those of TopK. A is projected after every step by clipping and dividing, R by shortening.
+C are the centroids of a k-means over training cells. Up to R, every atom points into the convex
+hull of the data, and seeds agree far better on the dictionary. Encoder, loss and AuxK are those of
+TopK. After every step, A is projected by clipping and normalising, and R by shortening.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROUNDS = 10
 
 
 class Archetypal(TopK):
-    """An archetypal SAE in training; `decoder_weight` is made of its own parameters."""
+    """An archetypal SAE in training. `decoder_weight` is computed from mixture and relaxation."""
 
     def __init__(self, settings: SaeTraining, start: Start) -> None:
         super().__init__(settings, start)
@@ -43,13 +43,13 @@ class Archetypal(TopK):
 
     @property
     def atoms(self) -> Tensor:
-        """The atoms as mixture and relaxation make them."""
+        """The atoms [h, d], computed from mixture and relaxation."""
         return self._atoms
 
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of TopK's loss, taken through the atoms' making."""
+        """Fill the gradients of TopK's loss with respect to mixture and relaxation."""
         step = super().gradients(u, dead)
-        # Through unit(): the radial part is gone already, the rest shrinks with the length.
+        # Chain rule through unit(): the radial part is already removed; divide by the length.
         made = self._atoms.grad / self._length
         self.parameters["relaxation"].grad = made
         self.parameters["mixture"].grad = made @ self._centroids.t()
@@ -57,7 +57,7 @@ class Archetypal(TopK):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Project mixture and relaxation onto their sets and make the atoms anew."""
+        """Project mixture and relaxation onto their sets and recompute the atoms."""
         mixture, relaxation = self.parameters["mixture"], self.parameters["relaxation"]
         mixture.clamp_(min=0)
         total = mixture.sum(dim=1, keepdim=True)
@@ -67,7 +67,7 @@ class Archetypal(TopK):
         self._refresh()
 
     def restored(self) -> None:
-        """Make the atoms anew."""
+        """Recompute the atoms."""
         self._refresh()
 
     def _refresh(self) -> None:
@@ -79,7 +79,7 @@ class Archetypal(TopK):
 def centroids(cells: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return the centres [count, d] of a k-means over cells [m, d] (Lloyd, random start).
 
-    A centre that loses all its cells stays where it is.
+    A centre that loses all its cells keeps its place.
     """
     order = torch.randperm(len(cells), generator=generator).to(cells.device)
     centre = cells[order[:count]].clone()
@@ -87,7 +87,7 @@ def centroids(cells: Tensor, count: int, generator: torch.Generator) -> Tensor:
         # argmin ||x - c||^2 = argmax x.c - ||c||^2 / 2
         offset = centre.square().sum(dim=1) / 2
         nearest = torch.cat([(part @ centre.t() - offset).argmax(1) for part in cells.split(4096)])
-        # index_add_ adds in no fixed order on a GPU.
+        # index_add_ has no fixed order of addition on a GPU.
         members = sparse.ByLatent.of(nearest.unsqueeze(1), count)
         size = members.start.diff()
         total = members.sum(torch.ones(len(cells), 1, device=cells.device), cells)

@@ -1,6 +1,6 @@
-"""What every variant shares: parameters, unit-norm decoder, folding into raw units.
+"""What all variants share: parameters, unit-norm decoder, folding into raw units.
 
-Variants see centred and scaled embeddings u = scale (x - mean), E ||u||^2 = d, or raw ones.
+A variant sees centred and scaled embeddings u = scale (x - mean) with E ||u||^2 = d, or raw ones.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
 
 MEDIAN_ROUNDS = 50
-# Length of the encoder's rows at the start, against 1 of the atoms they point along. Adam moves a
-# short row to a new direction in fewer steps (docs/sae.md, "Start").
+# Norm of the encoder's rows at the start; the atoms that they point along have norm 1. Adam turns
+# a short row in fewer steps (docs/sae.md, "Start").
 ENCODER_LENGTH = 0.2
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a variant may look at before training.
+    """What a variant may use for its start.
 
     Attributes
     ----------
     cells [m, d]
-        Random training cells, centred and scaled, on the device to train on; 20,000 in a run.
+        Random training cells, centred and scaled, on the training device; 20,000 in a run.
     scale
-        What they were scaled by.
+        The factor that scaled them.
     dtype
-        Type of dense products; None: the fastest (`product_type`).
+        Type of dense products; None: the fastest of the device (`product_type`).
     """
 
     cells: Tensor
@@ -45,12 +45,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step found; scalars stay on the device until they are logged.
+    """Results of one step. Scalars stay on the device until they are logged.
 
     Attributes
     ----------
     loss
-        The loss that was differentiated.
+        The loss of which the gradients were taken.
     error
         Mean squared reconstruction error per channel, scaled units.
     active
@@ -71,11 +71,11 @@ class TrainingSAE(ABC):
     Attributes
     ----------
     parameters
-        By name; `gradients` fills each one's `.grad`.
+        Trained tensors by name. `gradients` fills each one's `.grad`.
     buffers
-        By name, what else changes from step to step.
+        Other tensors by name that change from step to step.
     raw
-        Whether it sees embeddings as they are, neither centred nor scaled.
+        Whether the SAE sees raw embeddings, neither centred nor scaled.
     """
 
     raw = False
@@ -106,14 +106,14 @@ class TrainingSAE(ABC):
 
     @property
     def atoms(self) -> Tensor:
-        """The decoder's rows [h, d], of norm 1, whatever they are made of."""
+        """The decoder's rows [h, d], of norm 1."""
         return self.parameters["decoder_weight"]
 
     @abstractmethod
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the parameters' gradients for a batch u [n, d]; `dead` [m] are the dead latents.
+        """Fill the parameters' gradients for a batch u [n, d]; `dead` [m] are dead latents.
 
-        The decoder's goes into `atoms.grad`.
+        The decoder's gradient is put into `atoms.grad`.
         """
 
     @abstractmethod
@@ -121,19 +121,19 @@ class TrainingSAE(ABC):
         """Return the SAE for raw embeddings x, where u = scale (x - mean)."""
 
     def constrain(self) -> None:
-        """Put the decoder's atoms back on the unit sphere, after an optimiser step."""
+        """Scale the decoder's atoms to norm 1, after an optimiser step."""
         sparse.unit_(self.parameters["decoder_weight"])
 
     def revive(  # noqa: B027 - most variants have nothing to do here
         self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float
     ) -> None:
-        """Start dead latents anew, if the variant does; `progress` is the share of steps done."""
+        """Restart dead latents, if the variant does so; `progress` is the share of steps done."""
 
     def restored(self) -> None:  # noqa: B027 - most variants have nothing to do here
-        """Bring what follows from parameters and buffers up to date, after these were set."""
+        """Recompute what follows from parameters and buffers, after these were set."""
 
     def remove_radial_gradient(self) -> None:
-        """Drop the part of the decoder's gradient that renormalising would undo."""
+        """Remove the radial part of the decoder's gradient: `constrain` would undo its step."""
         sparse.tangent_(self.atoms.grad, self.atoms)
 
     def fold(
@@ -145,11 +145,11 @@ class TrainingSAE(ABC):
         k: int | None = None,
         threshold: Tensor | None = None,
     ) -> SparseAutoencoder:
-        """Fold centring, scaling and a gain per latent into new weights, in the embedding's units.
+        """Return an SAE for raw embeddings, with centring, scaling and gains folded into weights.
 
-        From u_hat = z D + b_d, z = act(gain (W u) + b_e), u = scale (x - mean), and act positively
-        homogeneous: z / scale = act(gain W (x - mean) + b_e / scale). Parameters and buffers stay
-        as they are, and nothing returned shares memory with them.
+        Let u = scale (x - mean), z = act(gain (W u) + b_e), u_hat = z D + b_d, with act positively
+        homogeneous. Then z / scale = act(gain W (x - mean) + b_e / scale). Parameters and buffers
+        stay unchanged, and the returned SAE shares no memory with them.
         """
         p = self.parameters
         weight = p["encoder_weight"].clone()

@@ -1,8 +1,8 @@
 """BatchTopK (Bussmann et al. 2024, arXiv 2412.06410): k latents per cell on average.
 
-As TopK, but the n k largest pre-activations of a batch of n cells are active, so a cell may use
-more or fewer than k; in training at most `SPREAD` k. After training a latent is active above one
-threshold, the running mean over batches of the smallest active pre-activation.
+As TopK, but the n k largest pre-activations of a batch of n cells are active, so a cell may have
+more or fewer than k; in training at most `SPREAD` k. After training, a latent is active above one
+threshold. The threshold is the running mean of each batch's smallest active pre-activation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BatchTopK(TopK):
         self.buffers["threshold"] = torch.full((), -1.0, device=start.cells.device)
 
     def select(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return index and value [n, SPREAD k] of the active latents; see `TopK.select`."""
+        """Return index and value [n, SPREAD k] of the active latents. See `TopK.select`."""
         k = self.settings.k
         index, value = self.candidates(u, min(SPREAD * k, self.latents))
         smallest = value.flatten().topk(k * len(u), sorted=False).values.amin()

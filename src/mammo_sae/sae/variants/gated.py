@@ -1,4 +1,4 @@
-"""Gated SAE (Rajamanoharan et al. 2024, arXiv 2404.16014), shared encoder weights.
+"""Gated SAE (Rajamanoharan et al. 2024, arXiv 2404.16014) with shared encoder weights.
 
     gate = u W^T + b_g,  magnitude = exp(r) (u W^T) + b_e
     z = ReLU(magnitude) where gate > 0, else 0,  u_hat = z D + b_d
@@ -6,8 +6,8 @@
            + l1 scale (mean over cells of sum_j ReLU(gate_j))
            + mean of (ReLU(gate) D' + b_d' - u)^2,  D', b_d' held constant
 
-A trained one needs no second path: gate_j > 0 means magnitude_j > b_e_j - exp(r_j) b_g_j, so it is
-an SAE with encoder rows exp(r_j) W_j and that threshold (or 0, if larger).
+A trained SAE needs no second path. gate_j > 0 means magnitude_j > b_e_j - exp(r_j) b_g_j. So the
+result has encoder rows exp(r_j) W_j and that threshold, or 0 if the threshold is below 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Gated(TrainingSAE):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; see `TrainingSAE.gradients`."""
+        """Fill the gradients of the module's loss. See `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         atoms, gain = p["decoder_weight"].to(dtype), p["log_gain"].exp().to(dtype)
         self.preactivations.load(p["encoder_weight"], torch.zeros_like(p["encoder_bias"]))
@@ -70,7 +70,7 @@ class Gated(TrainingSAE):
         return Step(loss, error, active.sum() / n, active.any(dim=0))
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
-        """Return the SAE for raw embeddings, its gates as thresholds."""
+        """Return the SAE for raw embeddings, with thresholds in place of gates."""
         p = self.parameters
         gain = p["log_gain"].exp()
         threshold = (p["encoder_bias"] - gain * p["gate_bias"]).clamp(min=0)

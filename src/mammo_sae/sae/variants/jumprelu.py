@@ -4,8 +4,8 @@
     u_hat = z D + b_d
     loss = mean of (u_hat - u)^2 + l0_weight (L0 / k - 1)^2,  L0 = mean over cells of #{z_j > 0}
 
-The step at theta has no useful derivative, so with K(t) = 1 for |t| < 1/2, else 0, and bandwidth
-eps, straight-through estimates stand in (section 3 there):
+The step at theta has no useful derivative. Straight-through estimates replace it (section 3 of the
+paper), with K(t) = 1 for |t| < 1/2, else 0, and bandwidth eps:
 
     dz_j / dtheta_j  = -(theta_j / eps) K((p_j - theta_j) / eps)
     d L0 / dtheta_j  = -(1 / eps) K((p_j - theta_j) / eps), averaged over cells
@@ -38,7 +38,7 @@ class JumpReLU(TrainingSAE):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; see `TrainingSAE.gradients`."""
+        """Fill the gradients of the module's loss. See `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         k, width, strength = self.settings.k, self.settings.bandwidth, self.settings.l0_weight
         atoms, theta = p["decoder_weight"].to(dtype), p["log_threshold"].exp()
@@ -67,7 +67,7 @@ class JumpReLU(TrainingSAE):
         return Step(loss, error, mean_active, active.any(dim=0))
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
-        """Return the SAE for raw embeddings, with its thresholds."""
+        """Return the SAE for raw embeddings, with the learned thresholds."""
         threshold = self.parameters["log_threshold"].exp()
         return self.fold(mean, scale, threshold=threshold)
 

@@ -3,11 +3,11 @@
     z = ReLU(u W^T + b_e),  u_hat = z D + b_d,  ||D_j|| = 1
     loss = mean over cells of (mean over channels of (u_hat - u)^2 + l1 scale sum_j z_j)
 
-which is scale^2 times the same loss on raw embeddings with weight l1: the published weight can be
-used as it is. Every `resample_every` of the run, dead latents are started anew as Bricken et al.
-do: pointing at cells drawn with probability proportional to their squared loss, their encoder
-rows a fifth as long as the living ones' mean, their bias 0, their Adam state cleared. The cells
-are the run's sample (`Start.cells`), 20,000 as in Mammo-SAE's code.
+This loss is scale^2 times the same loss on raw embeddings with weight l1. So the published weight
+can be used unchanged. At every `resample_every` of the run, dead latents restart as in Bricken et
+al.: they point at cells drawn with probability proportional to their squared loss; their encoder
+rows have a fifth of the mean norm of the alive latents' rows; their bias is 0 and their Adam state
+is cleared. The cells are the run's sample (`Start.cells`), 20,000 as in Mammo-SAE's code.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class L1(TrainingSAE):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; see `TrainingSAE.gradients`."""
+        """Fill the gradients of the module's loss. See `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         atoms = p["decoder_weight"].to(dtype)
         self.preactivations.load(p["encoder_weight"], p["encoder_bias"])
@@ -60,9 +60,9 @@ class L1(TrainingSAE):
 
     @torch.no_grad()
     def revive(self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float) -> None:
-        """Resample dead latents when the time has come; see the module."""
+        """Resample dead latents at the end of each interval. See the module."""
         done = int(self.buffers["resampled"])
-        # The last interval is left to train what was resampled.
+        # No resampling at the end of the last interval: new latents would get no training.
         if progress > 1 - self.settings.resample_every or (
             progress < (done + 1) * self.settings.resample_every
         ):
@@ -93,7 +93,7 @@ class L1(TrainingSAE):
                 optimiser.state[p[name]][moment][dead] = 0
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
-        """Return the SAE for raw embeddings: active above 0."""
+        """Return the SAE for raw embeddings. A latent is active above 0."""
         threshold = torch.zeros_like(self.parameters["encoder_bias"])
         return self.fold(mean, scale, threshold=threshold)
 

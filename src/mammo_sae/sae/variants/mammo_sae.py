@@ -1,22 +1,25 @@
 """The SAE of Mammo-SAE as its public code trains it (arXiv 2507.15227, krishnakanthnakka/MammoSAE).
 
-That code is ai-safety-foundation's `sparse_autoencoder`, by way of DN-CBM. On raw embeddings x:
+That code uses ai-safety-foundation's `sparse_autoencoder`, as changed for DN-CBM. On raw
+embeddings x:
 
     z = ReLU((x - b) W^T + b_e),  x_hat = z D + b,  ||D_j|| = 1
     loss = mean over cells of (mean over channels of (x_hat - x)^2 + l1 sum_j z_j)
 
-The bias b is one tensor, before the encoder and after the decoder, with a gradient from both; it
-starts at 0. Atoms start as random directions, encoder rows apart from them: uniform as He et al.
-2015, with a fan-in of h d (the weights have a component axis ahead, so torch counts both), which
-makes rows sqrt(2 / h) long; encoder biases uniform within 1 / sqrt(h). Every product is float32.
+The bias b is one tensor, used before the encoder and after the decoder, with a gradient from both
+places; it starts at 0. Atoms start as random directions. Encoder rows start independently of them,
+uniform as in He et al. 2015 with a fan-in of h d: the original weights have a leading component
+axis, so torch counts both axes. The rows then have norm sqrt(2 / h). Encoder biases start uniform
+within 1 / sqrt(h). Every product is float32.
 
-Every `resample_every` of the run, as long as a whole interval and more is left after it (8 times
-in 100 epochs at a tenth), latents that have not fired since the time before start anew. Their
-directions are raw cells x / ||x||, drawn without replacement with probability proportional to
-(L2 + L1 loss)^2 from `resample_cells` cells; encoder rows are .2 of the living ones' mean length,
-biases 0, Adam's moments cleared. The cells are the last that training saw: every epoch's order is
-new, so they are a random draw of the data, as theirs are. `l1` is this project's own form of it and
-explains more (docs/sae.md).
+At every `resample_every` of the run, latents that have not fired since the last such time are
+resampled, provided more than one interval remains (8 times in 100 epochs at 0.1). Their directions
+are raw cells x / ||x||, drawn without replacement from `resample_cells` cells with probability
+proportional to (L2 + L1 loss)^2. Their encoder rows have 0.2 times the mean norm of the alive
+latents' rows, their biases are 0, and Adam's moments are cleared. The cells are the last that
+training saw. Every epoch has a new order, so they are a random sample of the data, as in the
+original code. The variant `l1` is this project's own version and explains more of the variance
+(docs/sae.md).
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ CELLS_AT_ONCE = 4096
 
 
 class MammoSae(TrainingSAE):
-    """Mammo-SAE's own SAE in training."""
+    """Mammo-SAE's original SAE in training."""
 
     raw = True
 
@@ -55,13 +58,13 @@ class MammoSae(TrainingSAE):
         self._held = self.settings.resample_cells
         self.buffers["resampled"] = torch.zeros((), dtype=torch.int64)
         self.buffers["fired"] = torch.zeros(h, dtype=torch.bool, device=device)
-        # The last cells seen, in a ring: `seen` counts all of them.
+        # A ring of the last cells seen; `seen` counts all cells.
         self.buffers["cells"] = torch.zeros(self._held, channels, device=device)
         self.buffers["seen"] = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; u are raw embeddings here."""
+        """Fill the gradients of the module's loss. Here u are raw embeddings."""
         p, n = self.parameters, len(u)
         shifted = u - p["decoder_bias"]
         z, residual = self._forward(shifted)
@@ -82,9 +85,9 @@ class MammoSae(TrainingSAE):
 
     @torch.no_grad()
     def revive(self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float) -> None:
-        """Resample latents that have not fired since the last time; see the module."""
+        """Resample latents that have not fired since the last resampling. See the module."""
         done, every = int(self.buffers["resampled"]), self.settings.resample_every
-        near = 1e-9  # shares of a run are not exact
+        near = 1e-9  # tolerance for the rounding of shares of a run
         if (done + 2) * every > 1 - near or progress < (done + 1) * every - near:
             return
         self.buffers["resampled"] += 1
@@ -111,7 +114,7 @@ class MammoSae(TrainingSAE):
                 optimiser.state[p[name]][moment][idle] = 0
 
     def losses(self, cells: Tensor) -> Tensor:
-        """Return the loss [n] of each of cells [n, d]: L2 and weighted L1 together."""
+        """Return the loss [n] of each of cells [n, d]: the L2 loss plus the weighted L1 loss."""
         found = []
         for part in cells.split(CELLS_AT_ONCE):
             z, residual = self._forward(part - self.parameters["decoder_bias"])
@@ -119,7 +122,7 @@ class MammoSae(TrainingSAE):
         return torch.cat(found)
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
-        """Return the SAE for raw embeddings, which it has seen: `mean` is 0 and `scale` 1."""
+        """Return the SAE for raw embeddings. Training saw raw ones: `mean` is 0, `scale` is 1."""
         p = self.parameters
         return SparseAutoencoder(
             encoder_weight=p["encoder_weight"].clone(),
@@ -130,7 +133,7 @@ class MammoSae(TrainingSAE):
         )
 
     def _forward(self, shifted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return codes [n, h] and residual [n, d] of cells less the bias."""
+        """Return codes [n, h] and residual [n, d] of cells from which the bias is subtracted."""
         p = self.parameters
         z = torch.addmm(p["encoder_bias"], shifted, p["encoder_weight"].t()).clamp_(min=0)
         return z, torch.mm(z, p["decoder_weight"]).sub_(shifted)
@@ -144,12 +147,12 @@ class MammoSae(TrainingSAE):
 
 
 def draw(losses: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return `count` different cells, drawn one by one with probability as loss [n] squared.
+    """Draw `count` different cells, one by one, with probability proportional to loss [n] squared.
 
     Raises
     ------
     InputError
-        If there are not as many with a loss.
+        If fewer than `count` cells have a loss above 0.
     """
     weight = losses.double().cpu().square()
     there = int((weight > 0).sum())

@@ -4,7 +4,8 @@ The latents are cut into groups. With u_hat^m the reconstruction from the first 
 
     L = mean over m, cells and channels of (u_hat^m - u)^2
 
-so the first latents must do alone, and later ones refine instead of splitting them up.
+So the first groups must reconstruct without the others, and later groups add detail instead of
+splitting the first latents' features.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Matryoshka(BatchTopK):
         self._group = torch.bucketize(latent, ends, right=True).to(start.cells.device)
 
     def reconstruction(self, u: Tensor, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Fill the gradients of L; return L and the residual of the whole dictionary."""
+        """Fill the gradients of L; return L and the residual with all groups."""
         p, count = self.parameters, len(self.settings.groups)
         atoms = self.preactivations.rounded(self.atoms)
         group = self._group[index]
@@ -50,7 +51,7 @@ class Matryoshka(BatchTopK):
         self.atoms.grad = torch.zeros_like(self.atoms)
         inner = torch.zeros_like(value)
         outer = torch.zeros_like(u)
-        # A group is part of its own reconstruction and of all larger ones.
+        # A group's gradient sums over its own reconstruction and all larger ones.
         for g in reversed(range(count)):
             outer += outers[g]
             low = self.preactivations.rounded(outer)

@@ -1,4 +1,4 @@
-"""The variant `published`: an SAE that others have trained takes the place of training."""
+"""The variant `published`: a published SAE, used without training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELLS_AT_ONCE = 4096
 def taken(
     settings: PublishedVariant, reader: EmbeddingReader
 ) -> tuple[SparseAutoencoder, list[dict[str, float]]]:
-    """Read a published SAE; return it and how it does on some training images, as a log."""
+    """Read a published SAE; return it and, as a log, its scores on some training images."""
     sae = read_published(settings)
     check_channels(sae, reader.grid, Path(settings.path))
     size = reader.grid.rows * reader.grid.columns

@@ -1,7 +1,7 @@
-"""Which module trains which variant: the one of its name.
+"""Finds the module of a variant by the variant's name.
 
-A module is imported when it is asked for, and none is named here. So the code that an SAE's
-training depends on is that of its own variant, and a new variant makes no other's SAEs stale.
+A module is imported only when its variant is used, and this file names none of them. So the digest
+of an SAE's training code covers only its own variant, and a new variant makes no result stale.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def training_sae(settings: SaeTraining, start: Start) -> TrainingSAE:
 
 
 def is_raw(settings: SaeTraining) -> bool:
-    """Return whether a variant sees embeddings neither centred nor scaled."""
+    """Return whether a variant sees raw embeddings, neither centred nor scaled."""
     return _class_of(settings).raw
 
 
 def _class_of(settings: SaeTraining) -> Any:
-    """Return the class that trains a variant, which its module calls `VARIANT`."""
+    """Return the `VARIANT` of the variant's module: the class that trains it."""
     return import_module(variant_module(settings.variant.name)).VARIANT

@@ -1,4 +1,4 @@
-"""TopK with AuxK (Gao et al. 2024, arXiv 2406.04093), gradients by hand.
+"""TopK with AuxK (Gao et al. 2024, arXiv 2406.04093), with hand-written gradients.
 
 With u [n, d] a batch, p = u W^T + b_e, S_i the k largest p_ij above 0:
 
@@ -10,7 +10,7 @@ With u [n, d] a batch, p = u W^T + b_e, S_i the k largest p_ij above 0:
     loss = L + aux_weight L_aux
 
 Automatic differentiation would multiply dense [n, h] arrays five times a step. Here one dense
-product finds the active latents; all else costs k/h of that.
+product finds the active latents. The rest costs k/h of a dense product.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TopK(TrainingSAE):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the loss above; see `TrainingSAE.gradients`."""
+        """Fill the gradients of the module's loss. See `TrainingSAE.gradients`."""
         self.preactivations.load(self.parameters["encoder_weight"], self.parameters["encoder_bias"])
         index, value = self.select(u)
         active = value > 0
@@ -37,17 +37,17 @@ class TopK(TrainingSAE):
         if self.settings.k_aux and len(dead):
             loss = loss + self._auxiliary(u, residual.neg(), dead)
         self.remove_radial_gradient()
-        # Latent h stands for slots that did not fire: choosing those that did would wait for a GPU.
+        # Inactive slots point at an extra entry h. Selecting the active ones would wait for a GPU.
         fired = torch.zeros(self.latents + 1, dtype=torch.bool, device=u.device)
         fired.index_fill_(0, torch.where(active, index, self.latents).flatten(), True)
         return Step(loss, error, active.sum() / len(u), fired[:-1])
 
     def select(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return index and value [n, m] of the active latents; the value is 0 in a free slot."""
+        """Return index and value [n, m] of the active latents. An unused slot has value 0."""
         return self.candidates(u, self.settings.k)
 
     def candidates(self, u: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return index and value [n, count] of the largest pre-activations, at least 0."""
+        """Return index and value [n, count] of the largest pre-activations, clipped at 0."""
         weight, bias = self.parameters["encoder_weight"], self.parameters["encoder_bias"]
         index = sparse.largest(self.preactivations(u), count)
         cells, rows = self.preactivations.cells(u), self.preactivations.rows(weight)
@@ -70,9 +70,9 @@ class TopK(TrainingSAE):
         return residual.square().mean(), residual
 
     def _auxiliary(self, u: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-        """Add the AuxK gradients of the latents `dead` to theirs and return the weighted loss.
+        """Add the AuxK gradients of the dead latents to the gradients; return the weighted loss.
 
-        Dense over the dead latents: there are few, and k_aux of them is no small share.
+        The products are dense over the dead latents, since k_aux is a large share of these few.
         """
         p, dtype = self.parameters, self.preactivations.dtype
         weight, atoms = p["encoder_weight"][dead], self.atoms[dead]
@@ -85,7 +85,7 @@ class TopK(TrainingSAE):
         loss = miss.square().mean() * self.settings.aux_weight
         outer = (miss * (2 * self.settings.aux_weight / miss.numel())).to(dtype)
         inner = torch.mm(outer, low_atoms.t()).mul_(value > 0)
-        # A dead latent that fires in this very batch has a gradient from the main loss too.
+        # A dead latent that fires in this batch also has a gradient from the main loss.
         self.atoms.grad.index_add_(0, dead, torch.mm(value.t(), outer).float())
         p["encoder_weight"].grad.index_add_(0, dead, torch.mm(inner.t(), low_u).float())
         p["encoder_bias"].grad.index_add_(0, dead, inner.float().sum(dim=0))
