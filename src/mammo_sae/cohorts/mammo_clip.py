@@ -64,7 +64,7 @@ class MammoClipReader(Reader):
         Parameters
         ----------
         concepts
-            Concept name -> as of `mammo_sae.cohorts.vindr.read_folder`. An image is positive if any
+            Concept name -> as of `mammo_sae.cohorts.vindr.VindrReader`. An image is positive if any
             of its rows is.
         covariates
             Covariate name -> column of the table, of an image's first row.
