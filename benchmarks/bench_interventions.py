@@ -17,8 +17,8 @@ import time
 import numpy as np
 import torch
 
-from mammo_sae.analysis.head import Edits
-from mammo_sae.analysis.interventions import first
+from mammo_sae.analysis.edits import first
+from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.sweep import sweep
 
 ROWS, COLUMNS, CHANNELS, SLOTS = 48, 29, 2048, 32

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mammo_sae.analysis import effects
-from mammo_sae.analysis.head import Edits
+from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.linear import Shares
 from mammo_sae.analysis.settings import EffectSettings
 

@@ -12,8 +12,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from mammo_sae.analysis import effects, interventions, linear, probing
-from mammo_sae.analysis import head as head_layer
+from mammo_sae.analysis import edits, effects, interventions, linear, probing
 from mammo_sae.analysis.settings import EffectSettings, InterventionSettings, ProbingSettings
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
@@ -72,7 +71,7 @@ def run(world, tmp_path_factory):
         "latents": root / "latents.parquet",
     }
     outputs = {name: root / f"{name}.parquet" for name in ("interventions", "sweep")}
-    head_layer.run(SETTINGS, concepts=["mass"], **outputs, **arguments)
+    interventions.run(SETTINGS, concepts=["mass"], **outputs, **arguments)
     return {
         **{name: read_table(path) for name, path in outputs.items()},
         "table": read_table(root / "interventions.parquet"),
@@ -127,7 +126,7 @@ def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
     original = head.logits(run["embeddings"][:50].mean(axis=(1, 2)))[:, 0].astype(np.float64)
     means = codes.mean(axis=(1, 2), dtype=np.float64)
     typical = world.dense.mean(axis=(0, 1, 2), dtype=np.float64)
-    data = head_layer.Edits(
+    data = interventions.Edits(
         means * weights,
         offset,
         original,
@@ -228,7 +227,7 @@ def test_matched_orders_hold_every_latent_once_and_keep_the_firing_rate():
     rng = np.random.default_rng(0)
     firing = rng.random(200)
     order = rng.permutation(200)
-    matched = interventions.matched_order(order, firing, rng)
+    matched = edits.matched_order(order, firing, rng)
     assert sorted(matched) == list(range(200))
     assert np.abs(firing[matched] - firing[order]).max() < 0.2
     assert (matched != order).mean() > 0.8
@@ -244,7 +243,7 @@ def test_both_splits_and_all_intervals_are_there(run):
 
 def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
     ranked = run["latents"].sort_values("latent")
-    data = head_layer.Edits(
+    data = interventions.Edits(
         np.ones((30, len(ranked))),
         0.0,
         np.zeros(30),
@@ -252,7 +251,7 @@ def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
         np.arange(30),
         np.zeros(len(ranked)),
     )
-    table = interventions.intervention_table(SETTINGS, data, ranked)
+    table = edits.intervention_table(SETTINGS, data, ranked)
     assert table["auroc"].isna().all()
     assert table["f1_high"].isna().all()
     assert (table["reason"] == "0 patients with a positive image, fewer than 10").all()
@@ -261,9 +260,9 @@ def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
 def test_a_head_without_the_concept_and_missing_predictions_are_named(run, tmp_path):
     with pytest.raises(InputError, match="no concept 'density'"):
         outputs = {name: tmp_path / name for name in ("interventions", "sweep")}
-        head_layer.run(SETTINGS, concepts=["density"], **outputs, **run["arguments"])
+        interventions.run(SETTINGS, concepts=["density"], **outputs, **run["arguments"])
     with pytest.raises(InputError, match="no mass logit of image b"):
-        head_layer.original_logits(
+        interventions.original_logits(
             pd.DataFrame({"image_id": ["a"], "concept": ["mass"], "logit": [0.1]}),
             "mass",
             ["a", "b"],

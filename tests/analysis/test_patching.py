@@ -8,8 +8,8 @@ import torch
 
 from mammo_sae.analysis import inner
 from mammo_sae.analysis.cases import Identity
-from mammo_sae.analysis.head import Edits
-from mammo_sae.analysis.interventions import first
+from mammo_sae.analysis.edits import first
+from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.patching import PatchedNetwork
 from mammo_sae.analysis.settings import InnerSettings
 from mammo_sae.encoders import importing

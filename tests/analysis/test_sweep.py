@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from mammo_sae.analysis import sweep
-from mammo_sae.analysis.head import Edits
-from mammo_sae.analysis.interventions import first
+from mammo_sae.analysis.edits import first
+from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.settings import InterventionSettings
 from mammo_sae.statistics import auroc
 

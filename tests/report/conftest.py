@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from mammo_sae.analysis import alignment, confounds, head, interventions, probing, truth
+from mammo_sae.analysis import alignment, confounds, edits, interventions, probing, truth
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.settings import (
     AlignmentSettings,
@@ -207,7 +207,7 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
             contributions = (
                 reader.pooled("mean", rows["image_id"].tolist()).astype(np.float64) * effects
             )
-            data = head.Edits(
+            data = interventions.Edits(
                 contributions=contributions,
                 offset=-1.0,
                 original=contributions.sum(axis=1) + rng.normal(size=len(rows)) * 0.1,
@@ -215,9 +215,7 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
                 patients=rows["patient_id"].to_numpy(),
                 typical=np.zeros(LATENTS),
             )
-            part = interventions.intervention_table(
-                settings, data, latents[latents["concept"] == concept]
-            )
+            part = edits.intervention_table(settings, data, latents[latents["concept"] == concept])
             part.insert(0, "concept", concept)
             part.insert(1, "split", split)
             parts.append(part)

@@ -22,7 +22,8 @@ import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from mammo_sae.analysis import alignment, confounds, effects, head, probing, readout, truth
+from mammo_sae.analysis import alignment, confounds, effects, probing, readout, truth
+from mammo_sae.analysis import interventions as head_layer
 from mammo_sae.analysis.settings import (
     AlignmentSettings,
     ConfoundSettings,
@@ -148,7 +149,7 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
         ReadoutSettings(k=(1, 5), penalties=(0.01,), l1_penalties=(0.1,), bootstrap_draws=20),
         **common, concepts=CONCEPTS, embeddings=[folder / "0.json"], output=place["probes"],
     )  # fmt: skip
-    head.run(
+    head_layer.run(
         InterventionSettings(
             top_k=TOP_K, rankings=get_args(Ranking), splices=get_args(Splice), random_sets=2,
             bootstrap_draws=20,

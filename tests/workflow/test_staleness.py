@@ -211,14 +211,14 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         ("analysis/confounds.py", {"confounds", "truth"} | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),
-        ("encoders/probe.py", {"linear_probe"}),
+        ("encoders/linear_probe.py", {"linear_probe"}),
     ],
 )
 def test_editing_a_module_reruns_what_uses_it_and_below(restored, module, expected):
     restored.edit(f"src/mammo_sae/{module}", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
     jobs = _kinds(restored.stale())
     assert jobs >= expected
-    if module != "encoders/probe.py":
+    if module != "encoders/linear_probe.py":
         assert jobs == expected
 
 

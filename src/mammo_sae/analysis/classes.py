@@ -17,7 +17,7 @@ import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.interventions import DIGITS, TopK
+from mammo_sae.analysis.edits import DIGITS, TopK
 from mammo_sae.analysis.linear import Inputs, Shares, each_share
 from mammo_sae.analysis.settings import InterventionSettings
 from mammo_sae.cohorts.labels import labelling

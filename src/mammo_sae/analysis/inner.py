@@ -17,7 +17,7 @@ import torch
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.attribution import attribution_table
-from mammo_sae.analysis.interventions import MEASURES, intervention_table
+from mammo_sae.analysis.edits import MEASURES, intervention_table
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
 from mammo_sae.analysis.settings import InnerSettings
 from mammo_sae.cohorts.labels import IMAGE

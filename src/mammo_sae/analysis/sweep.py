@@ -1,6 +1,6 @@
 """The AUROC of the head's logits for every number of latents kept or dropped, 0 to h.
 
-`mammo_sae.analysis.interventions` scores a few numbers with intervals and controls; this is the
+`mammo_sae.analysis.edits` scores a few numbers with intervals and controls; this is the
 whole curve between them, for a figure. Logits are running sums of the ranked latents' shares, so
 the curve costs one sort per number and no pass through the network.
 """
@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis import interventions
-from mammo_sae.analysis.interventions import TopK
+from mammo_sae.analysis import edits
+from mammo_sae.analysis.edits import TopK
 
 _BYTES = 128 << 20  # running sums held at once
 
@@ -40,7 +40,7 @@ def sweep_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFr
         return pd.DataFrame([empty])
     parts = []
     for ranking in settings.rankings:
-        curves = sweep(data, interventions.ranked_order(ranked, ranking))
+        curves = sweep(data, edits.ranked_order(ranked, ranking))
         for mode, values in curves.items():
             keys = {"ranking": ranking, "mode": mode, "k": np.arange(len(values))}
             parts.append(pd.DataFrame({**keys, "auroc": values, "reason": ""}))
@@ -73,4 +73,4 @@ def sweep(data: Linear, order: np.ndarray) -> dict[str, np.ndarray]:
 
 def _auroc(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """AUROC [e] of logits [e, n]; rounding decides no pair."""
-    return st.auroc(np.round(logits, interventions.DIGITS).T, labels)
+    return st.auroc(np.round(logits, edits.DIGITS).T, labels)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from mammo_sae.encoders import probe
+from mammo_sae.encoders import linear_probe
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import save_encoder
@@ -73,7 +73,7 @@ def features(tmp_path) -> tuple[np.ndarray, pd.DataFrame, list[Path], Path]:
 
 
 def run(manifests, cohort, directory, encoder=None, **settings):
-    probe.run(
+    linear_probe.run(
         ProbeSettings(**settings),
         concepts=["mass"],
         cohort=cohort,

@@ -1,0 +1,229 @@
+"""What predictions rest on: the table of keeping or dropping groups of latents, at any layer.
+
+``on`` keeps the k first latents of a ranking and drops the others, ``off`` drops the k first. What
+an edit leaves of an embedding is its ``splice``:
+
+- ``spliced``: the edited reconstruction (Mammo-SAE, arXiv 2507.15227, section 3.3);
+- ``error_preserving``: the embedding less the dropped latents' share, so that what the SAE misses
+  stays (Marks et al., arXiv 2403.19647);
+- ``mean_ablated``: the same with each dropped latent's discovery mean in its place (mean ablation).
+  At the head it shifts every image's logit alike and changes no AUROC or AUPRC.
+
+Controls beside every ranking: latents in random order, and latents ``matched`` to the ranked ones
+in firing rate. `mammo_sae.analysis.interventions` makes the edits by algebra,
+`mammo_sae.analysis.inner` by running the rest of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae import statistics as st
+
+MEASURES = ("auroc", "auprc", "precision", "recall", "f1")
+# Sums of the same numbers in another order differ by rounding; without this a latent set that
+# decides nothing would rank images by noise.
+DIGITS = 9
+MATCHED_BLOCK = 20  # neighbours in firing rate among which a matched control is drawn
+
+
+class Editable(Protocol):
+    """One concept's logits over n images, and how they change when latents are dropped.
+
+    `labels` [n] bool and `patients` [n] belong to the images.
+    """
+
+    labels: np.ndarray
+    patients: np.ndarray
+
+    def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
+        """Return the logits [n, e] of `e` edits, `kept` [h, e] true where a latent stays."""
+        ...
+
+
+class TopK(Protocol):
+    """The settings that `intervention_table` reads."""
+
+    seed: int
+    bootstrap_draws: int
+    top_k: tuple[int, ...]
+    rankings: tuple[Any, ...]
+    splices: tuple[Any, ...]
+    random_sets: int
+
+
+def ranked_order(ranked: pd.DataFrame, ranking: str) -> np.ndarray:
+    """Return latents [h], first the best by `ranking`; unranked ones last, by number."""
+    place = ranked[f"rank_{ranking}"].to_numpy(dtype=np.float64, na_value=np.inf)
+    return np.lexsort((ranked["latent"].to_numpy(), place))
+
+
+def union_places(ranked: pd.DataFrame) -> np.ndarray:
+    """Return [h] the place of every latent in the better of both classes' class-mean rankings.
+
+    The k places are the union of the positive class's top k and the negative class's top k, the
+    group that Mammo-SAE edits.
+    """
+    places = []
+    for column in ("mean_positive", "mean_negative"):
+        order = np.argsort(-ranked[column].to_numpy(dtype=np.float64), kind="stable")
+        place = np.empty(len(order))
+        place[order] = np.arange(len(order))
+        places.append(place)
+    return np.minimum(*places)
+
+
+def end_places(ranked: pd.DataFrame) -> np.ndarray:
+    """Return [h] the place of every latent from the nearer end of the order by mean difference.
+
+    The k places are the k latents of largest and the k of smallest difference. The files published
+    with Mammo-SAE rank each class by its mean less that of all images; with two classes these are
+    an order and its reverse, so their "top k of each class" are both ends: 2 k latents.
+    """
+    places = np.empty((2, len(ranked)))
+    difference = ranked["mean_difference"].to_numpy(dtype=np.float64)
+    for place, values in zip(places, (-difference, difference), strict=True):
+        place[np.argsort(values, kind="stable")] = np.arange(len(ranked))
+    return places.min(axis=0)
+
+
+def matched_order(order: np.ndarray, firing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return an order whose j-th latent fires about as often as the j-th of `order` [h].
+
+    Latents are permuted among their neighbours in firing rate, never across blocks of
+    `MATCHED_BLOCK`, so every latent stays in the order exactly once.
+    """
+    by_rate = np.argsort(firing, kind="stable")
+    partner = np.arange(len(firing))
+    for start in range(0, len(firing), MATCHED_BLOCK):
+        block = by_rate[start : start + MATCHED_BLOCK]
+        partner[block] = rng.permutation(block)
+    return partner[order]
+
+
+def first(order: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Return bool [h, e]: column e holds the first ``counts[e]`` latents of `order`."""
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return place[:, None] < np.asarray(counts)[None]
+
+
+def intervention_table(settings: TopK, data: Editable, ranked: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one concept and split.
+
+    `ranked` [h] are the concept's rows of the latents table, by latent. Intervals are the patient
+    bootstrap's for ranked latents, and the spread (central 95 %) over the sets for controls.
+    """
+    h = len(ranked)
+    counts = sorted({min(k, h) for k in settings.top_k} | {h})
+    rng = np.random.default_rng(settings.seed)
+    firing = ranked["firing_rate"].to_numpy()
+    # Latents with the same code everywhere in discovery carry nothing; they come last.
+    alive = np.flatnonzero(ranked["rank_class_mean"].notna().to_numpy())
+    rest = np.setdiff1d(np.arange(h), alive)
+    parts = []
+    for ranking in settings.rankings:
+        order = ranked_order(ranked, ranking)
+        parts.append(_edit_rows(settings, data, first(order, counts), counts, ranking))
+        matched = [matched_order(order, firing, rng) for _ in range(settings.random_sets)]
+        parts.append(_control_rows(settings, data, matched, counts, ranking, "matched"))
+    for name, places in (("class_union", union_places), ("both_ends", end_places)):
+        group = places(ranked)[:, None] < np.asarray(counts)
+        parts.append(_edit_rows(settings, data, group, counts, name))
+    random = [np.append(rng.permutation(alive), rest) for _ in range(settings.random_sets)]
+    parts.append(_control_rows(settings, data, random, counts, "random", "random"))
+    table = pd.concat(parts, ignore_index=True)
+    reason = st.why_not_estimable(data.labels, data.patients)
+    table["reason"] = reason
+    if reason:
+        table[[f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")]] = np.nan
+    return table
+
+
+def _edits(
+    settings: TopK, data: Editable, members: np.ndarray, counts: Sequence[int]
+) -> list[tuple[dict[str, object], np.ndarray]]:
+    """Return (columns, logits [n, e]) for on and off and every splice."""
+    result = []
+    for mode in ("on", "off"):
+        kept = members if mode == "on" else ~members
+        for splice in settings.splices:
+            columns = {
+                "mode": mode,
+                "splice": splice,
+                "k": list(counts),
+                "latents_kept": kept.sum(axis=0),
+            }
+            result.append((columns, data.logits(kept, splice)))
+    return result
+
+
+def _measures(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    logits = np.round(logits, DIGITS)
+    precision, recall, f1 = st.precision_recall_f1(logits, labels, weights)
+    return dict(
+        zip(
+            MEASURES,
+            (
+                st.auroc(logits, labels, weights),
+                st.auprc(logits, labels, weights),
+                precision,
+                recall,
+                f1,
+            ),
+            strict=True,
+        )
+    )
+
+
+def _edit_rows(
+    settings: TopK,
+    data: Editable,
+    members: np.ndarray,
+    counts: Sequence[int],
+    ranking: str,
+) -> pd.DataFrame:
+    weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
+    parts = []
+    for columns, logits in _edits(settings, data, members, counts):
+        part = pd.DataFrame({"ranking": ranking, "selection": "ranked", **columns})
+        values = _measures(logits, data.labels, None)
+        draws = _measures(logits, data.labels, weights)
+        for name in MEASURES:
+            part[name] = values[name]
+            part[f"{name}_low"], part[f"{name}_high"] = st.interval(draws[name])
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _control_rows(
+    settings: TopK,
+    data: Editable,
+    orders: Sequence[np.ndarray],
+    counts: Sequence[int],
+    ranking: str,
+    selection: str,
+) -> pd.DataFrame:
+    members = np.concatenate([first(order, counts) for order in orders], axis=1)
+    parts = []
+    for columns, logits in _edits(settings, data, members, list(counts) * len(orders)):
+        columns = {**columns, "k": list(counts), "latents_kept": columns["latents_kept"]}
+        columns["latents_kept"] = np.asarray(columns["latents_kept"])[: len(counts)]
+        part = pd.DataFrame({"ranking": ranking, "selection": selection, **columns})
+        for name, values in _measures(logits, data.labels, None).items():
+            sets = np.asarray(values).reshape(len(orders), len(counts)).T
+            part[name] = np.where(np.isnan(sets).all(axis=1), np.nan, _mean(sets))
+            part[f"{name}_low"], part[f"{name}_high"] = st.interval(sets)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _mean(sets: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(sets)
+    return np.where(known, sets, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
