@@ -1,1 +1,1 @@
-"""What the codes of an SAE say: probing, interventions, alignment, confounds, truth."""
+"""Analyses of an SAE's codes: quality, probing, interventions, alignment, confounds, truth."""

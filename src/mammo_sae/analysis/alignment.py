@@ -1,21 +1,24 @@
-"""Whether a latent fires on the lesion: its maps against the lesion masks.
+"""Step: measure whether latents fire on the lesion, from their maps and the lesion masks.
 
-Over the confirmation split's images that are positive for a concept and hold a mask of it. A cell
-counts by the area it has inside the breast, and is positive by the area of the mask in it; so every
-score is the pixel score of the map drawn with flat cells, exactly, without drawing it.
+The images are those of the confirmation split that are positive for a concept and have a mask of
+it. A cell's weight is its area inside the breast, and its positive part is the area of the mask in
+it. So every score equals the pixel score of a map drawn with constant cells, without drawing it.
 
-- ``auprc``: average precision of breast pixels, mask against rest.
-- ``pooled_iou``: intersection over union, summed over images, of the mask and of the cells above
-  the value that `quantile` of all breast area exceeds (Network Dissection, Bau et al. 2017).
-- ``energy_lift``: mean share of an image's activation inside the mask over the mask's mean share of
-  the breast, over the images in which the latent fires (energy-based pointing, Wang et al. 2020).
-- ``pointing``: share of images whose highest cell touches the mask (Zhang et al. 2016);
-  ``pointing_near`` also accepts its eight neighbours. An image without activation is a miss.
+- ``auprc``: average precision over breast pixels, mask against rest.
+- ``pooled_iou``: intersection over union, summed over images, of the mask and the cells above a
+  threshold. `quantile` of all breast area lies below the threshold (Network Dissection, Bau et al.
+  2017).
+- ``energy_lift``: mean share of an image's activation inside the mask, divided by the mean share of
+  the breast that the mask covers, over images in which the latent fires (energy-based pointing
+  game, Wang et al. 2020).
+- ``pointing``: share of images whose highest cell touches the mask (pointing game, Zhang et al.
+  2016); ``pointing_near`` also accepts the cell's eight neighbours. An image without activation is
+  a miss.
 
-Baselines: area chance; ``shuffled_*``, masks moved between patients, view to same view, which
-also gives p; ``matched_*``, random latents of like firing rate; and rows of their own for the
-matched latents (``selection`` = matched) and for a map of where lesions were in the discovery split
-(``selection`` = prior).
+Baselines are the chance value of an area; ``shuffled_*``, with masks exchanged between patients'
+images of the same view, which also gives p; and ``matched_*``, the mean of random latents with a
+similar firing rate. The matched latents (``selection`` = matched) and a map of lesion locations in
+the discovery split (``selection`` = prior) also have rows of their own.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from mammo_sae.stores.tables import read_table, write_table
 
 MEASURES = ("auprc", "pooled_iou", "energy_lift", "pointing", "pointing_near")
 _NO_BASELINE = ("chance_energy_lift", "chance_pooled_iou", "shuffled_auprc")  # 1; not computed
-_MATCHED_AMONG = 4  # a matched latent is drawn among this many times those asked for
+_MATCHED_AMONG = 4  # a matched latent is drawn among this many times the number asked for
 
 
 def run(
@@ -54,7 +57,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write one SAE's table of alignment, one row per (concept, latent).
+    """Write one SAE's alignment table, one row per (concept, latent).
 
     Parameters
     ----------
@@ -65,7 +68,7 @@ def run(
     codes
         Manifest of the SAE's codes.
     latents
-        Table that probing wrote for the same SAE.
+        Latents table of the same SAE, written by probing.
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))
@@ -80,14 +83,14 @@ def run(
 
 @dataclass(frozen=True)
 class Scene:
-    """The positive images' masks on a layer's grid.
+    """The masks of the positive images on a layer's grid.
 
     Attributes
     ----------
     breast, mask : [n, R, C]
-        Area in pixels of breast, and of breast and mask together, inside each cell.
+        Area in pixels of the breast, and of the mask inside the breast, in each cell.
     moved : [n, R, C]
-        Share of each cell that the mask covers, for masks laid over another image's breast.
+        Share of each cell that the mask covers, for masks moved onto another image's breast.
     patients, views : [n]
     """
 
@@ -102,7 +105,7 @@ class Scene:
 
 
 def scene(breast: np.ndarray, region: np.ndarray, patients: Any, views: Any, area: float) -> Scene:
-    """Return the scene of `breast` and `region` areas [n, R, C]; `area` is a cell's, in pixels."""
+    """Return the scene of `breast` and `region` areas [n, R, C]; `area` is a whole cell's."""
     return Scene(
         breast=breast,
         mask=np.minimum(region, breast),
@@ -120,7 +123,7 @@ def concept_rows(
     table: pd.DataFrame,
     concept: str,
 ) -> pd.DataFrame:
-    """Return the rows of one concept: ranked latents, their matched controls, and the prior."""
+    """Return the rows of one concept: ranked latents, matched latents, and the prior."""
     ranked = case.top_latents(table, concept, settings.rankings, settings.top_latents)
     matched = matched_latents(table, ranked, settings.matched_latents, settings.seed)
     chosen = np.unique(np.concatenate([ranked, matched.ravel()]))
@@ -152,7 +155,7 @@ def concept_rows(
     scores = pd.concat([scores, _score_prior(settings, here, prior)], ignore_index=True)
     rows.loc[len(rows)] = [concept, pd.NA, "prior"]
     rows = pd.concat([rows, scores], axis=1)
-    # Where no latent fires in enough images, nothing was measured of any.
+    # If no latent fires in enough images, no measure exists and its columns are added here.
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *MEASURES, "p"])))
     _add_matched(rows, ranked, matched)
     tested = rows["selection"] == "ranked"
@@ -161,10 +164,10 @@ def concept_rows(
 
 
 def matched_latents(table: pd.DataFrame, ranked: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return [len(ranked), count] random latents of like firing rate, none of them ranked.
+    """Return [len(ranked), count] random latents with a similar firing rate, none of them ranked.
 
-    Each is drawn among the latents nearest in the logarithm of the firing rate. Fewer columns if
-    the SAE has too few latents that fire.
+    Each is drawn among the latents nearest in the logarithm of the firing rate. There are fewer
+    columns if too few latents of the SAE fire.
     """
     rng = np.random.default_rng(seed)
     rate = table.set_index("latent")["firing_rate"]
@@ -189,7 +192,7 @@ def _maps_and_thresholds(
     positive: np.ndarray,
     chosen: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positives' maps [m, n, R, C], and each latent's threshold [m] over the split."""
+    """Return the maps of positive images [m, n, R, C] and each latent's threshold [m]."""
     grid = reader.grid
     maps = np.zeros((len(chosen), len(positive), grid.rows, grid.columns), np.float32)
     place = {int(image): i for i, image in enumerate(positive)}
@@ -245,7 +248,7 @@ def score_map(
 ) -> dict[str, Any]:
     """Return the row of one latent from its maps `activation` [n, R, C] over the scene.
 
-    `weights` [n, draws] are the bootstrap's, `moves` [draws, n] the permutations'.
+    `weights` [n, draws] belong to the bootstrap, `moves` [draws, n] to the permutations.
     """
     n = len(here)
     z = np.where(here.breast > 0, activation, 0).reshape(n, -1).astype(np.float64)
@@ -311,7 +314,7 @@ def score_map(
 def _auprc(
     z: np.ndarray, mask: np.ndarray, breast: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float, float]:
-    """AUPRC of all cells and its interval; inactive cells enter together, as one item per image."""
+    """AUPRC over all cells and its interval. The inactive cells of an image enter as one item."""
     image, cell = np.nonzero(z)
     score = np.append(z[image, cell], np.zeros(len(z)))
     quiet = z == 0
@@ -332,7 +335,7 @@ def _auprc(
 
 
 def _paired(crossed: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Return [draws, n]: entry (i, mask of the image that i gets) of `crossed` [n, n]."""
+    """Return [draws, n]: the entry of `crossed` [n, n] for image i and the mask that it gets."""
     return crossed[np.arange(len(crossed))[None], moves]
 
 
@@ -349,7 +352,7 @@ def _prior(
     concept: str,
     grid: Any,
 ) -> np.ndarray:
-    """Return [n, R, C]: how often the discovery split's masks cover each cell, per view."""
+    """Return [n, R, C]: how often masks of the discovery split cover each cell, by view."""
     found = case.labelled_images(cases, concept, settings.discovery)
     found = found[case.labels(cases, concept, found)]
     views = cases["view"].to_numpy()[found]

@@ -1,10 +1,10 @@
-"""Which latents a prediction rests on, at any layer: attribution, checked by ablation.
+"""Latents on which a prediction rests, at any layer: attribution, checked by ablation.
 
-Attribution patching gives every latent's effect on a logit to first order from one backward pass;
-the latents with the largest are then truly ablated, the SAE's error kept, and the rest of the
-network run. ``attribution`` and ``ablation`` are what the latent's presence adds to the logit, mean
-over the concept's positive images less that over the negative ones; ``agreement`` is the Pearson
-correlation of both over the ablated latents' images.
+Attribution patching gives every latent's effect on a logit to first order, from one backward pass.
+The latents with the largest effects are then ablated with the SAE's error kept, and the rest of the
+network is run. ``attribution`` and ``ablation`` are the amount that the latent adds to the logit:
+the mean over the concept's positive images minus the mean over the negative ones. ``agreement`` is
+the Pearson correlation of both, over the images of the ablated latents.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def attribution_table(settings: InnerSettings, edits: Reruns) -> pd.DataFrame:
 def _difference(
     settings: InnerSettings, values: np.ndarray, truth: np.ndarray, patients: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean of `values` [n, m] over positives less that over negatives, and its interval."""
+    """Return the mean of `values` [n, m] over positives minus negatives, and its interval."""
     weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
     result = []
     for drawn in (np.ones((len(truth), 1)), weights):

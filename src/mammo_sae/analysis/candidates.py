@@ -1,12 +1,12 @@
-"""Confounder candidates: every column that says how an image was acquired, and varies.
+"""Confounder candidates: all columns that describe how an image was acquired and that vary.
 
-They come from the image table (manufacturer, model, size and spacing of the original matrix, the
-cohort's covariates, and whether a field is missing), and from what the conversion noted of each
-file (`mammo_sae.stores.images`): transfer syntax, photometric interpretation, bits, VOI
-transformation, and what triage found, such as an implant. Not what is merely wrong in a header or a
-table (a malformed element, another side than annotated): no pixel tells it.
+One source is the image table: manufacturer, model, size and spacing of the original matrix, the
+cohort's covariates, and whether a field is missing. The other is the facts that the conversion
+recorded of each file (`mammo_sae.stores.images`): transfer syntax, photometric interpretation,
+bits, VOI transformation, and findings of triage such as an implant. Defects of a header or table
+(a malformed element, a side other than annotated) are no candidates: no pixel shows them.
 
-PNG, JPEG, TIFF and NPY files have no header: that it is missing from them says nothing.
+PNG, JPEG, TIFF and NPY files have no header, so a missing header field is no candidate for them.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from mammo_sae.analysis.columns import SAID, covariates_of
 from mammo_sae.stores.images import IDENTITIES, NOTICES, RASTERS, ImageReader
 
 OPTIONAL = ("density", "birads", "age_bin", *SAID)
-HEADER = ("age_bin", *SAID)  # what is read from headers, where a dataset's tables do not say it
+HEADER = ("age_bin", *SAID)  # read from headers if a dataset's tables lack them
 SYNTAX = "transfer_syntax"
 
 
 def with_acquisition(
     cases: pd.DataFrame, store: ImageReader, concepts: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Add what the conversion noted and what is missing to `cases`.
+    """Add the facts of the conversion, and whether fields are missing, to `cases`.
 
     Returns
     -------
     pandas.DataFrame
-        `cases` with the further columns.
+        `cases` with more columns.
     list
-        Names of all columns of the result that say how an image was acquired: the cohort's own
-        covariates first.
+        Names of all columns that describe how an image was acquired. The cohort's own covariates
+        come first.
     """
     covariates = covariates_of(cases, concepts)
     more = {"image_size": cases["rows"].astype(str) + "x" + cases["columns"].astype(str)}
@@ -61,9 +61,9 @@ def with_acquisition(
 
 
 def unsaid(cases: pd.DataFrame, splits: Sequence[str]) -> list[str]:
-    """Return what a header would say and no file of `splits` does, as they have none.
+    """Return columns that headers would give but that no file of `splits` gives, as it has none.
 
-    Only the first such column, as of others that part the images in the same way.
+    Of columns that divide the images in the same way, only the first is returned.
     """
     rows = cases[cases["split"].isin(splits)]
     if not len(rows) or SYNTAX not in rows or not rows[SYNTAX].isin(RASTERS).all():
@@ -72,7 +72,7 @@ def unsaid(cases: pd.DataFrame, splits: Sequence[str]) -> list[str]:
 
 
 def why_unknown(cases: pd.DataFrame, name: str) -> str:
-    """Return why no image of `cases` can be told by column `name`."""
+    """Return why column `name` is unknown for all images of `cases`."""
     kinds = sorted(set(cases[SYNTAX].dropna()) & RASTERS) if SYNTAX in cases else []
     if kinds and name in SAID:
         return f"not testable: {' and '.join(kinds)} files do not say {', '.join(SAID)}"

@@ -1,4 +1,4 @@
-"""What the analyses of one SAE share: its identity, and its images joined to the image table."""
+"""Shared by the analyses of one SAE: its identity, and its images with their table rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDENTITY = ("encoder", "layer", "sae", "seed")
 
 @dataclass(frozen=True)
 class Identity:
-    """Which SAE a row of a table is about."""
+    """The SAE that a row of a table belongs to."""
 
     encoder: str
     layer: str
@@ -55,8 +55,8 @@ def read_cases(images: Path, image_ids: Sequence[str]) -> pd.DataFrame:
 def labelled(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
     """Return the positions of the images of `split` whose label for `concept` is known.
 
-    With labels by finding an image stands once per row (`mammo_sae.cohorts.labels`): what follows
-    from the positions counts rows. What needs images takes each once (`labelled_images`).
+    With labels by finding, an image has one position per row (`mammo_sae.cohorts.labels`), so
+    counts of positions are counts of rows. `labelled_images` gives each image once.
 
     Raises
     ------
@@ -70,22 +70,22 @@ def labelled(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
 
 
 def labelled_images(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
-    """Return `labelled`, every image once; its label is then 1 if any of its rows is positive."""
+    """Return `labelled` with each image once. Its label is 1 if any of its rows is positive."""
     return np.unique(labelled(cases, concept, split))
 
 
 def labels(cases: pd.DataFrame, concept: str, positions: np.ndarray) -> np.ndarray:
-    """Return the labels, bool [n], at `positions`, which `labelled` or `labelled_images` gave."""
+    """Return the labels, bool [n], at `positions` from `labelled` or `labelled_images`."""
     return scored.truth(cases, concept, positions)
 
 
 def units(
     cases: pd.DataFrame, unit: str, concepts: Sequence[str]
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Return each image's breast or patient, int [n], and the table [u] of those.
+    """Return the breast or patient of each image, int [n], and the table [u] of these units.
 
-    A unit's label is 1 if one of its images is positive, unknown if none is and one is unknown,
-    else 0. Its other columns are those of its first image; a patient has neither side nor view.
+    A unit's label is 1 if one of its images is positive, else unknown if one is unknown, else 0.
+    Its other columns are those of its first image. A patient has neither side nor view.
     """
     keys = ["split", "patient_id", *(["side"] if unit == "breast" else [])]
     member = cases.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
@@ -105,7 +105,7 @@ def units(
 
 
 def pool(values: np.ndarray, member: np.ndarray, how: str) -> np.ndarray:
-    """Return [u, m], the max or mean of `values` [n, m] over the images of each unit."""
+    """Return [u, m]: the max or mean of `values` [n, m] over the images of each unit."""
     order = np.argsort(member, kind="stable")
     starts = np.flatnonzero(np.diff(member[order], prepend=-1))
     if how == "max":
@@ -117,9 +117,9 @@ def pool(values: np.ndarray, member: np.ndarray, how: str) -> np.ndarray:
 def top_latents(
     latents: pd.DataFrame, concept: str, rankings: Sequence[str], count: int
 ) -> np.ndarray:
-    """Return the latents among the `count` best by any of `rankings` for `concept`, ascending.
+    """Return the latents among the `count` best for `concept` by any of `rankings`, ascending.
 
-    `latents` is the table that probing wrote; ranks are those of its discovery split.
+    `latents` is the table that probing wrote. Its ranks come from the discovery split.
     """
     rows = latents[latents["concept"] == concept]
     chosen = np.zeros(len(rows), dtype=bool)

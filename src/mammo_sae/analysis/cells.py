@@ -1,4 +1,4 @@
-"""Masks on a layer's grid: how much of each cell a mask covers."""
+"""Masks on a layer's grid: the area of each cell that a mask covers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mammo_sae.grids import LayerGrid, cell_areas
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 
-MAP_BYTES = 128 << 20  # dense maps held at once while streaming over images
+MAP_BYTES = 128 << 20  # bytes of dense maps in memory at a time
 
 
 def image_areas(
     store: ImageReader, image_ids: Sequence[str], regions: Sequence[str], grid: LayerGrid
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (breast [n, R, C], regions [n, r, R, C]), areas in pixels inside each cell.
+    """Return (breast [n, R, C], regions [n, r, R, C]): areas in pixels inside each cell.
 
-    Regions count in full, whether inside the breast or not. Images are read a few at a time.
+    Regions count in full, inside the breast and outside it. Images are read a few at a time.
     """
     wanted = [store.regions.index(region) for region in regions]
     shape = (grid.rows, grid.columns)
@@ -37,7 +37,7 @@ def image_areas(
 def stream_maps(
     codes: CodesReader, positions: np.ndarray, latents: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (rows of `positions`, maps [b, m, R, C]) of `latents`, a bounded number at a time."""
+    """Yield (rows of `positions`, maps [b, m, R, C]) of `latents`, in batches of bounded size."""
     size = codes.grid.rows * codes.grid.columns * 4 * max(1, len(latents))
     step = max(1, MAP_BYTES // size)
     for start in range(0, len(positions), step):

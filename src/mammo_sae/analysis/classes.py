@@ -1,10 +1,11 @@
-"""Step: density as one question of four classes, with latents kept or dropped at the head.
+"""Step: predict density as one of four classes, with latents kept or dropped at the head.
 
-The four logits are those of the concepts that stand for the classes A to D, of one classifier with
-four outputs or of a linear probe per class; the largest one is the answer. As Mammo-SAE scores it
-(arXiv 2507.15227, its public scripts): accuracy, macro-F1, and as the group of latents the union
-over the classes of the k first of each class's ranking, which is by the class's mean code less that
-of all images. That is the order of ``mean_difference`` of the class against the others.
+The concepts of the classes A to D give four logits, from one classifier with four outputs or from
+one linear probe per class. The class with the largest logit is the prediction. Scores follow
+Mammo-SAE (arXiv 2507.15227, its public scripts): accuracy and macro-F1. The group of latents is the
+union over the classes of the first k latents of each class's ranking. A class ranks latents by its
+mean code minus the mean code of all images, which gives the order of ``mean_difference`` of the
+class against the others.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write one SAE's scores of the four classes, one row per split, mode and k.
+    """Write one SAE's scores for the four classes, one row per split, mode and k.
 
     Parameters
     ----------
@@ -77,14 +78,14 @@ def run(
 
 
 def class_table(settings: TopK, shares: Sequence[Shares], original: np.ndarray) -> pd.DataFrame:
-    """Return the rows of one split.
+    """Return the rows of one split, one per mode and k.
 
     Parameters
     ----------
     shares
         One per class, in order, over the same images.
     original : [all images, classes]
-        Logits of the network.
+        Logits of the network without the SAE.
     """
     rows, patients = shares[0].rows, shares[0].patients
     truth = np.stack([share.labels for share in shares], axis=1).argmax(axis=1)
@@ -116,10 +117,10 @@ def class_table(settings: TopK, shares: Sequence[Shares], original: np.ndarray) 
 
 
 def scores(answer: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return accuracy and macro-F1, each [draws], of answers [n] to truth [n].
+    """Return accuracy and macro-F1, each [draws], of predicted classes `answer` [n].
 
-    A class that is neither an answer nor true in a draw is left out of the mean, as scikit-learn
-    does. `weights` [n, draws] says how often each image was drawn.
+    A class that is neither predicted nor true in a draw is left out of the mean, as in
+    scikit-learn. `weights` [n, draws] gives how often each image was drawn.
     """
     weights = np.asarray(weights, dtype=np.float64)
     right = answer == truth
@@ -134,7 +135,7 @@ def scores(answer: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[s
 
 
 def _places(ranked: pd.DataFrame) -> np.ndarray:
-    """Return [h] the place of every latent by mean difference, largest first."""
+    """Return [h]: the place of every latent by mean difference, largest first."""
     place = np.empty(len(ranked), dtype=np.int64)
     difference = ranked["mean_difference"].to_numpy(dtype=np.float64)
     place[np.argsort(-difference, kind="stable")] = np.arange(len(ranked))

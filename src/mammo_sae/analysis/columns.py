@@ -1,4 +1,4 @@
-"""Columns of the image table that may say why a latent fires, besides the concepts."""
+"""Columns of the image table, other than concepts, that may explain why a latent fires."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pandas as pd
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
 from mammo_sae.cohorts.labels import row_columns
 
-# What every cohort may know of how an image was acquired, and of what tissue it shows.
+# Columns of any cohort that describe how an image was acquired, or what tissue it shows.
 SAID = ("manufacturer", "model", "pixel_spacing_mm")
 TISSUE = ("density", "view", "side", "age_bin")
 
 
 def covariates_of(cases: pd.DataFrame, concepts: Sequence[str]) -> list[str]:
-    """Return the columns of an image table, as it was read, that are the cohort's covariates."""
+    """Return the columns of an image table that are the cohort's covariates."""
     counted = [name for concept in concepts for name in row_columns(concept)]
     known = {*IMAGE_COLUMNS, *concepts, *counted}
     return [name for name in cases if name not in known]
@@ -24,8 +24,8 @@ def covariates_of(cases: pd.DataFrame, concepts: Sequence[str]) -> list[str]:
 def candidates(cases: pd.DataFrame, names: Sequence[str], splits: Sequence[str]) -> list[str]:
     """Return those of `names` that vary over the images of `splits`.
 
-    Of columns that part the images in the same way (a model and its manufacturer, say) only the
-    first is kept.
+    If several columns divide the images in the same way (for example model and manufacturer), only
+    the first is kept.
     """
     rows = cases[cases["split"].isin(splits)]
     seen: set[tuple[int, ...]] = set()

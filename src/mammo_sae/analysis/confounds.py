@@ -1,21 +1,21 @@
-"""Whether a latent's association with a concept is really that of a confounder.
+"""Step: test whether a latent's association with a concept is due to a confounder.
 
-Latents are chosen on the discovery split; everything here is measured on the confirmation split.
-With z a latent's image score, Y the concept and C the confounder:
+Latents are chosen on the discovery split and measured on the confirmation split. With z a latent's
+image score, Y the concept and C the confounder:
 
 - ``crude_auroc``: AUROC of z for Y.
-- ``stratified_auroc``: the same over pairs of images with the same C; ``kept`` is the share of the
+- ``stratified_auroc``: the same over pairs of images with equal C; ``kept`` is the share of the
   crude excess over 0.5 that remains.
-- ``conditional_auroc``: AUROC of z for C over pairs of images with the same Y, for the level of C
-  that z discriminates best; p exchanges C between patients of the same Y (partial confounder test,
-  Spisak 2022, PMC9412867; see `mammo_sae.analysis.exchange`), q is over the concept's latents and
-  all confounders together (`mammo_sae.statistics.family_q`).
-- ``artefact_lift``: share of z's activation that lies on the artefact's mask over the mask's share
-  of the image, where the images hold such a mask; ``concept_lift`` likewise on the lesion.
+- ``conditional_auroc``: AUROC of z for C over pairs of images with equal Y, for the level of C that
+  z discriminates best. Its p exchanges C between patients of equal Y (partial confounder test,
+  Spisak 2022, PMC9412867; see `mammo_sae.analysis.exchange`). Its q is over the concept's latents
+  and all confounders together (`mammo_sae.statistics.family_q`).
+- ``artefact_lift``: share of z's activation on the artefact's mask, divided by the mask's share of
+  the image, over images with such a mask; ``concept_lift`` is the same for the lesion.
 
-`mammo_sae.analysis.verdict` makes a verdict of these, of latents that are associated with Y. The
-others stand beside and have a family of their own: what they do discriminate is no error of the
-former.
+`mammo_sae.analysis.verdict` turns these into verdicts for the latents that are associated with Y.
+The other latents form a family of their own in the correction for multiple tests, since their
+associations with C say nothing about errors among the first.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write one SAE's table of confounds, one row per (latent, concept, confounder).
+    """Write one SAE's confound table, one row per (latent, concept, confounder).
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def run(
     codes
         Manifest of the SAE's codes.
     latents
-        Table that probing wrote for the same SAE.
+        Latents table of the same SAE, written by probing.
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))
@@ -87,7 +87,7 @@ def run(
     everything = np.unique(np.concatenate(list(chosen.values())))
     names = (*settings.acquisition, *settings.anatomical)
     if not names:
-        # Nothing that could confound is known and varies: a table without rows.
+        # No candidate is known and varies, so the table has no rows.
         names, chosen = ("none",), dict.fromkeys(concepts, np.empty(0, np.int64))
     lifts = energy_lifts(settings, reader, store, cases, everything, [*concepts, *names])
     parts = []
@@ -107,8 +107,8 @@ def run(
 def judged(settings: ConfoundSettings, rows: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `confounder_rows` with q, verdict and reason.
 
-    `latents` is the table that probing wrote: its AUROC, q and reason for the concept say which
-    latents are judged.
+    `latents` is the table that probing wrote. Its AUROC, q and reason for the concept decide which
+    latents get a verdict.
     """
     rows = rows.merge(
         latents[["latent", "concept", "auroc", "q", "reason"]].rename(
@@ -140,9 +140,9 @@ def confounder_rows(
     concept: str,
     confounder: str,
 ) -> pd.DataFrame:
-    """Return the measures of one family, one row per latent of `scores` [n, m], without verdicts.
+    """Return the measures of one family without verdicts, one row per latent of `scores` [n, m].
 
-    `problem` says why a row could not be estimated; its numbers are then NaN.
+    If a row could not be estimated, `problem` says why and its numbers are NaN.
     """
     rows = pd.DataFrame(
         {
@@ -216,7 +216,7 @@ def confounder_rows(
     against = np.stack([st.stratified_auroc(z, code == level, truth) for level in usable])
     best = np.abs(against - 0.5).argmax(axis=0)
     if len(usable) == 2:
-        # Both levels mirror each other; name the second, the artefact of a 0/1 covariate.
+        # Two levels mirror each other. Name the second one, the artefact of a 0/1 covariate.
         best = np.ones_like(best)
     measured["confounder_level"] = [category.names[usable[i]] for i in best]
     measured["conditional_auroc"] = against[best, np.arange(z.shape[1])]
@@ -286,11 +286,11 @@ def energy_lifts(
     latents: np.ndarray,
     names: Sequence[str],
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return per name (lift, low, high), each [m], over confirmation images with that region.
+    """Return for each name (lift, low, high), each [m], over confirmation images with that region.
 
-    The share of a latent's activation inside the region over the region's share of the image: over
-    the image, not the breast, since artefacts lie outside of it. NaN for names without a region
-    and for latents that fire in such images of fewer than `MIN_POSITIVES` patients.
+    The lift is the share of a latent's activation inside the region, divided by the region's share
+    of the image (not of the breast: artefacts lie outside it). NaN for names without a region, and
+    for latents that fire in such images of fewer than `MIN_POSITIVES` patients.
     """
     nothing = np.full(len(latents), np.nan)
     result = dict.fromkeys(names, (nothing, nothing, nothing))
@@ -326,7 +326,7 @@ def energy_lifts(
 
 
 def _patients_firing(fires: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Return [m], the number of patients with an image in which each latent of [n, m] fires."""
+    """Return [m]: the number of patients with an image in which each latent of [n, m] fires."""
     _, first, member = np.unique(patients, return_index=True, return_inverse=True)
     order = np.argsort(member, kind="stable")
     starts = np.searchsorted(member[order], np.arange(len(first)))

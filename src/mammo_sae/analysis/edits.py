@@ -1,16 +1,18 @@
-"""What predictions rest on: the table of keeping or dropping groups of latents, at any layer.
+"""Interventions: keep or drop groups of latents, at any layer, and score the edited predictions.
 
-``on`` keeps the k first latents of a ranking and drops the others, ``off`` drops the k first. What
-an edit leaves of an embedding is its ``splice``:
+``on`` keeps the first k latents of a ranking and drops the others; ``off`` drops the first k. The
+``splice`` defines the edited embedding:
 
-- ``spliced``: the edited reconstruction (Mammo-SAE, arXiv 2507.15227, section 3.3);
-- ``error_preserving``: the embedding less the dropped latents' share, so that what the SAE misses
-  stays (Marks et al., arXiv 2403.19647);
-- ``mean_ablated``: the same with each dropped latent's discovery mean in its place (mean ablation).
-  At the head it shifts every image's logit alike and changes no AUROC or AUPRC.
+- ``spliced``: the reconstruction from the remaining latents (Mammo-SAE, arXiv 2507.15227, section
+  3.3);
+- ``error_preserving``: the embedding minus the contributions of the dropped latents, so that the
+  SAE's error stays (Marks et al., arXiv 2403.19647);
+- ``mean_ablated``: the same, plus the contribution of each dropped latent's mean code in the
+  discovery split (mean ablation). At the head this shifts the logits of all images equally, so
+  AUROC and AUPRC equal those of ``error_preserving``.
 
-Controls beside every ranking: latents in random order, and latents ``matched`` to the ranked ones
-in firing rate. `mammo_sae.analysis.interventions` makes the edits by algebra,
+Every ranking has two controls: latents in random order, and latents ``matched`` to the ranked ones
+in firing rate. `mammo_sae.analysis.interventions` computes the edits by algebra,
 `mammo_sae.analysis.inner` by running the rest of the network.
 """
 
@@ -25,23 +27,23 @@ import pandas as pd
 from mammo_sae import statistics as st
 
 MEASURES = ("auroc", "auprc", "precision", "recall", "f1")
-# Sums of the same numbers in another order differ by rounding; without this a latent set that
-# decides nothing would rank images by noise.
+# Sums of the same numbers in another order differ by rounding. Without this limit, a group of
+# latents without any effect would rank images by that noise.
 DIGITS = 9
-MATCHED_BLOCK = 20  # neighbours in firing rate among which a matched control is drawn
+MATCHED_BLOCK = 20  # a matched control is drawn among this many neighbours in firing rate
 
 
 class Editable(Protocol):
-    """One concept's logits over n images, and how they change when latents are dropped.
+    """One concept's logits over n images, and their values when latents are dropped.
 
-    `labels` [n] bool and `patients` [n] belong to the images.
+    `labels` [n] bool and `patients` [n] describe the images.
     """
 
     labels: np.ndarray
     patients: np.ndarray
 
     def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
-        """Return the logits [n, e] of `e` edits, `kept` [h, e] true where a latent stays."""
+        """Return the logits [n, e] of `e` edits. `kept` [h, e] is True for latents that stay."""
         ...
 
 
@@ -57,16 +59,16 @@ class TopK(Protocol):
 
 
 def ranked_order(ranked: pd.DataFrame, ranking: str) -> np.ndarray:
-    """Return latents [h], first the best by `ranking`; unranked ones last, by number."""
+    """Return latents [h], the best by `ranking` first; unranked ones last, by number."""
     place = ranked[f"rank_{ranking}"].to_numpy(dtype=np.float64, na_value=np.inf)
     return np.lexsort((ranked["latent"].to_numpy(), place))
 
 
 def union_places(ranked: pd.DataFrame) -> np.ndarray:
-    """Return [h] the place of every latent in the better of both classes' class-mean rankings.
+    """Return [h]: the better of every latent's places in both classes' class-mean rankings.
 
-    The k places are the union of the positive class's top k and the negative class's top k, the
-    group that Mammo-SAE edits.
+    The latents with places below k are the union of the positive class's top k and the negative
+    class's top k. This is the group that Mammo-SAE edits.
     """
     places = []
     for column in ("mean_positive", "mean_negative"):
@@ -78,11 +80,11 @@ def union_places(ranked: pd.DataFrame) -> np.ndarray:
 
 
 def end_places(ranked: pd.DataFrame) -> np.ndarray:
-    """Return [h] the place of every latent from the nearer end of the order by mean difference.
+    """Return [h]: the place of every latent from the nearer end of the order by mean difference.
 
-    The k places are the k latents of largest and the k of smallest difference. The files published
-    with Mammo-SAE rank each class by its mean less that of all images; with two classes these are
-    an order and its reverse, so their "top k of each class" are both ends: 2 k latents.
+    The latents with places below k are the k of largest and the k of smallest difference. The files
+    published with Mammo-SAE rank each class by its mean minus the mean of all images. With two
+    classes the two orders are each other's reverse, so "top k of each class" is 2 k latents.
     """
     places = np.empty((2, len(ranked)))
     difference = ranked["mean_difference"].to_numpy(dtype=np.float64)
@@ -92,10 +94,10 @@ def end_places(ranked: pd.DataFrame) -> np.ndarray:
 
 
 def matched_order(order: np.ndarray, firing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return an order whose j-th latent fires about as often as the j-th of `order` [h].
+    """Return an order whose j-th latent has a firing rate near that of the j-th of `order` [h].
 
-    Latents are permuted among their neighbours in firing rate, never across blocks of
-    `MATCHED_BLOCK`, so every latent stays in the order exactly once.
+    Latents are permuted within blocks of `MATCHED_BLOCK` neighbours in firing rate, so every latent
+    occurs exactly once.
     """
     by_rate = np.argsort(firing, kind="stable")
     partner = np.arange(len(firing))
@@ -115,14 +117,14 @@ def first(order: np.ndarray, counts: Sequence[int]) -> np.ndarray:
 def intervention_table(settings: TopK, data: Editable, ranked: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of one concept and split.
 
-    `ranked` [h] are the concept's rows of the latents table, by latent. Intervals are the patient
-    bootstrap's for ranked latents, and the spread (central 95 %) over the sets for controls.
+    `ranked` [h] has the concept's rows of the latents table, by latent. Intervals come from the
+    patient bootstrap for ranked latents. For controls they are the central 95 % over the sets.
     """
     h = len(ranked)
     counts = sorted({min(k, h) for k in settings.top_k} | {h})
     rng = np.random.default_rng(settings.seed)
     firing = ranked["firing_rate"].to_numpy()
-    # Latents with the same code everywhere in discovery carry nothing; they come last.
+    # Latents with the same code on all discovery images carry no information; they come last.
     alive = np.flatnonzero(ranked["rank_class_mean"].notna().to_numpy())
     rest = np.setdiff1d(np.arange(h), alive)
     parts = []
@@ -147,7 +149,7 @@ def intervention_table(settings: TopK, data: Editable, ranked: pd.DataFrame) -> 
 def _edits(
     settings: TopK, data: Editable, members: np.ndarray, counts: Sequence[int]
 ) -> list[tuple[dict[str, object], np.ndarray]]:
-    """Return (columns, logits [n, e]) for on and off and every splice."""
+    """Return (columns, logits [n, e]) for on and off and for every splice."""
     result = []
     for mode in ("on", "off"):
         kept = members if mode == "on" else ~members

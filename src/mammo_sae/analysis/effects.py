@@ -1,15 +1,15 @@
-"""Step: which latents a prediction rests on, each one's effect on the logits at the head layer.
+"""Step: measure each latent's effect on the logits at the head layer.
 
-The effect of latent t on an image is what its presence adds to the logit, z_t (w.d_t): ablating t
-alone lowers the logit by it, exactly, spliced or error-preserving alike, since pooling and head are
-linear. One row per (latent, concept, split):
+The effect of latent t on an image is the amount z_t (w.d_t) that it adds to the logit. Ablating
+only t lowers the logit by exactly this amount, spliced or error-preserving, since pooling and head
+are linear. The table has one row per (latent, concept, split):
 
 - ``effect_positive``, ``effect_negative``: mean over the concept's positive and negative images;
-- ``effect``: their difference, what the latent adds to the separation of the classes; ranked by its
-  size in ``rank_causal``;
-- ``weight``: w.d_t, so that the effect on a single image is the weight times the mean code that the
-  codes store keeps for it;
-- ``share``: the effect over the whole difference between the classes' mean spliced logits.
+- ``effect``: their difference, the amount that the latent adds to the separation of the classes;
+  ``rank_causal`` ranks latents by its size;
+- ``weight``: w.d_t. The effect on one image is this weight times the image's mean code, which the
+  codes store holds;
+- ``share``: the effect divided by the difference between the classes' mean spliced logits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write one row per latent that fires, concept and split, of one SAE.
+    """Write one SAE's effects, one row per latent that fires, concept and split.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:
 def _effects(
     contributions: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Mean contributions [h, draws] over positive and negative images, and their difference."""
+    """Return mean contributions [h, draws] over positives, over negatives, and the difference."""
     result = {}
     for name, rows in (("effect_positive", labels), ("effect_negative", ~labels)):
         count = weights[rows].sum(axis=0, dtype=np.float64)

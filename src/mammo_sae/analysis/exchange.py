@@ -1,13 +1,15 @@
-"""p-values by exchange of patients: valid for any numbers of images a patient, equal or not.
+"""p-values by exchange of patients, valid for any numbers of images per patient.
 
-A patient's images are not independent, and neither are those of one breast. So an exchange works
-level by level (multi-level block permutation, Winkler et al. 2015): patients trade the means of
-their values, the breasts of a patient trade what is theirs beyond the patient's mean, and the
-images of a breast trade what is theirs beyond the breast's. A mean needs no partner with equally
-many images. The score's mean over a patient's images is less variable the more images there are;
-divided by its standard deviation, it has mean 0 and variance 1 whatever their number, so that
-patients may trade even where the positive ones have more images (cluster-adjusted rank sum, Rosner,
-Glynn and Lee 2003; standardised by size instead of stratified).
+The images of one patient are not independent, nor are those of one breast. So exchanges work level
+by level (multi-level block permutation, Winkler et al. 2015). Patients exchange the means of their
+values. The breasts of a patient exchange their differences from the patient's mean. The images of
+a breast exchange their differences from the breast's mean. Means can be exchanged between units
+with different numbers of images.
+
+The mean score of a patient with more images varies less. It is divided by its standard deviation,
+so that it has mean 0 and variance 1 for any number of images. Therefore patients may be exchanged
+even if the positive ones have more images (cluster-adjusted rank sum, Rosner, Glynn and Lee 2003;
+here standardised by size, not stratified).
 """
 
 from __future__ import annotations
@@ -24,15 +26,15 @@ from scipy.stats import rankdata
 from mammo_sae.statistics import Floats, blocks_of, is_constant
 
 REFINE_BELOW = 0.05
-"""p-value below which a score is exchanged more often, since its q-value hangs on small p."""
+"""Below this p-value a score gets more exchanges, since its q-value depends on small p-values."""
 
 REFINEMENT = 20
-"""How many times more often."""
+"""Factor by which the number of exchanges is raised."""
 
 FEWEST_EXCHANGES = 20
-"""Fewest arrangements of the values: with fewer, no p-value can reach 0.05."""
+"""Fewest different arrangements of the values. With fewer, no p-value can reach 0.05."""
 
-_HELD = 1 << 22  # numbers held at once for some draws, whatever the cohort's size
+_HELD = 1 << 22  # most numbers of exchanged values in memory, for cohorts of any size
 
 
 def patient_permutation_p(
@@ -45,21 +47,22 @@ def patient_permutation_p(
     within: ArrayLike | None = None,
     breasts: ArrayLike | None = None,
 ) -> Any:
-    """Two-sided p-value of the association of `scores` with categorical `values`, by patients.
+    """Return two-sided p-values for the association of `scores` with categorical `values`.
 
-    With x the indicator of a level of `values` and r the score's mid-ranks, centred within each
-    stratum of `within`, the statistic is T = sum of x z over patients, breasts and images: x and z
-    of a patient are means of x and r over its images, those of a breast and of an image are what
-    its mean, or its own, exceeds that of its patient or breast by; z is divided by its standard
-    deviation, which for patients depends on their number of images. Each is exchanged among its
-    like (see the module), and with `within` (the label Y, for a test of C independent of the score
-    given Y) patients trade with patients that hold the same set of `within` values, a mean per
-    `within` value, and breasts and images trade within one value of it. The levels are judged by
-    their largest T^2 / variance of T over all exchanges.
+    Let x be the indicator of a level of `values`, and r the mid-ranks of the score, centred within
+    each stratum of `within`. The statistic T is the sum of x z over patients, breasts and images.
+    For a patient, x and z are the means of x and r over its images. For a breast, or an image, they
+    are the difference of its mean, or value, from the mean of its patient, or breast. z is divided
+    by its standard deviation, which for patients depends on the number of images.
 
-    Scores that fall below `REFINE_BELOW` in `draws` exchanges are judged by `REFINEMENT` times as
-    many fresh ones: with m scores in a family, m / 0.05 draws are needed before one of them can
-    have q < 0.05, and only the few small p-values need that many.
+    Units of one level are exchanged with each other (see the module). `within` is the label Y, for
+    a test of independence of C and score given Y. With it, patients are exchanged only with
+    patients that have the same set of `within` values, one mean per value, and breasts and images
+    only within one value. Levels are judged by the largest T^2 / variance of T, over all exchanges.
+
+    Scores with p below `REFINE_BELOW` after `draws` exchanges get `REFINEMENT` times as many new
+    ones. With m scores in a family, q < 0.05 of one score needs m / 0.05 exchanges, and only the
+    few scores with small p-values need that many.
 
     Parameters
     ----------
@@ -69,12 +72,12 @@ def patient_permutation_p(
     patients : [n]
     within : [n], optional
     breasts : [n], optional
-        Side of each image; without it a patient's images trade among themselves.
+        Side of each image. Without it, all images of a patient are exchanged with each other.
 
     Returns
     -------
-    (1 + draws at least as extreme) / (1 + draws), float or [m]; NaN for a constant score, and
-    where `why_not_exchangeable`.
+    (1 + number of draws at least as extreme) / (1 + draws), float or [m]. NaN for a constant score,
+    and if `why_not_exchangeable` gives a reason.
     """
     scores = np.asarray(scores)
     single = scores.ndim == 1
@@ -82,7 +85,7 @@ def patient_permutation_p(
     result = np.full(scores.shape[1], np.nan)
     trade = _Trade(values, patients, within, breasts)
     if trade.arrangements >= FEWEST_EXCHANGES - 0.5:
-        first = seed * (1 + REFINEMENT)  # streams of one seed stay apart from those of the next
+        first = seed * (1 + REFINEMENT)  # streams of different seeds never coincide
         result = (1 + trade.extreme(scores, draws, [first])) / (1 + draws)
         small = np.flatnonzero(result < REFINE_BELOW)
         seeds = range(first + 1, first + 1 + REFINEMENT)
@@ -98,7 +101,7 @@ def why_not_exchangeable(
     within: ArrayLike | None = None,
     breasts: ArrayLike | None = None,
 ) -> str:
-    """Return why exchanging `values` [n] can't give a p-value, or ``""``; inputs as above."""
+    """Return why exchanges of `values` [n] can't give a p-value, or ``""``. Inputs as above."""
     count = _Trade(values, patients, within, breasts).arrangements
     if count >= FEWEST_EXCHANGES - 0.5:
         return ""
@@ -111,17 +114,18 @@ def patient_exchanges(
 ) -> NDArray[np.int64]:
     """Return `draws` exchanges [draws, n] of whole patients' images.
 
-    ``images[exchanges[d]]`` gives every image one of another patient's. With `within` [n] (the
-    view) it is one of the same `within` value, and patients trade with patients that hold the same
-    set of these values. A patient with fewer images of one value takes as many of the other's, one
-    with more takes them repeatedly; with equal numbers every draw is a permutation.
+    ``images[exchanges[d]]`` gives each image one image of another patient. With `within` [n] (for
+    example the view), that image has the same `within` value, and patients are exchanged with
+    patients that have the same set of values. If the other patient has more images of a value, only
+    as many as needed are used; if it has fewer, they are repeated. With equal numbers every draw is
+    a permutation.
     """
     patient, key, group = _cells(patients, within)
     cell = group[patient, key]
     order = np.argsort(cell, kind="stable")
     sizes = np.bincount(cell)
     starts = np.cumsum(sizes) - sizes
-    place = np.empty(len(cell), np.int64)  # of an image in its list
+    place = np.empty(len(cell), np.int64)  # index of an image within its list
     place[order] = np.arange(len(cell)) - np.repeat(starts, sizes)
     donor = np.tile(np.arange(len(group)), (draws, 1))
     rng = np.random.default_rng(seed)
@@ -136,10 +140,10 @@ def patient_exchanges(
 def _cells(
     patients: ArrayLike, within: ArrayLike | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return each image's patient and `within` value as numbers, and the cells that these make.
+    """Return each image's patient and `within` value as numbers, and the table of their cells.
 
-    A cell is a patient's images of one value; the last result, [patients, values], holds its
-    number, -1 where there is none.
+    A cell is the set of a patient's images with one value. The last result, [patients, values],
+    holds the number of the cell, or -1 if there is none.
     """
     _, patient = np.unique(np.asarray(patients), return_inverse=True)
     key = np.zeros(patient.size, np.int64)
@@ -152,7 +156,7 @@ def _cells(
 
 
 def _trading(group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return the lists of patients that hold the same set of `within` values."""
+    """Return lists of patients that have the same set of `within` values."""
     _, held = np.unique(group >= 0, axis=0, return_inverse=True)
     held = held.ravel()
     return [np.flatnonzero(held == number) for number in range(int(held.max(initial=-1)) + 1)]
@@ -160,10 +164,10 @@ def _trading(group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Units that trade: `members` [p, k, v], k units of v values each in each of p families.
+    """Exchangeable units: `members` [p, k, v], k units of v values each in each of p families.
 
-    A member is the number of a cell, breast or image (of `level`); `x` [p, k, v, levels of the
-    covariate] is its mean, less the family's.
+    A member is the number of a cell, breast or image (by `level`). `x` [p, k, v, levels of the
+    covariate] is its mean minus its family's mean.
     """
 
     level: int
@@ -172,7 +176,7 @@ class _Piece:
 
 
 class _Trade:
-    """One covariate's exchange: which units trade, and what an exchange makes of the statistic."""
+    """One covariate's exchanges: which units are exchanged, and the statistic of an exchange."""
 
     def __init__(
         self,
@@ -184,13 +188,13 @@ class _Trade:
         patient, self.strata, group = _cells(patients, within)
         _, code = np.unique(np.asarray(values), return_inverse=True)
         levels = int(code.max(initial=0)) + 1
-        tested = np.arange(1, levels) if levels <= 2 else np.arange(levels)  # two are one's mirror
+        tested = np.arange(1, levels) if levels <= 2 else np.arange(levels)  # two levels mirror
         cell = group[patient, self.strata]
         side = np.zeros(len(cell), np.int64)
         if breasts is not None:
             _, side = np.unique(np.asarray(breasts), return_inverse=True)
         _, breast = np.unique(cell * (int(side.max(initial=0)) + 1) + side, return_inverse=True)
-        # Of each level of the nesting: every image's unit, and every unit's parent.
+        # For each level of the nesting: the unit of every image and the parent of every unit.
         self.units = [cell, breast, np.arange(len(cell))]
         self.sizes = [np.bincount(unit).astype(np.float64) for unit in self.units]
         indicator = (code[:, None] == tested).astype(np.float64)
@@ -206,7 +210,7 @@ class _Trade:
 
     @property
     def arrangements(self) -> float:
-        """Number of different arrangements of the values, infinite beyond e^700."""
+        """Number of different arrangements of the values; infinite above e^700."""
         total = 0.0
         for piece in self.pieces:
             _, values = np.unique(np.round(piece.x, 9), return_inverse=True)
@@ -218,7 +222,7 @@ class _Trade:
         return float(np.exp(min(total, 700.0)))
 
     def extreme(self, scores: Floats, draws: int, seeds: Iterable[int]) -> Floats:
-        """Count [m] the exchanges whose statistic is at least that of the values as they are."""
+        """Count [m] the exchanges whose statistic is at least the observed one."""
         count = np.zeros(scores.shape[1])
         seeds = list(seeds)
         for columns in blocks_of(scores.shape[1]):
@@ -231,13 +235,13 @@ class _Trade:
             observed = self._statistic([piece.x[None] for piece in self.pieces], flat, spread)
             for seed in seeds:
                 for moved in self._moves(draws, seed):
-                    # The tolerance keeps exchanges that equal the observed one on its side.
+                    # With this tolerance, rounding never makes an equal statistic smaller.
                     reached = self._statistic(moved, flat, spread) >= observed * (1 - 1e-9)
                     count[columns] += reached.sum(axis=0)
         return count
 
     def _moves(self, draws: int, seed: int) -> Iterator[list[Floats]]:
-        """Yield, for some draws at a time, the exchanged values of each piece."""
+        """Yield the exchanged values of each piece, for some draws at a time."""
         rng = np.random.default_rng(seed)
         step = max(1, _HELD // sum(piece.x.size for piece in self.pieces))
         for start in range(0, draws, step):
@@ -269,11 +273,11 @@ class _Trade:
         return np.add.reduceat(values[order], starts, axis=0) / self.sizes[level][:, None]
 
     def _standardised(self, scores: Floats) -> list[Floats]:
-        """Return the ranks of `scores` [n, m] per level, [units, m] of variance 1."""
+        """Return the ranks of `scores` [n, m] for each level, [units, m], with variance 1."""
         ranks = _centred_ranks(scores, self.strata)
         cell = self._mean(0, ranks)
         size = self.sizes[0][:, None]
-        # One-way analysis of variance: the variances between cells and of images within a cell.
+        # One-way analysis of variance: variance between cells, and of images within a cell.
         rest = len(ranks) - len(cell)
         inside = np.square(ranks - cell[self.units[0]]).sum(axis=0) / max(rest, 1)
         typical = (len(ranks) - (size**2).sum() / len(ranks)) / max(len(cell) - 1, 1)
@@ -289,13 +293,13 @@ class _Trade:
 
 
 def _first(unit: NDArray[np.int64], parent: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return each unit's parent, from those [n] of the images."""
+    """Return each unit's parent, from the parents [n] of the images."""
     _, where = np.unique(unit, return_index=True)
     return parent[where]
 
 
 def _families(parents: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return units of one parent side by side, [p, k] for each number k of them above 1."""
+    """Return groups of units with one parent, [p, k] for each number k above 1 of such units."""
     order = np.argsort(parents, kind="stable")
     sizes = np.bincount(parents)
     starts = np.cumsum(sizes) - sizes
@@ -303,7 +307,7 @@ def _families(parents: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _piece(level: int, members: NDArray[np.int64], means: Floats) -> _Piece:
-    """Return the families of `members` whose units differ in their values `means`."""
+    """Return those families of `members` whose units have different values `means`."""
     x = means[members]
     x = x - x.mean(axis=1, keepdims=True)
     vary = (np.abs(x) > 1e-12).any(axis=(1, 2, 3))
@@ -311,7 +315,7 @@ def _piece(level: int, members: NDArray[np.int64], means: Floats) -> _Piece:
 
 
 def _variance(x: Floats, z: Floats) -> Floats:
-    """Return the variance [levels, m] of sum x z over exchanges of the units, axis 1."""
+    """Return the variance [levels, m] of sum x z over exchanges of the units on axis 1."""
     z = z - z.mean(axis=1, keepdims=True)
     products = np.einsum("pkvl,pkwl->pvwl", x, x)
     return np.einsum(
@@ -325,7 +329,7 @@ def _divide(values: Floats, by: Floats) -> Floats:
 
 
 def _centred_ranks(scores: Floats, groups: NDArray[Any]) -> Floats:
-    """Return the mid-ranks of `scores` [n, m] within each group, less their mean there."""
+    """Return the mid-ranks of `scores` [n, m] within each group, minus the group's mean rank."""
     ranks = np.empty(scores.shape)
     for level in np.unique(groups):
         rows = groups == level

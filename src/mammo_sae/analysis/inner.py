@@ -1,9 +1,9 @@
-"""Step: what predictions rest on at an inner layer, by running the rest of the network.
+"""Step: interventions and attribution at an inner layer, by running the rest of the network.
 
-The same table of top-k on and off as the head has (`interventions`), and every latent's effect by
-attribution, checked by ablation (`attribution`). Behind an inner layer the network is not linear:
-each edit is a run of the rest of it from the stored embeddings, so a limited number of images of
-the confirmation split is used.
+The table `interventions` has the same edits as at the head: the first k latents kept or dropped.
+The table `attribution` has every latent's effect, estimated by attribution and checked by ablation.
+The network behind an inner layer is not linear, so each edit is a run of the rest of the network
+from the stored embeddings. Therefore only a limited number of confirmation images is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table, write_table
 
-# The row of a concept for which no image can be run.
+# The row of a concept without images to run.
 NO_EDIT = {"ranking": "", "selection": "", "mode": "", "splice": "", "k": 0} | dict.fromkeys(
     [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")], np.nan
 )
@@ -50,7 +50,7 @@ def run(
     interventions: Path,
     attribution: Path,
 ) -> None:
-    """Write one SAE's interventions and its latents' effects, on the confirmation split.
+    """Write one SAE's interventions and its latents' effects on the confirmation split.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ def run(
     sae, codes
         `sae.json` and the manifest of its codes.
     latents
-        Table that probing wrote for the same SAE.
+        Latents table of the same SAE, written by probing.
     interventions, attribution
-        Tables to write: one row per edit and concept; one per concept and latent that fires.
+        Tables to write: one row per edit and concept; one row per concept and latent that fires.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def run(
 
 
 def whole_patients(patients: np.ndarray, known: np.ndarray, most: int) -> np.ndarray:
-    """Return the positions in `known` of the first patients with at most `most` images."""
+    """Return the positions in `known` of whole patients, in order, with at most `most` images."""
     order = pd.unique(patients[known])
     counts = pd.Series(patients[known]).value_counts().reindex(order).cumsum()
     taken = counts.index[counts <= most]

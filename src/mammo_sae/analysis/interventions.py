@@ -1,12 +1,12 @@
 """Step: keep or drop groups of latents at the head layer, exactly and without running the network.
 
-What each latent adds to a logit is in `mammo_sae.analysis.linear`; with it every edit of the codes
-has an exact logit, since
+`mammo_sae.analysis.linear` gives the amount that each latent adds to a logit. So every edit of the
+codes has an exact logit, since
 
     original logit = spliced logit + w.(mean of the SAE's error)
 
-Two tables follow: groups of latents at chosen k with intervals and controls (`interventions`), and
-the whole curve over k (`sweep`).
+The step writes two tables: groups of latents at chosen k with intervals and controls
+(`interventions`), and the curve over all k (`sweep`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(
     interventions: Path,
     sweep: Path,
 ) -> None:
-    """Write one SAE's interventions and its curves over k.
+    """Write one SAE's interventions and its curves over all k.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ def run(
     predictions
         The encoder's logits, one row per image and concept.
     interventions, sweep
-        Tables to write: one row per edit, concept and split; per k, mode, ranking, concept and
-        split.
+        Tables to write. `interventions` has one row per edit, concept and split; `sweep` one per k,
+        mode, ranking, concept and split.
 
     Raises
     ------
@@ -91,12 +91,12 @@ def run(
 
 @dataclass(frozen=True)
 class Edits:
-    """At the head: what every edit of one concept's logits over n images follows from.
+    """One concept's logits of n images at the head, for every edit.
 
     Attributes
     ----------
     contributions : [n, h] float64
-        Mean code times effect of every latent.
+        Mean code times weight of every latent.
     offset
         Logit with all latents dropped.
     original : [n]
@@ -104,7 +104,7 @@ class Edits:
     labels : [n] bool
     patients : [n]
     typical : [h] float64
-        Mean contribution of every latent in discovery, what mean ablation puts in its place.
+        Mean contribution of every latent in the discovery split, used by mean ablation.
     """
 
     contributions: np.ndarray
@@ -115,7 +115,7 @@ class Edits:
     typical: np.ndarray
 
     def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
-        """Return the logits [n, e] of `e` edits, `kept` [h, e] true where a latent stays."""
+        """Return the logits [n, e] of `e` edits. `kept` [h, e] is True for latents that stay."""
         on = self.contributions @ kept.astype(np.float64)
         if splice == "spliced":
             return self.offset + on

@@ -1,4 +1,4 @@
-"""A column of the image table as few categories: the levels of a confounder."""
+"""The levels of a confounder: a column of the image table as a few categories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMERIC_BINS = 4  # a numeric confounder with many values is cut at its quartile
 
 @dataclass(frozen=True)
 class Levels:
-    """A confounder as categories: `code` [n] of each image, -1 unknown, and their `names`."""
+    """A confounder as categories: the `code` [n] of each image (-1: unknown) and their `names`."""
 
     code: np.ndarray
     names: list[str]
@@ -22,9 +22,9 @@ class Levels:
 def levels(column: pd.Series, most: int) -> Levels:
     """Return `column` as at most `most` categories.
 
-    Numbers with more values than that are binned (see `_binned`); levels of numbers ascend, and
-    what is not finite is unknown. Of words the `most` - 1 most frequent are kept, and the others
-    become one level, "other".
+    Numbers with more than `most` values are binned (see `_binned`). Levels of numbers ascend, and
+    values that are not finite are unknown. Of words, the `most` - 1 most frequent are kept, and the
+    others become one level, "other".
     """
     known = column.dropna()
     numbers = pd.api.types.is_numeric_dtype(known) and not pd.api.types.is_bool_dtype(known)
@@ -45,18 +45,18 @@ def levels(column: pd.Series, most: int) -> Levels:
 
 
 def _few(values: np.ndarray) -> Levels:
-    """Return every number of `values` [n] as a level, NaN unknown."""
+    """Return every number of `values` [n] as a level of its own; NaN is unknown."""
     found = np.unique(values[~np.isnan(values)])
     code = np.where(np.isnan(values), -1, np.searchsorted(found, values))
     return Levels(code.astype(np.int64), [_name(value) for value in found])
 
 
 def _binned(values: np.ndarray, bins: int) -> Levels:
-    """Return numbers [n] as at most `bins` levels of about equally many images, NaN unknown.
+    """Return numbers [n] as at most `bins` levels with about equally many images; NaN is unknown.
 
     A value that fills a bin by itself (the 0 of a count, a sentinel such as 99) is a level of its
-    own, and the other numbers are cut at quantiles into the bins that they fill. Quantiles of all
-    numbers would fall on that value and put everything into one level.
+    own. The other numbers are cut at quantiles into the remaining bins. Quantiles of all numbers
+    would coincide with that value and put everything into one level.
     """
     found, counts = np.unique(values[~np.isnan(values)], return_counts=True)
     repeated = found[counts * bins >= counts.sum()]

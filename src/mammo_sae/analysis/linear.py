@@ -1,8 +1,8 @@
-"""The head layer's codes as each latent's share of every logit: what head analyses start from.
+"""Each latent's contribution to every logit at the head layer, where logits are linear in codes.
 
-The head layer is averaged over its cells and then mapped linearly to a logit. With z_t the mean of
-latent t's code over an image's cells, d_t its atom, b_dec the SAE's bias, and w, b the head's row
-for a concept,
+The head layer is averaged over its cells and then mapped linearly to a logit. Let z_t be the mean
+of latent t's code over an image's cells, d_t its atom, b_dec the SAE's bias, and w, b the weight
+and bias of the head for a concept. Then
 
     spliced logit = b + w.b_dec + sum_t z_t (w.d_t)
 """
@@ -26,18 +26,18 @@ from mammo_sae.stores.tables import read_table
 
 @dataclass(frozen=True)
 class Inputs:
-    """Paths that an SAE's head analyses read.
+    """Paths of the files that an SAE's head analyses read.
 
     Attributes
     ----------
     images
         Image table.
     codes, sae
-        Manifest of the codes and `sae.json` of the SAE that made them.
+        Manifest of the codes, and `sae.json` of the SAE that computed them.
     head
         Directory of the encoder's head.
     latents
-        Table that probing wrote for the same SAE.
+        Latents table of the same SAE, written by probing.
     """
 
     images: Path
@@ -49,14 +49,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Shares:
-    """One concept's and split's n images, and what each of the h latents adds to their logits.
+    """The n images of one concept and split, and the contributions of h latents to their logits.
 
     Attributes
     ----------
     concept, split
-        What the images are labelled for, and the split they are of.
+        The concept of the labels, and the split of the images.
     rows : [n]
-        Places of the images among those of the codes.
+        Positions of the images among those of the codes.
     ranked : [h]
         The concept's rows of the latents table, by latent.
     weights : [h] float64
@@ -83,7 +83,7 @@ class Shares:
 def each_share(
     inputs: Inputs, layer: str, concepts: Sequence[str], splits: Sequence[str]
 ) -> Iterator[Shares]:
-    """Yield the shares of every concept and split, of no images where none has a label.
+    """Yield the shares of every concept and split. Without labelled images, n is 0.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def each_share(
 def latent_weights(
     head: Head, concept: str, decoder: np.ndarray, bias: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Return w.d_t for every latent, [h], and the logit without any latent, b + w.b_dec."""
+    """Return w.d_t for every latent, [h], and the logit with all latents at 0, b + w.b_dec."""
     row = head.row(concept)
     weight = head.weight[row].astype(np.float64)
     weights = decoder.astype(np.float64) @ weight

@@ -1,9 +1,10 @@
-"""Which latents a fine-tuned encoder relies on that the pretrained one did not have.
+"""Step: find latents of a fine-tuned encoder that the pretrained encoder did not have.
 
 Each latent of the `after` SAE is paired with the latent of the `before` SAE whose atom has the
-largest cosine with its own; both SAEs are of the same layer, so their atoms live in channels that
-fine-tuning started from. Beside each pair stand the effects of both on the logit. The null is the
-largest cosine that a random direction, drawn with the covariance of the `after` atoms, reaches.
+largest cosine with its own. Both SAEs are of the same layer. Fine-tuning started from the
+pretrained channels, so the atoms can be compared. The table also gives the effects of both latents
+on the logit. The null value is the largest cosine of a random direction, drawn with the covariance
+of the `after` atoms.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.tables import read_table, write_table
 
 NULL_QUANTILE = 0.95
-_ROWS = 1024  # atoms compared at once: bounds memory to this times the other SAE's latents
+_ROWS = 1024  # atoms compared at a time, to limit memory to this times the other SAE's latents
 
 
 def run(
@@ -30,19 +31,19 @@ def run(
     effects_after: Path,
     output: Path,
 ) -> None:
-    """Write one row per (latent of the after SAE, concept, split) that has an effect.
+    """Write one row per (latent of the after SAE, concept, split) with an effect.
 
     Parameters
     ----------
     sae_before, sae_after
         `sae.json` of the pretrained and of the fine-tuned encoder's SAE, same layer.
     effects_before, effects_after
-        Tables that `effects` wrote for them.
+        Tables that the step `effects` wrote for these SAEs.
 
     Raises
     ------
     InputError
-        If the SAEs differ in channels.
+        If the SAEs have different numbers of channels.
     """
     before, after = (
         SparseAutoencoder.load(path).decoder_weight.numpy() for path in (sae_before, sae_after)
@@ -66,7 +67,7 @@ def run(
         columns={"latent": "match", "effect": "effect_before", "share": "share_before"}
     )
     table = table.merge(earlier, on=["concept", "split", "match"], how="left", validate="m:1")
-    # A matched latent without a row fires in no image of the split: its effect is 0, not unknown.
+    # A matched latent without a row fires in no image of the split, so its effect is 0.
     unknown = table["effect"].isna()
     for name in ("effect_before", "share_before"):
         table[name] = table[name].fillna(0.0).mask(unknown)
@@ -89,10 +90,10 @@ def best_match(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def null_cosine(atoms: np.ndarray, others: np.ndarray, directions: int, seed: int) -> float:
-    """Return the 95 % quantile of the best cosine with `others` of random directions.
+    """Return the 95 % quantile, over random directions, of the largest cosine with `others`.
 
-    Directions are Gaussian combinations of the centred `atoms` about their mean: they share the
-    atoms' mean and covariance, so that a common direction of all atoms is not taken for a match.
+    Directions are Gaussian combinations of the centred `atoms`, added to their mean. They have the
+    atoms' mean and covariance, so that a direction common to all atoms does not count as a match.
     """
     rng = np.random.default_rng(seed)
     mean = atoms.mean(axis=0)

@@ -1,7 +1,7 @@
-"""Regression on ordered classes: proportional odds, and the concordance that scores it.
+"""Regression on ordered classes: the proportional odds model, and concordance as its score.
 
 With thresholds t_1 < ... < t_{K-1}, P(y <= j) = 1 / (1 + exp(x.w - t_j)) (McCullagh 1980,
-https://doi.org/10.1111/j.2517-6161.1980.tb01109.x): one direction w for all classes.
+https://doi.org/10.1111/j.2517-6161.1980.tb01109.x). All classes share one direction w.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from mammo_sae import statistics as st
 
 
 def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) -> np.ndarray:
-    """Return the direction w [f] of the L2-penalised maximum of the likelihood.
+    """Return the direction w [f] that maximises the L2-penalised likelihood.
 
     Parameters
     ----------
     features : [n, f]
         Standardised features.
     levels : [n] int
-        Ordered classes 0 to K - 1, each with an image.
+        Ordered classes 0 to K - 1, each with at least one image.
     penalty
         Inverse strength of the penalty, as scikit-learn's C: the loss is the negative log
-        likelihood plus w.w / (2 C). Classes weigh the same, whatever their size.
+        likelihood plus w.w / (2 C). Classes are not reweighted by their size.
     """
     n, f = features.shape
     count = np.bincount(levels)
@@ -32,7 +32,7 @@ def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) 
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         direction, steps = parameters[:f], parameters[f:]
-        # Distances between thresholds as exponentials: they stay in order.
+        # Exponentials as distances between thresholds keep the thresholds in order.
         threshold = steps[0] + np.concatenate([[0.0], np.cumsum(np.exp(steps[1:]))])
         bounds = np.concatenate([[-np.inf], threshold, [np.inf]])
         score = features @ direction
@@ -43,7 +43,7 @@ def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) 
         by_bound = np.zeros(len(bounds))
         np.add.at(by_bound, levels + 1, -weight * rising)
         np.add.at(by_bound, levels, weight * falling)
-        # A threshold moves with every step before it.
+        # A threshold's gradient goes to every step at or before it.
         after = np.cumsum(by_bound[1:-1][::-1])[::-1]
         by_step = np.concatenate([after[:1], after[1:] * np.exp(steps[1:])])
         value = -(weight * np.log(share)).sum() + direction @ direction / (2 * penalty)
@@ -59,15 +59,15 @@ def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) 
 def concordance(
     scores: np.ndarray, levels: np.ndarray, weights: np.ndarray | None = None
 ) -> float | np.ndarray:
-    """Return the share of pairs of images of different levels that the scores put in order.
+    """Return the share of pairs of images with different levels that the scores order correctly.
 
-    The AUROC where there are two levels; 0.5 is chance. Ties of scores count one half.
+    With two levels this is the AUROC. Chance is 0.5. Ties of scores count one half.
 
     Parameters
     ----------
     scores, levels : [n]
     weights : [n, draws], optional
-        Multiplicity of every image in each bootstrap draw; then the result is [draws].
+        Number of times that each image occurs in each bootstrap draw; the result is then [draws].
     """
     multiplicity = np.ones((len(levels), 1)) if weights is None else weights
     ordered, pairs = 0.0, 0.0

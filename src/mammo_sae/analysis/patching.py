@@ -1,9 +1,12 @@
-"""Editing the codes of a layer and running the rest of the network from there.
+"""Edits the codes of a layer and runs the rest of the network from there.
 
-With x_j a cell's embedding and z_jt its codes, dropping latents either replaces x_j by the edited
-reconstruction (``spliced``) or subtracts the dropped latents' share, x_j - sum_t z_jt d_t, so that
-the SAE's error stays (``error_preserving``), or puts each dropped latent's mean code in the place
-of its own, x_j - sum_t (z_jt - m_t) d_t (``mean_ablated``). Nothing before the layer runs again.
+Let x_j be a cell's embedding and z_jt its codes. Dropping latents has one of three forms:
+
+- ``spliced``: x_j is replaced by the reconstruction from the remaining latents;
+- ``error_preserving``: x_j - sum_t z_jt d_t over the dropped t, so that the SAE's error stays;
+- ``mean_ablated``: x_j - sum_t (z_jt - m_t) d_t, with m_t the mean code of the dropped latent.
+
+No part of the network before the layer is run again.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 
-# Logits are float32 sums over the whole network: digits beyond these are noise of the batch.
+# Logits are float32 sums over the whole network. More digits depend on the batch.
 _DIGITS = 4
 
 Batch = tuple[np.ndarray, Tensor, Tensor, Tensor]  # positions, embeddings, index, value
@@ -79,14 +82,15 @@ class PatchedNetwork:
     def attribution(self, cells: Tensor, index: Tensor, value: Tensor, concept: str) -> Tensor:
         """Return [n, h]: each latent's effect on an image's logit, to first order.
 
-        sum_j z_jt (dlogit / dx_j . d_t), from one backward pass (attribution patching, Nanda 2023;
-        Syed et al., arXiv 2310.10348). Exact where the rest of the network is linear.
+        The effect is sum_j z_jt (dlogit / dx_j . d_t), from one backward pass (attribution
+        patching, Nanda 2023; Syed et al., arXiv 2310.10348). It is exact if the rest of the network
+        is linear.
         """
         start = cells.to(torch.float32).detach().requires_grad_()
         logit = self.logits(start)[:, self.head.row(concept)].sum()
         (slope,) = torch.autograd.grad(logit, start)
         slope = slope.flatten(0, 2)
-        # Slot by slot: the atoms of all slots at once would be k times the embeddings.
+        # Loop over slots: the atoms of all slots at once would need k times the embeddings' memory.
         along = [
             (slope * self.sae.decoder_weight[slot]).sum(1)
             for slot in index.flatten(0, 2).unbind(dim=1)
@@ -99,7 +103,7 @@ class PatchedNetwork:
 
 
 class Reruns:
-    """Edits of one concept's logits over the images of `source`, each a run of the network.
+    """Edits of one concept's logits over the images of `source`. Each edit runs the network.
 
     Attributes
     ----------
@@ -125,9 +129,9 @@ class Reruns:
         self.patients = cases["patient_id"].to_numpy()[self._positions]
 
     def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
-        """Return the logits [n, e] of `e` edits, `kept` [h, e] true where a latent stays.
+        """Return the logits [n, e] of `e` edits. `kept` [h, e] is True for latents that stay.
 
-        An edit asked for before is not run again.
+        The logits of an earlier edit are reused.
         """
         keys = [(splice, np.packbits(column).tobytes()) for column in kept.T]
         fresh = {key: e for e, key in enumerate(keys) if key not in self._done}
@@ -149,7 +153,7 @@ class Reruns:
         return result
 
     def ablation(self, latents: np.ndarray) -> np.ndarray:
-        """Return [n, m]: the logit that each image loses when one of `latents` is dropped."""
+        """Return [n, m]: the decrease of each image's logit when one of `latents` is dropped."""
         kept = np.ones((self.latents, 1 + len(latents)), dtype=bool)
         kept[latents, 1 + np.arange(len(latents))] = False
         logits = self.logits(kept, "error_preserving")

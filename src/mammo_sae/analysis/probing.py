@@ -1,23 +1,22 @@
-"""Class-level latents: which latents of an SAE fire for which concept, and how surely.
+"""Step: rank an SAE's latents for every concept, and test their associations.
 
 Rankings (1 = first), all on the discovery split:
 
-- ``class_mean``: mean over the concept's positive images of the image-mean code, uncentred: the
-  ranking of Mammo-SAE (arXiv 2507.15227, section 3).
-- ``mean_difference``: the same minus that of the negative images: the order of the centred scores
-  in the files published with that paper.
-- ``class_contrast``: by the size of that difference, whichever class has the larger mean.
+- ``class_mean``: mean over the concept's positive images of the image-mean code, not centred. This
+  is the ranking of Mammo-SAE (arXiv 2507.15227, section 3).
+- ``mean_difference``: this mean minus that of the negative images. The files published with
+  Mammo-SAE have this order of centred scores.
+- ``class_contrast``: the absolute value of that difference.
 - ``effect``: standardised mean difference of the image's score.
 - ``auroc``: AUROC of the image's score.
-- ``sparse_probe``: size of the latent's weight in an L1 logistic regression on all standardised
-  scores; latents without a weight are not ranked.
+- ``sparse_probe``: absolute weight of the latent in an L1 logistic regression on all standardised
+  scores. Latents with weight 0 are not ranked.
 
-The confirmation split, of other patients, then gives each latent's AUROC with its patient
-bootstrap interval, its patient-level permutation p and Benjamini-Hochberg q over the concept's
-latents.
+The confirmation split has other patients. It gives each latent's AUROC with a patient-bootstrap
+interval, a patient-level permutation p, and the Benjamini-Hochberg q over the concept's latents.
 
-A view is not a patient: with `unit` breast or patient, scores and mean codes are aggregated over
-its images before anything is ranked or tested, and its label is that of any of its images.
+A patient has several views. With `unit` breast or patient, scores and mean codes are aggregated
+over the unit's images before ranks and tests. A unit is positive if one of its images is.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write the table of latents, one row per (latent, concept), of one SAE.
+    """Write the latents table of one SAE, one row per (latent, concept).
 
     Parameters
     ----------
@@ -59,7 +58,7 @@ def run(
     codes
         Manifest of the SAE's codes.
     concepts
-        Columns of the image table.
+        Columns of the image table that hold labels.
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
@@ -94,7 +93,7 @@ def concept_table(
     cases
         Image table in the order of the scores.
     scores, means : [n, h]
-        Score of every image for every latent, and its mean code.
+        Scores and mean codes of every image for every latent.
     """
     latents = scores.shape[1]
     table = pd.DataFrame({"latent": np.arange(latents), "concept": concept})
@@ -169,7 +168,7 @@ def _confirm(
 
 
 def _sparse_weights(settings: ProbingSettings, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the weights [m] of an L1 logistic regression on scores [n, m], standardised."""
+    """Return the weights [m] of an L1 logistic regression on standardised scores [n, m]."""
     if not scores.shape[1]:
         return np.empty(0)
     model = LogisticRegression(

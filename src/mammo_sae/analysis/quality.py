@@ -1,14 +1,14 @@
-"""Step: how well one SAE stands for its layer, on images it was not trained on.
+"""Step: measure how well one SAE represents its layer, on images it was not trained on.
 
-With x the embeddings of a split's cells, x_hat their reconstructions from the stored codes, m the
-mean of x:
+Let x be the embeddings of a split's cells, x_hat their reconstructions from the stored codes, and m
+the mean of x:
 
     explained variance = 1 - sum ||x - x_hat||^2 / sum ||x - m||^2      (raw units)
     L0                 = mean number of active latents per cell
     density of latent  = share of cells where it is active; dead: density 0
     splice             = the rest of the network, run from x_hat instead of x
 
-Baselines at the same number k = round(L0) of coefficients per cell: the first k principal
+Two baselines use the same number k = round(L0) of coefficients per cell: the first k principal
 components of the training images' cells, and the k channels that deviate most from their mean.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 CELLS_PER_BATCH = 8192
 RECONSTRUCTIONS = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
-# log10 of the density: half decades from 1e-5 to 1; the first bin holds all that is rarer.
+# log10 of the density: half decades from 1e-5 to 1. The first bin also holds all lower densities.
 DENSITY_EDGES = np.arange(-5.0, 0.5, 0.5)
 
 
@@ -72,16 +72,16 @@ def run(
     embeddings
         Manifests of the layer's embedding stores, one per shard.
     output
-        Table to write (numbers are missing, with the reason, if no image is of the split):
-        identity, explained_variance (and of the baselines), l0, dead_share,
+        Table to write: identity, explained_variance (also of the baselines), l0, dead_share,
         density and decoder-cosine quantiles, monosemanticity and spatial autocorrelation of the
-        latents beside their chance, and per concept of the head auroc (original and
-        spliced), auroc_lost with its patient-bootstrap interval, logit_mse.
+        latents with their chance values, and for each concept of the head auroc (original and
+        spliced), auroc_lost with its patient-bootstrap interval, logit_mse. If the split has no
+        image, the numbers are missing and `reason` says why.
 
     Raises
     ------
     InputError
-        If SAE, codes and embeddings don't fit.
+        If SAE, codes and embeddings have different layers or sizes.
     """
     layer = identity.layer
     model = SparseAutoencoder.load(sae).to(fastest_device())
@@ -127,7 +127,7 @@ def run(
 
 @dataclass
 class Error:
-    """Sums of squares of one reconstruction: of what it misses, and of all there is."""
+    """Sums of squares of one reconstruction: of its error, and of the centred embeddings."""
 
     residual: float = 0.0
     variance: float = 0.0
@@ -135,14 +135,14 @@ class Error:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What `count` coefficients per cell reconstruct without an SAE.
+    """Reconstructions without an SAE from `count` coefficients per cell.
 
     Attributes
     ----------
     mean [d]
         Mean of the training cells.
     components [count, d]
-        Their first principal components, orthonormal.
+        Their first principal components, orthonormal rows.
     """
 
     mean: Tensor
@@ -150,14 +150,14 @@ class Baselines:
 
     @classmethod
     def fit(cls, reader: EmbeddingReader, l0: float) -> Baselines:
-        """Take mean and principal components of a reader's cells, in one pass."""
+        """Compute mean and principal components of a reader's cells, in one pass."""
         device, channels = fastest_device(), reader.grid.channels
         count = min(max(1, round(l0)), channels)
         total = torch.zeros(channels, dtype=torch.float64, device=device)
         products = torch.zeros(channels, channels, dtype=torch.float64, device=device)
         cells, shift = 0, None
         for _, x in _cells(reader, device, "principal components"):
-            # Products of deviations from some cell's neighbourhood don't cancel as raw ones do.
+            # Subtracting a typical cell first avoids cancellation in the sums of products.
             shift = x.mean(dim=0) if shift is None else shift
             x = x - shift
             total += x.sum(dim=0, dtype=torch.float64)
@@ -169,20 +169,20 @@ class Baselines:
         return cls((centre + shift).float(), components.float())
 
     def principal(self, x: Tensor) -> Tensor:
-        """Return the projection of x [n, d] on the components."""
+        """Return the projection of x [n, d] onto the components."""
         return (x - self.mean) @ self.components.t() @ self.components + self.mean
 
     def channels(self, x: Tensor) -> Tensor:
-        """Return x [n, d] with all but its most deviating channels at their mean."""
+        """Return x [n, d] with all channels but the most deviating ones set to their mean."""
         deviation = x - self.mean
         kept = deviation.abs().topk(len(self.components), dim=1).indices
         return torch.zeros_like(x).scatter_(1, kept, deviation.gather(1, kept)) + self.mean
 
 
 def decoder_cosines(atoms: Tensor) -> dict[str, float]:
-    """Return quantiles over atoms [h, d] of each one's largest cosine with another.
+    """Return quantiles, over atoms [h, d], of each atom's largest cosine with another.
 
-    Atoms that are 0 point nowhere and are left out.
+    Atoms that are 0 have no direction and are left out.
     """
     length = atoms.norm(dim=1, keepdim=True)
     unit = (atoms / length)[length.squeeze(1) > 0]
@@ -204,10 +204,10 @@ def _pass(
     network: Network,
     baselines: Baselines,
 ) -> tuple[dict[str, Error], dict[str, np.ndarray], np.ndarray]:
-    """Return what one reading of embeddings and codes gives.
+    """Read embeddings and codes once and return what they give.
 
-    Squared errors per reconstruction, pooled features [n, d'] with and without the SAE, and the
-    latents' spatial autocorrelation [h].
+    These are the squared errors of each reconstruction, the pooled features [n, d'] with and
+    without the SAE, and the latents' spatial autocorrelation [h].
     """
     grid = reader.grid
     maps = Autocorrelation(model.latents, grid.rows, grid.columns)
@@ -239,9 +239,10 @@ def _pass(
 def _selectivity(
     features: np.ndarray, highest: np.ndarray, autocorrelation: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Return quantiles over latents of both scores, and of the first with images shuffled.
+    """Return quantiles over latents of monosemanticity and autocorrelation.
 
-    features [n, d'] are the encoder's, pooled; highest [n, h] the latents' largest codes.
+    Monosemanticity is also given with shuffled images. `features` [n, d'] are the encoder's pooled
+    features, `highest` [n, h] the largest code of each latent in each image.
     """
     shuffled = np.random.default_rng(seed).permutation(len(features))
     scores = {
@@ -262,7 +263,7 @@ def _selectivity(
 def _fidelity(
     settings: QualitySettings, cases: pd.DataFrame, concept: str, logits: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return what splicing costs one concept: AUROC with interval, logit error."""
+    """Return the effect of splicing on one concept: AUROC lost, with interval, and logit error."""
     difference = logits["spliced"].astype(np.float64) - logits["original"]
     row: dict[str, Any] = {
         f"logit_mse_{concept}": float(np.square(difference).mean()),

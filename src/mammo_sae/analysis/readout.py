@@ -1,24 +1,25 @@
-"""What can be read from a layer: probes for every concept and confounder.
+"""Step: probe a layer for every concept and confounder.
 
 Features are an image's mean embedding over its cells (``embedding``) and its pooled codes
-(``codes``), standardised on the discovery split. Probes, fitted there:
+(``codes``), standardised on the discovery split. The probes are fitted there:
 
 - ``l2``: logistic regression with an L2 penalty (Alain and Bengio 2016);
-- ``l1``: the same with an L1 penalty, on codes; ``k`` is the number of latents left in it;
-- ``pca``: L2, on the first ``k`` principal components of the discovery split's embeddings;
-- ``sparse``: k latents, those of largest standardised mean difference, and a logistic regression on
-  them (k-sparse probing, Gurnee et al., arXiv 2305.01610), which separates a concept that few
-  latents carry from one that many share.
+- ``l1``: the same with an L1 penalty, on codes; ``k`` is the number of latents with a weight;
+- ``pca``: L2 on the first ``k`` principal components of the discovery split's embeddings;
+- ``sparse``: a logistic regression on the k latents of largest standardised mean difference
+  (k-sparse probing, Gurnee et al., arXiv 2305.01610). It shows whether few latents carry a concept
+  or many share it.
 
 Penalties are chosen by the AUROC of cross-validation over the discovery split's patients. Scores
 are AUROCs on other splits with patient-bootstrap intervals, one row per probe, target and split.
-A column with several levels is read level by level against the rest, and the level ``macro`` is the
-mean of these AUROCs over the levels that can be estimated, so density is a problem of four classes.
-Where the levels are ordered they are also read as one scale, level ``ordered``: proportional odds
-(`mammo_sae.analysis.ordinal`), scored by concordance, the AUROC where there are two levels.
 
-The discovery split can be scored too: by nested cross-validation, in which every choice is made
-again without the patients that are scored.
+A column with several levels is probed level by level against the rest. The level ``macro`` is the
+mean of these AUROCs over the levels that can be estimated, so density is a problem of four classes.
+Ordered levels are also probed as one scale, level ``ordered``: the proportional odds model
+(`mammo_sae.analysis.ordinal`), scored by concordance, which is the AUROC for two levels.
+
+The discovery split can be scored too, by nested cross-validation: every choice is made again
+without the patients that are scored.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import write_table
 
 ONE_SIDED = "a fold of patients leaves one class or one patient to fit on"
-_SPARSE_PENALTY = 1.0  # k coefficients over hundreds of images need little shrinkage
+_SPARSE_PENALTY = 1.0  # k coefficients for hundreds of images need little shrinkage
 
 
 def run(
@@ -112,7 +113,7 @@ def mean_embeddings(manifests: Sequence[Path], layer: str, image_ids: Sequence[s
 def targets(
     settings: ReadoutSettings, cases: pd.DataFrame, concepts: Sequence[str]
 ) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    """Yield (kind, column, level, labels float [n] with NaN where unknown) of what to read."""
+    """Yield (kind, column, level, labels) of each target; labels are float [n], NaN: unknown."""
     for concept in concepts:
         yield "concept", concept, "1", cases[concept].to_numpy(dtype=np.float64, na_value=np.nan)
     for kind, names in (
@@ -127,7 +128,7 @@ def targets(
             unknown = found.code < 0
             for level, label in enumerate(found.names):
                 if len(found.names) == 2 and level == 0:
-                    continue  # the other level's mirror image
+                    continue  # two levels mirror each other
                 yield kind, name, label, np.where(unknown, np.nan, found.code == level)
 
 
@@ -137,7 +138,7 @@ def read(
     probes: Sequence[Probe],
     targets: Sequence[tuple[str, np.ndarray]],
 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield (level, rows) of one column: its levels, labels [n] 0, 1 or NaN, and their mean."""
+    """Yield (level, rows) for the levels of one column (labels [n] are 0, 1 or NaN) and `macro`."""
     drawn: dict[tuple[object, ...], list[tuple[float, np.ndarray]]] = {}
     for level, labels in targets:
         known = ~np.isnan(labels)
@@ -167,7 +168,7 @@ def read(
 def read_ordered(
     settings: ReadoutSettings, cases: pd.DataFrame, probes: Sequence[Probe], column: pd.Series
 ) -> pd.DataFrame:
-    """Return the rows of one column read as an ordered scale."""
+    """Return the rows of one column, probed as an ordered scale."""
     scale = levels(column, settings.max_levels)
     known = scale.code >= 0
     found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
@@ -212,14 +213,14 @@ def read_ordered(
 
 
 def _why_not_ordered(code: np.ndarray, patients: np.ndarray) -> str:
-    """Say why ordered levels can't be read from images of levels `code` [n], or nothing."""
+    """Return why images of levels `code` [n] allow no ordered probe, or ``""``."""
     count = st.patients_per_group(code, patients, 1)
     enough = int((count >= st.MIN_POSITIVES).sum())
     return "" if enough >= 2 else f"fewer than 2 levels with {st.MIN_POSITIVES} patients"
 
 
 def _macro(key: tuple[object, ...], parts: list[tuple[float, np.ndarray]]) -> dict[str, object]:
-    """Mean AUROC over levels; draws of the levels are of the same patients, so they pair."""
+    """Return the mean AUROC over levels. All levels share the bootstrap draws of patients."""
     low, high = st.interval(np.mean([draws for _, draws in parts], axis=0))
     return {
         **dict(zip(("features", "probe", "k", "split"), key, strict=True)),
@@ -243,9 +244,9 @@ Fit = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, float, int]]
 
 
 class Probe:
-    """The probes of one set of features, `values` [n, f]; what they share is computed once.
+    """The probes of one set of features, `values` [n, f]. Shared parts are computed once.
 
-    A fit takes the positions of the images it may see, their labels, and k, and returns the scores
+    A fit gets the positions of the images it may see, their labels, and k. It returns the scores
     [n] of all images, the penalty, and the number of features used (0: all).
     """
 
@@ -274,7 +275,7 @@ class Probe:
     def ordered(
         self, found: np.ndarray, level: np.ndarray, k: int
     ) -> tuple[np.ndarray, float, int]:
-        """Fit proportional odds; the penalty is chosen by concordance over the folds."""
+        """Fit proportional odds. The penalty is chosen by concordance over the folds."""
         self._prepare(found)
         names, code = np.unique(level, return_inverse=True)
         features, penalties = self._rotated, self._settings.penalties
@@ -290,9 +291,9 @@ class Probe:
         return features @ proportional_odds(own, code, best), best, k
 
     def nested(self, fit: Fit, found: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
-        """Return scores [len(found)] of images by fits that have not seen their patients.
+        """Return scores [len(found)]; no image is scored by a fit that has seen its patient.
 
-        NaN if a fold leaves one patient or one class to fit on.
+        NaN if a fold leaves one patient or one class for the fit.
         """
         scores = np.empty(len(found))
         for train, held in _patient_folds(self._patients[found], self._settings.outer_folds):
@@ -304,7 +305,7 @@ class Probe:
         return scores
 
     def why_not_fitted(self, found: np.ndarray) -> str:
-        """Say why no probe can be fitted on the images `found`, or nothing."""
+        """Return why no probe can be fitted on the images `found`, or ``""``."""
         if len(np.unique(self._patients[found])) < 2:
             return "one patient; penalties are chosen on others"
         if st.is_constant(self._values[found]).all():
@@ -314,8 +315,8 @@ class Probe:
     def _prepare(self, found: np.ndarray) -> None:
         """Standardise on the images `found`, and rotate onto their principal components.
 
-        An L2 penalty does not see the rotation, and thousands of latents become at most as many
-        directions as images. Targets known for the same images share the rotation.
+        The rotation does not change an L2-penalised fit, and it reduces thousands of latents to at
+        most as many directions as images. Targets with the same known images share the rotation.
         """
         if np.array_equal(found, self._seen):
             return
@@ -349,7 +350,7 @@ class Probe:
         penalties: Sequence[float],
         model: Callable[[float], LogisticRegression],
     ) -> tuple[np.ndarray, float, int]:
-        """Fit with the penalty that cross-validation over patients finds best."""
+        """Fit with the penalty that is best in cross-validation over patients."""
         own, patients = features[found], self._patients[found]
         totals = np.zeros(len(penalties))
         for train, held in _patient_folds(patients, self._settings.folds):
@@ -366,7 +367,7 @@ class Probe:
 
 
 def _patient_folds(patients: np.ndarray, folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (train, held out) positions; no patient is in both."""
+    """Yield (train, held out) positions. No patient is in both."""
     folds = min(folds, len(np.unique(patients)))
     return GroupKFold(folds).split(patients, groups=patients)
 
@@ -401,7 +402,7 @@ def _score(
     split: str,
     reason: str,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the AUROC on `split` with its interval or the reason for none, and the draws."""
+    """Return the AUROC on `split` with its interval or a reason for none, and the draws."""
     rows = np.flatnonzero(~np.isnan(labels) & (cases["split"] == split).to_numpy())
     truth = labels[rows] == 1
     patients = cases["patient_id"].to_numpy()[rows]

@@ -1,16 +1,16 @@
-"""Two scores of what latents respond to: one kind of image, and one part of it.
+"""Two scores of a latent: how alike its images are, and how compact its maps are.
 
-Monosemanticity (Pach et al. 2025, arXiv 2504.02821) of a latent with activations a_n on images n
-of features E_n, centred and scaled to length 1:
+Monosemanticity (Pach et al. 2025, arXiv 2504.02821) of a latent with activations a_n on images n,
+whose features E_n are centred and scaled to length 1:
 
     sum over n < m of a_n a_m <E_n, E_m> / sum over n < m of a_n a_m
 
-Spatial autocorrelation (Moran 1950) of a latent's maps, with z its codes, m an image's mean code,
-and pairs of cells that share an edge, sums running over all images:
+Spatial autocorrelation (Moran 1950) of a latent's maps. Let z be its codes and m an image's mean
+code. Pairs are cells that share an edge, and sums run over all images:
 
     I = mean over pairs of (z_i - m)(z_j - m) / mean over cells of (z_i - m)^2
 
-It is 1 for smooth maps and -1 / (cells - 1) on average for codes laid out at random.
+I is 1 for smooth maps, and -1 / (cells - 1) on average for codes at random places.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 
 
 def monosemanticity(features: np.ndarray, activation: np.ndarray) -> np.ndarray:
-    """Return float64 [h] from features [n, d] and activations [n, h]; NaN below two images."""
+    """Return float64 [h] from features [n, d] and activations [n, h]; NaN for one image."""
     centred = features - features.mean(axis=0, dtype=np.float64)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = centred / np.maximum(length, 1e-12)
     a = activation.astype(np.float64)
     squares = np.square(a)
-    # Each sum over pairs is half of (all products less an image's with itself).
+    # Each sum over pairs is half of the sum of all products minus those of images with themselves.
     similar = np.square(unit.T @ a).sum(axis=0) - np.square(unit).sum(axis=1) @ squares
     weight = np.square(a.sum(axis=0)) - squares.sum(axis=0)
     several = (a > 0).sum(axis=0) >= 2
@@ -33,7 +33,7 @@ def monosemanticity(features: np.ndarray, activation: np.ndarray) -> np.ndarray:
 
 
 class Autocorrelation:
-    """Moran's I of `latents` maps of rows x columns, summed up batch by batch."""
+    """Moran's I of `latents` maps of rows x columns, accumulated batch by batch."""
 
     def __init__(self, latents: int, rows: int, columns: int) -> None:
         self._shape = (latents, rows, columns)
@@ -46,13 +46,13 @@ class Autocorrelation:
         self._neighbours = neighbours.ravel()
 
     def add(self, index: np.ndarray, value: np.ndarray) -> None:
-        """Take the codes index, value [n, R, C, k] of n images; latents ascend in a cell."""
+        """Add the codes of n images, index and value [n, R, C, k]. Latents ascend in a cell."""
         latents, rows, columns = self._shape
         images, cells, pairs = len(index), rows * columns, self._neighbours.sum() / 2
         on = np.flatnonzero(value > 0)
         z = value.ravel()[on].astype(np.float64)
         cell, latent = on // index.shape[-1], index.ravel()[on].astype(np.int64)
-        key = cell * latents + latent  # ascends: a neighbour is found by bisection
+        key = cell * latents + latent  # ascending, so bisection finds a neighbour
         products = np.zeros(latents)
         for step, has in (
             (1, cell % columns < columns - 1),
@@ -75,7 +75,7 @@ class Autocorrelation:
         self._squares += (per_image(z**2) - cells * mean**2).sum(axis=0)
 
     def result(self) -> np.ndarray:
-        """Return float64 [h]; NaN for a latent that is nowhere active, or a grid of one cell."""
+        """Return float64 [h]; NaN for a latent that is never active, or a grid of one cell."""
         _, rows, columns = self._shape
         pairs = self._neighbours.sum() / 2
         known = (self._squares > 0) & (pairs > 0)

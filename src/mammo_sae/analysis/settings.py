@@ -20,27 +20,27 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class BootstrapSettings(Settings):
-    """Seed and number of bootstrap draws, the same meaning in every analysis."""
+    """Seed and number of bootstrap draws. They mean the same in every analysis."""
 
     seed: int = Field(0, ge=0, description="seed of the patient bootstrap and permutations")
     bootstrap_draws: int = Field(
-        200, ge=20, description="patient bootstrap draws behind each 95 % interval"
+        200, ge=20, description="patient-bootstrap draws of each 95 % interval"
     )
 
 
 class ResamplingSettings(BootstrapSettings):
-    """Seed and number of resamples, the same meaning in every analysis."""
+    """Seed and numbers of resamples. They mean the same in every analysis."""
 
     permutation_draws: int = Field(
-        999, ge=99, description="patient-level permutations behind each p-value"
+        999, ge=99, description="patient-level permutations of each p-value"
     )
 
 
 class SplitSettings(ResamplingSettings):
-    """Which images choose latents and which, of other patients, score them."""
+    """The split that ranks latents, and the split of other patients that scores them."""
 
     discovery: Split = Field(
-        "training", description="split whose images rank the latents (never the one that scores)"
+        "training", description="split whose images rank the latents; differs from confirmation"
     )
     confirmation: Split = Field("test", description="split whose images score the ranked latents")
 
@@ -52,19 +52,19 @@ class SplitSettings(ResamplingSettings):
 
 
 class QualitySettings(Settings):
-    """How an SAE is scored on images it was not trained on."""
+    """Scores of an SAE on images it was not trained on."""
 
     split: Literal["validation", "test", "external"] = Field(
         "test", description="split whose images score the SAE"
     )
     seed: int = Field(0, ge=0, description="seed of the patient bootstrap")
     bootstrap_draws: int = Field(
-        200, ge=20, description="patient bootstrap draws behind each 95 % interval"
+        200, ge=20, description="patient-bootstrap draws of each 95 % interval"
     )
 
 
 class ProbingSettings(SplitSettings):
-    """Class-level latents: which latents fire for which concept."""
+    """Rankings and tests of latents for every concept."""
 
     score: Score = Field(
         "max",
@@ -73,25 +73,25 @@ class ProbingSettings(SplitSettings):
     )
     unit: Unit = Field(
         "image",
-        description="what a score belongs to: an image (one view), a breast or a patient; a breast "
-        "or patient has the concept if one of its images has it",
+        description="unit that has a score: an image (one view), a breast or a patient; a breast "
+        "or patient is positive if one of its images is",
     )
     aggregate: Pooling = Field(
-        "max", description="how images' scores become their breast's or patient's: max or mean"
+        "max", description="how the scores of a unit's images are combined: max or mean"
     )
     sparse_penalty: float = Field(
         0.1,
         gt=0.0,
         description="inverse strength (scikit-learn's C) of the L1 penalty of the logistic "
-        "regression on all latents whose weights are the ranking sparse_probe",
+        "regression on all latents; its weights give the ranking sparse_probe",
     )
 
 
 class InterventionSettings(SplitSettings):
-    """Top-k on/off at the head layer."""
+    """Interventions at the head layer: the first k latents kept or dropped."""
 
     layer: Literal["head"] = Field(
-        "head", description="layer intervened on: the final map, from which logits follow linearly"
+        "head", description="layer of the interventions: the final map, in which logits are linear"
     )
     top_k: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 16384),
@@ -106,39 +106,41 @@ class InterventionSettings(SplitSettings):
     splices: tuple[Splice, ...] = Field(
         ("spliced", "error_preserving"),
         min_length=1,
-        description="what an edit leaves: the edited reconstruction (spliced), the embedding less "
-        "the dropped latents (error_preserving), or with their discovery mean in their place "
-        "(mean_ablated)",
+        description="form of the edited embedding: the edited reconstruction (spliced), the "
+        "embedding minus the dropped latents (error_preserving), or with their discovery means "
+        "instead (mean_ablated)",
     )
     random_sets: int = Field(
-        20, ge=1, description="random orders of the alive latents, the control beside each ranking"
+        20, ge=1, description="random orders of the alive latents, the controls of each ranking"
     )
     splits: tuple[Split, ...] = Field(
-        ("test", "external"), min_length=1, description="splits on which the edited logits are read"
+        ("test", "external"), min_length=1, description="splits on which edited logits are scored"
     )
 
 
 class EffectSettings(BootstrapSettings):
-    """What each latent adds to the logits at the head layer."""
+    """Amounts that latents add to the logits at the head layer."""
 
     layer: Literal["head"] = Field(
-        "head", description="layer of the latents: the final map, from which logits follow linearly"
+        "head", description="layer of the latents: the final map, in which logits are linear"
     )
     splits: tuple[Split, ...] = Field(
-        ("test", "external"), min_length=1, description="splits whose images show the effects"
+        ("test", "external"),
+        min_length=1,
+        description="splits with the measured effects",
     )
 
 
 class InnerSettings(SplitSettings):
-    """Top-k on/off and latents' effects at inner layers: each edit runs the rest of the network."""
+    """Interventions and attribution at inner layers. Each edit runs the rest of the network."""
 
     layers: tuple[str, ...] = Field(
-        ("blocks.14",), description="layers intervened on, of those that have SAEs"
+        ("blocks.14",), description="layers of the interventions, among those with SAEs"
     )
     top_k: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (10,),
         min_length=1,
-        description="numbers of latents kept (on) or dropped (off); all latents are added",
+        description="numbers of latents kept (on) or dropped (off); the number of all is added",
     )
     rankings: tuple[Ranking, ...] = Field(
         ("auroc",), min_length=1, description="orders in which latents are kept or dropped"
@@ -146,109 +148,114 @@ class InnerSettings(SplitSettings):
     splices: tuple[Splice, ...] = Field(
         ("spliced",),
         min_length=1,
-        description="what an edit leaves, as in interventions.splices",
+        description="form of the edited embedding, as in interventions.splices",
     )
-    random_sets: int = Field(1, ge=1, description="matched and random orders beside each ranking")
+    random_sets: int = Field(1, ge=1, description="matched and random orders for each ranking")
     images: int = Field(
-        48, ge=1, description="most images used, whole patients in the order of the image table"
+        48, ge=1, description="most images used; whole patients, in the order of the image table"
     )
-    batch_size: int = Field(32, ge=1, description="images run through the network at once")
+    batch_size: int = Field(32, ge=1, description="images per run of the network")
     ablated: int = Field(
-        3, ge=0, description="latents of largest attribution per concept that are truly ablated"
+        3, ge=0, description="latents of largest attribution per concept that are also ablated"
     )
 
 
 class AlignmentSettings(SplitSettings):
-    """Whether a latent fires on the lesion."""
+    """Tests whether a latent fires on the lesion."""
 
     rankings: tuple[Ranking, ...] = Field(
-        ("auroc", "class_mean", "effect"), min_length=1, description="rankings whose top is tested"
+        ("auroc", "class_mean", "effect"),
+        min_length=1,
+        description="rankings whose best latents are tested",
     )
     top_latents: int = Field(
         20, ge=1, description="latents tested per concept and ranking, best first"
     )
     matched_latents: int = Field(
-        3, ge=1, description="random latents of like firing rate beside each tested one"
+        3, ge=1, description="random latents with a similar firing rate for each tested one"
     )
     quantile: Share = Field(
         0.005,
-        description="share of breast cells a latent's binary map keeps over the whole confirmation "
-        "split, for the pooled IoU",
+        description="share of the breast area of the confirmation split that a latent's binary map "
+        "covers, for the pooled IoU",
     )
 
 
 class ConfoundSettings(SplitSettings):
-    """Whether a latent's association with a concept is that of a confounder."""
+    """Tests whether a latent's association with a concept is due to a confounder."""
 
     acquisition: tuple[str, ...] | None = Field(
         None,
-        description="columns that say how an image was acquired; null: all that are known and vary",
+        description="columns that describe how an image was acquired; null: all that are known "
+        "and vary",
     )
     anatomical: tuple[str, ...] | None = Field(
         None,
-        description="columns that say what tissue an image shows: distractors, not artefacts; "
+        description="columns that describe tissue, view or age: distractors, not artefacts; "
         "null: density, view, side and age_bin, if they are known and vary",
     )
     rankings: tuple[Ranking, ...] = Field(
-        ("auroc", "class_mean", "effect"), min_length=1, description="rankings whose top is tested"
+        ("auroc", "class_mean", "effect"),
+        min_length=1,
+        description="rankings whose best latents are tested",
     )
     top_latents: int = Field(
         40, ge=1, description="latents tested per concept and ranking, best first"
     )
     max_levels: int = Field(
-        6, ge=2, description="most levels of a confounder: rarer ones are merged, numbers binned"
+        6, ge=2, description="most levels of a confounder; rarer ones are merged, numbers binned"
     )
-    alpha: Share = Field(0.05, description="q-value below which an association counts")
+    alpha: Share = Field(0.05, description="q-value below which an association is significant")
     min_concept_excess: float = Field(
         0.10,
         gt=0.0,
         lt=0.5,
-        description="stratified AUROC above 0.5 that the interval must exceed for the concept",
+        description="excess over 0.5 that the interval of the stratified AUROC must exceed",
     )
     min_confounder_excess: float = Field(
         0.10,
         gt=0.0,
         lt=0.5,
-        description="distance from 0.5 of the confounder's AUROC within concept classes",
+        description="least distance from 0.5 of the confounder's AUROC within concept classes",
     )
     min_kept: Share = Field(
         0.5,
         description="share of the crude AUROC's excess over 0.5 that must remain after "
-        "stratification; below it the association is the confounder's",
+        "stratification; below it, the association is due to the confounder",
     )
 
 
 class MatchingSettings(Settings):
-    """Pairing the latents of two encoders' SAEs at the same layer."""
+    """Pairs of latents of two encoders' SAEs at the same layer."""
 
-    seed: int = Field(0, ge=0, description="seed of the random directions behind the null")
+    seed: int = Field(0, ge=0, description="seed of the random directions of the null")
     directions: int = Field(
-        2000, ge=100, description="random directions whose best match gives the null's quantile"
+        2000, ge=100, description="random directions whose largest cosines give the null's quantile"
     )
 
 
 class ReadoutSettings(SplitSettings):
-    """What can be read from a layer: probes on its pooled embeddings and codes."""
+    """Probes on a layer's pooled embeddings and codes."""
 
     score: Score = Field(
         "max", description="how a latent's codes are pooled over an image's cells, as in probing"
     )
     acquisition: tuple[str, ...] | None = Field(
         None,
-        description="acquisition columns to read; null: the cohort's covariates, manufacturer, "
+        description="acquisition columns to probe; null: the cohort's covariates, manufacturer, "
         "model and pixel spacing, if they are known and vary",
     )
     anatomical: tuple[str, ...] | None = Field(
-        None, description="anatomical columns to read; null: density, if it is known and varies"
+        None, description="anatomical columns to probe; null: density, if it is known and varies"
     )
     max_levels: int = Field(
-        6, ge=2, description="most levels of a column: rarer ones are merged, numbers binned"
+        6, ge=2, description="most levels of a column; rarer ones are merged, numbers binned"
     )
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 2, 5, 10, 50), min_length=1, description="numbers of latents of the k-sparse probes"
     )
     components: int = Field(
-        32, ge=1, description="principal components of the mean embeddings that the PCA probe reads"
+        32, ge=1, description="principal components of the mean embeddings in the PCA probe"
     )
     penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         (1e-3, 1e-2),
@@ -266,12 +273,12 @@ class ReadoutSettings(SplitSettings):
     outer_folds: int = Field(
         5,
         ge=2,
-        description="patient-level folds that score the discovery split, if it is among splits: "
-        "each is scored by probes fitted, penalties and latents chosen, on the others",
+        description="patient-level folds that score the discovery split, if it is among splits; "
+        "the other folds fit the probes and choose penalties and latents",
     )
     ordered: tuple[str, ...] = Field(
         ("density",),
-        description="columns, of those read, whose levels are also read as one ordered scale",
+        description="probed columns whose levels are also probed as one ordered scale",
     )
     splits: tuple[Split, ...] = Field(
         ("test", "external"), min_length=1, description="splits on which the probes are scored"
@@ -279,24 +286,27 @@ class ReadoutSettings(SplitSettings):
 
 
 class TruthSettings(ResamplingSettings):
-    """Scoring verdicts against what was planted, on a cohort whose confounders are independent."""
+    """Scores of verdicts against a phantom's ground truth, on its external split."""
 
     split: Split = Field(
         "external", description="split where every confounder is independent of every concept"
     )
-    concept: str = Field("mass", description="concept that the confounders were planted on")
+    concept: str = Field("mass", description="concept associated with the phantom's confounders")
     planted: tuple[str, ...] = Field(
-        ("marker", "manufacturer"), description="confounders planted with an odds ratio above 1"
+        ("marker", "manufacturer"), description="the phantom's confounders, odds ratio above 1"
     )
     controls: tuple[str, ...] = Field(
-        ("paddle",), description="confounders planted with an odds ratio of 1: negative controls"
+        ("paddle",), description="the phantom's negative controls, odds ratio 1"
     )
     confounded_auroc: float = Field(
         0.9,
         gt=0.5,
         lt=1.0,
-        description="AUROC for a confounder from which a latent is its detector",
+        description="least AUROC for a confounder at which a latent counts as its detector",
     )
     clean_auroc: float = Field(
-        0.65, gt=0.5, lt=1.0, description="AUROC for the concept from which a latent is a detector"
+        0.65,
+        gt=0.5,
+        lt=1.0,
+        description="least AUROC for the concept at which a latent counts as its detector",
     )

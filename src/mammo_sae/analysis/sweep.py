@@ -1,8 +1,8 @@
 """The AUROC of the head's logits for every number of latents kept or dropped, 0 to h.
 
-`mammo_sae.analysis.edits` scores a few numbers with intervals and controls; this is the
-whole curve between them, for a figure. Logits are running sums of the ranked latents' shares, so
-the curve costs one sort per number and no pass through the network.
+`mammo_sae.analysis.edits` scores a few numbers with intervals and controls. This module
+computes the whole curve for a figure. Logits are running sums of the ranked latents' contributions,
+so each number costs one sort and no pass through the network.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mammo_sae import statistics as st
 from mammo_sae.analysis import edits
 from mammo_sae.analysis.edits import TopK
 
-_BYTES = 128 << 20  # running sums held at once
+_BYTES = 128 << 20  # bytes of running sums in memory at a time
 
 
 class Linear(Protocol):
-    """The head's edits that the curve follows from; see `head.Edits`."""
+    """The fields of `interventions.Edits` from which the curve is computed."""
 
     contributions: np.ndarray
     labels: np.ndarray
@@ -31,8 +31,8 @@ class Linear(Protocol):
 def sweep_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
     """Return one concept's and split's curves, one row per (ranking, mode, k), spliced logits.
 
-    From the k on at which all latents that ever fire are in, nothing changes, and no row is
-    written; a split without enough positives or negatives has one row that says so.
+    The rows end at the k from which on all latents that fire are included, since nothing changes
+    after it. A split without enough positives or negatives has one row with the reason.
     """
     reason = st.why_not_estimable(data.labels, data.patients)
     if reason:
@@ -48,7 +48,7 @@ def sweep_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFr
 
 
 def sweep(data: Linear, order: np.ndarray) -> dict[str, np.ndarray]:
-    """Return ``on`` and ``off`` [j + 1]: AUROC with the first 0..j latents kept, or dropped.
+    """Return ``on`` and ``off`` [j + 1]: AUROC with the first 0 to j latents kept or dropped.
 
     j is the place of the last latent that contributes to any image's logit.
     """
@@ -60,7 +60,7 @@ def sweep(data: Linear, order: np.ndarray) -> dict[str, np.ndarray]:
     kept = np.zeros(n)
     result["on"][0], result["off"][0] = 0.5, _auroc(total[None], data.labels)[0]
     step = max(1, _BYTES // (8 * n))
-    with ThreadPoolExecutor(2) as pool:  # sorting, most of the work, releases the interpreter
+    with ThreadPoolExecutor(2) as pool:  # sorting, most of the work, releases Python's lock
         for start in range(0, last, step):
             chosen = order[start : min(start + step, last)]
             sums = kept + np.cumsum(data.contributions[:, chosen].T, axis=0)
@@ -72,5 +72,5 @@ def sweep(data: Linear, order: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _auroc(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """AUROC [e] of logits [e, n]; rounding decides no pair."""
+    """Return the AUROC [e] of logits [e, n]. Logits that differ only by rounding are ties."""
     return st.auroc(np.round(logits, edits.DIGITS).T, labels)

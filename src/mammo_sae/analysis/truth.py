@@ -1,17 +1,18 @@
-"""Verdicts against the ground truth: are the latents that really are artefacts called so?
+"""Step: compare verdicts with the ground truth of a phantom.
 
-A phantom's external split holds the same artefacts as the others, but independent of every concept.
-There a latent that is a detector of an artefact keeps its AUROC for the artefact and loses the one
-for the concept; a detector of the concept keeps the latter. That is the truth, from images that no
-verdict saw:
+A phantom's external split has the same artefacts as the other splits, but independent of every
+concept. There, a latent that detects an artefact keeps its AUROC for the artefact and loses its
+AUROC for the concept. A latent that detects the concept keeps the latter. This gives the ground
+truth, from images that no verdict has used:
 
-- *confounded by C*: external AUROC for C of at least `confounded_auroc`, either direction;
-- *clean*: external AUROC for the concept of at least `clean_auroc` in the direction of the
-  association, and confounded by none.
+- *confounded by C*: external AUROC for C of at least `confounded_auroc`, in either direction;
+- *clean*: external AUROC for the concept of at least `clean_auroc`, in the direction of the
+  association, and confounded by no C.
 
-Counted are the latents that the table of confounds judges: those that the confirmation split
-associates with the concept, in either direction. A latent is *called* for C if its verdict there is
-confounded or mixed: both say that its concept score cannot be taken at its word.
+Counted are the latents for which the confound table has a verdict: those that the confirmation
+split associates with the concept, in either direction. A latent is *called* for C if its verdict is
+confounded or mixed. Both mean that its association with the concept is not evidence of the concept
+alone.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def run(
     confounds: Path,
     output: Path,
 ) -> None:
-    """Write one SAE's truth table: recall and false-positive rate, per confounder and for any.
+    """Write one SAE's truth table: recall and false-positive rate, for each confounder and for any.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def run(
     codes
         Manifest of the SAE's codes.
     latents, confounds
-        Tables that probing and confounds wrote for the same SAE.
+        Tables of the same SAE, written by probing and confounds.
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
@@ -69,8 +70,9 @@ def ground_truth(
 ) -> pd.DataFrame:
     """Return one row per latent associated with the concept: external AUROCs, truth, calls.
 
-    Columns: latent, auroc (concept), per confounder c ``auroc_c`` and ``called_c``, ``called``
-    (for any planted one), ``truth`` (the planted confounder it detects best, "clean" or "").
+    Columns: latent, auroc (concept), ``auroc_c`` and ``called_c`` for each confounder c, ``called``
+    (for any confounder of the phantom), ``truth`` (the confounder of the phantom that it detects
+    best, "clean" or "").
     """
     judged = associated(confounds[confounds["concept"] == settings.concept])
     found = judged.groupby("latent")["concept_auroc"].first().sort_index()
@@ -128,12 +130,12 @@ def _best_level(
 
 
 def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
-    """Return the table: per confounder and measure the share called, its count and interval.
+    """Return the table: for each confounder and measure the share called, its count and interval.
 
-    ``recall``: of the latents confounded by C, those called for C; for ``any``, called for any
-    planted confounder. ``false_positive_rate``: of the clean latents, those called; for a control,
-    which explains no association, of all latents that do not detect it. Intervals are
-    Clopper-Pearson's over latents.
+    ``recall`` is the share called for C among the latents confounded by C; for ``any``, called for
+    any confounder of the phantom. ``false_positive_rate`` is the share called among clean latents.
+    For a control, which explains no association, it is the share among all latents that do not
+    detect the control. Intervals are Clopper-Pearson intervals over latents.
     """
     rows = []
     clean = truth["truth"] == "clean"

@@ -1,13 +1,17 @@
-"""The rule that turns a latent's numbers for a concept and a confounder into a word and a reason.
+"""The rule that turns a latent's numbers for a concept and a confounder into a verdict.
 
-A latent that the confirmation split does not associate with the concept is ``not associated``:
-nothing is confounded where there is no association. Of the others, z *discriminates the concept* if
-the bound of the stratified AUROC's interval that lies nearer to 0.5 exceeds it by
-`min_concept_excess`, in the direction of the association. z *discriminates the confounder* if q <
-`alpha` and the conditional AUROC lies at least `min_confounder_excess` from 0.5. Then z is suspect
-where the confounder can explain the association, since it goes with the concept (`association_p`
-< `alpha`), and does: less than `min_kept` of the crude excess over 0.5 remains within its levels,
-or z discriminates the confounder better than the concept, each with the other held fixed.
+A latent without an association with the concept in the confirmation split is ``not associated``:
+without an association, nothing can be confounded. For the other latents, z *discriminates the
+concept* if the interval of the stratified AUROC lies more than `min_concept_excess` beyond 0.5 in
+the direction of the association. z *discriminates the confounder* if q < `alpha` and the
+conditional AUROC differs from 0.5 by at least `min_confounder_excess`.
+
+z is *suspect* if three things hold:
+
+- z discriminates the confounder;
+- the confounder is associated with the concept (`association_p` < `alpha`);
+- within the confounder's levels, less than `min_kept` of the crude excess over 0.5 remains, or z
+  discriminates the confounder better than the concept, each with the other held fixed.
 
 =================== ======================================== ====================
 ..                  discriminates the concept                does not
@@ -32,18 +36,18 @@ from mammo_sae.analysis.settings import ConfoundSettings
 CONFOUNDED, MIXED, ANATOMY = "confounded", "mixed", "anatomy"
 UNRESOLVED, ALIGNED = "unresolved", "concept-aligned"
 INSUFFICIENT, UNASSOCIATED = "insufficient", "not associated"
-# What a reader must know first comes first.
+# The verdict that a reader must know first comes first.
 SEVERITY = (CONFOUNDED, MIXED, ANATOMY, UNRESOLVED, ALIGNED, INSUFFICIENT, UNASSOCIATED)
-JUDGED = SEVERITY[:-1]  # the words of associated latents
+JUDGED = SEVERITY[:-1]  # the verdicts of associated latents
 SUSPECT = (CONFOUNDED, MIXED, ANATOMY)
 MEANING = {
     CONFOUNDED: "really an artefact or the scanner",
     MIXED: "the finding, and something else",
     ANATOMY: "really tissue, view or age",
-    UNRESOLVED: "can't be told apart",
+    UNRESOLVED: "finding and confounder can't be separated",
     ALIGNED: "the finding itself",
-    INSUFFICIENT: "too few patients to say",
-    UNASSOCIATED: "says nothing of the finding",
+    INSUFFICIENT: "too few patients",
+    UNASSOCIATED: "no association with the finding",
 }
 
 
@@ -104,7 +108,7 @@ def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _instead(settings: ConfoundSettings, row: dict[str, Any]) -> str:
-    """Return what an unassociated latent says of the confounder, to end its sentence."""
+    """Return the end of an unassociated latent's reason: its association with the confounder."""
     if row["problem"]:
         return f", and {row['confounder']} can't be tested: {row['problem']}"
     measured = f"{row['confounder']} (AUROC {row['conditional_auroc']:.2f}, q {row['q']:.3f})"
