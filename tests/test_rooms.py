@@ -48,6 +48,7 @@ ROOMS = (
             "complaints",
             "digests",
             "errors",
+            "extensions",
             "grids",
             "ordered",
             "progress",
@@ -87,7 +88,7 @@ def modules(source: Path) -> dict[str, Path]:
 
 
 def imports(module: str, file: Path, known: dict[str, Path]) -> Iterator[str]:
-    """Yield the modules that a module names: in imports of any kind, or whole in a string."""
+    """Yield the modules that a module names: in imports of any kind, or in a string."""
     here = f"{PACKAGE}.{module}".split(".")
     package = here if file.name == "__init__.py" else here[:-1]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -101,7 +102,9 @@ def imports(module: str, file: Path, known: dict[str, Path]) -> Iterator[str]:
             # A name may be a module's, or stand in one.
             names = [n if n.removeprefix(f"{PACKAGE}.") in known else base for n in names]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names = [node.value]
+            # A package's name alone is also that of a group of entry points.
+            file_of = known.get(node.value.removeprefix(f"{PACKAGE}."))
+            names = [node.value] if file_of and file_of.name != "__init__.py" else []
         for name in names:
             target = name.removeprefix(f"{PACKAGE}.")
             if target != name and target in known:

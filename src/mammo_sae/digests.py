@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = "mammo_sae"
@@ -34,18 +35,37 @@ SOURCE = Path(__file__).resolve().parent
 
 
 def module_path(module: str) -> Path | None:
-    """Return the file of `module`, a dotted name inside this package, or None if there is none."""
-    parts = module.split(".")[1:]
-    package = SOURCE.joinpath(*parts, "__init__.py")
+    """Return the file of `module`, a dotted name, or None if there is none.
+
+    It is a module of this package, or of one that adds to it.
+    """
+    top, *parts = module.split(".")
+    root = SOURCE if top == PACKAGE else _other_package(top)
+    if root is None or root.is_file():
+        return None if parts else root
+    package = root.joinpath(*parts, "__init__.py")
     if package.is_file():
         return package
-    plain = SOURCE.joinpath(*parts).with_suffix(".py") if parts else None
+    plain = root.joinpath(*parts).with_suffix(".py") if parts else None
     return plain if plain is not None and plain.is_file() else None
+
+
+@cache
+def _other_package(top: str) -> Path | None:
+    """Return the folder of a package, or the file of a module, that is no part of another one."""
+    spec = find_spec(top)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    origin = Path(spec.origin)
+    return origin.parent if spec.submodule_search_locations else origin
 
 
 @cache
 def import_closure(*modules: str) -> tuple[str, ...]:
     """Return the sorted names of `modules` and all modules of this package that they import.
+
+    Of a module of another package, which adds to this one, the modules of its own package that it
+    imports are part of it too.
 
     Imports are read from the syntax tree, wherever they stand (inside functions too), without
     running anything; parent packages count, since importing a module runs their `__init__`. Imports
@@ -54,11 +74,11 @@ def import_closure(*modules: str) -> tuple[str, ...]:
     Raises
     ------
     ModuleNotFoundError
-        If one of `modules` is not a module of this package.
+        If one of `modules` is no module.
     """
     for module in modules:
         if module_path(module) is None:
-            raise ModuleNotFoundError(f"no module {module} in {SOURCE}")
+            raise ModuleNotFoundError(f"no module {module}")
     seen: set[str] = set()
     pending = [*modules]
     while pending:
@@ -97,7 +117,8 @@ def packages(*modules: str) -> tuple[str, ...]:
                 found.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.split(".")[0])
-    found -= {PACKAGE, *INERT, *sys.stdlib_module_names}
+    tops = {name.split(".")[0] for name in import_closure(*modules)}
+    found -= {*tops, *INERT, *sys.stdlib_module_names}
     found.update(*(COMPANIONS.get(name, ()) for name in tuple(found)))
     return tuple(sorted(_normal(DISTRIBUTIONS.get(name, name)) for name in found))
 
@@ -184,7 +205,8 @@ def _imports(module: str) -> set[str]:
             found.add(base)
             # `from package import name` imports a module when `name` is one.
             found.update(f"{base}.{alias.name}" for alias in node.names)
-    ours = {name for name in found if name.split(".")[0] == PACKAGE}
+    tops = {PACKAGE, module.split(".")[0]}
+    ours = {name for name in found if name.split(".")[0] in tops}
     parents = {
         ".".join(name.split(".")[:n]) for name in ours for n in range(1, name.count(".") + 1)
     }

@@ -212,6 +212,8 @@ def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
                 path = module_path(part)
                 gone = f"module {part}, removed or no longer used,"
                 yield f"{path.relative_to(SOURCE.parents[1]) if path else gone} changed"
+            elif "." in part:  # no distribution has a name with a dot
+                yield f"module {part} of another package changed"
             else:
                 yield f"envs: {part} {recorded or 'absent'} -> {current or 'absent'}"
     if before["cfg"] is not None and now["cfg"] is not None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from mammo_sae.analysis import settings as analysis
 from mammo_sae.cohorts.readers import reader_module
 from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
+from mammo_sae.extensions import tags
 from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.phantom.settings import PhantomPartSettings
 from mammo_sae.report import settings as report
@@ -80,13 +81,8 @@ class Step:
         return canonical_json(code_parts(self.modules(settings), pins))
 
 
-def _names(union: Any, key: str) -> list[str]:
-    """Return what `key` is called in each model of a union of settings."""
-    return [model.model_fields[key].default for model in get_args(get_args(union)[0])]
-
-
-READER = Choice(("kind",), reader_module, _names(CohortSettings, "kind"))
-VARIANT = Choice(("variant", "name"), variant_module, _names(Variant, "name"))
+READER = Choice(("kind",), reader_module, tags(CohortSettings))
+VARIANT = Choice(("variant", "name"), variant_module, tags(Variant))
 
 
 STEPS = {

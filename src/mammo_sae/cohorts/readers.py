@@ -1,6 +1,7 @@
 """The one place that knows which reader a cohort's settings ask for.
 
-A reader is the class `READER` of the module of its dataset's name. It is imported when it is asked
+A reader is the class `READER` of the module of its dataset's name, here or in another package
+(`mammo_sae.extensions`). It is imported when it is asked
 for, and none is named here. So the code that a cohort depends on is that of its own reader, and a
 new reader makes no other dataset's cohort stale.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +20,19 @@ from mammo_sae.cohorts.pseudonyms import Pseudonyms
 from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.source import Keep, SourceCohort, SourceFiles
 from mammo_sae.errors import InputError
+from mammo_sae.extensions import COHORTS, module_added
 
 
 def reader_module(kind: str) -> str:
-    """Return the dotted name of the module that reads cohorts of a kind."""
-    return f"{__package__}.{kind}"
+    """Return the dotted name of the module that reads cohorts of a kind.
+
+    Raises
+    ------
+    InputError
+        If there is none, here or in another package.
+    """
+    own = f"{__package__}.{kind}"
+    return own if find_spec(own) else module_added(COHORTS, kind)
 
 
 def reader_class(kind: str) -> type[Reader]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
 from mammo_sae.cohorts.labels import FINDING, row_columns
 from mammo_sae.dicom.refusal import Policy
+from mammo_sae.extensions import COHORTS, or_added
 from mammo_sae.settings import PathText, Settings
 
 ConceptName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -237,3 +238,4 @@ CohortSettings = Annotated[
     | CmmdCohort,
     Field(discriminator="kind"),
 ]
+CohortSettings = or_added(CohortSettings, COHORTS)  # type: ignore[misc]

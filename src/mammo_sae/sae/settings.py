@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mammo_sae.complaints import below, complaints, explain
 from mammo_sae.errors import InputError
+from mammo_sae.extensions import VARIANTS, or_added
 from mammo_sae.settings import PathText, Settings
 
 
@@ -158,6 +159,7 @@ Variant = Annotated[
     | PublishedVariant,
     Field(discriminator="name"),
 ]
+Variant = or_added(Variant, VARIANTS)  # type: ignore[misc]
 
 
 class TrainingValues(Settings):

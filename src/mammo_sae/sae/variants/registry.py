@@ -1,4 +1,4 @@
-"""Finds the module of a variant by the variant's name.
+"""Finds the module of a variant by the variant's name, here or in another package.
 
 A module is imported only when its variant is used, and this file names none of them. So the digest
 of an SAE's training code covers only its own variant, and a new variant makes no result stale.
@@ -7,7 +7,10 @@ of an SAE's training code covers only its own variant, and a new variant makes n
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from mammo_sae.extensions import VARIANTS, module_added
 
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
@@ -15,8 +18,15 @@ if TYPE_CHECKING:
 
 
 def variant_module(name: str) -> str:
-    """Return the dotted name of the module that trains the variant `name`."""
-    return f"{__package__}.{name}"
+    """Return the dotted name of the module that trains the variant `name`.
+
+    Raises
+    ------
+    InputError
+        If there is none, here or in another package.
+    """
+    own = f"{__package__}.{name}"
+    return own if find_spec(own) else module_added(VARIANTS, name)
 
 
 def training_sae(settings: SaeTraining, start: Start) -> TrainingSAE:

@@ -1,0 +1,222 @@
+"""A dataset and an SAE variant that another package adds by entry points."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+FILES = {
+    "elsewhere/__init__.py": '"""What a laboratory adds."""\n',
+    "elsewhere/settings.py": '''"""Settings of what is added."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from mammo_sae.cohorts.settings import CmmdCohort
+from mammo_sae.sae.settings import AuxKVariant
+
+
+class WardCohort(CmmdCohort):
+    """The ward's own images, in CMMD's form."""
+
+    MODULE: ClassVar[str] = "elsewhere.ward"
+    kind: Literal["ward"] = Field("ward", description="the ward's folder")
+
+
+class HalvedVariant(AuxKVariant):
+    """TopK with half as many active latents."""
+
+    MODULE: ClassVar[str] = "elsewhere.halved"
+    name: Literal["halved"] = Field("halved", description="sparsity rule")
+''',
+    "elsewhere/ward.py": '''"""Reads the ward's folder."""
+
+from elsewhere.names import PATTERN
+from mammo_sae.cohorts.cmmd import CmmdReader
+
+
+class WardReader(CmmdReader):
+    """The ward's folder."""
+
+    pattern = PATTERN
+
+
+READER = WardReader
+''',
+    "elsewhere/names.py": 'PATTERN = "scans/*.dcm"\n',
+    "elsewhere/halved.py": '''"""TopK with half as many active latents."""
+
+from mammo_sae.sae.variants.topk import TopK
+
+
+class Halved(TopK):
+    """TopK with half as many active latents."""
+
+    def select(self, u):
+        """Return index and value of half of the active latents."""
+        return self.candidates(u, max(1, self.settings.k // 2))
+
+
+VARIANT = Halved
+''',
+    "elsewhere-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n",
+    "elsewhere-1.0.dist-info/entry_points.txt": """[mammo_sae.cohorts]
+ward = elsewhere.settings:WardCohort
+
+[mammo_sae.variants]
+halved = elsewhere.settings:HalvedVariant
+""",
+}
+
+
+@pytest.fixture
+def site(tmp_path) -> Path:
+    """A folder in which the package `elsewhere` is installed."""
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def run(program: str, *sites: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program that sees this project and what is installed in `sites`."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SOURCE, *sites)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def answer(program: str, *sites: Path):
+    done = run(program, *sites)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+SETTINGS = """
+import json
+from pydantic import TypeAdapter
+from mammo_sae.cohorts.readers import reader_class
+from mammo_sae.cohorts.settings import CohortSettings
+from mammo_sae.sae.settings import SaeTraining
+cohort = TypeAdapter(CohortSettings).validate_python({"kind": "ward", "source": "w"})
+sae = SaeTraining(variant={"name": "halved", "k": 6}, latents=32)
+print(json.dumps([
+    type(cohort).__name__, cohort.test_share, reader_class(cohort.kind).pattern,
+    type(sae.variant).__name__, sae.variant.k,
+]))
+"""
+
+
+def test_what_another_package_adds_is_configured_like_what_is_here(site):
+    assert answer(SETTINGS, site) == ["WardCohort", 0.2, "scans/*.dcm", "HalvedVariant", 6]
+
+
+def test_without_the_package_its_names_are_unknown():
+    done = run(SETTINGS)
+    assert done.returncode != 0
+    assert "'ward'" in done.stderr
+
+
+CONFIGURED = """
+import json
+from mammo_sae.config import load_config
+from mammo_sae.errors import InputError
+thin = {"variant": {"name": "halved", "k": 4}, "layers": {"head": {"variant": {"k": 6}}}}
+run = {"layers": ["head"], "cohort": {"kind": "ward", "source": "w"}, "saes": {"thin": thin}}
+config = load_config(run, "mine")
+sae = config.slice("train_sae", {"layer": "head", "sae": "thin", "seed": "0"})
+run["cohort"]["shard"] = 3
+try:
+    load_config(run, "mine")
+except InputError as error:
+    print(json.dumps([config.slice("images", {}), sae, str(error)]))
+"""
+
+
+def test_a_configuration_reaches_the_steps_with_what_is_added(site):
+    images, sae, wrong = answer(CONFIGURED, site)
+    assert json.loads(images)["kind"] == "ward"
+    assert json.loads(sae)["variant"] == {
+        "name": "halved",
+        "k": 6,
+        "k_aux": 128,
+        "aux_weight": 1.0,
+    }
+    assert wrong.startswith("mine: cohort.shard: unknown key")
+
+
+TRAINED = """
+import json, torch
+from mammo_sae.sae.settings import SaeTraining
+from mammo_sae.sae.variants.base import Start
+from mammo_sae.sae.variants.registry import training_sae
+settings = SaeTraining(variant={"name": "halved", "k": 6}, latents=32)
+cells = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+_, value = training_sae(settings, Start(cells, 1.0, torch.float32)).select(cells)
+print(json.dumps(list(value.shape)))
+"""
+
+
+def test_a_variant_of_another_package_is_trained(site):
+    assert answer(TRAINED, site) == [64, 3]
+
+
+CODE = """
+import json
+from importlib.util import find_spec
+from mammo_sae.steps import STEPS
+plain = {name: step.code({}, '{"kind":"vindr","variant":{"name":"topk"}}')
+         for name, step in STEPS.items()}
+added = []
+if find_spec("elsewhere"):
+    added = [json.loads(STEPS["images"].code({}, '{"kind":"ward"}')),
+             json.loads(STEPS["train_sae"].code({}, '{"variant":{"name":"halved"}}'))]
+print(json.dumps([plain, added]))
+"""
+
+
+def test_the_digest_of_what_is_added_covers_its_own_package_and_no_other_result(site):
+    plain, (images, sae) = answer(CODE, site)
+    assert {part for part in images if part.startswith("elsewhere")} == {
+        "elsewhere",
+        "elsewhere.names",
+        "elsewhere.ward",
+    }
+    assert "mammo_sae.cohorts.cmmd" in images
+    assert "mammo_sae.cohorts.vindr" not in images
+    assert {part for part in sae if part.startswith("elsewhere")} == {
+        "elsewhere",
+        "elsewhere.halved",
+    }
+    (site / "elsewhere" / "names.py").write_text('PATTERN = "pictures/*.dcm"\n')
+    again, (other, same) = answer(CODE, site)
+    assert again == plain
+    assert {part for part in images if images[part] != other[part]} == {"elsewhere.names"}
+    assert same == sae
+    program = CODE.replace('(("images",', '() and (("images",')
+    assert answer(program)[0] == plain
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("settings:WardCohort", "settings:Ward", "can't be imported"),
+        ("settings:WardCohort", "ward:WardReader", "must be a subclass of mammo_sae.settings"),
+        ("ward = ", "boxes = ", "no key of the settings is the literal 'boxes'"),
+    ],
+)
+def test_a_wrong_entry_point_is_named(site, old, new, message):
+    path = site / "elsewhere-1.0.dist-info" / "entry_points.txt"
+    path.write_text(path.read_text().replace(old, new))
+    assert message in run(SETTINGS, site).stderr.splitlines()[-1]
