@@ -200,7 +200,7 @@ def test_a_layer_without_a_lift_and_an_untested_confounder_are_said_so(
 
 def test_the_terms_of_the_loss_are_drawn_apart(run, whole, tmp_path, drawn_text):
     said = drawn_text(_training, run, whole, tmp_path / "a.png")
-    assert {"reconstruction error", "penalties: loss less error"} <= set(said)
+    assert {"reconstruction error", "penalties: loss minus error"} <= set(said)
     for name in ("head", "blocks.10"):
         history = read_table(whole / f"{name}.csv")
         write_table(history.assign(error=history["loss"]), tmp_path / f"{name}.csv")

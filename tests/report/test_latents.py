@@ -95,7 +95,7 @@ def test_a_split_without_labelled_images_is_said_so(run, tmp_path, drawn_text):
 def test_a_latent_of_ones_choice_is_drawn(run, tmp_path, drawn_text):
     said = drawn_text(_draw, run, tmp_path / "a.png", chosen=[17, 4])
     assert [text for text in said if text.startswith("Latent ")] == ["Latent 17", "Latent 4"]
-    assert any(text.startswith("Latents asked for") for text in said)
+    assert any(text.startswith("Chosen latents") for text in said)
 
 
 def test_a_latent_that_the_sae_lacks_is_refused(run, tmp_path):

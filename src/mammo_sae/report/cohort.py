@@ -1,4 +1,4 @@
-"""Step: what the cohort holds: counts per split, and a contact sheet of its images."""
+"""Step: count the cohort's patients and images per split, and draw a contact sheet of images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(
     output: Path,
     counts: Path,
 ) -> None:
-    """Draw the contact sheet and write the counts behind it.
+    """Draw the contact sheet and write the table of counts.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ def run(
         PNG to write.
     counts
         Table (.csv) to write, one row per split: patients, images, images with and without each
-        concept or with its label unknown, and images of each view, density and so on.
+        Table (.csv) to write, one row per split: patients, images, images positive, negative and
+        unknown for each concept, and images of each view, density and other covariates.
     """
     table = read_table(images)
     store = ImageReader(image_stores, concept_regions(images))
@@ -86,7 +87,7 @@ def run(
 
 
 def count(table: pd.DataFrame, concepts: Sequence[str]) -> pd.DataFrame:
-    """Return one row per split with its counts of patients and images."""
+    """Return one row per split with counts of patients and images."""
     rows = []
     for split in style.SPLITS:
         here = table[table["split"] == split]
@@ -113,7 +114,7 @@ def count(table: pd.DataFrame, concepts: Sequence[str]) -> pd.DataFrame:
 def draw(
     rows: pd.DataFrame, concepts: Sequence[str], group: str, count: int, seed: int
 ) -> list[str]:
-    """Return ids of `count` random images with concept `group`, or with none, one per patient."""
+    """Return ids of `count` random images of concept `group` (or none), one per patient."""
     wanted = (
         (rows[list(concepts)] == 0).fillna(False).all(axis=1)
         if group == "none"

@@ -1,4 +1,4 @@
-"""Step: the configuration of the run as a page of the report."""
+"""Step: write the run's configuration as a page of the report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(*, content: str, output: Path) -> None:
     Parameters
     ----------
     content
-        The configuration as JSON, without what says where sources and keys lie.
+        The configuration as JSON, without the locations of sources and keys.
     output
         The page to write (.html).
     """

@@ -1,4 +1,4 @@
-"""Step: which of a concept's top latents are really a confounder's."""
+"""Step: draw the confounder tests of a concept's top latents."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mammo_sae.report.verdicts import overall
 from mammo_sae.stores.tables import read_table
 
 SHADE = "#F7DCCD"
-MOST_ROWS = 30  # latents in the matrix: more can't be read
-# From telling the absence of a confounder's level to telling its presence.
+MOST_ROWS = 30  # most latents in the matrix; more would be unreadable
+# One end: the latent discriminates the level's absence; other end: its presence.
 DIVERGING = LinearSegmentedColormap.from_list(
     "diverging", ["#0B5C73", "#8FC1CF", "#FFFFFF", "#D9B48F", "#7A4A12"]
 )
@@ -32,12 +32,12 @@ def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output
     Parameters
     ----------
     latents, confounds
-        Tables that these steps wrote for the same SAE.
+        Confounder and latents tables of the same SAE.
     concept
         Column of the image table.
     min_kept
-        Share of the crude excess over 0.5 below which an association is the confounder's: the
-        region shaded.
+        Share of the crude excess over 0.5 below which an association is due to the confounder. The
+        figure shades this region.
     output
         PNG to write.
     """
@@ -69,7 +69,7 @@ def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output
 
 
 def _top(rows: pd.DataFrame, ranks: pd.Series) -> list[int]:
-    """Return the tested latents that the discovery split ranks first by AUROC."""
+    """Return the tested latents with the best AUROC ranks in the discovery split."""
     tested = pd.Index(rows["latent"].unique())
     return ranks.reindex(tested).dropna().sort_values().index[:MOST_ROWS].tolist()
 
@@ -121,7 +121,7 @@ def _scatter(ax: Axes, rows: pd.DataFrame, low: float, min_kept: float) -> None:
         reason = rows["reason"].iloc[0] if len(rows) else "no associated latent"
         style.empty(ax, reason)
         return
-    ends = np.array([0.0, 0.5, 1.02])  # the share kept, of an AUROC above or below 0.5
+    ends = np.array([0.0, 0.5, 1.02])  # the line of `min_kept`, below and above 0.5
     nothing = np.where(ends < 0.5, 1.02, 0.0)
     kept = 0.5 + (ends - 0.5) * min_kept
     for part in (slice(0, 2), slice(1, 3)):

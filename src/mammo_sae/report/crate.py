@@ -1,9 +1,9 @@
-"""Step: an RO-Crate of the run, so that others can read what was made of what, by which step.
+"""Step: write an RO-Crate, which describes for others which step made which file from what.
 
-RO-Crate 1.1 with the Process Run Crate profile: one action per step that ran, from the records
-beside the results (`mammo_sae.records`): its settings, code, packages and machine, what it read
-and what it wrote with SHA-256. Only what the given results rest on is listed, however old the rest
-of the folder is.
+RO-Crate 1.1 with the Process Run Crate profile has one action per step that ran, taken from the
+records beside the results (`mammo_sae.records`): its settings, code, packages and machine, its
+inputs, and its outputs with SHA-256. Only the steps behind the given results are listed; other
+files in the folder may be of older runs.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def run(*, results: Sequence[Path], output: Path) -> None:
     Parameters
     ----------
     results
-        Tables and figures of the run; all that they rest on is listed.
+        Tables and figures of the run. All steps behind them are listed.
     output
         `ro-crate-metadata.json` in the run's folder, which is the root of the crate.
 
     Raises
     ------
     InputError
-        If a result has no record, naming it.
+        If a result has no record. The message names the result.
     """
     folder = output.parent
     records = {path: record for record in _records(folder) for path in record.outputs}
@@ -62,7 +62,7 @@ def run(*, results: Sequence[Path], output: Path) -> None:
 
 
 class _Record:
-    """A step's record; paths relative to the working directory, as steps are given them."""
+    """A step's record. Paths are relative to the working directory, as in the step's arguments."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -142,7 +142,7 @@ def _add_action(crate: ROCrate, record: _Record, folder: Path) -> None:
 def _file(
     crate: ROCrate, folder: Path, path: Path, digest: str, size: int | None = None
 ) -> ContextEntity:
-    """Return the entity of a file; one that is not in the run's folder is known by its digest."""
+    """Return the entity of a file. A file outside the run's folder is identified by its digest."""
     if not path.is_relative_to(folder):
         return _property(crate, f"#sha256-{digest}", "a file outside of the run", digest)
     place = path.relative_to(folder).as_posix()

@@ -1,4 +1,4 @@
-"""Step: which latents a prediction rests on, and which of them fine-tuning brought."""
+"""Step: draw the latents with the largest effects on a prediction, and those new in fine-tuning."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ PANEL = 3.5  # inches
 
 
 def run(*, effects: Path, matched: Path | None, sae: str, split: str, output: Path) -> None:
-    """Draw effects of single latents on the logits, and those of the base's nearest latents.
+    """Draw the effects of single latents on the logits, and the nearest latents of the base.
 
     Parameters
     ----------
     effects
         Table `effects` of all SAEs at the head layer.
     matched
-        Table `matched_latents`; None: there is no fine-tuned encoder.
+        Table `matched_latents`; None if there is no fine-tuned encoder.
     split
-        The split whose images show the effects.
+        The split on whose images the effects were measured.
     output
         PNG to write.
 
     Raises
     ------
     InputError
-        If the table has rows, and none of such an SAE.
+        If the table has rows, but none of this SAE.
     """
     everything = read_table(effects)
     if len(everything) and sae not in set(everything["sae"]):
@@ -54,8 +54,8 @@ def run(*, effects: Path, matched: Path | None, sae: str, split: str, output: Pa
     width, height = max(7.2, 0.5 + PANEL * columns), 1.5 + 3.0 * len(concepts)
     with style.figure(output, width, height) as fig:
         what = (
-            "Effect: what a latent's presence adds to the logit of positive images, beyond what it "
-            f"adds to that of negative ones. {split.capitalize()} split, first seed; lines: 95 % "
+            "Effect: mean amount that a latent adds to the logit of positive images, minus that of "
+            f"negative images. {split.capitalize()} split, first seed; lines: 95 % "
             "patient bootstrap."
         )
         style.heading(fig, title, textwrap.fill(what, int(15.5 * width)))
@@ -105,7 +105,7 @@ def _first_seed(table: pd.DataFrame, sae: str, split: str) -> pd.DataFrame:
 
 
 def _largest(ax: Axes, rows: pd.DataFrame) -> None:
-    """Effects of the latents of largest size, with their intervals."""
+    """Draw the effects of the latents with the largest ones, with intervals."""
     top = rows[rows["rank_causal"] <= TOP].sort_values("rank_causal")
     places = np.arange(len(top))
     spread = np.abs(top[["effect_low", "effect_high"]].to_numpy().T - top["effect"].to_numpy())
@@ -119,7 +119,7 @@ def _largest(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def _novel(rows: pd.DataFrame) -> str:
-    """Return how many latents are new, and their share of all effects."""
+    """Return the number of new latents and their share of all effects, as words."""
     known = rows[rows["effect"].notna()]
     if known.empty:
         return "new latents?"
@@ -129,7 +129,7 @@ def _novel(rows: pd.DataFrame) -> str:
 
 
 def _novelty(ax: Axes, rows: pd.DataFrame) -> None:
-    """Effect of each latent against the cosine of the base's nearest atom."""
+    """Draw the effect of each latent against the cosine with the base's nearest atom."""
     colours = np.where(rows["new"].astype(bool), NEW, KEPT)
     ax.scatter(rows["cosine"], rows["effect"], s=9, c=colours, linewidths=0, alpha=0.8)
     style.reference(ax, float(rows["null_cosine"].iloc[0]), axis="x")

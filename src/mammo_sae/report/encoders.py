@@ -1,4 +1,4 @@
-"""Step: how well each encoder predicts each concept, split by split."""
+"""Step: draw how well each encoder predicts each concept in each split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRICS = {"auroc": "AUROC", "auprc": "AUPRC"}
 
 
 def run(*, encoders: Path, output: Path) -> None:
-    """Draw the table of encoders: AUROC and AUPRC with intervals, against chance.
+    """Draw AUROC and AUPRC of all encoders with intervals, and chance.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Step: how a prediction changes as more of the top latents are kept, or dropped."""
+"""Step: draw a prediction's AUROC against the number of top latents that are kept or dropped."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mammo_sae.stores.tables import read_table
 MODES = {"on": "only the first k are kept", "off": "the first k are dropped"}
 SPLICES = {
     "spliced": "the edited reconstruction",
-    "error_preserving": "the embedding less the dropped latents",
-    "mean_ablated": "the embedding, dropped latents at their mean",
+    "error_preserving": "the embedding minus the dropped latents",
+    "mean_ablated": "the embedding with dropped latents at their mean",
 }
-# They often run along the class mean and the mean difference.
+# Dashed, since these often coincide with the class mean and the mean difference.
 LINES = {"class_union": (0, (3, 1.5)), "both_ends": (0, (3, 1.5))}
 
 
@@ -74,7 +74,7 @@ def run(*, interventions: Path, concept: str, output: Path) -> None:
 
 
 def shown_splice(names: pd.Series) -> str:
-    """Return the splice to draw: the first of `SPLICES` that the table holds."""
+    """Return the splice to draw: the first of `SPLICES` that the table has."""
     present = set(names)
     return next((name for name in SPLICES if name in present), "")
 
@@ -116,11 +116,11 @@ def _panel(ax: Axes, rows: pd.DataFrame, mode: str, splice: str, low: float) -> 
 
 
 def baselines(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return the AUROC of the network as it is, and with the whole reconstruction spliced in.
+    """Return the AUROC of the unchanged network, and with the SAE's full reconstruction.
 
-    Both are edits of the table that drop nothing: "off" with k = 0, or "on" with every latent. With
-    the error kept that is the network's own logit, spliced that of the SAE's reconstruction. NaN
-    where the table lacks the edit.
+    Both are edits of the table that drop nothing: "off" with k = 0, or "on" with all latents. With
+    the error preserved, such an edit gives the network's own logit; spliced, it gives the logit of
+    the reconstruction. NaN if the table lacks the edit.
     """
     nothing = (rows["mode"] == "off") & (rows["k"] == 0)
     everything = (rows["mode"] == "on") & (rows["k"] == rows["k"].max())
@@ -144,7 +144,7 @@ def _legend(fig: Figure, table: pd.DataFrame) -> None:
     ]
     network, spliced = baselines(table)
     lines = [
-        ("network as it is", "solid", style.INK, math.isnan(network)),
+        ("network without SAE", "solid", style.INK, math.isnan(network)),
         ("all latents spliced", (0, (5, 2)), style.INK, math.isnan(spliced)),
         ("chance", (0, (1, 2)), style.FAINT, False),
     ]

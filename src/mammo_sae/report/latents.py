@@ -1,8 +1,9 @@
-"""Step: the picture of a concept's top latents: what each fires on, with its numbers and verdict.
+"""Step: draw a concept's top latents: the images that activate each, its numbers and its verdict.
 
-Latents are those that the discovery split ranks first by AUROC; images are of the confirmation
-split, which had no say in that. Nothing is chosen by looks: beside the images that excite a latent
-most stand a typical positive one and the negative one that excites it most.
+The latents have the best AUROC ranks in the discovery split. The images are of the confirmation
+split, which did not take part in the ranking. No image is chosen by eye. Beside the images with the
+highest activation stand a typical positive image and the negative image with the highest
+activation.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table
 
-# The figure's measures, in inches.
+# Sizes of the figure's parts, in inches.
 TEXT = 2.62
 IMAGE = 1.32
 GAP = 0.06
@@ -56,7 +57,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The images shown of one latent; the last two are None where the split has no such image."""
+    """The images shown for one latent. The last two are None if the split has no such image."""
 
     highest: list[Example]
     typical: Example | None
@@ -77,7 +78,7 @@ def run(
     output: Path,
     chosen: Sequence[int] = (),
 ) -> None:
-    """Draw the top latents of one SAE and concept, or those asked for.
+    """Draw the top latents of one SAE and concept, or the chosen ones.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def run(
     codes
         Manifest of the SAE's codes.
     latents, alignment, confounds
-        Tables that these steps wrote for the same SAE.
+        Tables of the same SAE, written by these steps.
     concept
         Column of the image table.
     split
@@ -96,7 +97,7 @@ def run(
     output
         PNG to write.
     chosen
-        Latents to draw; none: those that the discovery split ranks first by AUROC.
+        Latents to draw. If empty, those with the best AUROC ranks in the discovery split.
 
     Raises
     ------
@@ -146,12 +147,12 @@ def run(
 def pick_latents(rows: pd.DataFrame, count: int, chosen: Sequence[int] = ()) -> pd.DataFrame:
     """Return the rows of one concept's `chosen` latents, or of its `count` best ones.
 
-    Those chosen come in the order given, the best by discovery AUROC first.
+    Chosen latents come in the given order, the best ones by discovery AUROC.
 
     Raises
     ------
     InputError
-        If one that was chosen has no row.
+        If a chosen latent has no row.
     """
     if chosen:
         by_latent = rows.set_index("latent", drop=False)
@@ -171,7 +172,7 @@ def pick_examples(
     count: int,
     positions: np.ndarray | None = None,
 ) -> Examples:
-    """Choose the images to show of one latent; equal scores go by the order of the images.
+    """Choose the images to show for one latent. Equal scores keep the order of the images.
 
     Parameters
     ----------
@@ -180,16 +181,16 @@ def pick_examples(
     truth : [n] bool
     patients : [n]
     count
-        Images of highest activation, of different patients, whatever their label; images in which
+        Number of images with the highest activation, of any label, one per patient. Images in which
         the latent is inactive are left out.
     positions : [n], optional
-        What to call the images; 0 to n - 1 if None.
+        Positions to return for the images; 0 to n - 1 if None.
 
     Returns
     -------
     Examples
-        Beside those of highest activation: the positive image of median activation, and the
-        negative one of highest activation among patients not shown yet.
+        The images of highest activation; the positive image of median activation; and the negative
+        image of highest activation, among patients not shown yet.
     """
     positions = np.arange(len(scores)) if positions is None else positions
 
@@ -216,7 +217,7 @@ def pick_examples(
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Where things stand on the figure, and what the pictures are read from."""
+    """Positions of the figure's parts, and the readers that the pictures come from."""
 
     fig: Figure
     store: ImageReader
@@ -255,7 +256,7 @@ class _Canvas:
         )
 
     def text(self, left: float, top: float, text: str, **style_: object) -> None:
-        """Write text whose upper left corner stands at inches from the upper left corner."""
+        """Write text whose upper left corner is `left` and `top` inches from the figure's."""
         self.fig.text(self.x(left), self.y(top), text, **{"va": "top", **style_})
 
 
@@ -272,7 +273,7 @@ def _titles(
     seed = "" if run is None else f" seed {run['seed']}"
     return (
         f"{'Latents and' if chosen else 'Top latents for'} {style.words(concept)}{of}{seed}",
-        f"{'Latents asked for' if chosen else 'Ranked by AUROC in the discovery split'}; "
+        f"{'Chosen latents' if chosen else 'Ranked by AUROC in the discovery split'}; "
         f"all numbers and images are of the {split} split "
         f"({int(truth.sum())} of {len(known)} images with {style.words(concept)})",
     )
@@ -321,8 +322,8 @@ def _draw_row(
     shown: list[Example | None] = [*examples.highest]
     shown += [None] * (canvas.examples - len(shown))
     shown += [examples.typical, examples.false_alarm]
-    absent = ["no other image\nexcites it"] * canvas.examples
-    absent += ["no positive image", "no other negative\nimage excites it"]
+    absent = ["no other image\nactivates it"] * canvas.examples
+    absent += ["no positive image", "no other negative\nimage activates it"]
     for column, (example, why) in enumerate(zip(shown, absent, strict=True)):
         left, upper = canvas.left(column), canvas.top(number)
         ax = canvas.axes(left, upper, IMAGE, canvas.picture)
@@ -392,8 +393,8 @@ def _draw_text(
                 ("Energy lift", f"×{lift}"),
                 (
                     "",
-                    f"×{scores['matched_energy_lift']:.1f} like latents, "
-                    f"×{scores['shuffled_energy_lift']:.1f} moved masks",
+                    f"×{scores['matched_energy_lift']:.1f} matched latents, "
+                    f"×{scores['shuffled_energy_lift']:.1f} shuffled masks",
                 ),
                 (
                     "Pointing",
@@ -402,7 +403,7 @@ def _draw_text(
                 (
                     "",
                     f"{scores['shuffled_pointing']:.0%}, {scores['shuffled_pointing_near']:.0%} "
-                    "moved masks",
+                    "shuffled masks",
                 ),
             ]
     else:
@@ -418,7 +419,7 @@ def _draw_text(
 def _badges(
     canvas: _Canvas, top: float, latent: int, aligned: pd.DataFrame, verdicts: pd.DataFrame
 ) -> float:
-    """Draw a latent's verdict and location as badges; return where the text below starts."""
+    """Draw a latent's verdict and location as badges; return where the text below them starts."""
     word, names, verb = "not tested", [], "by"
     if latent in verdicts.index:
         word = verdicts.loc[latent, "verdict"]
@@ -442,7 +443,7 @@ def _badges(
 
 
 def _confounder_lines(names: Sequence[str], verb: str) -> list[str]:
-    """Return `verb` and confounders in at most two lines that fit beside the pictures."""
+    """Return `verb` and the confounders in at most two lines that fit beside the pictures."""
     if not names:
         return []
     for shown in range(len(names), 0, -1):
@@ -464,7 +465,9 @@ def _draw_legend(canvas: _Canvas) -> None:
     bar = canvas.axes(left, top + 0.02, 1.0, 0.11)
     bar.imshow(overlay.HEAT(np.linspace(0, 1, 256))[None], aspect="auto", extent=(0, 1, 0, 1))
     bar.set_axis_off()
-    canvas.text(left + 1.06, top, "activation: low to the latent's highest in the split", size=7.5)
+    canvas.text(
+        left + 1.06, top, "activation: from low to the latent's highest in the split", size=7.5
+    )
     left += 3.95
     entries = [
         (canvas.palette[region], "solid", style.words(region))

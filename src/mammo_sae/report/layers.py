@@ -1,4 +1,4 @@
-"""Step: what changes from layer to layer: fidelity, concepts, localisation, confounders."""
+"""Step: draw fidelity, concepts, localisation and confounders against the layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOP = 5  # latents whose localisation is shown per SAE
 def run(
     *, sae_quality: Path, latents: Path, alignment: Path, confounds: Path, sae: str, output: Path
 ) -> None:
-    """Draw one named SAE over all layers and encoders; seeds are dots, their mean a line.
+    """Draw one named SAE over all layers and encoders. Dots are seeds, lines are their mean.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def run(
     Raises
     ------
     InputError
-        If the table of quality has rows, and none of such an SAE.
+        If the quality table has rows, but none of this SAE.
     """
     quality, probed, aligned, tested = (
         table[table["sae"] == sae]
@@ -57,7 +57,7 @@ def run(
             fig,
             f"Layer by layer · SAE {sae}",
             "dots: seeds; lines: their mean; the best latent is chosen in the discovery split; "
-            "energy lift: grey lines are random latents of like firing rate",
+            "energy lift: grey lines are random latents with a similar firing rate",
         )
         grid = fig.add_gridspec(
             rows,
@@ -70,13 +70,13 @@ def run(
             wspace=0.26,
         )
 
-        unseen = "not estimable: no image of the split that SAEs are scored on (sae_quality.split)"
+        unseen = "not estimable: no image in the split that scores SAEs (sae_quality.split)"
         few = "not estimable: too few positive or negative images"
 
         def curves(
             place: tuple[int, int], values: pd.DataFrame, column: str, title: str, why: str
         ) -> Axes | None:
-            """Draw a panel, or say `why` it is empty and return None."""
+            """Draw a panel; if it is empty, write `why` into it and return None."""
             ax = fig.add_subplot(grid[place])
             ax.set_title(title)
             if column not in values or values[column].isna().all():
@@ -142,7 +142,7 @@ def _axis(ax: Axes, layers: list[str]) -> None:
 
 
 def _means(values: pd.DataFrame, column: str, layers: list[str]) -> np.ndarray:
-    """Return the mean over a layer's SAEs of `column`, [layers], NaN where there is none."""
+    """Return the mean of `column` over a layer's SAEs, [layers]; NaN if there is none."""
     return values.groupby("layer")[column].mean().reindex(layers).to_numpy(dtype=float)
 
 
@@ -183,7 +183,7 @@ def _lifts(
     layers: list[str],
     palette: dict[str, str],
 ) -> None:
-    """Energy lift of each SAE's five latents of highest discovery AUROC, and its baseline."""
+    """Draw the energy lift of each SAE's top latents by discovery AUROC, and its baseline."""
     ax.set_title(f"energy lift of the top {TOP}")
     best = best_latents(probed[probed["concept"] == concept], TOP)[[*IDENTITY, "latent"]]
     rows = aligned[(aligned["concept"] == concept) & (aligned["selection"] == "ranked")]
@@ -231,7 +231,7 @@ def _verdicts(
     layers: list[str],
     encoders: dict[str, str],
 ) -> None:
-    """Share of each verdict among the associated latents; a bar per encoder, layer by layer."""
+    """Draw the share of each verdict among associated latents: a bar per encoder and layer."""
     ax.set_title("most severe verdict, associated latents")
     tested = verdicts[verdicts["concept"] == concept]
     here = associated(tested)
@@ -259,7 +259,7 @@ def _verdicts(
                     linewidth=0.5,
                 )
                 bottom += share
-            # The encoder's colour above its bar.
+            # A line in the encoder's colour above its bar.
             ends = [place - 0.42 * bar, place + 0.42 * bar]
             ax.plot(ends, [1.05, 1.05], color=encoder_colour, linewidth=3, solid_capstyle="butt")
     _axis(ax, layers)
@@ -275,7 +275,7 @@ def _readability(
     confounders: list[str],
     encoders: dict[str, str],
 ) -> None:
-    """Best AUROC for each confounder among the latents tested for any concept."""
+    """Draw the best AUROC for each confounder among the latents tested for any concept."""
     palette = style.colours(confounders, style.CONFOUNDER_COLOURS)
     ax.set_title("how well the best tested latent discriminates each confounder (AUROC)")
     if tested["confounder_auroc"].isna().all():

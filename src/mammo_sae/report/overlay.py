@@ -1,8 +1,8 @@
-"""Drawing images, masks and maps so that each lies where it belongs.
+"""Draws images, masks and maps in one coordinate system.
 
-Everything is drawn in canonical pixels with pixel edges on whole numbers: pixel (y, x) covers
-[y, y + 1) x [x, x + 1). A layer's cells are placed by the grid's stride and offset; a map is never
-stretched over the image, since a grid of ceil(H / stride) rows does not end where the image does.
+The unit is the canonical pixel, and pixel edges lie on whole numbers: pixel (y, x) covers
+[y, y + 1) x [x, x + 1). The grid's stride and offset place a layer's cells. A map is never
+stretched over the image, since a grid of ceil(H / stride) rows does not end at the image's edge.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from matplotlib.patches import Rectangle
 
 from mammo_sae.grids import LayerGrid
 
-# Warm and light: readable on grey tissue, and no colour of a lesion's or artefact's outline.
+# Warm, light colours: visible on grey tissue, and different from all outlines' colours.
 HEAT = LinearSegmentedColormap.from_list("heat", ["#B3261E", "#E8590C", "#FFA94D", "#FFF3BF"])
 
-# An artefact's colour and dashes: no concept has them.
+# The colour and dashes of artefacts, which no concept has.
 ARTEFACT = "#FFD43B"
 DASHES = (0, (2.5, 1.5))
 
@@ -25,7 +25,7 @@ DASHES = (0, (2.5, 1.5))
 def grid_extent(grid: LayerGrid) -> tuple[float, float, float, float]:
     """Return (left, right, bottom, top) of a layer's whole grid in canonical pixels, y downwards.
 
-    The order is that of matplotlib's `extent`; the grid may end beyond the image.
+    The order is that of matplotlib's `extent`. The grid may reach beyond the image.
     """
     return (
         grid.offset_x,
@@ -53,9 +53,9 @@ def frame(ax: Axes, height: int, width: int) -> None:
 
 
 def draw_map(ax: Axes, activation: np.ndarray, top: float, grid: LayerGrid) -> None:
-    """Lay a latent's map [R, C] over an image, one flat block per cell; 0 is transparent.
+    """Draw a latent's map [R, C] over an image, one block per cell; 0 is transparent.
 
-    `top` is the activation drawn strongest.
+    `top` is the activation with the strongest colour.
     """
     ax.imshow(
         heat(activation, top),
@@ -66,7 +66,7 @@ def draw_map(ax: Axes, activation: np.ndarray, top: float, grid: LayerGrid) -> N
 
 
 def heat(activation: np.ndarray, top: float, colours: Colormap = HEAT) -> np.ndarray:
-    """Return RGBA [..., 4] of activations: colour and opacity both grow from 0 to `top`."""
+    """Return RGBA [..., 4] of activations. Colour and opacity both grow from 0 to `top`."""
     share = np.clip(activation / top, 0, 1) if top > 0 else np.zeros_like(activation)
     result = colours(share)
     result[..., 3] = np.where(share > 0, 0.35 + 0.5 * share, 0)
@@ -74,7 +74,7 @@ def heat(activation: np.ndarray, top: float, colours: Colormap = HEAT) -> np.nda
 
 
 def outline(ax: Axes, mask: np.ndarray, colour: str, *, width: float = 0.9) -> None:
-    """Draw the border of a mask [H, W], closed where the mask reaches the image's edge."""
+    """Draw the border of a mask [H, W], closed along the image's edge."""
     if not mask.any():
         return
     height, columns = mask.shape
@@ -89,7 +89,7 @@ def outline(ax: Axes, mask: np.ndarray, colour: str, *, width: float = 0.9) -> N
 
 
 def box(ax: Axes, mask: np.ndarray, colour: str) -> None:
-    """Draw a dashed box around a mask [H, W], for artefacts whose own shape would be hidden."""
+    """Draw a dashed box around a mask [H, W], for artefacts whose shape an outline would hide."""
     if not mask.any():
         return
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -1,8 +1,8 @@
-"""Step: a table as a page of the report, to be searched and sorted in a browser, without network.
+"""Step: write a table as a page that a browser can search and sort without a network.
 
-The rows travel inside the page, compressed, so that a report with every table stays small; numbers
-are rounded to four digits. Of a table with more rows than a page holds those ranked first are kept,
-and the page names the files that hold every row.
+The page holds the rows in compressed form, so that a report with all tables stays small. Numbers
+are rounded to four digits. If a table has more rows than a page may hold, the rows ranked first are
+kept, and the page names the files with all rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mammo_sae.stores.tables import read_table
 
 MOST_ROWS = 6_000
 DIGITS = 4
-# Columns that say which rows matter most, in the order of preference.
+# Columns that rank rows by importance; the first that a table has is used.
 RANKS = ("rank_auroc", "rank_causal", "rank_attribution")
 
 PAGE = """<!DOCTYPE html>
@@ -139,9 +139,9 @@ def run(*, table: Path, output: Path) -> None:
 
 
 def choose(frame: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
-    """Return at most `most` rows, those ranked first if the table ranks them, and which they are.
+    """Return at most `most` rows, the best-ranked ones if the table has ranks, and a description.
 
-    A rank is taken for all SAEs and concepts or for none, so that every one of them is shown.
+    The same rank limits all SAEs and concepts, so that every one of them is shown.
     """
     if len(frame) <= most:
         return frame, "all"
@@ -162,7 +162,7 @@ def _packed(frame: pd.DataFrame) -> str:
 
 
 def _value(value: Any) -> Any:
-    """Return a cell as JSON has it: rounded, and null where there is none."""
+    """Return a cell as a JSON value: rounded, and null if it is missing."""
     if isinstance(value, str):
         return value
     if pd.api.types.is_list_like(value):

@@ -13,11 +13,11 @@ class CohortSheetSettings(Settings):
     """The cohort's contact sheet."""
 
     examples: int = Field(3, ge=1, le=8, description="images per split and concept")
-    seed: int = Field(0, ge=0, description="seed of their choice")
+    seed: int = Field(0, ge=0, description="seed of the choice of images")
 
 
 class LatentSheetSettings(Settings):
-    """The pictures of a concept's top latents."""
+    """The figure of a concept's top latents."""
 
     latents: int = Field(4, ge=1, le=12, description="latents shown per SAE and concept")
     examples: int = Field(
@@ -26,9 +26,9 @@ class LatentSheetSettings(Settings):
 
 
 class PublishedSettings(Settings):
-    """Which encoders and SAE of the run are those of Mammo-SAE's paper."""
+    """The encoders and the SAE of the run that correspond to those of Mammo-SAE's paper."""
 
-    sae: str = Field(description="name of the SAE that stands for the paper's")
+    sae: str = Field(description="name of the SAE that corresponds to the paper's")
     split: Literal["test", "external"] = Field("test", description="split that is compared")
     pretrained_mass: str | None = Field(
         None, description="encoder with the linear probe for Mass; null: its figures are missing"
@@ -43,16 +43,16 @@ class PublishedSettings(Settings):
 
 
 class ReportSettings(Settings):
-    """What the figures show."""
+    """Contents of the figures."""
 
     cohort: CohortSheetSettings = Field(
         CohortSheetSettings(), description="the cohort's contact sheet"
     )
     latents: LatentSheetSettings = Field(
-        LatentSheetSettings(), description="the pictures of a concept's top latents"
+        LatentSheetSettings(), description="the figure of a concept's top latents"
     )
     published: PublishedSettings | None = Field(
         None,
-        description="which encoders and SAE are compared with the figures of Mammo-SAE's paper; "
+        description="encoders and SAE to compare with the results of Mammo-SAE's paper; "
         "null: the table `published` is not made (docs/reproduce.md)",
     )

@@ -1,8 +1,8 @@
-"""One look for all figures: colours, fonts, wording, and how a figure becomes a file.
+"""The style of all figures: colours, fonts, wording, and the conversion to a file.
 
-Colours are Okabe and Ito's colour-blind safe palette and relatives of it. A concept, an encoder, a
-confounder, a ranking and a verdict each keep one colour in every figure of every run: a name's
-colour follows from the name (`colours`).
+Colours are Okabe and Ito's colour-blind safe palette and related colours. A concept, an encoder, a
+confounder, a ranking and a verdict each have the same colour in every figure of every run, since
+the colour follows from the name (`colours`).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from PIL import Image
 
 from mammo_sae.stores.publish import atomic_file
 
-DPI = 110  # read on a screen, many in one report
-GREYS, GREY_TOLERANCE = 64, 6  # levels of grey in a file, and how far channels of a grey differ
+DPI = 110  # enough for a screen; a report has many figures
+GREYS, GREY_TOLERANCE = 64, 6  # grey levels in a file; most difference of the channels of a grey
 INK = "#1F2933"
 FAINT = "#6B7683"
 RULE = "#D9DEE3"
 
 SPLITS = ("training", "validation", "test", "external")
 
-# Palettes: the names that every run of the phantom has keep their place, others take a free one.
+# Palettes. Names that every run of the phantom has keep their colour; others take a free one.
 CONCEPT_COLOURS = {
     "mass": "#2FA4E7",
     "suspicious_calcification": "#E0559F",
@@ -59,7 +59,7 @@ CONFOUNDER_COLOURS = {
     "age_bin": "#CC6677",
     "eighth": "#332288",
 }
-# What orders latents, as figures name it: every figure takes label and colour from here.
+# Labels and colours of rankings, the same in all figures.
 RANKINGS = {
     "auroc": ("AUROC", "#0072B2"),
     "class_mean": ("class mean", "#D55E00"),
@@ -116,9 +116,9 @@ _RC = {
 
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure of `width` x `height` inches; write it as PNG when the block succeeds.
+    """Yield an empty figure of `width` x `height` inches; write it as PNG if the block succeeds.
 
-    The bytes depend on what is drawn alone: neither date nor software is recorded.
+    The bytes depend only on the drawing: neither date nor software is recorded.
     """
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -134,10 +134,10 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def _with_palette(picture: Image.Image) -> Image.Image:
-    """Return an RGB picture in 256 colours, a third of the file: 64 greys and 192 others.
+    """Return an RGB picture in 256 colours (64 greys, 192 others), for a third of the file size.
 
-    Greys have levels of their own, so that tissue gets no tint, and the method of the others keeps
-    rare ones: one verdict's few dots must not be drawn in another's colour.
+    Greys have levels of their own, so that tissue has no tint. The method for the other colours
+    keeps rare ones: a few dots of one verdict must not take another verdict's colour.
     """
     pixels = np.asarray(picture).astype(np.int16)
     grey = np.ptp(pixels, axis=2) <= GREY_TOLERANCE
@@ -156,7 +156,7 @@ def _with_palette(picture: Image.Image) -> Image.Image:
 
 
 def absent(path: Path, title: str, reason: str) -> None:
-    """Write a figure that says in words why there is nothing to draw."""
+    """Write a figure with the reason why there is nothing to draw."""
     with figure(path, 9.6, 3.0) as fig:
         heading(fig, title)
         fig.text(0.5, 0.42, "\n".join(textwrap.wrap(reason, 96)), ha="center", va="center")
@@ -165,9 +165,9 @@ def absent(path: Path, title: str, reason: str) -> None:
 def colours(names: Iterable[str], palette: Mapping[str, str]) -> dict[str, str]:
     """Return a colour per name, names sorted.
 
-    A name of the palette has its own colour; another one begins at the place that its own letters
-    give and takes the first colour that no name before it has, so that neither the run nor the
-    figure decides. Beyond the palette's length colours come again.
+    A name in the palette has its own colour. For another name, the search begins at a place that
+    follows from its letters, and takes the first colour that no earlier name has. So colours depend
+    neither on the run nor on the figure. With more names than colours, colours repeat.
     """
     slots = list(palette.values())
     result = {name: palette[name] for name in sorted(set(names)) if name in palette}
@@ -180,9 +180,9 @@ def colours(names: Iterable[str], palette: Mapping[str, str]) -> dict[str, str]:
 
 
 def rankings(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return label and colour of the rankings that a table holds, in the order of `RANKINGS`.
+    """Return label and colour of the rankings of a table, in the order of `RANKINGS`.
 
-    One that has no entry there is shown under its own name, never left out.
+    A ranking without an entry in `RANKINGS` is shown under its own name.
     """
     present = [name for name in dict.fromkeys(names) if name]
     known = {name: entry for name, entry in RANKINGS.items() if name in present}
@@ -202,7 +202,7 @@ def words(name: str) -> str:
 
 
 def layer_order(layers: Iterable[str]) -> list[str]:
-    """Return distinct layers in the order in which a network computes them."""
+    """Return distinct layers in the order of the network."""
 
     def place(layer: str) -> tuple[int, int, str]:
         block = re.fullmatch(r"blocks\.(\d+)", layer)
@@ -233,7 +233,7 @@ def heading(fig: Figure, title: str, subtitle: str = "") -> None:
 
 
 def reference(ax: Axes, value: float, text: str = "", *, axis: str = "y") -> None:
-    """Draw a thin reference line (chance, baseline) at `value`, named at its end."""
+    """Draw a thin reference line (chance, baseline) at `value`, with `text` at its end."""
     line = ax.axhline if axis == "y" else ax.axvline
     line(value, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     if text and axis == "y":
@@ -251,14 +251,14 @@ def reference(ax: Axes, value: float, text: str = "", *, axis: str = "y") -> Non
 
 
 def empty(ax: Axes, text: str, width: int = 34) -> None:
-    """Say in a panel why it shows nothing, `width` letters a line."""
+    """Write into a panel why it is empty, `width` letters a line."""
     ax.set_axis_off()
     text = "\n".join(textwrap.fill(line, width) for line in text.splitlines())
     ax.text(0.5, 0.5, text, ha="center", va="center", size=8, color=FAINT, transform=ax.transAxes)
 
 
 def reasons(rows: pd.DataFrame) -> str:
-    """Return why rows of a table hold no number, in the table's own words."""
+    """Return the reasons why rows of a table have no number."""
     if rows.empty:
         return "not run: the table has no such row"
     found = [reason for reason in rows["reason"].unique() if reason] if "reason" in rows else []
@@ -266,7 +266,7 @@ def reasons(rows: pd.DataFrame) -> str:
 
 
 def counts_axis(ax: Axes, most: int) -> None:
-    """Lay out a logarithmic axis of numbers of latents, 0 to `most`, whose labels never touch."""
+    """Lay out a logarithmic axis for 0 to `most` latents, with labels that never touch."""
     ax.set_xscale("symlog", linthresh=1, linscale=0.4)
     ticks = [k for k in (0, 1, 10, 100, 1000, 10000) if k * 4 <= most]
     ticks = sorted({*ticks, most})
@@ -278,7 +278,7 @@ def counts_axis(ax: Axes, most: int) -> None:
 def legend(
     fig: Figure, entries: dict[str, str], *, x: float | None = None, markers: str = "o"
 ) -> None:
-    """Name colours in a line at the figure's upper right corner."""
+    """Draw a colour legend in one line at the figure's upper right corner."""
     handles = [
         Line2D([], [], color=colour, marker=markers, linestyle="none", markersize=6)
         for colour in entries.values()

@@ -1,8 +1,8 @@
-"""Step: the headline figures of a run, for the first page of its report.
+"""Step: write the headline figures of a run, for the first page of its report.
 
-What would mislead if it went unread is said first, and in the log: a fine-tuned encoder that does
-not beat a linear probe on the encoder it started from has learnt nothing, and all that follows
-explains it.
+The page, and the log, begin with what would mislead a reader who missed it. A fine-tuned encoder
+that does not beat a linear probe on its base encoder has learnt nothing new. All results for that
+encoder then describe a network without an improvement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mammo_sae.report.verdicts import ON, SIGNIFICANT
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
-TOP = 10  # latents of highest discovery AUROC whose place is counted
+TOP = 10  # number of latents with the highest discovery AUROC whose location is counted
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -57,9 +57,9 @@ def run(
     encoders, latents, verdicts
         Tables of all encoders and SAEs.
     bases
-        The pretrained encoder that each fine-tuned one started from.
+        The pretrained encoder from which each fine-tuned one started.
     split
-        The confirmation split, in which latents are scored.
+        The confirmation split, on which latents are scored.
     output
         Page to write (.html).
     """
@@ -75,8 +75,8 @@ def run(
         f"<i>Associated</i>: an AUROC above or below 0.5 with q below {SIGNIFICANT:g}, of all "
         f"latents. <i>On the lesion</i>: of the {TOP} latents that the discovery split ranks "
         "first, where that is known. <i>Tested</i>: associated latents that were tested for "
-        "other causes of their association; the columns after it say what they turned out to be. "
-        "Latents that are not associated are counted nowhere.</p>"
+        "other causes of their association; the next columns count their verdicts. "
+        "Latents that are not associated are not counted.</p>"
     ]
     content += [_table(*carriers(ranked, judged))]
     with atomic_file(output) as aside:
@@ -96,7 +96,7 @@ def not_better(scores: pd.DataFrame, bases: Mapping[str, str]) -> list[str]:
                 said.append(
                     f"Fine-tuning did not help: {tuned} predicts {style.words(concept)} in the "
                     f"{split} split with an AUROC of {pair[0]:.2f}, a linear probe on its base "
-                    f"{base} with {pair[1]:.2f}. What the report says of {tuned} explains a "
+                    f"{base} with {pair[1]:.2f}. The report's results for {tuned} describe a "
                     "network that has learnt no more than its base; train longer or change the "
                     "recipe."
                 )
@@ -104,7 +104,7 @@ def not_better(scores: pd.DataFrame, bases: Mapping[str, str]) -> list[str]:
 
 
 def predictions(scores: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: concept, encoder, AUROC in each split but the training one."""
+    """Return header and rows: concept, encoder, AUROC in each split except training."""
     splits = [s for s in style.splits_of(scores["split"]) if s != "training"] or ["training"]
     rows = []
     for (concept, encoder), part in scores.groupby(["concept", "encoder"], sort=True):

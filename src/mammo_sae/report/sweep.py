@@ -1,4 +1,4 @@
-"""Step: a prediction's AUROC for every number of latents kept or dropped, encoder by encoder."""
+"""Step: draw a prediction's AUROC for all numbers of latents kept or dropped, by encoder."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def run(
     splits: Mapping[str, str],
     output: Path,
 ) -> None:
-    """Draw one named SAE's interventions on one concept, a row per encoder, all layers.
+    """Draw one named SAE's interventions on one concept: a row per encoder, all layers.
 
     Parameters
     ----------
     sweeps
-        Curves over every k that `interventions` wrote for the head layer.
+        Curves over all k that `interventions` wrote for the head layer.
     interventions
         Table `interventions` of all SAEs and layers: values with intervals at the configured k.
     splits
-        The split to draw of each layer.
+        For each layer, the split to draw.
     output
         PNG to write.
     """
@@ -48,14 +48,14 @@ def run(
         return
     splice = shown_splice(table["splice"])
     curve = pd.concat(curves, ignore_index=True) if curves else table.iloc[:0]
-    # The curve is that of the edited reconstruction; beside another splice it would mislead.
+    # The curve belongs to the edited reconstruction, so it is not drawn with another splice.
     curve = _of_sae(curve, concept, sae, splits) if splice == "spliced" else curve.iloc[:0]
     encoders = sorted(table["encoder"].unique())
     panels = [(layer, mode) for layer in style.layer_order(table["layer"]) for mode in MODES]
     width, height = 0.9 + 3.0 * len(panels), 1.75 + 2.5 * len(encoders)
     names = style.rankings(table["ranking"])
     with style.figure(output, width, height) as fig:
-        first = f"read from: {SPLICES.get(splice, splice)}; first seed"
+        first = f"logits from: {SPLICES.get(splice, splice)}; first seed"
         dots = "dots: the k that were measured, with 95 % intervals; lines: every k"
         style.heading(fig, title, f"{first}\n{dots}")
         grid = fig.add_gridspec(
@@ -100,7 +100,7 @@ def _of_sae(rows: pd.DataFrame, concept: str, sae: str, splits: Mapping[str, str
 
 
 def _of(rows: pd.DataFrame, encoder: str, layer: str, mode: str) -> pd.DataFrame:
-    """Return the rows of one panel, of the first seed."""
+    """Return the rows of one panel for the first seed."""
     rows = rows[(rows["encoder"] == encoder) & (rows["layer"] == layer) & (rows["mode"] == mode)]
     return rows[rows["seed"] == rows["seed"].min()]
 
@@ -110,10 +110,10 @@ def _panel(
 ) -> None:
     for number, (ranking, (_, colour)) in enumerate(names.items()):
         line = curve[curve["ranking"] == ranking].sort_values("k", kind="stable")
-        # Between measured dots nothing is known: no line.
+        # The rows between the dots are not measured, so no line joins the dots.
         ax.plot(line["k"], line["auroc"], color=colour, linewidth=1.1)
         points = rows[(rows["ranking"] == ranking) & (rows["selection"] != "matched")]
-        # Without lines, dots of the same k stand beside each other, in the order of the legend.
+        # Without lines, dots of equal k stand side by side, in the order of the legend.
         beside = _aside(ax, number - (len(names) - 1) / 2 if curve.empty else 0)
         style_ = {"color": colour, "transform": beside, "zorder": 3}
         ax.vlines(points["k"], points["auroc_low"], points["auroc_high"], linewidth=0.7, **style_)

@@ -1,4 +1,4 @@
-"""Step: put the tables of all SAEs (or encoders) together, as Parquet and as CSV."""
+"""Step: join the tables of all SAEs (or encoders), as Parquet and as CSV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from mammo_sae.errors import InputError
 from mammo_sae.stores.tables import read_table, write_table
 
-# Columns that say what a row is about, in the order by which rows are sorted.
+# Columns that identify a row, in the order by which rows are sorted.
 KEYS = (
     "encoder",
     "layer",
@@ -32,8 +32,8 @@ KEYS = (
 def run(*, parts: Sequence[Path], output_csv: Path, output_parquet: Path) -> None:
     """Write the rows of all `parts`, sorted by the columns that identify them.
 
-    A column that a part lacks (nothing in it could be estimated) is empty in its rows. Parts may
-    have no rows: of a layer whose latents are all dead, none is tested.
+    If a part lacks a column because nothing could be estimated, its rows are empty there. Parts may
+    have no rows: if all latents of a layer are dead, none is tested.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def run(*, parts: Sequence[Path], output_csv: Path, output_parquet: Path) -> Non
     if not parts:
         raise InputError(f"no table to put into {output_parquet}; name at least one")
     frames = [read_table(path) for path in parts]
-    # A part without rows says nothing of its columns' types.
+    # A part without rows has no information on the types of its columns.
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     keys = [key for key in KEYS if key in table]
     table = table.sort_values(keys, kind="stable", ignore_index=True) if keys else table

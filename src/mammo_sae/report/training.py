@@ -1,4 +1,4 @@
-"""Step: how the SAEs of one encoder were trained."""
+"""Step: draw the training curves of one encoder's SAEs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from mammo_sae.stores.tables import read_table
 
 PANELS = {
     "error": "reconstruction error",
-    "rest": "penalties: loss less error",
+    "rest": "penalties: loss minus error",
     "explained_variance": "explained variance",
     "dead_share": "share of dead latents",
     "lr": "learning rate × 1,000",
 }
-WORTH_DRAWING = 1e-9  # a rest below is rounding
+WORTH_DRAWING = 1e-9  # smaller penalties are rounding errors
 
 
 def run(
     *, histories: Sequence[Path], layers: Sequence[str], encoder: str, sae: str, output: Path
 ) -> None:
-    """Draw the training curves of one encoder's SAEs of one kind: a line per layer and seed.
+    """Draw the training curves of one encoder's SAEs of one name: a line per layer and seed.
 
-    The loss is drawn as its terms: the reconstruction error, and what is added to it (a sparsity
-    penalty, or the auxiliary term that revives dead latents and comes and goes with them).
+    The loss is drawn as its two terms: the reconstruction error and the penalties. A penalty is a
+    sparsity penalty, or the auxiliary loss, which is above 0 only while latents are dead.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def run(
     Raises
     ------
     InputError
-        If there are not as many layers as histories.
+        If there are not as many layers as training logs.
     """
     if len(histories) != len(layers):
         raise InputError(f"{len(histories)} training logs but {len(layers)} layers; give one each")
@@ -63,7 +63,7 @@ def run(
     palette = {layer: ramp(0.85 * i / max(1, len(order) - 1)) for i, layer in enumerate(order)}
     width, height = 13.0, 3.0
     with style.figure(output, width, height) as fig:
-        style.heading(fig, title, "of the batch at each step; the loss is error and penalties")
+        style.heading(fig, title, "measured on each step's batch; loss = error + penalties")
         grid = fig.add_gridspec(
             1, len(PANELS), left=0.045, right=0.99, top=0.72, bottom=0.16, wspace=0.32
         )
@@ -91,7 +91,7 @@ def _panel(
     if column in {"error", "rest"}:
         ax.set_yscale("log")
     for layer, history in curves:
-        # Where no latent is dead the auxiliary term is 0, which a logarithmic axis can't show.
+        # Without dead latents the auxiliary loss is 0, which a logarithmic axis can't show.
         values = history[column].where(history[column] > 0) if column == "rest" else history[column]
         marker = "." if column == "rest" else ""
         ax.plot(_share(history), values, color=palette[layer], linewidth=1.2, marker=marker, ms=3)

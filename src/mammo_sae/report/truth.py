@@ -1,4 +1,4 @@
-"""Step: the verdicts against what was planted in the phantom."""
+"""Step: draw the scores of verdicts against the phantom's ground truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
 MEASURES = {
-    "recall": "planted latents called (recall)",
+    "recall": "confounded latents called (recall)",
     "false_positive_rate": "clean latents called (false positives)",
 }
 
@@ -23,7 +23,7 @@ def run(*, truth: Path, output: Path) -> None:
     Parameters
     ----------
     truth
-        Table of all SAEs' verdicts against the ground truth.
+        Table of all SAEs' scores against the ground truth.
     output
         PNG to write.
     """

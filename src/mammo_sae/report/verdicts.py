@@ -1,4 +1,4 @@
-"""Step: what a latent's tests come to: its verdict over all confounders, and where it looks."""
+"""Step: summarise a latent's tests: its verdict over all confounders, and its location."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mammo_sae.analysis.verdict import SEVERITY
 from mammo_sae.stores.tables import read_table, write_table
 
 SIGNIFICANT = 0.05  # q-value of the alignment with the lesion
-POINTS = 0.5  # share of the images in which a latent fires that its highest cell must hit
+POINTS = 0.5  # least share of firing images in which the highest cell must touch the lesion
 ON, OFF, UNCLEAR = "on the lesion", "off the lesion", "where: unclear"
 
 
 def run(
     *, latents: Path, alignment: Path, confounds: Path, output_csv: Path, output_parquet: Path
 ) -> None:
-    """Write one row per SAE, concept and tested latent: what is said of it in one word.
+    """Write one row per SAE, concept and tested latent, with its verdict and location.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ def run(
         Tables of all SAEs.
     output_csv, output_parquet
         Tables to write: identity, concept, latent, rank_auroc (discovery), auroc with interval and
-        q (confirmation), verdict (the most severe), the confounders that have it and its reason,
-        what the latent discriminates, where (see `location`; empty: not estimable), energy_lift,
-        pointing.
+        q (confirmation), verdict (the most severe), the confounders with that verdict and its
+        reason, discriminates (what the latent discriminates), where (see `location`; empty: not
+        estimable), energy_lift, pointing.
     """
     keys = [*IDENTITY, "concept", "latent"]
     table = overall(read_table(confounds))
@@ -53,14 +53,14 @@ def run(
 
 
 def overall(confounds: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per SAE, concept and latent: the most severe verdict, its confounders.
+    """Return one row per SAE, concept and latent: the most severe verdict and its confounders.
 
-    A latent that any confounder explains is confounded, whatever the others say; it is insufficient
-    only if no confounder could be tested. One that is not associated with the concept is so for
-    every confounder. Columns: encoder, layer, sae, seed, concept, latent, concept_auroc, verdict,
-    confounders (names, with commas), reason (that of the confounder among these that it
-    discriminates best), discriminates (columns that it discriminates with the concept held fixed,
-    best first, with its AUROC).
+    If any confounder explains a latent, it is confounded, whatever its other verdicts. It is
+    insufficient only if no confounder could be tested. A latent that is not associated with the
+    concept has that verdict for every confounder. Columns: encoder, layer, sae, seed, concept,
+    latent, concept_auroc, verdict, confounders (names with this verdict, joined by commas), reason
+    (for the one of these confounders that the latent discriminates best), discriminates (columns
+    that the latent discriminates with the concept held fixed, with AUROC, best first).
     """
     keys = [*IDENTITY, "concept", "latent"]
     rows = confounds.assign(
@@ -83,13 +83,13 @@ def overall(confounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def location(scores: pd.Series) -> str:
-    """Return where a latent looks, from its row of the alignment table; "" if not estimable.
+    """Return whether a latent fires on the lesion, from its alignment row; "" if not estimable.
 
-    On the lesion if all of this holds: q < 0.05; the whole interval of its energy lift lies above
-    chance (1) and above the lift with masks moved between patients; the whole interval of its
-    pointing lies above that with moved masks; and its highest cell touches the lesion in at least
-    half of the positive images in which it fires. Off the lesion if the interval of its lift lies
-    below chance. Else unclear.
+    On the lesion, if all of these hold: q < 0.05; the interval of its energy lift lies above chance
+    (1) and above the lift with shuffled masks; the interval of its pointing score lies above that
+    with shuffled masks; and its highest cell touches the lesion in at least half of the positive
+    images in which it fires. Off the lesion, if the interval of its lift lies below chance.
+    Otherwise unclear.
     """
     if pd.isna(scores["energy_lift"]):
         return ""
