@@ -1,4 +1,4 @@
-"""A dataset and an SAE variant that another package adds by entry points."""
+"""A dataset, an SAE variant and an encoder source that another package adds by entry points."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pydantic import Field
 
 from mammo_sae.cohorts.settings import CmmdCohort
 from mammo_sae.sae.settings import AuxKVariant
+from mammo_sae.settings import Settings
 
 
 class WardCohort(CmmdCohort):
@@ -28,6 +29,15 @@ class WardCohort(CmmdCohort):
 
     MODULE: ClassVar[str] = "elsewhere.ward"
     kind: Literal["ward"] = Field("ward", description="the ward's folder")
+
+
+class ZerosSource(Settings):
+    """Weights that are all zero."""
+
+    MODULE: ClassVar[str] = "elsewhere.zeros"
+    kind: Literal["zeros"]
+    of: str = Field(description="who asks")
+    architecture: str = "efficientnet-lite0"
 
 
 class HalvedVariant(AuxKVariant):
@@ -66,9 +76,31 @@ class Halved(TopK):
 
 VARIANT = Halved
 ''',
+    "elsewhere/zeros.py": '''"""Weights that are all zero."""
+
+from mammo_sae.encoders.description import IMAGENET, EncoderDescription
+from mammo_sae.encoders.network import Network
+
+
+def read(source):
+    """Return the weights and what is known of them."""
+    details = EncoderDescription(
+        kind="pretrained",
+        architecture=source.architecture,
+        normalisation=IMAGENET,
+        source=f"zeros of {source.of}",
+        licence="none needed",
+        data="none",
+    )
+    state = Network(details).state_dict()
+    return {name: tensor * 0 for name, tensor in state.items()}, details
+''',
     "elsewhere-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n",
     "elsewhere-1.0.dist-info/entry_points.txt": """[mammo_sae.cohorts]
 ward = elsewhere.settings:WardCohort
+
+[mammo_sae.encoders]
+zeros = elsewhere.settings:ZerosSource
 
 [mammo_sae.variants]
 halved = elsewhere.settings:HalvedVariant
@@ -172,22 +204,43 @@ def test_a_variant_of_another_package_is_trained(site):
     assert answer(TRAINED, site) == [64, 3]
 
 
+IMPORTED = """
+import json
+from pathlib import Path
+from mammo_sae.config import load_config
+from mammo_sae.encoders import importing
+from mammo_sae.encoders.settings import PretrainedSettings
+encoder = {"kind": "pretrained", "source": {"kind": "zeros", "of": "us"}}
+config = load_config({"layers": ["head"], "encoders": {"e": encoder}}, "mine")
+settings = PretrainedSettings.model_validate_json(config.slice("import_encoder", {"encoder": "e"}))
+weights, description = Path("w.safetensors"), Path("w.json")
+importing.run(settings, weights=weights, description=description)
+print(description.read_text())
+"""
+
+
+def test_weights_of_another_package_are_imported(site, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert answer(IMPORTED, site)["source"] == "zeros of us"
+
+
 CODE = """
 import json
 from importlib.util import find_spec
 from mammo_sae.steps import STEPS
-plain = {name: step.code({}, '{"kind":"vindr","variant":{"name":"topk"}}')
+plain = {name: step.code({}, '{"kind":"vindr","variant":{"name":"topk"},"source":{"kind":"lite0"}}')
          for name, step in STEPS.items()}
 added = []
 if find_spec("elsewhere"):
     added = [json.loads(STEPS["images"].code({}, '{"kind":"ward"}')),
-             json.loads(STEPS["train_sae"].code({}, '{"variant":{"name":"halved"}}'))]
+             json.loads(STEPS["train_sae"].code({}, '{"variant":{"name":"halved"}}')),
+             json.loads(STEPS["import_encoder"].code({}, '{"source":{"kind":"zeros"}}'))]
 print(json.dumps([plain, added]))
 """
 
 
 def test_the_digest_of_what_is_added_covers_its_own_package_and_no_other_result(site):
-    plain, (images, sae) = answer(CODE, site)
+    plain, (images, sae, encoder) = answer(CODE, site)
     assert {part for part in images if part.startswith("elsewhere")} == {
         "elsewhere",
         "elsewhere.names",
@@ -199,11 +252,16 @@ def test_the_digest_of_what_is_added_covers_its_own_package_and_no_other_result(
         "elsewhere",
         "elsewhere.halved",
     }
+    assert {part for part in encoder if part.startswith("elsewhere")} == {
+        "elsewhere",
+        "elsewhere.zeros",
+    }
+    assert "mammo_sae.encoders.sources.lite0" not in encoder
     (site / "elsewhere" / "names.py").write_text('PATTERN = "pictures/*.dcm"\n')
-    again, (other, same) = answer(CODE, site)
+    again, (other, *same) = answer(CODE, site)
     assert again == plain
     assert {part for part in images if images[part] != other[part]} == {"elsewhere.names"}
-    assert same == sae
+    assert same == [sae, encoder]
     program = CODE.replace('(("images",', '() and (("images",')
     assert answer(program)[0] == plain
 

@@ -16,6 +16,7 @@ from mammo_sae.cohorts.readers import reader_module
 from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
+from mammo_sae.encoders.sources.registry import source_module
 from mammo_sae.extensions import tags
 from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.phantom.settings import PhantomPartSettings
@@ -82,6 +83,7 @@ class Step:
 
 
 READER = Choice(("kind",), reader_module, tags(CohortSettings))
+SOURCE = Choice(("source", "kind"), source_module, tags(encoders.Source))
 VARIANT = Choice(("variant", "name"), variant_module, tags(Variant))
 
 
@@ -91,7 +93,7 @@ STEPS = {
     "splits": Step("mammo_sae.cohorts.split_table", SplitSettings, READER),
     "images": Step("mammo_sae.images.convert", ConversionSettings, READER),
     "quarantine": Step("mammo_sae.images.quarantine", None),
-    "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings),
+    "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings, SOURCE),
     "registry": Step("mammo_sae.encoders.registry", None),
     "finetune": Step("mammo_sae.encoders.finetune", encoders.FinetunedSettings),
     "extract": Step("mammo_sae.encoders.extract", encoders.ExtractionSettings),

@@ -171,6 +171,17 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     )
 
 
+def folded(path: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors of an architecture in a checkpoint as `network.Network` has them.
+
+    Raises
+    ------
+    InputError
+        As `find` and `fold`.
+    """
+    return fold(find(path, name).state, name, f"checkpoint {path}")
+
+
 def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor]:
     """Turn a state dict of the packages into one of `network.Network`, BatchNorm folded.
 

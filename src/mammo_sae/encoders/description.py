@@ -22,6 +22,7 @@ class Normalisation(Settings):
 
 # As documented by https://github.com/lukemelas/EfficientNet-PyTorch and its lite variants.
 IMAGENET = Normalisation(scale="full", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET_DATA = "ImageNet-1k (1.28 million natural images, 1,000 classes)"
 # https://github.com/batmanlab/Mammo-CLIP
 MAMMO_CLIP = Normalisation(scale="image", mean=(0.3089279,) * 3, std=(0.25053555408335154,) * 3)
 

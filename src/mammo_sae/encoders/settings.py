@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from mammo_sae.encoders.architectures import ArchitectureName
+from mammo_sae.extensions import ENCODERS, or_added
 from mammo_sae.settings import PathText, Settings
 
 LITE0 = "efficientnet-lite0"
@@ -125,6 +126,7 @@ Source = Annotated[
     Lite0Source | EfficientNetSource | MammoClipSource | MammoFmSource | RandomSource,
     Field(discriminator="kind"),
 ]
+Source = or_added(Source, ENCODERS)  # type: ignore[misc]
 
 
 class PretrainedSettings(Settings):

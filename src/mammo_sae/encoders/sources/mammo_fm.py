@@ -1,0 +1,22 @@
+"""A checkpoint of Mammo-FM: Mammo-CLIP's image encoder and form of file, other weights."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mammo_sae.encoders.description import EncoderDescription
+from mammo_sae.encoders.settings import MammoFmSource
+from mammo_sae.encoders.sources.mammo_clip import Terms, read_published
+
+# As its publishers state them in November 2026.
+TERMS = Terms(
+    licence="academic use only",
+    forbids="commercial use; redistribution of weights and derivatives, which SAEs trained on its "
+    "embeddings may be: ask before you publish one",
+    data="mammograms and reports, as its authors describe",
+)
+
+
+def read(source: MammoFmSource) -> tuple[dict[str, Tensor], EncoderDescription]:
+    """Return the weights and what is known of them."""
+    return read_published(source, "Mammo-FM", TERMS)
