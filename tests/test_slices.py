@@ -37,6 +37,7 @@ EXPECTED = [
     (r"name|results|layers", set()),
     (r"cohort\.key_file", {"cohort", "images", "splits"}),
     (r"cohort\.shards", {"cohort", "images"}),
+    (r"cohort\.validation_share", {"cohort", "splits"}),
     (r"cohort\..*", {"cohort"}),
     (r"phantom\..*", {"phantom"}),
     (r"images\..*", {"images"}),

@@ -13,9 +13,9 @@ from mammo_sae.stale import differences, key_of
 from mammo_sae.steps import STEPS
 
 CONFIG = load_config(DEMO, "demo")
-# A part of the phantom and the seed of an SAE are wildcards, the phantom has no key: no edit
-# changes these in place.
-FIXED = {("part",), ("seed",), ("key_file",)}
+# A part of the phantom and the seed of an SAE are wildcards; the phantom has neither a key nor a
+# share of test patients: no edit changes these in place.
+FIXED = {("part",), ("seed",), ("key_file",), ("test_share",)}
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -54,6 +54,8 @@ def test_every_key_that_is_named_is_one_of_the_configuration(step):
 @pytest.mark.parametrize(
     ("rule", "path", "key"),
     [
+        ("splits", ("categories",), "cohort.concepts"),
+        ("splits", ("validation_share",), "cohort.validation_share"),
         ("images", ("images", "height"), "images.height"),
         ("images", ("concepts", "mass"), "cohort.concepts.mass"),
         ("phantom", ("patients",), "phantom.patients.test"),

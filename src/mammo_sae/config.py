@@ -280,11 +280,6 @@ class Config(Settings):
         return [folder for folder in (self.cohort.source, self.cohort.external) if folder]
 
     @property
-    def draws_splits(self) -> bool:
-        """Whether patients are drawn into splits, by what they have of the concepts."""
-        return self.cohort.validation_share > 0 or hasattr(self.cohort, "test_share")
-
-    @property
     def shards(self) -> int:
         """The number of shards of the cohort."""
         return self.cohort.shards
@@ -370,7 +365,7 @@ class Config(Settings):
                 key_file=self.cohort.key_file,
             )
         elif step == "splits":
-            value = SplitSettings(kind=self.cohort.kind, key_file=self.cohort.key_file)
+            value = SplitSettings.of(self.cohort)
         elif step == "import_encoder":
             # Weights do not hang on what theirs are compared with.
             value = self.encoders[wildcards["encoder"]].model_copy(update={"base": None})

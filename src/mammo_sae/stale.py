@@ -84,6 +84,8 @@ def key_of(rule: str, wildcards: Mapping[str, str], path: tuple[str, ...], confi
     """Return the key of the configuration that a leaf of a rule's settings was made from."""
     if rule == "configuration":
         return ".".join(path)
+    if rule == "splits" and path == ("categories",):
+        return "cohort.concepts"
     if rule in {"images", "splits"}:
         return ".".join(path if path[0] == "images" else ("cohort", *path))
     if rule == "phantom":

@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mammo_sae.cohorts import build, split_table
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
 from mammo_sae.cohorts.readers import Sources
-from mammo_sae.cohorts.settings import PhantomCohort, SplitSettings, VindrCohort
+from mammo_sae.cohorts.settings import PhantomCohort, SplitSettings, TableCohort, VindrCohort
 from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
@@ -52,6 +54,47 @@ def test_the_table_of_splits_has_the_images_tables_splits_in_its_order(vindr_fol
     assert list(splits.columns) == ["image_id", "split"]
     both = images[["image_id", "split"]].astype(str).reset_index(drop=True)
     pd.testing.assert_frame_equal(splits.astype(str), both)
+
+
+def test_drawn_splits_are_the_same_in_both_tables_when_a_file_is_lost(folder, tmp_path):
+    cohort = TableCohort(
+        source=str(folder),
+        key_file=str(folder / "key"),
+        concepts={"tumour": "mass"},
+        validation_share=0.5,
+    )
+    splits = []
+    for _ in range(2):
+        images, _ = build_cohort(cohort, [folder], tmp_path / "out")
+        split_table.run(SplitSettings.of(cohort), [folder], tmp_path / "splits.parquet")
+        table = pd.read_parquet(tmp_path / "splits.parquet").set_index("image_id")["split"]
+        both = images.set_index("image_id")["split"].astype(str)
+        assert both.equals(table[both.index].astype(str))
+        splits.append(both)
+        # The one image of a patient in which there is a mass.
+        (folder / "3.png").write_bytes(b"no image")
+    assert set(splits[0]) == {"training", "validation"}
+    assert len(splits[1]) == len(splits[0]) - 1
+    assert splits[1].equals(splits[0][splits[1].index])
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Forty PNGs of twenty patients; of the odd ones one image in two has a mass."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "key").write_text("0123456789abcdef")
+    rows = []
+    for number in range(40):
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(source / f"{number}.png")
+        patient = number // 2
+        view = ("CC", "MLO")[number % 2]
+        rows.append(
+            (f"{number}.png", f"p{patient}", "training", view, "L", patient % 2 * (number % 2))
+        )
+    names = ["file", "patient_id", "split", "view", "side", "mass"]
+    pd.DataFrame(rows, columns=names).to_csv(source / "images.csv", index=False)
+    return source
 
 
 def test_the_tables_have_pseudonyms_types_and_clipped_boxes(vindr_folder, tmp_path):

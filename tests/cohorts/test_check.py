@@ -29,12 +29,12 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, **given) -> str:
     source = folder / "source"
-    settings = TableCohort(
-        source=str(source), key_file=str(folder / "key"), concepts={"mass": "mass"}
-    )
-    check_tables(settings, [source], archive_state(settings, [source]).tables, folder / "checked")
+    given = {"concepts": {"mass": "mass"}, **given}
+    settings = TableCohort(source=str(source), key_file=str(folder / "key"), **given)
+    state = archive_state(settings, [source]).tables
+    return check_tables(settings, [source], state, folder / "checked")
 
 
 def edit(folder: Path, old: str, new: str) -> None:
@@ -46,10 +46,11 @@ def edit(folder: Path, old: str, new: str) -> None:
 
 def test_good_tables_are_read_once(folder, monkeypatch):
     monkeypatch.setattr(facts, "_facts", lambda path: pytest.fail(f"{path} was read"))
-    check(folder)
+    splits = check(folder)
     before = (folder / "checked").read_text()
-    monkeypatch.setattr("mammo_sae.cohorts.check.read_tables", lambda *_: pytest.fail("again"))
-    check(folder)
+    for name in ("read_tables", "split_table"):
+        monkeypatch.setattr(f"mammo_sae.cohorts.check.{name}", lambda *_: pytest.fail("again"))
+    assert check(folder) == splits
     assert (folder / "checked").read_text() == before
 
 
@@ -92,3 +93,28 @@ def test_labels_by_finding_of_a_table_by_breast_are_refused_before_the_step(tmp_
     by_finding = by_image.model_copy(update={"labels": "finding"})
     with pytest.raises(InputError, match=r"cohort\.labels: the source has no table with a row per"):
         check_tables(by_finding, [tmp_path], state, tmp_path / "checked")
+
+
+def test_an_edit_of_labels_or_of_a_name_leaves_the_splits_digest(folder):
+    before = check(folder)
+    assert check(folder, concepts={"tumour": "mass"}) == before
+    edit(folder, "CC,L,0", "CC,L,1")
+    assert check(folder) == before
+    edit(folder, "training", "test")
+    edit(folder, "4.dcm,p0,training", "4.dcm,p0,test")
+    assert check(folder) != before
+
+
+def test_an_edit_of_labels_that_draws_the_same_patients_leaves_the_splits_digest(folder):
+    drawn = {"validation_share": 0.5}
+    before = check(folder, **drawn)
+    # The patient has a mass in one image instead of two: in the same stratum as before.
+    edit(folder, "5.dcm,p1,training,CC,R,1", "5.dcm,p1,training,CC,R,0")
+    assert check(folder, **drawn) == before
+    assert len({check(folder, **drawn, split_seed=seed) for seed in range(5)}) > 1
+
+
+def test_a_file_that_remembers_nothing_legible_is_made_anew(folder):
+    splits = check(folder)
+    (folder / "checked").write_text("{")
+    assert check(folder) == splits

@@ -24,6 +24,7 @@ FILES, SHARDS = 200, 16
 # What is made: tables, images and encoders. All else follows from these.
 MADE = [
     "results/own/cohort/summary.json",
+    "results/own/cohort/splits.parquet",
     *(f"results/own/images/{shard}.json" for shard in range(SHARDS)),
     *(f"results/own/encoders/{name}/encoder.json" for name in ("named", "unnamed")),
 ]
@@ -49,7 +50,12 @@ def own(micro_project, tmp_path_factory):
     digest = hashlib.sha256((folder / "b0.pth").read_bytes()).hexdigest()
     source = f"{{kind: efficientnet, architecture: efficientnet-b0, path: {folder}/b0.pth"
     (folder / "own.yaml").write_text(f"""name: own
-cohort: {{kind: vindr, source: {folder}/archive, shards: {SHARDS}, unannotated: accept}}
+cohort:
+  kind: vindr
+  source: {folder}/archive
+  shards: {SHARDS}
+  unannotated: accept
+  validation_share: 0.2
 images: {{preprocessing: clinical, height: 96, width: 64}}
 layers: [head]
 encoders:
@@ -109,7 +115,7 @@ def test_five_files_added_to_200_reconvert_only_the_shards_of_their_patients(cha
     touched = {load_pseudonyms(None).shard(patient, SHARDS) for patient in added}
     assert len(added) == 3
     assert 1 <= len(touched) <= 3
-    assert project.stale(*MADE) == {"cohort": 1, "images": len(touched)}
+    assert project.stale(*MADE) == {"cohort": 1, "splits": 1, "images": len(touched)}
 
     stores = [project.folder / f"results/own/images/{shard}.zarr" for shard in range(SHARDS)]
     before = [store.stat().st_ino for store in stores]
@@ -120,13 +126,13 @@ def test_five_files_added_to_200_reconvert_only_the_shards_of_their_patients(cha
     assert len(pd.read_parquet(images)) == FILES + 5
 
 
-def test_a_removed_image_reruns_the_cohort_and_its_shard_of_images(changed):
+def test_a_removed_image_reruns_the_cohort_its_splits_and_its_shard_of_images(changed):
     project, folder = changed
     gone = rows(folder, TABLES[0])["image_id"].iloc[0]
     for table, key in zip(TABLES, IDS, strict=True):
         whole = rows(folder, table)
         whole[whole[key] != gone].to_csv(folder / "archive" / table, index=False)
-    assert project.stale(*MADE) == {"cohort": 1, "images": 1}
+    assert project.stale(*MADE) == {"cohort": 1, "splits": 1, "images": 1}
 
 
 def test_a_changed_file_reruns_the_cohort_and_its_shard_of_images(changed):
@@ -144,6 +150,18 @@ def test_a_new_label_reruns_the_cohort_and_no_image(changed):
     )
     table.to_csv(folder / "archive" / TABLES[0], index=False)
     assert project.stale(*MADE) == {"cohort": 1}
+
+
+def test_a_renamed_concept_draws_the_same_patients(changed):
+    project, _ = changed
+    concepts = "{tumour: Mass, suspicious_calcification: Suspicious Calcification}"
+    overlay = f"{{cohort: {{concepts: {concepts}}}, truth: {{concept: tumour}}}}"
+    assert project.stale(*MADE, overlay=overlay) == {"cohort": 1}
+
+
+def test_another_seed_of_the_splits_reruns_them(changed):
+    project, _ = changed
+    assert project.stale(*MADE, overlay="cohort: {split_seed: 1}") == {"cohort": 1, "splits": 1}
 
 
 def test_an_archive_moved_with_its_times_makes_nothing_stale_but_what_names_its_place(changed):
@@ -167,7 +185,7 @@ def test_a_typo_in_a_table_is_told_before_anything_is_removed(changed):
     before = [path.with_suffix(".parquet").read_bytes() for path in made]
     table = folder / "archive" / TABLES[0]
     good = table.read_text()
-    table.write_text(good.replace(",training", ",trainig", 1))
+    table.write_text(good.replace(",training", ",trainig"))
     assert table.read_text() != good
     done = project.snakemake(*MADE, check=False)
     assert done.returncode == 1

@@ -74,7 +74,7 @@ rule splits:
     params:
         cfg=cfg("splits"),
         code=code("splits"),
-        content=cohort_content,
+        content=splits_content,
         folders=SOURCES,
     message:
         "Splits"

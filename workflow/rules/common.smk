@@ -64,9 +64,7 @@ COHORT = {
     "images": f"{RESULTS}/cohort/images.parquet",
     "findings": f"{RESULTS}/cohort/findings.parquet",
 }
-# Where splits are drawn, by labels, only the table of images has them.
 SPLITS = f"{RESULTS}/cohort/splits.parquet"
-SPLIT_TABLE = COHORT["images"] if CONFIG.draws_splits else SPLITS
 CONCEPTS = ",".join(CONFIG.cohort.concepts)
 RUN = "{encoder}/{layer}/{sae}/seed{seed}"
 

@@ -10,18 +10,19 @@ def source_manifests(wildcards):
 
 @cache
 def archive():
-    """What the user's archive holds now: a folder's time says nothing of the files inside."""
+    """What the user's archive holds now: a folder's time says nothing of the files inside.
+
+    Returns its state and the digest of its table of splits.
+    """
     from mammo_sae.cohorts.check import check_tables
     from mammo_sae.cohorts.state import archive_state
 
     sources = [Path(source) for source in SOURCES]
     try:
         state = archive_state(CONFIG.cohort, sources)
-        # Once, before jobs are started, and before Snakemake removes what they will make.
-        if not workflow.remote_exec:
-            kept = kept_configuration(CONFIG.name).with_suffix(".checked")
-            check_tables(CONFIG.cohort, sources, state.tables, kept)
-        return state
+        # Before jobs are started, and before Snakemake removes what they will make.
+        kept = kept_configuration(CONFIG.name).with_suffix(".checked")
+        return state, check_tables(CONFIG.cohort, sources, state.tables, kept)
     except InputError as error:
         raise WorkflowError(str(error)) from None
 
@@ -33,12 +34,17 @@ SEEN = CONFIG.cohort.kind == "phantom" or workflow.subprocess_exec
 
 def cohort_content(wildcards):
     """What the cohort's tables are read from."""
-    return "" if SEEN else archive().tables
+    return "" if SEEN else archive()[0].tables
+
+
+def splits_content(wildcards):
+    """What the table of splits will hold: labels that are edited need not change it."""
+    return "" if SEEN else archive()[1]
 
 
 def shard_content(wildcards):
     """What a shard of images is converted from."""
-    return "" if SEEN else archive().shards[int(wildcards.shard)]
+    return "" if SEEN else archive()[0].shards[int(wildcards.shard)]
 
 
 def finetuning_inputs(wildcards):

@@ -5,7 +5,7 @@ CODES = f"{RESULTS}/codes/{RUN}"
 
 rule train_sae:
     input:
-        images=SPLIT_TABLE,
+        images=SPLITS,
         manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
         masks=breast_masks,

@@ -31,6 +31,9 @@ class Annotations:
         Pseudonyms of images whose file is missing or is no readable image.
     counts
         What was noticed and not refused, by name.
+    labels
+        source_patient, split and a column per concept, a row per image that the tables name, also
+        of files that are missing or can't be read: files do not decide who is drawn.
     finding_rows
         image_id, concept, rows, positive, see `mammo_sae.cohorts.source`; None without.
     malformed
@@ -45,6 +48,7 @@ class Annotations:
     boxes: pd.DataFrame
     lost: tuple[str, ...]
     counts: Mapping[str, int]
+    labels: pd.DataFrame
     finding_rows: pd.DataFrame | None = None
     malformed: tuple[LeftOut, ...] = ()
     torn: tuple[str, ...] = ()
@@ -99,7 +103,9 @@ def read_annotations(
             f"are, more than cohort.most_malformed = {most_malformed:g} allows; a patient's images "
             "must stay together"
         )
-    images = source.images[~unreadable & ~source.images["source_patient"].isin(torn)]
+    whole = ~source.images["source_patient"].isin(torn)
+    labels = source.images.loc[whole, ["source_patient", "split", *concepts]]
+    images = source.images[~unreadable & whole]
     images = images.assign(
         image_id=[pseudonyms.image(i) for i in images["source_image"]],
         patient_id=[pseudonyms.patient(p) for p in images["source_patient"]],
@@ -122,7 +128,9 @@ def read_annotations(
     malformed = tuple(row for sheet in source.sheets for row in sheet.named())
     notices = tuple(f"{sheet.name}: {text}" for sheet in source.sheets for text in sheet.notices)
     of_torn = tuple(sorted(pseudonyms.patient(patient) for patient in torn))
-    return Annotations(images, boxes, lost, source.counts, rows, malformed, of_torn, notices)
+    return Annotations(
+        images, boxes, lost, source.counts, labels, rows, malformed, of_torn, notices
+    )
 
 
 def _torn(images: pd.DataFrame) -> list[str]:

@@ -17,7 +17,7 @@ from mammo_sae.cohorts.left_out import report
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.regions import REGIONS
-from mammo_sae.cohorts.splits import drawn_splits
+from mammo_sae.cohorts.splits import splits_of_patients
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
 from mammo_sae.dicom.refusal import Policy
 from mammo_sae.errors import InputError
@@ -119,7 +119,7 @@ def read_tables(
         most_malformed=settings.most_malformed,
     )
     images = validated_images(
-        _with_split(found.images, settings, pseudonyms),
+        _with_split(found, settings, pseudonyms),
         list(settings.concepts),
         list(settings.covariates),
     )
@@ -132,24 +132,13 @@ def read_tables(
 
 
 def _with_split(
-    frame: pd.DataFrame, settings: CohortSettings, pseudonyms: Pseudonyms
+    found: Annotations, settings: CohortSettings, pseudonyms: Pseudonyms
 ) -> pd.DataFrame:
     """Return an images table with the shard and the split of every image's patient."""
-    patients = frame["source_patient"]
+    patients = found.images["source_patient"]
     shards = {p: pseudonyms.shard(p, settings.shards) for p in patients.unique()}
-    split = drawn_splits(
-        frame,
-        # By category: a concept's name has no part in who is drawn.
-        sorted(settings.concepts, key=lambda name: (settings.concepts[name], name)),
-        pseudonyms,
-        # Datasets without a split of their own come as training alone.
-        test_share=0.0
-        if (frame["split"] == "test").any()
-        else getattr(settings, "test_share", 0.0),
-        validation_share=settings.validation_share,
-        seed=settings.split_seed,
-    )
-    return frame.assign(shard=patients.map(shards), split=split)
+    splits = splits_of_patients(found.labels, settings.concepts, settings, pseudonyms)
+    return found.images.assign(shard=patients.map(shards), split=patients.map(splits))
 
 
 def _with_rows(

@@ -7,6 +7,7 @@ would take the good tables with it, and all that follows from them would run aga
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from mammo_sae.cohorts.build import read_tables
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import Sources, reader_module
-from mammo_sae.cohorts.settings import CohortSettings
+from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
+from mammo_sae.cohorts.split_table import split_table
 from mammo_sae.digests import code_digest
 from mammo_sae.settings import canonical_json
+from mammo_sae.stores.publish import write_json
 
 
-def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, kept: Path) -> None:
-    """Read a cohort's tables as the step `cohort` does, its images unread.
+def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, kept: Path) -> str:
+    """Read a cohort's tables as the steps `cohort` and `splits` do, its images unread.
 
     Parameters
     ----------
@@ -31,17 +34,39 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
     kept
         File that remembers what was found in order: the same is not looked at again.
 
+    Returns
+    -------
+    str
+        Digest of the table of splits. An edit of labels alone leaves it as it was, and with it all
+        that needs no label.
+
     Raises
     ------
     InputError
         As the step itself.
     """
     seen = [canonical_json(settings), state, code_digest(__name__, reader_module(settings.kind))]
-    digest = hashlib.sha256("\n".join(seen).encode()).hexdigest()
-    if kept.is_file() and kept.read_text(encoding="utf-8") == digest:
-        return
+    digest = _digest("\n".join(seen))
+    known = _kept(kept)
+    if known.get("checked") == digest:
+        return known["splits"]
     pseudonyms = load_pseudonyms(settings.key_file)
+    opened = Sources(settings.kind, sources)
     with files_unread():
-        read_tables(settings, Sources(settings.kind, sources), pseudonyms)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(digest, encoding="utf-8")
+        read_tables(settings, opened, pseudonyms)
+        table = split_table(SplitSettings.of(settings), opened)
+    splits = _digest(table.to_csv(index=False))
+    write_json(kept, {"checked": digest, "splits": splits})
+    return splits
+
+
+def _kept(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

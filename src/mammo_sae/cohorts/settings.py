@@ -220,10 +220,31 @@ class CmmdCohort(UnsplitCohort):
 
 
 class SplitSettings(Settings):
-    """Exactly what the splits of a cohort depend on that does not draw any."""
+    """Exactly what the splits of a cohort depend on; `categories` only where patients are drawn."""
 
     kind: str = Field("phantom", pattern="^[a-z][a-z0-9_]*$", description="kind of the cohort")
     key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")
+    test_share: float = Field(0.0, ge=0, lt=1, description="as of the cohort")
+    validation_share: float = Field(0.0, ge=0, lt=1, description="as of the cohort")
+    split_seed: int = Field(0, ge=0, description="as of the cohort")
+    categories: tuple[str, ...] = Field(
+        (), description="finding categories by which patients are drawn, each once, sorted"
+    )
+
+    @classmethod
+    def of(cls, cohort: CohortSettings) -> SplitSettings:
+        """Return what the splits of `cohort` depend on."""
+        test_share = getattr(cohort, "test_share", 0.0)
+        kept = {"kind": cohort.kind, "key_file": cohort.key_file}
+        if test_share == 0 and cohort.validation_share == 0:
+            return cls(**kept)
+        return cls(
+            **kept,
+            test_share=test_share,
+            validation_share=cohort.validation_share,
+            split_seed=cohort.split_seed,
+            categories=tuple(sorted(set(cohort.concepts.values()))),
+        )
 
 
 CohortSettings = Annotated[

@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
+
+if TYPE_CHECKING:
+    from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
+
+
+def splits_of_patients(
+    labels: pd.DataFrame,
+    concepts: Mapping[str, str],
+    settings: CohortSettings | SplitSettings,
+    pseudonyms: Pseudonyms,
+) -> pd.Series:
+    """Return the split of every patient, by the source's id of the patient.
+
+    Parameters
+    ----------
+    labels
+        As `mammo_sae.cohorts.annotations.Annotations.labels`.
+    concepts
+        Column of `labels` -> finding category. A concept's name has no part in who is drawn, nor
+        has a second concept of the same category.
+    settings
+        Which shares are drawn; a cohort without `test_share` comes with a test split.
+    pseudonyms
+        Of the cohort.
+    """
+    column = {category: name for name, category in sorted(concepts.items())}
+    own_test = (labels["split"] == "test").any()
+    split = drawn_splits(
+        labels,
+        [column[category] for category in sorted(column)],
+        pseudonyms,
+        test_share=0.0 if own_test else getattr(settings, "test_share", 0.0),
+        validation_share=settings.validation_share,
+        seed=settings.split_seed,
+    )
+    return split.groupby(labels["source_patient"]).first()
 
 
 def drawn_splits(
