@@ -1,15 +1,15 @@
-"""The architectures: which layers each has, their channels, strides and places, without torch.
+"""The architectures: their layers, with channels, strides and positions. Does not import torch.
 
-A network of the EfficientNet family is a stem, blocks of inverted residuals, and a head: a 1x1
+A network of the EfficientNet family has a stem, blocks of inverted residuals, and a head: a 1x1
 convolution with BatchNorm and activation. Its layers, by name:
 
 - ``blocks.N``: the output of block N;
 - ``head``: the final map, after the head's activation and before pooling;
 - ``pooled``: the average of the final map over its cells, a grid of one cell.
 
-The padding of every convolution is *static*: it is TensorFlow's "SAME" padding for the nominal
-image size of the architecture, whatever the size of the image given (as in the packages
-efficientnet-pytorch and efficientnet-lite-pytorch, with which Mammo-CLIP was trained).
+The padding of every convolution is *static*: TensorFlow's "SAME" padding for the nominal image size
+of the architecture, for images of any size. The packages efficientnet-pytorch and
+efficientnet-lite-pytorch do the same, and Mammo-CLIP was trained with them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STAGES = (
     (1, 3, 1, 6, 192, 320),
 )
 
-# Compound scaling of each: width, depth, nominal image size in pixels.
+# Compound scaling of each architecture: width, depth, nominal image size in pixels.
 SCALING = {
     "efficientnet-lite0": (1.0, 1.0, 224),
     "efficientnet-b0": (1.0, 1.0, 224),
@@ -66,7 +66,7 @@ ArchitectureName = Literal[
 
 @dataclass(frozen=True)
 class Convolution:
-    """Size, stride and zero padding of a square convolution, alike in both directions."""
+    """Size, stride and zero padding of a square convolution, equal in both directions."""
 
     kernel: int
     stride: int
@@ -80,7 +80,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Block:
-    """An inverted residual block; `squeezed` is None where it has no squeeze-and-excitation."""
+    """An inverted residual block. `squeezed` is None without squeeze-and-excitation."""
 
     inputs: int
     expanded: int
@@ -92,7 +92,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is needed to build a network: stem, blocks, head, activation."""
+    """The parts of a network: stem, blocks, head, activation."""
 
     name: str
     stem: Convolution
@@ -104,11 +104,11 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's channels, and where its cells lie in the image.
+    """A layer's channels, and the positions of its cells in the image.
 
-    Cell i sees the pixels from ``start + i * stride`` on, `receptive_field` of them
-    (squeeze-and-excitation, which looks at the whole map, aside); `start` is negative by the
-    padding. For `pooled`, `stride` and `receptive_field` are 0: its one cell sees the image.
+    Cell i sees `receptive_field` pixels from ``start + i * stride`` on, not counting
+    squeeze-and-excitation, which averages the whole map. `start` is negative because of padding.
+    For `pooled`, `stride` and `receptive_field` are 0: its one cell sees the whole image.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Layer:
 
     @property
     def offset(self) -> float:
-        """Where cell 0 begins, in pixels: each cell is `stride` wide, centred in what it sees."""
+        """Return where cell 0 begins, in pixels: a cell is `stride` wide, centred in its field."""
         return self.start + (self.receptive_field - self.stride) / 2
 
 
@@ -130,13 +130,13 @@ def architecture(name: str) -> Architecture:
     Raises
     ------
     InputError
-        If there is none of that name.
+        If there is no architecture of that name.
     """
     if name not in SCALING:
         raise InputError(f"there is no architecture {name!r}; choose one of {', '.join(SCALING)}")
     width, depth, size = SCALING[name]
     lite = "lite" in name
-    # The lite variants leave stem, first and last stage unscaled, and have no gates.
+    # The lite variants don't scale stem, first and last stage, and have no squeeze-and-excitation.
     stem_channels = NOMINAL_CHANNELS_OF_STEM if lite else _scaled(NOMINAL_CHANNELS_OF_STEM, width)
     head_channels = NOMINAL_CHANNELS_OF_HEAD if lite else _scaled(NOMINAL_CHANNELS_OF_HEAD, width)
     stem = _same_padding(3, 2, size)
@@ -172,7 +172,7 @@ def architecture(name: str) -> Architecture:
 
 @cache
 def layers(name: str) -> tuple[Layer, ...]:
-    """Return the layers of the architecture `name`, in the order the network computes them.
+    """Return the layers of the architecture `name`, in the order of computation.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def grid_shape(name: str, layer: str, height: int, width: int) -> tuple[int, int
 
     Raises
     ------
-    InputError
+        If there is no such layer, or the image is too small for one cell.
         If there is no such layer, or the image is too small to give a cell.
     """
     find_layer(name, layer)
@@ -242,10 +242,10 @@ def grid_shape(name: str, layer: str, height: int, width: int) -> tuple[int, int
 
 
 def listing(name: str, height: int, width: int) -> str:
-    """Return the layers of the architecture `name` as a table of text, one line per layer.
+    """Return the layers of the architecture `name` as a text table, one line per layer.
 
-    Channels; stride and receptive field in pixels; the grid of an image of `height` x `width`
-    pixels; the kilobytes of that image's embedding, stored as float16.
+    Columns: channels; stride and receptive field in pixels; grid of an image of `height` x `width`
+    pixels; kilobytes of that image's embedding in float16.
     """
     rows = [("layer", "channels", "stride", "grid", "receptive field", "kB per image")]
     for layer in layers(name):
@@ -269,7 +269,7 @@ def listing(name: str, height: int, width: int) -> str:
 
 
 def largest_map(name: str, height: int, width: int) -> int:
-    """Return the values of the largest map that one image of `height` x `width` pixels needs."""
+    """Return the number of values of the largest map for an image of `height` x `width` pixels."""
     network = architecture(name)
     rows, columns = network.stem.output_size(height), network.stem.output_size(width)
     largest = rows * columns * network.stem_channels
@@ -280,7 +280,7 @@ def largest_map(name: str, height: int, width: int) -> int:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """Scale by `width` to a multiple of 8 that loses at most a tenth."""
+    """Scale by `width` to a multiple of 8, at most a tenth below the exact value."""
     wanted = channels * width
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wanted else rounded

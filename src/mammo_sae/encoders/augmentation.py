@@ -1,4 +1,4 @@
-"""Random changes of training images: flips, affine maps and elastic deformations."""
+"""Random augmentation of training images: flips, affine maps and elastic deformations."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch.nn import functional
 
 PROBABILITY = 0.5  # of each change, for each image
 ROTATION = 20.0  # largest, degrees
-TRANSLATION = 0.1  # largest, share of the edge
+TRANSLATION = 0.1  # largest, as a share of the edge
 SCALE = (0.8, 1.2)
 SHEAR = 20.0  # largest, degrees
-ELASTIC_STRENGTH = 10.0  # pixels: the displacement field is noise in [-1, 1], blurred, times this
-ELASTIC_BLUR = 15.0  # standard deviation of that blur, pixels
+ELASTIC_STRENGTH = 10.0  # pixels; multiplies the displacement field of blurred noise in [-1, 1]
+ELASTIC_BLUR = 15.0  # standard deviation of the blur, pixels
 
 
 def mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change uint8 images [n, H, W] as Mammo-CLIP does when it trains classifiers.
+    """Change uint8 images [n, H, W] as Mammo-CLIP's settings for training classifiers describe.
 
-    Horizontal and vertical flip; rotation, translation, scale and shear together; elastic
-    deformation (Simard et al., ICDAR 2003): each with probability one half. What comes from
-    outside the image is black.
+    The changes are horizontal and vertical flips; one affine map of rotation, translation, scale
+    and shear; and elastic deformation (Simard et al., ICDAR 2003). Each has probability one half.
+    Pixels from outside the image are black.
 
-    Source: https://github.com/batmanlab/Mammo-CLIP, Datasets/dataset_utils.py, `get_transforms`, as
-    its numbers read: angles and shifts up to them, either way. What its library makes of them is
-    `published_mammo_clip`.
+    Source: https://github.com/batmanlab/Mammo-CLIP, Datasets/dataset_utils.py, `get_transforms`.
+    Here its numbers are limits: angles and shifts are drawn up to them, in either direction. The
+    library used there treats the numbers differently: see `published_mammo_clip`.
     """
     count, height, width = pixels.shape
     y, x = torch.meshgrid(
@@ -37,7 +37,7 @@ def mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     )
     centred = torch.stack([x, y], dim=-1).to(pixels.device, torch.float32)
     grids = torch.stack([_source(centred, rng) for _ in range(count)])
-    # From pixels around the centre to the [-1, 1] between the outer pixels' centres.
+    # From pixels relative to the centre to [-1, 1] between the centres of the outer pixels.
     grids = grids / torch.tensor([(width - 1) / 2, (height - 1) / 2], device=pixels.device)
     changed = functional.grid_sample(
         pixels[:, None].float(), grids, mode="bilinear", align_corners=True
@@ -46,7 +46,7 @@ def mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _source(centred: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return where in the image each pixel [H, W, (x, y)] of the changed one comes from."""
+    """Return the source position in the image of each pixel [H, W, (x, y)] of the changed image."""
     chosen = rng.random(4) < PROBABILITY
     flips = torch.tensor([-1.0 if flip else 1.0 for flip in chosen[:2]], device=centred.device)
     source = centred * flips
@@ -63,7 +63,7 @@ def _source(centred: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _affine(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the matrix [2, 2] and the shift [2], a share of the edges, of an affine map."""
+    """Draw the matrix [2, 2] and the shift [2] (as shares of the edges) of an affine map."""
     angle, shear_x, shear_y = np.radians(
         rng.uniform([-ROTATION, -SHEAR, -SHEAR], [ROTATION, SHEAR, SHEAR])
     )
@@ -83,22 +83,23 @@ def _elastic(shape: tuple[int, int], rng: np.random.Generator) -> Tensor:
     return ELASTIC_STRENGTH * noise[:, 0].permute(1, 2, 0)
 
 
-# --- As albumentations 1.4.7 carries out the published settings ----------------------------------
+# --- The published settings as albumentations 1.4.7 executes them --------------------------------
 
-PUBLISHED_ANGLE = -20.0  # degrees: the library negates rotation and shear, and draws neither
-CORNER_SHIFT = 50.0  # pixels: its elastic transform moves three points, too, each by up to this
+PUBLISHED_ANGLE = -20.0  # degrees; the library negates rotation and shear, and draws neither
+CORNER_SHIFT = 50.0  # pixels; its elastic transform also shifts three points by up to this
 
 
 def published_mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """Change uint8 images [n, H, W] as Mammo-CLIP's published training did.
 
-    The published call is ``Affine(rotate=20, translate_percent=0.1, scale=[0.8, 1.2], shear=20)``,
-    and albumentations takes a single number for a constant, not for a range: every image that is
-    changed is turned by 20 degrees, sheared by 20 degrees along both axes, and moved by a tenth of
-    its edges, always the same way; the scale alone is drawn, for each axis. ``ElasticTransform``
-    first moves three points by up to 50 pixels each (``alpha_affine``), the whole image with them,
-    and what comes from outside is mirrored. Each change has probability one half, and the image is
-    rounded to 8 bits after each.
+    The published call is ``Affine(rotate=20, translate_percent=0.1, scale=[0.8, 1.2], shear=20)``.
+    albumentations takes a single number as a constant, not as a range. So every changed image is
+    rotated by 20 degrees, sheared by 20 degrees along both axes, and shifted by a tenth of its
+    edges, always in the same direction. Only the scale is drawn, for each axis.
+
+    ``ElasticTransform`` first shifts three points by up to 50 pixels each (``alpha_affine``), and
+    the whole image with them. Pixels from outside are mirrored. Each change has probability one
+    half, and the image is rounded to 8 bits after each.
 
     Source: https://github.com/albumentations-team/albumentations, version 1.4.7,
     augmentations/geometric/transforms.py, `Affine`, `ElasticTransform`.
@@ -123,7 +124,7 @@ def _published_change(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def published_affine(height: int, width: int, scale: np.ndarray) -> np.ndarray:
-    """Return the matrix [3, 3] that carries pixels (x, y, 1) of an image into the changed one."""
+    """Return the matrix [3, 3] that maps pixels (x, y, 1) of an image to the changed image."""
     angle = math.radians(PUBLISHED_ANGLE)
     cos, sin, tan = math.cos(angle), math.sin(angle), math.tan(angle)
     shear_y = np.array([[1, 0, 0], [tan, 1, 0], [0, 0, 1]])
@@ -140,9 +141,9 @@ def published_affine(height: int, width: int, scale: np.ndarray) -> np.ndarray:
 
 
 def _corner_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw the affine map [3, 3] that moves three points around the centre apart."""
+    """Draw the affine map [3, 3] that shifts three points around the centre independently."""
     size = min(height, width) // 3
-    # The published order: the first coordinate of the centre is that of the rows.
+    # As in the published code, the centre's first coordinate is that of the rows.
     centre = np.array([height // 2, width // 2], dtype=float)
     start = centre + size * np.array([[1, 1], [1, -1], [-1, -1]])
     stop = start + rng.uniform(-CORNER_SHIFT, CORNER_SHIFT, start.shape)
@@ -151,13 +152,13 @@ def _corner_map(height: int, width: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _mapped(height: int, width: int, matrix: np.ndarray) -> np.ndarray:
-    """Return [H, W, (x, y)]: where `matrix` carries each pixel."""
+    """Return [H, W, (x, y)]: the position to which `matrix` maps each pixel."""
     y, x = np.mgrid[:height, :width].astype(float)
     return np.stack([x, y, np.ones_like(x)], axis=-1) @ matrix[:2].T
 
 
 def _sampled(image: Tensor, source: np.ndarray, outside: str) -> Tensor:
-    """Return the uint8 image [H, W] read, bilinearly, at `source` [H, W, (x, y)]."""
+    """Return the uint8 image [H, W], read bilinearly at the positions `source` [H, W, (x, y)]."""
     height, width = image.shape
     grid = source / np.array([(width - 1) / 2, (height - 1) / 2]) - 1
     found = functional.grid_sample(

@@ -1,7 +1,7 @@
-"""Reading weights as others publish them, safely, into the form that `network` runs.
+"""Reads published weights safely and converts them to the form of `network`.
 
-A file is read without running anything of it (`weights`); the keys and shapes of its tensors are
-compared with the architecture's before anything is used.
+No code of a file is run (`weights`). The names and shapes of its tensors are compared with the
+architecture's before any of them is used.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from mammo_sae.stores.checksums import file_digest
 from mammo_sae.weights import files
 from mammo_sae.weights.unpickling import Foreign
 
-BATCH_NORM_EPSILON = 1e-3  # of both packages; PyTorch's own default is 1e-5
+BATCH_NORM_EPSILON = 1e-3  # of both packages; PyTorch's default is 1e-5
 NORM = ("weight", "bias", "running_mean", "running_var")
 ANCHOR = "_conv_stem.weight"  # the first tensor of every network of the package
-LEVELS = 3  # of dicts in dicts
-NAMED = 3  # offending keys named in a message
+LEVELS = 3  # depth to which nested dicts are searched
+NAMED = 3  # most keys named in a message
 
 Shape = tuple[int, ...]
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, 64 hex digits.
+    """Return the SHA-256 of a file, 64 hexadecimal digits.
 
     Raises
     ------
@@ -62,10 +62,10 @@ def check_sha256(path: Path, expected: str | None) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """An encoder's tensors in a checkpoint, and what stands around them.
+    """An encoder's tensors in a checkpoint.
 
-    `state` has the packages' names; `prefix` stood before each in `around`, the state dict that
-    holds them. `content` is all of the checkpoint.
+    `state` has the packages' names. `around` is the state dict that holds the tensors, where
+    `prefix` stands before each name. `content` is the whole checkpoint.
     """
 
     state: dict[str, Any]
@@ -75,23 +75,23 @@ class Found:
 
 
 def find(path: Path, name: str) -> Found:
-    """Find the tensors of an architecture in a checkpoint, wherever and under whatever prefix.
+    """Find the tensors of an architecture in a checkpoint, at any place and with any prefix.
 
-    State dicts are looked for in the file itself and in the dicts in it (``model``,
-    ``state_dict``, ...), and the encoder in these by the names of its tensors: as they are, or
-    all behind one prefix (``image_encoder.``, ``module.``, ``model.image_encoder.``).
+    State dicts are searched in the file itself and in its nested dicts (``model``, ``state_dict``,
+    ...). The encoder is recognised by the names of its tensors, either unchanged or all with one
+    prefix (``image_encoder.``, ``module.``, ``model.image_encoder.``).
 
     Parameters
     ----------
     path
-        What torch.save, pickle or safetensors wrote.
+        A file of torch.save, pickle or safetensors.
     name
         The architecture.
 
     Raises
     ------
     InputError
-        If the file is damaged, or holds no such encoder, or several that differ.
+        If the file is damaged, or holds no such encoder, or several different ones.
     """
     where = f"checkpoint {path}"
     content = files.read_weights(path)
@@ -131,7 +131,7 @@ def find(path: Path, name: str) -> Found:
 
 
 def _state_dicts(content: Any) -> Iterator[Mapping[Any, Any]]:
-    """Yield every dict down to the third level that has tensors, or what stands for them."""
+    """Yield every dict, down to the third level, that has tensors or placeholders of tensors."""
     level = [content]
     seen: set[int] = set()
     for _ in range(LEVELS):
@@ -147,7 +147,7 @@ def _state_dicts(content: Any) -> Iterator[Mapping[Any, Any]]:
 
 
 def _nothing(content: Any, states: Sequence[Mapping[Any, Any]]) -> str:
-    """Return what a checkpoint without an EfficientNet holds, and what to do."""
+    """Return what a checkpoint without an EfficientNet holds, and the remedy."""
     do = "save model.state_dict() with torch.save and give that file"
     if isinstance(content, Foreign):
         return f"holds an object of {content.name}, not weights; where its code is, {do}"
@@ -183,25 +183,25 @@ def folded(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor]:
-    """Turn a state dict of the packages into one of `network.Network`, BatchNorm folded.
+    """Convert a state dict of the packages to one of `network.Network`, with BatchNorm folded.
 
-    A convolution w followed by BatchNorm (g, b, mean, var) is the convolution w * s with bias
-    b - mean * s, where s = g / sqrt(var + epsilon); computed in float64.
+    A convolution w followed by BatchNorm (g, b, mean, var) equals the convolution w * s with bias
+    b - mean * s, where s = g / sqrt(var + epsilon). It is computed in float64.
 
     Parameters
     ----------
     state
-        Names as in efficientnet-pytorch (``_blocks.0._depthwise_conv.weight``). A classifier
-        (``_fc``) is not needed and ignored.
+        Tensors named as in efficientnet-pytorch (``_blocks.0._depthwise_conv.weight``). A
+        classifier (``_fc``) is optional and ignored.
     name
-        The architecture the state dict should be of.
+        The expected architecture.
     where
-        What to call the state dict in errors.
+        Name of the state dict in error messages.
 
     Raises
     ------
     InputError
-        Naming missing, unexpected and mis-shaped keys, and weights that are no finite numbers.
+        If keys are missing, unexpected or of a wrong shape, or weights are not finite.
     """
     check_keys(state, _expected(name), where, optional=("_fc.",))
     for key in _expected(name):
@@ -241,7 +241,7 @@ def check_keys(
     Raises
     ------
     InputError
-        Naming the first few missing, unexpected and mis-shaped keys.
+        If keys are missing, unexpected or of a wrong shape. The message names the first few.
     """
     found = {
         key: value
@@ -287,7 +287,7 @@ def _folds(name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _expected(name: str) -> dict[str, Shape]:
-    """Return key and shape of all that a state dict of the packages must hold, in its order."""
+    """Return key and shape of every tensor of the packages' state dict, in its order."""
     plan = architecture(name)
     found: dict[str, Shape] = {}
 

@@ -1,4 +1,4 @@
-"""The depthwise convolution as it is trained fastest on a CPU."""
+"""A depthwise convolution with a backward pass that is fast on a CPU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FAST_WIDTH = 3
 
 
 class DepthwiseOnCPU(torch.autograd.Function):
-    """A depthwise convolution with bias; computed in float32, given back in the type of `x`.
+    """A depthwise convolution with bias, computed in float32 and returned in the type of `x`.
 
-    oneDNN's own backward pass takes most of the time of fine-tuning: for a 5x5 kernel the
-    gradients of weight and bias cost ten times the gradient of the map. Here the bias's gradient
-    is a plain sum, and a 5x5 kernel's is put together from two halves of width 3.
+    oneDNN's own backward pass takes most of the time of fine-tuning: for a 5x5 kernel, the
+    gradients of weight and bias take ten times as long as the gradient of the map. Here the bias's
+    gradient is a plain sum, and the gradient of a 5x5 kernel is joined from two parts of width 3.
     """
 
     @staticmethod
@@ -35,7 +35,7 @@ class DepthwiseOnCPU(torch.autograd.Function):
         """Return the gradients of `x`, `weight` and `bias`."""
         x, weight = context.saved_tensors
         stride, padding = context.geometry
-        # On some processors the kernel refuses operands of two number types, unused ones too.
+        # On some processors oneDNN refuses operands of two number types, even unused ones.
         gradient, x, dtype = gradient.float(), x.float(), x.dtype
         of_x = of_weight = of_bias = None
         if context.needs_input_grad[0]:
@@ -56,10 +56,10 @@ class DepthwiseOnCPU(torch.autograd.Function):
 
 
 def _weight_gradient_by_halves(gradient: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """Return the gradient of a 5x5 kernel at stride 1, three columns at a time.
+    """Return the gradient of a 5x5 kernel at stride 1, computed three columns at a time.
 
-    Columns 0 to 2 of the kernel are a narrow kernel that sees the map moved right by one column,
-    columns 2 to 4 one that sees it moved left; the middle column, found twice, is taken once.
+    Columns 0 to 2 form a narrow kernel on the map shifted right by one column, columns 2 to 4 a
+    narrow kernel on the map shifted left. Both give the middle column, which is used once.
     """
     narrow = weight[..., :FAST_WIDTH].contiguous()
     left, right = (

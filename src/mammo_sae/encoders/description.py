@@ -1,4 +1,4 @@
-"""What an encoder is, in words and numbers: the JSON kept beside its weights."""
+"""The description of an encoder, kept as JSON beside its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mammo_sae.settings import Settings
 
 
 class Normalisation(Settings):
-    """How the grey levels of an image become the network's three equal input channels."""
+    """How grey levels of an image become the network's three equal input channels."""
 
     scale: Literal["full", "image"] = Field(
         description="full: grey level / 255; image: each image's own minimum to 0, maximum to 1"
@@ -33,22 +33,22 @@ class EncoderDescription(Settings):
     kind: Literal["pretrained", "finetuned"] = Field(
         description="pretrained: weights as published; finetuned: trained further on the concepts"
     )
-    architecture: ArchitectureName = Field(description="which network the weights are for")
+    architecture: ArchitectureName = Field(description="architecture of the weights")
     normalisation: Normalisation = Field(description="how pixels become the network's input")
     cached: str | None = Field(
         default=None,
-        description="layer whose map is rounded to float16 on its way through the network, as it "
-        "was when fine-tuning read it from a store; null: nowhere",
+        description="layer whose map is rounded to float16 inside the network, as it was when "
+        "fine-tuning read it from a store; null: none",
     )
     classifier: tuple[str, ...] = Field(
         default=(),
-        description="concepts that the weights' own classifier predicts, stored beside them; "
-        "empty: it has none",
+        description="concepts predicted by the weights' own classifier, which is stored beside "
+        "them; empty: no classifier",
     )
-    source: str = Field(description="where the weights come from")
+    source: str = Field(description="source of the weights")
     licence: str = Field(description="licence of the weights")
     forbids: str = Field(default="unknown", description="what the licence forbids")
-    data: str = Field(description="what the weights were trained on")
+    data: str = Field(description="training data of the weights")
     sha256: str | None = Field(
-        default=None, description="SHA-256 of the file the weights were read from; null: no file"
+        default=None, description="SHA-256 of the file of the weights; null: no file"
     )

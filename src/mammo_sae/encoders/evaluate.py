@@ -1,4 +1,4 @@
-"""Step: how well an encoder and its head predict each concept."""
+"""Step: score an encoder's predictions of each concept."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def run(
     settings
         Bootstrap draws and seed.
     encoder
-        Name of the encoder, for the table.
+        Name of the encoder in the table.
     cohort
         ``images.parquet``.
     embeddings
-        Manifests of the shards' embeddings that hold the layer `pooled`.
+        Manifests of the embeddings of the layer `pooled`, one per shard.
     head
         Directory of the head.
     predictions
         Table to write, one row per (image, concept): image_id, concept, logit.
     table
-        Table to write, one row per (encoder, concept, split): what `labels` are (image or finding),
-        images, how many are scored (with labels by finding, rows), positives, patients, auroc
-        and auprc with the ends of their 95 % patient-bootstrap intervals, the share of positives
-        (what a coin scores for auprc), and the reason where they can't be estimated.
+        Table to write, one row per (encoder, concept, split): `labels` (image or finding), number
+        of images, number scored (rows of findings, with labels by finding), positives, patients,
+        auroc and auprc with their 95 % patient-bootstrap intervals, the share of positives (the
+        AUPRC of chance), and a reason if they can't be estimated.
 
     Raises
     ------
     InputError
-        If an image of the embeddings is not in the cohort table.
+        If an image with embeddings is not in the cohort table.
     """
     trained = load_head(head)
     image_ids, features = read_pooled(embeddings)
@@ -99,7 +99,7 @@ def run(
 def _scores(
     logits: np.ndarray, labels: np.ndarray, patients: np.ndarray, settings: EvaluationSettings
 ) -> dict[str, object]:
-    """Return the columns of one row; scores are NaN, with the reason, where not estimable."""
+    """Return the columns of one row. Without an estimate, scores are NaN and a reason is given."""
     reason = statistics.why_not_estimable(labels, patients)
     row: dict[str, object] = {
         "scored": len(labels),

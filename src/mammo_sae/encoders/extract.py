@@ -1,4 +1,4 @@
-"""Step: the maps of an encoder at the layers asked for, for the images of one shard."""
+"""Step: compute an encoder's maps at the given layers, for the images of one shard."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from mammo_sae.provenance import Provenance
 from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 from mammo_sae.stores.images import ImageReader
 
-# Images read together.
+# Images that are read at a time.
 BATCH = 16
-# Bytes of the largest map of a forward pass. On a CPU, allocations above 32 MiB are given back to
-# the system each time, and faulting their pages in again costs more than the arithmetic.
+# Largest map of a forward pass, in bytes. On a CPU, allocations above 32 MiB are returned to the
+# system after each use, and new page faults would cost more than the arithmetic.
 LARGEST_MAP = {"cpu": 24 << 20, "cuda": 2 << 30}
 
 
@@ -41,28 +41,28 @@ def run(
     manifest: Path,
     provenance: Provenance | None = None,
 ) -> None:
-    """Run an encoder over one shard, once per image for all layers.
+    """Run an encoder over one shard, once per image for all layers together.
 
     Parameters
     ----------
     settings
-        Precision.
+        Number type.
     encoder
         Directory of the encoder.
     layers
-        Layers to keep; the network stops after the deepest.
+        Layers to keep. The network stops after the deepest.
     images
         Manifest of the shard's image store.
     cached
-        Manifest of the base encoder's embeddings of the same shard, for a fine-tuned encoder with
-        a frozen part: the network then starts from the last frozen layer instead of the pixels.
+        For a fine-tuned encoder with a frozen part: manifest of the base encoder's embeddings of
+        the same shard. The network then starts from the last frozen layer, not from the pixels.
     path, manifest
         The embedding store to write.
 
     Raises
     ------
     InputError
-        If the encoder has no such layer, or `cached` can't serve.
+        If the encoder has no such layer, or `cached` does not fit.
     """
     network = load_encoder(encoder)
     start = None
@@ -98,7 +98,7 @@ def run(
         for pieces in progress(passes, total=-(-len(source) // most), label="extract"):
             for arriving in pieces:
                 maps = {layer: arrive() for layer, arrive in arriving.items()}
-                # `to_store` gives float16 only where every value fits.
+                # `to_store` gives float16 only if every value fits.
                 writer.write(
                     maps, {layer for layer, cells in maps.items() if cells.dtype == np.float16}
                 )
@@ -106,10 +106,10 @@ def run(
 
 @contextmanager
 def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Yield threads that run the network, and how many passes may wait to be written.
+    """Yield threads that run the network, and the number of results that may wait to be written.
 
-    On a CPU each core runs passes of its own: cores that share one wait for each other after every
-    layer, and all of them for the core that reads or writes meanwhile.
+    On a CPU each core runs forward passes of its own. Cores that share a pass would wait for each
+    other after every layer, and all of them would wait for reading and writing.
     """
     cores = torch.get_num_threads()
     workers = 1 if device.type == "cuda" else cores
@@ -122,7 +122,7 @@ def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
 
 
 def images_per_pass(network: Network, height: int, width: int) -> int:
-    """Return how many images of `height` x `width` pixels to run through `network` together."""
+    """Return how many images of `height` x `width` pixels to run through `network` at a time."""
     weight = network.stem.weight
     one = largest_map(network.architecture, height, width) * weight.element_size()
     return max(1, min(BATCH, LARGEST_MAP[weight.device.type] // one))
@@ -131,15 +131,15 @@ def images_per_pass(network: Network, height: int, width: int) -> int:
 def to_store(values: Tensor) -> Callable[[], np.ndarray]:
     """Send a map [n, c, rows, columns] to the host as float16 [n, rows, columns, c].
 
-    Returns at once; the function returned waits for the arrival. A map with values beyond
-    float16 comes as float32.
+    The call returns at once, with a function that waits for the data. If a value does not fit
+    float16, the result is float32.
     """
     cells = values.permute(0, 2, 3, 1)
     half = cells.half()
-    # NaN and infinity pass through minimum and maximum, which read far faster than isfinite.
+    # Minimum and maximum propagate NaN and infinity, and read far faster than isfinite.
     fits = torch.isfinite(torch.stack(torch.aminmax(half))).all()
     if not values.is_cuda:
-        # The map itself is let go: memory that it held until written would be new memory each time.
+        # Copy and release the map: memory held until written would have to be allocated anew.
         kept = (half if fits else cells.float()).numpy()
         return lambda: kept
     host = torch.empty(half.shape, dtype=half.dtype, pin_memory=True)
@@ -172,7 +172,7 @@ def _start(network: Network, layers: Sequence[str]) -> str:
 
 
 def _checked(cached: Path, start: str, network: Network, source: ImageReader) -> EmbeddingReader:
-    """Open the base's embeddings, refusing those of other images or of another grid."""
+    """Open the base's embeddings; refuse those of other images or of another grid."""
     reader = EmbeddingReader([cached], start)
     expected: LayerGrid = network.grid(start, source.height, source.width)
     if reader.image_ids != source.image_ids or reader.grid != expected:
@@ -193,6 +193,6 @@ def _maps(reader: EmbeddingReader) -> Iterator[Tensor]:
 
 
 def _pinned(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Put batches where the GPU can fetch them while it computes."""
+    """Put batches into pinned memory, which the GPU can read while it computes."""
     for batch in batches:
         yield batch.pin_memory() if device.type == "cuda" else batch

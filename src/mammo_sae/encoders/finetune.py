@@ -1,4 +1,4 @@
-"""Step: train an encoder further, with a linear head, on the concepts of the training split."""
+"""Step: fine-tune an encoder with a linear head on the concepts of the training split."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import read_table, write_table
 
-SAVE_EVERY = 60.0  # seconds of training that a kill may cost
+SAVE_EVERY = 60.0  # most seconds of training that a kill can lose
 
 
 def run(
@@ -50,48 +50,50 @@ def run(
 ) -> None:
     """Fine-tune the encoder in `base`: one network, one logit per concept.
 
-    The loss is binary cross-entropy, positives weighted by negatives / positives of the training
-    split; images without a label for a concept do not count for it. BatchNorm stays folded, so
-    its statistics are those of the pretraining. The head starts as the base's (linear probing, then
-    fine-tuning: Kumar et al., arXiv 2202.10054). The learning rate rises and falls once a cycle;
-    further cycles follow until each concept's AUROC over the training images, of the logits that
-    their last pass gave, is at least the recipe's ``learnt``.
+    The loss is binary cross-entropy. Positives have the weight negatives / positives of the
+    training split, and images without a label for a concept do not count for it. BatchNorm stays
+    folded, so its statistics are those of pretraining. The head starts as the base's head (linear
+    probing, then fine-tuning: Kumar et al., arXiv 2202.10054).
+
+    The learning rate rises and falls once a cycle. More cycles follow until each concept's AUROC
+    over the training images is at least the recipe's ``learnt``. This AUROC uses the logits of each
+    image's last forward pass in training.
 
     Parameters
     ----------
     settings
         Frozen part and recipe.
     concepts
-        Columns of the cohort table, 0/1 or missing.
+        Columns of the cohort table; values are 0, 1 or missing.
     cohort
         ``images.parquet``.
     base
-        Directory of the encoder to start from.
+        Directory of the encoder from which training starts.
     base_head
         Directory of the base's head.
     stores
-        Manifests of the shards: of the base's embeddings at ``settings.freeze``, so that the
-        frozen part is never run again, or of the images if nothing is frozen.
+        Manifests, one per shard. With ``settings.freeze``: of the base's embeddings at that layer,
+        so that the frozen part is not run again. Otherwise: of the images.
     weights, description, head_weights, head_description, log
-        The files to write; the log is a CSV table, one row per epoch, with the mean loss and each
-        concept's AUROC over the training images; row 0 is the base with its head.
+        The files to write. The log is a CSV table with one row per epoch: the mean loss and each
+        concept's AUROC over the training images. Row 0 is the base with its head.
 
     Raises
     ------
     InputError
-        If a concept can't be learnt from the training split, the base has no layer ``freeze`` or
-        its head lacks a concept, or training diverges.
+        If a concept has no positives or negatives in the training split, if the base has no layer
+        ``freeze`` or its head lacks a concept, or if training diverges.
 
     Notes
     -----
-    A run that was killed goes on from ``checkpoint.pt`` beside the description, a minute back at
-    most, and ends in the same bytes (on a CPU).
+    A run that was killed resumes from ``checkpoint.pt`` beside the description, which is at most a
+    minute old. On a CPU the resumed run gives the same bytes.
     """
     network = load_encoder(base)
     if settings.freeze is not None:
         find_layer(network.architecture, settings.freeze)
     table = read_table(cohort)
-    # Images that the conversion left out are in the table alone.
+    # The table also lists images that the conversion left out.
     table = table[table["image_id"].isin(_stored(stores, settings.freeze))]
     images, labels = concept_labels(table, "training", concepts, cohort)
     unseen, truth = [], np.zeros((0, len(concepts)), np.float32)
@@ -156,7 +158,7 @@ def run(
 
 
 class Training:
-    """A network and its head while they are trained.
+    """A network and its head in training.
 
     Parameters
     ----------
@@ -165,9 +167,9 @@ class Training:
     network
         The network, trained in place.
     head
-        Weight and bias to start from, a row per concept.
+        Initial weight and bias, a row per concept.
     labels
-        [n, c]: 0, 1, or NaN where unlabelled, of the training images.
+        [n, c], labels of the training images: 0, 1, or NaN if unlabelled.
     """
 
     def __init__(
@@ -182,9 +184,9 @@ class Training:
         self.aurocs: list[float] = []
         self._concepts = head.concepts
         self._labels = labels
-        # Of the training images, [n, c]: the base's logits, then those of each image's last pass.
+        # Logits [n, c] of the training images: the base's, then those of each image's last pass.
         self._seen = np.zeros(labels.shape, dtype=np.float32)
-        # Per epoch, the base first: each concept's AUROC over the training images.
+        # For each epoch, the base first: each concept's AUROC over the training images.
         self._learnt: list[list[float]] = []
         self._best: list[dict[str, Tensor]] = []
         self._settings = settings
@@ -201,7 +203,7 @@ class Training:
             self.head.bias.copy_(torch.from_numpy(head.bias))
         self.head.to(self.device)
         self._targets = torch.from_numpy(labels).to(self.device)
-        # NaN is neither, so unlabelled images do not count.
+        # NaN equals neither 0 nor 1, so unlabelled images do not count.
         self._positive_weight = (self._targets == 0).sum(0) / (self._targets == 1).sum(0)
         self._optimiser = torch.optim.AdamW(
             [
@@ -214,12 +216,12 @@ class Training:
         self._schedule = self._cycle()
 
     def score_base(self, inputs: Inputs, images: Sequence[str]) -> None:
-        """Score the base's head on the training `images`, before the first step."""
+        """Score the base's head on the training `images` before the first step."""
         self._seen = self._predict(inputs, images)
         self._learnt.append(self._training_aurocs())
 
     def advance(self, chosen: Tensor, batch: Tensor) -> None:
-        """Learn from a batch: its images' rows among the labels, and their pixels or maps."""
+        """Take a step on a batch: rows of its images in the labels, and their pixels or maps."""
         recipe = self._settings.recipe
         logits = self._logits(batch)
         self._seen[chosen.numpy()] = logits.detach().float().cpu().numpy()
@@ -242,7 +244,7 @@ class Training:
             self._schedule = self._cycle()
 
     def validate(self, inputs: Inputs, images: Sequence[str], truth: np.ndarray) -> None:
-        """Score the epoch just ended on images [n] with labels [n, c]; keep the best weights."""
+        """Score the finished epoch on images [n] with labels [n, c]; keep the best weights."""
         scores = self._predict(inputs, images)
         known = ~np.isnan(truth)
         aurocs = [auroc(s[k], t[k]) for s, t, k in zip(scores.T, truth.T, known.T, strict=True)]
@@ -255,10 +257,10 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether training ends here.
+        """Return whether training ends here.
 
-        That is after the last cycle; after a cycle in which every concept has been learnt; and
-        where no epoch of the last `patience` was better on the validation split.
+        It ends after the last cycle; after a cycle in which every concept was learnt; and if none
+        of the last `patience` epochs was the best on the validation split.
         """
         recipe = self._settings.recipe
         worse = len(self.aurocs) - 1 - self._best_epoch
@@ -273,7 +275,7 @@ class Training:
         return [concept for concept, now in pairs if now < self._settings.recipe.learnt]
 
     def take_best(self) -> None:
-        """Go back to the weights of the best epoch, if epochs were scored."""
+        """Restore the weights of the best epoch, if epochs were scored."""
         for part, best in zip((self._network, self.head), self._best, strict=False):
             part.load_state_dict(best)
 
@@ -286,7 +288,7 @@ class Training:
         return table.assign(validation_auroc=[np.nan, *self.aurocs]) if self.aurocs else table
 
     def state(self) -> dict[str, Any]:
-        """Return all that the next steps depend on."""
+        """Return everything that later steps depend on."""
         return {
             "step": self.step,
             "aurocs": self.aurocs,
@@ -299,7 +301,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.step = state["step"]
         self.aurocs = state["aurocs"]
         self._seen = state["seen"].cpu().numpy()
@@ -312,7 +314,7 @@ class Training:
             parameter.grad = gradient
 
     def _cycle(self) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return the rates of one cycle, from its first step."""
+        """Return the schedule of one cycle, from its first step."""
         recipe = self._settings.recipe
         return torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser,
@@ -322,7 +324,7 @@ class Training:
         )
 
     def _predict(self, inputs: Inputs, images: Sequence[str]) -> np.ndarray:
-        """Return the logits [n, c] of `images`, as they are, with the weights as they are."""
+        """Return the logits [n, c] of the unchanged `images` with the current weights."""
         size = self._settings.recipe.batch_size
         self._network.eval()
         with torch.inference_mode():
@@ -369,7 +371,7 @@ def _stored(stores: Sequence[Path], freeze: str | None) -> list[str]:
 
 
 class Inputs:
-    """What the network starts from: pixels, or maps of the frozen layer, by image."""
+    """The network's inputs by image: pixels, or maps of the frozen layer."""
 
     def __init__(self, stores: Sequence[Path], freeze: str | None, images: Sequence[str]) -> None:
         self._images = ImageReader(stores) if freeze is None else None
@@ -390,7 +392,7 @@ class Inputs:
 
 
 def _unfreeze(network: Network, freeze: str | None) -> list[nn.Parameter]:
-    """Let the parameters after layer `freeze` be trained; return them."""
+    """Make the parameters after layer `freeze` trainable; return them."""
     names = layer_names(network.architecture)
     first = 0 if freeze is None else names.index(freeze) + 1
     parts = [*network.blocks, network.head][first:] + ([network.stem] if freeze is None else [])
@@ -407,8 +409,8 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (rows of `images`, their pixels or maps) after `done` batches, to the last epoch.
 
-    Order and changes of an epoch and a batch depend on the seed and their numbers alone, so a run
-    can go on anywhere.
+    Order and augmentation depend only on the seed and on the numbers of epoch and batch, so a run
+    can resume at any batch.
     """
     per_epoch = -(-len(images) // recipe.batch_size)
     for number in range(done, recipe.most_cycles * recipe.epochs * per_epoch):
@@ -428,7 +430,7 @@ def _batches(
 
 
 def _loss(logits: Tensor, targets: Tensor, positive_weight: Tensor) -> Tensor:
-    """Binary cross-entropy averaged over the labelled entries of `targets` [b, c]."""
+    """Return the binary cross-entropy, averaged over the labelled entries of `targets` [b, c]."""
     labelled = ~targets.isnan()
     each = functional.binary_cross_entropy_with_logits(
         logits.float(), targets.nan_to_num(), pos_weight=positive_weight, reduction="none"

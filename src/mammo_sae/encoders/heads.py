@@ -1,4 +1,4 @@
-"""The linear head of an encoder: pooled features to one logit per concept."""
+"""The linear head of an encoder: from pooled features to one logit per concept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DESCRIPTION = "head.json"
 class Head:
     """A linear map from pooled features [n, d] to logits [n, c].
 
-    `weight` is float32 [c, d], `bias` float32 [c]; row i belongs to `concepts[i]`.
+    `weight` is float32 [c, d], `bias` float32 [c]. Row i belongs to `concepts[i]`.
     """
 
     weight: np.ndarray
@@ -37,7 +37,7 @@ class Head:
         Raises
         ------
         InputError
-            If the head was not trained on it.
+            If the head was not trained on the concept.
         """
         if concept not in self.concepts:
             raise InputError(
@@ -48,7 +48,7 @@ class Head:
 
 
 def save_head(head: Head, weights: Path, description: Path) -> None:
-    """Write `head`; the description last, so that it stands only beside complete weights."""
+    """Write `head`, its description last, so that a description implies complete weights."""
     with atomic_file(weights) as path:
         tensors = {"weight": head.weight, "bias": head.bias}
         path.write_bytes(
@@ -70,7 +70,7 @@ def load_head(directory: Path) -> Head:
     Raises
     ------
     InputError
-        If a file is missing or damaged, naming it.
+        If a file is missing or damaged. The message names it.
     """
     weights = directory / WEIGHTS
     description = read_json(directory / DESCRIPTION)

@@ -1,4 +1,4 @@
-"""Fetching a checkpoint from the Hugging Face hub."""
+"""Downloads a checkpoint from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import atomic_file
 
-TIMEOUT = 30.0  # seconds without an answer
+TIMEOUT = 30.0  # most seconds without an answer
 
 
 def fetch(file: str, path: Path) -> None:
-    """Fetch `file` of the hub to `path`, unless something is there already.
+    """Download `file` of the hub to `path`, unless a file is there already.
 
     Parameters
     ----------
     file
-        ``owner/repository/path/in/the/repository``, of its main revision.
+        ``owner/repository/path/in/the/repository``, of the main revision.
     path
-        Where to put it.
+        File to write.
 
     Raises
     ------
     InputError
-        If the hub can't be reached or has no such file, saying what to fetch and where to put it.
+        If the hub can't be reached or has no such file. The message says what to download by hand.
     """
     if path.exists():
         return
@@ -36,7 +36,7 @@ def fetch(file: str, path: Path) -> None:
         raise InputError(
             f"hub id {file!r} names no file; write owner/repository/path/in/the/repository"
         )
-    # The variable that the hub's own client reads, for mirrors.
+    # The hub's own client reads this variable too, for mirrors.
     host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     address = f"{host}/{owner}/{repository}/resolve/main/{inside}"
     try:

@@ -1,4 +1,4 @@
-"""Step: the weights of a pretrained encoder, from wherever they are published."""
+"""Step: import the weights of a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def run(settings: PretrainedSettings, *, weights: Path, description: Path) -> None:
-    """Bring a pretrained encoder into the form that every later step reads.
+    """Convert a pretrained encoder to the form that every later step reads.
 
     Parameters
     ----------
     settings
-        Where the weights come from.
+        Source of the weights.
     weights, description
         The files to write: ``encoder.safetensors`` and, last, ``encoder.json``.
 
@@ -26,7 +26,7 @@ def run(settings: PretrainedSettings, *, weights: Path, description: Path) -> No
     ------
     InputError
         If the source is missing, damaged, of another architecture or SHA-256, or holds more than
-        weights; nothing is written then.
+        weights. Then nothing is written.
     """
     state, details = read_source(settings.source)
     save_encoder(state, details, weights, description)

@@ -1,4 +1,4 @@
-"""Labels of a split, from the cohort table."""
+"""Labels of a split, from the cohort table, for training."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from mammo_sae.errors import InputError
 def concept_labels(
     cohort: pd.DataFrame, split: str, concepts: Sequence[str], where: Path
 ) -> tuple[list[str], np.ndarray]:
-    """Return the images of `split` and their labels, to learn `concepts` from.
+    """Return the images of `split` and their labels for `concepts`.
 
     Parameters
     ----------
     cohort
         One row per image: image_id, split, a column per concept.
     split
-        Which rows.
+        Split of the rows.
     concepts
-        Which columns.
+        Columns of the labels.
     where
-        The table's path, for errors.
+        The table's path, for error messages.
 
     Returns
     -------
-    Image ids in the order of the table, and float32 [n, c]: 0, 1, or NaN where unlabelled. With
-    labels by finding an image stands once per row of findings (`mammo_sae.cohorts.labels`).
+    Image ids in the order of the table, and float32 [n, c]: 0, 1, or NaN if unlabelled. With
+    labels by finding, an image occurs once per row of findings (`mammo_sae.cohorts.labels`).
 
     Raises
     ------

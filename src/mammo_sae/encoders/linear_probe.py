@@ -1,4 +1,4 @@
-"""Step: a linear probe, the head of an encoder that stays as it is."""
+"""Step: fit a linear probe, the head of an encoder that is not trained further."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ def run(
 ) -> None:
     """Fit a logistic regression per concept to the pooled features of the training split.
 
-    Features are standardised by the training split's mean and deviation, which are then folded
-    into weight and bias, so that the head applies to the features themselves. Classes weigh the
-    same; images without a label for a concept are left out of its fit. Where the encoder was
-    published with a classifier of a concept, that is taken instead.
+    Features are standardised by the training split's mean and standard deviation, which are then
+    folded into weight and bias, so that the head applies to raw features. Both classes have the
+    same total weight. Images without a label for a concept are left out of its fit. If the encoder
+    was published with a classifier for a concept, that classifier is used instead.
 
     Parameters
     ----------
     settings
         Penalty and solver.
     concepts
-        Columns of the cohort table, 0/1 or missing.
+        Columns of the cohort table; values are 0, 1 or missing.
     cohort
         ``images.parquet``.
     encoder
         Directory of the encoder.
     embeddings
-        Manifests of the shards' embeddings that hold the layer `pooled`.
+        Manifests of the embeddings of the layer `pooled`, one per shard.
     head_weights, head_description
         The files to write: ``head.safetensors`` and, last, ``head.json``.
 
     Raises
     ------
     InputError
-        If a concept can't be learnt from the training split, or the solver does not converge.
+        If a concept has no positives or negatives in training, or the solver does not converge.
     """
     published = _published(encoder)
     fitted = [concept for concept in concepts if concept not in published]
     stored, features = read_pooled(embeddings)
     order = {image: row for row, image in enumerate(stored)}
     table = read_table(cohort)
-    # Images that the conversion left out are in the table alone.
+    # The table also lists images that the conversion left out.
     table = table[table["image_id"].isin(stored)]
     images, labels = concept_labels(table, "training", fitted, cohort)
     features = features[[order[image] for image in images]]
@@ -79,7 +79,7 @@ def run(
             C=settings.c, max_iter=settings.max_iterations, class_weight="balanced"
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # an error, below
+            warnings.simplefilter("ignore", ConvergenceWarning)  # raised as an error below
             fit = solver.fit(standardised[known], column[known])
         if fit.n_iter_[0] >= settings.max_iterations:
             raise InputError(
@@ -101,7 +101,7 @@ def run(
 
 
 def _published(encoder: Path) -> dict[str, tuple[np.ndarray, float]]:
-    """Return weight [d] and bias per concept of the encoder's own classifier."""
+    """Return weight [d] and bias of the encoder's own classifier, by concept."""
     classifier = load_classifier(encoder)
     if classifier is None:
         return {}

@@ -1,10 +1,10 @@
-"""Checkpoints of Mammo-CLIP (https://github.com/batmanlab/Mammo-CLIP, MICCAI 2024), as published.
+"""Published checkpoints of Mammo-CLIP (https://github.com/batmanlab/Mammo-CLIP, MICCAI 2024).
 
-Two kinds of file hold its image encoder, under keys ``image_encoder.``, perhaps behind those of
-Lightning (``model.``) or DataParallel (``module.``):
+Two kinds of file hold its image encoder. The keys begin with ``image_encoder.``, possibly after the
+prefix of Lightning (``model.``) or DataParallel (``module.``):
 
-- pretraining (``b2-model-best-epoch-10.tar``, ``b5-model-best-epoch-7.tar``): ``model`` with the
-  text encoder beside it, and ``config``, whose names of the image encoder mean EfficientNets;
+- pretraining (``b2-model-best-epoch-10.tar``, ``b5-model-best-epoch-7.tar``): ``model`` also holds
+  the text encoder, and ``config`` names the image encoder, an EfficientNet;
 - a downstream classifier (``.pth``): ``model`` with the linear head
   ``classifier.classification_head``, and ``predictions``.
 """
@@ -23,7 +23,7 @@ from mammo_sae.encoders import checkpoints
 from mammo_sae.encoders.architectures import architecture
 from mammo_sae.errors import InputError
 
-# What the configuration inside a checkpoint calls the networks.
+# Names of the networks in a checkpoint's configuration.
 NAMES = {
     "tf_efficientnetv2-detect": "efficientnet-b2",
     "tf_efficientnet_b5_ns-detect": "efficientnet-b5",
@@ -34,10 +34,10 @@ HEAD = "classifier.classification_head."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The image encoder as `network.Network` takes it, and the linear head, if there is one.
+    """The image encoder in the form of `network.Network`, and the linear head, if there is one.
 
-    `weight` is [c, d] and `bias` [c]. `with_vindr` says that the checkpoint's configuration names
-    VinDr-Mammo among the pretraining data.
+    `weight` is [c, d] and `bias` [c]. `with_vindr` is True if the checkpoint's configuration names
+    VinDr-Mammo as pretraining data.
     """
 
     encoder: dict[str, Tensor]
@@ -54,7 +54,7 @@ def read_checkpoint(path: Path, name: str) -> Checkpoint:
     path
         A pretraining ``.tar`` or a downstream classifier's ``.pth``.
     name
-        The architecture it should be of.
+        The expected architecture.
 
     Raises
     ------

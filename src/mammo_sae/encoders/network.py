@@ -1,9 +1,9 @@
-"""A network of the EfficientNet family, cut open at its layers.
+"""A network of the EfficientNet family that can start and stop at any layer.
 
-The weights are those of the packages efficientnet-pytorch and efficientnet-lite-pytorch, with
-every BatchNorm folded into the convolution before it. Maps are torch tensors [n, c, rows, columns]
-in channels-last memory, so that a stored embedding [n, rows, columns, c] is one without a copy,
-and every 1x1 convolution is a matrix product over the cells.
+The weights are those of the packages efficientnet-pytorch and efficientnet-lite-pytorch, with every
+BatchNorm folded into the convolution before it. Maps are torch tensors [n, c, rows, columns] in
+channels-last memory. So a stored embedding [n, rows, columns, c] is a map without a copy, and every
+1x1 convolution is a matrix product over the cells.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CLASSIFIER = "classifier."
 
 
 class Pointwise(nn.Module):
-    """A 1x1 convolution with bias: the same linear map at every cell."""
+    """A 1x1 convolution with bias, the same linear map for every cell."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Pointwise(nn.Module):
 
 
 class Spatial(nn.Module):
-    """A convolution with bias, statically padded; depthwise if `groups` is its channels."""
+    """A convolution with bias and static padding; depthwise if `groups` equals its channels."""
 
     def __init__(self, inputs: int, outputs: int, geometry: Convolution, groups: int = 1) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class Spatial(nn.Module):
         geometry, weight = self.geometry, self.weight
         extra = geometry.after - geometry.before
         if extra:
-            # Zeros before the kernel do what less padding before the map would do, without a
-            # padded copy of the map.
+            # Zeros at the start of the kernel have the effect of more padding at that edge,
+            # without a padded copy of the map.
             weight = functional.pad(weight, (extra, 0, extra, 0))
         if torch.is_grad_enabled() and self.groups > 1 and not x.is_cuda:
             return DepthwiseOnCPU.apply(x, weight, self.bias, geometry.stride, geometry.after)
@@ -93,7 +93,7 @@ class Spatial(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Gates of the channels, from their averages (Hu et al., arXiv 1709.01507)."""
+    """Channel gates, computed from the channels' averages (Hu et al., arXiv 1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int, activation: str) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class SqueezeExcitation(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` [n, channels, r, c] with its channels scaled by their gates."""
+        """Return `x` [n, channels, r, c] with each channel multiplied by its gate."""
         averages = x.mean((2, 3), dtype=self.reduce.weight.dtype)
         squeezed = activate(self.reduce(averages), self.activation)
         gates = torch.sigmoid(self.expand(squeezed))[:, :, None, None].to(x.dtype)
@@ -130,7 +130,7 @@ class InvertedResidual(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [n, inputs, r, c] to [n, outputs, r', c']; `x` itself is left as it was."""
+        """Map [n, inputs, r, c] to [n, outputs, r', c'] without changing `x`."""
         y = x
         if self.expand is not None:
             y = activate(self.expand(y), self.activation)
@@ -142,7 +142,7 @@ class InvertedResidual(nn.Module):
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
-    """Apply ReLU6 or SiLU, in place where no gradient needs the input."""
+    """Apply ReLU6 or SiLU, in place unless a gradient needs the input."""
     inplace = not torch.is_grad_enabled()
     if activation == "relu6":
         return functional.hardtanh(x, 0.0, 6.0, inplace=inplace)
@@ -159,7 +159,7 @@ class Network(nn.Module):
 
     Notes
     -----
-    The weights are left uninitialised; `load_encoder` fills them.
+    The weights are not initialised; `load_encoder` fills them.
     """
 
     def __init__(self, description: EncoderDescription) -> None:
@@ -175,12 +175,12 @@ class Network(nn.Module):
 
     @property
     def architecture(self) -> str:
-        """Name of the architecture."""
+        """Return the name of the architecture."""
         return self.description.architecture
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights, and so of the maps."""
+        """Return the type of weights and maps."""
         return self.stem.weight.dtype
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class Network(nn.Module):
     def forward_layers(
         self, x: Tensor, layers: Sequence[str], start: str | None = None
     ) -> dict[str, Tensor]:
-        """Return the maps of `layers`, computing nothing beyond the deepest.
+        """Return the maps of `layers`; nothing after the deepest is computed.
 
         Parameters
         ----------
@@ -199,7 +199,7 @@ class Network(nn.Module):
         layers
             Names of the layers wanted, none shallower than `start`.
         start
-            Layer whose map `x` is; the network runs from there.
+        Layer of the map `x`. The network runs from there.
 
         Returns
         -------
@@ -237,13 +237,13 @@ class Network(nn.Module):
         Parameters
         ----------
         layer
-            Where `maps` belongs.
+            Layer of `maps`.
         maps
             [n, c, rows, columns].
 
         Returns
         -------
-        float32 [n, d], what the uncut network gives, bit for bit.
+        float32 [n, d], bit for bit the features of the whole network.
         """
         return self.forward_layers(maps, [POOLED], start=layer)[POOLED].flatten(1)
 
@@ -252,11 +252,11 @@ class Network(nn.Module):
         return self.forward_layers(x, [POOLED])[POOLED].flatten(1)
 
     def grid(self, layer: str, height: int, width: int) -> LayerGrid:
-        """Return where the cells of `layer` lie on images of `height` x `width` pixels."""
+        """Return the positions of `layer`'s cells on images of `height` x `width` pixels."""
         rows, columns = grid_shape(self.architecture, layer, height, width)
         place = find_layer(self.architecture, layer)
         if layer == POOLED:
-            # One cell, as wide as the longer side and centred: it covers the whole image.
+            # One cell that is as wide as the longer side and centred, so it covers the image.
             edge = max(height, width)
             return LayerGrid(
                 layer,
@@ -287,15 +287,14 @@ class Network(nn.Module):
             x = activate(self.head(x).to(x.dtype), self.activation)
         else:
             x = self.blocks[int(name.removeprefix("blocks."))](x)
-        # Fine-tuning read this map from a float16 store: the network that it trained is the one
-        # that rounds here.
+        # Fine-tuning read this map from a float16 store, so the trained network rounds here.
         return x.half().to(x.dtype) if name == self.description.cached else x
 
 
 def normalise(pixels: Tensor, how: Normalisation) -> Tensor:
     """Turn uint8 images [n, H, W] into float32 [n, 3, H, W], channels last.
 
-    Every grey level of an image is computed once and then looked up.
+    Each of the 256 grey levels is computed once per image, then looked up.
     """
     count, device = len(pixels), pixels.device
     levels = torch.arange(256, dtype=torch.float32, device=device).expand(count, 256)
@@ -311,28 +310,28 @@ def normalise(pixels: Tensor, how: Normalisation) -> Tensor:
 
 
 def to_map(cells: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn stored cells [n, rows, columns, c] into a map [n, c, rows, columns] of type `dtype`."""
+    """Return stored cells [n, rows, columns, c] as a map [n, c, rows, columns] of type `dtype`."""
     return cells.to(dtype).permute(0, 3, 1, 2)
 
 
 def save_encoder(
     state: Mapping[str, Tensor], description: EncoderDescription, weights: Path, details: Path
 ) -> None:
-    """Write an encoder; the description last, so that it stands only beside complete weights."""
+    """Write an encoder, its description last, so that a description implies complete weights."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic_file(weights) as path:
-        # `safetensors.torch.save_file` would leave the file readable by its owner alone.
+        # `safetensors.torch.save_file` would make the file readable by its owner only.
         path.write_bytes(save(tensors))
     write_json(details, {**description.model_dump(mode="json"), DIGEST: file_digest(weights)})
 
 
 def load_description(directory: Path) -> EncoderDescription:
-    """Read what the encoder in `directory` is, without its weights.
+    """Read the description of the encoder in `directory`.
 
     Raises
     ------
     InputError
-        If the file is missing or damaged, naming it.
+        If the file is missing or damaged. The message names it.
     """
     return read_description(directory / DESCRIPTION)
 
@@ -343,7 +342,7 @@ def read_description(path: Path) -> EncoderDescription:
     Raises
     ------
     InputError, StoreError
-        If the file is missing or damaged, naming it.
+        If the file is missing or damaged. The message names it.
     """
     content = read_json(path)
     content.pop(DIGEST, None)
@@ -351,7 +350,7 @@ def read_description(path: Path) -> EncoderDescription:
 
 
 def load_classifier(directory: Path) -> tuple[tuple[str, ...], Tensor, Tensor] | None:
-    """Read the classifier that an encoder's weights were published with, if they were.
+    """Read the classifier that was published with an encoder's weights, or return None.
 
     Returns
     -------
@@ -360,7 +359,7 @@ def load_classifier(directory: Path) -> tuple[tuple[str, ...], Tensor, Tensor] |
     Raises
     ------
     InputError
-        If a file is missing or damaged, naming it.
+        If a file is missing or damaged. The message names it.
     """
     concepts = load_description(directory).classifier
     if not concepts:
@@ -374,12 +373,12 @@ def load_classifier(directory: Path) -> tuple[tuple[str, ...], Tensor, Tensor] |
 
 
 def load_encoder(directory: Path) -> Network:
-    """Read the encoder in `directory`, ready to run: on the CPU, float32, without gradients.
+    """Read the encoder in `directory`: on the CPU, float32, without gradients.
 
     Raises
     ------
     InputError
-        If a file is missing or damaged, naming it.
+        If a file is missing or damaged. The message names it.
     """
     network = Network(load_description(directory))
     path = directory / WEIGHTS
@@ -392,7 +391,7 @@ def load_encoder(directory: Path) -> Network:
 
 
 def _weights(directory: Path) -> dict[str, Tensor]:
-    """Read the weights in `directory` after comparing their digest with the description's."""
+    """Read the weights in `directory` and compare their digest with the description's."""
     path = directory / WEIGHTS
     if file_digest(path) != read_json(directory / DESCRIPTION).get(DIGEST):
         raise ValueError(f"it is not the file that {DESCRIPTION} describes")

@@ -14,14 +14,14 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 def read_pooled(
     manifests: Sequence[Path], image_ids: Sequence[str] | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Return image ids and float32 features [n, d], of `image_ids` or of all images, as stored.
+    """Return image ids and float32 features [n, d] of `image_ids`, or of all images.
 
-    A row is a few kilobytes, so that all of a cohort fit in memory.
+    A row has a few kilobytes, so a whole cohort fits into memory.
 
     Raises
     ------
     StoreError
-        If a store is damaged, holds no pooled features, or an image is in none.
+        If a store is damaged or has no pooled features, or no store has an image.
     """
     reader = EmbeddingReader(manifests, POOLED, image_ids)
     features = np.empty((len(reader), reader.grid.channels), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Step: the registry of the encoders: where each one's weights come from, and on what terms."""
+"""Step: write the registry of encoders: source of the weights and their terms."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def run(*, descriptions: Mapping[str, Path], output: Path) -> None:
     Parameters
     ----------
     descriptions
-        ``encoder.json`` of each encoder by its name.
+        ``encoder.json`` of each encoder, by the encoder's name.
     output
         The table to write (.csv).
 
     Raises
     ------
     InputError
-        If a description is missing or damaged, naming it.
+        If a description is missing or damaged. The message names it.
     """
     rows = []
     for encoder, path in descriptions.items():

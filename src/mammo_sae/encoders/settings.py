@@ -1,4 +1,4 @@
-"""Settings of the encoders: where each comes from, how it is trained, how it is run."""
+"""Settings of the encoders: their source, training and use."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from mammo_sae.settings import PathText, Settings
 
 LITE0 = "efficientnet-lite0"
 Augmentation = Literal["none", "vertical_flip", "mammo_clip", "mammo_clip_published"]
-# Cohorts of the images of VinDr-Mammo, as their authors and as Mammo-CLIP distribute them.
+# Cohorts with images of VinDr-Mammo: the authors' own, and Mammo-CLIP's version of them.
 VINDR = ("vindr", "mammo_clip")
 
 
 class Lite0Source(Settings):
-    """EfficientNet-Lite0 with ImageNet weights, from the package that carries them."""
+    """EfficientNet-Lite0 with ImageNet weights, from the package that contains them."""
 
     kind: Literal["lite0"] = "lite0"
 
     @property
     def architecture(self) -> str:
-        """Name of the architecture."""
+        """Return the name of the architecture."""
         return LITE0
 
 
 class EfficientNetSource(Settings):
-    """A state dict of the package efficientnet-pytorch, in a file."""
+    """A file with a state dict of the package efficientnet-pytorch."""
 
     kind: Literal["efficientnet"]
-    architecture: ArchitectureName = Field(description="which network the state dict is for")
+    architecture: ArchitectureName = Field(description="architecture of the state dict")
     path: PathText = Field(description="file of the state dict (torch.save)")
     sha256: str | None = Field(
-        default=None, description="SHA-256 the file must have, 64 hex digits; null: not checked"
+        default=None, description="required SHA-256, 64 hexadecimal digits; null: not checked"
     )
     licence: str = Field(default="unknown", description="licence of the weights, for the report")
-    forbids: str = Field(default="unknown", description="what it forbids, for the report")
+    forbids: str = Field(default="unknown", description="uses it forbids, for the report")
     data: str = Field(default="unknown", description="pretraining data, for the report")
     seen: tuple[str, ...] = Field(
         default=(),
-        description="kinds of cohorts (vindr, cmmd, ...) that were in its pretraining data; the "
-        "report's first page warns where the run's is one",
+        description="kinds of cohorts (vindr, cmmd, ...) in its pretraining data; the report's "
+        "first page warns if the run's cohort is one of them",
     )
 
 
 class HeadFile(Settings):
-    """A further checkpoint of the same image encoder, with the classifier of other concepts."""
+    """Another checkpoint of the same image encoder, with a classifier for other concepts."""
 
     path: PathText = Field(description="file of the checkpoint")
     sha256: str | None = Field(
-        default=None, description="SHA-256 the file must have, 64 hex digits; null: not checked"
+        default=None, description="required SHA-256, 64 hexadecimal digits; null: not checked"
     )
     classifier: tuple[str, ...] = Field(
-        min_length=1, description="concepts of the outputs of its classifier, in order"
+        min_length=1, description="concepts of the classifier's outputs, in order"
     )
 
 
@@ -63,33 +63,33 @@ class MammoClipSource(Settings):
 
     kind: Literal["mammo_clip"]
     architecture: Literal["efficientnet-b2", "efficientnet-b5"] = Field(
-        default="efficientnet-b5", description="which of its two encoders the checkpoint holds"
+        default="efficientnet-b5", description="image encoder of the checkpoint"
     )
     path: PathText = Field(description="file of the checkpoint")
     hub: str | None = Field(
         default=None,
-        description="Hugging Face id of the file (owner/repository/path/in/it), fetched to `path` "
-        "if there is none yet; null: never fetched",
+        description="Hugging Face id of the file (owner/repository/path/in/it), downloaded to "
+        "`path` if that file is missing; null: no download",
     )
     sha256: str | None = Field(
-        default=None, description="SHA-256 the file must have, 64 hex digits; null: not checked"
+        default=None, description="required SHA-256, 64 hexadecimal digits; null: not checked"
     )
     classifier: tuple[str, ...] = Field(
         default=(),
-        description="concepts of the outputs of the checkpoint's own classifier, in order, to use "
-        "it instead of a linear probe; empty: not used",
+        description="concepts of the outputs of the checkpoint's own classifier, in order; it "
+        "replaces the linear probe; empty: not used",
     )
     heads: tuple[HeadFile, ...] = Field(
         default=(),
-        description="further checkpoints of the same image encoder, whose classifiers are used too",
+        description="other checkpoints of the same image encoder, whose classifiers are used too",
     )
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Kinds of cohorts that the weights were trained on, as far as the file's name tells.
+        """Return the kinds of cohorts in the training data, as far as the file's name tells.
 
-        Its downstream classifiers (.pth) are of VinDr-Mammo, and so are checkpoints pretrained
-        "with VinDr" (its configuration pre_train_b5_w_vindr_clip).
+        Downstream classifiers (.pth) were trained on VinDr-Mammo, and so were checkpoints
+        pretrained "with VinDr" (their configuration is pre_train_b5_w_vindr_clip).
         """
         name = f"{self.hub or ''} {self.path}".lower()
         return VINDR if "vindr" in name or self.path.lower().endswith(".pth") else ()
@@ -106,16 +106,16 @@ class MammoClipSource(Settings):
 
 
 class MammoFmSource(MammoClipSource):
-    """A checkpoint of Mammo-FM: Mammo-CLIP's image encoder and form of file, other weights."""
+    """A checkpoint of Mammo-FM: image encoder and file format of Mammo-CLIP, other weights."""
 
     kind: Literal["mammo_fm"]  # type: ignore[assignment]
     architecture: Literal["efficientnet-b5"] = Field(  # type: ignore[assignment]
-        default="efficientnet-b5", description="its only encoder"
+        default="efficientnet-b5", description="its only image encoder"
     )
 
 
 class RandomSource(Settings):
-    """Seeded random weights: the control that claims about trained encoders are read against."""
+    """Seeded random weights, the control for claims about trained encoders."""
 
     kind: Literal["random"]
     architecture: ArchitectureName = Field(description="which network")
@@ -130,24 +130,24 @@ Source = or_added(Source, ENCODERS)  # type: ignore[misc]
 
 
 class PretrainedSettings(Settings):
-    """An encoder used as it is, with a linear probe for its head."""
+    """An encoder that is not trained further, with a linear probe as its head."""
 
     kind: Literal["pretrained"] = "pretrained"
-    source: Source = Field(default=Lite0Source(), description="where the weights come from")
+    source: Source = Field(default=Lite0Source(), description="source of the weights")
     base: str | None = Field(
         default=None,
-        description="for weights published as fine-tuned: name of the pretrained encoder that they "
-        "started from, whose latents theirs are matched with; null: none",
+        description="for weights published as fine-tuned: name of the pretrained encoder they "
+        "started from, for matching latents; null: none",
     )
 
     @property
     def architecture(self) -> str:
-        """Name of the architecture."""
+        """Return the name of the architecture."""
         return self.source.architecture
 
 
 class FastRecipe(Settings):
-    """Fine-tuning in minutes: one-cycle, few epochs, a head that learns faster than the network."""
+    """Fine-tuning in minutes: one cycle, few epochs, a head that learns faster than the network."""
 
     kind: Literal["fast"] = "fast"
     epochs: int = Field(
@@ -156,14 +156,14 @@ class FastRecipe(Settings):
     most_cycles: int = Field(
         default=4,
         ge=1,
-        description="cycles after which training ends in any case; it ends after an earlier one if "
-        "every concept has been learnt",
+        description="most cycles; training ends after an earlier one if every concept has been "
+        "learnt",
     )
     learnt: float = Field(
         default=0.99,
         gt=0.5,
         le=1,
-        description="AUROC over the training images from which a concept has been learnt",
+        description="AUROC over the training images at which a concept counts as learnt",
     )
     batch_size: int = Field(default=16, ge=1, description="images per forward pass")
     accumulate: int = Field(default=1, ge=1, description="forward passes per step")
@@ -176,14 +176,14 @@ class FastRecipe(Settings):
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="epochs without a better mean AUROC on the validation split before training "
-        "ends with the best epoch's weights; null: all epochs, the last one's weights",
+        description="epochs without a better mean AUROC on the validation split after which "
+        "training ends with the best epoch's weights; null: all epochs, the last one's weights",
     )
     augmentation: Augmentation = Field(
         default="vertical_flip",
-        description="none; vertical_flip: half of the images, or cached maps, upside down; "
+        description="none; vertical_flip: half of the images, or cached maps, are flipped; "
         "mammo_clip: flips, affine and elastic maps, of images only; mammo_clip_published: "
-        "those as the published call makes them, always turned, sheared and moved one way",
+        "the same as the published call executes it, with constant rotation, shear and shift",
     )
     seed: int = Field(default=0, ge=0, description="seed of order and augmentation")
 
@@ -206,7 +206,7 @@ class MammoClipRecipe(FastRecipe):
 
 
 def _recipe_kind(recipe: Any) -> Any:
-    """Return the kind of a recipe that may not say it."""
+    """Return the kind of a recipe; a recipe need not give it."""
     if isinstance(recipe, dict):
         return recipe.get("kind", "fast")
     return getattr(recipe, "kind", None)
@@ -219,17 +219,17 @@ Recipe = Annotated[
 
 
 class FinetunedSettings(Settings):
-    """An encoder trained further, with its head, on the concepts of the training split."""
+    """An encoder and its head, trained further on the concepts of the training split."""
 
     kind: Literal["finetuned"]
-    base: str = Field(description="name of the pretrained encoder to start from")
+    base: str = Field(description="name of the pretrained encoder from which training starts")
     freeze: str | None = Field(
         default=None,
-        description="last layer that stays as it is, read from the base's embeddings (`blocks.4`); "
+        description="last frozen layer, read from the base's embeddings (`blocks.4`); "
         "null: the whole network is trained, from the images",
     )
     recipe: Recipe = Field(
-        default=FastRecipe(), description="how it is trained: weighted binary cross-entropy, AdamW"
+        default=FastRecipe(), description="training recipe: weighted binary cross-entropy, AdamW"
     )
 
     @model_validator(mode="after")
@@ -250,7 +250,7 @@ EncoderSettings = Annotated[
 
 
 class ExtractionSettings(Settings):
-    """How an encoder is run over the images."""
+    """How an encoder is run over images."""
 
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="type of weights and maps while the network runs"
@@ -270,6 +270,6 @@ class EvaluationSettings(Settings):
     """How an encoder's predictions are scored."""
 
     bootstrap_draws: int = Field(
-        default=1000, ge=20, description="patient bootstrap draws behind each 95 % interval"
+        default=1000, ge=20, description="patient-bootstrap draws of each 95 % interval"
     )
     seed: int = Field(default=0, ge=0, description="seed of the patient bootstrap")

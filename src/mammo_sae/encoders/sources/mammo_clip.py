@@ -17,7 +17,7 @@ from mammo_sae.errors import InputError
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms weights are published, and what they were trained on."""
+    """The terms under which weights are published, and their training data."""
 
     licence: str
     forbids: str
@@ -35,7 +35,7 @@ DOWNSTREAM = "; the classifier was trained further, on VinDr-Mammo where its pub
 
 
 def read(source: MammoClipSource) -> tuple[dict[str, Tensor], EncoderDescription]:
-    """Return the weights and what is known of them."""
+    """Return the weights and the description of a source."""
     return read_published(source, "Mammo-CLIP", TERMS)
 
 
@@ -77,7 +77,7 @@ def read_published(
 def _check_same_encoder(
     path: Path, encoder: dict[str, Tensor], other: Path, further: dict[str, Tensor]
 ) -> None:
-    """Refuse the classifier of another image encoder: its logits would be of other features."""
+    """Refuse a classifier of another image encoder, since its features would differ."""
     differ = [key for key, value in encoder.items() if not torch.equal(value, further[key])]
     if differ:
         raise InputError(
@@ -100,6 +100,6 @@ def _classifier(
     weight, bias = checkpoint.weight, checkpoint.bias
     if outputs == 1:
         return weight, bias
-    # Several outputs go through a softmax, which leaves open what is added to all of them.
-    # Centred, each is its class's log-odds against the classes' geometric mean.
+    # Several outputs go through a softmax, which does not change if a constant is added to all.
+    # Centred, each output is its class's log-odds against the geometric mean of the classes.
     return weight - weight.mean(0), bias - bias.mean()

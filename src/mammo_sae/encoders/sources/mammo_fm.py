@@ -1,4 +1,4 @@
-"""A checkpoint of Mammo-FM: Mammo-CLIP's image encoder and form of file, other weights."""
+"""A checkpoint of Mammo-FM: Mammo-CLIP's image encoder and file format, other weights."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ TERMS = Terms(
 
 
 def read(source: MammoFmSource) -> tuple[dict[str, Tensor], EncoderDescription]:
-    """Return the weights and what is known of them."""
+    """Return the weights and the description of a source."""
     return read_published(source, "Mammo-FM", TERMS)

@@ -1,4 +1,4 @@
-"""Seeded random weights: the control that claims about trained encoders are read against."""
+"""Seeded random weights, the control for claims about trained encoders."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mammo_sae.encoders.settings import RandomSource
 
 
 def read(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
-    """Draw normal weights and bring every convolution's outputs to mean 0 and variance 1.
+    """Draw normal weights, and scale every convolution's outputs to mean 0 and variance 1.
 
-    That is layer-sequential unit variance (Mishkin & Matas, arXiv 1511.06422), on seeded noise
-    images: maps are as large at the last layer as at the first.
+    This is layer-sequential unit variance (Mishkin & Matas, arXiv 1511.06422) on seeded noise
+    images. Values at the last layer are then as large as at the first.
     """
     details = EncoderDescription(
         kind="pretrained",
@@ -38,7 +38,7 @@ def read(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
             module.bias.zero_()
         if isinstance(module, Pointwise | Spatial):
             hooks.append(module.register_forward_hook(_standardise))
-    # Noise at every scale, as in images: white noise would leave coarse filters unscaled.
+    # Noise at every scale, as in images. With white noise, coarse filters would have no signal.
     noise = sum(
         functional.interpolate(
             torch.randn(8, 1, size, size, generator=generator), size=224, mode="bilinear"
@@ -52,7 +52,7 @@ def read(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
 
 
 def _standardise(module: Pointwise | Spatial, _inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
-    """Make `outputs` of mean 0 in each channel and variance 1 over all, as if `module` had."""
+    """Return `outputs` with mean 0 per channel and variance 1 overall; change `module` to match."""
     mean = outputs.mean((0, 2, 3))
     centred = outputs - mean[:, None, None]
     deviation = centred.square().mean().sqrt()
