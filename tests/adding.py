@@ -9,30 +9,26 @@ MODULE = '''"""Step: how dark an image is."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mammo_sae.analysis.cases import Identity
-from mammo_sae.analysis.darkness_settings import DarknessSettings
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import DarknessSettings
 
 
 def run(settings: DarknessSettings, *, identity: Identity, images: Path, output: Path) -> None:
     """Write the first images of the cohort."""
     write_table(identity.label(read_table(images).head(settings.images)), output)
 '''
-SETTINGS = '''"""Settings of the step `darkness`."""
-
-from __future__ import annotations
-
-from pydantic import Field
-
-from mammo_sae.settings import Settings
-
-
-class DarknessSettings(Settings):
+SETTINGS = '''class DarknessSettings(Settings):
     """How dark an image is."""
 
     images: int = Field(5, ge=1, description="images shown")
-'''
+
+
+class TruthSettings('''
 VERB = '''@app.command()
 def darkness(settings: SettingsText, run: Run, images: Images, output: Output) -> None:
     """Show how dark images are."""
@@ -117,6 +113,40 @@ READER_SETTINGS = '''class SecondCohort(CmmdCohort):
 CohortSettings = Annotated['''
 
 
+ZEROS = '''"""Weights that are all zero."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mammo_sae.encoders.description import IMAGENET, EncoderDescription
+from mammo_sae.encoders.network import Network
+from mammo_sae.encoders.settings import ZerosSource
+
+
+def read(source: ZerosSource) -> tuple[dict[str, Tensor], EncoderDescription]:
+    """Return the weights and what is known of them."""
+    details = EncoderDescription(
+        kind="pretrained",
+        architecture=source.architecture,
+        normalisation=IMAGENET,
+        source="zeros",
+        licence="none needed",
+        data="none",
+    )
+    state = Network(details).state_dict()
+    return {name: tensor * 0 for name, tensor in state.items()}, details
+'''
+ZEROS_SETTINGS = '''class ZerosSource(Settings):
+    """Weights that are all zero."""
+
+    kind: Literal["zeros"]
+    architecture: ArchitectureName = Field(description="which network")
+
+
+Source = Annotated['''
+
+
 def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) >= 1, f"{path.name} no longer holds {old!r}: adapt this test"
@@ -127,20 +157,20 @@ def add_analysis(folder: Path) -> None:
     """Add the analysis `darkness`; its generated files are not written yet."""
     package, rules = folder / "src" / "mammo_sae", folder / "workflow" / "rules"
     (package / "analysis" / "darkness.py").write_text(MODULE)
-    (package / "analysis" / "darkness_settings.py").write_text(SETTINGS)
-    imported = "from mammo_sae.analysis.darkness_settings import DarknessSettings\n"
-    first = "from mammo_sae.analysis.settings import ("
-    edit(package / "config.py", first, imported + first)
+    edit(package / "analysis" / "settings.py", "class TruthSettings(", SETTINGS)
+    edit(
+        package / "config.py",
+        "    ConfoundSettings,\n",
+        "    ConfoundSettings,\n    DarknessSettings,\n",
+    )
     edit(
         package / "config.py",
         "    truth: TruthSettings =",
         '    darkness: DarknessSettings = Field(DarknessSettings(), description="darkness")\n'
         "    truth: TruthSettings =",
     )
-    first = "from mammo_sae.analysis import settings as analysis\n"
-    edit(package / "steps.py", first, first + imported)
     entry = '    "truth": Step('
-    added = '    "darkness": Step("mammo_sae.analysis.darkness", DarknessSettings),\n'
+    added = '    "darkness": Step("mammo_sae.analysis.darkness", analysis.DarknessSettings),\n'
     edit(package / "steps.py", entry, added + entry)
     edit(package / "cli.py", "@app.command()\ndef truth(", VERB)
     rule = rules / "analysis.smk"
@@ -168,3 +198,11 @@ def add_dataset(folder: Path) -> None:
     (cohorts / "second.py").write_text(READER)
     edit(cohorts / "settings.py", "CohortSettings = Annotated[", READER_SETTINGS)
     edit(cohorts / "settings.py", "    | CmmdCohort,\n", "    | CmmdCohort\n    | SecondCohort,\n")
+
+
+def add_source(folder: Path) -> None:
+    """Add the encoder source `zeros`."""
+    encoders = folder / "src" / "mammo_sae" / "encoders"
+    (encoders / "sources" / "zeros.py").write_text(ZEROS)
+    edit(encoders / "settings.py", "Source = Annotated[", ZEROS_SETTINGS)
+    edit(encoders / "settings.py", " | RandomSource,\n", " | RandomSource | ZerosSource,\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adding import add_analysis, add_dataset, add_variant
+from adding import add_analysis, add_dataset, add_source, add_variant
 from mammo_sae.config import read_config
 from mammo_sae.digests import read_pins
 from mammo_sae.steps import STEPS
@@ -24,11 +24,15 @@ ADDITIONS = {
     "analysis": (
         add_analysis,
         {f"{PACKAGE}{name}.py" for name in ("config", "steps", "cli")}
-        | {f"{PACKAGE}analysis/darkness.py", f"{PACKAGE}analysis/darkness_settings.py"}
+        | {f"{PACKAGE}analysis/darkness.py", f"{PACKAGE}analysis/settings.py"}
         | {"workflow/rules/analysis.smk", "workflow/rules/report.smk"},
     ),
     "variant": (add_variant, {f"{PACKAGE}sae/variants/thinned.py", f"{PACKAGE}sae/settings.py"}),
     "dataset": (add_dataset, {f"{PACKAGE}cohorts/second.py", f"{PACKAGE}cohorts/settings.py"}),
+    "encoder source": (
+        add_source,
+        {f"{PACKAGE}encoders/sources/zeros.py", f"{PACKAGE}encoders/settings.py"},
+    ),
 }
 
 # What every job would be given; then what is generated is written.

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -35,11 +35,13 @@ from scipy.ndimage import maximum_filter
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells, exchange
-from mammo_sae.analysis.settings import AlignmentSettings
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import AlignmentSettings
 
 MEASURES = ("auprc", "pooled_iou", "energy_lift", "pointing", "pointing_near")
 _NO_BASELINE = ("chance_energy_lift", "chance_pooled_iou", "shuffled_auprc")  # 1; not computed

@@ -9,12 +9,16 @@ the Pearson correlation of both, over the images of the ablated latents.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis.patching import Reruns
-from mammo_sae.analysis.settings import InnerSettings
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import InnerSettings
 
 
 def attribution_table(settings: InnerSettings, edits: Reruns) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,12 @@ from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.edits import DIGITS, TopK
 from mammo_sae.analysis.linear import Inputs, Shares, each_share
-from mammo_sae.analysis.settings import InterventionSettings
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import InterventionSettings
 
 MEASURES = ("accuracy", "macro_f1")
 ORIGINAL = "original"

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,12 +33,14 @@ from mammo_sae.analysis import cells, exchange
 from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.levels import levels
-from mammo_sae.analysis.settings import ConfoundSettings
 from mammo_sae.analysis.verdict import discriminates, verdict
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import ConfoundSettings
 
 
 def run(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,10 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.linear import Inputs, Shares, each_share
-from mammo_sae.analysis.settings import EffectSettings
 from mammo_sae.stores.tables import write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import EffectSettings
 
 MEASURES = ("effect", "effect_positive", "effect_negative")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,6 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.attribution import attribution_table
 from mammo_sae.analysis.edits import MEASURES, intervention_table
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
-from mammo_sae.analysis.settings import InnerSettings
 from mammo_sae.cohorts.labels import IMAGE
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder
@@ -27,6 +27,9 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import InnerSettings
 
 # The row of a concept without images to run.
 NO_EDIT = {"ranking": "", "selection": "", "mode": "", "splice": "", "k": 0} | dict.fromkeys(

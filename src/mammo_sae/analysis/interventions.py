@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,14 @@ import pandas as pd
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.edits import intervention_table
 from mammo_sae.analysis.linear import Inputs, each_share
-from mammo_sae.analysis.settings import InterventionSettings
 from mammo_sae.analysis.sweep import sweep_table
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.errors import InputError
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import InterventionSettings
 
 
 def run(

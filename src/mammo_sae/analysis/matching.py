@@ -10,13 +10,16 @@ of the `after` atoms.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mammo_sae.analysis.settings import MatchingSettings
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import MatchingSettings
 
 NULL_QUANTILE = 0.95
 _ROWS = 1024  # atoms compared at a time, to limit memory to this times the other SAE's latents

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -32,10 +33,12 @@ from sklearn.preprocessing import StandardScaler
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import exchange
-from mammo_sae.analysis.settings import ProbingSettings
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import ProbingSettings
 
 RANKINGS = ("class_mean", "mean_difference", "class_contrast", "effect", "auroc", "sparse_probe")
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -39,10 +39,12 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.columns import SAID, candidates, covariates_of
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.ordinal import concordance, proportional_odds
-from mammo_sae.analysis.settings import ReadoutSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import ReadoutSettings
 
 ONE_SIDED = "a fold of patients leaves one class or one patient to fit on"
 _SPARSE_PENALTY = 1.0  # k coefficients for hundreds of images need little shrinkage

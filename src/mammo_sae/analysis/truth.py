@@ -18,6 +18,7 @@ alone.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,10 +26,12 @@ from scipy.stats import binomtest
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.settings import TruthSettings
 from mammo_sae.analysis.verdict import CONFOUNDED, MIXED, associated
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import TruthSettings
 
 CALLED = (CONFOUNDED, MIXED)
 

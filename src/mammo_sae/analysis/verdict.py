@@ -26,12 +26,14 @@ not suspect         ``concept-aligned``                      ``unresolved``
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from mammo_sae.analysis.settings import ConfoundSettings
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import ConfoundSettings
+
 
 CONFOUNDED, MIXED, ANATOMY = "confounded", "mixed", "anatomy"
 UNRESOLVED, ALIGNED = "unresolved", "concept-aligned"

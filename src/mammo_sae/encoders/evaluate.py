@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ from mammo_sae import statistics
 from mammo_sae.cohorts import labels as scored
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.pooled import read_pooled
-from mammo_sae.encoders.settings import EvaluationSettings
 from mammo_sae.errors import InputError
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.encoders.settings import EvaluationSettings
 
 METRICS = {"auroc": statistics.auroc, "auprc": statistics.auprc}
 

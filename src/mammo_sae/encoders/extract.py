@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 from mammo_sae.compute.devices import fastest_device, in_parts
 from mammo_sae.encoders.architectures import largest_map, layer_names
 from mammo_sae.encoders.network import Network, load_encoder, to_map
-from mammo_sae.encoders.settings import ExtractionSettings
 from mammo_sae.errors import InputError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.ordered import ahead, in_order
@@ -22,6 +22,9 @@ from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 from mammo_sae.stores.images import ImageReader
+
+if TYPE_CHECKING:
+    from mammo_sae.encoders.settings import ExtractionSettings
 
 # Images that are read at a time.
 BATCH = 16

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ from mammo_sae.encoders.architectures import POOLED, find_layer, layer_names
 from mammo_sae.encoders.heads import Head, load_head, save_head
 from mammo_sae.encoders.labels import concept_labels
 from mammo_sae.encoders.network import Network, Pointwise, load_encoder, save_encoder, to_map
-from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
 from mammo_sae.errors import InputError
 from mammo_sae.ordered import ahead
 from mammo_sae.progress import progress
@@ -30,6 +29,9 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
 
 SAVE_EVERY = 60.0  # most seconds of training that a kill can lose
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -14,10 +15,12 @@ from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.labels import concept_labels
 from mammo_sae.encoders.network import load_classifier
 from mammo_sae.encoders.pooled import read_pooled
-from mammo_sae.encoders.settings import ProbeSettings
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.stores.tables import read_table
+
+if TYPE_CHECKING:
+    from mammo_sae.encoders.settings import ProbeSettings
 
 
 def run(

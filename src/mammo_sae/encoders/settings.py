@@ -10,7 +10,6 @@ from mammo_sae.encoders.architectures import ArchitectureName
 from mammo_sae.extensions import ENCODERS, or_added
 from mammo_sae.settings import PathText, Settings
 
-LITE0 = "efficientnet-lite0"
 Augmentation = Literal["none", "vertical_flip", "mammo_clip", "mammo_clip_published"]
 # Cohorts with images of VinDr-Mammo: the authors' own, and Mammo-CLIP's version of them.
 VINDR = ("vindr", "mammo_clip")
@@ -24,7 +23,7 @@ class Lite0Source(Settings):
     @property
     def architecture(self) -> str:
         """Return the name of the architecture."""
-        return LITE0
+        return "efficientnet-lite0"
 
 
 class EfficientNetSource(Settings):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from mammo_sae.encoders import checkpoints
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
-from mammo_sae.encoders.settings import EfficientNetSource
+
+if TYPE_CHECKING:
+    from mammo_sae.encoders.settings import EfficientNetSource
 
 
 def read(source: EfficientNetSource) -> tuple[dict[str, Tensor], EncoderDescription]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from torch import Tensor
 from mammo_sae.encoders import checkpoints, hub, mammo_clip
 from mammo_sae.encoders.description import MAMMO_CLIP, EncoderDescription
 from mammo_sae.encoders.network import CLASSIFIER
-from mammo_sae.encoders.settings import MammoClipSource
 from mammo_sae.errors import InputError
+
+if TYPE_CHECKING:
+    from mammo_sae.encoders.settings import MammoClipSource
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from mammo_sae.encoders.description import EncoderDescription
-from mammo_sae.encoders.settings import MammoFmSource
 from mammo_sae.encoders.sources.mammo_clip import Terms, read_published
+
+if TYPE_CHECKING:
+    from mammo_sae.encoders.settings import MammoFmSource
 
 # As its publishers state them in November 2026.
 TERMS = Terms(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from torch.nn import functional
 
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
 from mammo_sae.encoders.network import Network, Pointwise, Spatial
-from mammo_sae.encoders.settings import RandomSource
+
+if TYPE_CHECKING:
+    from mammo_sae.encoders.settings import RandomSource
 
 
 def read(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
