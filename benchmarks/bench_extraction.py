@@ -134,9 +134,8 @@ def step(encoder: Path, layers: list[str], images: Path, output: Path, precision
         ExtractionSettings(precision=precision),
         encoder=encoder,
         layers=layers,
-        images=images,
-        cached=None,
-        path=output,
+        image_store=images,
+        store=output,
         manifest=output.with_suffix(".json"),
     )
 

@@ -93,14 +93,14 @@ def runs(
         others = {folder / other / "sae.json": saes[other] for other in saes if other != name}
         train.run(
             settings,
-            images=images,
+            splits=images,
             embeddings=[manifest],
             layer="layer",
             weights=folder / name / "sae.safetensors",
             description=folder / name / "sae.json",
-            log=folder / name / "history.csv",
+            history=folder / name / "history.csv",
             beside=others if together else {},
-            provenance=Provenance(step="train_sae", config=canonical_json(settings), code=""),
+            made_by=lambda own: Provenance(step="train_sae", config=canonical_json(own), code=""),
         )
 
 

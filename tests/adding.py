@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 
 def run(settings: DarknessSettings, *, identity: Identity, images: Path, output: Path) -> None:
-    """Write the first images of the cohort."""
+    """Write the first images of the cohort.
+
+    Parameters
+    ----------
+    images
+        Image table.
+    output
+        Table to write (.parquet).
+    """
     write_table(identity.label(read_table(images).head(settings.images)), output)
 '''
 SETTINGS = '''class DarknessSettings(Settings):
@@ -29,14 +37,6 @@ SETTINGS = '''class DarknessSettings(Settings):
 
 
 class TruthSettings('''
-VERB = '''@app.command()
-def darkness(settings: SettingsText, run: Run, images: Images, output: Output) -> None:
-    """Show how dark images are."""
-    _run("darkness", settings, identity=_identity(run), images=images, output=output)
-
-
-@app.command()
-def truth('''
 RULE = """
 
 rule darkness:
@@ -60,9 +60,9 @@ rule darkness:
     message:
         "Darkness: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae darkness --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
-        " --output {output:q} 2> {log:q}"
+        "python -m mammo_sae darkness --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q}"
+        " --images {input.images:q} --output {output:q} 2> {log:q}"
 """
 
 THINNED = '''"""TopK with half as many active latents."""
@@ -172,7 +172,6 @@ def add_analysis(folder: Path) -> None:
     entry = '    "truth": Step('
     added = '    "darkness": Step("mammo_sae.analysis.darkness", analysis.DarknessSettings),\n'
     edit(package / "steps.py", entry, added + entry)
-    edit(package / "cli.py", "@app.command()\ndef truth(", VERB)
     rule = rules / "analysis.smk"
     rule.write_text(rule.read_text() + RULE)
     table = '    "latents": of_runs('

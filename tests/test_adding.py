@@ -23,7 +23,7 @@ PACKAGE = "src/mammo_sae/"
 ADDITIONS = {
     "analysis": (
         add_analysis,
-        {f"{PACKAGE}{name}.py" for name in ("config", "steps", "cli")}
+        {f"{PACKAGE}{name}.py" for name in ("config", "steps")}
         | {f"{PACKAGE}analysis/darkness.py", f"{PACKAGE}analysis/settings.py"}
         | {"workflow/rules/analysis.smk", "workflow/rules/report.smk"},
     ),

@@ -5,11 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
-from mammo_sae.cli import _digests, _out_of_memory
+from mammo_sae.arguments import parser_of, read_functions
+from mammo_sae.cli import out_of_memory
+from mammo_sae.records import input_digests
 from mammo_sae.steps import STEPS
 
 PROJECT = Path(__file__).parents[1]
@@ -33,11 +37,73 @@ def test_help_lists_a_verb_for_every_step():
         assert step.replace("_", "-") in done.stdout, step
 
 
-@pytest.mark.parametrize("step", ["phantom", "extract", "train-sae", "confounds"])
-def test_every_verb_explains_its_options(step):
-    done = _run(step, "--help")
-    assert done.returncode == 0
-    assert "--settings" in done.stdout or "--sae" in done.stdout
+@pytest.mark.parametrize("step", STEPS)
+def test_every_option_of_a_step_is_an_argument_of_its_run_and_is_explained(step):
+    function = read_functions(STEPS[step].module)["run"]
+    assert function.summary.endswith((".", "split", "row per")), function.summary
+    assert [argument.name for argument in function.arguments if not argument.help] == []
+    known = {"provenance", "made_by"}
+    given = signature(import_module(STEPS[step].module).run).parameters.keys() - known
+    assert given == {argument.name for argument in function.arguments}
+    assert ("settings" in given) == (STEPS[step].settings is not None)
+    listed = parser_of(step, function, places=False).format_help()
+    assert all(f"--{name.replace('_', '-')}" in listed for name in given)
+
+
+def test_an_option_means_one_thing_in_every_step():
+    kinds: dict[str, set[str]] = {}
+    for step in STEPS.values():
+        for argument in read_functions(step.module)["run"].arguments:
+            kind = argument.kind.rpartition(".")[2]
+            kinds.setdefault(argument.name, set()).add(kind)
+    several = {name for name, found in kinds.items() if len(found) > 1}
+    # Each step has settings of its own; the codes of several seeds are several.
+    assert several == {"settings", "codes"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train-sae", "--help"], ["train-sae", "--sed"]])
+def test_help_and_wrong_options_are_told_without_loading_what_steps_need(words):
+    program = (
+        "import sys; from mammo_sae import cli; sys.argv[1:] = sys.argv[2:]\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'pandas', 'numpy', 'yaml'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "", *words],
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["trainsae"], "'trainsae' is not a verb; did you mean 'train-sae'?"),
+        (["truth", "--imags", "x"], "there is no option --imags; did you mean '--images'?"),
+        (["truth", "--images", "x"], "required: --settings, --identity, --codes, --latents"),
+        (["layers", "pretrained", "--configfiles", "x"], "no option --configfiles; did you"),
+        (["figure-truth", "--truth", "a", "--output"], "--output: expected one argument"),
+        (["summary", "--encoders", "a", "--bases", "one"], "'one' is not NAME=VALUE"),
+        (["images", "--shard", "two"], "--shard: invalid int value: 'two'"),
+    ],
+)
+def test_wrong_words_are_one_sentence_and_exit_status_2(words, sentence):
+    done = _run(*words)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_list_may_be_given_in_one_part_or_in_several():
+    parser = parser_of("x", read_functions("mammo_sae.people")["stale"], places=True)
+    one = parser.parse_args(["--configfile", "a.yaml", "b.yaml"])
+    several = parser.parse_args(["--configfile", "a.yaml", "--configfile", "b.yaml"])
+    assert one == several
+    assert several.configfile == [Path("a.yaml"), Path("b.yaml")]
 
 
 def test_a_slice_feeds_the_step_it_was_cut_for(tmp_path):
@@ -85,7 +151,7 @@ def test_a_wrong_input_is_one_sentence_and_exit_status_1(arguments, sentence):
 
 
 def test_wrong_settings_of_a_step_are_named():
-    done = _run("truth", "--settings", '{"sed":1}', "--run", "a", "head", "b", "0",
+    done = _run("truth", "--settings", '{"sed":1}', "--identity", "a", "head", "b", "0",
                 "--images", "x", "--codes", "x", "--latents", "x", "--confounds", "x",
                 "--output", "x")  # fmt: skip
     assert done.returncode == 1
@@ -103,7 +169,8 @@ def test_the_digests_of_a_models_folder_are_those_of_its_description_and_weights
     (tmp_path / "head" / "predictions.parquet").write_text("not an input")
     (tmp_path / "images.parquet").write_text("table")
     given = [tmp_path / "encoder", tmp_path / "head", tmp_path / "sae" / "sae.json"]
-    found = _digests([*given, tmp_path / "images.parquet", tmp_path / "none"])
+    arguments = {"given": given, "images": tmp_path / "images.parquet", "none": tmp_path / "none"}
+    found = input_digests({**arguments, "concepts": ["mass"], "seed": 0})
     expected = {
         tmp_path / kind / f"{kind}.{suffix}": text
         for kind in ("encoder", "head", "sae")
@@ -122,8 +189,8 @@ def test_the_digests_of_a_models_folder_are_those_of_its_description_and_weights
 def test_too_little_memory_is_one_sentence_with_what_to_do(verb, advice):
     import torch
 
-    said = _out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried ..."), verb)
+    said = out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried ..."), verb)
     assert "the GPU's memory is not enough" in said
     assert advice in said
-    assert "mem_mb" in _out_of_memory(MemoryError(), verb)
-    assert _out_of_memory(RuntimeError("another"), verb) is None
+    assert "mem_mb" in out_of_memory(MemoryError(), verb)
+    assert out_of_memory(RuntimeError("another"), verb) is None

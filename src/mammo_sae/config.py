@@ -27,9 +27,9 @@ from mammo_sae.analysis.settings import (
     ReadoutSettings,
     TruthSettings,
 )
-from mammo_sae.cohorts.labels import FINDING, IMAGE
 from mammo_sae.cohorts.pseudonyms import public_settings
 from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, SplitSettings, TableCohort
+from mammo_sae.cohorts.units import FINDING, IMAGE
 from mammo_sae.complaints import explain, listed
 from mammo_sae.demo import DEMO
 from mammo_sae.dicom.settings import ClinicalSettings, ImagesSettings

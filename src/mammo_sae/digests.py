@@ -30,7 +30,7 @@ COMPANIONS = {
     "zarr": ("numcodecs", "zarrs"),
 }
 # What can't change a result: checks of settings, progress bars.
-INERT = {"pydantic", "tqdm", "typer"}
+INERT = {"pydantic", "tqdm"}
 SOURCE = Path(__file__).resolve().parent
 
 

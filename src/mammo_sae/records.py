@@ -52,6 +52,29 @@ def write_record(
     return record
 
 
+def input_digests(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256, by path, of the files that a step is given among its arguments.
+
+    Of a model's folder or description (`encoder`, `head`, `sae`), those of description and weights.
+    """
+    found: dict[Path, str] = {}
+    for value in arguments.values():
+        for given in value if isinstance(value, list) else [value]:
+            for path in _files(given) if isinstance(given, Path) else ():
+                if path not in found:
+                    found[path] = file_digest(path)
+    return {os.path.relpath(path): digest for path, digest in found.items()}
+
+
+def _files(path: Path) -> list[Path]:
+    for kind in ("encoder", "head", "sae"):
+        description = path / f"{kind}.json" if path.is_dir() else path
+        if description.name == f"{kind}.json" and description.is_file():
+            weights = description.with_suffix(".safetensors")
+            return [description, *([weights] if weights.is_file() else [])]
+    return [path] if path.is_file() else []
+
+
 def find_records(folder: Path) -> list[Path]:
     """Return all records in `folder`, at any depth."""
     return sorted(folder.rglob(f"*{SUFFIX}"))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mammo_sae.analysis import settings as analysis
-from mammo_sae.cohorts.readers import reader_module
 from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
@@ -82,7 +81,13 @@ class Step:
         return canonical_json(code_parts(self.modules(settings), pins))
 
 
-READER = Choice(("kind",), reader_module, tags(CohortSettings))
+def _reader(kind: str) -> str:
+    from mammo_sae.cohorts.readers import reader_module  # which imports pandas
+
+    return reader_module(kind)
+
+
+READER = Choice(("kind",), _reader, tags(CohortSettings))
 SOURCE = Choice(("source", "kind"), source_module, tags(encoders.Source))
 VARIANT = Choice(("variant", "name"), variant_module, tags(Variant))
 

@@ -53,12 +53,12 @@ def study(tmp_path):
 def run(directory):
     evaluate.run(
         EvaluationSettings(bootstrap_draws=200),
-        encoder="pretrained",
-        cohort=directory / "images.parquet",
+        encoder_name="pretrained",
+        images=directory / "images.parquet",
         embeddings=[directory / "0.json"],
         head=directory,
         predictions=directory / "predictions.parquet",
-        table=directory / "encoders.parquet",
+        scores=directory / "encoders.parquet",
     )
     return (
         pd.read_parquet(directory / "predictions.parquet"),

@@ -26,9 +26,9 @@ def run(encoder: Path, layers, images: Path, path: Path, cached: Path | None = N
         ExtractionSettings(**settings),
         encoder=encoder,
         layers=layers,
-        images=images,
-        cached=cached,
-        path=path,
+        image_store=images,
+        base_embeddings=cached,
+        store=path,
         manifest=manifest,
     )
     return manifest
@@ -155,8 +155,8 @@ from mammo_sae.encoders import extract
 from mammo_sae.encoders.settings import ExtractionSettings
 encoder, images, path = map(Path, sys.argv[1:])
 extract.run(
-    ExtractionSettings(), encoder=encoder, layers=["blocks.0"], images=images, cached=None,
-    path=path, manifest=path.with_suffix(".json"),
+    ExtractionSettings(), encoder=encoder, layers=["blocks.0"], image_store=images,
+    store=path, manifest=path.with_suffix(".json"),
 )
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -54,15 +54,15 @@ def run(
             recipe=FastRecipe(**{"epochs": 3, "batch_size": 8, "most_cycles": 1} | recipe),
         ),
         concepts=["mass"],
-        cohort=cohort,
+        images=cohort,
         base=base,
         base_head=head or head_of_zeros(directory.with_name("base_head")),
-        stores=stores,
+        **{"image_stores" if freeze is None else "embeddings": stores},
         weights=directory / "encoder.safetensors",
         description=directory / "encoder.json",
         head_weights=directory / "head.safetensors",
         head_description=directory / "head.json",
-        log=directory / "log.csv",
+        history=directory / "log.csv",
     )
     return directory
 
@@ -81,9 +81,8 @@ def cached(lite0, image_store, tmp_path):
             ExtractionSettings(),
             encoder=lite0,
             layers=["blocks.4"],
-            images=manifest,
-            cached=None,
-            path=path,
+            image_store=manifest,
+            store=path,
             manifest=embeddings[-1],
         )
     return cohort, images, embeddings

@@ -76,7 +76,7 @@ def run(manifests, cohort, directory, encoder=None, **settings):
     linear_probe.run(
         ProbeSettings(**settings),
         concepts=["mass"],
-        cohort=cohort,
+        images=cohort,
         encoder=encoder or directory.parent / "encoder",
         embeddings=manifests,
         head_weights=directory / "head.safetensors",

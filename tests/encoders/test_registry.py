@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -10,8 +12,11 @@ from mammo_sae.stores.publish import write_json
 
 def test_every_encoder_has_a_row_with_source_digest_licence_and_data(lite0, tmp_path):
     output = tmp_path / "registry.csv"
-    path = lite0 / "encoder.json"
-    registry.run(descriptions={"one": path, "two": path}, output=output)
+    paths = [tmp_path / name / "encoder.json" for name in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        shutil.copy(lite0 / "encoder.json", path)
+    registry.run(descriptions=paths, output=output)
     table = pd.read_csv(output)
     assert table["encoder"].tolist() == ["one", "two"]
     assert set(table["architecture"]) == {"efficientnet-lite0"}
@@ -23,8 +28,8 @@ def test_every_encoder_has_a_row_with_source_digest_licence_and_data(lite0, tmp_
 def test_a_missing_or_malformed_description_is_named(tmp_path):
     path = tmp_path / "encoder.json"
     with pytest.raises(InputError, match=r"encoder\.json is missing"):
-        registry.run(descriptions={"one": path}, output=tmp_path / "registry.csv")
+        registry.run(descriptions=[path], output=tmp_path / "registry.csv")
     write_json(path, {})
     with pytest.raises(InputError, match=r"encoder\.json: .*architecture"):
-        registry.run(descriptions={"one": path}, output=tmp_path / "registry.csv")
+        registry.run(descriptions=[path], output=tmp_path / "registry.csv")
     assert not (tmp_path / "registry.csv").exists()

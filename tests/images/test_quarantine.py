@@ -54,7 +54,7 @@ def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, pictu
     )
     convert.run(settings, [source], 0, out / "0.zarr", out / "0.json")
     quarantine.run(
-        image_stores=[out / "0.json"], cohort=out / "summary.json", output=out / "quarantine.csv"
+        image_stores=[out / "0.json"], summary=out / "summary.json", output=out / "quarantine.csv"
     )
 
     table = pd.read_csv(out / "quarantine.csv").set_index("image_id")
@@ -99,7 +99,7 @@ def test_what_is_wrong_in_a_header_alone_is_listed_and_is_no_confounder(
     )
     convert.run(settings, [source], 0, tmp_path / "0.zarr", tmp_path / "0.json")
     quarantine.run(
-        image_stores=[tmp_path / "0.json"], cohort=tmp_path / "s.json", output=tmp_path / "q.csv"
+        image_stores=[tmp_path / "0.json"], summary=tmp_path / "s.json", output=tmp_path / "q.csv"
     )
     assert pd.read_csv(tmp_path / "q.csv")["reason"].tolist() == ["implant", "spacing", "view"]
     cases = pd.read_parquet(tmp_path / "i.parquet")
@@ -169,7 +169,7 @@ def test_the_same_image_in_two_shards_is_noticed(tmp_path, write_dicom, picture)
     manifests = [tmp_path / f"{shard}.json" for shard in range(2)]
     for shard, manifest in enumerate(manifests):
         convert.run(settings, [source], shard, manifest.with_suffix(".zarr"), manifest)
-    quarantine.run(image_stores=manifests, cohort=tmp_path / "s.json", output=tmp_path / "q.csv")
+    quarantine.run(image_stores=manifests, summary=tmp_path / "s.json", output=tmp_path / "q.csv")
     table = pd.read_csv(tmp_path / "q.csv")
     assert table[["action", "reason"]].values.tolist() == [["converted", "duplicate"]]
     assert table["image_id"][0] in {pseudonyms.image(f"{patients[n]}.dcm") for n in (0, 7)}
@@ -193,6 +193,6 @@ def test_nothing_to_report_is_a_table_without_rows(tmp_path, write_dicom, pictur
     )
     convert.run(settings, [source], 0, tmp_path / "0.zarr", tmp_path / "0.json")
     quarantine.run(
-        image_stores=[tmp_path / "0.json"], cohort=tmp_path / "s.json", output=tmp_path / "q.csv"
+        image_stores=[tmp_path / "0.json"], summary=tmp_path / "s.json", output=tmp_path / "q.csv"
     )
     assert pd.read_csv(tmp_path / "q.csv").columns.tolist() == quarantine.COLUMNS

@@ -310,8 +310,8 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
         written[name] = folder / f"{name}.parquet"
         tables.run(
             parts=[folder / f"part_{name}.parquet"],
-            output_csv=folder / f"{name}.csv",
-            output_parquet=written[name],
+            csv=folder / f"{name}.csv",
+            parquet=written[name],
         )
         return written[name]
 
@@ -339,8 +339,8 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
     write("sae_quality", run.labelled(pd.DataFrame([quality]), config.layers))
     verdicts.run(
         **{name: written[name] for name in ("latents", "alignment", "confounds")},
-        output_csv=folder / "verdicts.csv",
-        output_parquet=folder / "verdicts.parquet",
+        csv=folder / "verdicts.csv",
+        parquet=folder / "verdicts.parquet",
     )
     output = folder / "figure.png"
     yield "encoders", lambda: encoders.run(encoders=written["encoders"], output=output)
@@ -359,16 +359,20 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
     write_table(history.assign(explained_variance=0.5, dead_share=0.0), folder / "history.csv")
     yield "training", lambda: training.run(
         histories=[folder / "history.csv"] * len(config.layers),
-        layers=config.layers, encoder=encoder, sae=sae, output=output,
+        layers=config.layers, encoder_name=encoder, sae_name=sae, output=output,
     )  # fmt: skip
     yield "layers", lambda: layers.run(
         sae_quality=written["sae_quality"], latents=written["latents"],
-        alignment=written["alignment"], confounds=written["confounds"], sae=sae, output=output,
+        alignment=written["alignment"], confounds=written["confounds"], sae_name=sae,
+        output=output,
     )  # fmt: skip
     yield (
         "readout",
         lambda: readout_figure.run(
-            probes=written["probes"], sae=sae, split=config.shown_split("readout"), output=output
+            probes=written["probes"],
+            sae_name=sae,
+            split=config.shown_split("readout"),
+            output=output,
         ),
     )
     yield "confounds", lambda: confounds_figure.run(
@@ -394,8 +398,8 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
             write_table(curve, folder / "sweep.parquet")
             curves = [folder / "sweep.parquet"]
         yield "sweep", lambda: sweep.run(
-            sweeps=curves, interventions=written["interventions"], concept=concept, sae=sae,
-            splits=config.shown_splits(), output=output,
+            sweeps=curves, interventions=written["interventions"], concept=concept, sae_name=sae,
+            layer_splits=config.shown_splits(), output=output,
         )  # fmt: skip
         yield (
             "interventions",
@@ -412,8 +416,8 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
             pairs = rows[rows["encoder"].isin(tuned)]
             write("matched", pairs.assign(cosine=0.5, null_cosine=0.4, new=pairs["latent"] < 9))
         yield "effects", lambda: effects_figure.run(
-            effects=written["effects"], matched=written["matched"] if tuned else None, sae=sae,
-            split=config.shown_split("effects"), output=output,
+            effects=written["effects"], matched_latents=written["matched"] if tuned else None,
+            sae_name=sae, split=config.shown_split("effects"), output=output,
         )  # fmt: skip
     if config.cohort.kind == "phantom":
         write("truth", run.labelled(base.tables["truth"], config.layers))

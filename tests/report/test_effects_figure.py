@@ -36,8 +36,8 @@ def tables(tmp_path):
 def test_effects_are_drawn_with_and_without_a_finetuned_encoder(tables, is_figure, tuned):
     effects.run(
         effects=tables / "effects.parquet",
-        matched=tables / "matched.parquet" if tuned else None,
-        sae="topk",
+        matched_latents=tables / "matched.parquet" if tuned else None,
+        sae_name="topk",
         split="test",
         output=tables / "effects.png",
     )
@@ -48,8 +48,7 @@ def test_an_absent_sae_is_named(tables):
     with pytest.raises(InputError, match="SAE 'other'"):
         effects.run(
             effects=tables / "effects.parquet",
-            matched=None,
-            sae="other",
+            sae_name="other",
             split="test",
             output=tables / "effects.png",
         )

@@ -20,8 +20,8 @@ def _training(run, whole, output, names=("head", "blocks.10")):
     training.run(
         histories=[whole / f"{name}.csv" for name in ("head", "blocks.10")],
         layers=names,
-        encoder="finetuned",
-        sae="topk",
+        encoder_name="finetuned",
+        sae_name="topk",
         output=output,
     )
 
@@ -32,7 +32,7 @@ def _layers(run, whole, output, sae="topk"):
         latents=whole / "latents.parquet",
         alignment=whole / "alignment.parquet",
         confounds=whole / "confounds.parquet",
-        sae=sae,
+        sae_name=sae,
         output=output,
     )
 

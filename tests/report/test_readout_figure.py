@@ -31,10 +31,10 @@ def table(tmp_path):
 
 
 def test_probes_are_drawn_layer_by_layer(table, tmp_path, is_figure):
-    readout.run(probes=table, sae="topk", split="test", output=tmp_path / "readout.png")
+    readout.run(probes=table, sae_name="topk", split="test", output=tmp_path / "readout.png")
     is_figure(tmp_path / "readout.png")
 
 
 def test_an_absent_sae_is_named(table, tmp_path):
     with pytest.raises(InputError, match="SAE 'other'"):
-        readout.run(probes=table, sae="other", split="test", output=tmp_path / "readout.png")
+        readout.run(probes=table, sae_name="other", split="test", output=tmp_path / "readout.png")

@@ -15,8 +15,8 @@ def table(whole, tmp_path):
         latents=whole / "latents.parquet",
         alignment=whole / "alignment.parquet",
         confounds=whole / "confounds.parquet",
-        output_csv=tmp_path / "verdicts.csv",
-        output_parquet=tmp_path / "verdicts.parquet",
+        csv=tmp_path / "verdicts.csv",
+        parquet=tmp_path / "verdicts.parquet",
     )
     return tmp_path / "verdicts.parquet"
 
@@ -48,8 +48,8 @@ def test_the_table_of_verdicts_may_be_empty(whole, tmp_path):
         write_table(rows if name == "latents" else rows.iloc[:0], tmp_path / f"{name}.parquet")
     verdicts.run(
         **{n: tmp_path / f"{n}.parquet" for n in ("latents", "alignment", "confounds")},
-        output_csv=tmp_path / "v.csv",
-        output_parquet=tmp_path / "v.parquet",
+        csv=tmp_path / "v.csv",
+        parquet=tmp_path / "v.parquet",
     )
     assert len(read_table(tmp_path / "v.parquet")) == 0
     _, rows = summary.carriers(

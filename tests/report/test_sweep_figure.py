@@ -30,8 +30,8 @@ def test_curves_and_points_of_all_layers_are_drawn(tables, is_figure):
         sweeps=[tables / "curve.parquet"],
         interventions=tables / "interventions.parquet",
         concept="mass",
-        sae="topk",
-        splits={"head": "test", "blocks.10": "test"},
+        sae_name="topk",
+        layer_splits={"head": "test", "blocks.10": "test"},
         output=tables / "sweep.png",
     )
     is_figure(tables / "sweep.png")
@@ -43,8 +43,8 @@ def test_a_split_without_rows_is_said_in_the_figure(tables, drawn_text):
         sweeps=[],
         interventions=tables / "interventions.parquet",
         concept="mass",
-        sae="topk",
-        splits={"head": "validation", "blocks.10": "validation"},
+        sae_name="topk",
+        layer_splits={"head": "validation", "blocks.10": "validation"},
         output=tables / "sweep.png",
     )
     assert any("no row of SAE topk and mass in the split shown" in text for text in said)

@@ -15,7 +15,7 @@ def _part(path, encoder, seed, **columns):
 
 
 def _together(tmp_path, parts):
-    tables.run(parts=parts, output_csv=tmp_path / "t.csv", output_parquet=tmp_path / "t.parquet")
+    tables.run(parts=parts, csv=tmp_path / "t.csv", parquet=tmp_path / "t.parquet")
     return read_table(tmp_path / "t.parquet")
 
 

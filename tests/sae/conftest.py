@@ -50,12 +50,12 @@ def train_sae(settings: SaeTraining) -> Callable[..., Path]:
 
     def run(cohort: Cohort, folder: Path, own: SaeTraining = settings, **changes) -> Path:
         arguments = {
-            "images": cohort.images,
+            "splits": cohort.images,
             "embeddings": cohort.manifests,
             "layer": cohort.layer,
             "weights": folder / "sae.safetensors",
             "description": folder / "sae.json",
-            "log": folder / "log.csv",
+            "history": folder / "log.csv",
         }
         train.run(own, **{**arguments, **changes})
         return folder / "sae.json"

@@ -46,9 +46,9 @@ def test_the_command_line_takes_published_weights_in_place_of_training(cohort, t
         [
             sys.executable, "-m", "mammo_sae", "train-sae",
             "--settings", canonical_json(published(path, digest)),
-            "--layer", cohort.layer, "--images", cohort.images,
+            "--layer", cohort.layer, "--splits", cohort.images,
             "--weights", folder / "sae.safetensors", "--description", folder / "sae.json",
-            "--history", folder / "history.csv", *cohort.manifests,
+            "--history", folder / "history.csv", "--embeddings", *cohort.manifests,
         ],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

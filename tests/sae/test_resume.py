@@ -30,9 +30,9 @@ def die_at_step_70(self, u):
 
 trainer.Training.advance = die_at_step_70
 train.run(
-    parse_settings(SaeTraining, sys.argv[1], "settings"), images=Path(images), layer=layer,
+    parse_settings(SaeTraining, sys.argv[1], "settings"), splits=Path(images), layer=layer,
     embeddings=[Path(e) for e in embeddings], weights=Path(folder) / "sae.safetensors",
-    description=Path(folder) / "sae.json", log=Path(folder) / "log.csv",
+    description=Path(folder) / "sae.json", history=Path(folder) / "log.csv",
 )
 """
 

@@ -35,7 +35,7 @@ def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
             image_stores=cohort.image_stores, layer=cohort.layer,
             store=folder / "codes.zarr", manifest=manifests[-1],
         )  # fmt: skip
-    about = {"encoder": "pretrained", "layer": "head", "sae": "topk"}
+    about = {"encoder_name": "pretrained", "layer": "head", "sae_name": "topk"}
     output = tmp_path / "stability.parquet"
     stability.run(**about, seeds=[0, 1, 2], saes=saes, codes=manifests, output=output)
     table = pd.read_parquet(output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def run(train_sae, tmp_path):
 
     def start(cohort, name, own, **beside):
         paths = {tmp_path / folder / "sae.json": other for folder, other in beside.items()}
-        return train_sae(cohort, tmp_path / name, own, provenance=made_by(own), beside=paths)
+        return train_sae(cohort, tmp_path / name, own, made_by=made_by, beside=paths)
 
     return start
 
@@ -173,16 +175,13 @@ def test_a_killed_pass_goes_on_with_all_of_them(
 def test_what_is_trained_beside_an_sae_is_recorded_with_the_code_of_its_own_variant(
     cohort, train_sae, streamed, others, tmp_path, steps
 ):
+    def by_variant(own):
+        return made_by(own).model_copy(update={"code": f"code of {own.variant.name}"})
+
     first, second = tmp_path / "first", tmp_path / "l1"
-    train_sae(
-        cohort,
-        first,
-        streamed,
-        provenance=made_by(streamed),
-        beside={second / "sae.json": others["l1"]},
-        codes={"l1": "code of l1"},
-    )
+    beside = {second / "sae.json": others["l1"]}
+    train_sae(cohort, first, streamed, made_by=by_variant, beside=beside)
     taken = dict(steps)
-    own = made_by(others["l1"]).model_copy(update={"code": "code of l1"})
-    train_sae(cohort, second, others["l1"], provenance=own)
+    train_sae(cohort, second, others["l1"], made_by=by_variant)
     assert steps == taken  # its own run found it trained
+    assert json.loads((second / "provenance.json").read_text())["code"] == "code of l1"

@@ -70,7 +70,7 @@ def test_only_training_images_are_used(make_cohort, train_sae, tmp_path):
 
 def test_the_description_says_how_the_sae_came_to_be(cohort, train_sae, settings, tmp_path):
     provenance = Provenance(step="sae", config="c", code="d")
-    description = read_json(train_sae(cohort, tmp_path, provenance=provenance))
+    description = read_json(train_sae(cohort, tmp_path, made_by=lambda _: provenance))
     assert description["training"] == settings.model_dump(mode="json")
     assert description["grid"]["layer"] == "head"
     assert description["cells"] == 18 * 12

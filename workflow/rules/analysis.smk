@@ -27,8 +27,8 @@ rule probing:
     message:
         "Probing: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae probing --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae probing --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --concepts {params.concepts:q} --output {output:q} 2> {log:q}"
 
 
@@ -65,11 +65,11 @@ rule interventions:
         "Interventions: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae interventions --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae interventions --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
         " --head {params.head:q} --predictions {input.predictions:q} --concepts {params.concepts:q}"
-        " --output {output.interventions:q} --sweep {output.sweep:q} 2> {log:q}"
+        " --interventions {output.interventions:q} --sweep {output.sweep:q} 2> {log:q}"
 
 
 rule classes:
@@ -98,14 +98,14 @@ rule classes:
     params:
         cfg=cfg("classes"),
         code=code("classes"),
-        concepts=",".join(CONFIG.density_classes),
+        concepts=CONFIG.density_classes,
         head=lambda wildcards, input: Path(input.head[1]).parent,
     message:
         "Classes of density: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae classes --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae classes --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
         " --head {params.head:q} --predictions {input.predictions:q} --concepts {params.concepts:q}"
         " --output {output:q} 2> {log:q}"
@@ -142,8 +142,8 @@ rule effects:
         "Effects of latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae effects --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae effects --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
         " --head {params.head:q} --concepts {params.concepts:q} --output {output:q} 2> {log:q}"
 
@@ -157,7 +157,7 @@ rule inner:
         sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
         encoder=lambda wildcards: encoder_files(wildcards.encoder),
         head=lambda wildcards: head_files(wildcards.encoder),
-        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
     output:
         interventions=f"{ANALYSIS}/interventions.parquet",
@@ -184,12 +184,12 @@ rule inner:
         "Inner interventions: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae inner --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae inner --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
         " --encoder {params.encoder:q} --head {params.head:q} --concepts {params.concepts:q}"
-        " --output {output.interventions:q} --attribution {output.attribution:q}"
-        " {input.manifests:q} 2> {log:q}"
+        " --interventions {output.interventions:q} --attribution {output.attribution:q}"
+        " --embeddings {input.embeddings:q} 2> {log:q}"
 
 
 rule matching:
@@ -227,7 +227,7 @@ rule readout:
         images=COHORT["images"],
         codes=f"{CODES}.json",
         codes_store=ancient(f"{CODES}.zarr"),
-        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
     output:
         f"{ANALYSIS}/probes.parquet",
@@ -248,10 +248,10 @@ rule readout:
     message:
         "Readout: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae readout --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae readout --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --concepts {params.concepts:q} --output {output:q}"
-        " {input.manifests:q} 2> {log:q}"
+        " --embeddings {input.embeddings:q} 2> {log:q}"
 
 
 rule alignment:
@@ -260,7 +260,7 @@ rule alignment:
         codes=f"{CODES}.json",
         codes_store=ancient(f"{CODES}.zarr"),
         latents=f"{ANALYSIS}/latents.parquet",
-        manifests=image_manifests,
+        image_stores=image_manifests,
         stores=image_stores,
     output:
         f"{ANALYSIS}/alignment.parquet",
@@ -281,10 +281,10 @@ rule alignment:
     message:
         "Alignment: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae alignment --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae alignment --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --concepts {params.concepts:q}"
-        " --output {output:q} {input.manifests:q} 2> {log:q}"
+        " --image-stores {input.image_stores:q} --output {output:q} 2> {log:q}"
 
 
 rule confounds:
@@ -293,7 +293,7 @@ rule confounds:
         codes=f"{CODES}.json",
         codes_store=ancient(f"{CODES}.zarr"),
         latents=f"{ANALYSIS}/latents.parquet",
-        manifests=image_manifests,
+        image_stores=image_manifests,
         stores=image_stores,
     output:
         f"{ANALYSIS}/confounds.parquet",
@@ -314,10 +314,11 @@ rule confounds:
     message:
         "Confounds: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae confounds --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae confounds --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q}"
-        " --concepts {params.concepts:q} --output {output:q} {input.manifests:q} 2> {log:q}"
+        " --concepts {params.concepts:q} --image-stores {input.image_stores:q} --output {output:q}"
+        " 2> {log:q}"
 
 
 rule truth:
@@ -345,7 +346,7 @@ rule truth:
     message:
         "Truth: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae truth --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae truth --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --confounds {input.confounds:q}"
         " --output {output:q} 2> {log:q}"

@@ -52,7 +52,8 @@ rule cohort:
         "Cohort tables"
     shell:
         "python -m mammo_sae cohort --settings {params.cfg:q} --images {output.images:q}"
-        " --findings {output.findings:q} --summary {output.summary:q} {params.folders:q} 2> {log:q}"
+        " --findings {output.findings:q} --summary {output.summary:q} --sources {params.folders:q}"
+        " 2> {log:q}"
 
 
 # Which image is of which split, and no label: for what learns from none.
@@ -80,4 +81,4 @@ rule splits:
         "Splits"
     shell:
         "python -m mammo_sae splits --settings {params.cfg:q} --output {output:q}"
-        " {params.folders:q} 2> {log:q}"
+        " --sources {params.folders:q} 2> {log:q}"

@@ -13,7 +13,7 @@ from mammo_sae.config import DEFAULT, kept_configuration, load_config
 from mammo_sae.digests import read_pins
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
-from mammo_sae.passes import assign_passes
+from mammo_sae.passes import assign_passes, layers_of
 from mammo_sae.settings import check_path
 from mammo_sae.slurm import settle_states
 from mammo_sae.steps import STEPS
@@ -65,7 +65,7 @@ COHORT = {
     "findings": f"{RESULTS}/cohort/findings.parquet",
 }
 SPLITS = f"{RESULTS}/cohort/splits.parquet"
-CONCEPTS = ",".join(CONFIG.cohort.concepts)
+CONCEPTS = list(CONFIG.cohort.concepts)
 RUN = "{encoder}/{layer}/{sae}/seed{seed}"
 
 

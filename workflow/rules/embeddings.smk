@@ -4,10 +4,10 @@
 rule extract:
     input:
         encoder=lambda wildcards: encoder_files(wildcards.encoder),
-        images=f"{RESULTS}/images/{{shard}}.json",
+        image_store=f"{RESULTS}/images/{{shard}}.json",
         store=ancient(f"{RESULTS}/images/{{shard}}.zarr"),
-        frozen=frozen_manifest,
-        frozen_store=lambda wildcards: ancient(
+        base_embeddings=frozen_manifest,
+        base_store=lambda wildcards: ancient(
             [path.removesuffix(".json") for path in frozen_manifest(wildcards)]
         ),
     output:
@@ -28,10 +28,11 @@ rule extract:
         cfg=cfg("extract"),
         code=code("extract"),
         folder=f"{RESULTS}/encoders/{{encoder}}",
-        frozen=lambda wildcards: options("--frozen", frozen_manifest(wildcards)),
+        layers=lambda wildcards: layers_of(wildcards.layers),
+        base=lambda wildcards, input: options("--base-embeddings", input.base_embeddings),
     message:
         "Embeddings: {wildcards.encoder}, {wildcards.layers}, shard {wildcards.shard}"
     shell:
         "python -m mammo_sae extract --settings {params.cfg:q} --encoder {params.folder:q}"
-        " --layers {wildcards.layers:q} --images {input.images:q} {params.frozen:q}"
+        " --layers {params.layers:q} --image-store {input.image_store:q} {params.base:q}"
         " --store {output.store:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -74,12 +74,14 @@ rule finetune:
         images=COHORT["images"],
         encoder=lambda wildcards: encoder_files(CONFIG.encoders[wildcards.encoder].base),
         head=lambda wildcards: head_files(CONFIG.encoders[wildcards.encoder].base),
-        manifests=finetuning_inputs,
+        embeddings=frozen_embeddings,
+        embedding_stores=frozen_stores,
+        image_stores=finetuning_images,
         stores=finetuning_stores,
     output:
         weights=f"{RESULTS}/encoders/{{encoder}}/encoder.safetensors",
         description=f"{RESULTS}/encoders/{{encoder}}/encoder.json",
-        head=f"{RESULTS}/heads/{{encoder}}/head.safetensors",
+        head_weights=f"{RESULTS}/heads/{{encoder}}/head.safetensors",
         head_description=f"{RESULTS}/heads/{{encoder}}/head.json",
         history=f"{RESULTS}/encoders/{{encoder}}/history.csv",
     log:
@@ -107,20 +109,21 @@ rule finetune:
         "python -m mammo_sae finetune --settings {params.cfg:q} --base {params.base:q}"
         " --base-head {params.base_head:q}"
         " --images {input.images:q} --concepts {params.concepts:q}"
-        " --weights {output.weights:q} --description {output.description:q} --head {output.head:q}"
+        " --weights {output.weights:q} --description {output.description:q} "
+        " --head-weights {output.head_weights:q}"
         " --head-description {output.head_description:q} --history {output.history:q}"
-        " {input.manifests:q} 2> {log:q}"
+        " --embeddings {input.embeddings:q} --image-stores {input.image_stores:q} 2> {log:q}"
 
 
 rule linear_probe:
     input:
         images=COHORT["images"],
         encoder=lambda wildcards: encoder_files(wildcards.encoder),
-        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, "pooled"),
     output:
-        head=f"{RESULTS}/heads/{{encoder}}/head.safetensors",
-        description=f"{RESULTS}/heads/{{encoder}}/head.json",
+        head_weights=f"{RESULTS}/heads/{{encoder}}/head.safetensors",
+        head_description=f"{RESULTS}/heads/{{encoder}}/head.json",
     log:
         f"{RESULTS}/logs/linear_probe/{{encoder}}.log",
     benchmark:
@@ -143,16 +146,16 @@ rule linear_probe:
     shell:
         "python -m mammo_sae linear-probe --settings {params.cfg:q} --images {input.images:q}"
         " --encoder {params.folder:q}"
-        " --concepts {params.concepts:q} --head {output.head:q}"
-        " --description {output.description:q}"
-        " {input.manifests:q} 2> {log:q}"
+        " --embeddings {input.embeddings:q}"
+        " --concepts {params.concepts:q} --head-weights {output.head_weights:q}"
+        " --head-description {output.head_description:q} 2> {log:q}"
 
 
 rule evaluate_encoder:
     input:
         images=COHORT["images"],
         head=lambda wildcards: head_files(wildcards.encoder),
-        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, "pooled"),
     output:
         predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
@@ -175,6 +178,6 @@ rule evaluate_encoder:
         "Predictions: {wildcards.encoder}"
     shell:
         "python -m mammo_sae evaluate-encoder --settings {params.cfg:q}"
-        " --encoder {wildcards.encoder:q} --images {input.images:q} --head {params.folder:q}"
-        " --predictions {output.predictions:q} --scores {output.scores:q} {input.manifests:q}"
-        " 2> {log:q}"
+        " --encoder-name {wildcards.encoder:q} --images {input.images:q} --head {params.folder:q}"
+        " --predictions {output.predictions:q} --scores {output.scores:q}"
+        " --embeddings {input.embeddings:q} 2> {log:q}"

@@ -27,4 +27,4 @@ rule images:
         "python -m mammo_sae images --settings {params.cfg:q}"
         " --shard {wildcards.shard:q}"
         " --threads {threads} --store {output.store:q} --manifest {output.manifest:q}"
-        " {params.folders:q} 2> {log:q}"
+        " --sources {params.folders:q} 2> {log:q}"

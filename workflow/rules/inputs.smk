@@ -47,20 +47,26 @@ def shard_content(wildcards):
     return "" if SEEN else archive()[0].shards[int(wildcards.shard)]
 
 
-def finetuning_inputs(wildcards):
-    """The base's frozen layer where one is read from the store, else the images."""
+def frozen_embeddings(wildcards):
+    """The base's embeddings that fine-tuning starts from, if a part is frozen."""
     settings = CONFIG.encoders[wildcards.encoder]
-    if settings.freeze is None:
-        return image_manifests()
-    return embedding_manifests(settings.base, settings.freeze)
+    return embedding_manifests(settings.base, settings.freeze) if settings.freeze else []
+
+
+def frozen_stores(wildcards):
+    """The stores of `frozen_embeddings`."""
+    settings = CONFIG.encoders[wildcards.encoder]
+    return embedding_stores(settings.base, settings.freeze) if settings.freeze else []
+
+
+def finetuning_images(wildcards):
+    """Manifests of the images, which fine-tuning reads if nothing is frozen."""
+    return [] if CONFIG.encoders[wildcards.encoder].freeze else image_manifests()
 
 
 def finetuning_stores(wildcards):
-    """The stores of `finetuning_inputs`."""
-    settings = CONFIG.encoders[wildcards.encoder]
-    if settings.freeze is None:
-        return image_stores()
-    return embedding_stores(settings.base, settings.freeze)
+    """The stores of `finetuning_images`."""
+    return [] if CONFIG.encoders[wildcards.encoder].freeze else image_stores()
 
 
 def checkpoint(wildcards):

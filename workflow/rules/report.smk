@@ -128,7 +128,7 @@ rule table:
     message:
         "Table: {wildcards.table}"
     shell:
-        "python -m mammo_sae table --csv {output.csv:q} --parquet {output.parquet:q} {input:q}"
+        "python -m mammo_sae table --csv {output.csv:q} --parquet {output.parquet:q} --parts {input:q}"
         " 2> {log:q}"
 
 
@@ -241,7 +241,7 @@ rule summary:
         runtime=attempts(15),
     params:
         code=code("summary"),
-        bases=options("--base", BASES),
+        bases=options("--bases", BASES),
         split=CONFIG.probing.confirmation,
     message:
         "Headline figures"
@@ -254,7 +254,7 @@ rule summary:
 rule figure_cohort:
     input:
         images=COHORT["images"],
-        manifests=image_manifests,
+        image_stores=image_manifests,
         stores=image_stores,
     output:
         figure=report(
@@ -283,7 +283,7 @@ rule figure_cohort:
     shell:
         "python -m mammo_sae figure-cohort --settings {params.cfg:q} --images {input.images:q}"
         " --concepts {params.concepts:q} --counts {output.counts:q} --output {output.figure:q}"
-        " {input.manifests:q} 2> {log:q}"
+        " --image-stores {input.image_stores:q} 2> {log:q}"
 
 
 rule configuration:
@@ -336,13 +336,13 @@ rule crate:
     message:
         "RO-Crate of the run"
     shell:
-        "python -m mammo_sae crate --output {output:q} {input:q} 2> {log:q}"
+        "python -m mammo_sae crate --output {output:q} --results {input:q} 2> {log:q}"
 
 
 rule quarantine:
     input:
-        cohort=f"{RESULTS}/cohort/summary.json",
-        manifests=image_manifests,
+        summary=f"{RESULTS}/cohort/summary.json",
+        image_stores=image_manifests,
         stores=image_stores,
     output:
         f"{TABLE}/quarantine.csv",
@@ -361,8 +361,8 @@ rule quarantine:
     message:
         "Files left out or noticed"
     shell:
-        "python -m mammo_sae quarantine --cohort {input.cohort:q} --output {output:q}"
-        " {input.manifests:q} 2> {log:q}"
+        "python -m mammo_sae quarantine --summary {input.summary:q} --output {output:q}"
+        " --image-stores {input.image_stores:q} 2> {log:q}"
 
 
 rule registry:
@@ -385,7 +385,7 @@ rule registry:
     message:
         "Registry of the encoders"
     shell:
-        "python -m mammo_sae registry --output {output:q} {input:q} 2> {log:q}"
+        "python -m mammo_sae registry --output {output:q} --descriptions {input:q} 2> {log:q}"
 
 
 rule figure_encoders:
@@ -438,18 +438,18 @@ rule figure_training:
         runtime=attempts(15),
     params:
         code=code("figure_training"),
-        layers=lambda wildcards: ",".join(of_runs("{layer}", **wildcards)),
+        layers=lambda wildcards: of_runs("{layer}", **wildcards),
     message:
         "Figure: training of {wildcards.sae} on {wildcards.encoder}"
     shell:
-        "python -m mammo_sae figure-training --encoder {wildcards.encoder:q}"
-        " --sae {wildcards.sae:q}"
-        " --layers {params.layers:q} --output {output:q} {input:q} 2> {log:q}"
+        "python -m mammo_sae figure-training --encoder-name {wildcards.encoder:q}"
+        " --sae-name {wildcards.sae:q} --layers {params.layers:q} --histories {input:q}"
+        " --output {output:q} 2> {log:q}"
 
 
 rule figure_layers:
     input:
-        quality=f"{TABLE}/sae_quality.parquet",
+        sae_quality=f"{TABLE}/sae_quality.parquet",
         latents=f"{TABLE}/latents.parquet",
         alignment=f"{TABLE}/alignment.parquet",
         confounds=f"{TABLE}/confounds.parquet",
@@ -475,8 +475,9 @@ rule figure_layers:
     message:
         "Figure: layers, {wildcards.sae}"
     shell:
-        "python -m mammo_sae figure-layers --quality {input.quality:q} --latents {input.latents:q}"
-        " --alignment {input.alignment:q} --confounds {input.confounds:q} --sae {wildcards.sae:q}"
+        "python -m mammo_sae figure-layers --sae-quality {input.sae_quality:q}"
+        " --latents {input.latents:q}"
+        " --alignment {input.alignment:q} --confounds {input.confounds:q} --sae-name {wildcards.sae:q}"
         " --output {output:q} 2> {log:q}"
 
 
@@ -507,7 +508,7 @@ rule figure_readout:
     message:
         "Figure: what can be read, {wildcards.sae}"
     shell:
-        "python -m mammo_sae figure-readout --probes {input:q} --sae {wildcards.sae:q}"
+        "python -m mammo_sae figure-readout --probes {input:q} --sae-name {wildcards.sae:q}"
         " --split {params.split:q} --output {output:q} 2> {log:q}"
 
 
@@ -535,14 +536,13 @@ rule figure_sweep:
         runtime=attempts(15),
     params:
         code=code("figure_sweep"),
-        splits=",".join(f"{layer}={split}" for layer, split in CONFIG.shown_splits().items()),
+        splits=[f"{layer}={split}" for layer, split in CONFIG.shown_splits().items()],
     message:
         "Figure: interventions on {wildcards.concept} for every k, {wildcards.sae}"
     shell:
         "python -m mammo_sae figure-sweep --interventions {input.interventions:q}"
-        " --concept {wildcards.concept:q} --sae {wildcards.sae:q} --splits {params.splits:q}"
-        " --output {output:q}"
-        " {input.sweeps:q}"
+        " --concept {wildcards.concept:q} --sae-name {wildcards.sae:q} --layer-splits {params.splits:q}"
+        " --sweeps {input.sweeps:q} --output {output:q}"
         " 2> {log:q}"
 
 
@@ -571,12 +571,12 @@ rule figure_effects:
     params:
         code=code("figure_effects"),
         split=CONFIG.shown_split("effects"),
-        matched=lambda wildcards, input: options("--matched", input.matched),
+        matched=lambda wildcards, input: options("--matched-latents", input.matched),
     message:
         "Figure: effects of single latents, {wildcards.sae}"
     shell:
         "python -m mammo_sae figure-effects --effects {input.effects:q} {params.matched:q}"
-        " --sae {wildcards.sae:q} --split {params.split:q} --output {output:q} 2> {log:q}"
+        " --sae-name {wildcards.sae:q} --split {params.split:q} --output {output:q} 2> {log:q}"
 
 
 rule figure_latents:
@@ -587,7 +587,7 @@ rule figure_latents:
         latents=f"{ANALYSIS}/latents.parquet",
         alignment=f"{ANALYSIS}/alignment.parquet",
         confounds=f"{ANALYSIS}/confounds.parquet",
-        manifests=image_manifests,
+        image_stores=image_manifests,
         stores=image_stores,
     output:
         report(
@@ -618,7 +618,7 @@ rule figure_latents:
         "python -m mammo_sae figure-latents --settings {params.cfg:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --alignment {input.alignment:q}"
         " --confounds {input.confounds:q} --concept {wildcards.concept:q} --split {params.split:q}"
-        " --output {output:q} {input.manifests:q} 2> {log:q}"
+        " --image-stores {input.image_stores:q} --output {output:q} 2> {log:q}"
 
 
 rule figure_interventions:

@@ -5,11 +5,11 @@ CODES = f"{RESULTS}/codes/{RUN}"
 
 rule train_sae:
     input:
-        images=SPLITS,
-        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        splits=SPLITS,
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
-        masks=breast_masks,
-        image_stores=lambda wildcards: image_stores() if breast_masks(wildcards) else [],
+        image_stores=breast_masks,
+        stores_of_images=lambda wildcards: image_stores() if breast_masks(wildcards) else [],
     output:
         weights=f"{SAE}/sae.safetensors",
         description=f"{SAE}/sae.json",
@@ -28,25 +28,24 @@ rule train_sae:
     params:
         cfg=cfg("train_sae"),
         code=code("train_sae"),
-        masks=lambda wildcards, input: options("--image-store", input.masks),
         beside=trained_beside,
     message:
         "SAE: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
         "python -m mammo_sae train-sae --settings {params.cfg:q} --layer {wildcards.layer:q}"
-        " --images {input.images:q}"
+        " --splits {input.splits:q} --embeddings {input.embeddings:q}"
+        " --image-stores {input.image_stores:q}"
         " --weights {output.weights:q} --description {output.description:q}"
-        " --history {output.history:q} {params.masks:q} {params.beside:q} {input.manifests:q}"
-        " 2> {log:q}"
+        " --history {output.history:q} {params.beside:q} 2> {log:q}"
 
 
 rule codes:
     input:
         sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
-        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
-        masks=image_manifests,
-        images=image_stores,
+        image_stores=image_manifests,
+        stores_of_images=image_stores,
     output:
         store=directory(f"{CODES}.zarr"),
         manifest=f"{CODES}.json",
@@ -63,14 +62,12 @@ rule codes:
         runtime=attempts(120),
     params:
         code=code("codes"),
-        masks=lambda wildcards, input: options("--image-store", input.masks),
     message:
         "Codes: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
         "python -m mammo_sae codes --sae {input.sae[1]:q} --layer {wildcards.layer:q}"
-        " {params.masks:q} --store {output.store:q} --manifest {output.manifest:q}"
-        " {input.manifests:q}"
-        " 2> {log:q}"
+        " --embeddings {input.embeddings:q} --image-stores {input.image_stores:q}"
+        " --store {output.store:q} --manifest {output.manifest:q} 2> {log:q}"
 
 
 rule sae_quality:
@@ -81,7 +78,7 @@ rule sae_quality:
         codes_store=ancient(f"{CODES}.zarr"),
         encoder=lambda wildcards: encoder_files(wildcards.encoder),
         head=lambda wildcards: head_files(wildcards.encoder),
-        manifests=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
     output:
         f"{RESULTS}/analysis/{RUN}/quality.parquet",
@@ -104,11 +101,11 @@ rule sae_quality:
     message:
         "Quality: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae sae-quality --settings {params.cfg:q} --run {wildcards.encoder:q}"
-        " {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        "python -m mammo_sae sae-quality --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --sae {input.sae[1]:q} --codes {input.codes:q}"
         " --encoder {params.encoder:q} --head {params.head:q}"
-        " --output {output:q} {input.manifests:q} 2> {log:q}"
+        " --embeddings {input.embeddings:q} --output {output:q} 2> {log:q}"
 
 
 # One table per SAE of two seeds or more: how far they agree.
@@ -141,16 +138,10 @@ rule sae_stability:
         runtime=attempts(60),
     params:
         code=code("sae_stability"),
-        seeds=lambda wildcards, input: [
-            word
-            for seed, sae, codes in zip(
-                CONFIG.saes[wildcards.sae].seeds, input.saes, input.codes, strict=True
-            )
-            for word in ("--seed", seed, "--description", sae, "--codes", codes)
-        ],
+        seeds=lambda wildcards: CONFIG.saes[wildcards.sae].seeds,
     message:
         "Seed stability: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}"
     shell:
-        "python -m mammo_sae sae-stability --encoder {wildcards.encoder:q}"
-        " --layer {wildcards.layer:q} --sae {wildcards.sae:q} {params.seeds:q} --output {output:q}"
-        " 2> {log:q}"
+        "python -m mammo_sae sae-stability --encoder-name {wildcards.encoder:q}"
+        " --layer {wildcards.layer:q} --sae-name {wildcards.sae:q} --seeds {params.seeds:q}"
+        " --saes {input.saes:q} --codes {input.codes:q} --output {output:q} 2> {log:q}"

@@ -59,7 +59,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write one SAE's alignment table, one row per (concept, latent).
+    """Compare latents' maps with the lesions' masks, against chance and random latents.
 
     Parameters
     ----------
@@ -71,6 +71,10 @@ def run(
         Manifest of the SAE's codes.
     latents
         Latents table of the same SAE, written by probing.
+    concepts
+        Columns of the image table.
+    output
+        Table to write (.parquet): a row per concept and latent.
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))

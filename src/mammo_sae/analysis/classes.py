@@ -49,8 +49,16 @@ def run(
 
     Parameters
     ----------
-    images, codes, sae, head, latents
-        As in `mammo_sae.analysis.linear.Inputs`.
+    images
+        Image table.
+    codes
+        Manifest of the SAE's codes.
+    sae
+        Description (`sae.json`) of the SAE.
+    head
+        Directory of the encoder's head.
+    latents
+        Latents table of the same SAE, written by probing.
     predictions
         The encoder's logits, one row per image and concept.
     concepts

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
-from mammo_sae.cohorts.labels import row_columns
+from mammo_sae.cohorts.units import row_columns
 
 # Columns of any cohort that describe how an image was acquired, or what tissue it shows.
 SAID = ("manufacturer", "model", "pixel_spacing_mm")

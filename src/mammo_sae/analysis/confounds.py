@@ -54,7 +54,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write one SAE's confound table, one row per (latent, concept, confounder).
+    """Judge whether a latent follows its concept or a confounder.
 
     Parameters
     ----------
@@ -66,6 +66,10 @@ def run(
         Manifest of the SAE's codes.
     latents
         Latents table of the same SAE, written by probing.
+    concepts
+        Columns of the image table.
+    output
+        Table to write (.parquet): a row per latent, concept and confounder.
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))

@@ -44,12 +44,24 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write one SAE's effects, one row per latent that fires, concept and split.
+    """Measure what each latent of the head layer adds to every logit.
 
     Parameters
     ----------
-    images, codes, sae, head, latents
-        As in `mammo_sae.analysis.linear.Inputs`.
+    images
+        Image table.
+    codes
+        Manifest of the SAE's codes.
+    sae
+        Description (`sae.json`) of the SAE.
+    head
+        Directory of the encoder's head.
+    latents
+        Latents table of the same SAE, written by probing.
+    concepts
+        Columns of the image table.
+    output
+        Table to write (.parquet): a row per latent that fires, concept and split.
 
     Raises
     ------

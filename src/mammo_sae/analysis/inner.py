@@ -53,7 +53,7 @@ def run(
     interventions: Path,
     attribution: Path,
 ) -> None:
-    """Write one SAE's interventions and its latents' effects on the confirmation split.
+    """Keep or drop latents at an inner layer and run the rest of the network.
 
     Parameters
     ----------
@@ -67,6 +67,8 @@ def run(
         `sae.json` and the manifest of its codes.
     latents
         Latents table of the same SAE, written by probing.
+    concepts
+        Columns of the image table.
     interventions, attribution
         Tables to write: one row per edit and concept; one row per concept and latent that fires.
 

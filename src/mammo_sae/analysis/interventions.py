@@ -46,14 +46,24 @@ def run(
     interventions: Path,
     sweep: Path,
 ) -> None:
-    """Write one SAE's interventions and its curves over all k.
+    """Keep or drop latents at the head layer, every k, and score the prediction that is left.
 
     Parameters
     ----------
-    images, codes, sae, head, latents
-        As in `mammo_sae.analysis.linear.Inputs`.
+    images
+        Image table.
+    codes
+        Manifest of the SAE's codes.
+    sae
+        Description (`sae.json`) of the SAE.
+    head
+        Directory of the encoder's head.
+    latents
+        Latents table of the same SAE, written by probing.
     predictions
         The encoder's logits, one row per image and concept.
+    concepts
+        Columns of the image table.
     interventions, sweep
         Tables to write. `interventions` has one row per edit, concept and split; `sweep` one per k,
         mode, ranking, concept and split.

@@ -34,7 +34,7 @@ def run(
     effects_after: Path,
     output: Path,
 ) -> None:
-    """Write one row per (latent of the after SAE, concept, split) with an effect.
+    """Pair the latents of a fine-tuned encoder with those of its base, and their effects.
 
     Parameters
     ----------
@@ -42,6 +42,9 @@ def run(
         `sae.json` of the pretrained and of the fine-tuned encoder's SAE, same layer.
     effects_before, effects_after
         Tables that the step `effects` wrote for these SAEs.
+    output
+        Table to write (.parquet): a row per latent of the
+        fine-tuned encoder's SAE, concept and split.
 
     Raises
     ------

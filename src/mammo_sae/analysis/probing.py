@@ -52,7 +52,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write the latents table of one SAE, one row per (latent, concept).
+    """Rank latents by concept: class means, AUROC with interval, permutation p.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ def run(
         Manifest of the SAE's codes.
     concepts
         Columns of the image table that hold labels.
+    output
+        Table to write (.parquet): a row per latent and concept.
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)

@@ -59,7 +59,7 @@ def run(
     embeddings: Sequence[Path],
     output: Path,
 ) -> None:
-    """Score one SAE and write a table of one row.
+    """Score a trained SAE: what it explains, how sparse it is, what splicing it in costs.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> None:
-    """Write one SAE's probes, one row per (target, level, features, probe, k, split).
+    """Probe a layer's embeddings and codes for concepts and confounders.
 
     Parameters
     ----------
@@ -70,6 +70,10 @@ def run(
         Manifests of the layer's embeddings, all shards.
     codes
         Manifest of the SAE's codes.
+    concepts
+        Columns of the image table.
+    output
+        Table to write (.parquet): a row per target, level, features, probe, k and split.
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)

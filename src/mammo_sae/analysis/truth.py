@@ -56,6 +56,8 @@ def run(
         Manifest of the SAE's codes.
     latents, confounds
         Tables of the same SAE, written by probing and confounds.
+    output
+        Table to write (.parquet): recall and false-positive rate, for each confounder and for any.
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)

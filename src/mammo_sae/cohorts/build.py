@@ -12,13 +12,13 @@ import pandas as pd
 
 from mammo_sae.cohorts.annotations import Annotations, clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
-from mammo_sae.cohorts.labels import FINDING, IMAGE, row_columns
 from mammo_sae.cohorts.left_out import report
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
 from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.regions import REGIONS
 from mammo_sae.cohorts.splits import splits_of_patients
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
+from mammo_sae.cohorts.units import FINDING, IMAGE, row_columns
 from mammo_sae.dicom.refusal import Policy
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
@@ -35,10 +35,10 @@ def run(
     sources: Sequence[Path],
     images: Path,
     findings: Path,
-    manifest: Path,
+    summary: Path,
     provenance: Provenance | None = None,
 ) -> None:
-    """Write the images and findings tables of a cohort, and a summary of them.
+    """Read an archive's annotations into the tables of images and findings, and a summary.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def run(
         Its folders, see `mammo_sae.cohorts.readers.Sources`.
     images, findings
         The tables to write (.parquet), see `mammo_sae.cohorts.tables`.
-    manifest
+    summary
         JSON written last: counts per split and concept, boxes clipped or dropped, pseudonyms of
         the sources' images without annotation, malformed rows of its tables, notices, digests.
     provenance
@@ -73,16 +73,16 @@ def run(
     for notice in found.notices:
         print(f"warning: {notice}", file=sys.stderr)
 
-    manifest.unlink(missing_ok=True)
+    summary.unlink(missing_ok=True)
     # Steps that read masks learn from the table which region of an image store is whose.
     image_table.attrs[REGIONS] = {name: list(of) for name, of in regions.items()}
     write_table(image_table, images)
     write_table(finding_table, findings)
     if provenance is not None:
         record = without_paths(provenance).model_dump(mode="json")
-        write_json(manifest.with_name("provenance.json"), record)
+        write_json(summary.with_name("provenance.json"), record)
     write_json(
-        manifest,
+        summary,
         {
             "kind": "cohort",
             "tables": {path.name: file_digest(path) for path in (images, findings)},

@@ -14,12 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-IMAGE, FINDING = "image", "finding"
-
-
-def row_columns(concept: str) -> tuple[str, str]:
-    """Return the columns of a concept's rows of findings, and of the positive ones among them."""
-    return f"{concept}_rows", f"{concept}_positive_rows"
+from mammo_sae.cohorts.units import FINDING, IMAGE, row_columns
 
 
 def labelling(images: pd.DataFrame, concepts: Iterable[str]) -> str:

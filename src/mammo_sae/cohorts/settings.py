@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
-from mammo_sae.cohorts.labels import FINDING, row_columns
+from mammo_sae.cohorts.units import FINDING, row_columns
 from mammo_sae.dicom.refusal import Policy
 from mammo_sae.extensions import COHORTS, or_added
 from mammo_sae.settings import PathText, Settings

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> None:
-    """Write the table of `split_table`.
+    """Read which image is of which split, and write it without any label.
 
     Parameters
     ----------

@@ -25,22 +25,22 @@ METRICS = {"auroc": statistics.auroc, "auprc": statistics.auprc}
 def run(
     settings: EvaluationSettings,
     *,
-    encoder: str,
-    cohort: Path,
+    encoder_name: str,
+    images: Path,
     embeddings: Sequence[Path],
     head: Path,
     predictions: Path,
-    table: Path,
+    scores: Path,
 ) -> None:
-    """Predict every image and score the predictions, split by split.
+    """Predict every image from its pooled features and score the predictions by split.
 
     Parameters
     ----------
     settings
         Bootstrap draws and seed.
-    encoder
+    encoder_name
         Name of the encoder in the table.
-    cohort
+    images
         ``images.parquet``.
     embeddings
         Manifests of the embeddings of the layer `pooled`, one per shard.
@@ -48,7 +48,7 @@ def run(
         Directory of the head.
     predictions
         Table to write, one row per (image, concept): image_id, concept, logit.
-    table
+    scores
         Table to write, one row per (encoder, concept, split): `labels` (image or finding), number
         of images, number scored (rows of findings, with labels by finding), positives, patients,
         auroc and auprc with their 95 % patient-bootstrap intervals, the share of positives (the
@@ -62,26 +62,26 @@ def run(
     trained = load_head(head)
     image_ids, features = read_pooled(embeddings)
     logits = trained.logits(features)
-    images = read_table(cohort).set_index("image_id")
-    unknown = [image for image in image_ids if image not in images.index]
+    table = read_table(images).set_index("image_id")
+    unknown = [image for image in image_ids if image not in table.index]
     if unknown:
         raise InputError(
-            f"{cohort} has no row for image {unknown[0]} of the embeddings; rebuild the embeddings"
+            f"{images} has no row for image {unknown[0]} of the embeddings; rebuild the embeddings"
         )
-    images = images.loc[image_ids]
-    unit = scored.labelling(images, trained.concepts)
+    table = table.loc[image_ids]
+    unit = scored.labelling(table, trained.concepts)
     rows = []
     for column, concept in enumerate(trained.concepts):
-        positions = scored.labelled(images, concept)
-        for split in images["split"].unique():
-            chosen = positions[(images["split"] == split).to_numpy(dtype=bool)[positions]]
+        positions = scored.labelled(table, concept)
+        for split in table["split"].unique():
+            chosen = positions[(table["split"] == split).to_numpy(dtype=bool)[positions]]
             counts = {"labels": unit, "images": len(np.unique(chosen))}
             rows.append(
-                {"encoder": encoder, "concept": concept, "split": split, **counts}
+                {"encoder": encoder_name, "concept": concept, "split": split, **counts}
                 | _scores(
                     logits[chosen, column],
-                    scored.truth(images, concept, chosen),
-                    images["patient_id"].to_numpy()[chosen],
+                    scored.truth(table, concept, chosen),
+                    table["patient_id"].to_numpy()[chosen],
                     settings,
                 )
             )
@@ -95,8 +95,8 @@ def run(
         ),
         predictions,
     )
-    scores = pd.DataFrame(rows)
-    write_table(scores.sort_values(["concept", "split"], ignore_index=True), table)
+    rows_by_split = pd.DataFrame(rows).sort_values(["concept", "split"], ignore_index=True)
+    write_table(rows_by_split, scores)
 
 
 def _scores(

@@ -38,10 +38,10 @@ def run(
     *,
     encoder: Path,
     layers: Sequence[str],
-    images: Path,
-    cached: Path | None,
-    path: Path,
+    image_store: Path,
+    store: Path,
     manifest: Path,
+    base_embeddings: Path | None = None,
     provenance: Provenance | None = None,
 ) -> None:
     """Run an encoder over one shard, once per image for all layers together.
@@ -54,28 +54,30 @@ def run(
         Directory of the encoder.
     layers
         Layers to keep. The network stops after the deepest.
-    images
+    image_store
         Manifest of the shard's image store.
-    cached
+    base_embeddings
         For a fine-tuned encoder with a frozen part: manifest of the base encoder's embeddings of
         the same shard. The network then starts from the last frozen layer, not from the pixels.
-    path, manifest
+    store, manifest
         The embedding store to write.
 
     Raises
     ------
     InputError
-        If the encoder has no such layer, or `cached` does not fit.
+        If the encoder has no such layer, or `base_embeddings` does not fit.
     """
     network = load_encoder(encoder)
     start = None
-    if cached is not None:
+    if base_embeddings is not None:
         start = _start(network, layers)
-    source = ImageReader([images])
+    source = ImageReader([image_store])
     grids = [network.grid(layer, source.height, source.width) for layer in layers]
     device = fastest_device()
     network.to(device, getattr(torch, settings.precision))
-    batches = _pixels(source) if start is None else _maps(_checked(cached, start, network, source))
+    batches = _pixels(source)
+    if start is not None:
+        batches = _maps(_checked(base_embeddings, start, network, source))
     most = images_per_pass(network, source.height, source.width)
 
     @torch.inference_mode()
@@ -90,7 +92,7 @@ def run(
 
     with (
         create_embedding_store(
-            path, manifest, image_ids=source.image_ids, grids=grids, provenance=provenance
+            store, manifest, image_ids=source.image_ids, grids=grids, provenance=provenance
         ) as writer,
         _workers(device) as (pool, waiting),
     ):

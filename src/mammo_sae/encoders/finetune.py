@@ -40,17 +40,18 @@ def run(
     settings: FinetunedSettings,
     *,
     concepts: Sequence[str],
-    cohort: Path,
+    images: Path,
     base: Path,
     base_head: Path,
-    stores: Sequence[Path],
+    embeddings: Sequence[Path] = (),
+    image_stores: Sequence[Path] = (),
     weights: Path,
     description: Path,
     head_weights: Path,
     head_description: Path,
-    log: Path,
+    history: Path,
 ) -> None:
-    """Fine-tune the encoder in `base`: one network, one logit per concept.
+    """Train an encoder and its head further on the concepts of the training split.
 
     The loss is binary cross-entropy. Positives have the weight negatives / positives of the
     training split, and images without a label for a concept do not count for it. BatchNorm stays
@@ -67,17 +68,19 @@ def run(
         Frozen part and recipe.
     concepts
         Columns of the cohort table; values are 0, 1 or missing.
-    cohort
+    images
         ``images.parquet``.
     base
         Directory of the encoder from which training starts.
     base_head
         Directory of the base's head.
-    stores
-        Manifests, one per shard. With ``settings.freeze``: of the base's embeddings at that layer,
-        so that the frozen part is not run again. Otherwise: of the images.
-    weights, description, head_weights, head_description, log
-        The files to write. The log is a CSV table with one row per epoch: the mean loss and each
+    embeddings
+        Manifests of the base's embeddings at ``settings.freeze``, one per shard. They are read if a
+        part is frozen, so that this part is not run again.
+    image_stores
+        Manifests of the image stores, one per shard. They are read if nothing is frozen.
+    weights, description, head_weights, head_description, history
+        The files to write. The history is a CSV table with one row per epoch: the mean loss and each
         concept's AUROC over the training images. Row 0 is the base with its head.
 
     Raises
@@ -94,14 +97,15 @@ def run(
     network = load_encoder(base)
     if settings.freeze is not None:
         find_layer(network.architecture, settings.freeze)
-    table = read_table(cohort)
+    stores = image_stores if settings.freeze is None else embeddings
+    table = read_table(images)
     # The table also lists images that the conversion left out.
     table = table[table["image_id"].isin(_stored(stores, settings.freeze))]
-    images, labels = concept_labels(table, "training", concepts, cohort)
+    learnt, labels = concept_labels(table, "training", concepts, images)
     unseen, truth = [], np.zeros((0, len(concepts)), np.float32)
     if settings.recipe.patience is not None:
-        unseen, truth = concept_labels(table, "validation", concepts, cohort)
-    inputs = Inputs(stores, settings.freeze, list(dict.fromkeys([*images, *unseen])))
+        unseen, truth = concept_labels(table, "validation", concepts, images)
+    inputs = Inputs(stores, settings.freeze, list(dict.fromkeys([*learnt, *unseen])))
     start = _rows(load_head(base_head), concepts)
     training = Training(settings, network, start, labels)
     checkpoint = Checkpoint(
@@ -109,7 +113,7 @@ def run(
         [
             settings,
             list(concepts),
-            [*images, *unseen],
+            [*learnt, *unseen],
             np.nan_to_num(np.concatenate([labels, truth]), nan=-1).tolist(),
             read_json(base / "encoder.json"),
             read_json(base_head / "head.json"),
@@ -120,9 +124,9 @@ def run(
     if (state := checkpoint.load()) is not None:
         training.restore(state)
     else:
-        training.score_base(inputs, images)
+        training.score_base(inputs, learnt)
     saved = time.monotonic()
-    batches = ahead(_batches(inputs, images, settings.recipe, training.step), size=2)
+    batches = ahead(_batches(inputs, learnt, settings.recipe, training.step), size=2)
     for chosen, batch in progress(batches, total=training.steps - training.step, label="fine-tune"):
         if training.finished:
             break
@@ -146,7 +150,7 @@ def run(
             "cached": settings.freeze,
             "classifier": (),
             "data": f"{network.description.data}; then {', '.join(concepts)} on the "
-            f"{len(set(images))} training images of the cohort",
+            f"{len(set(learnt))} training images of the cohort",
         }
     )
     save_head(
@@ -154,7 +158,7 @@ def run(
         head_weights,
         head_description,
     )
-    write_table(training.log(), log)
+    write_table(training.log(), history)
     save_encoder(network.state_dict(), details, weights, description)
     checkpoint.remove()
 

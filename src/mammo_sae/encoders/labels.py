@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_sae.cohorts.labels import IMAGE, labelling, rows_of
+from mammo_sae.cohorts.labels import labelling, rows_of
+from mammo_sae.cohorts.units import IMAGE
 from mammo_sae.errors import InputError
 
 

@@ -27,13 +27,13 @@ def run(
     settings: ProbeSettings,
     *,
     concepts: Sequence[str],
-    cohort: Path,
+    images: Path,
     encoder: Path,
     embeddings: Sequence[Path],
     head_weights: Path,
     head_description: Path,
 ) -> None:
-    """Fit a logistic regression per concept to the pooled features of the training split.
+    """Fit a linear head per concept on an encoder's pooled features, the encoder untouched.
 
     Features are standardised by the training split's mean and standard deviation, which are then
     folded into weight and bias, so that the head applies to raw features. Both classes have the
@@ -46,7 +46,7 @@ def run(
         Penalty and solver.
     concepts
         Columns of the cohort table; values are 0, 1 or missing.
-    cohort
+    images
         ``images.parquet``.
     encoder
         Directory of the encoder.
@@ -64,11 +64,11 @@ def run(
     fitted = [concept for concept in concepts if concept not in published]
     stored, features = read_pooled(embeddings)
     order = {image: row for row, image in enumerate(stored)}
-    table = read_table(cohort)
+    table = read_table(images)
     # The table also lists images that the conversion left out.
     table = table[table["image_id"].isin(stored)]
-    images, labels = concept_labels(table, "training", fitted, cohort)
-    features = features[[order[image] for image in images]]
+    learnt, labels = concept_labels(table, "training", fitted, images)
+    features = features[[order[image] for image in learnt]]
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1.0

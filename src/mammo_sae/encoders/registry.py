@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,13 +13,13 @@ from mammo_sae.stores.tables import write_table
 COLUMNS = ("kind", "architecture", "source", "sha256", "licence", "forbids", "data")
 
 
-def run(*, descriptions: Mapping[str, Path], output: Path) -> None:
-    """Write a table, one row per encoder: its name and the `COLUMNS` of its description.
+def run(*, descriptions: Sequence[Path], output: Path) -> None:
+    """List the encoders: where their weights come from, licence, pretraining data.
 
     Parameters
     ----------
     descriptions
-        ``encoder.json`` of each encoder, by the encoder's name.
+        ``encoder.json`` of each encoder, in a folder of its name.
     output
         The table to write (.csv).
 
@@ -29,9 +29,10 @@ def run(*, descriptions: Mapping[str, Path], output: Path) -> None:
         If a description is missing or damaged. The message names it.
     """
     rows = []
-    for encoder, path in descriptions.items():
+    for path in descriptions:
         described = read_description(path)
         rows.append(
-            {"encoder": encoder} | {column: getattr(described, column) for column in COLUMNS}
+            {"encoder": path.parent.name}
+            | {column: getattr(described, column) for column in COLUMNS}
         )
     write_table(pd.DataFrame(rows), output)

@@ -48,16 +48,19 @@ def run(
     settings: ConversionSettings,
     sources: Sequence[Path],
     shard: int,
-    path: Path,
+    store: Path,
     manifest: Path,
     threads: int = 1,
     provenance: Provenance | None = None,
 ) -> None:
-    """Convert the images of one shard.
+    """Convert one shard of DICOM files to canonical images with masks and geometry.
 
     The regions of the store are the source's categories of findings that the shard has boxes of,
     then the artefacts that the sources have masks of. Concepts have no part in it: they are names
     for categories. A region is its exact mask where the source has one, else its filled boxes.
+
+    Files that can't be converted, or that `settings.images.triage` refuses, are left out; the
+    store's attribute `refused` lists them: {image_id: reason code}.
 
     Parameters
     ----------
@@ -68,7 +71,7 @@ def run(
         cohort's tables: so images that are added reconvert the shards of their patients alone.
     shard
         Which of the cohort's shards to convert.
-    path, manifest
+    store, manifest
         The store to write, see `mammo_sae.stores.images`.
     threads
         Files decoded at once, a process each, where there is enough to do to start processes;
@@ -76,9 +79,6 @@ def run(
         is refused.
     provenance
         Written into the store.
-
-    Files that can't be converted, or that `settings.images.triage` refuses, are left out; the
-    store's attribute `refused` lists them: {image_id: reason code}.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def run(
     while True:
         try:
             with create_image_store(
-                path,
+                store,
                 manifest,
                 image_ids=[job.image_id for job in jobs],
                 height=settings.images.height,

@@ -18,8 +18,8 @@ SENTENCES = {reason.code: reason.value[1] for reason in Reason}
 COLUMNS = ["image_id", "action", "reason", "sentence"]
 
 
-def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
-    """Write the table, one row per file and reason.
+def run(*, image_stores: Sequence[Path], summary: Path, output: Path) -> None:
+    """List the files that were left out or noticed, a row per file and reason.
 
     A duplicate of an image of another shard is found here; it stays converted.
 
@@ -31,7 +31,7 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     ----------
     image_stores
         Manifests of the image stores, all shards.
-    cohort
+    summary
         The cohort's summary, which lists files of the sources that no annotation speaks of.
     output
         The table (.csv).
@@ -41,11 +41,11 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     StoreError
         If a store is missing or damaged.
     """
-    store, summary = ImageReader(image_stores), read_json(cohort)
+    store, cohort = ImageReader(image_stores), read_json(summary)
     rows = [(image_id, "left out", code) for image_id, code in store.refused().items()]
     rows += [
         (image_id, "left out", Reason.UNANNOTATED.code)
-        for image_id in summary["files_without_annotation"]
+        for image_id in cohort["files_without_annotation"]
     ]
     facts = store.facts(store.image_ids)
     for name in facts.columns.intersection(["triage", NOTICES]):
@@ -54,7 +54,7 @@ def run(*, image_stores: Sequence[Path], cohort: Path, output: Path) -> None:
     rows += [(image_id, "converted", Reason.DUPLICATE.code) for image_id in _duplicates(store)]
     table = pd.DataFrame(sorted(set(rows)), columns=COLUMNS[:3])
     table["sentence"] = table["reason"].map(SENTENCES)
-    table = pd.concat([table, _rows(summary.get("malformed_rows", []))], ignore_index=True)
+    table = pd.concat([table, _rows(cohort.get("malformed_rows", []))], ignore_index=True)
     write_table(table, output)
 
 

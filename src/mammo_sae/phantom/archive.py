@@ -78,19 +78,19 @@ METADATA = {
 
 def run(
     settings: PhantomPartSettings,
-    out: Path,
+    archive: Path,
     manifest: Path,
     *,
     threads: int = 1,
     provenance: Provenance | None = None,
 ) -> None:
-    """Write one part of the cohort.
+    """Write one part of the phantom archive: DICOM files, annotation tables, masks, truth.
 
     Parameters
     ----------
     settings
         The part, from `PhantomSettings.part`.
-    out
+    archive
         The archive's directory.
     manifest
         Its manifest, written last.
@@ -106,7 +106,7 @@ def run(
     """
     if threads < 1:
         raise InputError(f"threads is {threads}; give at least 1")
-    with create_store(out, manifest, kind="archive", provenance=provenance) as folder:
+    with create_store(archive, manifest, kind="archive", provenance=provenance) as folder:
         (folder / "masks").mkdir()
         tables: dict[str, list[Row]] = {name: [] for name in TABLES}
         for rows in progress(

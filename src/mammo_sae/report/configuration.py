@@ -20,7 +20,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def run(*, content: str, output: Path) -> None:
-    """Write a page that shows a configuration as YAML.
+    """Show the configuration of the run as a page of the report.
 
     Parameters
     ----------

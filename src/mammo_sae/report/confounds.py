@@ -27,7 +27,7 @@ DIVERGING = LinearSegmentedColormap.from_list(
 
 
 def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output: Path) -> None:
-    """Draw the confounder tests of one SAE and concept.
+    """Draw which of a concept's latents are really a confounder's.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ STORE_SUFFIXES = (".zarr", "")
 
 
 def run(*, results: Sequence[Path], output: Path) -> None:
-    """Write the RO-Crate metadata of a run.
+    """Describe the run as an RO-Crate: what was made of what, by which step.
 
     Parameters
     ----------

@@ -20,14 +20,18 @@ NEW, KEPT = "#D55E00", "#0072B2"
 PANEL = 3.5  # inches
 
 
-def run(*, effects: Path, matched: Path | None, sae: str, split: str, output: Path) -> None:
+def run(
+    *, effects: Path, sae_name: str, split: str, output: Path, matched_latents: Path | None = None
+) -> None:
     """Draw the effects of single latents on the logits, and the nearest latents of the base.
 
     Parameters
     ----------
     effects
         Table `effects` of all SAEs at the head layer.
-    matched
+    sae_name
+        Name of the SAE in the configuration.
+    matched_latents
         Table `matched_latents`; None if there is no fine-tuned encoder.
     split
         The split on whose images the effects were measured.
@@ -40,14 +44,18 @@ def run(*, effects: Path, matched: Path | None, sae: str, split: str, output: Pa
         If the table has rows, but none of this SAE.
     """
     everything = read_table(effects)
-    if len(everything) and sae not in set(everything["sae"]):
-        raise InputError(f"{effects} has no row of SAE {sae!r}; give the name of one that it has")
-    title = f"What predictions rest on at the head · SAE {sae}"
-    table = _first_seed(everything, sae, split)
+    if len(everything) and sae_name not in set(everything["sae"]):
+        raise InputError(
+            f"{effects} has no row of SAE {sae_name!r}; give the name of one that it has"
+        )
+    title = f"What predictions rest on at the head · SAE {sae_name}"
+    table = _first_seed(everything, sae_name, split)
     if table.empty:
         style.absent(output, title, f"no latent fires in a labelled image of the {split} split")
         return
-    pairs = _first_seed(read_table(matched), sae, split) if matched else table.iloc[:0]
+    pairs = table.iloc[:0]
+    if matched_latents is not None:
+        pairs = _first_seed(read_table(matched_latents), sae_name, split)
     concepts, encoders = sorted(table["concept"].unique()), sorted(table["encoder"].unique())
     tuned = sorted(pairs["encoder"].unique())
     columns = len(encoders) + len(tuned)

@@ -25,12 +25,14 @@ LINES = {"class_union": (0, (3, 1.5)), "both_ends": (0, (3, 1.5))}
 
 
 def run(*, interventions: Path, concept: str, output: Path) -> None:
-    """Draw one SAE's interventions on one concept: AUROC against the number of latents.
+    """Draw what a prediction loses as latents are kept or dropped.
 
     Parameters
     ----------
     interventions
         Table that the step interventions wrote.
+    concept
+        Name of the concept.
     output
         PNG to write.
     """

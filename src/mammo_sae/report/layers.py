@@ -20,7 +20,13 @@ TOP = 5  # latents whose localisation is shown per SAE
 
 
 def run(
-    *, sae_quality: Path, latents: Path, alignment: Path, confounds: Path, sae: str, output: Path
+    *,
+    sae_quality: Path,
+    latents: Path,
+    alignment: Path,
+    confounds: Path,
+    sae_name: str,
+    output: Path,
 ) -> None:
     """Draw one named SAE over all layers and encoders. Dots are seeds, lines are their mean.
 
@@ -28,7 +34,7 @@ def run(
     ----------
     sae_quality, latents, alignment, confounds
         Tables of all SAEs.
-    sae
+    sae_name
         Name of the SAE in the configuration.
     output
         PNG to write.
@@ -39,11 +45,11 @@ def run(
         If the quality table has rows, but none of this SAE.
     """
     quality, probed, aligned, tested = (
-        table[table["sae"] == sae]
+        table[table["sae"] == sae_name]
         for table in map(read_table, (sae_quality, latents, alignment, confounds))
     )
     if quality.empty:
-        raise InputError(f"{sae_quality} has no SAE {sae!r}; give the name of one that it has")
+        raise InputError(f"{sae_quality} has no SAE {sae_name!r}; give the name of one that it has")
     layers = style.layer_order(quality["layer"])
     concepts = sorted(probed["concept"].unique())
     palette = style.colours(quality["encoder"], style.ENCODER_COLOURS)
@@ -55,7 +61,7 @@ def run(
     with style.figure(output, width, height) as fig:
         style.heading(
             fig,
-            f"Layer by layer · SAE {sae}",
+            f"Layer by layer · SAE {sae_name}",
             "dots: seeds; lines: their mean; the best latent is chosen in the discovery split; "
             "energy lift: grey lines are random latents with a similar firing rate",
         )

@@ -110,7 +110,7 @@ main();
 
 
 def run(*, table: Path, output: Path) -> None:
-    """Write a table as a page.
+    """Write a table as a page that a browser searches and sorts.
 
     Parameters
     ----------

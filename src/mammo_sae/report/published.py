@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_sae.cohorts.labels import FINDING
+from mammo_sae.cohorts.units import FINDING
 from mammo_sae.report.settings import PublishedSettings
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -63,7 +63,7 @@ def run(
     csv: Path,
     parquet: Path,
 ) -> None:
-    """Write the table, one row per published figure, as CSV and as Parquet.
+    """Put the figures of Mammo-SAE's paper beside those of the run.
 
     Parameters
     ----------

@@ -25,13 +25,15 @@ SPARSE = {"most": ((0, (2, 1.5)), "^"), "fewest": ((0, (1, 1.5)), "v")}
 LISTED = ("embedding, PCA", "latents, L1", "ordered levels", "other numbers of latents")
 
 
-def run(*, probes: Path, sae: str, split: str, output: Path) -> None:
-    """Draw the AUROC of probes against layers, a panel per concept and confounder.
+def run(*, probes: Path, sae_name: str, split: str, output: Path) -> None:
+    """Draw what can be read from layer to layer, a panel per concept and confounder.
 
     Parameters
     ----------
     probes
         Table `probes` of all SAEs.
+    sae_name
+        Name of the SAE in the configuration.
     split
         The split whose scores are drawn.
     output
@@ -43,10 +45,12 @@ def run(*, probes: Path, sae: str, split: str, output: Path) -> None:
         If the table has rows, and none of such an SAE.
     """
     table = read_table(probes)
-    if len(table) and sae not in set(table["sae"]):
-        raise InputError(f"{probes} has no row of SAE {sae!r}; give the name of one that it has")
-    title = f"What can be read from a layer · SAE {sae}"
-    table = table[(table["sae"] == sae) & (table["split"] == split)]
+    if len(table) and sae_name not in set(table["sae"]):
+        raise InputError(
+            f"{probes} has no row of SAE {sae_name!r}; give the name of one that it has"
+        )
+    title = f"What can be read from a layer · SAE {sae_name}"
+    table = table[(table["sae"] == sae_name) & (table["split"] == split)]
     if table.empty:
         style.absent(output, title, f"the table probes has no row of the {split} split")
         return

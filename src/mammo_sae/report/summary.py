@@ -50,7 +50,7 @@ def run(
     split: str,
     output: Path,
 ) -> None:
-    """Write the page of headline figures.
+    """Write the headline figures of a run, and warn where fine-tuning has not helped.
 
     Parameters
     ----------

@@ -19,12 +19,12 @@ MODES = {"on": "first k kept", "off": "first k dropped"}
 
 def run(
     *,
-    sweeps: Sequence[Path],
     interventions: Path,
     concept: str,
-    sae: str,
-    splits: Mapping[str, str],
+    sae_name: str,
+    layer_splits: Mapping[str, str],
     output: Path,
+    sweeps: Sequence[Path] = (),
 ) -> None:
     """Draw one named SAE's interventions on one concept: a row per encoder, all layers.
 
@@ -34,22 +34,29 @@ def run(
         Curves over all k that `interventions` wrote for the head layer.
     interventions
         Table `interventions` of all SAEs and layers: values with intervals at the configured k.
-    splits
+    concept
+        Name of the concept.
+    sae_name
+        Name of the SAE in the configuration.
+    layer_splits
         For each layer, the split to draw.
     output
         PNG to write.
     """
     curves = [read_table(path) for path in sweeps]
-    table = _of_sae(read_table(interventions), concept, sae, splits)
-    title = f"Latents kept or dropped · {style.words(concept)} · SAE {sae}"
+    table = _of_sae(read_table(interventions), concept, sae_name, layer_splits)
+    title = f"Latents kept or dropped · {style.words(concept)} · SAE {sae_name}"
     if table.empty:
-        reason = f"the table interventions has no row of SAE {sae} and {concept} in the split shown"
+        reason = (
+            f"the table interventions has no row of SAE {sae_name} and {concept} in the split shown"
+        )
         style.absent(output, title, reason)
         return
     splice = shown_splice(table["splice"])
     curve = pd.concat(curves, ignore_index=True) if curves else table.iloc[:0]
     # The curve belongs to the edited reconstruction, so it is not drawn with another splice.
-    curve = _of_sae(curve, concept, sae, splits) if splice == "spliced" else curve.iloc[:0]
+    shown = curve if splice == "spliced" else curve.iloc[:0]
+    curve = _of_sae(shown, concept, sae_name, layer_splits)
     encoders = sorted(table["encoder"].unique())
     panels = [(layer, mode) for layer in style.layer_order(table["layer"]) for mode in MODES]
     width, height = 0.9 + 3.0 * len(panels), 1.75 + 2.5 * len(encoders)
@@ -71,7 +78,9 @@ def run(
         for i, encoder in enumerate(encoders):
             for j, (layer, mode) in enumerate(panels):
                 ax = fig.add_subplot(grid[i, j])
-                ax.set_title(f"{encoder} · {layer} · {splits[layer]}\n{MODES[mode]}", fontsize=8.5)
+                ax.set_title(
+                    f"{encoder} · {layer} · {layer_splits[layer]}\n{MODES[mode]}", fontsize=8.5
+                )
                 here = [_of(rows, encoder, layer, mode) for rows in (table, curve)]
                 here[0] = here[0][here[0]["splice"] == splice]
                 if here[0]["auroc"].isna().all():

@@ -29,11 +29,18 @@ KEYS = (
 )
 
 
-def run(*, parts: Sequence[Path], output_csv: Path, output_parquet: Path) -> None:
-    """Write the rows of all `parts`, sorted by the columns that identify them.
+def run(*, parts: Sequence[Path], csv: Path, parquet: Path) -> None:
+    """Put the tables of all SAEs, or of all encoders, together.
 
     If a part lacks a column because nothing could be estimated, its rows are empty there. Parts may
     have no rows: if all latents of a layer are dead, none is tested.
+
+    Parameters
+    ----------
+    parts
+        Tables of single SAEs or encoders.
+    csv, parquet
+        The table to write, twice.
 
     Raises
     ------
@@ -41,11 +48,11 @@ def run(*, parts: Sequence[Path], output_csv: Path, output_parquet: Path) -> Non
         If there is no part.
     """
     if not parts:
-        raise InputError(f"no table to put into {output_parquet}; name at least one")
+        raise InputError(f"no table to put into {parquet}; name at least one")
     frames = [read_table(path) for path in parts]
     # A part without rows has no information on the types of its columns.
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     keys = [key for key in KEYS if key in table]
     table = table.sort_values(keys, kind="stable", ignore_index=True) if keys else table
-    write_table(table, output_csv)
-    write_table(table, output_parquet)
+    write_table(table, csv)
+    write_table(table, parquet)

@@ -25,7 +25,12 @@ WORTH_DRAWING = 1e-9  # smaller penalties are rounding errors
 
 
 def run(
-    *, histories: Sequence[Path], layers: Sequence[str], encoder: str, sae: str, output: Path
+    *,
+    histories: Sequence[Path],
+    layers: Sequence[str],
+    encoder_name: str,
+    sae_name: str,
+    output: Path,
 ) -> None:
     """Draw the training curves of one encoder's SAEs of one name: a line per layer and seed.
 
@@ -38,7 +43,7 @@ def run(
         Training logs (.csv), one per SAE.
     layers
         The layer of each of them, in the same order.
-    encoder, sae
+    encoder_name, sae_name
         Names for the title.
     output
         PNG to write.
@@ -54,7 +59,7 @@ def run(
         (layer, _with_terms(read_table(path)))
         for layer, path in zip(layers, histories, strict=True)
     ]
-    title = f"Training of the SAEs · {encoder} · {sae}"
+    title = f"Training of the SAEs · {encoder_name} · {sae_name}"
     if all(history["step"].max() == 0 for _, history in curves):
         style.absent(output, title, "these SAEs were not trained here: they are published ones")
         return

@@ -18,7 +18,7 @@ MEASURES = {
 
 
 def run(*, truth: Path, output: Path) -> None:
-    """Draw recall and false-positive rate of the verdicts per encoder, layer and confounder.
+    """Draw the verdicts against what was planted, per encoder, layer and confounder.
 
     Parameters
     ----------

@@ -15,16 +15,14 @@ POINTS = 0.5  # least share of firing images in which the highest cell must touc
 ON, OFF, UNCLEAR = "on the lesion", "off the lesion", "where: unclear"
 
 
-def run(
-    *, latents: Path, alignment: Path, confounds: Path, output_csv: Path, output_parquet: Path
-) -> None:
+def run(*, latents: Path, alignment: Path, confounds: Path, csv: Path, parquet: Path) -> None:
     """Write one row per SAE, concept and tested latent, with its verdict and location.
 
     Parameters
     ----------
     latents, alignment, confounds
         Tables of all SAEs.
-    output_csv, output_parquet
+    csv, parquet
         Tables to write: identity, concept, latent, rank_auroc (discovery), auroc with interval and
         q (confirmation), verdict (the most severe), the confounders with that verdict and its
         reason, discriminates (what the latent discriminates), where (see `location`; empty: not
@@ -48,8 +46,8 @@ def run(
     after = ["confounders", "discriminates", "where", "energy_lift", "pointing", "reason"]
     table = table[[*first, *after]]
     table = table.sort_values([*IDENTITY, "concept", "rank_auroc", "latent"], ignore_index=True)
-    write_table(table, output_csv)
-    write_table(table, output_parquet)
+    write_table(table, csv)
+    write_table(table, parquet)
 
 
 def overall(confounds: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ def run(
     manifest: Path,
     provenance: Provenance | None = None,
 ) -> None:
-    """Encode every cell once and write the codes store (see `mammo_sae.stores.codes`).
+    """Encode every cell of every image with a trained SAE.
 
     Parameters
     ----------
@@ -43,6 +43,8 @@ def run(
         Manifests of the embedding stores, one per shard.
     image_stores
         Manifests of the image stores. Their masks say which cells the breast touches.
+    layer
+        Layer whose cells are encoded.
     store, manifest
         The codes store and its manifest.
 

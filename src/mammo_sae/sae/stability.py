@@ -26,19 +26,19 @@ CLOSE = (0.7, 0.9)
 
 def run(
     *,
-    encoder: str,
+    encoder_name: str,
     layer: str,
-    sae: str,
+    sae_name: str,
     seeds: Sequence[int],
     saes: Sequence[Path],
     codes: Sequence[Path],
     output: Path,
 ) -> None:
-    """Write one row per pair of seeds.
+    """Say how far the seeds of one SAE agree on its atoms, a row per pair of seeds.
 
     Parameters
     ----------
-    encoder, layer, sae
+    encoder_name, layer, sae_name
         Names of the SAE under test.
     seeds
         Its seeds, at least two.
@@ -65,7 +65,13 @@ def run(
     for one, other in combinations(seeds, 2):
         cosine = matched_cosines(atoms[one], atoms[other])
         null = matched_cosines(atoms[one], lookalikes(atoms[other], seed=0))
-        row = {"encoder": encoder, "layer": layer, "sae": sae, "seed": one, "other_seed": other}
+        row = {
+            "encoder": encoder_name,
+            "layer": layer,
+            "sae": sae_name,
+            "seed": one,
+            "other_seed": other,
+        }
         row |= {"latents": len(cosine), "cosine": cosine.mean(), "cosine_null": null.mean()}
         rows.append(row | {f"share_above_{close}": (cosine > close).mean() for close in CLOSE})
     write_table(pd.DataFrame(rows), output)

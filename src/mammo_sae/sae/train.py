@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,6 @@ from mammo_sae.sae.selection import kept_cells
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
 from mammo_sae.sae.variants.base import Start
 from mammo_sae.sae.variants.registry import is_raw, training_sae, variant_module
-from mammo_sae.settings import canonical_json
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.publish import PROVENANCE, read_json, write_json
 from mammo_sae.stores.splits import TRAINING, split_reader
@@ -45,22 +44,21 @@ Trained = tuple[SparseAutoencoder, list[dict[str, float]]]
 def run(
     settings: SaeTraining,
     *,
-    images: Path,
+    splits: Path,
     embeddings: Sequence[Path],
     layer: str,
     weights: Path,
     description: Path,
-    log: Path,
+    history: Path,
     image_stores: Sequence[Path] = (),
     beside: Mapping[Path, SaeTraining] | None = None,
-    codes: Mapping[str, str] | None = None,
-    provenance: Provenance | None = None,
+    made_by: Callable[[SaeTraining], Provenance | None] = lambda _: None,
 ) -> None:
-    """Train an SAE, or read a published one; write weights, training log and description.
+    """Train a sparse autoencoder on one layer's cells of the training split.
 
     Parameters
     ----------
-    images
+    splits
         Table with image_id and split: the cohort's images, or only their splits. Training uses the
         images of the split `training`.
     embeddings
@@ -69,7 +67,7 @@ def run(
         Layer whose cells are decomposed.
     weights, description
         `sae.safetensors` and `sae.json`, side by side (see `mammo_sae.sae.model`).
-    log
+    history
         Table with one row per hundredth of the run: step, loss, error (the loss without its
         penalties), explained_variance (of the step's batch, centred), l0 (active latents per cell),
         dead_share, lr. A published SAE has one row: step 0, measured on some training images.
@@ -79,9 +77,9 @@ def run(
         Other SAEs of the layer, by the path of their description. Those that see the same cells and
         have no result yet are trained in the same pass. They are left as finished checkpoints, and
         their own runs only have to write them. They do not change this SAE.
-    codes
-        For each variant, the digest of the code that trains an SAE of `beside`, as its own run will
-        record it. A variant not named here has the digest of `provenance`.
+    made_by
+        Returns what this step will record of an SAE that it makes of given settings and these
+        inputs.
 
     Raises
     ------
@@ -97,32 +95,30 @@ def run(
     """
     if description.parent != weights.parent:
         raise InputError(f"{description} and {weights} must lie in one folder")
-    reader = split_reader(embeddings, layer, images, TRAINING)
+    reader = split_reader(embeddings, layer, splits, TRAINING)
     if settings.images is not None and settings.images < len(reader):
         drawn = np.random.default_rng(3).choice(len(reader), settings.images, replace=False)
         reader = EmbeddingReader(embeddings, layer, [reader.image_ids[i] for i in np.sort(drawn)])
     inputs = [read_json(manifest) for manifest in (*embeddings, *image_stores)]
 
-    def member(path: Path, own: SaeTraining, made_by: Provenance | None) -> Member:
-        identity = [own, layer, reader.image_ids, *inputs, made_by]
+    def member(path: Path, own: SaeTraining) -> Member:
+        identity = [own, layer, reader.image_ids, *inputs, made_by(own)]
         kept = Checkpoint(path.with_name(CHECKPOINT), identity, fastest_device())
-        return Member(path, own, made_by, kept)
+        return Member(path, own, made_by(own), kept)
 
-    first = member(description, settings, provenance)
+    first = member(description, settings)
     if settings.variant.name == "published":
         published = import_module(variant_module("published"))
         sae, rows = published.taken(settings.variant, reader)
     else:
         others = [
-            member(path, own, provenance and _made_by(provenance, own, codes or {}))
-            for path, own in (beside or {}).items()
-            if _same_cells(own, settings)
+            member(path, own) for path, own in (beside or {}).items() if _same_cells(own, settings)
         ]
         sae, rows = _trained([first, *_affordable(first, others, reader)], reader, image_stores)
     description.unlink(missing_ok=True)
-    write_table(pd.DataFrame(rows), log)
-    if provenance is not None:
-        write_json(description.with_name(PROVENANCE), provenance.model_dump(mode="json"))
+    write_table(pd.DataFrame(rows), history)
+    if first.provenance is not None:
+        write_json(description.with_name(PROVENANCE), first.provenance.model_dump(mode="json"))
     about = {"grid": asdict(reader.grid), "training": settings.model_dump(mode="json")}
     replace(sae, description={**about, **sae.description}).save(weights, description)
     first.checkpoint.remove()
@@ -151,11 +147,6 @@ def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:
         getattr(one, name) == getattr(other, name)
         for name in ("background", "cells_per_image", "images", "buffer")
     )
-
-
-def _made_by(provenance: Provenance, settings: SaeTraining, codes: Mapping[str, str]) -> Provenance:
-    code = codes.get(settings.variant.name, provenance.code)
-    return provenance.model_copy(update={"config": canonical_json(settings), "code": code})
 
 
 def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader) -> list[Member]:

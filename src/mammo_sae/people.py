@@ -1,0 +1,195 @@
+"""The verbs of the command line that are no steps of the workflow.
+
+A public function here is a verb: its positional arguments are given by their place, its keyword
+arguments as options, and its docstring is the help (see `mammo_sae.arguments`).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mammo_sae.errors import InputError
+
+
+def default_config() -> None:
+    """Print the default configuration: every key with its meaning."""
+    from mammo_sae.config import default_yaml
+
+    print(default_yaml(), end="")
+
+
+def layers(encoder: str, *, configfile: Sequence[Path] = ()) -> None:
+    """List the layers of an encoder: channels, stride, grid, receptive field, size stored.
+
+    Parameters
+    ----------
+    encoder
+        Name of an encoder of the configuration.
+    configfile
+        Configurations (.yaml), later ones laid over earlier ones, as Snakemake takes them. None:
+        the default, config/config.yaml.
+
+    Raises
+    ------
+    InputError
+        If the configuration is wrong or has no such encoder.
+    """
+    from mammo_sae.config import read_config
+    from mammo_sae.encoders.architectures import listing
+
+    settings = read_config(configfile)
+    if encoder not in settings.encoders:
+        known = ", ".join(settings.encoders)
+        raise InputError(f"there is no encoder {encoder!r}; choose one of {known}")
+    images = settings.images
+    print(listing(settings.architecture(encoder), images.height, images.width))
+
+
+def slice(step: str, wildcards: Sequence[str] = (), *, configfile: Sequence[Path] = ()) -> None:
+    """Print the settings of a step for a configuration, as `--settings` takes them.
+
+    Parameters
+    ----------
+    step
+        Name of the step.
+    wildcards
+        Wildcards of the step, as name=value.
+    configfile
+        Configurations (.yaml), later ones laid over earlier ones, as Snakemake takes them. None:
+        the default, config/config.yaml.
+
+    Raises
+    ------
+    InputError
+        If the configuration is wrong, or step and wildcards name nothing in it.
+    """
+    from mammo_sae.config import read_config
+    from mammo_sae.steps import STEPS
+
+    if step not in STEPS or STEPS[step].settings is None:
+        known = ", ".join(name for name, entry in STEPS.items() if entry.settings is not None)
+        raise InputError(f"{step!r} is not a step with settings; choose one of {known}")
+    odd = [pair for pair in wildcards if "=" not in pair]
+    if odd:
+        raise InputError(
+            f"{odd[0]!r} is no wildcard; give each as name=value, and files after --configfile"
+        )
+    pairs = dict(pair.split("=", 1) for pair in wildcards)
+    settings = read_config(configfile)
+    settings.check_wildcards(step, pairs)
+    print(settings.slice(step, pairs))
+
+
+def find(pseudonyms: Sequence[str], *, configfile: Sequence[Path] = ()) -> None:
+    """Print the files behind pseudonyms, for who has the source and its key; write nothing.
+
+    Parameters
+    ----------
+    pseudonyms
+        Of images or patients.
+    configfile
+        Configurations (.yaml), later ones laid over earlier ones, as Snakemake takes them. None:
+        the default, config/config.yaml.
+
+    Raises
+    ------
+    InputError
+        If the configuration or its source is wrong, or a pseudonym is of nothing there.
+    """
+    from mammo_sae.cohorts.find import find_files
+    from mammo_sae.config import read_config
+
+    config = read_config(configfile)
+    sources = [Path(source) for source in config.sources()]
+    for pseudonym in pseudonyms:
+        for image_id, path in find_files(config.cohort, sources, pseudonym):
+            print(f"{image_id}\t{path}")
+
+
+def stale(
+    *, configfile: Sequence[Path] = (), folder: Path = Path(), directory: Path | None = None
+) -> None:
+    """Say what `snakemake` would run again, and which key, module or file brought it about.
+
+    Parameters
+    ----------
+    configfile
+        Configurations (.yaml), later ones laid over earlier ones, as Snakemake takes them. None:
+        the default, config/config.yaml.
+    folder
+        The project's folder.
+    directory
+        The working folder, as Snakemake's --directory. None: the project's.
+
+    Raises
+    ------
+    InputError
+        If there is no workflow or its configuration is wrong.
+    """
+    from mammo_sae.stale import explain_staleness
+
+    for line in explain_staleness(folder, configfile, directory or folder):
+        print(line)
+
+
+def verify(folder: Path) -> None:
+    """Check every store, table, model and figure below a folder, reading every byte.
+
+    Parameters
+    ----------
+    folder
+        A run's folder, or any folder below it.
+
+    Raises
+    ------
+    InputError
+        If there are no results.
+    """
+    from mammo_sae.config import kept_configuration
+    from mammo_sae.progress import progress
+    from mammo_sae.records import find_records, verify_record
+    from mammo_sae.stores.publish import find_manifests, verify_store
+
+    manifests, records = find_manifests(folder), find_records(folder)
+    if not manifests and not records:
+        raise InputError(f"{folder} holds no results; give the folder of a run")
+    problems = [
+        (manifest, problem)
+        for manifest in progress(manifests, label="stores")
+        for problem in verify_store(manifest)
+    ]
+    problems += [
+        problem for record in progress(records, label="files") for problem in verify_record(record)
+    ]
+    for path, problem in problems:
+        configs = (kept_configuration(parent.name) for parent in path.parents)
+        config = next((config for config in configs if config.is_file()), None)
+        option = f" --configfile {config}" if config is not None else ""
+        word = shlex.quote(str(path))
+        print(f"{problem}; to rebuild: rm -f {word} && snakemake --cores all {word}{option}")
+    print(f"{len(manifests)} stores and {len(records)} steps checked, {len(problems)} problems")
+    if problems:
+        sys.exit(1)
+
+
+def fetch_checkpoint(*, hub: str, output: Path) -> None:
+    """Fetch a checkpoint from the Hugging Face hub, unless it is there already.
+
+    Parameters
+    ----------
+    hub
+        Hugging Face id: owner/repository/path/in/it.
+    output
+        Where to put the file.
+
+    Raises
+    ------
+    InputError
+        If it can't be fetched.
+    """
+    from mammo_sae.encoders.hub import fetch
+
+    fetch(hub, output)
