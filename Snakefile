@@ -23,7 +23,11 @@ include: "workflow/rules/encoders.smk"
 include: "workflow/rules/embeddings.smk"
 include: "workflow/rules/sae.smk"
 include: "workflow/rules/analysis.smk"
+include: "workflow/rules/interventions.smk"
+include: "workflow/rules/targets.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/figures_of_saes.smk"
 
 
 rule all:

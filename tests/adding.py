@@ -45,9 +45,9 @@ rule darkness:
     output:
         f"{ANALYSIS}/darkness.parquet",
     log:
-        f"{RESULTS}/logs/darkness/{RUN}.log",
+        log_of("darkness", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/darkness/{RUN}.tsv"
+        benchmark_of("darkness", RUN)
     conda:
         ENVIRONMENT
     threads: 1
@@ -176,7 +176,7 @@ def add_analysis(folder: Path) -> None:
     rule.write_text(rule.read_text() + RULE)
     table = '    "latents": of_runs('
     added = '    "darkness": of_runs(f"{ANALYSIS}/darkness.parquet"),\n'
-    edit(rules / "report.smk", table, added + table)
+    edit(rules / "targets.smk", table, added + table)
 
 
 def add_variant(folder: Path) -> None:

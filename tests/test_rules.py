@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mammo_sae.arguments import read_functions
 from mammo_sae.digests import module_path
 from mammo_sae.steps import STEPS
 
@@ -15,39 +17,80 @@ RULES = Path(__file__).parents[1] / "workflow" / "rules"
 FILES = sorted(RULES.glob("*.smk"))
 
 
-def shells(text: str) -> dict[str, str]:
+def rules(files: Sequence[Path] = FILES) -> dict[str, str]:
+    """Return rule -> its text; what it takes from another rule stands below its own."""
+    own: dict[str, str] = {}
+    other: dict[str, str] = {}
+    for file in files:
+        for text in re.split(r"(?m)^ *(?=(?:use )?rule \w+)", file.read_text())[1:]:
+            head = re.match(r"rule (?P<name>\w+):|use rule (\w+) as (\w+) with:", text)
+            assert head, text[:60]
+            name = head["name"] or head[3]
+            own[name] = text
+            if head[2]:
+                other[name] = head[2]
+    return {name: text + own.get(other.get(name, ""), "") for name, text in own.items()}
+
+
+def shells() -> dict[str, str]:
     """Return rule -> its shell command, as written."""
     found = {}
-    for rule in re.split(r"(?m)^ *rule (?=\w+:$)", text)[1:]:
-        command = re.search(r'(?m)^ +shell:\n((?: +".*"\n?)+)', rule)
-        assert command, rule[:60]
+    for name, text in rules().items():
+        command = re.search(r'(?m)^ +shell:\n((?: +".*"\n?)+)', text)
+        assert command, name
         lines = [line.strip()[1:-1] for line in command[1].splitlines()]
-        found[rule.partition(":")[0]] = "".join(lines)
+        found[name] = "".join(lines)
     return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_word_that_enters_a_shell_line_is_quoted(file):
-    for rule, command in shells(file.read_text()).items():
+def options(text: str) -> set[str]:
+    return set(re.findall(r"--[a-z][a-z-]*", text))
+
+
+def test_every_word_that_enters_a_shell_line_is_quoted():
+    for rule, command in shells().items():
         for field in re.findall(r"(?<!{){([^{}]*)}", command):
             assert field.endswith(":q") or field == "threads", f"{rule}: {{{field}}}"
 
 
-def test_rules_are_found_in_their_text():
-    names = [name for file in FILES for name in shells(file.read_text())]
-    assert {"phantom", "fetch_checkpoint", "train_sae", "figure_truth"} <= set(names)
-    assert len(names) == sum(
-        len(re.findall(r"(?m)^ *rule \w+:$", file.read_text())) for file in FILES
-    )
+def test_every_rule_is_the_step_and_the_verb_of_its_name():
+    for rule, command in shells().items():
+        verb = command.removeprefix("python -m mammo_sae ").partition(" ")[0]
+        if verb == "{params.step:q}":
+            assert f'step="{rule}"' in rules()[rule]
+        else:
+            assert verb == rule
+    assert rules().keys() == STEPS.keys() | {"fetch_checkpoint"}
 
 
-def rules() -> dict[str, str]:
-    """Return rule -> its text."""
-    found = {}
-    for file in FILES:
-        for text in re.split(r"(?m)^ *rule (?=\w+:$)", file.read_text())[1:]:
-            found[text.partition(":")[0]] = text
-    return found
+@pytest.mark.parametrize("rule", STEPS)
+def test_the_options_of_a_rules_command_are_the_arguments_of_its_step(rule):
+    arguments = read_functions(STEPS[rule].module)["run"].arguments
+    names = {f"--{argument.name.replace('_', '-')}": argument.required for argument in arguments}
+    text, command = rules()[rule], shells()[rule]
+    written = options(command)
+    if "{params.inputs:q}" in command:
+        given = re.search(r"(?ms)^ +input:\n(.*?)^ +output:", text)
+        assert given
+        written |= {f"--{n.replace('_', '-')}" for n in re.findall(r"(?m)^ {8}(\w+)=", given[1])}
+    params = re.search(r"(?ms)^ +params:\n(.*?)^ +message:", text)
+    assert params
+    written |= options(params[1])
+    if "trained_beside" in params[1]:
+        written.add("--beside")
+    assert {name for name, required in names.items() if required} <= written <= names.keys()
+
+
+def test_every_file_of_rules_is_short():
+    assert [file.name for file in FILES if len(file.read_text().splitlines()) >= 250] == []
+
+
+def test_every_rule_has_a_log_a_benchmark_and_a_code_of_its_own_name():
+    for rule in STEPS:
+        text = rules()[rule]
+        first = {word: text.index(word) for word in ("log_of(", "benchmark_of(", "code=code(")}
+        for word, place in first.items():
+            assert text[place:].startswith(f'{word}"{rule}"'), rule
 
 
 @pytest.mark.parametrize("rule", STEPS)
@@ -62,15 +105,14 @@ def test_a_rule_on_the_gpu_takes_all_cores_of_a_machine_without_one(rule):
 
 
 def test_every_rule_asks_for_more_memory_and_time_when_tried_again():
-    for path in FILES:
-        text = path.read_text()
-        jobs = text.count("    shell:\n")
-        assert text.count("mem_mb=attempts(") == text.count("runtime=attempts(") == jobs, path
+    for rule, text in rules().items():
+        assert "mem_mb=attempts(" in text, rule
+        assert "runtime=attempts(" in text, rule
 
 
 def test_every_table_and_figure_is_in_the_reports_job():
-    rules = re.findall(r"(?m)^rule (\w+):", (RULES / "report.smk").read_text())
+    names = rules([RULES / f"{file}.smk" for file in ("report", "figures", "figures_of_saes")])
     groups = yaml.safe_load((RULES.parents[1] / "profiles/slurm/profile.yaml").read_text())[
         "groups"
     ]
-    assert {name for name, group in groups.items() if group == "report"} == set(rules)
+    assert {name for name, group in groups.items() if group == "report"} == set(names)

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,8 @@ from mammo_sae.config import Config, load_config
 from mammo_sae.demo import DEMO
 from mammo_sae.settings import Settings
 from mammo_sae.steps import STEPS
+from test_rules import rules, shells
 
-PROJECT = Path(__file__).parents[1]
 CONFIG = load_config(DEMO, "demo")
 WILDCARDS = {
     "part": ("training", "test", "external"),
@@ -135,18 +134,10 @@ def test_a_key_is_part_of_exactly_these_rules_settings(key):
 
 
 def test_every_rule_takes_its_own_slice_and_its_own_code():
-    found = set()
-    for path in sorted((PROJECT / "workflow" / "rules").glob("*.smk")):
-        for block in re.split(r"(?m)^ *rule ", path.read_text())[1:]:
-            name = block.partition(":")[0]
-            # What only fetches a file runs no step.
-            if name not in STEPS:
-                assert "--settings" not in block, name
-                continue
-            found.add(name)
-            assert f'code=code("{name}")' in block, name
-            settings = STEPS[name].settings is not None
-            assert (f'cfg=cfg("{name}")' in block) == settings, name
-            assert ("--settings {params.cfg:q}" in block) == settings, name
-            assert "config[" not in block, name
-    assert found == STEPS.keys()
+    for name, step in STEPS.items():
+        block = rules()[name]
+        assert f'code=code("{name}")' in block, name
+        settings = step.settings is not None
+        assert (f'cfg=cfg("{name}")' in block) == settings, name
+        assert ("--settings {params.cfg:q}" in shells()[name]) == settings, name
+        assert "config[" not in block, name

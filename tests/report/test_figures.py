@@ -100,7 +100,7 @@ def test_every_ranking_of_the_table_is_named_in_the_figure(run, tmp_path, drawn_
     write_table(pd.concat(parts), tmp_path / "interventions.parquet")
     for draw, given in (
         (interventions.run, {}),
-        (sweep.run, {"sweeps": [], "sae": "topk", "splits": {"head": "test"}}),
+        (sweep.run, {"sae_name": "topk", "layer_splits": {"head": "test"}}),
     ):
         said = drawn_text(
             draw,

@@ -1,5 +1,5 @@
-# What the codes say: which latents carry a concept, what the prediction rests on, where latents
-# look, and which are a confounder's. Only `inner` runs a network, on the processor.
+# What the codes say: which latents carry a concept, what can be read from them, where they look, and
+# which are a confounder's.
 ANALYSIS = f"{RESULTS}/analysis/{RUN}"
 
 
@@ -11,9 +11,9 @@ rule probing:
     output:
         f"{ANALYSIS}/latents.parquet",
     log:
-        f"{RESULTS}/logs/probing/{RUN}.log",
+        log_of("probing", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/probing/{RUN}.tsv"
+        benchmark_of("probing", RUN)
     conda:
         ENVIRONMENT
     threads: 1
@@ -32,196 +32,6 @@ rule probing:
         " --codes {input.codes:q} --concepts {params.concepts:q} --output {output:q} 2> {log:q}"
 
 
-rule interventions:
-    input:
-        images=COHORT["images"],
-        codes=f"{CODES}.json",
-        codes_store=ancient(f"{CODES}.zarr"),
-        latents=f"{ANALYSIS}/latents.parquet",
-        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
-        head=lambda wildcards: head_files(wildcards.encoder),
-        predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
-    output:
-        interventions=f"{ANALYSIS}/interventions.parquet",
-        sweep=f"{ANALYSIS}/sweep.parquet",
-    log:
-        f"{RESULTS}/logs/interventions/{RUN}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/interventions/{RUN}.tsv"
-    wildcard_constraints:
-        layer=CONFIG.interventions.layer,
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(120),
-    params:
-        cfg=cfg("interventions"),
-        code=code("interventions"),
-        concepts=CONCEPTS,
-        head=lambda wildcards, input: Path(input.head[1]).parent,
-    message:
-        "Interventions: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
-        " {wildcards.seed}"
-    shell:
-        "python -m mammo_sae interventions --settings {params.cfg:q}"
-        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
-        " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
-        " --head {params.head:q} --predictions {input.predictions:q} --concepts {params.concepts:q}"
-        " --interventions {output.interventions:q} --sweep {output.sweep:q} 2> {log:q}"
-
-
-rule classes:
-    input:
-        images=COHORT["images"],
-        codes=f"{CODES}.json",
-        codes_store=ancient(f"{CODES}.zarr"),
-        latents=f"{ANALYSIS}/latents.parquet",
-        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
-        head=lambda wildcards: head_files(wildcards.encoder),
-        predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
-    output:
-        f"{ANALYSIS}/classes.parquet",
-    log:
-        f"{RESULTS}/logs/classes/{RUN}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/classes/{RUN}.tsv"
-    wildcard_constraints:
-        layer=CONFIG.interventions.layer,
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(120),
-    params:
-        cfg=cfg("classes"),
-        code=code("classes"),
-        concepts=CONFIG.density_classes,
-        head=lambda wildcards, input: Path(input.head[1]).parent,
-    message:
-        "Classes of density: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
-        " {wildcards.seed}"
-    shell:
-        "python -m mammo_sae classes --settings {params.cfg:q}"
-        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
-        " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
-        " --head {params.head:q} --predictions {input.predictions:q} --concepts {params.concepts:q}"
-        " --output {output:q} 2> {log:q}"
-
-
-rule effects:
-    input:
-        images=COHORT["images"],
-        codes=f"{CODES}.json",
-        codes_store=ancient(f"{CODES}.zarr"),
-        latents=f"{ANALYSIS}/latents.parquet",
-        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
-        head=lambda wildcards: head_files(wildcards.encoder),
-    output:
-        f"{ANALYSIS}/effects.parquet",
-    log:
-        f"{RESULTS}/logs/effects/{RUN}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/effects/{RUN}.tsv"
-    wildcard_constraints:
-        layer=CONFIG.effects.layer,
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(60),
-    params:
-        cfg=cfg("effects"),
-        code=code("effects"),
-        concepts=CONCEPTS,
-        head=lambda wildcards, input: Path(input.head[1]).parent,
-    message:
-        "Effects of latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
-        " {wildcards.seed}"
-    shell:
-        "python -m mammo_sae effects --settings {params.cfg:q}"
-        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
-        " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
-        " --head {params.head:q} --concepts {params.concepts:q} --output {output:q} 2> {log:q}"
-
-
-rule inner:
-    input:
-        images=COHORT["images"],
-        codes=f"{CODES}.json",
-        codes_store=ancient(f"{CODES}.zarr"),
-        latents=f"{ANALYSIS}/latents.parquet",
-        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
-        encoder=lambda wildcards: encoder_files(wildcards.encoder),
-        head=lambda wildcards: head_files(wildcards.encoder),
-        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
-        stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
-    output:
-        interventions=f"{ANALYSIS}/interventions.parquet",
-        attribution=f"{ANALYSIS}/attribution.parquet",
-    log:
-        f"{RESULTS}/logs/inner/{RUN}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/inner/{RUN}.tsv"
-    wildcard_constraints:
-        layer=r"blocks\.[0-9]+",
-    conda:
-        ENVIRONMENT
-    threads: TORCH_THREADS
-    resources:
-        mem_mb=attempts(4000),
-        runtime=attempts(240),
-    params:
-        cfg=cfg("inner"),
-        code=code("inner"),
-        concepts=CONCEPTS,
-        encoder=f"{RESULTS}/encoders/{{encoder}}",
-        head=f"{RESULTS}/heads/{{encoder}}",
-    message:
-        "Inner interventions: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
-        " {wildcards.seed}"
-    shell:
-        "python -m mammo_sae inner --settings {params.cfg:q}"
-        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
-        " --codes {input.codes:q} --latents {input.latents:q} --sae {input.sae[1]:q}"
-        " --encoder {params.encoder:q} --head {params.head:q} --concepts {params.concepts:q}"
-        " --interventions {output.interventions:q} --attribution {output.attribution:q}"
-        " --embeddings {input.embeddings:q} 2> {log:q}"
-
-
-rule matching:
-    input:
-        before=lambda wildcards: based_on(
-            wildcards, [f"{SAE}/sae.json", f"{SAE}/sae.safetensors", f"{ANALYSIS}/effects.parquet"]
-        ),
-        after=[f"{SAE}/sae.json", f"{SAE}/sae.safetensors", f"{ANALYSIS}/effects.parquet"],
-    output:
-        f"{ANALYSIS}/matching.parquet",
-    log:
-        f"{RESULTS}/logs/matching/{RUN}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/matching/{RUN}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(30),
-    params:
-        cfg=cfg("matching"),
-        code=code("matching"),
-    message:
-        "Matched latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
-        " {wildcards.seed}"
-    shell:
-        "python -m mammo_sae matching --settings {params.cfg:q} --sae-before {input.before[0]:q}"
-        " --sae-after {input.after[0]:q} --effects-before {input.before[2]:q}"
-        " --effects-after {input.after[2]:q} --output {output:q} 2> {log:q}"
-
-
 rule readout:
     input:
         images=COHORT["images"],
@@ -232,9 +42,9 @@ rule readout:
     output:
         f"{ANALYSIS}/probes.parquet",
     log:
-        f"{RESULTS}/logs/readout/{RUN}.log",
+        log_of("readout", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/readout/{RUN}.tsv"
+        benchmark_of("readout", RUN)
     conda:
         ENVIRONMENT
     threads: 1
@@ -265,9 +75,9 @@ rule alignment:
     output:
         f"{ANALYSIS}/alignment.parquet",
     log:
-        f"{RESULTS}/logs/alignment/{RUN}.log",
+        log_of("alignment", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/alignment/{RUN}.tsv"
+        benchmark_of("alignment", RUN)
     conda:
         ENVIRONMENT
     threads: 1
@@ -298,9 +108,9 @@ rule confounds:
     output:
         f"{ANALYSIS}/confounds.parquet",
     log:
-        f"{RESULTS}/logs/confounds/{RUN}.log",
+        log_of("confounds", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/confounds/{RUN}.tsv"
+        benchmark_of("confounds", RUN)
     conda:
         ENVIRONMENT
     threads: 1
@@ -331,9 +141,9 @@ rule truth:
     output:
         f"{ANALYSIS}/truth.parquet",
     log:
-        f"{RESULTS}/logs/truth/{RUN}.log",
+        log_of("truth", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/truth/{RUN}.tsv"
+        benchmark_of("truth", RUN)
     conda:
         ENVIRONMENT
     threads: 1

@@ -8,9 +8,9 @@ if CONFIG.cohort.kind == "phantom":
             archive=directory(f"{RESULTS}/source/{{part}}"),
             manifest=f"{RESULTS}/source/{{part}}.json",
         log:
-            f"{RESULTS}/logs/phantom/{{part}}.log",
+            log_of("phantom", "{part}"),
         benchmark:
-            f"{RESULTS}/benchmarks/phantom/{{part}}.tsv"
+            benchmark_of("phantom", "{part}")
         conda:
             ENVIRONMENT
         threads: 2
@@ -34,9 +34,9 @@ rule cohort:
         **COHORT,
         summary=f"{RESULTS}/cohort/summary.json",
     log:
-        f"{RESULTS}/logs/cohort.log",
+        log_of("cohort"),
     benchmark:
-        f"{RESULTS}/benchmarks/cohort.tsv"
+        benchmark_of("cohort")
     conda:
         ENVIRONMENT
     threads: 1
@@ -63,9 +63,9 @@ rule splits:
     output:
         SPLITS,
     log:
-        f"{RESULTS}/logs/splits.log",
+        log_of("splits"),
     benchmark:
-        f"{RESULTS}/benchmarks/splits.tsv"
+        benchmark_of("splits")
     conda:
         ENVIRONMENT
     threads: 1

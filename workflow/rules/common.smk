@@ -91,9 +91,28 @@ def code(step):
     return lambda wildcards: STEPS[step].code(PINS, CONFIG.slice(step, dict(wildcards)))
 
 
+def log_of(*parts):
+    """Where a job's log goes: its rule, then what tells the rule's jobs apart."""
+    return f"{RESULTS}/logs/{'/'.join(parts)}.log"
+
+
+def benchmark_of(*parts):
+    """Where a job's time and memory go, as `log_of`."""
+    return f"{RESULTS}/benchmarks/{'/'.join(parts)}.tsv"
+
+
 def options(flag, values):
     """The words `flag value flag value ...` of a command line."""
     return [word for value in values for word in (flag, value)]
+
+
+def named_inputs(wildcards, input):
+    """A job's inputs as options of the names that they have in the rule; those without stay out."""
+    words = []
+    for name, files in input.items():
+        files = [files] if isinstance(files, str) else files
+        words += [f"--{name.replace('_', '-')}", *files] if files else []
+    return words
 
 
 def attempts(amount):

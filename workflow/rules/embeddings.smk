@@ -14,9 +14,9 @@ rule extract:
         store=directory(f"{RESULTS}/embeddings/{{encoder}}/{{layers}}/{{shard}}"),
         manifest=f"{RESULTS}/embeddings/{{encoder}}/{{layers}}/{{shard}}.json",
     log:
-        f"{RESULTS}/logs/extract/{{encoder}}/{{layers}}/{{shard}}.log",
+        log_of("extract", "{encoder}/{layers}/{shard}"),
     benchmark:
-        f"{RESULTS}/benchmarks/extract/{{encoder}}/{{layers}}/{{shard}}.tsv"
+        benchmark_of("extract", "{encoder}/{layers}/{shard}")
     conda:
         ENVIRONMENT
     threads: TORCH_THREADS

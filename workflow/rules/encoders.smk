@@ -23,7 +23,7 @@ if HUB:
         output:
             "{checkpoint}",
         log:
-            f"{RESULTS}/logs/fetch_checkpoint/{{checkpoint}}.log",
+            log_of("fetch_checkpoint", "{checkpoint}"),
         wildcard_constraints:
             checkpoint="|".join(map(re.escape, HUB)),
         conda:
@@ -37,7 +37,7 @@ if HUB:
         message:
             "Checkpoint: {wildcards.checkpoint}"
         shell:
-            "python -m mammo_sae fetch-checkpoint --hub {params.hub:q} --output {output:q}"
+            "python -m mammo_sae fetch_checkpoint --hub {params.hub:q} --output {output:q}"
             " 2> {log:q}"
 
 
@@ -48,9 +48,9 @@ rule import_encoder:
         weights=f"{RESULTS}/encoders/{{encoder}}/encoder.safetensors",
         description=f"{RESULTS}/encoders/{{encoder}}/encoder.json",
     log:
-        f"{RESULTS}/logs/import_encoder/{{encoder}}.log",
+        log_of("import_encoder", "{encoder}"),
     benchmark:
-        f"{RESULTS}/benchmarks/import_encoder/{{encoder}}.tsv"
+        benchmark_of("import_encoder", "{encoder}")
     wildcard_constraints:
         encoder="|".join(PRETRAINED) or NONE,
     conda:
@@ -65,7 +65,7 @@ rule import_encoder:
     message:
         "Encoder: {wildcards.encoder}"
     shell:
-        "python -m mammo_sae import-encoder --settings {params.cfg:q}"
+        "python -m mammo_sae import_encoder --settings {params.cfg:q}"
         " --weights {output.weights:q} --description {output.description:q} 2> {log:q}"
 
 
@@ -85,9 +85,9 @@ rule finetune:
         head_description=f"{RESULTS}/heads/{{encoder}}/head.json",
         history=f"{RESULTS}/encoders/{{encoder}}/history.csv",
     log:
-        f"{RESULTS}/logs/finetune/{{encoder}}.log",
+        log_of("finetune", "{encoder}"),
     benchmark:
-        f"{RESULTS}/benchmarks/finetune/{{encoder}}.tsv"
+        benchmark_of("finetune", "{encoder}")
     wildcard_constraints:
         encoder="|".join(FINETUNED) or NONE,
     conda:
@@ -125,9 +125,9 @@ rule linear_probe:
         head_weights=f"{RESULTS}/heads/{{encoder}}/head.safetensors",
         head_description=f"{RESULTS}/heads/{{encoder}}/head.json",
     log:
-        f"{RESULTS}/logs/linear_probe/{{encoder}}.log",
+        log_of("linear_probe", "{encoder}"),
     benchmark:
-        f"{RESULTS}/benchmarks/linear_probe/{{encoder}}.tsv"
+        benchmark_of("linear_probe", "{encoder}")
     wildcard_constraints:
         encoder="|".join(PRETRAINED) or NONE,
     conda:
@@ -144,7 +144,7 @@ rule linear_probe:
     message:
         "Linear probe: {wildcards.encoder}"
     shell:
-        "python -m mammo_sae linear-probe --settings {params.cfg:q} --images {input.images:q}"
+        "python -m mammo_sae linear_probe --settings {params.cfg:q} --images {input.images:q}"
         " --encoder {params.folder:q}"
         " --embeddings {input.embeddings:q}"
         " --concepts {params.concepts:q} --head-weights {output.head_weights:q}"
@@ -161,9 +161,9 @@ rule evaluate_encoder:
         predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
         scores=f"{RESULTS}/heads/{{encoder}}/scores.parquet",
     log:
-        f"{RESULTS}/logs/evaluate_encoder/{{encoder}}.log",
+        log_of("evaluate_encoder", "{encoder}"),
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate_encoder/{{encoder}}.tsv"
+        benchmark_of("evaluate_encoder", "{encoder}")
     conda:
         ENVIRONMENT
     threads: 1
@@ -177,7 +177,7 @@ rule evaluate_encoder:
     message:
         "Predictions: {wildcards.encoder}"
     shell:
-        "python -m mammo_sae evaluate-encoder --settings {params.cfg:q}"
+        "python -m mammo_sae evaluate_encoder --settings {params.cfg:q}"
         " --encoder-name {wildcards.encoder:q} --images {input.images:q} --head {params.folder:q}"
         " --predictions {output.predictions:q} --scores {output.scores:q}"
         " --embeddings {input.embeddings:q} 2> {log:q}"

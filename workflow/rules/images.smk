@@ -6,9 +6,9 @@ rule images:
         store=directory(f"{RESULTS}/images/{{shard}}.zarr"),
         manifest=f"{RESULTS}/images/{{shard}}.json",
     log:
-        f"{RESULTS}/logs/images/{{shard}}.log",
+        log_of("images", "{shard}"),
     benchmark:
-        f"{RESULTS}/benchmarks/images/{{shard}}.tsv"
+        benchmark_of("images", "{shard}")
     conda:
         ENVIRONMENT
     # Small images gain nothing from a second thread, shards side by side do.

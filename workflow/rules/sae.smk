@@ -15,9 +15,9 @@ rule train_sae:
         description=f"{SAE}/sae.json",
         history=f"{SAE}/history.csv",
     log:
-        f"{RESULTS}/logs/train_sae/{RUN}.log",
+        log_of("train_sae", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/train_sae/{RUN}.tsv"
+        benchmark_of("train_sae", RUN)
     conda:
         ENVIRONMENT
     threads: TORCH_THREADS
@@ -32,7 +32,7 @@ rule train_sae:
     message:
         "SAE: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae train-sae --settings {params.cfg:q} --layer {wildcards.layer:q}"
+        "python -m mammo_sae train_sae --settings {params.cfg:q} --layer {wildcards.layer:q}"
         " --splits {input.splits:q} --embeddings {input.embeddings:q}"
         " --image-stores {input.image_stores:q}"
         " --weights {output.weights:q} --description {output.description:q}"
@@ -50,9 +50,9 @@ rule codes:
         store=directory(f"{CODES}.zarr"),
         manifest=f"{CODES}.json",
     log:
-        f"{RESULTS}/logs/codes/{RUN}.log",
+        log_of("codes", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/codes/{RUN}.tsv"
+        benchmark_of("codes", RUN)
     conda:
         ENVIRONMENT
     threads: TORCH_THREADS
@@ -83,9 +83,9 @@ rule sae_quality:
     output:
         f"{RESULTS}/analysis/{RUN}/quality.parquet",
     log:
-        f"{RESULTS}/logs/sae_quality/{RUN}.log",
+        log_of("sae_quality", RUN),
     benchmark:
-        f"{RESULTS}/benchmarks/sae_quality/{RUN}.tsv"
+        benchmark_of("sae_quality", RUN)
     conda:
         ENVIRONMENT
     threads: TORCH_THREADS
@@ -101,7 +101,7 @@ rule sae_quality:
     message:
         "Quality: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae sae-quality --settings {params.cfg:q}"
+        "python -m mammo_sae sae_quality --settings {params.cfg:q}"
         " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --sae {input.sae[1]:q} --codes {input.codes:q}"
         " --encoder {params.encoder:q} --head {params.head:q}"
@@ -127,9 +127,9 @@ rule sae_stability:
     output:
         f"{RESULTS}/analysis/{{encoder}}/{{layer}}/{{sae}}/stability.parquet",
     log:
-        f"{RESULTS}/logs/sae_stability/{{encoder}}/{{layer}}/{{sae}}.log",
+        log_of("sae_stability", "{encoder}/{layer}/{sae}"),
     benchmark:
-        f"{RESULTS}/benchmarks/sae_stability/{{encoder}}/{{layer}}/{{sae}}.tsv"
+        benchmark_of("sae_stability", "{encoder}/{layer}/{sae}")
     conda:
         ENVIRONMENT
     threads: 1
@@ -142,6 +142,6 @@ rule sae_stability:
     message:
         "Seed stability: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}"
     shell:
-        "python -m mammo_sae sae-stability --encoder-name {wildcards.encoder:q}"
+        "python -m mammo_sae sae_stability --encoder-name {wildcards.encoder:q}"
         " --layer {wildcards.layer:q} --sae-name {wildcards.sae:q} --seeds {params.seeds:q}"
         " --saes {input.saes:q} --codes {input.codes:q} --output {output:q} 2> {log:q}"

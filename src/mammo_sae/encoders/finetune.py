@@ -80,8 +80,8 @@ def run(
     image_stores
         Manifests of the image stores, one per shard. They are read if nothing is frozen.
     weights, description, head_weights, head_description, history
-        The files to write. The history is a CSV table with one row per epoch: the mean loss and each
-        concept's AUROC over the training images. Row 0 is the base with its head.
+        The files to write. The history is a CSV table with one row per epoch: the mean loss and
+        each concept's AUROC over the training images. Row 0 is the base with its head.
 
     Raises
     ------

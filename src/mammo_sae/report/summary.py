@@ -46,9 +46,9 @@ def run(
     encoders: Path,
     latents: Path,
     verdicts: Path,
-    bases: Mapping[str, str],
     split: str,
     output: Path,
+    bases: Mapping[str, str] | None = None,
 ) -> None:
     """Write the headline figures of a run, and warn where fine-tuning has not helped.
 
@@ -56,15 +56,15 @@ def run(
     ----------
     encoders, latents, verdicts
         Tables of all encoders and SAEs.
-    bases
-        The pretrained encoder from which each fine-tuned one started.
     split
         The confirmation split, on which latents are scored.
     output
         Page to write (.html).
+    bases
+        The pretrained encoder from which each fine-tuned one started. None: none is fine-tuned.
     """
     scores, ranked, judged = (read_table(path) for path in (encoders, latents, verdicts))
-    warnings = not_better(scores, bases)
+    warnings = not_better(scores, bases or {})
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     content = [f'<p class="warning"><b>{html.escape(text)}</b></p>' for text in warnings]

@@ -1,0 +1,92 @@
+# Pictures of one SAE and one concept.
+
+
+rule figure_latents:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        latents=f"{ANALYSIS}/latents.parquet",
+        alignment=f"{ANALYSIS}/alignment.parquet",
+        confounds=f"{ANALYSIS}/confounds.parquet",
+        image_stores=image_manifests,
+        stores=image_stores,
+    output:
+        report(
+            f"{FIGURE}/latents/{RUN}/{{concept}}.png",
+            caption="../report/latents.rst",
+            category=SECTIONS["latents"],
+            subcategory="{concept}",
+            labels={"encoder": "{encoder}", "layer": "{layer}", "SAE": "{sae}", "seed": "{seed}"},
+        ),
+    log:
+        log_of("figure_latents", RUN, "{concept}"),
+    benchmark:
+        benchmark_of("figure_latents", RUN, "{concept}")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1000),
+        runtime=attempts(30),
+    params:
+        cfg=cfg("figure_latents"),
+        code=code("figure_latents"),
+        split=CONFIG.probing.confirmation,
+    message:
+        "Figure: latents of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
+        " {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae figure_latents --settings {params.cfg:q} --images {input.images:q}"
+        " --codes {input.codes:q} --latents {input.latents:q} --alignment {input.alignment:q}"
+        " --confounds {input.confounds:q} --concept {wildcards.concept:q} --split {params.split:q}"
+        " --image-stores {input.image_stores:q} --output {output:q} 2> {log:q}"
+
+
+use rule figure_encoders as figure_interventions with:
+    input:
+        interventions=f"{ANALYSIS}/interventions.parquet",
+    output:
+        report(
+            f"{FIGURE}/interventions/{RUN}/{{concept}}.png",
+            caption="../report/interventions.rst",
+            category=SECTIONS["interventions"],
+            subcategory="{concept}",
+            labels={"encoder": "{encoder}", "layer": "{layer}", "SAE": "{sae}", "seed": "{seed}"},
+        ),
+    log:
+        log_of("figure_interventions", RUN, "{concept}"),
+    benchmark:
+        benchmark_of("figure_interventions", RUN, "{concept}")
+    params:
+        step="figure_interventions",
+        code=code("figure_interventions"),
+        shown=["--concept", "{concept}"],
+    message:
+        "Figure: interventions on {wildcards.concept}: {wildcards.encoder}, {wildcards.sae},"
+        " seed {wildcards.seed}"
+
+
+use rule figure_encoders as figure_confounds with:
+    input:
+        latents=f"{ANALYSIS}/latents.parquet",
+        confounds=f"{ANALYSIS}/confounds.parquet",
+    output:
+        report(
+            f"{FIGURE}/confounds/{RUN}/{{concept}}.png",
+            caption="../report/confounds.rst",
+            category=SECTIONS["confounds"],
+            subcategory="{concept}",
+            labels={"encoder": "{encoder}", "layer": "{layer}", "SAE": "{sae}", "seed": "{seed}"},
+        ),
+    log:
+        log_of("figure_confounds", RUN, "{concept}"),
+    benchmark:
+        benchmark_of("figure_confounds", RUN, "{concept}")
+    params:
+        step="figure_confounds",
+        code=code("figure_confounds"),
+        shown=["--concept", "{concept}", "--min-kept", CONFIG.confounds.min_kept],
+    message:
+        "Figure: confounds of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
+        " {wildcards.sae}, seed {wildcards.seed}"

@@ -1,0 +1,99 @@
+# What the workflow makes by default, TABLES, FIGURES and PAGES, and what it is made of.
+FIGURE = f"{RESULTS}/figures"
+TABLE = f"{RESULTS}/tables"
+# The report lists its sections by name, hence the numbers.
+SECTIONS = {
+    "cohort": "1 Cohort and encoders",
+    "sae": "2 Sparse autoencoders",
+    "latents": "3 Latents",
+    "interventions": "4 Interventions",
+    "confounds": "5 Confounders",
+    "tables": "6 Tables",
+}
+# Table -> the parts it is put together from. Other tables have a rule of their own.
+PARTS = {
+    "encoders": [f"{RESULTS}/heads/{encoder}/scores.parquet" for encoder in ENCODERS],
+    "sae_quality": of_runs(f"{ANALYSIS}/quality.parquet"),
+    **({"sae_stability": STABILITY} if STABILITY else {}),
+    "latents": of_runs(f"{ANALYSIS}/latents.parquet"),
+    "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
+    "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
+    "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
+}
+# Interventions are algebra at the head and runs of the network at the inner layers named for them.
+HEAD = CONFIG.interventions.layer
+INNER = [layer for layer in CONFIG.layers if layer in CONFIG.inner.layers]
+EDITED = [layer for layer in CONFIG.layers if layer == HEAD or layer in INNER]
+SWEEPS = of_runs(f"{ANALYSIS}/sweep.parquet", layer=HEAD)
+if EDITED:
+    PARTS["interventions"] = [
+        path
+        for layer in EDITED
+        for path in of_runs(f"{ANALYSIS}/interventions.parquet", layer=layer)
+    ]
+if HEAD in CONFIG.layers:
+    PARTS["effects"] = of_runs(f"{ANALYSIS}/effects.parquet", layer=HEAD)
+if HEAD in CONFIG.layers and CONFIG.density_classes:
+    PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", layer=HEAD)
+if INNER:
+    PARTS["attribution"] = [
+        path for layer in INNER for path in of_runs(f"{ANALYSIS}/attribution.parquet", layer=layer)
+    ]
+MATCHED = [
+    path
+    for encoder, settings in CONFIG.encoders.items()
+    if settings.base is not None
+    for path in of_runs(f"{ANALYSIS}/matching.parquet", encoder=encoder, layer=HEAD)
+]
+if MATCHED:
+    PARTS["matched_latents"] = MATCHED
+if CONFIG.cohort.kind == "phantom":
+    PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
+
+# Tables made of other tables.
+DERIVED = ["verdicts", *(["published"] if CONFIG.report.published else [])]
+
+# Tables shown in the report, and the file that the page is made of.
+SHOWN = {table: f"{TABLE}/{table}.parquet" for table in (*PARTS, *DERIVED)}
+SHOWN |= {table: f"{TABLE}/{table}.csv" for table in ("cohort", "registry", "quarantine")}
+TABLES = [
+    f"{TABLE}/{table}.{suffix}" for table in (*PARTS, *DERIVED) for suffix in ("csv", "parquet")
+]
+TABLES += [f"{TABLE}/{table}.csv" for table in ("registry", "quarantine")]
+BASES = [
+    f"{encoder}={settings.base}"
+    for encoder, settings in CONFIG.encoders.items()
+    if settings.base is not None
+]
+FIGURES = [
+    f"{FIGURE}/cohort.png",
+    f"{FIGURE}/encoders.png",
+    *expand(f"{FIGURE}/training/{{encoder}}/{{sae}}.png", encoder=ENCODERS, sae=CONFIG.saes),
+    *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
+    *expand(f"{FIGURE}/readout/{{sae}}.png", sae=CONFIG.saes),
+    *(
+        figure
+        for concept in CONFIG.cohort.concepts
+        for figure in (
+            *of_runs(f"{FIGURE}/latents/{RUN}/{concept}.png"),
+            *of_runs(f"{FIGURE}/confounds/{RUN}/{concept}.png"),
+            *of_runs(
+                f"{FIGURE}/interventions/{RUN}/{concept}.png", layer=CONFIG.interventions.layer
+            ),
+        )
+    ),
+]
+if "interventions" in PARTS:
+    FIGURES += expand(
+        f"{FIGURE}/sweep/{{sae}}/{{concept}}.png", sae=CONFIG.saes, concept=CONFIG.cohort.concepts
+    )
+if "effects" in PARTS:
+    FIGURES += expand(f"{FIGURE}/effects/{{sae}}.png", sae=CONFIG.saes)
+if "truth" in PARTS:
+    FIGURES.append(f"{FIGURE}/truth.png")
+PAGES = [
+    f"{RESULTS}/summary.html",
+    *(f"{TABLE}/{table}.html" for table in SHOWN),
+    f"{RESULTS}/configuration.html",
+]
+CRATE = f"{RESULTS}/ro-crate-metadata.json"
