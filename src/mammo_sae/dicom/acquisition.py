@@ -1,4 +1,4 @@
-"""How an image was taken, as far as its header says: what triage judges."""
+"""How an image was taken, according to its header; triage judges by this."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ READ = (
     "ViewCodeSequence",
     "ViewPosition",
 )
-"""Keywords of the elements that are read for this."""
+"""Keywords of the elements that are read here."""
 
 # PS3.16 CID 4014 and 4015: SNOMED CT codes, and the older SRT codes that many files hold.
 VIEWS = {
@@ -74,7 +74,7 @@ WHOLE = {
     "rolled superior": {"415670009", "R-102C9"},
     "nipple in profile": {"442581004", "R-40AB3"},
 }
-"""Modifiers of views that show the breast whole: nothing follows from them."""
+"""View modifiers under which the whole breast is shown. They have no consequence."""
 IMPLANT_DISPLACED = {"399209000", "R-102D5"}
 VIEW_OF = {code: view for view, codes in VIEWS.items() for code in codes}
 PARTIAL_CODES = frozenset().union(*PARTIAL.values())
@@ -98,7 +98,7 @@ SECONDARY_CAPTURE = {
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
 }
 
-# Parts of the words by which ImageType and the device's own description tell an image's kind.
+# Parts of words by which ImageType and the device's description give an image's kind.
 WORDS = {
     Reason.CONTRAST: ("SUBTRACT", "RECOMBINED", "POST_CONTRAST", "POST CONTRAST", "CESM", "CEDM"),
     Reason.LOW_ENERGY: ("LOW_ENERGY", "LOW ENERGY"),
@@ -113,12 +113,12 @@ MAGNIFIED = 1.4  # magnification views are taken at 1.5 to 2; contact views at 1
 
 @dataclass(frozen=True)
 class Acquisition:
-    """How one image was taken; None or False where the header does not say.
+    """How one image was taken. A value is None or False if the header does not give it.
 
-    `uid` identifies the file and is compared only, never written.
-    `special` says what else than a plain mammogram it is. `ambiguous` says that elements name
-    different sides or views. `orientation` is where rows and columns of pixels go to: words of the
-    letters A, P, L, R, H and F; empty where it is not said.
+    `uid` identifies the file. It is only compared, never written. `special` holds the reasons why
+    it is not a plain mammogram. `ambiguous` is True if elements give different sides or views.
+    `orientation` gives the directions of rows and columns of pixels, in words of the letters A, P,
+    L, R, H and F; it is empty if the header does not give them.
     """
 
     uid: str
@@ -137,7 +137,7 @@ class Acquisition:
 
 
 def read_acquisition(elements: Elements) -> Acquisition:
-    """Read how the image with these `elements` was taken."""
+    """Return how the image with these `elements` was taken."""
     modifiers = set(_modifiers(elements))
     views, sides = _views(elements), _sides(elements)
     described = _described(elements)
@@ -148,9 +148,9 @@ def read_acquisition(elements: Elements) -> Acquisition:
         modality=elements.text("Modality"),
         for_processing=elements.text("PresentationIntentType") == "FOR PROCESSING"
         or sop_class in FOR_PROCESSING,
-        # Some devices store slices and syntheses, one frame each, as plain mammograms.
+        # Some devices store slices and syntheses as plain mammograms of one frame.
         tomosynthesis=sop_class in TOMOSYNTHESIS or "TOMO" in (elements.text("ImageType") or ""),
-        # ImageLaterality is the image's own; Laterality is its series'.
+        # ImageLaterality belongs to the image; Laterality belongs to its series.
         side=next(iter(sides), None),
         view=next(iter(views), None),
         partial=bool(modifiers & PARTIAL_CODES)
@@ -178,8 +178,8 @@ def _special(elements: Elements) -> Iterator[Reason]:
         found.add(Reason.SPECIMEN)
     if elements.text("ContrastBolusAgent") not in {None, "NONE", "NO"}:
         found.add(Reason.CONTRAST)
-    # The low-energy image of a contrast examination looks like a plain mammogram; what is computed
-    # from it and the high-energy one does not.
+    # The low-energy image of a contrast examination looks like a plain mammogram. An image computed
+    # from it and the high-energy image does not.
     if Reason.LOW_ENERGY in found:
         if _has(kind, ("SUBTRACT", "RECOMBINED")):
             found.discard(Reason.LOW_ENERGY)
@@ -197,20 +197,20 @@ def _has(text: str, words: tuple[str, ...]) -> bool:
 
 
 def _sides(elements: Elements) -> list[str]:
-    """Return the sides that elements name, the image's own before its series'."""
+    """Return the sides given by elements, the image's own element before its series' element."""
     words = (elements.text(keyword) for keyword in ("ImageLaterality", "Laterality"))
     return [word for word in words if word in {"L", "R"}]
 
 
 def _views(elements: Elements) -> list[str]:
-    """Return the views that elements name, ViewPosition before the codes."""
+    """Return the views given by elements, ViewPosition before the coded views."""
     position = elements.text("ViewPosition")
     coded = (VIEW_OF.get(code) for code in _codes(elements, "ViewCodeSequence"))
     return [view for view in (position, *coded) if view]
 
 
 def _described(elements: Elements) -> tuple[str, ...]:
-    """Return the one side and view that the series' description names; empty where none or more."""
+    """Return the side and view in the series' description; empty if there is none or several."""
     found = {
         (side[0], view)
         for side, view in DESCRIBED.findall(elements.text("SeriesDescription") or "")

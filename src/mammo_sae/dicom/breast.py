@@ -1,4 +1,4 @@
-"""The breast: the largest bright connected part of an image, markers and noise left out."""
+"""Finds the breast: the largest bright connected part of an image, without markers and noise."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-BACKGROUND_LEVELS = 64  # the air around the breast is in the darkest quarter of the grey levels
-FINE = 300  # pixels of the shorter side that are enough to find the breast's edge
-LEAST_AREA = 0.02  # share of the image below which the largest part is a marker, not a breast
-LEAST_CONTRAST = 5.0  # grey levels that the thinnest tissue stands above the background
+BACKGROUND_LEVELS = 64  # air around the breast lies in the darkest quarter of the grey levels
+FINE = 300  # pixels of the shorter side, enough to find the breast's edge
+LEAST_AREA = 0.02  # share of the image; a smaller largest part is a marker, not a breast
+LEAST_CONTRAST = 5.0  # grey levels of the thinnest tissue above the background
 
 
 def breast_mask(pixels: np.ndarray) -> np.ndarray:
-    """Return where the breast is: bool [H, W], one part without holes; all False if there is none.
+    """Return the breast: bool [H, W], one part without holes; all False if no breast is found.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ def breast_mask(pixels: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    Large images are reduced first, by a whole factor: an edge found after smoothing over 2 % of
-    the width is no finer than that. The background is the commonest level of the darkest quarter
-    of the range; its noise is measured on the levels below that, where no tissue is. An opening by
+    Large images are reduced first, by a whole factor, since smoothing over 2 % of the width limits
+    the accuracy of the edge anyway. The background is the commonest level of the darkest quarter of
+    the range. Its noise is measured on the levels below it, which hold no tissue. An opening by
     about 1 % of the width detaches labels that touch the skin by a few pixels.
     """
     height, width = pixels.shape
@@ -40,7 +40,7 @@ def breast_mask(pixels: np.ndarray) -> np.ndarray:
     below = counts[: background + 1]
     noise = np.sqrt(((darker - background) ** 2 * below).sum() / max(below.sum(), 1))
     bright = smooth > background + max(LEAST_CONTRAST, 4.0 * noise)
-    # `nearest`: the image's edge cuts through the breast, so the erosion must not start there.
+    # `nearest`: the image's edge cuts through the breast, and erosion must not start there.
     size = 2 * radius + 1
     opened = ndimage.maximum_filter(
         ndimage.minimum_filter(bright.view(np.uint8), size, mode="nearest"), size, mode="nearest"
@@ -54,7 +54,7 @@ def breast_mask(pixels: np.ndarray) -> np.ndarray:
 
 
 def _without_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill what does not touch the image's edge; by one labelling, not by repeated dilation."""
+    """Fill holes: parts of the background that do not touch the image's edge."""
     labels, n = ndimage.label(~mask)
     outside = np.zeros(n + 1, dtype=bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
@@ -64,7 +64,7 @@ def _without_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def is_on_the_right(mask: np.ndarray) -> bool:
-    """Say whether a breast mask [H, W] lies nearer to the right edge than to the left."""
+    """Return whether a breast mask [H, W] lies nearer to the right edge than to the left."""
     columns = mask.sum(axis=0)
     if not columns.any():
         return False

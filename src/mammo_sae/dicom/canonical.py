@@ -21,16 +21,16 @@ from mammo_sae.dicom.settings import (
 )
 
 NEARLY_ALL = 0.99  # share of an image
-THUMBNAIL = 192  # pixels along the longer side of what the flip is decided on
+THUMBNAIL = 192  # pixels of the longer side of the reduced image that decides on the flip
 MAMMO_CLIP_BORDER = 5  # pixels
 MAMMO_CLIP_BACKGROUND = 40  # grey level of 255
 
 
 @dataclass(frozen=True)
 class Canonical:
-    """A canonical image: pixels uint8 [H, W], breast bool [H, W], and how it was placed.
+    """A canonical image: pixels uint8 [H, W], breast bool [H, W], and its geometry.
 
-    `resized` says that an image which the settings take as it is did not have their size.
+    `resized` is True if the preprocessing `as_is` had to resize the image.
     """
 
     pixels: np.ndarray
@@ -41,9 +41,9 @@ class Canonical:
 
     @property
     def lies_on_the_right(self) -> bool:
-        """Whether the breast lies on the right of the original image."""
+        """Return whether the breast lies on the right of the original image."""
         geometry = self.geometry
-        # Without the padding, which always lies on the right.
+        # Leave out the padding, which is always on the right.
         width = round(geometry.offset_x + geometry.scale_x * (geometry.crop[2] - geometry.crop[0]))
         return geometry.flipped != is_on_the_right(self.breast[:, :width])
 
@@ -56,12 +56,12 @@ def canonical_image(header: Header, stored: np.ndarray, settings: ImagesSettings
     header, stored
         As `mammo_sae.dicom.files.read_image` returns them.
     settings
-        Which preprocessing, and its parameters.
+        The preprocessing and its parameters.
 
     Raises
     ------
     Refusal
-        If the image has no content or the settings do not fit its header.
+        If the image has no content, or the settings do not fit its header.
     """
     padding: frozenset[Reason] = frozenset()
     if isinstance(settings, MammoClipSettings):
@@ -83,7 +83,7 @@ def canonical_image(header: Header, stored: np.ndarray, settings: ImagesSettings
 def _shown(
     header: Header, stored: np.ndarray, settings: ClinicalSettings | AsIsSettings
 ) -> tuple[np.ndarray, frozenset[Reason]]:
-    """Return the display value of every stored value, and what was noticed about the padding."""
+    """Return the display value of every stored value, and notices about the padding."""
     options = {"voi": "none"}
     if isinstance(settings, ClinicalSettings):
         options = {"voi": settings.voi, "voi_index": settings.voi_index}
@@ -95,7 +95,7 @@ def _shown(
 
 
 def _lies_as_said(header: Header, canonical: Canonical) -> bool:
-    """Say whether the breast lies where rows that go to the front or the back have it."""
+    """Return whether the breast lies on the side that PatientOrientation implies."""
     along = header.acquisition.orientation[0] if header.acquisition.orientation else ""
     if ("A" in along) == ("P" in along) or not canonical.breast.any():
         return True
@@ -103,7 +103,7 @@ def _lies_as_said(header: Header, canonical: Canonical) -> bool:
 
 
 def _notices(header: Header, pixels: np.ndarray, settings: ImagesSettings) -> frozenset[Reason]:
-    """Return what is odd about the range that the image was shown in."""
+    """Return notices about the range in which the image was displayed."""
     windowed = isinstance(settings, ClinicalSettings) and settings.voi == "header"
     windowed = windowed and bool(header.voi_luts or header.windows)
     found = set()
@@ -141,7 +141,7 @@ def _check_content(shown: np.ndarray, stored: np.ndarray) -> None:
 
 
 def _whole_image(stored: np.ndarray, height: int, width: int, *, flipped: bool) -> Geometry:
-    """Return how the image fits, whole and undistorted: left, in the middle of the height."""
+    """Return the geometry of the whole image, undistorted, at the left, centred vertically."""
     rows, columns = stored.shape
     scale = min(height / rows, width / columns)
     return Geometry(
@@ -168,7 +168,7 @@ def _mammo_clip(
 ) -> tuple[np.ndarray, Geometry]:
     """Preprocess as Mammo-CLIP (Ghosh et al., MICCAI 2024) did for its published weights.
 
-    Every step is the published one, in float32, so that the same pixels come out; see
+    Every step follows the published code in float32, so that the pixels are the same; see
     `docs/cohorts.md`. The resize differs from OpenCV's by at most one grey level.
     """
     header.need("RescaleSlope", "RescaleIntercept")
@@ -176,7 +176,7 @@ def _mammo_clip(
     inner = stored[border:-border, border:-border]
     if inner.size == 0:
         raise Refusal(Reason.SIZE)
-    # The rescaling is monotonic, so the extremes of the stored values give those of the rescaled.
+    # Rescaling is monotonic, so the extremes of stored values give the extremes of rescaled ones.
     sign = inner.dtype.type(1 << (header.bits_stored - 1) if header.signed else 0)
     values = (signed_values(header) * header.slope + header.intercept).astype(np.float32)
     ends = values[[(inner ^ sign).min() ^ sign, (inner ^ sign).max() ^ sign]]
@@ -204,9 +204,9 @@ def _mammo_clip(
 def published_boxes(boxes: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Return the boxes [m, 4] that Mammo-CLIP's published script makes of `boxes` [n, 4].
 
-    Like them in pixels of the original image. After its border is cut off, the script limits x by
-    the number of rows and y by the number of columns, so boxes low in an upright image are
-    truncated; boxes that this turns inside out are left out here.
+    Both are in pixels of the original image. After cropping the border, the script limits x by the
+    number of rows and y by the number of columns. So boxes low in an upright image are truncated.
+    Boxes that become inverted by this are left out here.
     """
     inner_rows, inner_columns = rows - 2 * MAMMO_CLIP_BORDER, columns - 2 * MAMMO_CLIP_BORDER
     inside = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) - MAMMO_CLIP_BORDER
@@ -238,12 +238,12 @@ def _varies(image: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _longest_run(flags: np.ndarray) -> tuple[int, int]:
-    """Return [start, stop) of the longest run of True, the first among equals."""
+    """Return [start, stop) of the longest run of True, the first one among equals."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
     starts, stops = edges[::2], edges[1::2]
     if len(starts) == 0:
         raise Refusal(Reason.BLANK)
-    # Mammo-CLIP counts a run that touches an end of the image as one shorter.
+    # Mammo-CLIP's code counts a run that touches an end of the image as one pixel shorter.
     lengths = stops - starts - (starts == 0) - (stops == len(flags))
     best = int(lengths.argmax())
     return int(starts[best]), int(stops[best])
@@ -252,8 +252,8 @@ def _longest_run(flags: np.ndarray) -> tuple[int, int]:
 def _resize_like_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize uint8 as `cv2.resize(..., INTER_AREA)` does.
 
-    OpenCV averages over areas only if neither axis grows; otherwise it interpolates linearly,
-    between neighbours chosen so that an integer factor repeats pixels (`resize` in its
+    OpenCV averages over areas only if neither axis grows. Otherwise it interpolates linearly
+    between neighbours, chosen so that an integer factor repeats pixels (`resize` in its
     modules/imgproc/src/resize.cpp).
     """
     rows, columns = image.shape
@@ -269,9 +269,9 @@ def _resize_like_opencv(image: np.ndarray, height: int, width: int) -> np.ndarra
 
 
 def _linear_weights(source: int, target: int) -> sparse.csr_array:
-    """Return OpenCV's two-tap weights [target, source] of INTER_AREA when an axis grows."""
-    # The same operations in the same precision: where a border between source pixels falls on one
-    # between target pixels, another rounding would take the wrong neighbour whole.
+    """Return OpenCV's two-tap weights [target, source] of INTER_AREA for an axis that grows."""
+    # Use OpenCV's operations and precision. Where a source pixel's edge coincides with a target
+    # pixel's edge, different rounding would choose the wrong neighbour.
     growth = target / source
     scale = 1 / growth
     to = np.arange(target)

@@ -1,6 +1,6 @@
-"""Elements of a DICOM header, each parsed where it is used; one that can't be is as good as none.
+"""Elements of a DICOM header, parsed only when used. A malformed element counts as absent.
 
-What an image needs is asked for again by whoever uses it; so an element that nothing needs never
+Code that needs an element checks that it is there. So a malformed element that no code needs never
 keeps an image out.
 """
 
@@ -18,7 +18,7 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 
 class Elements:
-    """The elements of one dataset; `malformed` and `commas` are the keywords noticed so far."""
+    """The elements of one dataset. `malformed` and `commas` are the keywords noticed so far."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -26,16 +26,16 @@ class Elements:
         self.commas: set[str] = set()
 
     def value(self, keyword: str) -> Any:
-        """Return the element's value; None where it is absent, empty or malformed."""
+        """Return the element's value; None if it is absent, empty or malformed."""
         try:
             value = self.dataset.get(keyword)
-        except Exception:  # the parser raises many kinds, when an element is asked for
+        except Exception:  # the parser raises many kinds of errors when it reads an element
             self.malformed.add(keyword)
             return None
         return None if value is None or value == "" else value
 
     def text(self, keyword: str) -> str | None:
-        """Return the element as upper-case text, several values joined by a backslash."""
+        """Return the element as upper-case text; several values are joined by a backslash."""
         value = self.value(keyword)
         if value is None:
             return None
@@ -44,24 +44,24 @@ class Elements:
         return "\\".join(words).upper() or None
 
     def numbers(self, keyword: str) -> list[float]:
-        """Return the element's numbers, with decimal commas too; empty where there are none."""
+        """Return the element's numbers, also those with decimal commas; empty without numbers."""
         try:
             value = self.dataset.get(keyword)
             if value is None or value == "":
                 return []
             return [float(v) for v in (value if np.iterable(value) else [value])]
-        except Exception:  # as above
+        except Exception:  # many kinds of errors, as above
             return self._with_commas(keyword)
 
     def number(self, keyword: str) -> float | None:
-        """Return the element's one number; None where there is none or several."""
+        """Return the element's number; None if there is none or several."""
         found = self.numbers(keyword)
         if len(found) > 1:
             self.malformed.add(keyword)
         return found[0] if len(found) == 1 else None
 
     def items(self, keyword: str) -> list[Dataset]:
-        """Return the items of a sequence; none where it is absent or malformed."""
+        """Return the items of a sequence; empty if it is absent or malformed."""
         value = self.value(keyword) or []
         if not all(isinstance(item, Dataset) for item in value):
             self.malformed.add(keyword)
@@ -69,7 +69,7 @@ class Elements:
         return list(value)
 
     def _with_commas(self, keyword: str) -> list[float]:
-        # The parser leaves what it can't convert as bytes, or makes texts of it.
+        # The parser leaves values that it can't convert as bytes, or turns them into text.
         raw = getattr(self.dataset.get_item(keyword), "value", None)
         if isinstance(raw, bytes):
             raw = raw.decode("ascii", "replace")

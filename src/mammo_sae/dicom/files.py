@@ -1,4 +1,4 @@
-"""An image file of any kind that is read, DICOM or raster: its header and pixels."""
+"""Reads an image file of any supported kind, DICOM or raster: its header and pixels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mammo_sae.dicom.refusal import Reason, Refusal
 
 
 def read_image(path: Path) -> tuple[Header, np.ndarray]:
-    """Read one file, as `mammo_sae.dicom.pixels.read_pixels` or `...raster.read_raster` does.
+    """Read one file with `mammo_sae.dicom.pixels.read_pixels` or `...raster.read_raster`.
 
     Raises
     ------
     Refusal
-        With the reason, if the file can't be read with certainty.
+        If the file can't be read with certainty. It holds the reason.
     """
     return read_raster(path) if raster_kind(path) else pixels.read_pixels(path)
 
 
 def why_unreadable(path: Path) -> Reason:
-    """Return why nothing can be known of an image from its header; no pixels are decoded."""
+    """Return why an image's header can't be read, without decoding pixels."""
     try:
         if raster_kind(path):
             raster_size(path)

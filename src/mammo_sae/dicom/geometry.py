@@ -1,8 +1,8 @@
-"""Where a pixel of the original matrix lands in the canonical image, and back.
+"""The map from pixels of the original matrix to the canonical image, and back.
 
 Coordinates are (x, y) with pixel edges on whole numbers: pixel (row r, column c) covers
-[c, c + 1) x [r, r + 1). So a box around one pixel has side 1 in the original and side `scale` in
-the canonical image, and nothing is shifted by half a pixel.
+[c, c + 1) x [r, r + 1). So a box around one pixel has side 1 in the original image and side `scale`
+in the canonical image, and there is no shift by half a pixel.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage, sparse
 
-ROWS_AT_ONCE = 32  # of the target: with their source rows they stay in the processor's cache
+ROWS_AT_ONCE = 32  # rows of the target that fit the processor's cache with their source rows
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Geometry:
     Attributes
     ----------
     crop : (x0, y0, x1, y1)
-        Whole original pixels that enter the canonical image.
+        Original pixels (whole ones) that enter the canonical image.
     flipped : bool
         Whether the crop is mirrored left to right.
     scale_x, scale_y : float
@@ -59,8 +59,8 @@ class Geometry:
     def resample(self, stored: np.ndarray, table: np.ndarray) -> np.ndarray:
         """Return the area average over each canonical pixel: float32 [height, width].
 
-        `stored` is the whole original image [rows, columns], `table` what each stored value is
-        shown as (float32); what lies outside of the crop or of the image counts as 0.
+        `stored` is the whole original image [rows, columns]. `table` gives the display value
+        (float32) of each stored value. The area outside the crop or the image counts as 0.
         """
         x0, y0, x1, y1 = self.crop
         part = stored[y0:y1, x0:x1]
@@ -68,7 +68,7 @@ class Geometry:
         blocks = _row_blocks(y1 - y0, self.height, self.scale_y, self.offset_y)
         horizontal = area_weights(x1 - x0, self.width, self.scale_x, self.offset_x)
         out = np.zeros((self.height, self.width), np.float32)
-        # A few rows at a time: the whole image as float32 would go through memory three times.
+        # A few rows at a time: a float32 copy of the whole image would be read three times.
         most = max(block.source.stop - block.source.start for block in blocks)
         values = np.empty((most, x1 - x0), np.float32)
         for block in blocks:
@@ -82,8 +82,8 @@ class Geometry:
         """Return the canonical pixels that a binary mask covers: bool [height, width].
 
         A canonical pixel belongs to the mask if at least half of it is covered. A connected part
-        too small to cover half of any pixel (a calcification after a strong reduction) keeps the
-        pixel it covers most, so that no lesion inside the crop vanishes.
+        may be too small to cover half of any pixel (a calcification after a strong reduction). It
+        keeps the pixel that it covers most, so that no lesion inside the crop vanishes.
         """
         found = np.zeros((self.height, self.width), dtype=bool)
         bounds = ndimage.find_objects(np.asarray(mask, dtype=np.uint8))
@@ -100,9 +100,9 @@ class Geometry:
         return found
 
     def fill_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Return the canonical pixels inside any of `boxes` [n, 4], original: bool [height, width].
+        """Return canonical pixels inside any of the original `boxes` [n, 4]: bool [height, width].
 
-        As in `resample_mask`, half a pixel's cover is needed, and no box inside the crop vanishes.
+        As in `resample_mask`, half of a pixel must be covered, and no box in the crop vanishes.
         """
         filled = np.zeros((self.height, self.width), dtype=bool)
         for x0, y0, x1, y1 in transform_boxes(self.affine, boxes):
@@ -114,7 +114,7 @@ class Geometry:
         return filled
 
     def _coverage(self, part: np.ndarray, row: int, column: int) -> tuple[np.ndarray, int, int]:
-        """Return the share of each canonical pixel that `part` at (row, column) covers, cut out."""
+        """Return the covered share of each canonical pixel for `part` at (row, column), cut out."""
         box = np.array([[column, row, column + part.shape[1], row + part.shape[0]]], dtype=float)
         x0, y0, x1, y1 = transform_boxes(self.affine, box)[0]
         left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
@@ -125,7 +125,7 @@ class Geometry:
         vertical = area_weights(part.shape[0], bottom - top, self.scale_y, y0 - top)
         horizontal = area_weights(part.shape[1], right - left, self.scale_x, x0 - left)
         dense = np.ascontiguousarray(part, dtype=np.float32)
-        # Sums of float32 weights fall short of a half by rounding errors.
+        # Sums of float32 weights can fall below a half by rounding.
         return (horizontal @ (vertical @ dense).T).T + 1e-5 * part.any(), top, left
 
 
@@ -133,9 +133,9 @@ class Geometry:
 def area_weights(source: int, target: int, scale: float, offset: float) -> sparse.csr_array:
     """Return the weights [target, source] of an area-averaging resize along one axis.
 
-    Source pixel s covers [s * scale + offset, (s + 1) * scale + offset) of the target axis; its
-    weight in a target pixel is the length it covers there. Images of one matrix share their
-    weights: do not change what is returned.
+    Source pixel s covers [s * scale + offset, (s + 1) * scale + offset) of the target axis. Its
+    weight in a target pixel is the length that it covers there. Images of equal size share the
+    returned array: do not change it.
     """
     edges = np.clip(np.arange(source + 1) * scale + offset, 0, target)
     cuts = np.union1d(edges, np.arange(target + 1))
@@ -151,7 +151,7 @@ def area_weights(source: int, target: int, scale: float, offset: float) -> spars
 
 @dataclass(frozen=True)
 class _RowBlock:
-    """Neighbouring rows of the target, the rows of the source they average, and the weights."""
+    """Neighbouring rows of the target, the rows of the source that they average, the weights."""
 
     target: slice
     source: slice
@@ -172,13 +172,13 @@ def _row_blocks(source: int, target: int, scale: float, offset: float) -> tuple[
 
 
 def _overlap(start: float, stop: float, length: int) -> np.ndarray:
-    """Return how much of each of `length` unit cells the interval covers."""
+    """Return the length of each of `length` unit cells that the interval covers."""
     cells = np.arange(length)
     return np.clip(np.minimum(stop, cells + 1) - np.maximum(start, cells), 0, 1)
 
 
 def transform_boxes(affine: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Map boxes [n, 4] of (xmin, ymin, xmax, ymax) through `affine` [2, 3], ordered again."""
+    """Map boxes [n, 4] of (xmin, ymin, xmax, ymax) through `affine` [2, 3]; min stays below max."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     first = boxes[:, :2] @ affine[:, :2].T + affine[:, 2]
     second = boxes[:, 2:] @ affine[:, :2].T + affine[:, 2]
@@ -186,6 +186,6 @@ def transform_boxes(affine: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def invert_affine(affine: np.ndarray) -> np.ndarray:
-    """Return the map from canonical back to original coordinates: [2, 3]."""
+    """Return the map from canonical to original coordinates: [2, 3]."""
     linear = np.linalg.inv(affine[:, :2])
     return np.hstack([linear, -(linear @ affine[:, 2:])])

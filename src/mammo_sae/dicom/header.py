@@ -1,4 +1,4 @@
-"""What is read from a DICOM header: an allow-list, so that nothing else can leave it."""
+"""Reads a DICOM header by an allow-list, so that no other element can leave it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ READ = (
 
 MOST_SIDE = 65535  # pixels
 MOST_PIXELS = 100_000_000  # digitised film has up to 40 million; more is a decompression bomb
-LEAST_SPACING, MOST_SPACING = 0.02, 2.0  # mm; detectors have .05 to .1, reduced images more
+LEAST_SPACING, MOST_SPACING = 0.02, 2.0  # mm; detectors have 0.05 to 0.1, reduced images more
 
 
 @dataclass(frozen=True)
 class Lut:
-    """A lookup table of the header: input `first + i` gives `values[i]`, ends extended."""
+    """A lookup table of the header: input `first + i` gives `values[i]`; the ends are extended."""
 
     first: int
     values: np.ndarray
@@ -58,7 +58,7 @@ class Lut:
 
     @property
     def top(self) -> float:
-        """The output that is shown brightest: by the bits, or the largest if it needs fewer."""
+        """Return the brightest output: by the bits, or the largest if it needs fewer bits."""
         largest, nominal = float(self.values.max()), 2.0**self.bits - 1
         return largest if 0 < largest < 2.0 ** (self.bits - 1) else nominal
 
@@ -75,13 +75,12 @@ class Window:
 class Header:
     """The image attributes of one file, checked and typed.
 
-    `spacing_mm` is (row, column) spacing in the breast plane's own attribute, or NaN.
-    `contradictory` says that PresentationLUTShape and the photometric interpretation disagree.
-    `syntax` is the keyword of the transfer syntax, empty if it is none of DICOM's own.
-    `refused` holds the elements that can't be used, which matters to those alone who need them;
-    `notices` what was found and is no reason to leave the image out. `shown` is the range of stored
-    values that the pixels use, where it is narrower than their bits.
-    `padding` is the inclusive range of stored values that are no image, or None.
+    `spacing_mm` is the (row, column) spacing in the breast plane's own attribute, or NaN.
+    `contradictory` is True if PresentationLUTShape and the photometric interpretation disagree.
+    `syntax` is the keyword of the transfer syntax, empty if DICOM does not define it. `refused`
+    holds elements that can't be used; only code that needs one raises. `notices` are findings that
+    do not keep the image out. `shown` is the range of stored values that the pixels use, if it is
+    narrower than their bits. `padding` is the inclusive range of stored padding values, or None.
     """
 
     syntax: str
@@ -120,8 +119,8 @@ def read_header(dataset: Dataset) -> Header:
     Raises
     ------
     Refusal
-        If an attribute that every conversion needs is missing or malformed, or the image is of a
-        kind that is not converted.
+        If an attribute that every conversion needs is missing or malformed, or the image is of an
+        unsupported kind.
     """
     elements = Elements(dataset)
     if not dataset.get("PixelData"):
@@ -173,7 +172,7 @@ def read_header(dataset: Dataset) -> Header:
         high_bit=high,
         signed=signed,
         photometric=photometric,
-        # PresentationLUTShape INVERSE says the same thing as MONOCHROME1 a second time.
+        # PresentationLUTShape INVERSE repeats the meaning of MONOCHROME1.
         inverted=photometric == "MONOCHROME1",
         slope=slope,
         intercept=intercept,
@@ -253,12 +252,12 @@ def _lut(item: Dataset, dataset: Dataset, negative: bool) -> Lut:
     try:
         entries, first, bits = (int(value) for value in item.LUTDescriptor)
         data = item.LUTData
-    except Exception:  # elements are parsed when they are asked for
+    except Exception:  # elements are parsed when they are read
         raise Refusal(Reason.LUT) from None
-    # The first value is never signed, but without a VR in the file it can look so.
+    # The first value is unsigned, but a file without a VR can make it look signed.
     entries = entries % (1 << 16) or 1 << 16
-    # The descriptor's second value is signed when the table's input is; some files are encoded
-    # so that it can't be told from the element itself.
+    # The descriptor's second value is signed if the table's input is. In some encodings the element
+    # alone does not show which.
     if negative and first >= 1 << 15:
         first -= 1 << 16
     elif not negative and first < 0:
@@ -285,7 +284,7 @@ def _padding(elements: Elements, bits: int, signed: bool) -> tuple[int, int] | N
 
 
 def _as_stored(value: int, bits: int, signed: bool) -> int:
-    """Return a padding value as the pixels have it, in whichever VR and width it was written."""
+    """Return a padding value as the pixels store it, for any VR and width in the header."""
     if not signed:
         return value & 0xFFFF
     if value >= 1 << 15:
@@ -294,10 +293,10 @@ def _as_stored(value: int, bits: int, signed: bool) -> int:
 
 
 def spacing_mm(elements: Elements) -> tuple[float, float]:
-    """Return mm per pixel (row, column): PixelSpacing, else at the detector over magnification.
+    """Return mm per pixel (row, column).
 
-    Else that at which a film was scanned. NaN where the header does not say, or says what no
-    mammogram has.
+    The value is PixelSpacing, or else the detector's spacing divided by the magnification, or else
+    the spacing of the film scanner. NaN if the header gives none of them, or an impossible value.
     """
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         values = elements.numbers(keyword)
@@ -311,9 +310,9 @@ def spacing_mm(elements: Elements) -> tuple[float, float]:
 
 
 def spacing_is_odd(elements: Elements) -> bool:
-    """Say whether a spacing is impossible or unequal, or that in the breast beyond the detector's.
+    """Return whether a spacing is impossible or unequal, or larger in the breast than the detector.
 
-    Images are not stretched: where a pixel is no square, lengths in mm are wrong.
+    Images are not stretched, so lengths in mm are wrong if pixels are not square.
     """
     in_plane, detector = (elements.numbers(k) for k in ("PixelSpacing", "ImagerPixelSpacing"))
     given = [values for values in (in_plane, detector) if values]

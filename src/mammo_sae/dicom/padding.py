@@ -1,4 +1,4 @@
-"""Whether the header's padding value is one, or a value that tissue has too."""
+"""Tests whether the header's padding value marks padding, or is also a value of tissue."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from mammo_sae.dicom.header import Header
 from mammo_sae.dicom.pixels import padding_values
 from mammo_sae.dicom.refusal import Reason
 
-FINE = 1024  # pixels of the longer side that are looked at
-VISIBLE = 0.05  # display value below which it makes no difference that padding is shown black
+FINE = 1024  # pixels of the longer side that are examined
+VISIBLE = 0.05  # display value below which a pixel looks black with or without padding
 LEAST_INSIDE = 0.0001  # share of the image's pixels
 
 
 def with_believed_padding(
     header: Header, stored: np.ndarray, unpadded: np.ndarray
 ) -> tuple[Header, frozenset[Reason]]:
-    """Return the header, without its padding where that is no padding, and what was noticed.
+    """Return the header (without a padding value that is none), and notices.
 
-    Padding fills what lies around the breast, so it reaches the image's edge. Pixels of its value
-    that do not, and would not be shown black anyway, are tissue. If they are most of all, the
-    header's value is no padding: all pixels are shown, which is noticed. Else more than a few of
-    them are noticed.
+    Padding fills the area around the breast, so it reaches the image's edge. Pixels of the padding
+    value that do not reach the edge, and would be visible without padding, are tissue. If they are
+    the majority, the value is no padding: all pixels are shown, with a notice. If they are fewer
+    but more than `LEAST_INSIDE`, there is only a notice.
 
     Parameters
     ----------
     header, stored
         As `mammo_sae.dicom.files.read_image` returns them.
     unpadded
-        Display value of each stored value as it would be without padding, 0 dark to 1 bright.
+        Display value of each stored value without padding, 0 dark to 1 bright.
     """
     step = max(1, max(stored.shape) // FINE)
     part = stored[::step, ::step]

@@ -1,7 +1,7 @@
 """From a DICOM file to display values: decoding, modality and VOI transformations, inversion.
 
-All of these transformations act on one stored value at a time, and a stored value has at most 16
-bits. So they are composed once into a table over all stored values, and a pixel costs one look-up.
+All of these transformations act on single stored values, which have at most 16 bits. So they are
+composed once into a table over all stored values, and each pixel costs one look-up.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ DECODERS = {
     uid.HTJ2K: "pylibjpeg",
     uid.RLELossless: "pydicom",
 }
-"""The one decoder of each compressed transfer syntax.
+"""The only decoder of each compressed transfer syntax.
 
-There is no second choice: pydicom would try others in turn, and pylibjpeg decodes truncated JPEG
-Lossless and JPEG-LS data without an error, half of the pixels wrong.
+Without this choice pydicom would try several decoders. One of them, pylibjpeg, decodes truncated
+JPEG Lossless and JPEG-LS data without an error, with half of the pixels wrong.
 """
 
 NATIVE = {
@@ -47,17 +47,17 @@ NATIVE = {
     uid.ExplicitVRBigEndian,
     uid.DeflatedExplicitVRLittleEndian,
 }
-"""The syntaxes whose pixels are not compressed; deflated files are inflated when parsed."""
+"""Transfer syntaxes with uncompressed pixels. Deflated files are inflated when parsed."""
 
-DEPTHS = (8, 10, 12, 14)  # bits that detectors and their software give a pixel
+DEPTHS = (8, 10, 12, 14)  # usual bits per pixel of detectors and their software
 ROWS_COMPARED = 256
 FLAGS, CONTINUED = 0.05, 0.8
-"""Shares of neighbours below which upper bits are no part of the values, and above which they are.
+"""Shares of neighbours. Below the first, upper bits are flags; above the second, they are values.
 """
-CLEARLY = 4  # times as near
+CLEARLY = 4  # ratio of differences from which one reading is clearly better
 
-NEAR = 0.125  # share of the range within which neighbouring pixels have nearly the same value
-LEAST_WRAPPED = 0.002  # share of pixels
+NEAR = 0.125  # share of the range within which neighbouring pixels count as similar
+LEAST_WRAPPED = 0.002  # least share of pixels
 
 LOSSY = {
     uid.UID(syntax).keyword
@@ -68,10 +68,10 @@ LOSSY = {
         uid.HTJ2K,
     )
 }
-OVERSHOOT = 0.03  # share of the range by which lossy coding may leave it, which is no more bits
+OVERSHOOT = 0.03  # share of the range by which lossy coding may exceed it, without more bits
 
 UNCHECKED = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
-"""Syntaxes whose only decoders fill up a truncated stream; its end marker is looked for first."""
+"""Syntaxes whose only decoders fill up a truncated stream, so its end marker is checked first."""
 
 
 def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
@@ -80,16 +80,15 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
     Returns
     -------
     Header
-        Its allow-listed attributes.
+        The allow-listed attributes.
     numpy.ndarray
         Stored values [rows, columns], uint8 or uint16: the `bits_stored` bits of each pixel,
-        right-aligned, as an index into the tables of this module (two's complement where the
-        pixels are signed).
+        right-aligned (two's complement if signed). They index the tables of this module.
 
     Raises
     ------
     Refusal
-        With the reason, if the file can't be read and decoded with certainty.
+        If the file can't be read and decoded with certainty. It holds the reason.
     """
     dataset, header = _parse(path)
     header, stored = _within_bits(header, _decode(dataset, header))
@@ -97,7 +96,7 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
 
 
 def why_unreadable(path: Path) -> Reason:
-    """Return why nothing can be known of an image from its header; no pixels are decoded."""
+    """Return why an image's header can't be read, without decoding pixels."""
     try:
         _parse(path)
     except Refusal as refusal:
@@ -112,7 +111,7 @@ def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
                 dataset = parse_dicom(stream, READ, pixels=True)
             except Refusal:
                 raise
-            except Exception as error:  # the parser raises many kinds on what is no DICOM file
+            except Exception as error:  # the parser raises many kinds on other files
                 stream.seek(0)
                 known = stream.read(132).endswith(b"DICM")
                 reason = Reason.TRUNCATED if known else Reason.NOT_IMAGE
@@ -125,21 +124,21 @@ def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
         header = read_header(dataset)
     except Refusal:
         raise
-    except Exception as error:  # elements are parsed when they are asked for
+    except Exception as error:  # elements are parsed when they are read
         raise Refusal(Reason.HEADER, type(error).__name__) from None
     return dataset, header
 
 
 def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if not isinstance(syntax, str):  # none, or several
+    if not isinstance(syntax, str):  # no value, or several
         raise Refusal(Reason.SYNTAX)
     native = syntax in NATIVE
     if not native and syntax not in DECODERS:
         raise Refusal(Reason.SYNTAX)
     shift = header.high_bit + 1 - header.bits_stored
     if shift and not (native or syntax == uid.RLELossless):
-        # A compressed stream carries its own precision, which then contradicts the header.
+        # A compressed stream has its own precision, which here contradicts the header.
         raise Refusal(Reason.BITS)
     if syntax in UNCHECKED and _is_truncated(dataset, header):
         raise Refusal(Reason.TRUNCATED)
@@ -147,13 +146,13 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     precision, has_sign = 0, False
     if not native and syntax != uid.RLELossless:
         precision, has_sign, size = _frame(dataset)
-        # A stream may claim any size, and its decoder makes room for all of it.
+        # A stream may claim any size, and its decoder allocates all of it.
         if 0 not in size and size != (header.rows, header.columns):
             raise Refusal(Reason.DECODE, "size")
     if native or syntax == uid.RLELossless:
         _check_excess(dataset, header)
     if header.bits_stored < precision <= header.bits_allocated:
-        # The decoders cut the stream's values down to the bits that they are told of.
+        # Decoders reduce the stream's values to the bits that they are given.
         options = {"bits_stored": precision, "correct_unused_bits": False}
     try:
         pixels, _ = get_decoder(syntax).as_array(
@@ -162,7 +161,7 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
             decoding_plugin="" if native else DECODERS[syntax],
             **options,
         )
-    except Exception as error:  # every decoder raises its own kinds; all mean the same here
+    except Exception as error:  # decoders raise different kinds with one meaning
         reason = Reason.TRUNCATED if _is_truncated(dataset, header) else Reason.DECODE
         raise Refusal(reason, type(error).__name__) from None
     if pixels.shape != (header.rows, header.columns) or pixels.dtype.itemsize > 2:
@@ -180,15 +179,15 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
 
 
 def _check_excess(dataset: pydicom.Dataset, header: Header) -> None:
-    """Refuse uncompressed or RLE data of a row more than the header says: its size is wrong then.
+    """Refuse uncompressed or RLE data with a row more than the header says: its size is wrong.
 
-    Decoders cut off what is too much. Empty rows at the end are padding.
+    Decoders cut off the excess. Empty rows at the end are padding.
     """
     pixels, columns = header.rows * header.columns, header.columns
     if dataset.file_meta.TransferSyntaxUID == uid.RLELossless:
         try:
             frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
-        except Exception:  # damaged: the decoder says so
+        except Exception:  # damaged; the decoder will raise
             return
         too_much = any(length >= pixels + columns for length in _rle_lengths(frame))
     else:
@@ -200,12 +199,12 @@ def _check_excess(dataset: pydicom.Dataset, header: Header) -> None:
 
 
 def _rle_lengths(frame: bytes) -> Iterator[int]:
-    """Yield the bytes that each segment of an RLE frame becomes (PS3.5 G.3), without decoding."""
+    """Yield the decoded bytes of each segment of an RLE frame (PS3.5 G.3), without decoding it."""
     count = int.from_bytes(frame[:4], "little")
     starts = [int.from_bytes(frame[4 * i : 4 * i + 4], "little") for i in range(1, 16)][:count]
     for start, end in pairwise([*starts, len(frame)]):
         length, at, end = 0, start, min(end, len(frame))
-        while at < end - 1:  # a segment is padded with a byte to an even length
+        while at < end - 1:  # segments are padded to an even length
             head = frame[at]
             if head < 128:
                 length += head + 1
@@ -217,12 +216,10 @@ def _rle_lengths(frame: bytes) -> Iterator[int]:
 
 
 def _frame(dataset: pydicom.Dataset) -> tuple[int, bool, tuple[int, int]]:
-    """Return bits a pixel, whether it has a sign, and (rows, columns) of a stream.
+    """Return bits per pixel, whether pixels are signed, and (rows, columns) of a JPEG stream.
 
-    Of the JPEG families; JPEG 2000 alone knows of signs.
-
-    From its frame header (SOF, the same place in JPEG-LS) or its SIZ segment; 0 is what can't be
-    told.
+    They are read from its frame header (SOF, at the same place in JPEG-LS) or its SIZ segment (JPEG
+    2000, the only format with signs). 0 means unknown.
     """
     unknown = 0, False, (0, 0)
     try:
@@ -244,26 +241,26 @@ def _frame(dataset: pydicom.Dataset) -> tuple[int, bool, tuple[int, int]]:
                 rows, columns = (int.from_bytes(stream[at + i : at + i + 2], "big") for i in (5, 7))
                 return stream[at + 4], False, (rows, columns)
             at += 2 + length
-    except Exception:  # a damaged stream: its decoder says so
+    except Exception:  # a damaged stream; its decoder will raise
         return unknown
     return unknown
 
 
 def _within_bits(header: Header, stored: np.ndarray) -> tuple[Header, np.ndarray]:
-    """Return the stored values right-aligned and masked, and a header with the bits that they have.
+    """Return stored values right-aligned and masked, and a header with their actual bits.
 
-    Bits above those that the header gives are flags or rubbish and are cut off, unless the pixels
-    go on in them: then the header is wrong, and all of the bits are taken.
+    Bits above those of the header are flags or noise and are cut off. But if the pixel values
+    continue in them, the header is wrong and all bits are used.
     """
     shift = header.high_bit + 1 - header.bits_stored
     if shift:
-        # Left-aligned, the lowest bits are empty; else where the pixels are is a guess.
+        # Left-aligned values have empty lowest bits. Otherwise the position would be a guess.
         if (stored & stored.dtype.type((1 << shift) - 1)).any():
             raise Refusal(Reason.BITS)
         stored = stored >> shift
     most = stored.dtype.type((1 << header.bits_stored) - 1)
     values = stored.view(f"i{stored.itemsize}") if header.signed and not shift else stored
-    # A copy of the image takes longer than looking for it.
+    # Check the range first: a copy of the image would take longer.
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high <= most:
         return header, stored
@@ -273,10 +270,10 @@ def _within_bits(header: Header, stored: np.ndarray) -> tuple[Header, np.ndarray
         if first - margin <= low and high <= last + margin:
             return header, values.clip(first, last).view(stored.dtype) & most
         if header.signed and low >= 0 and high <= int(most) + margin:
-            # JPEG streams hold signed values without the bits above: beyond -1 lies 0.
+            # JPEG streams hold signed values without the upper bits: 0 comes after -1.
             return header, stored & most
     fits = header.signed and _bits_of(low, high) <= header.bits_stored
-    # A table may turn the values around, so that neighbours far apart are shown alike.
+    # A table may reorder values, so that distant ones are displayed alike.
     if shift or fits or (header.signed and header.modality_lut is not None):
         return header, stored & most
     share = _continuation(values, header.bits_stored, signed=header.signed)
@@ -291,17 +288,17 @@ def _within_bits(header: Header, stored: np.ndarray) -> tuple[Header, np.ndarray
 
 
 def _bits_of(low: int, high: int) -> int:
-    """Return the bits that signed values between `low` and `high` need."""
+    """Return the number of bits for signed values between `low` and `high`."""
     return max(high, ~low).bit_length() + 1
 
 
 def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
-    """Return how many neighbours that differ above `bits` are much nearer with these bits.
+    """Return the share of neighbouring pixels that are much nearer with the bits above `bits`.
 
-    Where an image's values cross a multiple of 2 ** bits (of half of it more, if they are signed),
-    a step of a few levels looks like one of the full range when the upper bits are cut off; where a
-    flag begins, it is the other way round. Only neighbours of which one or the other is clear are
-    counted; if there are none, nothing can be told, and a share between the two bounds is returned.
+    Counted are neighbours that differ in these bits. If values cross a multiple of 2 ** bits (half
+    of it more, if signed), a step of a few levels would look like a step of the full range without
+    the upper bits. At the edge of a flag it is the reverse. Unclear neighbours are not counted. If
+    none is clear, the result is a share between the two bounds.
     """
     rows = values[:: max(1, len(values) // ROWS_COMPARED)].astype(np.int32)
     above = (rows + ((1 << (bits - 1)) if signed else 0)) >> bits
@@ -315,10 +312,10 @@ def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
 
 
 def _with_believed_sign(header: Header, stored: np.ndarray) -> Header:
-    """Return the header, with a notice where its pixels seem to have the other sign.
+    """Return the header, with a notice if its pixels seem to have the other sign.
 
-    Then neighbours of nearly the same value lie at both ends of the header's range, where with the
-    other sign they lie in its middle; and hardly any lie on both sides of the header's middle.
+    They seem so if two things hold. Similar neighbours lie at both ends of the header's range, but
+    in its middle with the other sign. And hardly any lie on both sides of the header's middle.
     """
     bits = header.bits_stored
     if int(stored.max()) >> (bits - 1) == 0:
@@ -338,8 +335,8 @@ def _with_believed_sign(header: Header, stored: np.ndarray) -> Header:
 def _with_shown_range(header: Header, stored: np.ndarray) -> Header:
     """Return the header with the range that pixels of 16 bits use.
 
-    No detector has 16 bits: a header that says so often names the container. Then the range is of
-    the smallest of 8, 10, 12 or 14 bits that holds the image, padding left out.
+    No detector has 16 bits; such a header often gives the container's bits. Then the range is that
+    of the smallest of 8, 10, 12 or 14 bits that holds the image without padding.
     """
     if header.bits_stored != 16:
         return header
@@ -359,7 +356,7 @@ def _with_shown_range(header: Header, stored: np.ndarray) -> Header:
 
 
 def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
-    """Say whether the pixels' end is missing, as far as their syntax can tell."""
+    """Return whether the end of the pixels is missing, as far as the syntax shows it."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in NATIVE:
         return len(dataset.PixelData) < header.rows * header.columns * header.bits_allocated // 8
@@ -367,7 +364,7 @@ def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
         return False
     try:
         stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    except Exception:  # fragments that can't be told apart: a part of them is missing
+    except Exception:  # fragments can't be separated, so a part of them is missing
         return True
     # Streams of all JPEG families end with the same marker; writers pad with either byte.
     return not stream.rstrip(b"\0\xff").endswith(b"\xff\xd9")
@@ -376,7 +373,7 @@ def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
 def signed_values(header: Header) -> np.ndarray:
     """Return the number that every stored value stands for: int32 [2 ** bits_stored].
 
-    It is negative where the pixels are signed and the highest bit is set.
+    It is negative if pixels are signed and the highest bit is set.
     """
     values = np.arange(1 << header.bits_stored, dtype=np.int32)
     if header.signed:
@@ -396,7 +393,8 @@ def padding_values(header: Header) -> np.ndarray:
 def modality_values(header: Header) -> tuple[np.ndarray, float, float]:
     """Return the modality transformation of every stored value, and its nominal range.
 
-    The Modality LUT or, without one, the rescale slope and intercept (PS3.3 C.11.1.1).
+    The transformation is the Modality LUT or, without one, rescale slope and intercept (PS3.3
+    C.11.1.1).
     """
     values = signed_values(header)
     if header.modality_lut is not None:
@@ -408,16 +406,16 @@ def modality_values(header: Header) -> tuple[np.ndarray, float, float]:
 
 
 def display_values(header: Header, *, voi: str = "header", voi_index: int = 0) -> np.ndarray:
-    """Return how every stored value is shown: float32 [2 ** bits_stored], 0 dark to 1 bright.
+    """Return the display value of every stored value: float32 [2 ** bits_stored], 0 dark, 1 bright.
 
-    Modality transformation, then the VOI LUT or window with this index (`voi` "header") or the
-    full nominal range ("none", or nothing in the header), then inversion of MONOCHROME1 by the
-    nominal range, never by the values that happen to occur. Padding becomes 0.
+    The modality transformation comes first. Then comes the VOI LUT or window with this index (`voi`
+    "header"), or the full nominal range (`voi` "none", or no VOI in the header). Then MONOCHROME1
+    is inverted by the nominal range, not by the values that occur. Padding becomes 0.
 
     Raises
     ------
     Refusal
-        If the window is malformed or there is no VOI transformation with this index.
+        If the window is malformed, or there is no VOI transformation with this index.
     """
     values, low, high = modality_values(header)
     if voi != "none":

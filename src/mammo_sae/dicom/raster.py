@@ -1,7 +1,7 @@
-"""PNG, JPEG, TIFF and NumPy files: what mammograms circulate as beside DICOM.
+"""PNG, JPEG, TIFF and NumPy files, the formats of mammograms besides DICOM.
 
-What a file is, its first bytes say, never its name. Of its metadata nothing is read but what the
-pixels need: size, sample format, orientation. Colour profiles and gamma are not applied: a grey
+A file's kind is decided by its first bytes, never by its name. Of its metadata only what the pixels
+need is read: size, sample format, orientation. Colour profiles and gamma are not applied: a grey
 level is the number in the file.
 """
 
@@ -22,7 +22,7 @@ from mammo_sae.dicom.header import MOST_PIXELS, Header
 from mammo_sae.dicom.reading import open_nameless
 from mammo_sae.dicom.refusal import Reason, Refusal
 
-# Pillow's warnings speak of metadata, which is not read here.
+# Pillow's warnings are about metadata, which is not read here.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 BEGINNINGS = {
@@ -36,7 +36,7 @@ BEGINNINGS = {
 }
 """First bytes of a file -> its kind."""
 MOST_BYTES = 1 << 30
-DEPTHS = (8, 10, 12, 14, 16)  # bits that detectors and their software give a pixel
+DEPTHS = (8, 10, 12, 14, 16)  # usual bits per pixel of detectors and their software
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L", "I;16N"}
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT, ORIENTATION = 258, 262, 339, 274  # tags of TIFF
 WHITE_IS_ZERO, UNSIGNED = 0, 1
@@ -49,11 +49,11 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda pixels: np.rot90(pixels, 2).T,
     8: np.rot90,
 }
-"""Orientation of an image's EXIF -> what turns it upright; 5 to 8 exchange rows and columns."""
+"""EXIF orientation -> the operation that makes an image upright; 5 to 8 swap rows and columns."""
 
 
 def raster_kind(path: Path) -> str | None:
-    """Return PNG, JPEG, TIFF or NPY; None for everything else, DICOM included.
+    """Return PNG, JPEG, TIFF or NPY; None for every other kind, including DICOM.
 
     Raises
     ------
@@ -62,13 +62,13 @@ def raster_kind(path: Path) -> str | None:
     """
     with _opened(path) as stream:
         start = stream.read(132)
-    if start.endswith(b"DICM"):  # its preamble may be that of a TIFF file
+    if start.endswith(b"DICM"):  # a DICOM preamble may look like a TIFF file
         return None
     return next((kind for prefix, kind in BEGINNINGS.items() if start.startswith(prefix)), None)
 
 
 def raster_size(path: Path) -> tuple[int, int]:
-    """Return rows and columns of the image in a raster file, as `read_raster` would give it.
+    """Return rows and columns of the image in a raster file, as `read_raster` would return it.
 
     Raises
     ------
@@ -92,17 +92,17 @@ def read_raster(path: Path) -> tuple[Header, np.ndarray]:
     Returns
     -------
     Header
-        What a raster file says: its kind in place of a transfer syntax, its size, the bits of a
-        pixel. The nominal range of 16-bit files is the smallest of 8, 10, 12, 14 or 16 bits that
-        holds the image's largest value, as many hold 12 bits unscaled.
+        The attributes of a raster file: its kind as transfer syntax, its size, the bits of a pixel.
+        The nominal range of 16-bit files is the smallest of 8, 10, 12, 14 or 16 bits that holds the
+        image's largest value, since many hold 12 bits unscaled.
     numpy.ndarray
-        Grey levels [rows, columns], uint8 or uint16, upright, 0 is dark. Floats between 0 and 1
-        are scaled to 16 bits.
+        Grey levels [rows, columns], uint8 or uint16, upright; 0 is dark. Floats between 0 and 1 are
+        scaled to 16 bits.
 
     Raises
     ------
     Refusal
-        With the reason, if the file is not one grey image that can be read with certainty.
+        If the file is not one grey image that can be read with certainty. It holds the reason.
     """
     kind = raster_kind(path)
     if kind is None:
@@ -133,20 +133,20 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _readable(kind: str, stream: BinaryIO) -> Iterator[None]:
-    """Turn whatever Pillow raises on `stream` into a refusal."""
+    """Convert every error of Pillow on `stream` to a refusal."""
     try:
         yield
     except Refusal:
         raise
     except Image.DecompressionBombError:
         raise Refusal(Reason.TOO_LARGE) from None
-    except Exception as error:  # many kinds, all of which mean the same here
+    except Exception as error:  # many kinds with one meaning
         reason = Reason.TRUNCATED if _is_cut_off(kind, stream) else Reason.DECODE
         raise Refusal(reason, type(error).__name__) from None
 
 
 def _is_cut_off(kind: str, stream: BinaryIO) -> bool:
-    """Say whether the mark that ends such files is missing; TIFF has none."""
+    """Return whether the end marker of such files is missing. TIFF has none."""
     length = stream.seek(0, 2)
     stream.seek(max(0, length - 64))
     end = stream.read()
@@ -166,34 +166,34 @@ def _open(stream: BinaryIO) -> Image.Image:
 def _decoded(kind: str, data: BytesIO) -> tuple[np.ndarray, int]:
     image = _open(data)
     if kind == "PNG":
-        image.verify()  # its checksums, which decoding alone does not compare
+        image.verify()  # compares its checksums, which decoding does not
         image = _open(data)
     if getattr(image, "n_frames", 1) > 1:
         raise Refusal(Reason.MULTI_FRAME)
     tags = image.tag_v2 if kind == "TIFF" else {}  # type: ignore[attr-defined]
     depth = {"PNG": data.getvalue()[24], "JPEG": 8}.get(kind) or max(tags[BITS_PER_SAMPLE])
     if image.mode == "1" or (depth > 8 and image.mode not in {*SIXTEEN_BITS, "I", "F"}):
-        # Pillow would cut deeper samples of several channels down to 8 bits.
+        # Pillow would reduce deeper samples of several channels to 8 bits.
         raise Refusal(Reason.BITS)
     if depth <= 8 and set(tags.get(SAMPLE_FORMAT, ())) - {UNSIGNED}:
-        raise Refusal(Reason.BITS)  # and it would read signed bytes as unsigned
+        raise Refusal(Reason.BITS)  # Pillow would read signed bytes as unsigned
     orientation = _orientation(image)
     pixels, bits = _whole(_grey(image))
-    if depth > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # it inverts those of 8 bits itself
+    if depth > 8 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts only 8 bits
         pixels = pixels.dtype.type((1 << bits) - 1) - pixels
     return np.ascontiguousarray(UPRIGHT.get(orientation, np.asarray)(pixels)), bits
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how the image is to be turned: EXIF's number, 1 is upright."""
-    if image.format == "TIFF":  # Pillow turns these itself
+    """Return the orientation as EXIF's number; 1 is upright."""
+    if image.format == "TIFF":  # Pillow turns TIFF images upright
         return 1
-    # Not of what follows the pixels: to learn an image's size they would have to be decoded.
+    # EXIF behind the pixels is ignored, since reading a size would have to decode them.
     return Image.Image.getexif(image).get(ORIENTATION, 1)
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-    """Return the one value per pixel of an image whose colours, if it has any, are all grey."""
+    """Return one value per pixel of an image without colours; channels must be equal."""
     if image.mode in {"I", "F"}:
         return np.asarray(image)
     clear = image.info.get("transparency")
@@ -213,14 +213,14 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """Return the array of an NPY file without reading it; nothing that it holds is run."""
+    """Return the array of an NPY file, memory-mapped; no code in the file is run."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise Refusal(Reason.MISSING) from None
     except OSError:
         raise Refusal(Reason.UNREADABLE) from None
-    except Exception as error:  # of its header, or its length
+    except Exception as error:  # a malformed header, or a wrong length
         cut = "file size" in str(error) or "EOF" in str(error)
         raise Refusal(Reason.TRUNCATED if cut else Reason.DECODE, type(error).__name__) from None
 

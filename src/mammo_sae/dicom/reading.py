@@ -1,4 +1,4 @@
-"""Parsing DICOM files in such a way that nothing they hold is repeated in a warning."""
+"""Parses DICOM files so that no warning repeats a value of the file."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mammo_sae.dicom.refusal import Reason, Refusal
 
-MOST_INFLATED = 1 << 29  # bytes of a deflated file; the largest image has less than half of that
+MOST_INFLATED = 1 << 29  # bytes of an inflated file; the largest image has less than half of it
 CHUNK = 1 << 20
 
-# pydicom quotes malformed values, and its warnings end in logs. What is malformed and matters is
-# refused with a reason of our own.
+# pydicom quotes malformed values in its warnings, which would reach logs. A malformed element that
+# matters is refused with a reason of this package.
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
 def parse_dicom(stream: BinaryIO, keywords: Sequence[str], *, pixels: bool) -> pydicom.FileDataset:
     """Parse a file: only the elements with these keywords, and its file meta information.
 
-    `stream` must have no path for a name: pydicom would put it into its messages. Raises whatever
-    pydicom raises; a Refusal if the file is deflated and larger than any image.
+    `stream` must not have a path as its name, since pydicom would put it into messages. Raises
+    pydicom's errors, and a Refusal if the file is deflated and larger than any image.
     """
     _check_inflated(stream)
     return pydicom.dcmread(stream, specific_tags=list(keywords), stop_before_pixels=not pixels)
 
 
 def _check_inflated(stream: BinaryIO) -> None:
-    """Inflate a deflated file piece by piece: pydicom does so at once, whatever comes of it."""
+    """Check the size of a deflated file piece by piece; pydicom would inflate all of it at once."""
     read_preamble(stream, force=False)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -51,6 +51,6 @@ def _check_inflated(stream: BinaryIO) -> None:
 
 @contextmanager
 def open_nameless(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, without its path for a name."""
+    """Open a file for reading, without its path as the stream's name."""
     with os.fdopen(os.open(path, os.O_RDONLY), "rb") as stream:
         yield stream

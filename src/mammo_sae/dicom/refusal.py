@@ -1,4 +1,4 @@
-"""Why an image file is not converted: one code and one sentence per reason."""
+"""Reasons why an image file is not converted: a code and a sentence each."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from enum import Enum
 from typing import Literal
 
 Policy = Literal["refuse", "warn", "accept"]
-"""What is done where there is a reason that settings may overrule."""
+"""What happens for a reason that settings may overrule."""
 
 
 class Reason(Enum):
-    """A reason: its value is a code and what is wrong with the file.
+    """A reason. Its value is a code and a sentence about the file.
 
-    The first group can't be converted at all; for the second, `TriageSettings` has a policy each.
+    Images with a reason of the first group are never converted. Each reason of the second group has
+    a policy in `TriageSettings`.
     """
 
-    MISSING = ("missing", "an annotation speaks of the image, but there is no such file")
+    MISSING = ("missing", "an annotation refers to the image, but the file does not exist")
     UNREADABLE = ("unreadable", "the file can't be opened")
     NOT_IMAGE = ("not_image", "the file is neither DICOM nor PNG, JPEG, TIFF or NPY")
     HEADER = ("header", "an image attribute is missing or not a number")
@@ -31,8 +32,8 @@ class Reason(Enum):
     WINDOW = ("window", "the VOI window is malformed or not the one that the settings ask for")
     SIZE = ("size", "the decoded image does not have the size that the annotations give")
     MASK = ("mask", "the lesion mask is missing, unreadable, or not of the image's size")
-    UNANNOTATED = ("unannotated", "no annotation speaks of the file")
-    BLANK = ("blank", "all pixels have the same value, or are displayed as the same grey")
+    UNANNOTATED = ("unannotated", "no annotation refers to the file")
+    BLANK = ("blank", "all pixels have the same value or the same displayed grey level")
 
     MODALITY = ("modality", "the image is not a mammogram by its modality")
     FOR_PROCESSING = ("for_processing", "the image is raw data, for processing")
@@ -44,32 +45,31 @@ class Reason(Enum):
         "partial_view",
         "the image is a spot, magnification or other view of a part of the breast",
     )
-    VIEW = ("view", "the header gives another view than the annotations")
-    SIDE = ("side", "the header gives another side than the annotations")
+    VIEW = ("view", "the view in the header differs from the annotations")
+    SIDE = ("side", "the side in the header differs from the annotations")
     AMBIGUOUS = (
         "ambiguous",
-        "the header names several sides or views; the image's own element is followed",
+        "the header names several sides or views; the image's own element is used",
     )
     ORIENTATION = (
         "orientation",
         "PatientOrientation is not that of an upright image of this side, or contradicts where the "
         "breast lies in it",
     )
-    MIRRORED = ("mirrored", "the breast lies on the other side of the image than its side implies")
-    NO_BREAST = ("no_breast", "no breast can be told from the background")
+    MIRRORED = ("mirrored", "the breast is on the other side of the image than its side implies")
+    NO_BREAST = ("no_breast", "no breast was found in the image")
     IMPLANT = ("implant", "the breast has an implant")
     IMPLANT_DISPLACED = ("implant_displaced", "the implant is displaced out of the image")
     PRESENTATION = (
         "presentation",
-        "PresentationLUTShape contradicts the photometric interpretation, which is followed",
+        "PresentationLUTShape contradicts the photometric interpretation, which is used",
     )
     LINEAR = (
         "linear",
-        "the header says that pixel values are proportional to the X-ray intensity, as those of "
-        "raw data are",
+        "the header says that pixel values are proportional to the X-ray intensity, as in raw data",
     )
-    CONTRAST = ("contrast", "the image shows contrast medium, or the part of it alone")
-    LOW_ENERGY = ("low_energy", "the image is the low-energy one of a contrast examination")
+    CONTRAST = ("contrast", "the image shows contrast medium, or only its contribution")
+    LOW_ENERGY = ("low_energy", "the image is the low-energy image of a contrast examination")
     STEREO = ("stereo", "the image is one of a stereotactic examination")
     SPECIMEN = ("specimen", "the image is of a specimen")
     DUCTOGRAM = ("ductogram", "the image is a ductogram")
@@ -77,7 +77,7 @@ class Reason(Enum):
     SECONDARY_CAPTURE = ("secondary_capture", "the image is a secondary capture by its SOP class")
     DIGITISED_FILM = ("digitised_film", "the image is a digitised film")
     MALFORMED = ("malformed", "the header has a malformed element that was not needed")
-    DECIMAL_COMMA = ("decimal_comma", "the header has numbers with a decimal comma, read as such")
+    DECIMAL_COMMA = ("decimal_comma", "the header has numbers with a decimal comma")
     SPACING = (
         "spacing",
         "the header's pixel spacings are impossible for a mammogram, unequal along rows and "
@@ -85,33 +85,32 @@ class Reason(Enum):
     )
     BITS_EXCEEDED = (
         "bits_exceeded",
-        "the pixels have more bits than the header says; all of them are read",
+        "the pixels have more bits than the header says; all of them are used",
     )
     BITS_UNUSED = (
         "bits_unused",
-        "the pixels or a lookup table have fewer bits than the header says; the range that they "
-        "use is shown",
+        "the pixels or a lookup table have fewer bits than the header says; the range in use is "
+        "shown",
     )
     SIGN = (
         "sign",
-        "the pixels seem to be signed though the header says that they are not, or the other way "
-        "round",
+        "the pixels seem to be signed although the header says unsigned, or the reverse",
     )
     PADDING = (
         "padding",
-        "pixels inside of the breast have the value of the padding; where most of the padding is "
-        "such pixels, it is taken for an ordinary value",
+        "pixels inside the breast have the padding value; if they are most of the padding, the "
+        "value is treated as an ordinary one",
     )
     BESIDE_WINDOW = (
         "beside_window",
-        "nearly all of the image is shown black or white: its values lie beside the window",
+        "nearly all of the image is shown black or white: its values lie outside the window",
     )
-    RESIZED = ("resized", "the image was resized, though the settings take images as they are")
+    RESIZED = ("resized", "the image was resized, although the settings take images unchanged")
     DUPLICATE = ("duplicate", "another image has the same pixels or the same instance UID")
 
     @property
     def code(self) -> str:
-        """The reason's name in settings and reports."""
+        """Return the reason's name in settings and reports."""
         return self.value[0]
 
 
@@ -127,15 +126,15 @@ HEADER_ALONE = frozenset(
         Reason.VIEW,
     }
 )
-"""Reasons that change no pixel of an image that is converted: it can't be seen what is said wrongly
-of it. So they are no confounders, while what is seen or says how the image was taken may be."""
+"""Reasons that change no pixel of a converted image, so they are no confounders. Other reasons are
+visible, or describe how the image was taken, and may be."""
 
 
 class Refusal(Exception):
     """An image file can't be converted.
 
-    The message holds the reason alone, never a value or a path from the file: it is printed and
-    logged beside the image's pseudonym.
+    The message is only the reason. It never has a value or path from the file, since it is printed
+    and logged with the image's pseudonym.
     """
 
     def __init__(self, reason: Reason, detail: str = ""):

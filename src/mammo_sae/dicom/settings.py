@@ -11,10 +11,10 @@ from mammo_sae.settings import Settings
 
 
 class TriageSettings(Settings):
-    """What to do with images that could be converted but perhaps should not be.
+    """Policies for images that can be converted but may be unwanted.
 
-    `refuse` leaves the image out and lists it in its store, `warn` converts it and says so,
-    `accept` converts it. What can't be converted at all is always left out.
+    `refuse` leaves the image out and lists it in its store; `warn` converts it with a warning;
+    `accept` converts it. Images that can't be converted are always left out.
     """
 
     modality: Policy = Field("refuse", description="the header's modality is not MG")
@@ -31,8 +31,8 @@ class TriageSettings(Settings):
     orientation: Policy = Field(
         "warn", description="PatientOrientation contradicts the side or the pixels"
     )
-    mirrored: Policy = Field("warn", description="the breast lies on the unexpected side")
-    no_breast: Policy = Field("warn", description="no breast found in the image")
+    mirrored: Policy = Field("warn", description="the breast is on the unexpected side")
+    no_breast: Policy = Field("warn", description="no breast was found in the image")
     implant: Policy = Field("accept", description="breast with an implant")
     implant_displaced: Policy = Field("accept", description="view with the implant displaced")
     presentation: Policy = Field("warn", description="header contradicts itself on inversion")
@@ -53,32 +53,32 @@ class TriageSettings(Settings):
     decimal_comma: Policy = Field("warn", description="numbers with a decimal comma")
     spacing: Policy = Field("warn", description="impossible, unequal or contradictory spacings")
     bits_exceeded: Policy = Field(
-        "warn", description="pixels with more bits than the header says; all of them are read"
+        "warn", description="pixels with more bits than the header says; all bits are used"
     )
     bits_unused: Policy = Field(
         "warn", description="pixels or lookup table with fewer bits than the header says"
     )
-    sign: Policy = Field("refuse", description="pixels that seem to have another sign")
-    padding: Policy = Field("warn", description="padding value inside of the breast")
+    sign: Policy = Field("refuse", description="pixels that seem to have the other sign")
+    padding: Policy = Field("warn", description="padding value inside the breast")
     beside_window: Policy = Field(
-        "warn", description="nearly all of the image is black or white by its window"
+        "warn", description="nearly all of the image is black or white with its window"
     )
     resized: Policy = Field(
-        "warn", description="image of another size than the settings', with preprocessing as_is"
+        "warn", description="image of another size than the settings, with preprocessing as_is"
     )
     duplicate: Policy = Field(
         "refuse", description="same pixels or instance UID as an earlier image of the shard"
     )
     missing: Policy = Field(
         "refuse",
-        description="annotations whose file is not there: left out in any case; `refuse` counts "
-        "them as refused, `warn` says so alone, `accept` lists them in the quarantine table alone",
+        description="annotations whose file is missing; always left out; `refuse` counts them as "
+        "refused, `warn` only prints a warning, `accept` only lists them in the quarantine table",
     )
     most_refused: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="share of a shard's images beyond which refusals end the run with an error; "
+        description="largest share of refused images in a shard; more end the run with an error; "
         "unless it is 0, a single image never does",
     )
 
@@ -103,12 +103,12 @@ class ClinicalSettings(_Images):
         "`none` shows the full nominal range",
     )
     voi_index: int = Field(
-        0, ge=0, description="which of several VOI LUTs or windows, counted from 0"
+        0, ge=0, description="index of the VOI LUT or window, from 0, if there are several"
     )
 
 
 class MammoClipSettings(_Images):
-    """The preprocessing that Mammo-CLIP's published weights were trained with."""
+    """The preprocessing with which Mammo-CLIP's published weights were trained."""
 
     preprocessing: Literal["mammo_clip"] = Field(
         "mammo_clip",
@@ -119,19 +119,19 @@ class MammoClipSettings(_Images):
     width: int = Field(912, ge=32, description="width of the canonical image, pixels")
     compat: bool = Field(
         False,
-        description="boxes clamped with the axes swapped, as the published script does: for "
-        "comparison with boxes that it made",
+        description="limit boxes with the axes swapped, as the published script does, for "
+        "comparison with its boxes",
     )
 
 
 class AsIsSettings(_Images):
-    """Images that are preprocessed already, as PNGs of Mammo-CLIP's preprocessing are."""
+    """Images that are already preprocessed, such as PNGs of Mammo-CLIP's preprocessing."""
 
     preprocessing: Literal["as_is"] = Field(
         "as_is",
-        description="for images that are preprocessed already: grey levels by their nominal range, "
-        "no crop, no stretching, no mirroring; resized, with its aspect ratio kept by padding, "
-        "only where the size differs",
+        description="for images that are already preprocessed: grey levels by their nominal "
+        "range, no crop, no stretching, no mirroring; images of another size are resized, with "
+        "the aspect ratio kept by padding",
     )
     height: int = Field(1520, ge=32, description="height of the canonical image, pixels")
     width: int = Field(912, ge=32, description="width of the canonical image, pixels")

@@ -1,4 +1,4 @@
-"""Which images enter a cohort's stores, which do so with a warning, and which are left out."""
+"""Decides which images enter a cohort's stores, with or without a warning, or are left out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mammo_sae.dicom.settings import TriageSettings
 
 @dataclass(frozen=True)
 class Expected:
-    """What the cohort's table says about an image: L or R, CC or MLO."""
+    """The side (L or R) and view (CC or MLO) of an image in the cohort's table."""
 
     side: str
     view: str
 
 
 def judge_header(header: Header, expected: Expected, policy: TriageSettings) -> list[Reason]:
-    """Return what is found about an image from its header, and is no reason to leave it out.
+    """Return the reasons found in an image's header that the policy lets pass.
 
     Raises
     ------
     Refusal
-        With the first reason whose policy is `refuse`.
+        For the first reason whose policy is `refuse`.
     """
     taken = header.acquisition
     found = {
@@ -46,7 +46,7 @@ def judge_header(header: Header, expected: Expected, policy: TriageSettings) -> 
 
 
 def judge_image(canonical: Canonical, expected: Expected, policy: TriageSettings) -> list[Reason]:
-    """Return what is found about an image from its pixels; else as `judge_header`."""
+    """Return the reasons found in an image's pixels that the policy lets pass; see above."""
     empty = not canonical.breast.any()
     found = {
         Reason.NO_BREAST: empty,
@@ -58,10 +58,10 @@ def judge_image(canonical: Canonical, expected: Expected, policy: TriageSettings
 
 
 def _is_upright(orientation: tuple[str, ...], side: str) -> bool:
-    """Say whether columns of pixels go to the feet or, in cranio-caudal views, to the middle.
+    """Return whether columns of pixels go to the feet, or in cranio-caudal views to the middle.
 
-    So PS3.3 C.7.6.1.1.1 describes images that are hung as usual: `A\\R` of the left breast, `P\\L`
-    of the right, with F for the feet in oblique views. True where nothing is said.
+    PS3.3 C.7.6.1.1.1 describes images in usual hanging so: `A\\R` for the left breast, `P\\L` for
+    the right, with F for the feet in oblique views. True if the orientation is not given.
     """
     downwards = orientation[1] if len(orientation) == 2 else ""
     return "H" not in downwards and side not in downwards

@@ -1,1 +1,1 @@
-"""A cohort's files, converted into stores of canonical images."""
+"""Converts a cohort's files into stores of canonical images."""

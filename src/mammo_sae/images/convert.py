@@ -1,4 +1,4 @@
-"""The step that converts the image files of one shard into a store of canonical images."""
+"""Step: convert the image files of one shard into a store of canonical images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.stores.images import NOTICES, RASTERS, ImageRecord, ImageWriter, create_image_store
 
-# A process takes about a second to start; it should have several seconds of decoding to do.
+# A process takes about a second to start, so it should have several seconds of decoding to do.
 PIXELS_PER_PROCESS = 100_000_000
 VOI_FUNCTIONS = {"LINEAR", "LINEAR_EXACT", "SIGMOID"}
 
@@ -55,36 +55,36 @@ def run(
 ) -> None:
     """Convert one shard of DICOM files to canonical images with masks and geometry.
 
-    The regions of the store are the source's categories of findings that the shard has boxes of,
-    then the artefacts that the sources have masks of. Concepts have no part in it: they are names
-    for categories. A region is its exact mask where the source has one, else its filled boxes.
+    The regions of the store are the source's categories of findings for which the shard has boxes,
+    then the artefacts for which the sources have masks. They do not depend on concepts, which are
+    names for categories. A region is its exact mask if the source has one, else its filled boxes.
 
-    Files that can't be converted, or that `settings.images.triage` refuses, are left out; the
-    store's attribute `refused` lists them: {image_id: reason code}.
+    Files that can't be converted, or that `settings.images.triage` refuses, are left out. The
+    store's attribute `refused` lists them as {image_id: reason code}.
 
     Parameters
     ----------
     settings
         Preprocessing, key of the pseudonyms.
     sources
-        The cohort's folders. Of their annotations only those of the shard's patients count, not the
-        cohort's tables: so images that are added reconvert the shards of their patients alone.
+        The cohort's folders. Only annotations of the shard's patients count, not the cohort's
+        tables. So new images reconvert only the shards of their patients.
     shard
-        Which of the cohort's shards to convert.
+        Number of the shard to convert.
     store, manifest
-        The store to write, see `mammo_sae.stores.images`.
+        The store to write; see `mammo_sae.stores.images`.
     threads
-        Files decoded at once, a process each, where there is enough to do to start processes;
-        at most one more than that is held in memory. A file on which a decoder ends its process
-        is refused.
+        Files decoded at a time, in one process each if there is enough work to start processes. At
+        most one more file is held in memory. A file that makes a decoder end its process is
+        refused.
     provenance
         Written into the store.
 
     Raises
     ------
     InputError
-        If more than the allowed share of files is refused, with their number per reason and the
-        pseudonym of the first; no store is left.
+        If more than the allowed share of files is refused. The message gives their number per
+        reason and the pseudonym of the first. No store is left.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
 
@@ -107,7 +107,7 @@ def run(
     pixels = int((table["rows"].astype("int64") * table["columns"]).sum())
     processes = min(threads, pixels // PIXELS_PER_PROCESS)
     if not opened.reader.simulated:
-        # Files that we did not write may make a decoder end its process.
+        # Files from other programs may make a decoder end its process.
         processes = max(1, processes)
     policy = settings.images.triage
     in_all = len(table) + len(found.lost)
@@ -117,8 +117,8 @@ def run(
     jobs = [job for job in jobs if not job.is_missing]
     _report(refused, policy)
     _check_share(refused, in_all, policy, settings.kind)
-    # What a file holds is known only when it is decoded, and a store has room for what is known
-    # to come. So a shard with files to leave out is converted a second time, without them.
+    # The content of a file is known only after decoding, but the size of a store is fixed before.
+    # So a shard with files to leave out is converted a second time without them.
     while True:
         try:
             with create_image_store(
@@ -151,7 +151,7 @@ def run(
 
 
 class _LeaveOut(Exception):
-    """Images of the store that is being written must be left out."""
+    """Some images must be left out of the store that is being written."""
 
     def __init__(self, refused: dict[str, Reason]) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def _convert(
             for name, alone in (("triage", False), (NOTICES, True)):
                 found = (r.code for r in reasons if (r in HEADER_ALONE) == alone)
                 facts[name] = ";".join(found)
-            # Shards know nothing of each other: what tells duplicates goes into the store.
+            # Shards are converted independently, so digests that reveal duplicates are stored.
             facts |= {name: pseudonyms.content(of) for name, of in outcome.identities.items()}
             writer.write(position, replace(outcome.record, facts=facts))
     if refused:
@@ -226,7 +226,7 @@ def _check_share(
 
 
 def _advice(reason: Reason, kind: str) -> str:
-    """Return what to do about images that are refused for a reason."""
+    """Return what the user can do about images that are refused for a reason."""
     if reason is Reason.MISSING:
         return (
             f"files are looked for in {reader_class(kind).pattern} of the source, as DICOM, PNG, "
@@ -249,10 +249,10 @@ def isolated(
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed by `processes` processes.
 
-    0 is this process. At most `processes` + 1 results are waiting at any time. Processes, since the
-    decoders of JPEG Lossless, JPEG-LS and JPEG 2000 hold Python's lock while they work, so threads
-    would take turns; and since some of them end their process on damaged data: such an item, which
-    ends a process that has nothing else to do, gives `lost(item)`.
+    0 means this process. At most `processes` + 1 results wait at any time. Threads would not run in
+    parallel, since the decoders of JPEG Lossless, JPEG-LS and JPEG 2000 hold Python's lock. Some of
+    them also end their process on damaged data. An item that ends a process of its own gives
+    `lost(item)`.
     """
     if processes == 0:
         yield from map(function, items)
@@ -264,7 +264,7 @@ def isolated(
                 yield result
                 position += 1
         except BrokenProcessPool:
-            # Whichever item it was, it is the next or comes soon; alone, it gives itself away.
+            # One of the next items ended the process. Run them one by one until it is found.
             try:
                 result = next(_pooled(function, items[position : position + 1], 1))
             except BrokenProcessPool:
@@ -274,7 +274,7 @@ def isolated(
 
 
 def _pooled(function: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
-    # Started afresh rather than forked: a fork copies the locks of running threads.
+    # Processes are spawned, not forked: a fork copies the locks of running threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(items)), mp_context=context) as pool:
         yield from in_order(pool, function, items, ahead=processes)
@@ -282,10 +282,10 @@ def _pooled(function: Callable[[T], R], items: Sequence[T], processes: int) -> I
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one file: a record, or the reason why there is none.
+    """The result for one file: a record, or the reason why there is none.
 
-    `found` are reasons for which it could have been left out, and was not; `identities` a
-    digest of its pixels and its instance UID: two files that share one are the same.
+    `found` are reasons that the policy let pass. `identities` are digests of the pixels and of the
+    instance UID: two files that share one are duplicates.
     """
 
     record: ImageRecord | None
@@ -315,11 +315,11 @@ class Job:
 
     @property
     def is_missing(self) -> bool:
-        """Whether there is no such file."""
+        """Return whether the file is missing."""
         return not self._files.dicom.exists()
 
     def run(self) -> Outcome:
-        """Convert the image, or say why not."""
+        """Convert the image, or return the reason why not."""
         try:
             return self._convert()
         except Refusal as refusal:
@@ -379,10 +379,10 @@ class Job:
 
 
 def _facts(header: Header) -> dict[str, str]:
-    """Return what may confound: how the file is coded and how its values are to be displayed.
+    """Return the facts that may confound: the file's coding and the display of its values.
 
-    Of texts only those that the standard defines: others may say anything. A raster file says how
-    it is coded alone.
+    Of texts, only those that the standard defines are returned, since others may hold anything. For
+    a raster file only its coding is known.
     """
     if header.syntax in RASTERS:
         return {"transfer_syntax": header.syntax}

@@ -1,4 +1,4 @@
-"""Step: every file that was left out of the stores or noticed, with the reason, in one table."""
+"""Step: list every file that was left out of the stores or has a notice, with the reason."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ COLUMNS = ["image_id", "action", "reason", "sentence"]
 def run(*, image_stores: Sequence[Path], summary: Path, output: Path) -> None:
     """List the files that were left out or noticed, a row per file and reason.
 
-    A duplicate of an image of another shard is found here; it stays converted.
+    Duplicates of images of another shard are found here; they stay converted.
 
-    `action` is `left out`; or `converted`, where the policy (`images.triage`) let a file pass that
-    has such a reason; or `row`, of a malformed row of the source's tables, which the sentence
-    names.
+    `action` has three values. `left out`: the file was not converted. `converted`: the policy
+    (`images.triage`) let a file with this reason pass. `row`: a row of the source's tables is
+    malformed, and the sentence names it.
 
     Parameters
     ----------
     image_stores
         Manifests of the image stores, all shards.
     summary
-        The cohort's summary, which lists files of the sources that no annotation speaks of.
+        The cohort's summary, which lists files of the sources without an annotation.
     output
         The table (.csv).
 
@@ -59,13 +59,13 @@ def run(*, image_stores: Sequence[Path], summary: Path, output: Path) -> None:
 
 
 def _rows(malformed: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the rows of the source's tables that are malformed; they have no image's pseudonym."""
+    """Return the malformed rows of the source's tables. They have no image's pseudonym."""
     found = [("", "row", "malformed_row", str(LeftOut(**row))) for row in malformed]
     return pd.DataFrame(found, columns=COLUMNS)
 
 
 def _duplicates(store: ImageReader) -> list[str]:
-    """Return the images, but for the first of each kind, that another has the content of."""
+    """Return the images whose content equals that of an earlier image."""
     facts = store.facts(store.image_ids)
     found: set[str] = set()
     for name in facts.columns.intersection(IDENTITIES):

@@ -9,13 +9,13 @@ from mammo_sae.settings import PathText, Settings
 
 
 class ConversionSettings(Settings):
-    """Exactly what the conversion of a shard depends on."""
+    """All values that the conversion of a shard depends on."""
 
     images: ImagesSettings = Field(ClinicalSettings(), description="the preprocessing")
     kind: str = Field(
         "phantom",
         pattern="^[a-z][a-z0-9_]*$",
-        description="kind of the cohort, which says how its files are found",
+        description="kind of the cohort, which decides how its files are found",
     )
     shards: int = Field(1, ge=1, description="number of shards of the cohort")
     key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")
