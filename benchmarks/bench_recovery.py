@@ -108,7 +108,7 @@ def mammo_sae(steps: int) -> None:
     from mammo_sae.sae import settings as s
     from mammo_sae.sae.trainer import Training
     from mammo_sae.sae.variants.base import Start
-    from mammo_sae.sae.variants.registry import training_sae
+    from mammo_sae.sae.variants.choice import training_sae
 
     start = Start(torch.cat([batch(10**6 + number) for number in range(40)]), scale=1.0)
 

@@ -111,7 +111,7 @@ class MammoSae:
         from mammo_sae.sae.settings import L1Variant, SaeTraining, TopKVariant
         from mammo_sae.sae.trainer import Training
         from mammo_sae.sae.variants.base import Start
-        from mammo_sae.sae.variants.registry import training_sae
+        from mammo_sae.sae.variants.choice import training_sae
 
         variant = TopKVariant(k=k, k_aux=d // 2, aux_weight=AUX_WEIGHT)
         if l1:  # without resampling, which the peer has not

@@ -104,9 +104,9 @@ def test_a_steps_code_holds_the_modules_that_its_settings_ask_for_and_no_other()
         parts = import_closure(*STEPS["train_sae"].modules(f'{{"variant":{{"name":"{name}"}}}}'))
         return {part.rpartition(".")[2] for part in parts if ".variants." in part}
 
-    assert variants("topk") == {"base", "registry", "topk"}
-    assert variants("matryoshka") == {"base", "registry", "topk", "batch_topk", "matryoshka"}
-    assert variants("published") == {"base", "registry", "published"}
+    assert variants("topk") == {"base", "choice", "topk"}
+    assert variants("matryoshka") == {"base", "choice", "topk", "batch_topk", "matryoshka"}
+    assert variants("published") == {"base", "choice", "published"}
     for step in ("cohort", "splits", "images"):
         closure = import_closure(*STEPS[step].modules('{"kind":"cmmd"}'))
         assert "mammo_sae.cohorts.cmmd" in closure

@@ -192,7 +192,7 @@ TRAINED = """
 import json, torch
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import training_sae
+from mammo_sae.sae.variants.choice import training_sae
 settings = SaeTraining(variant={"name": "halved", "k": 6}, latents=32)
 cells = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 _, value = training_sae(settings, Start(cells, 1.0, torch.float32)).select(cells)

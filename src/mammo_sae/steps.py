@@ -15,13 +15,13 @@ from mammo_sae.analysis import settings as analysis
 from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
-from mammo_sae.encoders.sources.registry import source_module
+from mammo_sae.encoders.sources.choice import source_module
 from mammo_sae.extensions import tags
 from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.phantom.settings import PhantomPartSettings
 from mammo_sae.report import settings as report
 from mammo_sae.sae.settings import SaeTraining, Variant
-from mammo_sae.sae.variants.registry import variant_module
+from mammo_sae.sae.variants.choice import variant_module
 from mammo_sae.settings import canonical_json
 
 

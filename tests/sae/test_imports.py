@@ -11,7 +11,7 @@ ENOUGH = {
 PROGRAM = """
 import sys
 before = set(sys.modules)
-import mammo_sae.sae.trainer, mammo_sae.sae.variants.registry
+import mammo_sae.sae.trainer, mammo_sae.sae.variants.choice
 import mammo_sae.sae.kernels
 print(*{name.split(".")[0] for name in set(sys.modules) - before})
 """

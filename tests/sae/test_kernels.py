@@ -19,7 +19,7 @@ from mammo_sae.sae import settings as s
 from mammo_sae.sae import sparse
 from mammo_sae.sae.trainer import Training
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import training_sae
+from mammo_sae.sae.variants.choice import training_sae
 
 kernels = pytest.importorskip("mammo_sae.sae.kernels", reason="Triton has no wheel for this system")
 

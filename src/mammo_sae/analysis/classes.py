@@ -19,7 +19,7 @@ import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.edits import DIGITS, TopK
+from mammo_sae.analysis.edits import DIGITS, EditSettings
 from mammo_sae.analysis.linear import Inputs, Shares, each_share
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.stores.codes import CodesReader
@@ -88,7 +88,9 @@ def run(
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
 
 
-def class_table(settings: TopK, shares: Sequence[Shares], original: np.ndarray) -> pd.DataFrame:
+def class_table(
+    settings: EditSettings, shares: Sequence[Shares], original: np.ndarray
+) -> pd.DataFrame:
     """Return the rows of one split, one per mode and k.
 
     Parameters

@@ -47,7 +47,7 @@ class Editable(Protocol):
         ...
 
 
-class TopK(Protocol):
+class EditSettings(Protocol):
     """The settings that `intervention_table` reads."""
 
     seed: int
@@ -114,7 +114,9 @@ def first(order: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return place[:, None] < np.asarray(counts)[None]
 
 
-def intervention_table(settings: TopK, data: Editable, ranked: pd.DataFrame) -> pd.DataFrame:
+def intervention_table(
+    settings: EditSettings, data: Editable, ranked: pd.DataFrame
+) -> pd.DataFrame:
     """Return the rows of one concept and split.
 
     `ranked` [h] has the concept's rows of the latents table, by latent. Intervals come from the
@@ -147,7 +149,7 @@ def intervention_table(settings: TopK, data: Editable, ranked: pd.DataFrame) -> 
 
 
 def _edits(
-    settings: TopK, data: Editable, members: np.ndarray, counts: Sequence[int]
+    settings: EditSettings, data: Editable, members: np.ndarray, counts: Sequence[int]
 ) -> list[tuple[dict[str, object], np.ndarray]]:
     """Return (columns, logits [n, e]) for on and off and for every splice."""
     result = []
@@ -185,7 +187,7 @@ def _measures(
 
 
 def _edit_rows(
-    settings: TopK,
+    settings: EditSettings,
     data: Editable,
     members: np.ndarray,
     counts: Sequence[int],
@@ -205,7 +207,7 @@ def _edit_rows(
 
 
 def _control_rows(
-    settings: TopK,
+    settings: EditSettings,
     data: Editable,
     orders: Sequence[np.ndarray],
     counts: Sequence[int],

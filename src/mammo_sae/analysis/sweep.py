@@ -15,7 +15,7 @@ import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import edits
-from mammo_sae.analysis.edits import TopK
+from mammo_sae.analysis.edits import EditSettings
 
 _BYTES = 128 << 20  # bytes of running sums in memory at a time
 
@@ -28,7 +28,7 @@ class Linear(Protocol):
     patients: np.ndarray
 
 
-def sweep_table(settings: TopK, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
+def sweep_table(settings: EditSettings, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
     """Return one concept's and split's curves, one row per (ranking, mode, k), spliced logits.
 
     The rows end at the k from which on all latents that fire are included, since nothing changes

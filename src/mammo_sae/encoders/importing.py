@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mammo_sae.encoders.network import save_encoder
-from mammo_sae.encoders.sources.registry import read_source
+from mammo_sae.encoders.sources.choice import read_source
 
 if TYPE_CHECKING:
     from mammo_sae.encoders.settings import PretrainedSettings

@@ -16,7 +16,7 @@ from mammo_sae.progress import progress
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.loader import check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
-from mammo_sae.sae.selection import breast_cells
+from mammo_sae.sae.training_cells import breast_cells
 from mammo_sae.stores.codes import create_codes_store
 from mammo_sae.stores.embeddings import EmbeddingReader
 

@@ -18,10 +18,10 @@ from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
 from mammo_sae.sae.loader import MIB, Cells
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.selection import kept_cells
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
+from mammo_sae.sae.training_cells import kept_cells
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import is_raw, training_sae, variant_module
+from mammo_sae.sae.variants.choice import is_raw, training_sae, variant_module
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.publish import PROVENANCE, read_json, write_json
 from mammo_sae.stores.splits import TRAINING, split_reader

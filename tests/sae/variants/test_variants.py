@@ -10,7 +10,7 @@ from mammo_sae.sae.model import Encoder
 from mammo_sae.sae.trainer import Training
 from mammo_sae.sae.variants.archetypal import centroids
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.registry import training_sae
+from mammo_sae.sae.variants.choice import training_sae
 from mammo_sae.steps import VARIANT
 
 D, H = 10, 40

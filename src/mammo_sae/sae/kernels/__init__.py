@@ -28,8 +28,8 @@ from __future__ import annotations
 from mammo_sae.sae.kernels.by_latent import Pieces, sum_by_latent
 from mammo_sae.sae.kernels.products import combine, dots, residual
 from mammo_sae.sae.kernels.rectified import rectify_, through_
-from mammo_sae.sae.kernels.selection import LONGEST, MOST, largest, only_largest_
 from mammo_sae.sae.kernels.sphere import tangent_, unit_
+from mammo_sae.sae.kernels.top_k import LONGEST, MOST, largest, only_largest_
 
 __all__ = [
     "LONGEST",

@@ -8,7 +8,7 @@ import torch
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae.loader import Cells
-from mammo_sae.sae.selection import breast_cells, kept_cells
+from mammo_sae.sae.training_cells import breast_cells, kept_cells
 from mammo_sae.sae.variants.base import geometric_median
 from mammo_sae.stores.embeddings import EmbeddingReader
 
@@ -47,7 +47,7 @@ def test_at_most_so_many_cells_of_an_image_are_kept_and_only_kept_ones(cohort, s
     assert np.array_equal(kept.sum(axis=1), np.minimum(whole.sum(axis=1), 5))
     assert (whole | ~kept).all()
     assert len({row.tobytes() for row in kept}) > 2
-    monkeypatch.setattr("mammo_sae.sae.selection.DRAWN", 1)
+    monkeypatch.setattr("mammo_sae.sae.training_cells.DRAWN", 1)
     assert np.array_equal(kept, kept_cells(reader, cohort.image_stores, share, 5))
 
 
