@@ -166,7 +166,7 @@ use rule figure_encoders as figure_truth with:
             f"{FIGURE}/truth.png",
             caption="../report/truth.rst",
             category=SECTIONS["confounds"],
-            subcategory="verdicts against the plant",
+            subcategory="verdicts against the ground truth",
             labels={"encoder": "all", "layer": "all", "SAE": "all", "seed": "all"},
         ),
     log:
@@ -177,7 +177,7 @@ use rule figure_encoders as figure_truth with:
         step="figure_truth",
         code=code("figure_truth"),
     message:
-        "Figure: verdicts against the plant"
+        "Figure: verdicts against the ground truth"
 
 
 rule figure_cohort:
