@@ -170,7 +170,10 @@ def add_analysis(folder: Path) -> None:
         "    truth: TruthSettings =",
     )
     entry = '    "truth": Step('
-    added = '    "darkness": Step("mammo_sae.analysis.darkness", analysis.DarknessSettings),\n'
+    added = """    "darkness": Step(
+        "mammo_sae.analysis.darkness", analysis.DarknessSettings, "darkness", tables=("darkness",)
+    ),
+"""
     edit(package / "steps.py", entry, added + entry)
     rule = rules / "analysis.smk"
     rule.write_text(rule.read_text() + RULE)

@@ -6,16 +6,19 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from mammo_sae.config import Config, load_config
 from mammo_sae.demo import DEMO
+from mammo_sae.errors import InputError
 from mammo_sae.settings import Settings
-from mammo_sae.steps import STEPS
+from mammo_sae.steps import STEPS, Step
 from test_rules import rules, shells
 
+PAGE = Path(__file__).parents[1] / "docs" / "staleness.md"
 CONFIG = load_config(DEMO, "demo")
 WILDCARDS = {
     "part": ("training", "test", "external"),
@@ -24,32 +27,6 @@ WILDCARDS = {
     "sae": tuple(CONFIG.saes),
     "seed": ("0",),
 }
-# Which of them a step's settings depend on.
-USED = {
-    "phantom": ("part",),
-    "import_encoder": ("encoder",),
-    "finetune": ("encoder",),
-    "train_sae": ("layer", "sae", "seed"),
-}
-# Keys -> the steps whose settings hold them. The first pattern that matches counts.
-EXPECTED = [
-    (r"name|results|layers", set()),
-    (r"cohort\.key_file", {"cohort", "images", "splits"}),
-    (r"cohort\.shards", {"cohort", "images"}),
-    (r"cohort\.validation_share", {"cohort", "splits"}),
-    (r"cohort\..*", {"cohort"}),
-    (r"phantom\..*", {"phantom"}),
-    (r"images\..*", {"images"}),
-    # A pretrained encoder's base says what it is compared with: its own weights stay the same.
-    (r"encoders\.pretrained\.base", set()),
-    (r"encoders\.pretrained\..*", {"import_encoder"}),
-    (r"encoders\.finetuned\..*", {"finetune"}),
-    (r"extraction\..*", {"extract"}),
-    (r"evaluation\..*", {"evaluate_encoder"}),
-    (r"saes\..*\.seeds", set()),
-    (r"saes\..*", {"train_sae"}),
-    (r"interventions\..*", {"interventions", "classes"}),
-]
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -67,12 +44,11 @@ def _slices(config: Config) -> dict[tuple[str, ...], Any]:
     for step, entry in STEPS.items():
         if entry.settings is None:
             continue
-        names = USED.get(step, ())
-        for values in product(*(WILDCARDS[name] for name in names)):
-            kind = {"import_encoder": "pretrained", "finetune": "finetuned"}.get(step)
-            if kind and config.encoders[values[0]].kind != kind:
+        for values in product(*(WILDCARDS[name] for name in entry.wildcards)):
+            wildcards = dict(zip(entry.wildcards, values, strict=True))
+            encoder = config.encoders.get(wildcards.get("encoder"))
+            if encoder is not None and not isinstance(encoder, entry.settings):
                 continue
-            wildcards = dict(zip(names, values, strict=True))
             found[step, *values] = json.loads(config.slice(step, wildcards))
     return found
 
@@ -123,14 +99,52 @@ def _path(key: str) -> list[str]:
     ).split("\0")  # fmt: skip
 
 
+def _fields(kind: Any) -> set[str]:
+    """Return the names of the fields of settings, or of all members of a union of settings."""
+    own = set(getattr(kind, "model_fields", ()))
+    return own.union(*(_fields(member) for member in get_args(kind)))
+
+
+def _reads(step: Step, key: list[str]) -> bool:
+    """Tell whether a step's row says that its settings hold what stands at a key."""
+    keys = [*step.inner_keys.items(), ("", step.key)] if step.settings else []
+    for place, whole in keys:
+        parts = whole.split(".")
+        if len(key) >= len(parts) and all(
+            part == given or part.startswith("{") for part, given in zip(parts, key, strict=False)
+        ):
+            rest = [*place.split("."), *key[len(parts) :]] if place else key[len(parts) :]
+            if not rest or rest[0] in _fields(step.settings):
+                return True
+    return False
+
+
+def test_the_rows_tell_which_kind_of_encoder_a_step_is_of():
+    # Both stand under one key; the type of the settings tells them apart.
+    for step, name in (("import_encoder", "pretrained"), ("finetune", "finetuned")):
+        CONFIG.check_wildcards(step, {"encoder": name})
+        with pytest.raises(InputError, match=f"choose {name}"):
+            other = {"pretrained": "finetuned", "finetuned": "pretrained"}[name]
+            CONFIG.check_wildcards(step, {"encoder": other})
+
+
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_is_part_of_exactly_these_rules_settings(key):
-    top = key.split(".")[0]
-    expected = next((steps for pattern, steps in EXPECTED if re.fullmatch(pattern, key)), {top})
-    if top == "report":
-        assert all(step.startswith("figure_") or step == "published" for step in _steps_of(key))
-        return
+def test_a_key_is_part_of_the_settings_of_exactly_the_steps_whose_rows_say_so(key):
+    expected = {name for name, step in STEPS.items() if _reads(step, _path(key))}
+    if key.startswith("encoders."):
+        expected &= {"import_encoder" if ".pretrained." in key else "finetune"}
+    # A pretrained encoder's base says what it is compared with: its own weights stay the same.
+    if key == "encoders.pretrained.base":
+        expected = set()
+    # The phantom's patients are not drawn into splits: seed and concepts count for those who are.
+    if key.startswith(("cohort.split_seed", "cohort.concepts")):
+        expected -= {"splits"}
     assert _steps_of(key) == expected
+
+
+def test_every_part_of_the_configuration_is_read_by_a_step_but_what_says_where_and_which():
+    read = {key.split(".")[0] for key in KEYS if _steps_of(key)}
+    assert {key.split(".")[0] for key in KEYS} - read == {"name", "results", "layers"}
 
 
 def test_every_rule_takes_its_own_slice_and_its_own_code():
@@ -141,3 +155,35 @@ def test_every_rule_takes_its_own_slice_and_its_own_code():
         assert (f'cfg=cfg("{name}")' in block) == settings, name
         assert ("--settings {params.cfg:q}" in shells()[name]) == settings, name
         assert "config[" not in block, name
+
+
+BEGIN = "<!-- Written by tests/test_slices.py: the steps. -->"
+END = "<!-- End of the steps. -->"
+
+
+def table() -> str:
+    """Return the steps' rows as the page on staleness shows them."""
+    lines = ["| step | module | its settings | its tables |", "|---|---|---|---|"]
+    for name, step in STEPS.items():
+        keys = [step.key, *step.inner_keys.values()] if step.settings is not None else []
+        shown = ", ".join(f"`{key}`".replace("{", "<").replace("}", ">") for key in keys)
+        module = step.module.removeprefix("mammo_sae.")
+        tables = ", ".join(f"`{one}`" for one in step.tables)
+        lines.append(f"| `{name}` | `{module}` | {shown or 'none'} | {tables or 'none'} |")
+    return "\n".join([BEGIN, "", *lines, "", END])
+
+
+def test_the_page_shows_the_rows_as_they_are():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text[text.index(BEGIN) : text.index(END) + len(END)] == table()
+
+
+def write_table() -> None:
+    """Write the rows into the page; what stands around them stays."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
+    PAGE.write_text(before + table() + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_table()

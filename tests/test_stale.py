@@ -9,7 +9,7 @@ import pytest
 
 from mammo_sae.config import Config, load_config
 from mammo_sae.demo import DEMO
-from mammo_sae.stale import differences, key_of
+from mammo_sae.stale import differences
 from mammo_sae.steps import STEPS
 
 CONFIG = load_config(DEMO, "demo")
@@ -47,7 +47,7 @@ def test_every_key_that_is_named_is_one_of_the_configuration(step):
         for path in leaves(settings):
             if step in ("phantom", "train_sae", "images", "splits") and path in FIXED:
                 continue
-            key = key_of(step, wildcards, path, CONFIG)
+            key = STEPS[step].key_of(path, CONFIG, wildcards)
             assert written(CONFIG, key), key
 
 
@@ -70,7 +70,7 @@ def test_every_key_that_is_named_is_one_of_the_configuration(step):
 )
 def test_a_setting_is_named_by_its_key(rule, path, key):
     wildcards = {"part": "test", "encoder": "pretrained", "layer": "head", "sae": "topk"}
-    assert key_of(rule, wildcards, path, CONFIG) == key
+    assert STEPS[rule].key_of(path, CONFIG, wildcards) == key
 
 
 def test_differences_are_found_leaf_by_leaf():

@@ -8,7 +8,6 @@ of exactly what it uses. A rule is stale when its slice changes, and only then.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,7 @@ from mammo_sae.analysis.settings import (
     TruthSettings,
 )
 from mammo_sae.cohorts.pseudonyms import public_settings
-from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, SplitSettings, TableCohort
+from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, TableCohort
 from mammo_sae.cohorts.units import FINDING, IMAGE
 from mammo_sae.complaints import explain, listed
 from mammo_sae.demo import DEMO
@@ -44,11 +43,11 @@ from mammo_sae.encoders.settings import (
     ProbeSettings,
 )
 from mammo_sae.errors import InputError
-from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.phantom.settings import PhantomSettings
 from mammo_sae.report.settings import ReportSettings
 from mammo_sae.sae.settings import SaeSettings
 from mammo_sae.settings import PathText, Settings, canonical_json
+from mammo_sae.steps import STEPS
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.yaml_files import laid_over, plain, read_yaml
 
@@ -355,27 +354,7 @@ class Config(Settings):
 
         `wildcards` are those of the rule, as text.
         """
-        if step == "phantom":
-            value: Any = self.phantom.part(wildcards["part"])
-        elif step == "images":
-            value = ConversionSettings(
-                images=self.images,
-                kind=self.cohort.kind,
-                shards=self.cohort.shards,
-                key_file=self.cohort.key_file,
-            )
-        elif step == "splits":
-            value = SplitSettings.of(self.cohort)
-        elif step == "import_encoder":
-            # Weights do not hang on what theirs are compared with.
-            value = self.encoders[wildcards["encoder"]].model_copy(update={"base": None})
-        elif step == "finetune":
-            value = self.encoders[wildcards["encoder"]]
-        elif step == "train_sae":
-            value = self.saes[wildcards["sae"]].training(wildcards["layer"], int(wildcards["seed"]))
-        else:
-            value = attrgetter(SLICES.get(step, step))(self)
-        return canonical_json(value)
+        return canonical_json(STEPS[step].slice(self, wildcards))
 
     def check_wildcards(self, step: str, wildcards: Mapping[str, str]) -> None:
         """Check what a person gives for the wildcards of a step.
@@ -399,35 +378,22 @@ class Config(Settings):
 
     def _wildcards(self, step: str) -> dict[str, list[str]]:
         """Return the wildcards that the settings of a step hang on, and the values of each."""
-        if step == "phantom":
-            return {"part": list(PARTS)}
-        if step in {"import_encoder", "finetune"}:
-            kind = PretrainedSettings if step == "import_encoder" else FinetunedSettings
-            return {"encoder": [n for n, own in self.encoders.items() if isinstance(own, kind)]}
-        if step == "train_sae":
-            seeds = sorted({seed for own in self.saes.values() for seed in own.seeds})
-            return {
-                "sae": list(self.saes),
-                "layer": list(self.layers),
-                "seed": [str(seed) for seed in seeds],
-            }
-        return {}
+        there: dict[str, list[str]] = {
+            "part": list(PARTS),
+            "sae": list(self.saes),
+            "layer": list(self.layers),
+            "seed": sorted({str(seed) for own in self.saes.values() for seed in own.seeds}),
+        }
+        row = STEPS[step]
+        if "encoder" in row.wildcards:
+            kind = row.settings
+            there["encoder"] = [n for n, own in self.encoders.items() if isinstance(own, kind)]
+        return {name: there[name] for name in row.wildcards}
 
 
 def kept_configuration(name: str) -> Path:
     """Return where the configuration of the run `name` is kept, in the folder of the workflow."""
     return Path(".snakemake") / "mammo_sae" / f"{name}.yaml"
-
-
-# The key of the configuration that a step uses, where it is not the step's name.
-SLICES = {
-    "extract": "extraction",
-    "evaluate_encoder": "evaluation",
-    "figure_latents": "report.latents",
-    "figure_cohort": "report.cohort",
-    "published": "report.published",
-    "classes": "interventions",
-}
 
 
 def load_config(content: Mapping[str, Any], where: str) -> Config:

@@ -21,9 +21,10 @@ from typing import Any, TextIO
 
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import Sources
-from mammo_sae.config import SLICES, Config, read_config
+from mammo_sae.config import Config, read_config
 from mammo_sae.digests import PACKAGE, SOURCE, module_path
 from mammo_sae.errors import InputError
+from mammo_sae.steps import STEPS
 
 MISSING = object()
 
@@ -78,28 +79,6 @@ def differences(
             yield from differences(old.get(name, MISSING), new.get(name, MISSING), (*path, name))
     elif old != new:
         yield path, old, new
-
-
-def key_of(rule: str, wildcards: Mapping[str, str], path: tuple[str, ...], config: Config) -> str:
-    """Return the key of the configuration that a leaf of a rule's settings was made from."""
-    if rule == "configuration":
-        return ".".join(path)
-    if rule == "splits" and path == ("categories",):
-        return "cohort.concepts"
-    if rule in {"images", "splits"}:
-        return ".".join(path if path[0] == "images" else ("cohort", *path))
-    if rule == "phantom":
-        part = (wildcards["part"],) if path == ("patients",) else ()
-        return ".".join(("phantom", *path, *part))
-    if rule in {"import_encoder", "finetune"}:
-        return ".".join(("encoders", wildcards["encoder"], *path))
-    if rule == "train_sae":
-        layer, name = wildcards["layer"], wildcards["sae"]
-        own: Any = config.saes[name].layers.get(layer, {})
-        for step in path:
-            own = own.get(step, MISSING) if isinstance(own, Mapping) else MISSING
-        return ".".join(("saes", name, *(() if own is MISSING else ("layers", layer)), *path))
-    return ".".join((SLICES.get(rule, rule), *path))
 
 
 def _shown(value: Any) -> str:
@@ -220,7 +199,7 @@ def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
                 yield f"envs: {part} {recorded or 'absent'} -> {current or 'absent'}"
     if before["cfg"] is not None and now["cfg"] is not None:
         for path, old, new in differences(before["cfg"], now["cfg"]):
-            key = key_of(job.rule, job.wildcards, path, config)
+            key = STEPS[job.rule].key_of(path, config, job.wildcards)
             yield f"{key}: {_shown(old)} -> {_shown(new)}"
     if before["archive"] is not None and now["archive"] is not None:
         yield from _archive(before["archive"], now["archive"], config)

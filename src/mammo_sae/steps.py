@@ -1,14 +1,17 @@
 """The steps of the workflow: which module does each, and what its settings look like.
 
-One rule, one step, one verb of the command line, one `run` function. The module decides the code
-digest of the step; the settings model reads its slice of the configuration back.
+One rule, one step, one verb of the command line, one `run` function. A step's row says all that
+rules, the command line, `stale` and the documentation need to know of it. The files among the
+arguments of `run` that it does not write are the inputs of its record.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 from mammo_sae.analysis import settings as analysis
@@ -23,6 +26,8 @@ from mammo_sae.report import settings as report
 from mammo_sae.sae.settings import SaeTraining, Variant
 from mammo_sae.sae.variants.choice import variant_module
 from mammo_sae.settings import canonical_json
+
+MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,57 @@ class Choice:
 
 @dataclass(frozen=True)
 class Step:
-    """A step's module, whose `run` does the work, and the type of its settings (None: none).
+    """One row of the workflow: what does a step, on which settings, for which tables.
 
-    `choice` says which module it imports besides, if that hangs on its settings.
+    Attributes
+    ----------
+    module
+        Name of the module whose `run` does the work.
+    settings
+        Type of its settings; None: it has none.
+    key
+        The key of the configuration that holds its settings. Words in braces are wildcards of the
+        rule.
+    inner_keys
+        Place in the settings -> key of the configuration, for what another key holds. Such a key
+        counts where the configuration has it.
+    cut
+        Returns the settings, from the configuration and the wildcards; None: they are what `key`
+        holds.
+    choice
+        The module that it imports besides, if its settings name one.
+    tables
+        The tables of the report that it writes, or writes the parts of.
     """
 
     module: str
-    settings: Any
+    settings: Any = None
+    key: str = ""
+    inner_keys: Mapping[str, str] = field(default_factory=dict)
+    cut: Callable[..., Any] | None = None
     choice: Choice | None = None
+    tables: Sequence[str] = ()
+
+    @property
+    def wildcards(self) -> tuple[str, ...]:
+        """The wildcards that its settings depend on."""
+        if self.cut is not None:
+            return tuple(list(signature(self.cut).parameters)[1:])
+        return tuple(re.findall(r"{(\w+)}", self.key))
+
+    def slice(self, config: Any, wildcards: Mapping[str, str]) -> Any:
+        """Return its settings in a configuration, for the wildcards of a rule."""
+        if self.cut is not None:
+            return self.cut(config, **{name: wildcards[name] for name in self.wildcards})
+        return _at(config, _steps_to(self.key, wildcards))
+
+    def key_of(self, path: Sequence[str], config: Any, wildcards: Mapping[str, str]) -> str:
+        """Return the key of the configuration from which a leaf of its settings was made."""
+        for place, key in self.inner_keys.items():
+            steps = [*_steps_to(key, wildcards), *path[len(_steps_to(place)) :]]
+            if [*path[: len(_steps_to(place))]] == _steps_to(place) and _has(config, steps):
+                return ".".join(steps)
+        return ".".join([*_steps_to(self.key, wildcards), *path])
 
     def modules(self, settings: str) -> list[str]:
         """Return the modules that the step runs with `settings`, given as JSON."""
@@ -92,48 +140,191 @@ SOURCE = Choice(("source", "kind"), source_module, tags(encoders.Source))
 VARIANT = Choice(("variant", "name"), variant_module, tags(Variant))
 
 
+def _steps_to(key: str, wildcards: Mapping[str, str] | None = None) -> list[str]:
+    """Return the steps of a key; a wildcard is one step, even where its value has dots."""
+    return [step.format(**(wildcards or {})) for step in key.split(".") if step]
+
+
+def _at(value: Any, steps: Sequence[str]) -> Any:
+    """Return what stands below `value`, step by step.
+
+    Raises
+    ------
+    LookupError
+        If nothing does.
+    """
+    for step in steps:
+        value = value[step] if isinstance(value, Mapping) else getattr(value, step, MISSING)
+        if value is MISSING:
+            raise LookupError(step)
+    return value
+
+
+def _has(config: Any, steps: Sequence[str]) -> bool:
+    try:
+        _at(config, steps)
+    except LookupError:
+        return False
+    return True
+
+
+def _phantom(config: Any, part: str) -> PhantomPartSettings:
+    return config.phantom.part(part)
+
+
+def _splits(config: Any) -> SplitSettings:
+    return SplitSettings.of(config.cohort)
+
+
+def _images(config: Any) -> ConversionSettings:
+    cohort = config.cohort
+    return ConversionSettings(
+        images=config.images, kind=cohort.kind, shards=cohort.shards, key_file=cohort.key_file
+    )
+
+
+def _import_encoder(config: Any, encoder: str) -> encoders.PretrainedSettings:
+    # Weights do not hang on what theirs are compared with.
+    return config.encoders[encoder].model_copy(update={"base": None})
+
+
+def _train_sae(config: Any, sae: str, layer: str, seed: str) -> SaeTraining:
+    return config.saes[sae].training(layer, int(seed))
+
+
+# A row per step, in the order in which data flows.
 STEPS = {
-    "phantom": Step("mammo_sae.phantom.archive", PhantomPartSettings),
-    "cohort": Step("mammo_sae.cohorts.build", CohortSettings, READER),
-    "splits": Step("mammo_sae.cohorts.split_table", SplitSettings, READER),
-    "images": Step("mammo_sae.images.convert", ConversionSettings, READER),
-    "quarantine": Step("mammo_sae.images.quarantine", None),
-    "import_encoder": Step("mammo_sae.encoders.importing", encoders.PretrainedSettings, SOURCE),
-    "registry": Step("mammo_sae.encoders.registry", None),
-    "finetune": Step("mammo_sae.encoders.finetune", encoders.FinetunedSettings),
-    "extract": Step("mammo_sae.encoders.extract", encoders.ExtractionSettings),
-    "linear_probe": Step("mammo_sae.encoders.linear_probe", encoders.ProbeSettings),
-    "evaluate_encoder": Step("mammo_sae.encoders.evaluate", encoders.EvaluationSettings),
-    "train_sae": Step("mammo_sae.sae.train", SaeTraining, VARIANT),
-    "codes": Step("mammo_sae.sae.codes", None),
-    "sae_quality": Step("mammo_sae.analysis.quality", analysis.QualitySettings),
-    "sae_stability": Step("mammo_sae.sae.stability", None),
-    "probing": Step("mammo_sae.analysis.probing", analysis.ProbingSettings),
-    "readout": Step("mammo_sae.analysis.readout", analysis.ReadoutSettings),
-    "interventions": Step("mammo_sae.analysis.interventions", analysis.InterventionSettings),
-    "classes": Step("mammo_sae.analysis.classes", analysis.InterventionSettings),
-    "effects": Step("mammo_sae.analysis.effects", analysis.EffectSettings),
-    "inner": Step("mammo_sae.analysis.inner", analysis.InnerSettings),
-    "matching": Step("mammo_sae.analysis.matching", analysis.MatchingSettings),
-    "alignment": Step("mammo_sae.analysis.alignment", analysis.AlignmentSettings),
-    "confounds": Step("mammo_sae.analysis.confounds", analysis.ConfoundSettings),
-    "truth": Step("mammo_sae.analysis.truth", analysis.TruthSettings),
-    "table": Step("mammo_sae.report.tables", None),
-    "table_page": Step("mammo_sae.report.pages", None),
-    "verdicts": Step("mammo_sae.report.verdicts", None),
-    "summary": Step("mammo_sae.report.summary", None),
-    "configuration": Step("mammo_sae.report.configuration", None),
-    "crate": Step("mammo_sae.report.crate", None),
-    "published": Step("mammo_sae.report.published", report.PublishedSettings | None),
-    "figure_cohort": Step("mammo_sae.report.cohort", report.CohortSheetSettings),
-    "figure_encoders": Step("mammo_sae.report.encoders", None),
-    "figure_training": Step("mammo_sae.report.training", None),
-    "figure_layers": Step("mammo_sae.report.layers", None),
-    "figure_readout": Step("mammo_sae.report.readout", None),
-    "figure_sweep": Step("mammo_sae.report.sweep", None),
-    "figure_effects": Step("mammo_sae.report.effects", None),
-    "figure_latents": Step("mammo_sae.report.latents", report.LatentSheetSettings),
-    "figure_interventions": Step("mammo_sae.report.interventions", None),
-    "figure_confounds": Step("mammo_sae.report.confounds", None),
-    "figure_truth": Step("mammo_sae.report.truth", None),
+    "phantom": Step(
+        "mammo_sae.phantom.archive",
+        PhantomPartSettings,
+        "phantom",
+        inner_keys={"patients": "phantom.patients.{part}"},
+        cut=_phantom,
+    ),
+    "cohort": Step("mammo_sae.cohorts.build", CohortSettings, "cohort", choice=READER),
+    "splits": Step(
+        "mammo_sae.cohorts.split_table",
+        SplitSettings,
+        "cohort",
+        inner_keys={"categories": "cohort.concepts"},
+        cut=_splits,
+        choice=READER,
+    ),
+    "images": Step(
+        "mammo_sae.images.convert",
+        ConversionSettings,
+        "cohort",
+        inner_keys={"images": "images"},
+        cut=_images,
+        choice=READER,
+    ),
+    "quarantine": Step("mammo_sae.images.quarantine", tables=("quarantine",)),
+    "import_encoder": Step(
+        "mammo_sae.encoders.importing",
+        encoders.PretrainedSettings,
+        "encoders.{encoder}",
+        cut=_import_encoder,
+        choice=SOURCE,
+    ),
+    "registry": Step("mammo_sae.encoders.registry", tables=("registry",)),
+    "finetune": Step(
+        "mammo_sae.encoders.finetune", encoders.FinetunedSettings, "encoders.{encoder}"
+    ),
+    "extract": Step("mammo_sae.encoders.extract", encoders.ExtractionSettings, "extraction"),
+    "linear_probe": Step("mammo_sae.encoders.linear_probe", encoders.ProbeSettings, "linear_probe"),
+    "evaluate_encoder": Step(
+        "mammo_sae.encoders.evaluate",
+        encoders.EvaluationSettings,
+        "evaluation",
+        tables=("encoders",),
+    ),
+    "train_sae": Step(
+        "mammo_sae.sae.train",
+        SaeTraining,
+        "saes.{sae}",
+        inner_keys={"": "saes.{sae}.layers.{layer}"},
+        cut=_train_sae,
+        choice=VARIANT,
+    ),
+    "codes": Step("mammo_sae.sae.codes"),
+    "sae_quality": Step(
+        "mammo_sae.analysis.quality",
+        analysis.QualitySettings,
+        "sae_quality",
+        tables=("sae_quality",),
+    ),
+    "sae_stability": Step("mammo_sae.sae.stability", tables=("sae_stability",)),
+    "probing": Step(
+        "mammo_sae.analysis.probing", analysis.ProbingSettings, "probing", tables=("latents",)
+    ),
+    "readout": Step(
+        "mammo_sae.analysis.readout", analysis.ReadoutSettings, "readout", tables=("probes",)
+    ),
+    "interventions": Step(
+        "mammo_sae.analysis.interventions",
+        analysis.InterventionSettings,
+        "interventions",
+        tables=("interventions",),
+    ),
+    "classes": Step(
+        "mammo_sae.analysis.classes",
+        analysis.InterventionSettings,
+        "interventions",
+        tables=("classes",),
+    ),
+    "effects": Step(
+        "mammo_sae.analysis.effects", analysis.EffectSettings, "effects", tables=("effects",)
+    ),
+    "inner": Step(
+        "mammo_sae.analysis.inner",
+        analysis.InnerSettings,
+        "inner",
+        tables=("interventions", "attribution"),
+    ),
+    "matching": Step(
+        "mammo_sae.analysis.matching",
+        analysis.MatchingSettings,
+        "matching",
+        tables=("matched_latents",),
+    ),
+    "alignment": Step(
+        "mammo_sae.analysis.alignment",
+        analysis.AlignmentSettings,
+        "alignment",
+        tables=("alignment",),
+    ),
+    "confounds": Step(
+        "mammo_sae.analysis.confounds",
+        analysis.ConfoundSettings,
+        "confounds",
+        tables=("confounds",),
+    ),
+    "truth": Step("mammo_sae.analysis.truth", analysis.TruthSettings, "truth", tables=("truth",)),
+    "table": Step("mammo_sae.report.tables"),
+    "table_page": Step("mammo_sae.report.pages"),
+    "verdicts": Step("mammo_sae.report.verdicts", tables=("verdicts",)),
+    "summary": Step("mammo_sae.report.summary"),
+    "configuration": Step("mammo_sae.report.configuration"),
+    "crate": Step("mammo_sae.report.crate"),
+    "published": Step(
+        "mammo_sae.report.published",
+        report.PublishedSettings | None,
+        "report.published",
+        tables=("published",),
+    ),
+    "figure_cohort": Step(
+        "mammo_sae.report.cohort", report.CohortSheetSettings, "report.cohort", tables=("cohort",)
+    ),
+    "figure_encoders": Step("mammo_sae.report.encoders"),
+    "figure_training": Step("mammo_sae.report.training"),
+    "figure_layers": Step("mammo_sae.report.layers"),
+    "figure_readout": Step("mammo_sae.report.readout"),
+    "figure_sweep": Step("mammo_sae.report.sweep"),
+    "figure_effects": Step("mammo_sae.report.effects"),
+    "figure_latents": Step(
+        "mammo_sae.report.latents", report.LatentSheetSettings, "report.latents"
+    ),
+    "figure_interventions": Step("mammo_sae.report.interventions"),
+    "figure_confounds": Step("mammo_sae.report.confounds"),
+    "figure_truth": Step("mammo_sae.report.truth"),
 }
