@@ -1,1 +1,1 @@
-"""A synthetic cohort whose lesions, confounders and odds ratios are known."""
+"""A simulated cohort with known lesions, confounders and odds ratios."""

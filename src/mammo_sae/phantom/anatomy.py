@@ -1,6 +1,6 @@
 """The breast without findings: outline, thickness, tissue, muscle.
 
-Images are drawn as of a left breast: chest wall at column 0, nipple to the right.
+Images are drawn as left breasts: chest wall at column 0, nipple to the right.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MU_FAT = 0.45
 MU_GLANDULAR = 0.80
 
 
-# Display units: grey of fat, and how much brighter glandular tissue of full thickness is.
+# Display units: the grey of fat, and the difference to glandular tissue of full thickness.
 FAT_GREY = 0.26
 GLANDULAR_GREY = 0.38
-# Share of the falloff towards the skin that presentation processing takes out.
+# Share of the falloff towards the skin that presentation processing removes.
 PERIPHERAL_EQUALISATION = 0.72
 # Blur of the tissue by focal spot and detector: standard deviation, pixels at reference height.
 SYSTEM_BLUR = 0.8
@@ -37,10 +37,10 @@ SOFTNESS = 0.75
 
 @dataclass(frozen=True)
 class Outline:
-    """A half-superellipse against the chest wall, with a nipple at its tip. Pixels.
+    """A half-superellipse against the chest wall, with a nipple at its tip. Units are pixels.
 
-    (x / reach)^n + |(y - axis) / half|^n = 1, where `half` and n are those of the half of the
-    breast, above or below the axis, that y lies in.
+    (x / reach)^n + |(y - axis) / half|^n = 1. `half` and n differ between the halves of the breast
+    above and below the axis.
     """
 
     reach: float
@@ -50,13 +50,13 @@ class Outline:
     exponent_above: float
     exponent_below: float
     nipple: float  # radius
-    muscle: tuple[float, float] | None  # where its edge meets the top, and the chest wall
+    muscle: tuple[float, float] | None  # where its edge meets the top and the chest wall
 
     def level(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return level (1 at the skin, less inside) and distance to the skin in pixels.
+        """Return the level (1 at the skin, less inside) and the distance to the skin in pixels.
 
-        `y` and `x` broadcast. The distance is the first-order one, (1 - level) / |gradient of
-        level|: exact at the skin, positive inside.
+        `y` and `x` broadcast. The distance is a first-order approximation, (1 - level) / |gradient
+        of level|: exact at the skin, positive inside.
         """
         upper = y < self.axis
         half = np.where(upper, self.above, self.below).astype(np.float32)
@@ -69,16 +69,16 @@ class Outline:
         return level, (1 - level) / gradient
 
     def muscle_depth(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Return how deep inside the pectoral muscle: 0 at its edge, 1 in the corner, < 0 out."""
+        """Return the depth in the pectoral muscle: 0 at its edge, 1 in the corner, < 0 outside."""
         assert self.muscle is not None
         top, wall = self.muscle
         # The edge bulges a little towards the nipple.
         return 1 - (np.maximum(x, 0) / top) ** 1.15 - np.maximum(y, 0) / wall
 
     def place(self, depth: float, offset: float, margin: float) -> tuple[float, float]:
-        """Return (y, x) of the site `depth`, `offset`, moved to the middle until it fits.
+        """Return (y, x) of the site (`depth`, `offset`), moved towards the middle until it fits.
 
-        It fits when the skin and the pectoral muscle are at least `margin` pixels away.
+        It fits if the skin and the pectoral muscle are at least `margin` pixels away.
         """
         half = self.above if offset < 0 else self.below
         pull = np.linspace(1, 0, 21, dtype=np.float32)
@@ -93,19 +93,19 @@ class Outline:
 
 @dataclass(frozen=True)
 class Breast:
-    """A breast in one view, [H, W] arrays of float32 unless said otherwise."""
+    """A breast in one view; arrays are [H, W] float32 unless a comment says otherwise."""
 
     outline: Outline
     inside: np.ndarray  # bool
-    dense: np.ndarray  # glandular share of the tissue along the ray, 0 to 1; muscle not counted
-    attenuation: np.ndarray  # line integral of mu above that of the background
+    dense: np.ndarray  # glandular share of the tissue along the ray, 0 to 1, without the muscle
+    attenuation: np.ndarray  # line integral of mu minus that of the background
     grey: np.ndarray  # presentation grey without lesions, before the look-up table
 
 
 def draw_outline(
     settings: PhantomPartSettings, patient: Patient, side: Side, view: View
 ) -> Outline:
-    """Draw the breast's outline; size is the patient's, with a little play per view."""
+    """Draw the breast's outline. Its size belongs to the patient and varies a little by view."""
     height, width = settings.height, settings.width
     common = random_stream(settings.seed, patient.part, patient.number, "size")
     size = common.uniform(0.78, 1.0)
@@ -152,8 +152,8 @@ def draw_breast(settings: PhantomPartSettings, patient: Patient, side: Side, vie
         rng, (height, width), settings.texture_exponent, (outline.axis, outline.reach)
     )
 
-    # Glandular tissue lies in a cone behind the nipple; under the skin and against the chest
-    # wall there is fat.
+    # Glandular tissue lies in a cone behind the nipple. Fat lies under the skin and at the chest
+    # wall.
     u = x / outline.reach
     half = np.where(y < outline.axis, outline.above, outline.below).astype(np.float32)
     shift = -0.12 if view == "MLO" else 0.0
@@ -174,7 +174,7 @@ def draw_breast(settings: PhantomPartSettings, patient: Patient, side: Side, vie
     thickness = full * _roll_off(depth, 0.30 * outline.reach)
     attenuation = thickness * (MU_FAT + (MU_GLANDULAR - MU_FAT) * tissue)
 
-    # FOR PRESENTATION: linear in the attenuation, its falloff towards the skin partly undone.
+    # FOR PRESENTATION: linear in the attenuation, with a part of the falloff to the skin removed.
     slope = GLANDULAR_GREY / ((MU_GLANDULAR - MU_FAT) * full)
     equalised = attenuation + PERIPHERAL_EQUALISATION * MU_FAT * (full - thickness)
     grey = FAT_GREY + slope * (equalised - MU_FAT * full)
@@ -207,7 +207,7 @@ def _threshold(field: np.ndarray, share: float) -> float:
 
 
 def _roll_off(depth: np.ndarray, width: float) -> np.ndarray:
-    """Return thickness over full thickness: sqrt(1 - (1 - min(depth / width, 1))^2)."""
+    """Return thickness divided by full thickness: sqrt(1 - (1 - min(depth / width, 1))^2)."""
     return np.sqrt(1 - (1 - (depth / width).clip(0, 1)) ** 2)
 
 
@@ -219,9 +219,9 @@ def _textures(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return three textures [H, W]: tissue (1 / f^exponent), fine (unit variance), strands.
 
-    The tissue's long axes converge on the nipple: three fields of one spectrum, elongated
-    along -45, 0 and 45 degrees, are blended by the direction of the nipple. Strands are the
-    zero crossings of a field, as thin curved lines between 0 and 1, like Cooper's ligaments.
+    The tissue's long axes converge at the nipple: three fields of one spectrum, elongated along
+    -45, 0 and 45 degrees, are blended by the direction to the nipple. Strands are the zero
+    crossings of a field, thin curved lines between 0 and 1, like Cooper's ligaments.
     """
     height, width = shape
     bins = (height, width // 2 + 1)
@@ -253,8 +253,8 @@ def _amplitude(
 ) -> np.ndarray:
     """Return f^(-exponent / 2) over the real spectrum of an image, float32 [H, W // 2 + 1].
 
-    f is in cycles per image height; below `lowest` the amplitude is 0, since what is that large
-    is anatomy. With an `angle` (degrees) structures are elongated along it.
+    f is in cycles per image height. Below `lowest` the amplitude is 0, since structures of that
+    size are anatomy. With an `angle` (degrees), structures are elongated along it.
     """
     height, width = shape
     fy = np.fft.fftfreq(height)[:, None] * height

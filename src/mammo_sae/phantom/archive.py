@@ -1,4 +1,4 @@
-"""One part of the phantom cohort as an archive on disk, in the shape of VinDr-Mammo.
+"""Step: write one part of the phantom cohort as an archive with the layout of VinDr-Mammo.
 
 Layout of the published directory::
 
@@ -7,10 +7,10 @@ Layout of the published directory::
     finding_annotations.csv              one row per finding, or one `No Finding` row of an image
     metadata.csv                         one row per image: header values under DICOM's names
     masks/<image_id>.png                 bit planes of `BIT_PLANES`, geometry of the image
-    truth.csv                            one row per image: what was planted, how strongly
+    truth.csv                            one row per image: artefacts and findings, their strength
     truth.json                           odds ratios, bit planes, seed
 
-The first four are what VinDr-Mammo has too; the others exist because the truth is known.
+VinDr-Mammo has the first four too. The others exist because the ground truth is known.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ def run(
     Parameters
     ----------
     settings
-        The part, from `PhantomSettings.part`.
+        The part, made by `PhantomSettings.part`.
     archive
         The archive's directory.
     manifest
         Its manifest, written last.
     threads
-        Processes to draw with; the bytes are the same whatever it is.
+        Processes that draw images. The bytes do not depend on their number.
     provenance
         What made it, kept in the archive.
 
@@ -129,7 +129,7 @@ def _patients(
     if threads == 1:
         yield from map(write, numbers)
         return
-    # Started afresh rather than forked: a fork copies the locks of a parent's running threads.
+    # Processes are spawned, not forked: a fork copies the locks of the parent's running threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(threads, mp_context=context) as pool:
         yield from pool.map(write, numbers, chunksize=4)
@@ -138,7 +138,7 @@ def _patients(
 def _write_patient(
     settings: PhantomPartSettings, folder: Path, number: int
 ) -> dict[str, list[Row]]:
-    """Write the images and masks of one patient; return their rows of each table."""
+    """Write the images and masks of one patient; return the patient's rows of each table."""
     patient = plan_patient(settings, number)
     study = folder / "images" / study_id(settings, patient)
     study.mkdir(parents=True)

@@ -15,7 +15,7 @@ Stroke = tuple[tuple[float, float], ...]
 
 
 def _arc(centre: tuple[float, float], radii: tuple[float, float], start: int, end: int) -> Stroke:
-    """Return points (x, y) of an ellipse's arc, angles in degrees, clockwise from the right."""
+    """Return points (x, y) of an elliptic arc; angles in degrees, clockwise from the right."""
     count = max(abs(end - start) // 18, 2)
     angles = [math.radians(start + (end - start) * i / count) for i in range(count + 1)]
     return tuple(
@@ -43,7 +43,7 @@ LETTER_GAP = 0.2
 
 
 def marker_text(side: Side, view: View) -> str:
-    """Return what the marker says, as on real images."""
+    """Return the marker's text, as on real images."""
     return f"{side} CC" if view == "CC" else f"{side}MLO"
 
 
@@ -52,8 +52,8 @@ def draw_marker(
 ) -> tuple[Stamp, float]:
     """Draw the view marker as lead letters; return its opacity (0 to 1) as a stamp, and its grey.
 
-    It stands in the upper corner away from the chest wall, in the image as shown: that of the
-    right breast is mirrored, its text is not.
+    It stands in the upper corner away from the chest wall of the displayed image. The right breast
+    is mirrored for display, the marker's text is not.
     """
     height, width = breast.grey.shape
     size = rng.uniform(15, 19) * scale
@@ -97,8 +97,8 @@ def _layout(text: str) -> tuple[np.ndarray, float]:
 def draw_paddle(breast: Breast, rng: np.random.Generator, scale: float) -> tuple[Stamp, float]:
     """Draw the rim of the paddle near the chest wall; return its grey and its contrast.
 
-    A thin bright line, almost parallel to the chest wall, that is seen over the breast only:
-    beside it the film is black with or without the plastic.
+    The rim is a thin bright line, almost parallel to the chest wall. It is visible only over the
+    breast: elsewhere the image is black with or without the paddle.
     """
     height, width = breast.grey.shape
     contrast = rng.uniform(0.12, 0.18)

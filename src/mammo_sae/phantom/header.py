@@ -1,8 +1,8 @@
 """A phantom image as a DICOM object: Digital Mammography X-Ray Image, For Presentation.
 
 Attributes follow PS3.3 A.27 (the IOD) with its modules. Everything derives from the seed: dates are
-fixed, UIDs are hashes under the 2.25 root, and patients have invented names, so that a
-pseudonymising reader has something to drop.
+fixed, and UIDs are hashes under the 2.25 root. Patients have invented names, so that tests can show
+that a reader drops them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VIEW_CODES: dict[View, tuple[str, str]] = {
     "CC": ("399162004", "cranio-caudal"),
     "MLO": ("399368009", "medio-lateral oblique"),
 }
-# The directions of rows and columns: anterior/posterior, then lateral to medial or towards feet.
+# Directions of rows and columns: anterior or posterior; then medial (CC) or towards the feet (MLO).
 ORIENTATION: dict[tuple[Side, View], list[str]] = {
     ("L", "CC"): ["A", "R"],
     ("R", "CC"): ["P", "L"],
@@ -44,7 +44,7 @@ ORIENTATION: dict[tuple[Side, View], list[str]] = {
 
 
 def source_id(settings: PhantomPartSettings, *key: str | int) -> str:
-    """Return the id of `key` in the archive: 32 hex digits, like an MD5."""
+    """Return the id of `key` in the archive: 32 hexadecimal digits, like an MD5."""
     return key_digest(settings.seed, settings.part, "id", *key).hex()[:32]
 
 
@@ -79,7 +79,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 def dicom_dataset(
     settings: PhantomPartSettings, patient: Patient, side: Side, view: View, image: PhantomImage
 ) -> Dataset:
-    """Return the complete data set of an image, with file meta information, ready to be saved."""
+    """Return the complete data set of an image with file meta information, ready to be saved."""
     data = Dataset()
     _identify(data, settings, patient, image_id(settings, patient, side, view))
     _describe_equipment(data, settings, image)
@@ -186,7 +186,7 @@ def _describe_presentation(data: Dataset, image: PhantomImage) -> None:
     data.HighBit = vendor.bits_stored - 1
     data.PixelRepresentation = 0
     data.PixelIntensityRelationship = "LOG"
-    # -1: the more X-rays arrived, the lower the stored value.
+    # -1: the more X-rays arrive, the lower the stored value.
     data.PixelIntensityRelationshipSign = 1 if inverse else -1
     data.RescaleIntercept = "0"
     data.RescaleSlope = "1"
@@ -197,5 +197,5 @@ def _describe_presentation(data: Dataset, image: PhantomImage) -> None:
     data.WindowWidth = [_decimal(window.width) for window in vendor.windows]
     data.WindowCenterWidthExplanation = [window.explanation for window in vendor.windows]
     data.LossyImageCompression = "00"
-    # The view marker does not identify the patient, which is what this attribute is about.
+    # The view marker does not identify the patient, and this attribute is about identification.
     data.BurnedInAnnotation = "NO"

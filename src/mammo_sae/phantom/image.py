@@ -32,28 +32,28 @@ from mammo_sae.phantom.vendors import VENDORS, Vendor
 
 Component = Literal["mass", "suspicious_calcification", "marker", "vendor", "paddle"]
 
-# Bit of each region in the mask files; also the order of the regions.
+# Bit of each region in the mask files, which is also the order of the regions.
 BIT_PLANES = {"mass": 0, "suspicious_calcification": 1, "marker": 2, "paddle": 3}
 
 
 @dataclass(frozen=True)
 class PhantomImage:
-    """An image as an archive would hold it: the right breast is mirrored, its marker is not."""
+    """An image as an archive holds it: the right breast is mirrored, its marker is not."""
 
-    display: np.ndarray  # [H, W] float32, 0 black to 1 white: what a viewer should show
-    regions: dict[str, np.ndarray]  # of BIT_PLANES, bool [H, W]; all False where not planted
+    display: np.ndarray  # [H, W] float32, 0 black to 1 white: the image that a viewer should show
+    regions: dict[str, np.ndarray]  # by name in BIT_PLANES, bool [H, W]; all False if not present
     inside: np.ndarray  # bool [H, W]: breast
     vendor: Vendor
-    planted: dict[str, float]  # strengths and counts that only the image knows
+    planted: dict[str, float]  # strengths and counts that are drawn per image
 
     @property
     def stored(self) -> np.ndarray:
-        """Stored values of the vendor's files, uint16 [H, W]."""
+        """Return the stored values of the vendor's files, uint16 [H, W]."""
         return self.vendor.stored(self.display)
 
     @property
     def bit_planes(self) -> np.ndarray:
-        """All regions in one uint8 [H, W], a bit each."""
+        """Return all regions in one uint8 [H, W], one bit each."""
         planes = np.zeros(self.display.shape, np.uint8)
         for region, bit in BIT_PLANES.items():
             planes |= self.regions[region].astype(np.uint8) << bit
@@ -72,15 +72,15 @@ def render(
     Parameters
     ----------
     settings
-        The part of the cohort that `patient` was planned with.
+        The part of the cohort with which `patient` was planned.
     patient
-        What `plan_patient` drew.
+        A patient from `plan_patient`.
     side, view
-        Which image of the patient.
+        The image of the patient.
     without
-        Components to leave out: the paired counterfactual. All else is drawn from streams of
-        their own and stays the same; outside the component's mask so do the pixels (the vendor
-        has none: it changes the whole image).
+        Components to leave out, which gives a paired counterfactual. All other components have
+        random streams of their own and stay the same. So pixels outside the component's mask stay
+        the same, except for the vendor, which has no mask and changes the whole image.
     """
 
     def stream(component: str) -> np.random.Generator:
@@ -130,12 +130,12 @@ def render(
 
 
 def speck_blur(settings: PhantomPartSettings) -> float:
-    """Return the standard deviation of a speck in pixels: scaled, but never below 0.6."""
+    """Return the standard deviation of a speck in pixels: scaled, and at least 0.6."""
     return max(settings.calcification.blur * settings.scale, 0.6)
 
 
 def _add(stamp: Stamp, breast: Breast, grey: np.ndarray) -> np.ndarray:
-    """Add a stamp where there is breast; return where it was added, bool [H, W]."""
+    """Add a stamp inside the breast; return the pixels it was added to, bool [H, W]."""
     window = stamp.window
     inside = breast.inside[window]
     grey[window] += stamp.grey * inside
@@ -176,10 +176,10 @@ def _add_distractors(
 def _noise(
     settings: PhantomPartSettings, patient: Patient, breast: Breast, rng: np.random.Generator
 ) -> np.ndarray:
-    """Quantum noise of the log signal: its deviation grows as exp(attenuation / 2).
+    """Return the quantum noise of the log signal. Its deviation grows as exp(attenuation / 2).
 
-    I = I0 exp(-A) photons have a standard deviation of sqrt(I), so -ln I has 1 / sqrt(I).
-    `settings.noise` is that where half of the tissue, of full thickness, is glandular.
+    I = I0 exp(-A) photons have standard deviation sqrt(I), so -ln I has 1 / sqrt(I).
+    `settings.noise` is this deviation where half of the tissue, at full thickness, is glandular.
     """
     middle = 0.5 * (MU_FAT + MU_GLANDULAR) * THICKNESS_CM[patient.density]
     deviation = settings.noise * np.exp(0.5 * (breast.attenuation - middle))

@@ -1,7 +1,7 @@
-"""Findings (masses, calcification clusters) and the benign structures that distract from them.
+"""Findings (masses, calcification clusters) and benign structures that resemble them.
 
-Every function draws around a centre (y, x) in pixels and returns a stamp whose grey is above 0
-exactly on its support, so that the mask of what was drawn is known to the pixel.
+Every function draws around a centre (y, x) in pixels and returns a stamp. Its grey is above 0
+exactly on its support, so the mask is known to the pixel.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from mammo_sae.phantom.stamps import Stamp, patch_grid
 
 Point = tuple[float, float]
 
-# Grey below this share of a lesion's contrast is taken off: a tail that nobody can see would
-# otherwise count as lesion.
+# Grey below this share of a lesion's contrast is removed: otherwise an invisible tail would belong
+# to the lesion's mask.
 TAIL = 0.08
 
 
 def draw_mass(mass: Mass, centre: Point, rng: np.random.Generator, shape: tuple[int, int]) -> Stamp:
     """Draw a mass, r(theta) = R (1 + sum of a_k cos(k theta + phi_k)), k = 2 to 5.
 
-    An oval mass has a well-defined margin; a spiculated one fades out and sends 12 to 30
-    tapering spicules to between 1 and 2 R.
+    An oval mass has a sharp margin. A spiculated mass fades out and has 12 to 30 tapering spicules
+    that end between 1 and 2 R.
     """
     spiculated = mass.kind == "spiculated"
     body = (0.72 if spiculated else 1.0) * mass.radius
@@ -62,8 +62,8 @@ def draw_cluster(
 ) -> tuple[Stamp, np.ndarray]:
     """Draw a calcification cluster; return its stamp and its region, bool [H, W].
 
-    The specks are spread over an ellipse of the cluster's radius. The region is the convex hull
-    of their pixels: what a reader would outline, rather than the specks one by one.
+    The specks are spread over an ellipse of the cluster's radius. The region is the convex hull of
+    their pixels, since a reader would outline the cluster and not single specks.
     """
     count = cluster.specks
     distance = cluster.radius * np.sqrt(rng.uniform(0, 1, count))
@@ -84,7 +84,7 @@ def draw_cluster(
 
 def _hull(stamp: Stamp, shape: tuple[int, int]) -> np.ndarray:
     rows, columns = np.nonzero(stamp.grey)
-    # Corners of the pixels rather than their centres: never degenerate, and covers each whole.
+    # Use the corners of pixels, not their centres: the hull is never degenerate and covers pixels.
     corners = np.concatenate(
         [np.stack([rows + dy, columns + dx], 1) for dy in (-0.5, 0.5) for dx in (-0.5, 0.5)]
     )
@@ -101,7 +101,7 @@ def _hull(stamp: Stamp, shape: tuple[int, int]) -> np.ndarray:
 def draw_island(
     centre: Point, radius: float, contrast: float, rng: np.random.Generator, shape: tuple[int, int]
 ) -> Stamp:
-    """Draw an island of dense tissue: as large as a mass, fainter, without a margin."""
+    """Draw an island of dense tissue: as large as a mass, fainter, without a sharp margin."""
     top, left, y, x = patch_grid(centre, 1.5 * radius, shape)
     distance = _relative_distance(y, x, radius, rng, axis_ratio=(0.5, 0.9), wobble=0.12)
     return Stamp(top, left, _without_tail((1 - distance**2).clip(0) ** 2, contrast))
@@ -131,7 +131,7 @@ def draw_vessels(
                 share = np.abs(1 - dy - part[:, 0]) * np.abs(1 - dx - part[:, 1])
                 seen = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
                 np.add.at(line, (rows[seen], columns[seen]), contrast * step * share[seen])
-    # A blurred line of unit density has this peak.
+    # The peak of a blurred line of unit density.
     return ndimage.gaussian_filter(line, width, truncate=3) * (width * math.sqrt(2 * math.pi))
 
 
@@ -156,7 +156,7 @@ def _relative_distance(
     axis_ratio: tuple[float, float],
     wobble: float,
 ) -> np.ndarray:
-    """Return the distance from the centre over that of the margin in the same direction."""
+    """Return the distance from the centre divided by the margin's in the same direction."""
     turn, squeeze = rng.uniform(0, math.pi), rng.uniform(*axis_ratio)
     cosine, sine = np.float32(math.cos(turn)), np.float32(math.sin(turn))
     along = cosine * x + sine * y
@@ -170,5 +170,5 @@ def _relative_distance(
 
 
 def _without_tail(profile: np.ndarray, contrast: float) -> np.ndarray:
-    """Scale `profile` (peak 1) to `contrast`, with a support that ends where it fades out."""
+    """Scale `profile` (peak 1) to `contrast`; the support ends where the profile fades out."""
     return (contrast / (1 - TAIL) * (profile - TAIL).clip(0)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What each patient has: density, findings and artefacts, drawn before any image is made."""
+"""Plans each patient before any image is drawn: density, findings and artefacts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ VIEWS: tuple[View, ...] = ("CC", "MLO")
 
 @dataclass(frozen=True)
 class LesionSite:
-    """Where a lesion lies in a breast.
+    """The position of a lesion in a breast.
 
-    `depth` is the distance from the chest wall towards the nipple, `offsets` the distance from
-    the axis of the breast in each view (positive downwards), both as shares of the breast's size.
-    The depth is common to the views, as it is for a real lesion; the two offsets are two
-    coordinates of its position and independent.
+    `depth` is the distance from the chest wall towards the nipple. `offsets` are the distances from
+    the axis of the breast in each view (positive downwards). Both are shares of the breast's size.
+    The views share the depth, as for a real lesion. The two offsets are two coordinates of the
+    position, drawn independently.
     """
 
     depth: float
@@ -57,7 +57,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Patient:
-    """All that the views of a patient share."""
+    """The properties that all views of a patient share."""
 
     part: str
     number: int
@@ -77,7 +77,7 @@ class Patient:
         return self.cluster if self.cluster is not None and self.cluster.side == side else None
 
     def breast_birads(self, side: Side) -> int:
-        """Return the assessment of the breast: that of its worst finding, else 1."""
+        """Return the BI-RADS assessment of the breast's worst finding; 1 without findings."""
         findings = (self.breast_mass(side), self.breast_cluster(side))
         return max((finding.birads for finding in findings if finding is not None), default=1)
 
@@ -87,8 +87,8 @@ def conditional_probabilities(
 ) -> tuple[float, float]:
     """Return P(C=1 | Y=0) and P(C=1 | Y=1) of the 2x2 table with these margins and odds ratio.
 
-    The same as logit P(C | Y) = a + log(odds_ratio) Y with `a` chosen so that C keeps its rate
-    whatever the odds ratio: parts of the cohort then differ in the association alone. The joint
+    This equals logit P(C | Y) = a + log(odds_ratio) Y, with `a` chosen so that the rate of C does
+    not depend on the odds ratio. So parts of the cohort differ only in the association. The joint
     probability is Plackett's (J Am Stat Assoc 60:516, 1965).
     """
     if odds_ratio == 1:
@@ -101,7 +101,7 @@ def conditional_probabilities(
 
 
 def plan_patient(settings: PhantomPartSettings, number: int) -> Patient:
-    """Draw patient `number` of the part; depends on nobody else in it."""
+    """Draw patient `number` of the part, independently of its other patients."""
 
     def stream(component: str) -> np.random.Generator:
         return random_stream(settings.seed, settings.part, number, component)

@@ -1,7 +1,7 @@
-"""Settings of the phantom cohort: mammogram-like images whose truth is known.
+"""Settings of the phantom cohort: simulated mammograms with known ground truth.
 
-Lengths are pixels of an image `REFERENCE_HEIGHT` high and grow with the configured height, so a
-small test image holds the same anatomy. Contrasts are in display units: 0 is black, 1 is white.
+Lengths are in pixels of an image of `REFERENCE_HEIGHT` rows and scale with the configured height.
+So a small test image has the same anatomy. Contrasts are in display units: 0 is black, 1 is white.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ ContrastRange = Annotated[tuple[Contrast, Contrast], AfterValidator(_ordered)]
 
 
 class PatientCounts(Settings):
-    """How many patients each part of the cohort has."""
+    """Number of patients in each part of the cohort."""
 
-    training: int = Field(400, ge=1, le=99_999, description="patients to learn and rank on")
+    training: int = Field(400, ge=1, le=99_999, description="patients for training and ranking")
     test: int = Field(200, ge=1, le=99_999, description="patients with the same confounding")
     external: int = Field(150, ge=1, le=99_999, description="patients without any confounding")
 
 
 class Prevalence(Settings):
-    """How often patients have each concept."""
+    """Frequency of each concept among patients."""
 
     mass: Probability = Field(0.4, description="share of patients with a mass")
     suspicious_calcification: Probability = Field(
@@ -56,7 +56,7 @@ class Prevalence(Settings):
 
 
 class DensityShares(Settings):
-    """Share of patients in each BI-RADS density category; the four sum to 1."""
+    """Share of patients in each BI-RADS density category. The four shares sum to 1."""
 
     A: float = Field(0.1, ge=0, le=1, description="share almost entirely fatty")
     B: float = Field(0.4, ge=0, le=1, description="share with scattered density")
@@ -104,7 +104,7 @@ class CalcificationSettings(Settings):
 
 
 class DistractorSettings(Settings):
-    """Benign things that look a little like a finding; they carry no label."""
+    """Benign structures that resemble a finding a little. They have no label."""
 
     islands: float = Field(1.5, ge=0, le=10, description="mean number of dense islands, Poisson")
     island_contrast: ContrastRange = Field(
@@ -115,18 +115,18 @@ class DistractorSettings(Settings):
 
 
 class ArtefactSettings(Settings):
-    """How often an artefact occurs and how strongly it goes with the confounded concept."""
+    """The frequency of an artefact and its association with the confounded concept."""
 
     odds_ratio: float = Field(
-        gt=0, le=1000, description="odds ratio with the concept, over patients; 1 is none"
+        gt=0, le=1000, description="odds ratio with the concept, over patients; 1: no association"
     )
     rate: Probability = Field(0.5, description="share of all patients that have the artefact")
 
 
 class ConfounderSettings(Settings):
-    """The artefacts, planted at patient level: logit P(artefact | Y) = a + log(odds ratio) Y."""
+    """The artefacts, drawn per patient: logit P(artefact | Y) = a + log(odds ratio) Y."""
 
-    concept: Concept = Field("mass", description="the concept Y that the artefacts go with")
+    concept: Concept = Field("mass", description="the concept Y associated with the artefacts")
     marker: ArtefactSettings = Field(
         ArtefactSettings(odds_ratio=8.0), description="burnt-in view marker"
     )
@@ -139,16 +139,16 @@ class ConfounderSettings(Settings):
 
 
 class _Recipe(Settings):
-    """What every part of the cohort shares."""
+    """Settings that all parts of the cohort share."""
 
     seed: int = Field(0, ge=0, description="seed of the whole cohort")
     breasts: Literal["one", "both"] = Field(
-        "one", description="breasts imaged of a patient; each gives a CC and an MLO view"
+        "one", description="breasts imaged per patient; each gives a CC and an MLO view"
     )
     height: int = Field(REFERENCE_HEIGHT, ge=64, le=4096, description="rows of an image, pixels")
     width: int = Field(256, ge=48, le=4096, description="columns of an image, pixels")
-    prevalence: Prevalence = Field(Prevalence(), description="how often there are findings")
-    density: DensityShares = Field(DensityShares(), description="how dense the breasts are")
+    prevalence: Prevalence = Field(Prevalence(), description="frequency of findings")
+    density: DensityShares = Field(DensityShares(), description="shares of breast densities")
     mass: MassSettings = Field(MassSettings(), description="size, contrast and kind of masses")
     calcification: CalcificationSettings = Field(
         CalcificationSettings(), description="size and contrast of calcification clusters"
@@ -180,17 +180,17 @@ class _Recipe(Settings):
 
     @property
     def scale(self) -> float:
-        """Pixels of this image per pixel of the reference height."""
+        """Return pixels of this image per pixel of the reference height."""
         return self.height / REFERENCE_HEIGHT
 
 
 class PhantomSettings(_Recipe):
-    """The phantom cohort: a training and a test part alike, and an unconfounded external part."""
+    """The phantom cohort: training and test parts alike, and an unconfounded external part."""
 
     patients: PatientCounts = Field(PatientCounts(), description="patients of each part")
 
     def part(self, part: Part) -> PhantomPartSettings:
-        """Return what generating `part` depends on; every odds ratio of `external` is 1."""
+        """Return the settings on which `part` depends. In `external` every odds ratio is 1."""
         recipe = {name: getattr(self, name) for name in _Recipe.model_fields}
         if part == "external":
             confounders = self.confounders
@@ -204,7 +204,7 @@ class PhantomSettings(_Recipe):
 
 
 class PhantomPartSettings(_Recipe):
-    """One part of the cohort, with the odds ratios that hold in it."""
+    """One part of the cohort, with its odds ratios."""
 
     part: Part = Field(description="name of the part; it enters every seed and id")
     patients: int = Field(ge=1, le=99_999, description="number of patients")

@@ -1,4 +1,4 @@
-"""A small patch to add to an image, so that drawing costs what it covers."""
+"""A small patch to add to an image, so that the cost of drawing depends on the patch only."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Stamp:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """The rows and columns of the image that the stamp covers."""
+        """Return the rows and columns of the image that the stamp covers."""
         rows, columns = self.grey.shape
         return slice(self.top, self.top + rows), slice(self.left, self.left + columns)
 
     def mask(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return where the stamp draws, bool [H, W]."""
+        """Return the pixels in which the stamp draws, bool [H, W]."""
         mask = np.zeros(shape, bool)
         mask[self.window] = self.grey > 0
         return mask

@@ -1,4 +1,4 @@
-"""Random streams and ids from SHA-256, so that nothing depends on the order of generation."""
+"""Random streams and ids from SHA-256. They do not depend on the order of generation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def key_digest(*key: str | int) -> bytes:
 
 
 def random_stream(*key: str | int) -> np.random.Generator:
-    """Return the generator of `key`.
+    """Return the random generator of `key`.
 
-    Each thing that is drawn has its own key (cohort seed, part, patient, side, view, component).
-    A patient added, or a component switched off, therefore leaves every other draw as it was.
+    Each drawn thing has its own key (cohort seed, part, patient, side, view, component). So an
+    added patient, or a component that is switched off, changes no other draw.
     """
     return np.random.Generator(np.random.PCG64(int.from_bytes(key_digest(*key)[:16], "big")))

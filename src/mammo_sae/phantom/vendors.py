@@ -1,4 +1,4 @@
-"""The two manufacturers of the phantom cohort: how each shows, and stores, the same breast."""
+"""The two manufacturers of the phantom cohort: how each displays and stores the same breast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Vendor:
-    """A manufacturer; display is 0 (black) to 1 (white), stored values are integers."""
+    """A manufacturer. Display values are 0 (black) to 1 (white), stored values are integers."""
 
     manufacturer: str
     model: str
@@ -32,22 +32,22 @@ class Vendor:
     black: int  # stored value shown as black by the first window
     white: int  # stored value shown as white by the first window
     windows: tuple[Window, ...]
-    compressed: bool  # JPEG-LS lossless, else plain explicit VR little endian
+    compressed: bool  # True: JPEG-LS lossless; False: explicit VR little endian
 
     def display(self, grey: np.ndarray) -> np.ndarray:
-        """Return the presentation of linear `grey`: a soft shoulder to white, then gamma."""
+        """Return the display value of linear `grey`: a soft shoulder to white, then gamma."""
         shoulder = 0.72
         room = 1 - shoulder
         high = 1 - room * np.exp((shoulder - np.maximum(grey, shoulder)) / room)
         return np.where(grey > shoulder, high, grey.clip(0)) ** np.float32(self.gamma)
 
     def stored(self, display: np.ndarray) -> np.ndarray:
-        """Return the uint16 values that the first window shows as `display`."""
+        """Return the uint16 values that the first window displays as `display`."""
         return np.rint(self.black + display * (self.white - self.black)).astype(np.uint16)
 
 
 def _linear_window(low: int, high: int, explanation: str) -> Window:
-    """Return the window that shows `low` and `high` as the ends of the display.
+    """Return the window that displays `low` and `high` as black and white.
 
     DICOM PS3.3 C.11.2.1.2.1: the ends are centre - 0.5 -+ (width - 1) / 2.
     """
