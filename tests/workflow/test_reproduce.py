@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
+import json
+import re
 import shutil
 from pathlib import Path
 
 import efficientnet_pytorch
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from sklearn.metrics import f1_score
 
 from mammo_clip_form import write_mammo_clip_form
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.phantom import archive
 from mammo_sae.phantom.settings import PatientCounts, PhantomSettings, Prevalence
 
@@ -46,8 +54,8 @@ def write_images(folder: Path) -> None:
     write_mammo_clip_form(vindr, folder, height=128, width=80)
 
 
-def write_classifier(path: Path, seed: int) -> None:
-    """Write a B2 with one output as Mammo-CLIP's downstream training saves one."""
+def write_classifier(path: Path, seed: int, outputs: int = 1) -> None:
+    """Write a B2 with a classifier as Mammo-CLIP's downstream training saves one."""
     torch.manual_seed(seed)
     network = efficientnet_pytorch.EfficientNet.from_name("efficientnet-b2", num_classes=1)
     for module in network.modules():
@@ -56,8 +64,8 @@ def write_classifier(path: Path, seed: int) -> None:
     with torch.no_grad():
         network.train()(torch.randn(8, 3, 128, 96))
     model = {f"image_encoder.{key}": value for key, value in network.state_dict().items()}
-    model["classifier.classification_head.weight"] = torch.randn(1, CHANNELS)
-    model["classifier.classification_head.bias"] = torch.zeros(1)
+    model["classifier.classification_head.weight"] = torch.randn(outputs, CHANNELS)
+    model["classifier.classification_head.bias"] = torch.zeros(outputs)
     content = {"model": model, "predictions": torch.zeros(4), "epoch": 3, "auroc": 0.9}
     torch.save(content, path)
 
@@ -124,8 +132,14 @@ def test_by_rows_every_published_figure_has_a_row_with_ours_beside_it(project):
 def test_the_whole_run_ends_in_a_report_that_shows_the_table(project):
     project.snakemake()
     project.snakemake("--report", str(project.results / "report.html"))
-    assert (project.results / "tables" / "published.html").is_file()
-    assert "AUROC with SAE" in (project.results / "tables" / "published.html").read_text()
+    page = (project.results / "tables" / "published.html").read_text()
+    packed = re.search(r'const DATA = "([^"]*)"', page)[1]
+    shown = json.loads(gzip.decompress(base64.b64decode(packed)))
+    table = pd.read_csv(project.results / "tables" / "published.csv")
+    assert shown["columns"] == list(table)
+    assert [row[0] for row in shown["rows"]] == table["figure"].to_list()
+    assert len(table) == 28
+    assert (project.results / "report.html").stat().st_size > len(page)
     assert project.stale() == {}
 
 
@@ -138,3 +152,45 @@ def test_by_images_the_table_says_on_every_score_that_labels_differ(project):
     scored = found[(found["concept"] == "suspicious_calcification") & found["ours"].notna()]
     assert len(scored)
     assert scored["differs"].str.contains("ours by image").all()
+
+
+@pytest.mark.soak
+def test_density_is_scored_by_rows_as_one_question_of_four_classes(project):
+    write_classifier(project.folder / "density.pth", 2, outputs=4)
+    classes = {f"density_{letter.lower()}": f"DENSITY {letter}" for letter in "ABCD"}
+    source = {"kind": "mammo_clip", "architecture": "efficientnet-b2", "path": "density.pth"}
+    encoders = {
+        "pretrained_calcification": None,
+        "finetuned_calcification": None,
+        "finetuned_density": {"kind": "pretrained", "source": source | {"classifier": [*classes]}},
+    }
+    nothing = {"mass": None, "suspicious_calcification": None}
+    overlay = {
+        "name": "density",
+        "cohort": {"concepts": nothing | classes},
+        "encoders": encoders,
+        "report": {"published": None},
+    }
+    project.snakemake("results/density/tables/classes.parquet", overlay=yaml.safe_dump(overlay))
+    results = project.folder / "results" / "density"
+    found = pd.read_parquet(results / "tables" / "classes.parquet")
+    assert set(found["labels"]) == {"finding"}
+    assert set(found["encoder"]) == {"finetuned_density"}
+
+    rows = pd.read_csv(project.folder / "vindr-png" / "vindr_detection_v1_folds.csv")
+    rows = rows[rows["split"] == "test"]
+    logits = pd.read_parquet(results / "heads" / "finetuned_density" / "predictions.parquet")
+    logits = logits.pivot(index="image_id", columns="concept", values="logit")[[*classes]]
+    names = rows["image_id"].str.removesuffix(".png").map(load_pseudonyms(None).image)
+    answers = logits.loc[names].to_numpy().argmax(axis=1)
+    found = found.set_index(["mode", "k"])
+    original = found.loc["original"].iloc[0]
+    assert original["accuracy"] == pytest.approx((answers == rows["density"]).mean())
+    f1 = f1_score(rows["density"], answers, average="macro", zero_division=0)
+    assert original["macro_f1"] == pytest.approx(f1)
+    # Without latents every image has the same answer.
+    shares = rows["density"].value_counts(normalize=True)
+    assert np.isclose(shares, found.loc[("on", 0), "accuracy"]).any()
+    kept, dropped = (found.loc[key] for key in (("on", LATENTS), ("off", 0)))
+    assert kept["latents_kept"] == dropped["latents_kept"] == LATENTS
+    assert kept["accuracy"] == dropped["accuracy"]
