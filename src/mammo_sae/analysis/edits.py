@@ -68,7 +68,7 @@ def union_places(ranked: pd.DataFrame) -> np.ndarray:
     """Return [h]: the better of every latent's places in both classes' class-mean rankings.
 
     The latents with places below k are the union of the positive class's top k and the negative
-    class's top k. This is the group that Mammo-SAE edits.
+    class's top k. This is the group of Mammo-SAE's text.
     """
     places = []
     for column in ("mean_positive", "mean_negative"):

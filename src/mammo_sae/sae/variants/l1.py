@@ -1,4 +1,6 @@
-"""ReLU with an L1 penalty: the SAE of Mammo-SAE (arXiv 2507.15227), after Bricken et al. 2023.
+"""ReLU with an L1 penalty, after Mammo-SAE (arXiv 2507.15227) and Bricken et al. 2023.
+
+The paper's own SAE is `mammo_sae.sae.variants.mammo_sae`. docs/sae.md says how the two differ.
 
     z = ReLU(u W^T + b_e),  u_hat = z D + b_d,  ||D_j|| = 1
     loss = mean over cells of (mean over channels of (u_hat - u)^2 + l1 scale sum_j z_j)
@@ -7,7 +9,7 @@ This loss is scale^2 times the same loss on raw embeddings with weight l1. So th
 can be used unchanged. At every `resample_every` of the run, dead latents restart as in Bricken et
 al.: they point at cells drawn with probability proportional to their squared loss; their encoder
 rows have a fifth of the mean norm of the alive latents' rows; their bias is 0 and their Adam state
-is cleared. The cells are the run's sample (`Start.cells`), 20,000 as in Mammo-SAE's code.
+is cleared. The cells are the run's sample (`Start.cells`), 20,000.
 """
 
 from __future__ import annotations
