@@ -13,10 +13,10 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, get_args
 
-from pydantic import SerializeAsAny, WrapValidator
+from pydantic import SerializeAsAny, TypeAdapter, ValidationInfo, WrapValidator
 
 from mammo_sae.errors import InputError
-from mammo_sae.settings import Settings
+from mammo_sae.settings import Settings, canonical_json
 
 COHORTS = "mammo_sae.cohorts"
 VARIANTS = "mammo_sae.variants"
@@ -83,10 +83,16 @@ def or_added(union: Any, group: str) -> Any:
         The group of entry points.
     """
     key, names = get_args(union)[1].discriminator, set(tags(union))
+    own: TypeAdapter[Any] = TypeAdapter(union)
 
-    def validate(value: Any, validate_union: Any) -> Any:
+    def validate(value: Any, validate_union: Any, info: ValidationInfo) -> Any:
         name = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
         model = None if name in names else added(group).get(name)
+        if info.mode == "json":
+            # This function gets JSON as Python objects. In strict mode a list would not do for
+            # a tuple then.
+            chosen = own if model is None else TypeAdapter(model)
+            return chosen.validate_json(canonical_json(value))
         return validate_union(value) if model is None else model.model_validate(value)
 
     return Annotated[union, WrapValidator(validate), SerializeAsAny()]
