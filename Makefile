@@ -45,9 +45,11 @@ bench-sae: $(VENV)/installed
 	$(BIN)/python benchmarks/bench_sae.py
 
 # Files that other people's code writes, read by ours; needs the peers' environment, see
-# benchmarks/requirements-published.txt.
+# benchmarks/requirements-published.txt. With a clone of Mammo-SAE's repository its scripts are run
+# as well: make check-published MAMMO_SAE=../MammoSAE
+MAMMO_SAE ?=
 check-published: $(VENV)/installed
-	$(BIN)/python benchmarks/check_published.py
+	$(BIN)/python benchmarks/check_published.py $(if $(MAMMO_SAE),--mammo-sae $(MAMMO_SAE))
 
 clean:
 	rm -rf results .snakemake .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """`variant: mammo_sae` against Mammo-SAE's own training code: the same 50 steps, the same draws?
 
     git clone https://github.com/krishnakanthnakka/MammoSAE
-    python benchmarks/check_mammo_sae.py MammoSAE/lib/sparse_autoencoder [--peers DIR]
+    python benchmarks/check_mammo_sae.py MammoSAE [--peers DIR]
 
 Their autoencoder, losses and optimiser start from their own start and take 50 steps on raw cells in
 the peers' environment (that of bench_sae.py); ours takes them from the same weights. Then the
@@ -32,7 +32,7 @@ NAMES = {
 def main() -> None:
     """Have them train, train, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("code", type=Path, help="their lib/sparse_autoencoder")
+    parser.add_argument("code", type=Path, help="a clone of their repository")
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
     parser.add_argument("--theirs", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -96,7 +96,7 @@ def theirs(code: Path, out: Path) -> None:
     strenum.SnakeCaseStrEnum = enum.StrEnum  # type: ignore[attr-defined]
     sys.modules["strenum"] = strenum
     sys.modules["torchvision"] = None  # type: ignore[assignment]  # breaks transformers' import
-    sys.path.insert(0, str(code))
+    sys.path.insert(0, str(code / "lib" / "sparse_autoencoder"))
     from sparse_autoencoder import (
         ActivationResampler,
         AdamWithReset,

@@ -177,7 +177,7 @@ def configuration(configs: Path, name: str) -> dict:
                 whole, {group: OmegaConf.load(configs / group / f"{part}.yaml")}
             )
     folder = "outputs"
-    OmegaConf.register_new_resolver("hydra", lambda _: folder, replace=True)
+    OmegaConf.register_resolver("hydra", lambda _: folder, replace=True)
     return convert_dictconfig_to_dict(whole)
 
 
