@@ -36,7 +36,7 @@ class ZerosSource(Settings):
 
     MODULE: ClassVar[str] = "elsewhere.zeros"
     kind: Literal["zeros"]
-    of: str = Field(description="who asks")
+    of: tuple[str, ...] = Field(description="who asks")
     architecture: str = "efficientnet-lite0"
 
 
@@ -88,7 +88,7 @@ def read(source):
         kind="pretrained",
         architecture=source.architecture,
         normalisation=IMAGENET,
-        source=f"zeros of {source.of}",
+        source=f"zeros of {' and '.join(source.of)}",
         licence="none needed",
         data="none",
     )
@@ -210,7 +210,7 @@ from pathlib import Path
 from mammo_sae.config import load_config
 from mammo_sae.encoders import importing
 from mammo_sae.encoders.settings import PretrainedSettings
-encoder = {"kind": "pretrained", "source": {"kind": "zeros", "of": "us"}}
+encoder = {"kind": "pretrained", "source": {"kind": "zeros", "of": ["us", "them"]}}
 config = load_config({"layers": ["head"], "encoders": {"e": encoder}}, "mine")
 settings = PretrainedSettings.model_validate_json(config.slice("import_encoder", {"encoder": "e"}))
 weights, description = Path("w.safetensors"), Path("w.json")
@@ -221,7 +221,7 @@ print(description.read_text())
 
 def test_weights_of_another_package_are_imported(site, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert answer(IMPORTED, site)["source"] == "zeros of us"
+    assert answer(IMPORTED, site)["source"] == "zeros of us and them"
 
 
 CODE = """

@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mammo_sae.encoders.settings import EncoderSettings, FinetunedSettings
+from mammo_sae.encoders.settings import EncoderSettings, FinetunedSettings, PretrainedSettings
 
 encoder = TypeAdapter(EncoderSettings)
 
@@ -41,3 +41,8 @@ def test_settings_come_back_from_their_own_json():
 def test_settings_are_imported_without_torch():
     code = "import sys, mammo_sae.encoders.settings; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_list_of_json_is_taken_for_a_tuple_of_a_source():
+    text = '{"source": {"kind": "mammo_clip", "path": "a.pth", "classifier": ["mass"]}}'
+    assert PretrainedSettings.model_validate_json(text).source.classifier == ("mass",)
