@@ -190,7 +190,7 @@ def run_ours(folder: Path) -> dict[str, pd.DataFrame]:
             }
         },
         "sae_quality": draws,
-        "probing": draws | {"permutation_draws": 99},
+        "latents": draws | {"permutation_draws": 99},
         "interventions": draws | {"random_sets": 1},
         "report": {"published": None},
     }

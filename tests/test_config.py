@@ -205,7 +205,8 @@ def test_a_finetuned_encoder_reads_its_frozen_layers_from_its_base():
         ("saes: {a: {variant: {name: top}}}", "must be topk, .*got 'top'; did you mean 'topk'"),
         ("saes: {topk: null}", "saes: null leaves none"),
         ("confunds: {}", "confunds: unknown key.*did you mean 'confounds'"),
-        ("probing: {scor: max}", r"probing\.scor: unknown key.*did you mean 'score'"),
+        ("readout: {k: [1]}", "readout: is called probes now; rename the key"),
+        ("latents: {scor: max}", r"latents\.scor: unknown key.*did you mean 'score'"),
         (
             "images: {preprocessing: clinical, triage: {vieww: warn}}",
             r"images\.triage\.vieww: .*did you mean 'view'",
@@ -239,10 +240,10 @@ def test_what_yaml_makes_of_a_file_is_taken_or_refused_in_one_sentence(tmp_path,
 
 def test_all_wrong_keys_are_named_at_once(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("name: 5\nlayer: [head]\nprobing: {seed: x}\nsaes: {a: {k: 3}}\n")
+    file.write_text("name: 5\nlayer: [head]\nlatents: {seed: x}\nsaes: {a: {k: 3}}\n")
     with pytest.raises(InputError) as error:
         read_config([file])
-    for key in ("name: ", "layer: ", "probing.seed: ", "saes.a.k: "):
+    for key in ("name: ", "layer: ", "latents.seed: ", "saes.a.k: "):
         assert key in str(error.value)
 
 
@@ -279,17 +280,17 @@ def test_what_is_the_phantoms_is_in_the_demo_alone(tmp_path):
     own = {"cohort": {"kind": "vindr", "source": "/data"}}
     config = load_config(own, "x")
     assert config.name == "vindr"
-    assert config.readout.acquisition is config.readout.anatomical is None
+    assert config.probes.acquisition is config.probes.anatomical is None
     assert config.confounds.anatomical is None
-    for step in (config.readout, config.interventions, config.effects):
+    for step in (config.probes, config.interventions, config.effects):
         assert step.splits == ("test",)
     own["cohort"]["external"] = "/other"
-    for step in ("readout", "interventions", "effects"):
+    for step in ("probes", "interventions", "effects"):
         assert getattr(load_config(own, "x"), step).splits == ("test", "external")
     own["effects"] = {"splits": ["external"]}
     assert load_config(own, "x").effects.splits == ("external",)
     demo = read_config([])
-    assert demo.readout.acquisition == ("marker", "manufacturer")
+    assert demo.probes.acquisition == ("marker", "manufacturer")
     assert demo.saes["topk"].training("head", 0).latents == 2560
 
 
@@ -320,13 +321,13 @@ def test_what_no_rule_or_analysis_could_do_is_refused(changes, said):
 def test_figures_show_the_confirmation_split_or_the_first_that_the_analysis_reads():
     config = load_config(
         {
-            "readout": {"splits": ["external", "test"]},
+            "probes": {"splits": ["external", "test"]},
             "effects": {"splits": ["external"]},
             "layers": ["blocks.14", "head", "blocks.10"],
         },
         "mine.yaml",
     )
-    assert config.shown_split("readout") == "test"
+    assert config.shown_split("probes") == "test"
     assert config.shown_split("effects") == "external"
     assert config.shown_splits() == {
         layer: "test" for layer in config.layers if layer == "head" or layer in config.inner.layers

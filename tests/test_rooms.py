@@ -68,7 +68,11 @@ ROOMS = (
     Room("images", ("images",), "a cohort's files, converted into stores of canonical images"),
     Room("encoders", ("encoders",), "EfficientNets: weights, heads, fine-tuning, extraction"),
     Room("sae", ("sae",), "SAE variants, their training, codes"),
-    Room("analysis", ("analysis",), "quality, probing, interventions, alignment, confounds, truth"),
+    Room(
+        "analysis",
+        ("analysis",),
+        "quality, latents, probes, interventions, alignment, confounds",
+    ),
     Room("report", ("report",), "tables, figures, pages"),
     Room(
         "workflow",

@@ -157,6 +157,17 @@ def test_every_rule_takes_its_own_slice_and_its_own_code():
         assert "config[" not in block, name
 
 
+def test_what_writes_a_table_has_the_tables_name_and_so_has_its_module():
+    # The scores of all encoders make one table, inner layers add to `interventions`, and a figure's
+    # counts are named after what they count.
+    others = {"evaluate_encoder", "inner", "figure_cohort"}
+    for name, step in STEPS.items():
+        if step.tables and name not in others:
+            assert step.tables == (name,)
+            room, module = step.module.split(".")[-2:]
+            assert name in {module, f"{room}_{module}"}
+
+
 BEGIN = "<!-- Written by tests/test_slices.py: the steps. -->"
 END = "<!-- End of the steps. -->"
 

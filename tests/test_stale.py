@@ -65,7 +65,7 @@ def test_every_key_that_is_named_is_one_of_the_configuration(step):
         ("train_sae", ("variant", "k"), "saes.topk.layers.head.variant.k"),
         ("train_sae", ("warm_up",), "saes.topk.warm_up"),
         ("evaluate_encoder", ("seed",), "evaluation.seed"),
-        ("configuration", ("probing", "seed"), "probing.seed"),
+        ("configuration", ("latents", "seed"), "latents.seed"),
     ],
 )
 def test_a_setting_is_named_by_its_key(rule, path, key):

@@ -20,10 +20,10 @@ from mammo_sae.analysis.settings import (
     EffectSettings,
     InnerSettings,
     InterventionSettings,
-    MatchingSettings,
-    ProbingSettings,
+    LatentSettings,
+    MatchedLatentSettings,
+    ProbesSettings,
     QualitySettings,
-    ReadoutSettings,
     TruthSettings,
 )
 from mammo_sae.cohorts.pseudonyms import public_settings
@@ -39,8 +39,8 @@ from mammo_sae.encoders.settings import (
     EvaluationSettings,
     ExtractionSettings,
     FinetunedSettings,
+    LinearProbeSettings,
     PretrainedSettings,
-    ProbeSettings,
 )
 from mammo_sae.errors import InputError
 from mammo_sae.phantom.settings import PhantomSettings
@@ -57,7 +57,7 @@ DEFAULT = SOURCE.parents[1] / "config" / "config.yaml"
 PARTS = ("training", "test", "external")
 
 
-ANALYSES = ("readout", "interventions", "effects", "inner", "alignment", "confounds", "truth")
+ANALYSES = ("probes", "interventions", "effects", "inner", "alignment", "confounds", "truth")
 
 
 class Config(Settings):
@@ -85,8 +85,8 @@ class Config(Settings):
     extraction: ExtractionSettings = Field(
         ExtractionSettings(), description="how encoders are run over the images"
     )
-    linear_probe: ProbeSettings = Field(
-        ProbeSettings(), description="the head of a pretrained encoder"
+    linear_probe: LinearProbeSettings = Field(
+        LinearProbeSettings(), description="the head of a pretrained encoder"
     )
     evaluation: EvaluationSettings = Field(
         EvaluationSettings(), description="how encoders' predictions are scored"
@@ -100,8 +100,8 @@ class Config(Settings):
         {"topk": SaeSettings()}, min_length=1, description="the SAEs to train on each, by name"
     )
     sae_quality: QualitySettings = Field(QualitySettings(), description="how well SAEs reconstruct")
-    probing: ProbingSettings = Field(ProbingSettings(), description="which latents carry a concept")
-    readout: ReadoutSettings = Field(ReadoutSettings(), description="what can be read from a layer")
+    latents: LatentSettings = Field(LatentSettings(), description="which latents carry a concept")
+    probes: ProbesSettings = Field(ProbesSettings(), description="what can be read from a layer")
     interventions: InterventionSettings = Field(
         InterventionSettings(), description="what the prediction rests on, at the head layer"
     )
@@ -111,8 +111,8 @@ class Config(Settings):
     inner: InnerSettings = Field(
         InnerSettings(), description="what the prediction rests on, at inner layers"
     )
-    matching: MatchingSettings = Field(
-        MatchingSettings(), description="latents of fine-tuned encoders and of their bases"
+    matched_latents: MatchedLatentSettings = Field(
+        MatchedLatentSettings(), description="latents of fine-tuned encoders and of their bases"
     )
     alignment: AlignmentSettings = Field(
         AlignmentSettings(), description="whether latents fire on the lesion"
@@ -197,11 +197,11 @@ class Config(Settings):
                 yield f"{where}: the cohort has no concept {concept!r}; add it to cohort.concepts"
 
     def _wrong_unit(self) -> Iterator[str]:
-        unit = self.probing.unit
+        unit = self.latents.unit
         if getattr(self.cohort, "labels", IMAGE) == FINDING and unit != IMAGE:
             yield (
-                f"probing.unit: a {unit} has one label, and cohort.labels: finding scores the rows "
-                "of findings one by one; set probing.unit to image, or cohort.labels to image"
+                f"latents.unit: a {unit} has one label, and cohort.labels: finding scores the rows "
+                "of findings one by one; set latents.unit to image, or cohort.labels to image"
             )
 
     def _wrong_splits(self) -> Iterator[str]:
@@ -337,7 +337,7 @@ class Config(Settings):
         The confirmation split, if the analysis reads it; else the first that it does read.
         """
         splits: tuple[str, ...] = getattr(self, analysis).splits
-        return self.probing.confirmation if self.probing.confirmation in splits else splits[0]
+        return self.latents.confirmation if self.latents.confirmation in splits else splits[0]
 
     def shown_splits(self) -> dict[str, str]:
         """Return the split that the figure of interventions shows, of every layer that has them."""
@@ -396,6 +396,10 @@ def kept_configuration(name: str) -> Path:
     return Path(".snakemake") / "mammo_sae" / f"{name}.yaml"
 
 
+# Keys of earlier versions. The nearest key of now would be wrong advice.
+RENAMED = {"probing": "latents", "readout": "probes", "matching": "matched_latents"}
+
+
 def load_config(content: Mapping[str, Any], where: str) -> Config:
     """Validate a configuration, as read from YAML.
 
@@ -408,6 +412,9 @@ def load_config(content: Mapping[str, Any], where: str) -> Config:
         One sentence that names every wrong key and what it must be.
     """
     kept = _without_null(plain(content, where), where)
+    for old, new in RENAMED.items():
+        if old in kept:
+            raise InputError(f"{where}: {old}: is called {new} now; rename the key")
     try:
         # Through JSON: in strict mode YAML's lists would not do for tuples otherwise.
         return Config.model_validate_json(canonical_json(_suited_to_the_cohort(kept)))
@@ -422,7 +429,7 @@ def _suited_to_the_cohort(content: dict[str, Any]) -> dict[str, Any]:
         return content
     scored = ["test", "external"] if cohort.get("external") else ["test"]
     filled = {"name": cohort["kind"], **content}
-    for step in ("readout", "interventions", "effects"):
+    for step in ("probes", "interventions", "effects"):
         own = content.get(step, {})
         filled[step] = {"splits": scored, **own} if isinstance(own, dict) else own
     return filled

@@ -22,6 +22,6 @@ DEMO: dict[str, Any] = {
             }
         }
     },
-    "readout": {"acquisition": ["marker", "manufacturer"], "anatomical": ["density"]},
+    "probes": {"acquisition": ["marker", "manufacturer"], "anatomical": ["density"]},
     "confounds": {"anatomical": ["density", "view", "side", "age_bin"]},
 }

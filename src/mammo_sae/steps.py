@@ -231,7 +231,9 @@ STEPS = {
         "mammo_sae.encoders.finetune", encoders.FinetunedSettings, "encoders.{encoder}"
     ),
     "extract": Step("mammo_sae.encoders.extract", encoders.ExtractionSettings, "extraction"),
-    "linear_probe": Step("mammo_sae.encoders.linear_probe", encoders.ProbeSettings, "linear_probe"),
+    "linear_probe": Step(
+        "mammo_sae.encoders.linear_probe", encoders.LinearProbeSettings, "linear_probe"
+    ),
     "evaluate_encoder": Step(
         "mammo_sae.encoders.evaluate",
         encoders.EvaluationSettings,
@@ -248,17 +250,17 @@ STEPS = {
     ),
     "codes": Step("mammo_sae.sae.codes"),
     "sae_quality": Step(
-        "mammo_sae.analysis.quality",
+        "mammo_sae.analysis.sae_quality",
         analysis.QualitySettings,
         "sae_quality",
         tables=("sae_quality",),
     ),
     "sae_stability": Step("mammo_sae.sae.stability", tables=("sae_stability",)),
-    "probing": Step(
-        "mammo_sae.analysis.probing", analysis.ProbingSettings, "probing", tables=("latents",)
+    "latents": Step(
+        "mammo_sae.analysis.latents", analysis.LatentSettings, "latents", tables=("latents",)
     ),
-    "readout": Step(
-        "mammo_sae.analysis.readout", analysis.ReadoutSettings, "readout", tables=("probes",)
+    "probes": Step(
+        "mammo_sae.analysis.probes", analysis.ProbesSettings, "probes", tables=("probes",)
     ),
     "interventions": Step(
         "mammo_sae.analysis.interventions",
@@ -281,10 +283,10 @@ STEPS = {
         "inner",
         tables=("interventions", "attribution"),
     ),
-    "matching": Step(
-        "mammo_sae.analysis.matching",
-        analysis.MatchingSettings,
-        "matching",
+    "matched_latents": Step(
+        "mammo_sae.analysis.matched_latents",
+        analysis.MatchedLatentSettings,
+        "matched_latents",
         tables=("matched_latents",),
     ),
     "alignment": Step(
@@ -318,7 +320,7 @@ STEPS = {
     "figure_encoders": Step("mammo_sae.report.encoders"),
     "figure_training": Step("mammo_sae.report.training"),
     "figure_layers": Step("mammo_sae.report.layers"),
-    "figure_readout": Step("mammo_sae.report.readout"),
+    "figure_probes": Step("mammo_sae.report.probes"),
     "figure_sweep": Step("mammo_sae.report.sweep"),
     "figure_effects": Step("mammo_sae.report.effects"),
     "figure_latents": Step(

@@ -6,8 +6,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis import alignment, exchange, probing
-from mammo_sae.analysis.settings import AlignmentSettings, ProbingSettings
+from mammo_sae.analysis import alignment, exchange, latents
+from mammo_sae.analysis.settings import AlignmentSettings, LatentSettings
 from mammo_sae.stores.tables import read_table
 
 SETTINGS = AlignmentSettings(
@@ -137,8 +137,8 @@ def table(world, tmp_path_factory) -> pd.DataFrame:
     root = tmp_path_factory.mktemp("alignment")
     concepts = ["mass", "suspicious_calcification"]
     common = {"identity": world.identity, "images": world.images, "codes": world.codes}
-    probing.run(
-        ProbingSettings(bootstrap_draws=20, permutation_draws=99),
+    latents.run(
+        LatentSettings(bootstrap_draws=20, permutation_draws=99),
         concepts=concepts,
         output=root / "latents.parquet",
         **common,

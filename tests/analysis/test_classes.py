@@ -6,8 +6,8 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from mammo_sae.analysis import classes, probing
-from mammo_sae.analysis.settings import InterventionSettings, ProbingSettings
+from mammo_sae.analysis import classes, latents
+from mammo_sae.analysis.settings import InterventionSettings, LatentSettings
 from mammo_sae.config import load_config
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.sae.model import SparseAutoencoder
@@ -55,8 +55,8 @@ def run(world, tmp_path_factory):
         "codes": world.codes,
         "concepts": CLASSES,
     }
-    probing.run(
-        ProbingSettings(bootstrap_draws=20, permutation_draws=99),
+    latents.run(
+        LatentSettings(bootstrap_draws=20, permutation_draws=99),
         output=root / "latents.parquet",
         **common,
     )

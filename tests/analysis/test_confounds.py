@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis import confounds, probing, truth
+from mammo_sae.analysis import confounds, latents, truth
 from mammo_sae.analysis.levels import levels
-from mammo_sae.analysis.settings import ConfoundSettings, ProbingSettings, TruthSettings
+from mammo_sae.analysis.settings import ConfoundSettings, LatentSettings, TruthSettings
 from mammo_sae.analysis.verdict import JUDGED, SUSPECT, verdict
 from mammo_sae.stores.tables import read_table
 
@@ -24,8 +24,8 @@ SETTINGS = ConfoundSettings(
 def run(world, tmp_path_factory):
     root = tmp_path_factory.mktemp("confounds")
     common = {"identity": world.identity, "images": world.images, "codes": world.codes}
-    probing.run(
-        ProbingSettings(bootstrap_draws=20, permutation_draws=199),
+    latents.run(
+        LatentSettings(bootstrap_draws=20, permutation_draws=199),
         concepts=["mass", "suspicious_calcification"],
         output=root / "latents.parquet",
         **common,

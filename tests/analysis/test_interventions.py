@@ -12,8 +12,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from mammo_sae.analysis import edits, effects, interventions, linear, probing
-from mammo_sae.analysis.settings import EffectSettings, InterventionSettings, ProbingSettings
+from mammo_sae.analysis import edits, effects, interventions, latents, linear
+from mammo_sae.analysis.settings import EffectSettings, InterventionSettings, LatentSettings
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
@@ -57,8 +57,8 @@ def run(world, tmp_path_factory):
     )
     write_table(predictions, root / "predictions.parquet")
     common = {"identity": world.identity, "images": world.images, "codes": world.codes}
-    probing.run(
-        ProbingSettings(bootstrap_draws=20, permutation_draws=99),
+    latents.run(
+        LatentSettings(bootstrap_draws=20, permutation_draws=99),
         concepts=["mass"],
         output=root / "latents.parquet",
         **common,

@@ -20,9 +20,9 @@ from mammo_sae.analysis import (
     confounds,
     effects,
     head,
-    matching,
-    probing,
-    readout,
+    latents,
+    matched_latents,
+    probes,
     truth,
 )
 from mammo_sae.analysis.settings import (
@@ -30,9 +30,9 @@ from mammo_sae.analysis.settings import (
     ConfoundSettings,
     EffectSettings,
     InterventionSettings,
-    MatchingSettings,
-    ProbingSettings,
-    ReadoutSettings,
+    LatentSettings,
+    MatchedLatentSettings,
+    ProbesSettings,
     TruthSettings,
 )
 from mammo_sae.encoders.heads import Head, save_head
@@ -117,7 +117,7 @@ def analyse(world, models: Path, table: pd.DataFrame, folder: Path) -> dict[str,
     write_table(table, folder / "images.parquet")
     here = {name: folder / f"{name}.parquet" for name in (
         *("latents", "alignment", "confounds", "truth", "probes"),
-        *("interventions", "sweep", "effects", "matching"),
+        *("interventions", "sweep", "effects", "matched_latents"),
     )}  # fmt: skip
     common = {
         "identity": world.identity, "images": folder / "images.parquet", "codes": world.codes
@@ -125,16 +125,16 @@ def analyse(world, models: Path, table: pd.DataFrame, folder: Path) -> dict[str,
     after = {**common, "latents": here["latents"]}
     linear = {**after, "sae": models / "sae.json", "head": models, "concepts": CONCEPTS}
     stores = {"image_stores": world.image_stores, "concepts": CONCEPTS}
-    probing.run(ProbingSettings(**DRAWS), **common, concepts=CONCEPTS, output=here["latents"])
+    latents.run(LatentSettings(**DRAWS), **common, concepts=CONCEPTS, output=here["latents"])
     settings = AlignmentSettings(top_latents=4, **DRAWS)
     alignment.run(settings, **after, **stores, output=here["alignment"])
     settings = ConfoundSettings(top_latents=4, **DRAWS)
     confounds.run(settings, **after, **stores, output=here["confounds"])
     truth.run(TruthSettings(), **after, confounds=here["confounds"], output=here["truth"])
-    settings = ReadoutSettings(
+    settings = ProbesSettings(
         k=(1,), penalties=(0.01,), bootstrap_draws=20, outer_folds=2, splits=tuple(PLACES)
     )
-    readout.run(
+    probes.run(
         settings, **common, concepts=CONCEPTS, embeddings=[models / "0.json"],
         output=here["probes"],
     )  # fmt: skip
@@ -144,10 +144,11 @@ def analyse(world, models: Path, table: pd.DataFrame, folder: Path) -> dict[str,
         interventions=here["interventions"], sweep=here["sweep"],
     )  # fmt: skip
     effects.run(EffectSettings(bootstrap_draws=20), **linear, output=here["effects"])
-    matching.run(
-        MatchingSettings(directions=100),
+    matched_latents.run(
+        MatchedLatentSettings(directions=100),
         sae_before=models / "sae.json", sae_after=models / "sae.json",
-        effects_before=here["effects"], effects_after=here["effects"], output=here["matching"],
+        effects_before=here["effects"], effects_after=here["effects"],
+        output=here["matched_latents"],
     )  # fmt: skip
     return {name: read_table(path) for name, path in here.items()}
 

@@ -174,9 +174,9 @@ def test_both_forms_of_vindr_count_the_rows_of_their_table(folders, tmp_path):
 def test_a_patient_has_one_label_so_units_and_labels_by_finding_exclude_each_other():
     content = {
         "cohort": {"kind": "vindr", "source": "x", "labels": "finding"},
-        "probing": {"unit": "patient"},
+        "latents": {"unit": "patient"},
     }
-    with pytest.raises(InputError, match=r"probing\.unit: a patient has one label"):
+    with pytest.raises(InputError, match=r"latents\.unit: a patient has one label"):
         load_config(content, "test")
 
 

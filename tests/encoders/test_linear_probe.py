@@ -12,7 +12,7 @@ from mammo_sae.encoders import linear_probe
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import save_encoder
-from mammo_sae.encoders.settings import ProbeSettings
+from mammo_sae.encoders.settings import LinearProbeSettings
 from mammo_sae.errors import InputError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.stores.embeddings import create_embedding_store
@@ -74,7 +74,7 @@ def features(tmp_path) -> tuple[np.ndarray, pd.DataFrame, list[Path], Path]:
 
 def run(manifests, cohort, directory, encoder=None, **settings):
     linear_probe.run(
-        ProbeSettings(**settings),
+        LinearProbeSettings(**settings),
         concepts=["mass"],
         images=cohort,
         encoder=encoder or directory.parent / "encoder",

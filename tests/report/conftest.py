@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from mammo_sae.analysis import alignment, confounds, edits, interventions, probing, truth
+from mammo_sae.analysis import alignment, confounds, edits, interventions, truth
+from mammo_sae.analysis import latents as latents_step
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.settings import (
     AlignmentSettings,
     ConfoundSettings,
     InterventionSettings,
-    ProbingSettings,
+    LatentSettings,
     TruthSettings,
 )
 from mammo_sae.grids import LayerGrid
@@ -171,8 +172,8 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
     """Make the tables of the run with the real analyses."""
     common = {"identity": run.identity, "images": run.images, "codes": run.codes}
     made = {"latents": run.table("latents"), "concepts": CONCEPTS}
-    probing.run(
-        ProbingSettings(**RESAMPLES), **common, concepts=CONCEPTS, output=run.table("latents")
+    latents_step.run(
+        LatentSettings(**RESAMPLES), **common, concepts=CONCEPTS, output=run.table("latents")
     )
     alignment.run(
         AlignmentSettings(top_latents=8, bootstrap_draws=40, permutation_draws=999),

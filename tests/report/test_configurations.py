@@ -22,16 +22,17 @@ import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from mammo_sae.analysis import alignment, confounds, effects, probing, readout, truth
+from mammo_sae.analysis import alignment, confounds, effects, probes, truth
 from mammo_sae.analysis import interventions as head_layer
+from mammo_sae.analysis import latents as latents_step
 from mammo_sae.analysis.settings import (
     AlignmentSettings,
     ConfoundSettings,
     EffectSettings,
     InterventionSettings,
-    ProbingSettings,
+    LatentSettings,
+    ProbesSettings,
     Ranking,
-    ReadoutSettings,
     Splice,
     TruthSettings,
 )
@@ -58,7 +59,7 @@ from mammo_sae.report import (
     verdicts,
 )
 from mammo_sae.report import (
-    readout as readout_figure,
+    probes as probes_figure,
 )
 from mammo_sae.report import (
     truth as truth_figure,
@@ -137,7 +138,7 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
     )}  # fmt: skip
     after = {**common, "latents": place["latents"]}
     linear = {**after, "sae": folder / "sae.json", "head": folder, "concepts": CONCEPTS}
-    probing.run(ProbingSettings(**DRAWS), **common, concepts=CONCEPTS, output=place["latents"])
+    latents_step.run(LatentSettings(**DRAWS), **common, concepts=CONCEPTS, output=place["latents"])
     alignment.run(
         AlignmentSettings(top_latents=4, **DRAWS), **after, **named, output=place["alignment"]
     )
@@ -145,8 +146,8 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
         ConfoundSettings(top_latents=4, **DRAWS), **after, **named, output=place["confounds"]
     )
     truth.run(TruthSettings(), **after, confounds=place["confounds"], output=place["truth"])
-    readout.run(
-        ReadoutSettings(k=(1, 5), penalties=(0.01,), l1_penalties=(0.1,), bootstrap_draws=20),
+    probes.run(
+        ProbesSettings(k=(1, 5), penalties=(0.01,), l1_penalties=(0.1,), bootstrap_draws=20),
         **common, concepts=CONCEPTS, embeddings=[folder / "0.json"], output=place["probes"],
     )  # fmt: skip
     head_layer.run(
@@ -210,10 +211,10 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
             name: {"seeds": draw(st.sampled_from([[0], [3, 1]]))}
             for name in draw(st.lists(st.sampled_from(["topk", "l1", "wide-2"]), **SUBSET))
         },
-        "probing": two,
+        "latents": two,
         "alignment": {**two, "rankings": draw(rankings)},
         "confounds": {**two, "acquisition": draw(st.sampled_from([None, [], ["marker"]]))},
-        "readout": {**two, "splits": draw(splits), "k": draw(st.sampled_from([[1], [1, 5]])),
+        "probes": {**two, "splits": draw(splits), "k": draw(st.sampled_from([[1], [1, 5]])),
                     "l1_penalties": draw(st.sampled_from([[], [0.1]]))},
         "interventions": {**two, "splits": draw(splits), "rankings": draw(rankings),
                           "splices": draw(splices), "top_k": draw(top_k)},
@@ -253,7 +254,7 @@ class Run:
 
     def in_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return rows with the splits of the base named as the configuration uses them."""
-        probed = self.config.probing
+        probed = self.config.latents
         rest = [s for s in SPLITS if s not in (probed.discovery, probed.confirmation)]
         names = dict(
             zip(
@@ -324,13 +325,13 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
 
     for name in ("latents", "alignment", "confounds"):
         write(name, run.labelled(base.tables[name], config.layers))
-    write("probes", run.labelled(run.scored("probes", config.readout.splits), config.layers))
+    write("probes", run.labelled(run.scored("probes", config.probes.splits), config.layers))
     scores = [
         {"encoder": e, "concept": c, "split": s, "auroc": v, "auroc_low": v, "auroc_high": v,
          "auprc": v, "auprc_low": v, "auprc_high": v, "prevalence": 0.4,
          "reason": "" if v == v else "0 positive images, fewer than 10"}
         for e in config.encoders for c in run.concepts
-        for s, v in ((config.probing.discovery, 0.8), (config.probing.confirmation, np.nan))
+        for s, v in ((config.latents.discovery, 0.8), (config.latents.confirmation, np.nan))
     ]  # fmt: skip
     write("encoders", pd.DataFrame(scores))
     seen = (base.images["split"] == "test").any()
@@ -351,7 +352,7 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
             latents=written["latents"],
             verdicts=folder / "verdicts.parquet",
             bases={n: e.base for n, e in config.encoders.items() if e.kind == "finetuned"},
-            split=config.probing.confirmation,
+            split=config.latents.confirmation,
             output=folder / "summary.html",
         ),
     )
@@ -367,11 +368,11 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
         output=output,
     )  # fmt: skip
     yield (
-        "readout",
-        lambda: readout_figure.run(
+        "probes",
+        lambda: probes_figure.run(
             probes=written["probes"],
             sae_name=sae,
-            split=config.shown_split("readout"),
+            split=config.shown_split("probes"),
             output=output,
         ),
     )
@@ -385,7 +386,7 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
         config.report.latents, images=folder / "images.parquet",
         image_stores=run.source.image_stores, codes=run.source.codes, latents=own("latents"),
         alignment=own("alignment"), confounds=own("confounds"), concept=concept,
-        split=config.probing.confirmation, output=output,
+        split=config.latents.confirmation, output=output,
     )  # fmt: skip
     edited = run.edited()
     if edited is not None:

@@ -13,7 +13,7 @@ import torch
 from foreign import D, Foreign, H, K
 from safetensors.torch import load_file, save_file
 
-from mammo_sae.analysis.quality import decoder_cosines
+from mammo_sae.analysis.sae_quality import decoder_cosines
 from mammo_sae.errors import InputError
 from mammo_sae.sae.formats import saelens
 from mammo_sae.sae.formats.published import read_published

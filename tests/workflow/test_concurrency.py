@@ -35,7 +35,7 @@ def test_a_second_snakemake_in_the_folder_says_so_and_leaves(micro_project, tmp_
         first.wait(timeout=60)
 
 
-@pytest.mark.parametrize("rule", ["cohort", "images", "extract", "train_sae", "codes", "probing"])
+@pytest.mark.parametrize("rule", ["cohort", "images", "extract", "train_sae", "codes", "latents"])
 def test_the_same_content_again_spares_its_consumers_at_the_next_call(micro_finished, rule):
     micro_finished.snakemake("--forcerun", rule, "--until", rule)
     assert micro_finished.stale() == {}

@@ -57,7 +57,7 @@ def test_the_crate_of_the_run_lists_every_result_and_what_it_was_made_of(finishe
     assert {name for name in names if not name.endswith(".provenance.json")} <= made.keys()
     steps = {action["name"] for action in made.values()}
     assert {"cohort", "images", "import_encoder", "finetune", "extract"} <= steps
-    assert {"train_sae", "codes", "probing", "confounds", "table", "figure_latents"} <= steps
+    assert {"train_sae", "codes", "latents", "confounds", "table", "figure_latents"} <= steps
     for name in made:
         content = (finished.results / unquote(name)).read_bytes()
         assert crate.get(name)["sha256"] == hashlib.sha256(content).hexdigest(), name
@@ -122,7 +122,7 @@ def test_the_same_configuration_gives_the_same_bytes(finished):
 
     before = content()
     assert len(before) >= 8
-    names = ("quality", "alignment", "truth", "probes")
+    names = ("sae_quality", "alignment", "truth", "probes")
     targets = [f"results/tiny/analysis/{run}/{name}.parquet" for name in names]
     done = finished.snakemake(*targets, "--forcerun", "train_sae")
     assert "Finished jobid" in done.stdout + done.stderr

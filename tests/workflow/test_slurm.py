@@ -211,7 +211,7 @@ def test_nothing_is_done_twice(run):
     done = [job.comment for job in run.of("rule_") if job.state == "COMPLETED"]
     assert len(done) == len(set(done)), done
     names = {comment.removeprefix("rule_").split("_wildcards")[0] for comment in done}
-    assert {"phantom", "cohort", "train_sae", "codes", "probing", "confounds"} <= names
+    assert {"phantom", "cohort", "train_sae", "codes", "latents", "confounds"} <= names
 
 
 def test_a_cancelled_job_is_tried_again(run):

@@ -48,10 +48,10 @@ def test_a_finished_run_is_not_stale(micro_finished):
 
 def test_keys_are_named_with_both_values_each_with_its_own_rules(micro_finished):
     _, lines, _ = _stale(
-        micro_finished, "saes: {topk: {lr: 0.002}}\nprobing: {permutation_draws: 100}\n"
+        micro_finished, "saes: {topk: {lr: 0.002}}\nlatents: {permutation_draws: 100}\n"
     )
     assert "saes.topk.lr: 0.003 -> 0.002: train_sae" in lines
-    assert "probing.permutation_draws: 99 -> 100: probing" in lines
+    assert "latents.permutation_draws: 99 -> 100: latents" in lines
     assert any(line.startswith("what follows from these: alignment, codes") for line in lines)
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.workflow
 RUNS = 4  # two encoders, two layers
 REPORT = {"table", "figure"}
 PAGES = {"configuration", "crate", "summary", "table_page"}
-ANALYSES = {"probing", "readout", "interventions", "effects", "inner", "matching"} | {
+ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_latents"} | {
     "alignment",
     "confounds",
     "truth",
@@ -85,13 +85,13 @@ def test_the_learning_rate_reruns_training_and_below(finished):
 
 def test_an_override_of_one_layer_reruns_that_layer_alone(finished):
     jobs = finished.stale(overlay="saes: {topk: {layers: {head: {lr: 0.0005}}}}")
-    assert jobs["train_sae"] == jobs["codes"] == jobs["probing"] == 2
+    assert jobs["train_sae"] == jobs["codes"] == jobs["latents"] == 2
 
 
 def test_a_second_seed_adds_its_saes_and_reruns_the_report_alone(finished):
     jobs = finished.stale(overlay="saes: {topk: {seeds: [0, 1]}}")
     assert jobs["train_sae"] == RUNS
-    assert jobs["probing"] == RUNS
+    assert jobs["latents"] == RUNS
     assert _kinds(jobs) == BELOW_SAE | {"sae_stability"}
 
 
@@ -109,7 +109,7 @@ def test_the_list_of_top_k_reruns_interventions_and_the_report(finished):
 def test_an_added_layer_leaves_the_others_alone(finished):
     jobs = finished.stale(overlay="layers: [blocks.10, blocks.12, head]")
     assert jobs["extract"] == 4  # two encoders, two shards: the new pass alone
-    assert jobs["train_sae"] == jobs["codes"] == jobs["probing"] == 2
+    assert jobs["train_sae"] == jobs["codes"] == jobs["latents"] == 2
     assert not {"images", "finetune", "linear_probe", "evaluate_encoder"} & jobs.keys()
 
 
@@ -144,7 +144,7 @@ def test_a_concept_renamed_or_left_out_reruns_what_uses_labels_and_no_other(fini
     # Fine-tuning learns from labels: its encoder has another head, and what it sees follows.
     assert (jobs["cohort"], jobs["finetune"], jobs["linear_probe"]) == (1, 1, 1)
     assert jobs["extract"] == jobs["train_sae"] == jobs["codes"] == 2
-    assert jobs["probing"] == jobs["confounds"] == jobs["alignment"] == RUNS
+    assert jobs["latents"] == jobs["confounds"] == jobs["alignment"] == RUNS
     assert not {"phantom", "splits", "images", "import_encoder"} & jobs.keys()
     plan = finished.snakemake("-n", overlay=overlay)
     text = plan.stdout + plan.stderr
@@ -207,7 +207,7 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         ("sae/trainer.py", BELOW_SAE),
         ("sae/codes.py", {"codes", "sae_quality"} | ANALYSES | REPORT),
         # Probes cut a confounder into levels as the confound report does.
-        ("analysis/levels.py", {"confounds", "truth", "readout"} | REPORT),
+        ("analysis/levels.py", {"confounds", "truth", "probes"} | REPORT),
         ("analysis/confounds.py", {"confounds", "truth"} | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),

@@ -3,7 +3,7 @@
 ANALYSIS = f"{RESULTS}/analysis/{RUN}"
 
 
-rule probing:
+rule latents:
     input:
         images=COHORT["images"],
         codes=f"{CODES}.json",
@@ -11,9 +11,9 @@ rule probing:
     output:
         f"{ANALYSIS}/latents.parquet",
     log:
-        log_of("probing", RUN),
+        log_of("latents", RUN),
     benchmark:
-        benchmark_of("probing", RUN)
+        benchmark_of("latents", RUN)
     conda:
         ENVIRONMENT
     threads: 1
@@ -21,18 +21,18 @@ rule probing:
         mem_mb=attempts(2000),
         runtime=attempts(120),
     params:
-        cfg=cfg("probing"),
-        code=code("probing"),
+        cfg=cfg("latents"),
+        code=code("latents"),
         concepts=CONCEPTS,
     message:
-        "Probing: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+        "Latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae probing --settings {params.cfg:q}"
+        "python -m mammo_sae latents --settings {params.cfg:q}"
         " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --concepts {params.concepts:q} --output {output:q} 2> {log:q}"
 
 
-rule readout:
+rule probes:
     input:
         images=COHORT["images"],
         codes=f"{CODES}.json",
@@ -42,9 +42,9 @@ rule readout:
     output:
         f"{ANALYSIS}/probes.parquet",
     log:
-        log_of("readout", RUN),
+        log_of("probes", RUN),
     benchmark:
-        benchmark_of("readout", RUN)
+        benchmark_of("probes", RUN)
     conda:
         ENVIRONMENT
     threads: 1
@@ -52,13 +52,13 @@ rule readout:
         mem_mb=attempts(3000),
         runtime=attempts(240),
     params:
-        cfg=cfg("readout"),
-        code=code("readout"),
+        cfg=cfg("probes"),
+        code=code("probes"),
         concepts=CONCEPTS,
     message:
-        "Readout: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+        "Probes: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
     shell:
-        "python -m mammo_sae readout --settings {params.cfg:q}"
+        "python -m mammo_sae probes --settings {params.cfg:q}"
         " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --concepts {params.concepts:q} --output {output:q}"
         " --embeddings {input.embeddings:q} 2> {log:q}"

@@ -84,25 +84,25 @@ use rule figure_encoders as figure_layers with:
         "Figure: layers, {wildcards.sae}"
 
 
-use rule figure_encoders as figure_readout with:
+use rule figure_encoders as figure_probes with:
     input:
         probes=f"{TABLE}/probes.parquet",
     output:
         report(
-            f"{FIGURE}/readout/{{sae}}.png",
-            caption="../report/readout.rst",
+            f"{FIGURE}/probes/{{sae}}.png",
+            caption="../report/probes.rst",
             category=SECTIONS["latents"],
             subcategory="all",
             labels={"encoder": "all", "layer": "all", "SAE": "{sae}", "seed": "all"},
         ),
     log:
-        log_of("figure_readout", "{sae}"),
+        log_of("figure_probes", "{sae}"),
     benchmark:
-        benchmark_of("figure_readout", "{sae}")
+        benchmark_of("figure_probes", "{sae}")
     params:
-        step="figure_readout",
-        code=code("figure_readout"),
-        shown=["--sae-name", "{sae}", "--split", CONFIG.shown_split("readout")],
+        step="figure_probes",
+        code=code("figure_probes"),
+        shown=["--sae-name", "{sae}", "--split", CONFIG.shown_split("probes")],
     message:
         "Figure: what can be read, {wildcards.sae}"
 

@@ -32,7 +32,7 @@ rule figure_latents:
     params:
         cfg=cfg("figure_latents"),
         code=code("figure_latents"),
-        split=CONFIG.probing.confirmation,
+        split=CONFIG.latents.confirmation,
     message:
         "Figure: latents of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
         " {wildcards.sae}, seed {wildcards.seed}"

@@ -162,18 +162,18 @@ rule inner:
         " --embeddings {input.embeddings:q} 2> {log:q}"
 
 
-rule matching:
+rule matched_latents:
     input:
         before=lambda wildcards: based_on(
             wildcards, [f"{SAE}/sae.json", f"{SAE}/sae.safetensors", f"{ANALYSIS}/effects.parquet"]
         ),
         after=[f"{SAE}/sae.json", f"{SAE}/sae.safetensors", f"{ANALYSIS}/effects.parquet"],
     output:
-        f"{ANALYSIS}/matching.parquet",
+        f"{ANALYSIS}/matched_latents.parquet",
     log:
-        log_of("matching", RUN),
+        log_of("matched_latents", RUN),
     benchmark:
-        benchmark_of("matching", RUN)
+        benchmark_of("matched_latents", RUN)
     conda:
         ENVIRONMENT
     threads: 1
@@ -181,12 +181,12 @@ rule matching:
         mem_mb=attempts(2000),
         runtime=attempts(30),
     params:
-        cfg=cfg("matching"),
-        code=code("matching"),
+        cfg=cfg("matched_latents"),
+        code=code("matched_latents"),
     message:
         "Matched latents: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
         " {wildcards.seed}"
     shell:
-        "python -m mammo_sae matching --settings {params.cfg:q} --sae-before {input.before[0]:q}"
+        "python -m mammo_sae matched_latents --settings {params.cfg:q} --sae-before {input.before[0]:q}"
         " --sae-after {input.after[0]:q} --effects-before {input.before[2]:q}"
         " --effects-after {input.after[2]:q} --output {output:q} 2> {log:q}"

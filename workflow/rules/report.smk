@@ -135,7 +135,7 @@ use rule table_page as summary with:
     params:
         step="summary",
         code=code("summary"),
-        shown=["--split", CONFIG.probing.confirmation, *(["--bases", *BASES] if BASES else [])],
+        shown=["--split", CONFIG.latents.confirmation, *(["--bases", *BASES] if BASES else [])],
     message:
         "Headline figures"
 

@@ -81,7 +81,7 @@ rule sae_quality:
         embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
         stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
     output:
-        f"{RESULTS}/analysis/{RUN}/quality.parquet",
+        f"{RESULTS}/analysis/{RUN}/sae_quality.parquet",
     log:
         log_of("sae_quality", RUN),
     benchmark:
@@ -110,7 +110,7 @@ rule sae_quality:
 
 # One table per SAE of two seeds or more: how far they agree.
 STABILITY = [
-    f"{RESULTS}/analysis/{encoder}/{layer}/{sae}/stability.parquet"
+    f"{RESULTS}/analysis/{encoder}/{layer}/{sae}/sae_stability.parquet"
     for encoder in ENCODERS
     for layer in CONFIG.layers
     for sae, settings in CONFIG.saes.items()
@@ -125,7 +125,7 @@ rule sae_stability:
         codes=of_seeds(f"{CODES}.json"),
         codes_stores=lambda wildcards: ancient(of_runs(f"{CODES}.zarr", **wildcards)),
     output:
-        f"{RESULTS}/analysis/{{encoder}}/{{layer}}/{{sae}}/stability.parquet",
+        f"{RESULTS}/analysis/{{encoder}}/{{layer}}/{{sae}}/sae_stability.parquet",
     log:
         log_of("sae_stability", "{encoder}/{layer}/{sae}"),
     benchmark:

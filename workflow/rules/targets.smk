@@ -13,7 +13,7 @@ SECTIONS = {
 # Table -> the parts it is put together from. Other tables have a rule of their own.
 PARTS = {
     "encoders": [f"{RESULTS}/heads/{encoder}/scores.parquet" for encoder in ENCODERS],
-    "sae_quality": of_runs(f"{ANALYSIS}/quality.parquet"),
+    "sae_quality": of_runs(f"{ANALYSIS}/sae_quality.parquet"),
     **({"sae_stability": STABILITY} if STABILITY else {}),
     "latents": of_runs(f"{ANALYSIS}/latents.parquet"),
     "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
@@ -43,7 +43,7 @@ MATCHED = [
     path
     for encoder, settings in CONFIG.encoders.items()
     if settings.base is not None
-    for path in of_runs(f"{ANALYSIS}/matching.parquet", encoder=encoder, layer=HEAD)
+    for path in of_runs(f"{ANALYSIS}/matched_latents.parquet", encoder=encoder, layer=HEAD)
 ]
 if MATCHED:
     PARTS["matched_latents"] = MATCHED
@@ -70,7 +70,7 @@ FIGURES = [
     f"{FIGURE}/encoders.png",
     *expand(f"{FIGURE}/training/{{encoder}}/{{sae}}.png", encoder=ENCODERS, sae=CONFIG.saes),
     *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
-    *expand(f"{FIGURE}/readout/{{sae}}.png", sae=CONFIG.saes),
+    *expand(f"{FIGURE}/probes/{{sae}}.png", sae=CONFIG.saes),
     *(
         figure
         for concept in CONFIG.cohort.concepts

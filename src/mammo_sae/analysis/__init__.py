@@ -1,1 +1,1 @@
-"""Analyses of an SAE's codes: quality, probing, interventions, alignment, confounds, truth."""
+"""Analyses of SAE codes: quality, latents, probes, interventions, alignment, confounds, truth."""

@@ -70,7 +70,7 @@ def run(
     codes
         Manifest of the SAE's codes.
     latents
-        Latents table of the same SAE, written by probing.
+        Latents table of the same SAE, written by the step `latents`.
     concepts
         Columns of the image table.
     output

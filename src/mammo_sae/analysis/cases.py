@@ -119,7 +119,7 @@ def top_latents(
 ) -> np.ndarray:
     """Return the latents among the `count` best for `concept` by any of `rankings`, ascending.
 
-    `latents` is the table that probing wrote. Its ranks come from the discovery split.
+    `latents` is the table that the step `latents` wrote. Its ranks come from the discovery split.
     """
     rows = latents[latents["concept"] == concept]
     chosen = np.zeros(len(rows), dtype=bool)

@@ -65,7 +65,7 @@ def run(
     codes
         Manifest of the SAE's codes.
     latents
-        Latents table of the same SAE, written by probing.
+        Latents table of the same SAE, written by the step `latents`.
     concepts
         Columns of the image table.
     output
@@ -113,8 +113,8 @@ def run(
 def judged(settings: ConfoundSettings, rows: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `confounder_rows` with q, verdict and reason.
 
-    `latents` is the table that probing wrote. Its AUROC, q and reason for the concept decide which
-    latents get a verdict.
+    `latents` is the table that the step of that name wrote. Its AUROC, q and reason for the
+    concept decide which latents get a verdict.
     """
     rows = rows.merge(
         latents[["latent", "concept", "auroc", "q", "reason"]].rename(

@@ -57,7 +57,7 @@ def run(
     head
         Directory of the encoder's head.
     latents
-        Latents table of the same SAE, written by probing.
+        Latents table of the same SAE, written by the step `latents`.
     concepts
         Columns of the image table.
     output

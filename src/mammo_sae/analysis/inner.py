@@ -66,7 +66,7 @@ def run(
     sae, codes
         `sae.json` and the manifest of its codes.
     latents
-        Latents table of the same SAE, written by probing.
+        Latents table of the same SAE, written by the step `latents`.
     concepts
         Columns of the image table.
     interventions, attribution

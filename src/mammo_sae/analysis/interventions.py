@@ -59,7 +59,7 @@ def run(
     head
         Directory of the encoder's head.
     latents
-        Latents table of the same SAE, written by probing.
+        Latents table of the same SAE, written by the step `latents`.
     predictions
         The encoder's logits, one row per image and concept.
     concepts

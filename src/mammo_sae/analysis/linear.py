@@ -37,7 +37,7 @@ class Inputs:
     head
         Directory of the encoder's head.
     latents
-        Latents table of the same SAE, written by probing.
+        Latents table of the same SAE, written by the step `latents`.
     """
 
     images: Path

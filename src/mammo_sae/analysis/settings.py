@@ -63,7 +63,7 @@ class QualitySettings(Settings):
     )
 
 
-class ProbingSettings(SplitSettings):
+class LatentSettings(SplitSettings):
     """Rankings and tests of latents for every concept."""
 
     score: Score = Field(
@@ -225,7 +225,7 @@ class ConfoundSettings(SplitSettings):
     )
 
 
-class MatchingSettings(Settings):
+class MatchedLatentSettings(Settings):
     """Pairs of latents of two encoders' SAEs at the same layer."""
 
     seed: int = Field(0, ge=0, description="seed of the random directions of the null")
@@ -234,11 +234,11 @@ class MatchingSettings(Settings):
     )
 
 
-class ReadoutSettings(SplitSettings):
+class ProbesSettings(SplitSettings):
     """Probes on a layer's pooled embeddings and codes."""
 
     score: Score = Field(
-        "max", description="how a latent's codes are pooled over an image's cells, as in probing"
+        "max", description="how a latent's codes are pooled over an image's cells, as in latents"
     )
     acquisition: tuple[str, ...] | None = Field(
         None,

@@ -55,7 +55,7 @@ def run(
     codes
         Manifest of the SAE's codes.
     latents, confounds
-        Tables of the same SAE, written by probing and confounds.
+        Tables of the same SAE, written by the steps `latents` and `confounds`.
     output
         Table to write (.parquet): recall and false-positive rate, for each confounder and for any.
     """

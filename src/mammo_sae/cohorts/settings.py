@@ -109,7 +109,7 @@ class FindingsCohort(_Downloaded):
         description="what is learnt from and scored: `image`, which has a concept if one of its "
         "findings is of it; or `finding`, each row of the source's table of findings with its "
         "image's score, as the published code of Mammo-CLIP and Mammo-SAE does. Patients stay the "
-        "unit of intervals. What can be read (`readout`), inner layers and alignment stay by image",
+        "unit of intervals. What can be read (`probes`), inner layers and alignment stay by image",
     )
 
     @model_validator(mode="after")

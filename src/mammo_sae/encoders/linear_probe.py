@@ -20,11 +20,11 @@ from mammo_sae.progress import progress
 from mammo_sae.stores.tables import read_table
 
 if TYPE_CHECKING:
-    from mammo_sae.encoders.settings import ProbeSettings
+    from mammo_sae.encoders.settings import LinearProbeSettings
 
 
 def run(
-    settings: ProbeSettings,
+    settings: LinearProbeSettings,
     *,
     concepts: Sequence[str],
     images: Path,

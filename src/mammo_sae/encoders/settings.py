@@ -256,7 +256,7 @@ class ExtractionSettings(Settings):
     )
 
 
-class ProbeSettings(Settings):
+class LinearProbeSettings(Settings):
     """The linear probe on a pretrained encoder: logistic regression on standardised features."""
 
     c: float = Field(

@@ -83,7 +83,7 @@ def _describe_root(crate: ROCrate, results: Sequence[Path]) -> None:
     newest = max(path.stat().st_mtime for path in results)
     crate.name = "Results of mammo-sae"
     crate.description = (
-        "Sparse autoencoders of a mammography network's layers: probing, interventions, spatial "
+        "Sparse autoencoders of a mammography network's layers: latents, probes, interventions, "
         "alignment and confounds, with the settings and digests of every step."
     )
     crate.datePublished = datetime.fromtimestamp(newest, UTC).date().isoformat()

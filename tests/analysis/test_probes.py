@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis import readout
-from mammo_sae.analysis.settings import ReadoutSettings
+from mammo_sae.analysis import probes
+from mammo_sae.analysis.settings import ProbesSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.tables import read_table
 
-SETTINGS = ReadoutSettings(
+SETTINGS = ProbesSettings(
     bootstrap_draws=50,
     k=(1, 2, 5),
     acquisition=("marker", "manufacturer", "paddle"),
@@ -23,7 +23,7 @@ SETTINGS = ReadoutSettings(
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory) -> pd.DataFrame:
-    root = tmp_path_factory.mktemp("readout")
+    root = tmp_path_factory.mktemp("probes")
     grid = CodesReader(world.codes).grid
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(world.dense.shape[-1], grid.channels))
@@ -31,21 +31,21 @@ def run(world, tmp_path_factory) -> pd.DataFrame:
         root / "0", root / "0.json", image_ids=world.table["image_id"].tolist(), grids=[grid]
     ) as writer:
         writer.write({"head": world.dense @ atoms})
-    readout.run(
+    probes.run(
         SETTINGS,
         identity=world.identity,
         images=world.images,
         embeddings=[root / "0.json"],
         codes=world.codes,
         concepts=["mass", "suspicious_calcification"],
-        output=root / "readout.parquet",
+        output=root / "probes.parquet",
     )
-    means = readout.mean_embeddings(
+    means = probes.mean_embeddings(
         [root / "0.json"], "head", world.table["image_id"][::-1].tolist()
     )
     expected = (world.dense @ atoms).mean(axis=(1, 2))[::-1]
     np.testing.assert_allclose(means, expected, atol=5e-3)
-    return read_table(root / "readout.parquet")
+    return read_table(root / "probes.parquet")
 
 
 def auroc_of(table, **where):
@@ -87,14 +87,14 @@ def test_rotating_the_features_leaves_the_l2_probe_as_it_is(world):
     rng = np.random.default_rng(1)
     features, truth = rng.normal(size=(60, 90)), rng.random(40) < 0.5
     found = np.arange(40)
-    settings = ReadoutSettings(penalties=(0.01,))
+    settings = ProbesSettings(penalties=(0.01,))
     cases = pd.DataFrame({"patient_id": np.arange(60)})
-    probe = readout.Probe(settings, cases, "codes", features)
+    probe = probes.Probe(settings, cases, "codes", features)
     scores, penalty, _ = next(fit for name, _, fit in probe.kinds() if name == "l2")(
         found, truth, 0
     )
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000, tol=1e-8)
-    standard = readout._standardised(features, found)
+    standard = probes._standardised(features, found)
     expected = model.fit(standard[:40], truth).decision_function(standard)
     assert penalty == 0.01
     np.testing.assert_allclose(scores, expected, atol=1e-3)
@@ -127,11 +127,11 @@ def made_up(rng, split, patients=80):
 @pytest.mark.parametrize("name", ["l2", "l1", "sparse"])
 def test_the_discovery_split_is_scored_by_probes_that_have_not_seen_the_patient(name):
     cases, features, labels = made_up(np.random.default_rng(5), "training")
-    settings = ReadoutSettings(
+    settings = ProbesSettings(
         splits=("training",), bootstrap_draws=20, k=(5,), l1_penalties=(0.1,), outer_folds=4
     )
-    probe = readout.Probe(settings, cases, "codes", features)
-    [(_, table)] = readout.read(settings, cases, [probe], [("1", labels)])
+    probe = probes.Probe(settings, cases, "codes", features)
+    [(_, table)] = probes.read(settings, cases, [probe], [("1", labels)])
     [row] = table[table["probe"] == name].to_dict("records")
     assert abs(row["auroc"] - 0.5) < 0.2
     k, fit = next((k, fit) for kind, k, fit in probe.kinds() if kind == name)
@@ -145,12 +145,12 @@ def test_ordered_levels_are_read_as_one_scale():
     level = np.repeat(rng.integers(0, 4, 80), 2)
     features[:, 3] = level + rng.normal(size=160) * 0.3
     cases["density"] = np.array(list("ABCD"))[level]
-    settings = ReadoutSettings(splits=("training", "test"), bootstrap_draws=50)
-    probe = readout.Probe(settings, cases, "codes", features)
-    table = readout.read_ordered(settings, cases, [probe], cases["density"]).set_index("split")
+    settings = ProbesSettings(splits=("training", "test"), bootstrap_draws=50)
+    probe = probes.Probe(settings, cases, "codes", features)
+    table = probes.read_ordered(settings, cases, [probe], cases["density"]).set_index("split")
     assert (table["auroc"] > 0.65).all()
     assert (table["auroc_low"] < table["auroc"]).all()
     few = cases.assign(density=np.where(np.arange(160) < 4, "A", "B"))
-    table = readout.read_ordered(settings, few, [probe], few["density"])
+    table = probes.read_ordered(settings, few, [probe], few["density"])
     assert table["auroc"].isna().all()
     assert (table["reason"] == "training: fewer than 2 levels with 10 patients").all()

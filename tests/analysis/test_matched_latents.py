@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from mammo_sae.analysis import matching
-from mammo_sae.analysis.settings import MatchingSettings
+from mammo_sae.analysis import matched_latents
+from mammo_sae.analysis.settings import MatchedLatentSettings
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.tables import read_table, write_table
@@ -52,15 +52,15 @@ def test_a_kept_atom_is_matched_and_a_new_one_is_not(tmp_path, atoms):
     after = np.concatenate([atoms[:20] + 0.02 * rng.normal(size=(20, 64)), atoms[30:]])
     write_table(effects(np.arange(30), np.arange(30) / 10), tmp_path / "before.parquet")
     write_table(effects(np.arange(25), np.full(25, 0.5)), tmp_path / "after.parquet")
-    matching.run(
-        MatchingSettings(),
+    matched_latents.run(
+        MatchedLatentSettings(),
         sae_before=save(tmp_path, "b", before),
         sae_after=save(tmp_path, "a", after),
         effects_before=tmp_path / "before.parquet",
         effects_after=tmp_path / "after.parquet",
-        output=tmp_path / "matching.parquet",
+        output=tmp_path / "matched_latents.parquet",
     )
-    table = read_table(tmp_path / "matching.parquet").set_index("latent")
+    table = read_table(tmp_path / "matched_latents.parquet").set_index("latent")
     assert (table.loc[:19, "match"] == 29 - np.arange(20)).all()
     assert (table.loc[:19, "cosine"] > 0.95).all()
     assert not table.loc[:19, "new"].any()
@@ -69,15 +69,17 @@ def test_a_kept_atom_is_matched_and_a_new_one_is_not(tmp_path, atoms):
 
 
 def test_the_null_lies_above_zero_and_grows_with_the_number_of_atoms(atoms):
-    few = matching.null_cosine(atoms, atoms[:5], 500, 0)
-    many = matching.null_cosine(atoms, np.random.default_rng(2).normal(size=(2000, 64)), 500, 0)
+    few = matched_latents.null_cosine(atoms, atoms[:5], 500, 0)
+    many = matched_latents.null_cosine(
+        atoms, np.random.default_rng(2).normal(size=(2000, 64)), 500, 0
+    )
     assert 0.1 < few < many < 0.8
 
 
 def test_saes_of_different_layers_are_refused(tmp_path, atoms):
     with pytest.raises(InputError, match="64 and 32 channels"):
-        matching.run(
-            MatchingSettings(),
+        matched_latents.run(
+            MatchedLatentSettings(),
             sae_before=save(tmp_path, "b", atoms),
             sae_after=save(tmp_path, "a", atoms[:, :32]),
             effects_before=tmp_path / "x",

@@ -19,14 +19,14 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.tables import read_table, write_table
 
 if TYPE_CHECKING:
-    from mammo_sae.analysis.settings import MatchingSettings
+    from mammo_sae.analysis.settings import MatchedLatentSettings
 
 NULL_QUANTILE = 0.95
 _ROWS = 1024  # atoms compared at a time, to limit memory to this times the other SAE's latents
 
 
 def run(
-    settings: MatchingSettings,
+    settings: MatchedLatentSettings,
     *,
     sae_before: Path,
     sae_after: Path,

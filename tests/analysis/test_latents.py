@@ -6,8 +6,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import probing
-from mammo_sae.analysis.settings import ProbingSettings
+from mammo_sae.analysis import latents as latents_step
+from mammo_sae.analysis.settings import LatentSettings
 from mammo_sae.errors import InputError
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -16,9 +16,9 @@ CONCEPTS = ["mass", "suspicious_calcification"]
 
 @pytest.fixture(scope="module")
 def latents(world, tmp_path_factory) -> pd.DataFrame:
-    path = tmp_path_factory.mktemp("probing") / "latents.parquet"
-    probing.run(
-        ProbingSettings(),
+    path = tmp_path_factory.mktemp("latents") / "latents.parquet"
+    latents_step.run(
+        LatentSettings(),
         identity=world.identity,
         images=world.images,
         codes=world.codes,
@@ -96,8 +96,8 @@ def test_a_concept_without_positives_is_not_estimated(latents):
 
 
 def test_the_mean_can_be_the_score(world, tmp_path):
-    probing.run(
-        ProbingSettings(score="mean"),
+    latents_step.run(
+        LatentSettings(score="mean"),
         identity=world.identity,
         images=world.images,
         codes=world.codes,
@@ -114,8 +114,8 @@ def test_the_mean_can_be_the_score(world, tmp_path):
 
 def test_the_same_settings_give_the_same_bytes(world, tmp_path):
     for name in ("a", "b"):
-        probing.run(
-            ProbingSettings(bootstrap_draws=20, permutation_draws=99),
+        latents_step.run(
+            LatentSettings(bootstrap_draws=20, permutation_draws=99),
             identity=world.identity,
             images=world.images,
             codes=world.codes,
@@ -133,14 +133,14 @@ def test_an_image_without_a_row_and_an_unknown_concept_are_named(world, tmp_path
         "output": tmp_path / "latents.parquet",
     }
     with pytest.raises(InputError, match=f"image {'0' * 16} has codes but no row"):
-        probing.run(
-            ProbingSettings(),
+        latents_step.run(
+            LatentSettings(),
             images=tmp_path / "images.parquet",
             concepts=["mass"],
             **arguments,
         )
     with pytest.raises(InputError, match="no concept 'asymmetry'"):
-        probing.run(ProbingSettings(), images=world.images, concepts=["asymmetry"], **arguments)
+        latents_step.run(LatentSettings(), images=world.images, concepts=["asymmetry"], **arguments)
     assert not (tmp_path / "latents.parquet").exists()
 
 
@@ -173,8 +173,8 @@ def test_labels_and_scores_of_breasts_and_patients_are_those_of_their_images():
 
 @pytest.mark.parametrize("unit", ["breast", "patient"])
 def test_the_auroc_can_be_that_of_breasts_or_patients(world, tmp_path, unit):
-    probing.run(
-        ProbingSettings(unit=unit, permutation_draws=99, bootstrap_draws=20),
+    latents_step.run(
+        LatentSettings(unit=unit, permutation_draws=99, bootstrap_draws=20),
         identity=world.identity,
         images=world.images,
         codes=world.codes,

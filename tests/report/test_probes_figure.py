@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mammo_sae.errors import InputError
-from mammo_sae.report import readout
+from mammo_sae.report import probes
 from mammo_sae.stores.tables import write_table
 
 PROBES = [("embedding", "l2", pd.NA), ("codes", "l2", pd.NA), ("codes", "sparse", 1)]
@@ -31,10 +31,10 @@ def table(tmp_path):
 
 
 def test_probes_are_drawn_layer_by_layer(table, tmp_path, is_figure):
-    readout.run(probes=table, sae_name="topk", split="test", output=tmp_path / "readout.png")
-    is_figure(tmp_path / "readout.png")
+    probes.run(probes=table, sae_name="topk", split="test", output=tmp_path / "probes.png")
+    is_figure(tmp_path / "probes.png")
 
 
 def test_an_absent_sae_is_named(table, tmp_path):
     with pytest.raises(InputError, match="SAE 'other'"):
-        readout.run(probes=table, sae_name="other", split="test", output=tmp_path / "readout.png")
+        probes.run(probes=table, sae_name="other", split="test", output=tmp_path / "probes.png")

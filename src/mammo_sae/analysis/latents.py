@@ -38,13 +38,13 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
 
 if TYPE_CHECKING:
-    from mammo_sae.analysis.settings import ProbingSettings
+    from mammo_sae.analysis.settings import LatentSettings
 
 RANKINGS = ("class_mean", "mean_difference", "class_contrast", "effect", "auroc", "sparse_probe")
 
 
 def run(
-    settings: ProbingSettings,
+    settings: LatentSettings,
     *,
     identity: case.Identity,
     images: Path,
@@ -85,7 +85,7 @@ def run(
 
 
 def concept_table(
-    settings: ProbingSettings,
+    settings: LatentSettings,
     cases: pd.DataFrame,
     scores: np.ndarray,
     means: np.ndarray,
@@ -137,7 +137,7 @@ def concept_table(
 
 
 def _confirm(
-    settings: ProbingSettings,
+    settings: LatentSettings,
     cases: pd.DataFrame,
     scores: np.ndarray,
     concept: str,
@@ -172,7 +172,7 @@ def _confirm(
     _explain(table, estimated, constant, reason, settings.confirmation)
 
 
-def _sparse_weights(settings: ProbingSettings, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _sparse_weights(settings: LatentSettings, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the weights [m] of an L1 logistic regression on standardised scores [n, m]."""
     if not scores.shape[1]:
         return np.empty(0)

@@ -44,14 +44,14 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import write_table
 
 if TYPE_CHECKING:
-    from mammo_sae.analysis.settings import ReadoutSettings
+    from mammo_sae.analysis.settings import ProbesSettings
 
 ONE_SIDED = "a fold of patients leaves one class or one patient to fit on"
 _SPARSE_PENALTY = 1.0  # k coefficients for hundreds of images need little shrinkage
 
 
 def run(
-    settings: ReadoutSettings,
+    settings: ProbesSettings,
     *,
     identity: case.Identity,
     images: Path,
@@ -117,7 +117,7 @@ def mean_embeddings(manifests: Sequence[Path], layer: str, image_ids: Sequence[s
 
 
 def targets(
-    settings: ReadoutSettings, cases: pd.DataFrame, concepts: Sequence[str]
+    settings: ProbesSettings, cases: pd.DataFrame, concepts: Sequence[str]
 ) -> Iterator[tuple[str, str, str, np.ndarray]]:
     """Yield (kind, column, level, labels) of each target; labels are float [n], NaN: unknown."""
     for concept in concepts:
@@ -139,7 +139,7 @@ def targets(
 
 
 def read(
-    settings: ReadoutSettings,
+    settings: ProbesSettings,
     cases: pd.DataFrame,
     probes: Sequence[Probe],
     targets: Sequence[tuple[str, np.ndarray]],
@@ -172,7 +172,7 @@ def read(
 
 
 def read_ordered(
-    settings: ReadoutSettings, cases: pd.DataFrame, probes: Sequence[Probe], column: pd.Series
+    settings: ProbesSettings, cases: pd.DataFrame, probes: Sequence[Probe], column: pd.Series
 ) -> pd.DataFrame:
     """Return the rows of one column, probed as an ordered scale."""
     scale = levels(column, settings.max_levels)
@@ -257,7 +257,7 @@ class Probe:
     """
 
     def __init__(
-        self, settings: ReadoutSettings, cases: pd.DataFrame, features: str, values: np.ndarray
+        self, settings: ProbesSettings, cases: pd.DataFrame, features: str, values: np.ndarray
     ) -> None:
         self.features = features
         self._settings, self._values = settings, values
@@ -401,7 +401,7 @@ def _lasso(penalty: float) -> LogisticRegression:
 
 
 def _score(
-    settings: ReadoutSettings,
+    settings: ProbesSettings,
     cases: pd.DataFrame,
     labels: np.ndarray,
     scores: np.ndarray,
