@@ -105,7 +105,7 @@ class CmmdReader(Reader):
                 continue
             _, known = breasts.setdefault((patient, side), (row, set()))
             known |= kind | ({"malignant"} if malignant else set())
-        # Of a row whose cells can't be told apart nobody knows the side.
+        # A row whose cells can't be separated may belong to either side.
         ragged = sheet.mentioned(sheet.text("ID1"))
         in_doubt |= {(patient, side) for patient in ragged for side in "LR"}
         for breast in in_doubt:

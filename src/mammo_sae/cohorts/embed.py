@@ -281,7 +281,7 @@ def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
         finding = {"categories": categories, "birads": birads, "density": density, "age": age}
         for breast in breasts:
             found.setdefault((exam, breast), []).append(finding)
-    # Of a row whose cells can't be told apart nobody knows the side.
+    # A row whose cells can't be separated may belong to either side.
     ragged = sheet.mentioned(exam for exam, _ in found)
     return {
         key: findings

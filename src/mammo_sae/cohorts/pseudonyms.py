@@ -76,7 +76,7 @@ def load_pseudonyms(key_file: str | None) -> Pseudonyms:
 
 
 def without_paths(provenance: Provenance) -> Provenance:
-    """Return `provenance` without the settings that say where sources and keys lie."""
+    """Return `provenance` without the settings that hold paths of sources and keys."""
     return provenance.model_copy(update={"config": public_settings(json.loads(provenance.config))})
 
 

@@ -122,7 +122,7 @@ class Sources:
         return found
 
     def strays(self) -> list[str]:
-        """Return the images that no annotation speaks of, by path below their folder."""
+        """Return the images without an annotation, by path below their folder."""
         found: set[str] = set()
         for reader in self._readers:
             images = set(filter(is_image_name, reader.folder.glob(reader.pattern)))

@@ -1,4 +1,4 @@
-"""What a reader of a dataset hands over; source ids and paths never leave memory."""
+"""The results of a dataset's reader. Source ids and paths are never written to a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mammo_sae.errors import InputError
 
 FINDING_COLUMNS = ["source_image", "category", *BOX]
 Keep = Callable[[str], bool]
-"""Says of a patient, by the source's id, whether to read its images."""
+"""A function of a source's patient id: True if the patient's images are to be read."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an archive holds right now, seen without opening an image: what decides staleness.
+"""Digests of an archive's current content, which decide staleness. No image is opened.
 
 Snakemake compares the digests of this module, which are parameters of its rules, with those of the
 run before. A shard's digest covers exactly what the conversion of its images depends on, so images
