@@ -19,7 +19,7 @@ from mammo_sae.analysis import (
     alignment,
     confounds,
     effects,
-    head,
+    interventions,
     latents,
     matched_latents,
     probes,
@@ -139,7 +139,7 @@ def analyse(world, models: Path, table: pd.DataFrame, folder: Path) -> dict[str,
         output=here["probes"],
     )  # fmt: skip
     settings = InterventionSettings(top_k=(1,), random_sets=1, bootstrap_draws=20)
-    head.run(
+    interventions.run(
         settings, **linear, predictions=models / "predictions.parquet",
         interventions=here["interventions"], sweep=here["sweep"],
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mammo_sae import statistics
-from mammo_sae.analysis import quality
+from mammo_sae.analysis import sae_quality
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.settings import QualitySettings
 from mammo_sae.encoders import importing
@@ -70,7 +70,7 @@ def score(cohort, encoder, folder, sae, layer):
         store=folder / "codes.zarr",
         manifest=folder / "codes.json",
     )
-    quality.run(
+    sae_quality.run(
         SETTINGS,
         identity=Identity("pretrained", layer, "topk", 0),
         images=cohort.images,
@@ -184,7 +184,7 @@ def test_codes_of_another_sae_are_refused(blocks_14, encoder, tmp_path):
         tmp_path / "sae.safetensors", tmp_path / "sae.json"
     )
     with pytest.raises(InputError, match=r"codes\.json holds 384 latents .* 383 of"):
-        quality.run(
+        sae_quality.run(
             SETTINGS,
             identity=Identity("pretrained", "blocks.14", "topk", 0),
             images=blocks_14.images,
@@ -200,6 +200,6 @@ def test_codes_of_another_sae_are_refused(blocks_14, encoder, tmp_path):
 def test_the_largest_cosine_of_each_atom_is_summarised():
     atoms = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.6, 0.8]])
     # Largest cosine with another: 1, 1, .8, .8.
-    found = quality.decoder_cosines(atoms)
+    found = sae_quality.decoder_cosines(atoms)
     assert found["decoder_cosine_q50"] == pytest.approx(0.9)
     assert found["decoder_cosine_q99"] == pytest.approx(1.0)
