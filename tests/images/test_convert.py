@@ -289,7 +289,7 @@ def test_the_policy_decides_whether_missing_files_are_too_many(folder, tmp_path,
         reader = convert_all(folder, tmp_path / "out", settings)
         assert reader.image_ids == [image_id(1)]
         assert reader.refused() == {image_id(0): "missing", image_id(2): "missing"}
-    assert ("there is no such file" in capfd.readouterr().err) == (policy != "accept")
+    assert ("the file does not exist" in capfd.readouterr().err) == (policy != "accept")
 
 
 def rewrite(folder: Path, number: int, **elements: object) -> None:
@@ -323,7 +323,10 @@ def test_a_warned_image_is_converted_and_named(folder, tmp_path, capfd):
     rewrite(folder, 1, ViewPosition="MLO")
     reader = convert_all(folder, tmp_path / "out")
     assert image_id(1) in reader.image_ids
-    assert f"warning: image {image_id(1)}: the header gives another view" in capfd.readouterr().err
+    assert (
+        f"warning: image {image_id(1)}: the view in the header differs from the annotations"
+        in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("policy", ["refuse", "warn", "accept"])
