@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hmac
 import json
 from pathlib import Path
 
@@ -208,6 +209,17 @@ def test_the_key_decides_the_pseudonyms_and_bad_key_files_are_refused(tmp_path):
         load_pseudonyms(str(key))
     with pytest.raises(InputError, match=r"can't be read .*openssl rand"):
         load_pseudonyms(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("key", [None, b"0123456789abcdef"])
+def test_a_pseudonym_is_computed_by_the_documented_formula(tmp_path, key):
+    path = None if key is None else tmp_path / "key"
+    if path:
+        path.write_bytes(b" " + key + b"\n")
+    names = load_pseudonyms(path and str(path))
+    for kind in ("image", "patient"):
+        digest = hmac.new(key or b"mammo-sae", f"{kind}:ä 1".encode(), "sha256").hexdigest()
+        assert getattr(names, kind)("ä 1") == digest[:16]
 
 
 def test_shards_fill_evenly():

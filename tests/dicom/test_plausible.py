@@ -57,6 +57,19 @@ def test_pixels_that_go_on_above_bits_stored_are_read_whole(tmp_path, write_dico
     assert Reason.BITS_EXCEEDED in header.notices
 
 
+def test_a_breast_of_sixteen_bits_under_a_header_of_twelve_is_no_noise(
+    tmp_path, write_dicom, picture
+):
+    noise = np.random.default_rng(0).normal(0, 0.01, (600, 400))
+    shade = np.clip(picture(600, 400) + noise, 0, 1)
+    stored = np.round(65535 * shade).astype(np.uint16)
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=12)
+    header, read = read_pixels(path)
+    np.testing.assert_array_equal(read, stored)
+    assert header.bits_stored == 16
+    assert Reason.BITS_EXCEEDED in header.notices
+
+
 @pytest.mark.parametrize("syntax", [None, uid.RLELossless])
 @pytest.mark.parametrize(("low", "high"), [(-8192, 8191), (-1000, 3095), (-5000, 0)])
 def test_signed_pixels_that_go_on_above_bits_stored_are_read_whole(

@@ -4,6 +4,7 @@ real analyses make of them."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +286,41 @@ def drawn_text(monkeypatch):
         return [text for text in found if text]
 
     monkeypatch.setattr(Figure, "savefig", remember)
+    return draw
+
+
+@pytest.fixture
+def collisions(monkeypatch):
+    """Draw a figure and return the texts that are cut by its edge or lie over each other.
+
+    Compared are titles with the figure's edge and tick labels with the others of their axis.
+    """
+    from matplotlib.figure import Figure
+
+    found: list[str] = []
+    save = Figure.savefig
+
+    def look(self, *arguments, **options):
+        self.canvas.draw()
+        for text in [*self.texts, *(ax.title for ax in self.axes)]:
+            box = text.get_window_extent()
+            if text.get_text() and (box.x0 < 0 or box.x1 > self.bbox.x1 or box.y1 > self.bbox.y1):
+                found.append(f"cut: {text.get_text()}")
+        for axis in (axis for ax in self.axes for axis in (ax.xaxis, ax.yaxis)):
+            shown = [t.label1 for t in axis.get_major_ticks() if t.label1.get_visible()]
+            shown = [label for label in shown if label.get_text()]
+            boxes = [label.get_window_extent() for label in shown]
+            for one, other in combinations(range(len(shown)), 2):
+                if boxes[one].overlaps(boxes[other]):
+                    found.append(f"over: {shown[one].get_text()}, {shown[other].get_text()}")
+        return save(self, *arguments, **options)
+
+    def draw(function, *arguments, **options) -> list[str]:
+        found.clear()
+        function(*arguments, **options)
+        return list(found)
+
+    monkeypatch.setattr(Figure, "savefig", look)
     return draw
 
 

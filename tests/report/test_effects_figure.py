@@ -44,6 +44,19 @@ def test_effects_are_drawn_with_and_without_a_finetuned_encoder(tables, is_figur
     is_figure(tables / "effects.png")
 
 
+@pytest.mark.parametrize("tuned", [True, False])
+def test_titles_and_tick_labels_of_effects_can_be_read(tables, collisions, tuned):
+    found = collisions(
+        effects.run,
+        effects=tables / "effects.parquet",
+        matched_latents=tables / "matched.parquet" if tuned else None,
+        sae_name="topk",
+        split="test",
+        output=tables / "effects.png",
+    )
+    assert found == []
+
+
 def test_an_absent_sae_is_named(tables):
     with pytest.raises(InputError, match="SAE 'other'"):
         effects.run(

@@ -48,3 +48,18 @@ def test_a_split_without_rows_is_said_in_the_figure(tables, drawn_text):
         output=tables / "sweep.png",
     )
     assert any("no row of SAE topk and mass in the split shown" in text for text in said)
+
+
+def test_ticks_of_a_sweep_over_all_latents_can_be_read(tables, collisions):
+    table = read_table(tables / "interventions.parquet")
+    write_table(table.assign(k=table["k"].replace({5: 1000, 10: 2560})), tables / "far.parquet")
+    found = collisions(
+        sweep.run,
+        sweeps=[tables / "curve.parquet"],
+        interventions=tables / "far.parquet",
+        concept="mass",
+        sae_name="topk",
+        layer_splits={"head": "test", "blocks.10": "test"},
+        output=tables / "sweep.png",
+    )
+    assert found == []
