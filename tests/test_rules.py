@@ -81,6 +81,18 @@ def test_the_options_of_a_rules_command_are_the_arguments_of_its_step(rule):
     assert {name for name, required in names.items() if required} <= written <= names.keys()
 
 
+def test_every_parameter_that_a_caption_names_is_one_of_its_rule():
+    """Snakemake finds a missing one only when the report is made, after the whole run."""
+    named = set()
+    for rule, text in rules().items():
+        for caption in re.findall(r'caption="([^"]+)"', text):
+            words = (RULES / caption).read_text(encoding="utf-8")
+            for parameter in re.findall(r"snakemake\.params\.(\w+)", words):
+                assert re.search(rf"(?m)^ +{parameter}=", text), (rule, caption, parameter)
+                named.add(parameter)
+    assert named == {"split", "min_kept"}
+
+
 def test_every_file_of_rules_is_short():
     assert [file.name for file in FILES if len(file.read_text().splitlines()) >= 250] == []
 

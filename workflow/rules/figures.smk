@@ -1,5 +1,6 @@
 # The pictures of the report. A rule takes the plainest one's command, `figure_encoders`: the
 # inputs that have a name are options of that name, and what a figure shows besides is in `shown`.
+# Captions read the parameters `split` and `min_kept`.
 # Those with settings or stores have commands of their own.
 
 
@@ -103,6 +104,7 @@ use rule figure_encoders as figure_probes with:
         step="figure_probes",
         code=code("figure_probes"),
         shown=["--sae-name", "{sae}", "--split", CONFIG.shown_split("probes")],
+        split=CONFIG.shown_split("probes"),
     message:
         "Figure: what can be read, {wildcards.sae}"
 
@@ -154,6 +156,7 @@ use rule figure_encoders as figure_effects with:
         step="figure_effects",
         code=code("figure_effects"),
         shown=["--sae-name", "{sae}", "--split", CONFIG.shown_split("effects")],
+        split=CONFIG.shown_split("effects"),
     message:
         "Figure: effects of single latents, {wildcards.sae}"
 

@@ -87,6 +87,8 @@ use rule figure_encoders as figure_confounds with:
         step="figure_confounds",
         code=code("figure_confounds"),
         shown=["--concept", "{concept}", "--min-kept", CONFIG.confounds.min_kept],
+        min_kept=CONFIG.confounds.min_kept,
+        split=CONFIG.confounds.confirmation,
     message:
         "Figure: confounds of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
         " {wildcards.sae}, seed {wildcards.seed}"

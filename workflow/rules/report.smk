@@ -136,6 +136,7 @@ use rule table_page as summary with:
         step="summary",
         code=code("summary"),
         shown=["--split", CONFIG.latents.confirmation, *(["--bases", *BASES] if BASES else [])],
+        split=CONFIG.latents.confirmation,
     message:
         "Headline figures"
 
