@@ -15,8 +15,7 @@ from mammo_sae.cohorts.build import read_tables
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import Sources, reader_module
-from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
-from mammo_sae.cohorts.split_table import split_table
+from mammo_sae.cohorts.settings import CohortSettings
 from mammo_sae.digests import code_digest
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.publish import write_json
@@ -53,9 +52,8 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
     pseudonyms = load_pseudonyms(settings.key_file)
     opened = Sources(settings.kind, sources)
     with files_unread():
-        read_tables(settings, opened, pseudonyms)
-        table = split_table(SplitSettings.of(settings), opened)
-    splits = _digest(table.to_csv(index=False))
+        _, images, _, _ = read_tables(settings, opened, pseudonyms)
+    splits = _digest(images[["image_id", "split"]].to_csv(index=False))
     write_json(kept, {"checked": digest, "splits": splits})
     return splits
 
