@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from mammo_sae import people
 from mammo_sae.arguments import read_functions
@@ -51,3 +55,41 @@ def test_what_follows_configfile_is_a_configuration():
 def test_the_readme_makes_one_figure_in_the_order_that_works():
     made = [words for page, words in commands() if page == "README.md" and words[-1] == "mine.yaml"]
     assert any(word.endswith(".png") for words in made for word in words)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Return a function that asks Snakemake for its plan, in a folder with a configuration."""
+    (tmp_path / "mine.yaml").write_text("name: vindr\n")
+
+    def dry_run(*words):
+        command = [sys.executable, "-m", "snakemake", "-s", str(PROJECT / "Snakefile"), "-n"]
+        done = subprocess.run(
+            [*command, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return dry_run
+
+
+def test_a_figure_named_before_configfile_is_planned(plan):
+    status, told = plan("results/vindr/figures/cohort.png", "--configfile", "mine.yaml")
+    assert status == 0, told
+    assert re.search(r"^figure_cohort +1$", told, re.MULTILINE)
+
+
+def test_the_readme_has_the_message_of_a_figure_named_after_configfile(plan, tmp_path):
+    figure = tmp_path / "results" / "vindr" / "figures" / "cohort.png"
+    words = ["--configfile", "mine.yaml", str(figure.relative_to(tmp_path))]
+    readme = (PROJECT / "README.md").read_text()
+    status, told = plan(*words)
+    assert status == 1
+    assert f"`{error(told)}`" in readme
+    figure.parent.mkdir(parents=True)
+    figure.write_bytes(b"\x89PNG\r\n")
+    assert f"`{error(plan(*words)[1]).partition(':')[0]}`" in readme
+
+
+def error(told: str) -> str:
+    """Return the last line of a traceback."""
+    return re.findall(r"^\w+Error: .*$", told, re.MULTILINE)[-1]
