@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,6 +27,8 @@ from mammo_sae.errors import InputError
 from mammo_sae.steps import STEPS
 
 MISSING = object()
+# What the state of an archive holds beside its images (`mammo_sae.cohorts.state`, workflow/rules).
+WHOLE = {"every image", "regions", "splits"}
 
 
 def explain_staleness(folder: Path, configs: Sequence[Path], directory: Path) -> list[str]:
@@ -39,7 +41,7 @@ def explain_staleness(folder: Path, configs: Sequence[Path], directory: Path) ->
     configs
         Configurations, later ones laid over earlier ones; none: the default.
     directory
-        The working folder, to which the paths of results are relative.
+        The working folder, to which the paths of results and of the configuration are relative.
 
     Raises
     ------
@@ -55,12 +57,13 @@ def explain_staleness(folder: Path, configs: Sequence[Path], directory: Path) ->
     config = read_config(configs)
     roots: dict[str, Counter[str]] = defaultdict(Counter)
     followers: Counter[str] = Counter()
-    for job in jobs:
-        causes = list(_causes(job, config))
-        for cause in causes:
-            roots[cause][job.rule] += 1
-        if not causes:
-            followers[job.rule] += 1
+    with chdir(directory):
+        for job in jobs:
+            causes = list(_causes(job, config))
+            for cause in causes:
+                roots[cause][job.rule] += 1
+            if not causes:
+                followers[job.rule] += 1
     lines = []
     for cause, rules in sorted(roots.items()):
         lines.append(f"{cause}: {_counted(rules)}")
@@ -97,6 +100,7 @@ class _StaleJob:
     wildcards: dict[str, str]
     reason: Any  # snakemake.jobs.Reason
     parameters: Any  # snakemake.persistence.ParamsChange
+    names: dict[str, str]  # of its parameters, by their `repr`
 
 
 def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[_StaleJob]:
@@ -118,6 +122,10 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
             snakemake.print_exception(error)
             told.seek(0)
             lines = [line.strip() for line in told]
+            if (
+                "Wildcards:" in lines
+            ):  # what follows says where, in the rules; the sentence is above
+                del lines[lines.index("Wildcards:") :]
             *_, last = [line for line in lines if line and not line.startswith("File ")]
             raise InputError(f"the workflow can't be planned: {last}") from None
         # The plan itself is not part of Snakemake's public interface; the pin in envs holds it.
@@ -130,6 +138,7 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
                 wildcards=dict(job.wildcards_dict),
                 reason=dag.reason(job),
                 parameters=changed(job),
+                names={repr(value): name for name, value in job.params.items()},
             )
             # The dry run counts its jobs as finished.
             for job in dag.needrun_jobs(exclude_finished=False)
@@ -179,7 +188,7 @@ def _causes(job: _StaleJob, config: Config) -> Iterator[str]:
 def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
     """Yield the differences between the parameters recorded and those of now.
 
-    Snakemake keeps parameters as a set of `repr`s, without their names: what was settings and
+    Snakemake records parameters as a set of `repr`s, without their names: what was settings and
     what was code is told by its content.
     """
     before, now = _sorted_out(job.parameters.only_old), _sorted_out(job.parameters.only_new)
@@ -205,14 +214,16 @@ def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
         yield from _archive(before["archive"], now["archive"], config)
     if before["other"] != now["other"]:
         old_text, new_text = (", ".join(side["other"]) or "nothing" for side in (before, now))
-        yield f"parameters of {job.rule}: {old_text} -> {new_text}"
+        names = {job.names[text] for text in job.parameters.only_new if text in job.names}
+        others = ", ".join(sorted(names - {"cfg", "code", "content"})) or "parameters"
+        yield f"{others} of {job.rule}: {old_text} -> {new_text}"
 
 
 def _archive(old: Any, new: Any, config: Config) -> Iterator[str]:
     """Yield what was changed in the user's archive: tables by name, files where they are there."""
     changes = [(path[-1], was, now) for path, was, now in differences(old, new)]
     files: dict[str, str] = {}
-    if any(name != "every image" and "/" not in name for name, _, _ in changes):
+    if any(name not in WHOLE and "/" not in name for name, _, _ in changes):
         pseudonyms = load_pseudonyms(config.cohort.key_file)
         sources = [Path(source) for source in config.sources()]
         found = Sources(config.cohort.kind, sources).files(pseudonyms)
@@ -221,7 +232,7 @@ def _archive(old: Any, new: Any, config: Config) -> Iterator[str]:
         word = "removed" if now is MISSING else "added" if was is MISSING else "changed"
         if name == "every image":
             continue  # the rule `images` says which
-        table = "/" in name or name == "regions"
+        table = "/" in name or name in WHOLE
         what = f"{name} of the archive" if table else files.get(name, f"image {name}")
         yield f"{what} {word}"
 

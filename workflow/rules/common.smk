@@ -14,7 +14,7 @@ from mammo_sae.digests import read_pins
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
 from mammo_sae.passes import assign_passes, layers_of
-from mammo_sae.settings import check_path
+from mammo_sae.settings import canonical_json, check_path
 from mammo_sae.slurm import settle_states
 from mammo_sae.steps import STEPS
 from mammo_sae.yaml_files import read_yaml

@@ -39,7 +39,7 @@ def cohort_content(wildcards):
 
 def splits_content(wildcards):
     """What the table of splits will hold: labels that are edited need not change it."""
-    return "" if SEEN else archive()[1]
+    return "" if SEEN else canonical_json({"archive": {"splits": archive()[1]}})
 
 
 def shard_content(wildcards):
