@@ -8,8 +8,8 @@ CORES ?= all
 
 .PHONY: demo test soak lint bench-sae check-published clean
 
-# torch first and alone: otherwise another package's requirement may pull a build with gigabytes
-# of GPU libraries onto a machine without a GPU.
+# torch is installed first and alone. Otherwise the requirements of another package may install a
+# build with gigabytes of GPU libraries on a machine without a GPU.
 $(VENV)/installed: pyproject.toml envs/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mammo-sae needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
@@ -29,24 +29,27 @@ lint: $(VENV)/installed
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-# Unit tests side by side, a thread each; real workflows one after the other, on all cores.
+# Unit tests run in parallel with one thread each. Real workflows run one after the other on all
+# cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not workflow and not soak"
 	$(BIN)/python -m pytest -m "workflow and not soak"
 
-# What takes long, some 20 minutes: kills, damage, full disks, archives, data sets, a real SLURM
-# (which must be installed). Part of it: make soak SOAK=tests/workflow/test_slurm.py
+# The slow tests take some 20 minutes: killed runs, damaged files, full disks, archives, datasets,
+# and a real SLURM (which must be installed).
+# To run a part: make soak SOAK=tests/workflow/test_slurm.py
 SOAK ?= tests
 soak: $(VENV)/installed
 	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m soak $(SOAK)
 
-# The race of SAE trainers; the peers' environment is built in .venv-bench the first time.
+# Compares the speed of SAE trainers. The first call builds the environment of the other libraries
+# in .venv-bench.
 bench-sae: $(VENV)/installed
 	$(BIN)/python benchmarks/bench_sae.py
 
-# Files that other people's code writes, read by ours; needs the peers' environment, see
-# benchmarks/requirements-published.txt. With a clone of Mammo-SAE's repository its scripts are run
-# as well: make check-published MAMMO_SAE=../MammoSAE
+# Reads files that other libraries write. It needs the environment of these libraries, see
+# benchmarks/requirements-published.txt. With a clone of Mammo-SAE's repository it also runs the
+# scripts of Mammo-SAE: make check-published MAMMO_SAE=../MammoSAE
 MAMMO_SAE ?=
 check-published: $(VENV)/installed
 	$(BIN)/python benchmarks/check_published.py $(if $(MAMMO_SAE),--mammo-sae $(MAMMO_SAE))

@@ -1,12 +1,13 @@
-# mammo-sae: what a mammography foundation model has learnt. See README.md and docs/.
-# Only includes here; the configuration is read in common.smk, one file per stage follows in the
-# order in which data flows.
+# mammo-sae shows what a mammography foundation model has learnt. See README.md and docs/. This file
+# contains only includes. common.smk reads the configuration. The other files follow, one per stage,
+# in the order of the data flow.
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
-# A configuration given with --configfile stands for itself; later files are laid over earlier ones.
+# A configuration given with --configfile replaces the default one. Values of later files replace
+# those of earlier ones.
 if not workflow.overwrite_configfiles:
 
     configfile: f"{workflow.basedir}/config/config.yaml"
