@@ -258,6 +258,19 @@ def test_the_table_with_a_row_per_breast_is_read_without_boxes(tmp_path):
         read(tmp_path, {"dense": "DENSITY A"})
     with pytest.raises(InputError, match=r"has no column 'height'; set cohort\.covariates to {}"):
         mammo_clip.READER(tmp_path).annotations(CONCEPTS, {"matrix_rows": "height"})
+    assert len(mammo_clip.READER(tmp_path).annotations(CONCEPTS, {}).images) == 3
+    columns = {"fold": "fold"}
+    assert len(mammo_clip.READER(tmp_path).annotations(CONCEPTS, columns).images) == 3
+
+
+def test_images_of_its_form_are_read_by_the_kind_that_the_reader_of_dicom_names(written, tmp_path):
+    with pytest.raises(InputError) as refused:
+        Sources("vindr", [written]).files(load_pseudonyms(None))
+    said = re.search(r"cohort\.kind (\w+) and images\.preprocessing (\w+)", str(refused.value))
+    assert said[2] == "as_is"
+    images = AsIsSettings(height=HEIGHT, width=WIDTH)
+    assert images.preprocessing == said[2]
+    assert len(converted(said[1], written, tmp_path, images)) == 10
 
 
 def test_pseudonyms_are_those_of_the_same_images_as_dicom(phantom, written):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -203,10 +204,6 @@ def test_nothing_from_the_metadata_of_other_files_reaches_an_output(folder, tmp_
         assert path.is_dir() or CANARY.encode() not in path.read_bytes()
 
 
-def no_files(path: Path) -> None:
-    path.unlink()
-
-
 def half_size(path: Path) -> None:
     stored = pydicom.dcmread(path).pixel_array
     Image.fromarray(stored[::2, ::2].copy()).save(path.with_suffix(".png"))
@@ -223,20 +220,91 @@ def raw_data(path: Path) -> None:
     dataset.save_as(path)
 
 
+def as_own_table(folder: Path) -> ConversionSettings:
+    """Describe the files of a folder in VinDr-Mammo's form by a table of one's own."""
+    rows = ["file,patient_id,split,view,side,mass"]
+    for path in sorted((folder / "images").rglob("*.png")):
+        rows.append(f"{path.relative_to(folder)},{path.parent.name},training,CC,L,0")
+    (folder / "images.csv").write_text("\n".join(rows) + "\n")
+    (folder / "key").write_text("0123456789abcdef")
+    return SETTINGS.model_copy(update={"kind": "table", "key_file": str(folder / "key")})
+
+
+def with_policy(reason: str, policy: str) -> ConversionSettings:
+    return with_triage(**{reason: policy})
+
+
 @pytest.mark.parametrize(
-    ("change", "advice"),
+    ("change", "advice", "follow"),
     [
-        (no_files, r"looked for in images/\*/\* of the source, as DICOM, PNG, JPEG, TIFF or NPY"),
-        (half_size, r"cohort\.kind table, those of Mammo-CLIP's preprocessing with mammo_clip"),
-        (notes, r"convert such files to one of these formats"),
-        (raw_data, r"change the policy images\.triage\.for_processing"),
+        (
+            half_size,
+            r"read with cohort\.kind table, those of Mammo-CLIP's preprocessing with mammo_clip",
+            lambda folder, said: as_own_table(folder),
+        ),
+        (
+            notes,
+            r"neither DICOM nor PNG, JPEG, TIFF or NPY.*; convert such files to one of these",
+            lambda folder, said: SETTINGS,
+        ),
+        (
+            raw_data,
+            r"change the policy images\.triage\.(\w+)",
+            lambda folder, said: with_policy(said[1], "warn"),
+        ),
     ],
 )
-def test_the_advice_about_refused_files_leads_on(folder, tmp_path, change, advice):
+def test_who_follows_the_advice_about_refused_files_has_their_images(
+    folder, tmp_path, picture, change, advice, follow
+):
     for path in list((folder / "images").rglob("*.dicom")):
         change(path)
-    with pytest.raises(InputError, match=advice):
+    with pytest.raises(InputError) as refused:
         convert_all(folder, tmp_path / "out")
+    said = re.search(advice, str(refused.value))
+    assert said, refused.value
+    if change is notes:
+        for path in (folder / "images").rglob("*.dicom"):
+            path.unlink()
+            stored = np.rint(picture(ROWS, COLUMNS) * 4095).astype(np.uint16)
+            stored[0, 0] = path.stem[-1]
+            Image.fromarray(stored).save(path.with_suffix(".png"))
+    assert len(convert_all(folder, tmp_path / "out", follow(folder, said))) == 3
+
+
+def test_who_follows_the_advice_about_missing_files_has_the_others_or_all(folder, tmp_path):
+    files = sorted((folder / "images").rglob("*.dicom"))
+    aside = [path.rename(tmp_path / path.name) for path in files[:2]]
+    with pytest.raises(InputError) as refused:
+        convert_all(folder, tmp_path / "out")
+    said = re.search(
+        r"looked for in (\S+) of the source, as DICOM, PNG, JPEG, TIFF or NPY; "
+        r"set images\.triage\.(missing) to (warn) for a part",
+        str(refused.value),
+    )
+    part = convert_all(folder, tmp_path / "part", with_policy(said[2], said[3]))
+    assert len(part) == 1
+    for path, place in zip(aside, files, strict=False):
+        path.rename(place)
+        assert place.relative_to(folder).match(said[1])
+    assert len(convert_all(folder, tmp_path / "all")) == 3
+
+
+def test_who_repairs_or_allows_damaged_files_has_the_others(folder, tmp_path):
+    whole = {path: path.read_bytes() for path in (folder / "images").rglob("*.dicom")}
+    for path in list(whole)[:2]:
+        path.write_bytes(whole[path][:-400])
+    with pytest.raises(InputError, match=r"repair the files or remove them .*most_refused"):
+        convert_all(folder, tmp_path / "out")
+    assert len(convert_all(folder, tmp_path / "raised", with_triage(most_refused=0.7))) == 1
+    for name in ("breast-level_annotations.csv", "finding_annotations.csv", "metadata.csv"):
+        table = folder / name
+        damaged = [path.stem for path in list(whole)[:2]]
+        kept = [
+            line for line in table.read_text().splitlines() if not any(d in line for d in damaged)
+        ]
+        table.write_text("\n".join(kept) + "\n")
+    assert len(convert_all(folder, tmp_path / "removed")) == 1
 
 
 def cut(folder: Path, number: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +221,134 @@ def test_what_a_saelens_folder_cannot_mean_is_refused(tmp_path, kind, change, co
     found = foreign.saelens(tmp_path, kind, change)
     with pytest.raises(InputError, match=complaint):
         read(found)
+
+
+# What a file leaves out, what is said of it, and what is written into its configuration.
+LEFT_OUT = {
+    "k": ("topk", {"architecture": "topk"}, "a topk SAE without k; write k", {"k": K}),
+    "k of an older file": (
+        "topk",
+        {"activation_fn_str": "topk"},
+        "a topk SAE without k; write k",
+        {"activation_fn_kwargs": {"k": K}},
+    ),
+    "k as a whole number": (
+        "topk",
+        {"architecture": "topk", "k": 2.5},
+        "not a whole number of at least 1; correct it",
+        {"k": K},
+    ),
+    "too large a k": (
+        "topk",
+        {"architecture": "topk", "k": 99},
+        rf"has {H} latents, so k = 99 can't be; correct k",
+        {"k": K},
+    ),
+    "true or false": (
+        "standard",
+        {"apply_b_dec_to_input": "yes"},
+        "not true or false; correct it",
+        {"apply_b_dec_to_input": True},
+    ),
+    "an object": (
+        "standard",
+        {"activation_fn_kwargs": 3},
+        "not an object; correct it",
+        {"activation_fn_kwargs": {}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_a_saelens_folder_that_is_corrected_as_advised_is_read(tmp_path, case):
+    kind, config, said, correction = LEFT_OUT[case]
+    found = foreign.saelens(tmp_path, kind, config)
+    with pytest.raises(InputError, match=said):
+        read(found)
+    file = tmp_path / "cfg.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | correction))
+    assert_codes_as(found, read(found))
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_factor_that_is_said_to_be_used_or_not_is_taken_so(tmp_path, used):
+    factor = torch.linspace(0.5, 2, H)
+    found = foreign.saelens(tmp_path, "standard", {}, scaling_factor=factor)
+    with pytest.raises(InputError, match="set finetuning_scaling_factor there to true or false"):
+        read(found)
+    file = tmp_path / "cfg.json"
+    said = {"finetuning_scaling_factor": used}
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+    atoms = found.atoms * factor[:, None] if used else found.atoms
+    assert_codes_as(replace(found, atoms=atoms), read(found))
+
+
+def test_what_a_message_says_of_k_is_taken(tmp_path):
+    topk = foreign.overcomplete(tmp_path / "topk.pt", "TopKSAE")
+    with pytest.raises(InputError, match=r"set variant\.k: top_k of a TopK SAE"):
+        read(topk, k=None)
+    assert_codes_as(topk, read(topk, k=K))
+    relu = foreign.overcomplete(tmp_path / "relu.pt", "SAE")
+    with pytest.raises(InputError, match=rf"set variant\.k: .*, {H} of a ReLU SAE"):
+        read(relu, k=None)
+    assert_codes_as(relu, read(relu, k=H))
+    batch = foreign.overcomplete(tmp_path / "batch.pt", "BatchTopKSAE")
+    state = torch.load(batch.path, weights_only=True)
+    torch.save({n: t for n, t in state.items() if n != "running_threshold"}, batch.path)
+    with pytest.raises(InputError, match=r"Of a BatchTopK SAE save its running_threshold too"):
+        read(batch, k=None)
+    torch.save(state, batch.path)
+    assert_codes_as(batch, read(batch))
+    for found in (
+        foreign.overcomplete(tmp_path / "jump.pt", "JumpSAE"),
+        foreign.saelens(tmp_path / "s", "standard", {}),
+    ):
+        with pytest.raises(InputError, match=r"take variant\.k out"):
+            read(found, k=3)
+        assert_codes_as(found, read(found))
+
+
+def test_a_digest_that_is_corrected_as_advised_is_taken(tmp_path):
+    found = foreign.saelens(tmp_path, "standard", {})
+    with pytest.raises(InputError) as refused:
+        read(found, sha256="0" * 64)
+    gives = re.search(
+        "`(.*)` gives (\\w+), not 0+; .* or correct variant.sha256", str(refused.value)
+    )
+    told = subprocess.run(gives[1], shell=True, capture_output=True, text=True, check=True).stdout
+    assert told.split()[0] == gives[2]
+    assert_codes_as(found, read(found, sha256=gives[2]))
+
+
+def test_weights_whose_folder_is_given_as_advised_are_read(tmp_path):
+    for name, write in (
+        ("s", lambda at: foreign.saelens(at, "standard", {})),
+        ("d", lambda at: foreign.dictionary_learning(at, "AutoEncoder")),
+    ):
+        found = write(tmp_path / name)
+        with pytest.raises(InputError, match="give the folder that holds both"):
+            read(replace(found, path=found.weights))
+        assert_codes_as(found, read(found, path=str(found.weights.parent)))
+
+
+def test_latents_without_an_atom_that_are_removed_as_advised_are_no_obstacle(tmp_path):
+    p = foreign.draw()
+    p["D"][3] = 0
+    found = foreign.saelens(tmp_path, "topk", {"architecture": "topk", "k": K}, D=p["D"])
+    with pytest.raises(InputError, match=r"the first is latent 3.* remove these latents"):
+        read(found)
+    kept = [latent for latent in range(H) if latent != 3]
+    tensors = load_file(found.weights)
+    tensors = {
+        "W_enc": tensors["W_enc"][:, kept].contiguous(),
+        "b_enc": tensors["b_enc"][kept],
+        "W_dec": tensors["W_dec"][kept],
+        "b_dec": tensors["b_dec"],
+    }
+    save_file(tensors, found.weights)
+    file = tmp_path / "cfg.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"d_sae": H - 1}))
+    assert read(found).decoder_weight.shape == (H - 1, D)
 
 
 def test_what_is_not_said_by_a_state_dict_has_to_be_given(tmp_path):

@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +95,31 @@ def test_a_truncated_file_is_named_when_the_store_is_opened(tmp_path):
     os.truncate(tmp_path / "a.store" / "part" / "data.txt", 2)
     with pytest.raises(StoreError, match="has 2 bytes, not 5"):
         open_store(manifest, kind="toy")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "changed", "gone"])
+def test_a_damaged_store_is_made_again_as_advised(tmp_path, damage):
+    manifest = _publish(tmp_path)
+    file = tmp_path / "a.store" / "part" / "data.txt"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        os.truncate(file, 2)
+    elif damage == "changed":
+        file.write_text("hellO")
+    else:
+        manifest.unlink()
+    with pytest.raises(StoreError) as refused:
+        open_store(manifest, kind="toy")
+    said = re.search(
+        r"; (?:delete (\S+) and rerun|run the step that makes it)$", str(refused.value)
+    )
+    assert said, refused.value
+    if said[1]:
+        Path(said[1]).unlink()
+    assert not manifest.exists()
+    _publish(tmp_path)
+    assert (open_store(manifest, kind="toy").path / "part" / "data.txt").read_text() == "hello"
 
 
 def test_a_flipped_byte_is_found_by_verification(tmp_path):

@@ -65,8 +65,7 @@ def run(
     regions = opened.regions_of(settings.concepts)
     found, image_table, finding_table, counts = read_tables(settings, opened, pseudonyms)
 
-    strays = sorted(pseudonyms.image(name) for name in opened.strays())
-    _check_strays(strays, settings.unannotated)
+    strays = check_strays(opened, settings.unannotated, pseudonyms)
     report(found.malformed)
     for patient in found.torn:
         print(f"left out: patient {patient}, whose images are in two splits", file=sys.stderr)
@@ -166,16 +165,24 @@ def _concept_boxes(boxes: pd.DataFrame, regions: Mapping[str, Sequence[str]]) ->
     return pd.concat(parts, ignore_index=True)[["image_id", "concept", *BOX]]
 
 
-def _check_strays(strays: Sequence[str], policy: Policy) -> None:
-    """Say that files have no annotation, or refuse to go on without."""
+def check_strays(sources: Sources, policy: Policy, pseudonyms: Pseudonyms) -> list[str]:
+    """Return the pseudonyms of files without annotation, sorted, after saying that there are some.
+
+    Raises
+    ------
+    InputError
+        If there are some and the policy is to refuse them.
+    """
+    strays = sorted(pseudonyms.image(name) for name in sources.strays())
     if not strays or policy == "accept":
-        return
+        return strays
     what = f"{len(strays)} files of the source have no annotation, the first is image {strays[0]}"
     if policy == "refuse":
         raise InputError(
             f"{what}; annotate or remove them, or change the policy cohort.unannotated"
         )
     print(f"warning: {what}; the quarantine table lists them", file=sys.stderr)
+    return strays
 
 
 def _summary(

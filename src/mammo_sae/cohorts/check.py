@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_sae.cohorts.build import read_tables
+from mammo_sae.cohorts.build import check_strays, read_tables
 from mammo_sae.cohorts.facts import files_unread
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import Sources, reader_module
@@ -53,6 +53,8 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
     opened = Sources(settings.kind, sources)
     with files_unread():
         _, images, _, _ = read_tables(settings, opened, pseudonyms)
+    if settings.unannotated == "refuse":  # another policy refuses nothing, and the step says it
+        check_strays(opened, settings.unannotated, pseudonyms)
     splits = _digest(images[["image_id", "split"]].to_csv(index=False))
     write_json(kept, {"checked": digest, "splits": splits})
     return splits

@@ -140,11 +140,12 @@ def _scaling(tensors: Tensors, config: dict[str, Any], latents: int, path: Path)
     for name in SCALINGS:
         if name in tensors:
             factor = tensors.take(name, latents)
+            said = config.get("finetuning_scaling_factor") is not None
             on = _truth(config, "finetuning_scaling_factor", False, path)
-            if not on and (factor - 1).abs().max() > 1e-5:
+            if not said and (factor - 1).abs().max() > 1e-5:
                 raise InputError(
                     f"{tensors.path} has a {name} other than 1, and {path} does not say whether it "
-                    "is used; set finetuning_scaling_factor there"
+                    "is used; set finetuning_scaling_factor there to true or false"
                 )
             return factor.unsqueeze(1) if on else 1.0
     if _truth(config, "finetuning_scaling_factor", False, path):
