@@ -23,6 +23,7 @@ import pandas as pd
 
 from mammo_sae.grids import LayerGrid
 from mammo_sae.provenance import Provenance
+from mammo_sae.records import write_record
 from mammo_sae.sae import train
 from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from mammo_sae.settings import canonical_json
@@ -91,7 +92,7 @@ def runs(
     """Train all: the first takes the others along, or each reads for itself."""
     for name, settings in saes.items():
         others = {folder / other / "sae.json": saes[other] for other in saes if other != name}
-        train.run(
+        outputs = train.run(
             settings,
             splits=images,
             embeddings=[manifest],
@@ -100,8 +101,14 @@ def runs(
             description=folder / name / "sae.json",
             history=folder / name / "history.csv",
             beside=others if together else {},
-            made_by=lambda own: Provenance(step="train_sae", config=canonical_json(own), code=""),
+            made_by=made_by,
         )
+        write_record(outputs, made_by(settings), ["torch"])
+
+
+def made_by(settings: SaeTraining) -> Provenance:
+    """Return the provenance of an SAE that is trained with `settings`."""
+    return Provenance(step="train_sae", config=canonical_json(settings), code="")
 
 
 _read = 0

@@ -42,12 +42,17 @@ def test_every_option_of_a_step_is_an_argument_of_its_run_and_is_explained(step)
     function = read_functions(STEPS[step].module)["run"]
     assert function.summary.endswith((".", "split", "row per")), function.summary
     assert [argument.name for argument in function.arguments if not argument.help] == []
-    known = {"provenance", "made_by"}
-    given = signature(import_module(STEPS[step].module).run).parameters.keys() - known
+    called = signature(import_module(STEPS[step].module).run)
+    given = called.parameters.keys() - {"made_by"}
     assert given == {argument.name for argument in function.arguments}
     assert ("settings" in given) == (STEPS[step].settings is not None)
     listed = parser_of(step, function, places=False).format_help()
     assert all(f"--{name.replace('_', '-')}" in listed for name in given)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_returns_the_files_that_it_writes(step):
+    assert signature(import_module(STEPS[step].module).run).return_annotation == "list[Path]"
 
 
 def test_an_option_means_one_thing_in_every_step():

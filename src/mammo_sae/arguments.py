@@ -25,7 +25,7 @@ SHARED = {
     "identity": "Which SAE this is about.",
 }
 # What the command line hands to a function itself.
-NOT_ON_THE_COMMAND_LINE = {"provenance", "made_by"}
+NOT_ON_THE_COMMAND_LINE = {"made_by"}
 
 
 class UsageError(InputError):

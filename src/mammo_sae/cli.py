@@ -12,7 +12,6 @@ configuration::
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -137,9 +136,9 @@ def run_step(step: str, words: Sequence[str]) -> None:
         return Provenance(step=step, config=config, code=STEPS[step].digest(config), inputs=inputs)
 
     provenance = made_by(arguments.get("settings", {}))
-    known = {"provenance": provenance, "made_by": made_by}
-    work(**arguments, **{name: known[name] for name in known.keys() & signature(work).parameters})
-    _record(step, provenance)
+    known = {"made_by": made_by} if "made_by" in signature(work).parameters else {}
+    outputs = work(**arguments, **known)
+    write_record(outputs, provenance, packages(*STEPS[step].modules(provenance.config)))
 
 
 def _value(step: str, argument: Argument, given: Any) -> Any:
@@ -169,19 +168,6 @@ def _settings(step: str, text: str) -> Any:
         except OSError as error:
             raise InputError(f"settings {file} can't be read: {error.strerror}") from None
     return parse_settings(STEPS[step].settings, text, f"settings of {step}")
-
-
-def _record(step: str, provenance: Provenance) -> None:
-    """Leave a record beside what the step has written."""
-    from mammo_sae.cohorts.pseudonyms import without_paths
-    from mammo_sae.stores.publish import PUBLISHED
-
-    outputs = [path for path in PUBLISHED if path.is_file()]
-    about = without_paths(provenance).model_dump(mode="json")
-    for path in outputs:  # one that an earlier run had left was no input
-        about["inputs"].pop(os.path.relpath(path), None)
-    if outputs:
-        write_record(outputs, about, packages(*STEPS[step].modules(provenance.config)))
 
 
 def out_of_memory(error: Exception, verb: str) -> str | None:

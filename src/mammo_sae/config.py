@@ -26,7 +26,6 @@ from mammo_sae.analysis.settings import (
     QualitySettings,
     TruthSettings,
 )
-from mammo_sae.cohorts.pseudonyms import public_settings
 from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, TableCohort
 from mammo_sae.cohorts.units import FINDING, IMAGE
 from mammo_sae.complaints import explain, listed
@@ -44,6 +43,7 @@ from mammo_sae.encoders.settings import (
 )
 from mammo_sae.errors import InputError
 from mammo_sae.phantom.settings import PhantomSettings
+from mammo_sae.provenance import public_settings
 from mammo_sae.report.settings import ReportSettings
 from mammo_sae.sae.settings import SaeSettings
 from mammo_sae.settings import PathText, Settings, canonical_json

@@ -1,20 +1,61 @@
-"""The record of what made a result, kept beside it."""
+"""What made a result: the part of a step's record that is known before the step runs."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from pydantic import Field
 
-from mammo_sae.settings import Settings
+from mammo_sae.settings import Settings, canonical_json
+
+SUFFIX = ".provenance.json"
+PATH_SETTINGS = frozenset({"source", "external", "key_file"})
 
 
 class Provenance(Settings):
-    """Where a result comes from; written into the result, never compared by Snakemake.
-
-    It is kept apart from the manifest, which holds content alone, so that a step that ran again
-    and gave the same content does not make its consumers stale.
-    """
+    """The step, its settings as JSON, the digest of its code, its inputs' digests by path."""
 
     step: str
     config: str
     code: str
     inputs: dict[str, str] = Field(default_factory=dict)
+
+    def is_of(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a record is of the same step, settings, code and inputs.
+
+        The record names no file that its own step wrote, so it may have fewer inputs.
+        """
+        known = {
+            "step": self.step,
+            "config": public_settings(json.loads(self.config)),
+            "code": self.code,
+        }
+        return (
+            known.items() <= record.items()
+            and record.get("inputs", {}).items() <= self.inputs.items()
+        )
+
+
+def record_path(first_output: Path) -> Path:
+    """Return where the record of a step is: beside the first file that the step wrote."""
+    return first_output.with_name(first_output.name + SUFFIX)
+
+
+def public_settings(settings: Any) -> str:
+    """Return settings, as read from JSON, without those that say where sources and keys lie.
+
+    A folder's name may say whose data it holds, and results travel further than sources.
+    """
+
+    def stripped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: stripped(v) for k, v in value.items() if not is_path(k, v)}
+        return value
+
+    def is_path(key: str, value: Any) -> bool:
+        return key in PATH_SETTINGS and not isinstance(value, dict)  # an encoder's source is a dict
+
+    return canonical_json(stripped(settings))

@@ -1,4 +1,4 @@
-"""Beside each result, a record: what made it, on what, and the digests of its files.
+"""One record per job: what made its results, from which inputs, and the digests of its files.
 
 Records are written by the command line when a step is done, and belong to no manifest: machine,
 revision and versions may differ where content does not. They cover tables, models and figures for
@@ -7,6 +7,7 @@ revision and versions may differ where content does not. They cover tables, mode
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -17,29 +18,31 @@ from pathlib import Path
 from typing import Any
 
 from mammo_sae.digests import SOURCE
+from mammo_sae.provenance import SUFFIX, Provenance, public_settings, record_path
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import read_json, write_json
 
-SUFFIX = ".provenance.json"
 
-
-def write_record(
-    outputs: Sequence[Path], about: Mapping[str, Any], packages: Iterable[str]
-) -> Path:
+def write_record(outputs: Sequence[Path], provenance: Provenance, packages: Iterable[str]) -> Path:
     """Write the record of a step that has just made `outputs`, beside the first, and return it.
 
     Parameters
     ----------
     outputs
         The files; a store's manifest stands for the store.
-    about
-        What is known of the step: settings, code, digests of inputs.
+    provenance
+        Step, settings, code and inputs. Settings that say where sources and keys lie stay out, and
+        so do inputs that are outputs too, which an earlier run of the step had left.
     packages
         Distributions whose versions are recorded.
     """
-    record = outputs[0].with_name(outputs[0].name + SUFFIX)
+    record = record_path(outputs[0])
+    written = {os.path.relpath(path) for path in outputs}
     content = {
-        **about,
+        "step": provenance.step,
+        "config": public_settings(json.loads(provenance.config)),
+        "code": provenance.code,
+        "inputs": {path: of for path, of in provenance.inputs.items() if path not in written},
         "outputs": {
             os.path.relpath(path, record.parent): [path.stat().st_size, file_digest(path)]
             for path in outputs

@@ -16,6 +16,7 @@ from mammo_sae.cohorts.settings import PhantomCohort, SplitSettings, TableCohort
 from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
+from mammo_sae.records import write_record
 from mammo_sae.settings import canonical_json
 
 CONCEPTS = ["mass", "suspicious_calcification"]
@@ -273,16 +274,12 @@ def test_the_policy_decides_what_a_file_without_annotation_does(
     assert "JANE" not in spoken
 
 
-def test_provenance_is_written_beside_the_manifest_without_paths(vindr_folder, tmp_path):
+def test_the_record_of_the_tables_has_no_path_of_the_source(vindr_folder, tmp_path):
     chosen = settings(vindr_folder, shards=3)
-    build.run(
-        chosen,
-        [vindr_folder],
-        tmp_path / "images.parquet",
-        tmp_path / "findings.parquet",
-        tmp_path / "cohort.json",
-        provenance=Provenance(step="cohort", config=canonical_json(chosen), code="d"),
-    )
-    written = json.loads((tmp_path / "provenance.json").read_text())
+    names = ("images.parquet", "findings.parquet", "cohort.json")
+    outputs = build.run(chosen, [vindr_folder], *(tmp_path / name for name in names))
+    made = Provenance(step="cohort", config=canonical_json(chosen), code="d")
+    written = json.loads(write_record(outputs, made, ["pandas"]).read_text())
     assert json.loads(written["config"])["shards"] == 3
+    assert written["outputs"].keys() == set(names)
     assert str(vindr_folder) not in str(written)

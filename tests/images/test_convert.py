@@ -19,6 +19,7 @@ from mammo_sae.errors import InputError
 from mammo_sae.images import convert
 from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.provenance import Provenance
+from mammo_sae.records import write_record
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.images import ImageReader
 
@@ -143,8 +144,10 @@ def test_a_missing_mask_is_refused(folder, tmp_path):
 def test_nothing_identifying_reaches_an_output(folder, tmp_path, capfd):
     out = tmp_path / "out"
     settings = SETTINGS.model_copy(update={"key_file": None})
-    record = Provenance(step="images", config=canonical_json(settings), code="c")
-    convert.run(settings, [folder], 0, out / "0.zarr", out / "0.json", provenance=record)
+    outputs = convert.run(settings, [folder], 0, out / "0.zarr", out / "0.json")
+    assert outputs == [out / "0.json"]
+    made = Provenance(step="images", config=canonical_json(settings), code="c")
+    write_record(outputs, made, ["numpy"])
     spoken = capfd.readouterr()
     written = [p for p in out.rglob("*") if p.is_file()]
     assert len(written) > 5

@@ -6,6 +6,7 @@ import pytest
 from rocrate.rocrate import ROCrate
 
 from mammo_sae.errors import InputError
+from mammo_sae.provenance import Provenance
 from mammo_sae.records import write_record
 from mammo_sae.report import configuration, crate
 
@@ -20,10 +21,10 @@ def folder(tmp_path, monkeypatch):
     (root / "codes.zarr").mkdir()
     for name, content in (("codes.json", "{}"), ("table.csv", "a\n1\n"), ("old.csv", "b\n")):
         (root / name).write_text(content)
-    about = {"step": "codes", "config": "{}", "code": "c0", "inputs": {"/elsewhere/x": "ab"}}
+    about = Provenance(step="codes", config="{}", code="c0", inputs={"/elsewhere/x": "ab"})
     write_record([root / "codes.json"], about, ["numpy"])
     inputs = {"results/run/codes.json": "44136fa355b3678a"}
-    about = {"step": "table", "config": '{"k":1}', "code": "c1", "inputs": inputs}
+    about = Provenance(step="table", config='{"k":1}', code="c1", inputs=inputs)
     write_record([root / "table.csv"], about, ["pandas"])
     write_record([root / "old.csv"], about, ["pandas"])
     return root

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mammo_sae.records import write_record
 from mammo_sae.sae import train
 from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from small_cohort import Cohort, write_cohort
@@ -57,7 +58,9 @@ def train_sae(settings: SaeTraining) -> Callable[..., Path]:
             "description": folder / "sae.json",
             "history": folder / "log.csv",
         }
-        train.run(own, **{**arguments, **changes})
+        outputs = train.run(own, **{**arguments, **changes})
+        if "made_by" in changes:
+            write_record(outputs, changes["made_by"](own), ["torch"])
         return folder / "sae.json"
 
     return run

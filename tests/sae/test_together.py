@@ -15,7 +15,8 @@ from mammo_sae.sae.settings import L1Variant
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.embeddings import EmbeddingReader
 
-FILES = ("sae.safetensors", "sae.json", "log.csv", "provenance.json")
+RECORD = "sae.json.provenance.json"
+FILES = ("sae.safetensors", "sae.json", "log.csv", RECORD)
 
 
 @pytest.fixture
@@ -184,4 +185,4 @@ def test_what_is_trained_beside_an_sae_is_recorded_with_the_code_of_its_own_vari
     taken = dict(steps)
     train_sae(cohort, second, others["l1"], made_by=by_variant)
     assert steps == taken  # its own run found it trained
-    assert json.loads((second / "provenance.json").read_text())["code"] == "code of l1"
+    assert json.loads((second / RECORD).read_text())["code"] == "code of l1"

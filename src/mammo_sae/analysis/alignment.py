@@ -58,7 +58,7 @@ def run(
     latents: Path,
     concepts: Sequence[str],
     output: Path,
-) -> None:
+) -> list[Path]:
     """Compare latents' maps with the lesions' masks, against chance and random latents.
 
     Parameters
@@ -85,6 +85,7 @@ def run(
         for concept in concepts
     ]
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+    return [output]
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def run(
     latents: Path,
     concepts: Sequence[str],
     output: Path,
-) -> None:
+) -> list[Path]:
     """Write one SAE's scores for the four classes, one row per split, mode and k.
 
     Parameters
@@ -86,6 +86,7 @@ def run(
         part.insert(1, "labels", unit)
         parts.append(part)
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+    return [output]
 
 
 def class_table(

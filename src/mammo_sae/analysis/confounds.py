@@ -53,7 +53,7 @@ def run(
     latents: Path,
     concepts: Sequence[str],
     output: Path,
-) -> None:
+) -> list[Path]:
     """Judge whether a latent follows its concept or a confounder.
 
     Parameters
@@ -108,6 +108,7 @@ def run(
             parts.append(part)
     rows = judged(settings, pd.concat(parts, ignore_index=True), table)
     write_table(identity.label(rows), output)
+    return [output]
 
 
 def judged(settings: ConfoundSettings, rows: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:

@@ -43,7 +43,7 @@ def run(
     latents: Path,
     concepts: Sequence[str],
     output: Path,
-) -> None:
+) -> list[Path]:
     """Measure what each latent of the head layer adds to every logit.
 
     Parameters
@@ -76,6 +76,7 @@ def run(
         part.insert(1, "split", share.split)
         parts.append(part)
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+    return [output]
 
 
 def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:

@@ -52,7 +52,7 @@ def run(
     concepts: Sequence[str],
     interventions: Path,
     attribution: Path,
-) -> None:
+) -> list[Path]:
     """Keep or drop latents at an inner layer and run the rest of the network.
 
     Parameters
@@ -118,6 +118,7 @@ def run(
             parts.append(part)
     for path, parts in ((interventions, edited), (attribution, attributed)):
         write_table(identity.label(pd.concat(parts, ignore_index=True)), path)
+    return [interventions, attribution]
 
 
 def whole_patients(patients: np.ndarray, known: np.ndarray, most: int) -> np.ndarray:

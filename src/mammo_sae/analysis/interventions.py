@@ -45,7 +45,7 @@ def run(
     concepts: Sequence[str],
     interventions: Path,
     sweep: Path,
-) -> None:
+) -> list[Path]:
     """Keep or drop latents at the head layer, every k, and score the prediction that is left.
 
     Parameters
@@ -100,6 +100,7 @@ def run(
             parts[path].append(part)
     for path, tables in parts.items():
         write_table(identity.label(pd.concat(tables, ignore_index=True)), path)
+    return [interventions, sweep]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def run(
     codes: Path,
     concepts: Sequence[str],
     output: Path,
-) -> None:
+) -> list[Path]:
     """Rank latents by concept: class means, AUROC with interval, permutation p.
 
     Parameters
@@ -82,6 +82,7 @@ def run(
     table.insert(4, "unit", settings.unit)
     table.insert(5, "labels", labelling(cases, concepts))
     write_table(identity.label(table), output)
+    return [output]
 
 
 def concept_table(

@@ -33,7 +33,7 @@ def run(
     effects_before: Path,
     effects_after: Path,
     output: Path,
-) -> None:
+) -> list[Path]:
     """Pair the latents of a fine-tuned encoder with those of its base, and their effects.
 
     Parameters
@@ -78,6 +78,7 @@ def run(
     for name in ("effect_before", "share_before"):
         table[name] = table[name].fillna(0.0).mask(unknown)
     write_table(table, output)
+    return [output]
 
 
 _KEYS = ("encoder", "layer", "sae", "seed", "concept", "split", "latent")

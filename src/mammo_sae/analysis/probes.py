@@ -59,7 +59,7 @@ def run(
     codes: Path,
     concepts: Sequence[str],
     output: Path,
-) -> None:
+) -> list[Path]:
     """Probe a layer's embeddings and codes for concepts and confounders.
 
     Parameters
@@ -104,6 +104,7 @@ def run(
                 part.insert(place, ("kind", "target", "level")[place], value)
             parts.append(part)
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+    return [output]
 
 
 def mean_embeddings(manifests: Sequence[Path], layer: str, image_ids: Sequence[str]) -> np.ndarray:

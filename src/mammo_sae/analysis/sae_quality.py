@@ -58,7 +58,7 @@ def run(
     head: Path,
     embeddings: Sequence[Path],
     output: Path,
-) -> None:
+) -> list[Path]:
     """Score a trained SAE: what it explains, how sparse it is, what splicing it in costs.
 
     Parameters
@@ -92,7 +92,7 @@ def run(
         row |= dict.fromkeys((*RECONSTRUCTIONS, "l0", "dead_share"), np.nan)
         row |= {"reason": f"no image of split {settings.split}"}
         write_table(identity.label(pd.DataFrame([row])), output)
-        return
+        return [output]
     reader = split_reader(embeddings, layer, images, settings.split)
     check_channels(model, reader.grid, sae)
     if (stored.latents, stored.grid.layer) != (model.latents, layer):
@@ -123,6 +123,7 @@ def run(
         row |= _fidelity(settings, cases, concept, pair)
     row["reason"] = ""
     write_table(identity.label(pd.DataFrame([row])), output)
+    return [output]
 
 
 @dataclass

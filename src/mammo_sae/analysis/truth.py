@@ -45,7 +45,7 @@ def run(
     latents: Path,
     confounds: Path,
     output: Path,
-) -> None:
+) -> list[Path]:
     """Write one SAE's truth table: recall and false-positive rate, for each confounder and for any.
 
     Parameters
@@ -65,6 +65,7 @@ def run(
     scores = reader.pooled(table["score"].iloc[0])
     truth = ground_truth(settings, cases, scores, read_table(confounds))
     write_table(identity.label(summary(settings, truth)), output)
+    return [output]
 
 
 def ground_truth(

@@ -13,7 +13,7 @@ import pandas as pd
 from mammo_sae.cohorts.annotations import Annotations, clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.left_out import report
-from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
+from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
 from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.regions import REGIONS
 from mammo_sae.cohorts.splits import splits_of_patients
@@ -21,7 +21,6 @@ from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_image
 from mammo_sae.cohorts.units import FINDING, IMAGE, row_columns
 from mammo_sae.dicom.refusal import Policy
 from mammo_sae.errors import InputError
-from mammo_sae.provenance import Provenance
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import write_json
 from mammo_sae.stores.tables import write_table
@@ -36,8 +35,7 @@ def run(
     images: Path,
     findings: Path,
     summary: Path,
-    provenance: Provenance | None = None,
-) -> None:
+) -> list[Path]:
     """Read an archive's annotations into the tables of images and findings, and a summary.
 
     Parameters
@@ -51,8 +49,6 @@ def run(
     summary
         JSON written last: counts per split and concept, boxes clipped or dropped, pseudonyms of
         the sources' images without annotation, malformed rows of its tables, notices, digests.
-    provenance
-        Written beside the manifest as `provenance.json`.
 
     Raises
     ------
@@ -77,9 +73,6 @@ def run(
     image_table.attrs[REGIONS] = {name: list(of) for name, of in regions.items()}
     write_table(image_table, images)
     write_table(finding_table, findings)
-    if provenance is not None:
-        record = without_paths(provenance).model_dump(mode="json")
-        write_json(summary.with_name("provenance.json"), record)
     write_json(
         summary,
         {
@@ -98,6 +91,7 @@ def run(
             "splits": _summary(image_table, finding_table, list(settings.concepts)),
         },
     )
+    return [images, findings, summary]
 
 
 def read_tables(

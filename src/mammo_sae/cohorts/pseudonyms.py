@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mammo_sae.errors import InputError
-from mammo_sae.provenance import Provenance
-from mammo_sae.settings import canonical_json
 
 PUBLIC_KEY = b"mammo-sae"
 LEAST_KEY_BYTES = 16
-PATH_SETTINGS = frozenset({"source", "external", "key_file"})
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,25 +68,3 @@ def load_pseudonyms(key_file: str | None) -> Pseudonyms:
             f"make one with `{make}`"
         )
     return Pseudonyms(key)
-
-
-def without_paths(provenance: Provenance) -> Provenance:
-    """Return `provenance` without the settings that hold paths of sources and keys."""
-    return provenance.model_copy(update={"config": public_settings(json.loads(provenance.config))})
-
-
-def public_settings(settings: Any) -> str:
-    """Return settings, as read from JSON, without those that say where sources and keys lie.
-
-    A folder's name may say whose data it holds, and results travel further than sources.
-    """
-
-    def stripped(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: stripped(v) for k, v in value.items() if not is_path(k, v)}
-        return value
-
-    def is_path(key: str, value: Any) -> bool:
-        return key in PATH_SETTINGS and not isinstance(value, dict)  # an encoder's source is a dict
-
-    return canonical_json(stripped(settings))

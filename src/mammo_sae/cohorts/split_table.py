@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mammo_sae.cohorts.settings import SplitSettings
 
 
-def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> None:
+def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> list[Path]:
     """Read which image is of which split, and write it without any label.
 
     Parameters
@@ -41,6 +41,7 @@ def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> None:
         If the sources are missing or malformed.
     """
     write_table(split_table(settings, Sources(settings.kind, sources)), output)
+    return [output]
 
 
 def split_table(settings: SplitSettings, sources: Sources) -> pd.DataFrame:

@@ -43,7 +43,7 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write `state`, in place of an earlier one."""
-        with atomic_file(self._path, result=False) as aside:
+        with atomic_file(self._path) as aside:
             torch.save({"key": self._key, "state": state}, aside)
             digest = bytes.fromhex(file_digest(aside))
             with aside.open("ab") as stream:

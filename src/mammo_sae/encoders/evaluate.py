@@ -31,7 +31,7 @@ def run(
     head: Path,
     predictions: Path,
     scores: Path,
-) -> None:
+) -> list[Path]:
     """Predict every image from its pooled features and score the predictions by split.
 
     Parameters
@@ -97,6 +97,7 @@ def run(
     )
     rows_by_split = pd.DataFrame(rows).sort_values(["concept", "split"], ignore_index=True)
     write_table(rows_by_split, scores)
+    return [predictions, scores]
 
 
 def _scores(

@@ -19,7 +19,6 @@ from mammo_sae.errors import InputError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.ordered import ahead, in_order
 from mammo_sae.progress import progress
-from mammo_sae.provenance import Provenance
 from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
 from mammo_sae.stores.images import ImageReader
 
@@ -42,8 +41,7 @@ def run(
     store: Path,
     manifest: Path,
     base_embeddings: Path | None = None,
-    provenance: Provenance | None = None,
-) -> None:
+) -> list[Path]:
     """Run an encoder over one shard, once per image for all layers together.
 
     Parameters
@@ -91,9 +89,7 @@ def run(
         return in_parts(lambda some: mapped_at_once(part[some]), len(part))
 
     with (
-        create_embedding_store(
-            store, manifest, image_ids=source.image_ids, grids=grids, provenance=provenance
-        ) as writer,
+        create_embedding_store(store, manifest, image_ids=source.image_ids, grids=grids) as writer,
         _workers(device) as (pool, waiting),
     ):
         parts = (
@@ -107,6 +103,7 @@ def run(
                 writer.write(
                     maps, {layer for layer, cells in maps.items() if cells.dtype == np.float16}
                 )
+    return [manifest]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def run(
     head_weights: Path,
     head_description: Path,
     history: Path,
-) -> None:
+) -> list[Path]:
     """Train an encoder and its head further on the concepts of the training split.
 
     The loss is binary cross-entropy. Positives have the weight negatives / positives of the
@@ -161,6 +161,7 @@ def run(
     write_table(training.log(), history)
     save_encoder(network.state_dict(), details, weights, description)
     checkpoint.remove()
+    return [head_weights, head_description, history, weights, description]
 
 
 class Training:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mammo_sae.encoders.settings import PretrainedSettings
 
 
-def run(settings: PretrainedSettings, *, weights: Path, description: Path) -> None:
+def run(settings: PretrainedSettings, *, weights: Path, description: Path) -> list[Path]:
     """Convert a pretrained encoder to the form that every later step reads.
 
     Parameters
@@ -30,3 +30,4 @@ def run(settings: PretrainedSettings, *, weights: Path, description: Path) -> No
     """
     state, details = read_source(settings.source)
     save_encoder(state, details, weights, description)
+    return [weights, description]

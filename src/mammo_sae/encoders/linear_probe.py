@@ -32,7 +32,7 @@ def run(
     embeddings: Sequence[Path],
     head_weights: Path,
     head_description: Path,
-) -> None:
+) -> list[Path]:
     """Fit a linear head per concept on an encoder's pooled features, the encoder untouched.
 
     Features are standardised by the training split's mean and standard deviation, which are then
@@ -101,6 +101,7 @@ def run(
         head_weights,
         head_description,
     )
+    return [head_weights, head_description]
 
 
 def _published(encoder: Path) -> dict[str, tuple[np.ndarray, float]]:

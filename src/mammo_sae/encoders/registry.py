@@ -13,7 +13,7 @@ from mammo_sae.stores.tables import write_table
 COLUMNS = ("kind", "architecture", "source", "sha256", "licence", "forbids", "data")
 
 
-def run(*, descriptions: Sequence[Path], output: Path) -> None:
+def run(*, descriptions: Sequence[Path], output: Path) -> list[Path]:
     """List the encoders: where their weights come from, licence, pretraining data.
 
     Parameters
@@ -36,3 +36,4 @@ def run(*, descriptions: Sequence[Path], output: Path) -> None:
             | {column: getattr(described, column) for column in COLUMNS}
         )
     write_table(pd.DataFrame(rows), output)
+    return [output]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mammo_sae.cohorts.annotations import clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
-from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms, without_paths
+from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
 from mammo_sae.cohorts.readers import Sources, reader_class
 from mammo_sae.cohorts.source import SourceFiles
 from mammo_sae.dicom.canonical import canonical_image, published_boxes
@@ -33,7 +33,6 @@ from mammo_sae.errors import InputError
 from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.ordered import in_order
 from mammo_sae.progress import progress
-from mammo_sae.provenance import Provenance
 from mammo_sae.stores.images import NOTICES, RASTERS, ImageRecord, ImageWriter, create_image_store
 
 # A process takes about a second to start, so it should have several seconds of decoding to do.
@@ -51,8 +50,7 @@ def run(
     store: Path,
     manifest: Path,
     threads: int = 1,
-    provenance: Provenance | None = None,
-) -> None:
+) -> list[Path]:
     """Convert one shard of DICOM files to canonical images with masks and geometry.
 
     The regions of the store are the source's categories of findings for which the shard has boxes,
@@ -77,8 +75,6 @@ def run(
         Files decoded at a time, in one process each if there is enough work to start processes. At
         most one more file is held in memory. A file that makes a decoder end its process is
         refused.
-    provenance
-        Written into the store.
 
     Raises
     ------
@@ -133,7 +129,6 @@ def run(
                     "preprocessing": settings.images.preprocessing,
                     "refused": {image_id: reason.code for image_id, reason in refused.items()},
                 },
-                provenance=provenance and without_paths(provenance),
             ) as writer:
                 _convert(
                     jobs,
@@ -143,7 +138,7 @@ def run(
                     pseudonyms,
                     f"convert shard {shard}",
                 )
-            return
+            return [manifest]
         except _LeaveOut as left_out:
             refused.update(left_out.refused)
             _check_share(refused, in_all, policy, settings.kind)

@@ -18,7 +18,7 @@ SENTENCES = {reason.code: reason.value[1] for reason in Reason}
 COLUMNS = ["image_id", "action", "reason", "sentence"]
 
 
-def run(*, image_stores: Sequence[Path], summary: Path, output: Path) -> None:
+def run(*, image_stores: Sequence[Path], summary: Path, output: Path) -> list[Path]:
     """List the files that were left out or noticed, a row per file and reason.
 
     Duplicates of images of another shard are found here; they stay converted.
@@ -56,6 +56,7 @@ def run(*, image_stores: Sequence[Path], summary: Path, output: Path) -> None:
     table["sentence"] = table["reason"].map(SENTENCES)
     table = pd.concat([table, _rows(cohort.get("malformed_rows", []))], ignore_index=True)
     write_table(table, output)
+    return [output]
 
 
 def _rows(malformed: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

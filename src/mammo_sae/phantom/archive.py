@@ -47,7 +47,6 @@ from mammo_sae.phantom.plan import (
 from mammo_sae.phantom.settings import ARTEFACTS, PhantomPartSettings
 from mammo_sae.phantom.vendors import VENDORS
 from mammo_sae.progress import progress
-from mammo_sae.provenance import Provenance
 from mammo_sae.stores.publish import create_store
 from mammo_sae.stores.tables import write_table
 
@@ -82,8 +81,7 @@ def run(
     manifest: Path,
     *,
     threads: int = 1,
-    provenance: Provenance | None = None,
-) -> None:
+) -> list[Path]:
     """Write one part of the phantom archive: DICOM files, annotation tables, masks, truth.
 
     Parameters
@@ -96,8 +94,6 @@ def run(
         Its manifest, written last.
     threads
         Processes that draw images. The bytes do not depend on their number.
-    provenance
-        What made it, kept in the archive.
 
     Raises
     ------
@@ -106,7 +102,7 @@ def run(
     """
     if threads < 1:
         raise InputError(f"threads is {threads}; give at least 1")
-    with create_store(archive, manifest, kind="archive", provenance=provenance) as folder:
+    with create_store(archive, manifest, kind="archive") as folder:
         (folder / "masks").mkdir()
         tables: dict[str, list[Row]] = {name: [] for name in TABLES}
         for rows in progress(
@@ -119,6 +115,7 @@ def run(
         for name, table in tables.items():
             write_table(pd.DataFrame(table), folder / f"{name}.csv")
         _write_truth(settings, folder / "truth.json")
+    return [manifest]
 
 
 def _patients(

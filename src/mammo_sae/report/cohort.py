@@ -29,7 +29,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
     counts: Path,
-) -> None:
+) -> list[Path]:
     """Draw the contact sheet and write the table of counts.
 
     Parameters
@@ -84,6 +84,7 @@ def run(
                     )
                     _draw(ax, store, image, palette)
         _legend(fig, store, palette)
+    return [output]
 
 
 def count(table: pd.DataFrame, concepts: Sequence[str]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def run(*, content: str, output: Path) -> None:
+def run(*, content: str, output: Path) -> list[Path]:
     """Show the configuration of the run as a page of the report.
 
     Parameters
@@ -32,3 +32,4 @@ def run(*, content: str, output: Path) -> None:
     text = yaml.safe_dump(json.loads(content), sort_keys=False, allow_unicode=True, width=100)
     with atomic_file(output) as aside:
         aside.write_text(PAGE.format(text=html.escape(text)), encoding="utf-8")
+    return [output]

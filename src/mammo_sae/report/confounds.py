@@ -26,7 +26,9 @@ DIVERGING = LinearSegmentedColormap.from_list(
 )
 
 
-def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output: Path) -> None:
+def run(
+    *, latents: Path, confounds: Path, concept: str, min_kept: float, output: Path
+) -> list[Path]:
     """Draw which of a concept's latents are really a confounder's.
 
     Parameters
@@ -49,7 +51,7 @@ def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output
     if rows.empty:
         reason = "no latent could be ranked" if ranks.isna().all() else "no confounder was given"
         style.absent(output, title, f"no latent was tested: {reason}")
-        return
+        return [output]
     first = rows.iloc[0]
     title += f" · {first['encoder']} · {first['layer']} · SAE {first['sae']} seed {first['seed']}"
     kinds = rows.drop_duplicates("confounder").set_index("confounder")["kind"]
@@ -66,6 +68,7 @@ def run(*, latents: Path, confounds: Path, concept: str, min_kept: float, output
         if shown:
             _matrix(fig, rows, names, shown)
         _legend(fig, min_kept)
+    return [output]
 
 
 def _top(rows: pd.DataFrame, ranks: pd.Series) -> list[int]:

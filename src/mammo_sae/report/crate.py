@@ -26,7 +26,7 @@ TERMS = "https://w3id.org/ro/terms/workflow-run/context"
 STORE_SUFFIXES = (".zarr", "")
 
 
-def run(*, results: Sequence[Path], output: Path) -> None:
+def run(*, results: Sequence[Path], output: Path) -> list[Path]:
     """Describe the run as an RO-Crate: what was made of what, by which step.
 
     Parameters
@@ -59,6 +59,7 @@ def run(*, results: Sequence[Path], output: Path) -> None:
     for _, record in sorted(wanted.items()):
         _add_action(crate, record, folder)
     write_plain_json(output, crate.metadata.generate())
+    return [output]
 
 
 class _Record:

@@ -22,7 +22,7 @@ PANEL = 3.5  # inches
 
 def run(
     *, effects: Path, sae_name: str, split: str, output: Path, matched_latents: Path | None = None
-) -> None:
+) -> list[Path]:
     """Draw the effects of single latents on the logits, and the nearest latents of the base.
 
     Parameters
@@ -52,7 +52,7 @@ def run(
     table = _first_seed(everything, sae_name, split)
     if table.empty:
         style.absent(output, title, f"no latent fires in a labelled image of the {split} split")
-        return
+        return [output]
     pairs = table.iloc[:0]
     if matched_latents is not None:
         pairs = _first_seed(read_table(matched_latents), sae_name, split)
@@ -105,6 +105,7 @@ def run(
                 Line2D([], [], color=style.FAINT, linestyle=(0, (4, 3)), label="95 % of random")
             )
             fig.legend(handles=handles, loc="lower right", ncols=3)
+    return [output]
 
 
 def _first_seed(table: pd.DataFrame, sae: str, split: str) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from mammo_sae.stores.tables import read_table
 METRICS = {"auroc": "AUROC", "auprc": "AUPRC"}
 
 
-def run(*, encoders: Path, output: Path) -> None:
+def run(*, encoders: Path, output: Path) -> list[Path]:
     """Draw AUROC and AUPRC of all encoders with intervals, and chance.
 
     Parameters
@@ -54,6 +54,7 @@ def run(*, encoders: Path, output: Path) -> None:
                 if j:
                     ax.set_yticklabels([])
         style.legend(fig, palette)
+    return [output]
 
 
 def _panel(

@@ -24,7 +24,7 @@ SPLICES = {
 LINES = {"class_union": (0, (3, 1.5)), "both_ends": (0, (3, 1.5))}
 
 
-def run(*, interventions: Path, concept: str, output: Path) -> None:
+def run(*, interventions: Path, concept: str, output: Path) -> list[Path]:
     """Draw what a prediction loses as latents are kept or dropped.
 
     Parameters
@@ -41,7 +41,7 @@ def run(*, interventions: Path, concept: str, output: Path) -> None:
     title = f"What the prediction of {style.words(concept)} rests on"
     if table.empty:
         style.absent(output, title, f"the table interventions has no row of {concept}")
-        return
+        return [output]
     first = table.iloc[0]
     splits = style.splits_of(table["split"])
     splice = shown_splice(table["splice"])
@@ -73,6 +73,7 @@ def run(*, interventions: Path, concept: str, output: Path) -> None:
                 else:
                     ax.set_ylabel("AUROC")
         _legend(fig, table)
+    return [output]
 
 
 def shown_splice(names: pd.Series) -> str:

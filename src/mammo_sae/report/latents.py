@@ -77,7 +77,7 @@ def run(
     split: str,
     output: Path,
     chosen: Sequence[int] = (),
-) -> None:
+) -> list[Path]:
     """Draw the top latents of one SAE and concept, or the chosen ones.
 
     Parameters
@@ -115,12 +115,12 @@ def run(
         title, _ = _titles(rows, concept, split, known, np.zeros(0, bool), chosen)
         reason = f"no image of the {split} split has a label for {style.words(concept)}"
         style.absent(output, title, f"{reason}; so there is none to show")
-        return
+        return [output]
     if rows.empty:
         title, _ = _titles(rows, concept, split, known, np.zeros(0, bool), chosen)
         why = style.reasons(table[table["concept"] == concept])
         style.absent(output, title, f"no latent could be ranked. {why}")
-        return
+        return [output]
     truth = labels(cases, concept, known)
     patients = cases["patient_id"].to_numpy()[known]
     ids = [reader.image_ids[i] for i in known]
@@ -142,6 +142,7 @@ def run(
             examples = pick_examples(column, truth, patients, settings.examples, known)
             _draw_row(canvas, number, row, details, examples, float(column.max(initial=0)))
         _draw_legend(canvas)
+    return [output]
 
 
 def pick_latents(rows: pd.DataFrame, count: int, chosen: Sequence[int] = ()) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def run(
     confounds: Path,
     sae_name: str,
     output: Path,
-) -> None:
+) -> list[Path]:
     """Draw one named SAE over all layers and encoders. Dots are seeds, lines are their mean.
 
     Parameters
@@ -134,6 +134,7 @@ def run(
             handletextpad=0.2,
             columnspacing=1.2,
         )
+    return [output]
 
 
 def best_latents(rows: pd.DataFrame, count: int) -> pd.DataFrame:

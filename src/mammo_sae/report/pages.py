@@ -109,7 +109,7 @@ main();
 """
 
 
-def run(*, table: Path, output: Path) -> None:
+def run(*, table: Path, output: Path) -> list[Path]:
     """Write a table as a page that a browser searches and sorts.
 
     Parameters
@@ -136,6 +136,7 @@ def run(*, table: Path, output: Path) -> None:
     )
     with atomic_file(output) as aside:
         aside.write_text(page, encoding="utf-8")
+    return [output]
 
 
 def choose(frame: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:

@@ -25,7 +25,7 @@ SPARSE = {"most": ((0, (2, 1.5)), "^"), "fewest": ((0, (1, 1.5)), "v")}
 LISTED = ("embedding, PCA", "latents, L1", "ordered levels", "other numbers of latents")
 
 
-def run(*, probes: Path, sae_name: str, split: str, output: Path) -> None:
+def run(*, probes: Path, sae_name: str, split: str, output: Path) -> list[Path]:
     """Draw what can be read from layer to layer, a panel per concept and confounder.
 
     Parameters
@@ -53,7 +53,7 @@ def run(*, probes: Path, sae_name: str, split: str, output: Path) -> None:
     table = table[(table["sae"] == sae_name) & (table["split"] == split)]
     if table.empty:
         style.absent(output, title, f"the table probes has no row of the {split} split")
-        return
+        return [output]
     # Of a column with several levels the macro mean is shown, of others the only level.
     many = table.groupby("target")["level"].transform(lambda level: (level == "macro").any())
     table = table[~many | (table["level"] == "macro")]
@@ -98,6 +98,7 @@ def run(*, probes: Path, sae_name: str, split: str, output: Path) -> None:
             loc="lower center",
             ncols=len(drawn),
         )
+    return [output]
 
 
 def shown_probes(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[str, object, str]]:

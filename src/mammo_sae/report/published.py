@@ -62,7 +62,7 @@ def run(
     interventions: Path,
     csv: Path,
     parquet: Path,
-) -> None:
+) -> list[Path]:
     """Put the figures of Mammo-SAE's paper beside those of the run.
 
     Parameters
@@ -79,6 +79,7 @@ def run(
     table = pd.DataFrame(list(rows(book))).astype({"k": "Int32"})
     write_table(table, csv)
     write_table(table, parquet)
+    return [csv, parquet]
 
 
 class Book:

@@ -49,7 +49,7 @@ def run(
     split: str,
     output: Path,
     bases: Mapping[str, str] | None = None,
-) -> None:
+) -> list[Path]:
     """Write the headline figures of a run, and warn where fine-tuning has not helped.
 
     Parameters
@@ -81,6 +81,7 @@ def run(
     content += [_table(*carriers(ranked, judged))]
     with atomic_file(output) as aside:
         aside.write_text(PAGE.format(content="\n".join(content)), encoding="utf-8")
+    return [output]
 
 
 def not_better(scores: pd.DataFrame, bases: Mapping[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ def run(
     layer_splits: Mapping[str, str],
     output: Path,
     sweeps: Sequence[Path] = (),
-) -> None:
+) -> list[Path]:
     """Draw one named SAE's interventions on one concept: a row per encoder, all layers.
 
     Parameters
@@ -51,7 +51,7 @@ def run(
             f"the table interventions has no row of SAE {sae_name} and {concept} in the split shown"
         )
         style.absent(output, title, reason)
-        return
+        return [output]
     splice = shown_splice(table["splice"])
     curve = pd.concat(curves, ignore_index=True) if curves else table.iloc[:0]
     # The curve belongs to the edited reconstruction, so it is not drawn with another splice.
@@ -101,6 +101,7 @@ def run(
             loc="lower center",
             ncols=max(1, min(len(names), int(width / 1.4))),
         )
+    return [output]
 
 
 def _of_sae(rows: pd.DataFrame, concept: str, sae: str, splits: Mapping[str, str]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ KEYS = (
 )
 
 
-def run(*, parts: Sequence[Path], csv: Path, parquet: Path) -> None:
+def run(*, parts: Sequence[Path], csv: Path, parquet: Path) -> list[Path]:
     """Put the tables of all SAEs, or of all encoders, together.
 
     If a part lacks a column because nothing could be estimated, its rows are empty there. Parts may
@@ -56,3 +56,4 @@ def run(*, parts: Sequence[Path], csv: Path, parquet: Path) -> None:
     table = table.sort_values(keys, kind="stable", ignore_index=True) if keys else table
     write_table(table, csv)
     write_table(table, parquet)
+    return [csv, parquet]

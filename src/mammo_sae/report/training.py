@@ -31,7 +31,7 @@ def run(
     encoder_name: str,
     sae_name: str,
     output: Path,
-) -> None:
+) -> list[Path]:
     """Draw the training curves of one encoder's SAEs of one name: a line per layer and seed.
 
     The loss is drawn as its two terms: the reconstruction error and the penalties. A penalty is a
@@ -62,7 +62,7 @@ def run(
     title = f"Training of the SAEs · {encoder_name} · {sae_name}"
     if all(history["step"].max() == 0 for _, history in curves):
         style.absent(output, title, "these SAEs were not trained here: they are published ones")
-        return
+        return [output]
     order = style.layer_order(layers)
     ramp = mpl.colormaps["viridis"]
     palette = {layer: ramp(0.85 * i / max(1, len(order) - 1)) for i, layer in enumerate(order)}
@@ -77,6 +77,7 @@ def run(
             ax.set_title(name)
             _panel(ax, column, curves, palette)
         style.legend(fig, palette, markers="s")
+    return [output]
 
 
 def _with_terms(history: pd.DataFrame) -> pd.DataFrame:

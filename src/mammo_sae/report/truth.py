@@ -17,7 +17,7 @@ MEASURES = {
 }
 
 
-def run(*, truth: Path, output: Path) -> None:
+def run(*, truth: Path, output: Path) -> list[Path]:
     """Draw the verdicts against what was planted, per encoder, layer and confounder.
 
     Parameters
@@ -30,7 +30,7 @@ def run(*, truth: Path, output: Path) -> None:
     table = read_table(truth)
     if table.empty:
         style.absent(output, "Verdicts against the ground truth", "the table truth has no row")
-        return
+        return [output]
     encoders = sorted(table["encoder"].unique())
     table = table.assign(run=[_name(row) for row in table.to_dict("records")])
     names = sorted(set(table["confounder"]) - {"any"})
@@ -69,6 +69,7 @@ def run(*, truth: Path, output: Path) -> None:
                 if j:
                     ax.set_yticklabels([])
         style.legend(fig, palette)
+    return [output]
 
 
 def _name(row: dict[str, object]) -> str:

@@ -15,7 +15,7 @@ POINTS = 0.5  # least share of firing images in which the highest cell must touc
 ON, OFF, UNCLEAR = "on the lesion", "off the lesion", "where: unclear"
 
 
-def run(*, latents: Path, alignment: Path, confounds: Path, csv: Path, parquet: Path) -> None:
+def run(*, latents: Path, alignment: Path, confounds: Path, csv: Path, parquet: Path) -> list[Path]:
     """Write one row per SAE, concept and tested latent, with its verdict and location.
 
     Parameters
@@ -48,6 +48,7 @@ def run(*, latents: Path, alignment: Path, confounds: Path, csv: Path, parquet: 
     table = table.sort_values([*IDENTITY, "concept", "rank_auroc", "latent"], ignore_index=True)
     write_table(table, csv)
     write_table(table, parquet)
+    return [csv, parquet]
 
 
 def overall(confounds: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from torch import Tensor
 from mammo_sae.compute.devices import fastest_device, in_parts
 from mammo_sae.ordered import in_order
 from mammo_sae.progress import progress
-from mammo_sae.provenance import Provenance
 from mammo_sae.sae.loader import check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.sae.training_cells import breast_cells
@@ -31,8 +30,7 @@ def run(
     layer: str,
     store: Path,
     manifest: Path,
-    provenance: Provenance | None = None,
-) -> None:
+) -> list[Path]:
     """Encode every cell of every image with a trained SAE.
 
     Parameters
@@ -87,7 +85,6 @@ def run(
             grid=grid,
             latents=model.latents,
             k=model.k,
-            provenance=provenance,
         ) as writer,
         ThreadPoolExecutor(1) as other,  # encodes the next batch while this one is written
     ):
@@ -95,6 +92,7 @@ def run(
         for batch in progress(batches, label=f"codes {layer}", total=count):
             for part in batch:
                 writer.write(*part)
+    return [manifest]
 
 
 def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ def run(
     saes: Sequence[Path],
     codes: Sequence[Path],
     output: Path,
-) -> None:
+) -> list[Path]:
     """Say how far the seeds of one SAE agree on its atoms, a row per pair of seeds.
 
     Parameters
@@ -75,6 +75,7 @@ def run(
         row |= {"latents": len(cosine), "cosine": cosine.mean(), "cosine_null": null.mean()}
         rows.append(row | {f"share_above_{close}": (cosine > close).mean() for close in CLOSE})
     write_table(pd.DataFrame(rows), output)
+    return [output]
 
 
 def matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:

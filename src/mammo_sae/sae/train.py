@@ -15,7 +15,7 @@ import torch
 from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.errors import InputError
-from mammo_sae.provenance import Provenance
+from mammo_sae.provenance import Provenance, record_path
 from mammo_sae.sae.loader import MIB, Cells
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
@@ -23,7 +23,7 @@ from mammo_sae.sae.training_cells import kept_cells
 from mammo_sae.sae.variants.base import Start
 from mammo_sae.sae.variants.choice import is_raw, training_sae, variant_module
 from mammo_sae.stores.embeddings import EmbeddingReader
-from mammo_sae.stores.publish import PROVENANCE, read_json, write_json
+from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.splits import TRAINING, split_reader
 from mammo_sae.stores.tables import write_table
 
@@ -53,7 +53,7 @@ def run(
     image_stores: Sequence[Path] = (),
     beside: Mapping[Path, SaeTraining] | None = None,
     made_by: Callable[[SaeTraining], Provenance | None] = lambda _: None,
-) -> None:
+) -> list[Path]:
     """Train a sparse autoencoder on one layer's cells of the training split.
 
     Parameters
@@ -78,8 +78,7 @@ def run(
         have no result yet are trained in the same pass. They are left as finished checkpoints, and
         their own runs only have to write them. They do not change this SAE.
     made_by
-        Returns what this step will record of an SAE that it makes of given settings and these
-        inputs.
+        Returns the provenance of an SAE that is trained with given settings on these inputs.
 
     Raises
     ------
@@ -102,9 +101,11 @@ def run(
     inputs = [read_json(manifest) for manifest in (*embeddings, *image_stores)]
 
     def member(path: Path, own: SaeTraining) -> Member:
-        identity = [own, layer, reader.image_ids, *inputs, made_by(own)]
+        provenance = made_by(own)
+        code = provenance and provenance.code
+        identity = [own, layer, reader.image_ids, *inputs, code]
         kept = Checkpoint(path.with_name(CHECKPOINT), identity, fastest_device())
-        return Member(path, own, made_by(own), kept)
+        return Member(path, own, provenance, kept)
 
     first = member(description, settings)
     if settings.variant.name == "published":
@@ -117,11 +118,10 @@ def run(
         sae, rows = _trained([first, *_affordable(first, others, reader)], reader, image_stores)
     description.unlink(missing_ok=True)
     write_table(pd.DataFrame(rows), history)
-    if first.provenance is not None:
-        write_json(description.with_name(PROVENANCE), first.provenance.model_dump(mode="json"))
     about = {"grid": asdict(reader.grid), "training": settings.model_dump(mode="json")}
     replace(sae, description={**about, **sae.description}).save(weights, description)
     first.checkpoint.remove()
+    return [description, weights, history]
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ class Member:
 
     def is_there(self) -> bool:
         """Return whether the SAE's own run has written its result already."""
-        record = self.description.with_name(PROVENANCE)
+        record = record_path(self.description)
         if self.provenance is None or not (self.description.is_file() and record.is_file()):
             return False
-        return read_json(record) == self.provenance.model_dump(mode="json")
+        return self.provenance.is_of(read_json(record))
 
 
 def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:

@@ -37,7 +37,6 @@ import numpy as np
 
 from mammo_sae.errors import StoreError
 from mammo_sae.grids import LayerGrid
-from mammo_sae.provenance import Provenance
 from mammo_sae.stores import arrays
 from mammo_sae.stores.blocks import BlockWriter, TailWriter
 from mammo_sae.stores.positions import Index
@@ -193,14 +192,13 @@ def create_codes_store(
     latents: int,
     k: int | None,
     attributes: dict[str, Any] | None = None,
-    provenance: Provenance | None = None,
 ) -> Iterator[CodesWriter]:
     """Yield a writer of one SAE's codes of `image_ids`; publish the store if the block succeeds.
 
     `k` is the largest number of codes of a cell, or None if the number varies.
     """
     describe = {"images": len(image_ids), "grid": asdict(grid), "latents": latents, "k": k}
-    with create_store(path, manifest, kind=KIND, describe=describe, provenance=provenance) as aside:
+    with create_store(path, manifest, kind=KIND, describe=describe) as aside:
         group = arrays.create_group(aside, {**(attributes or {}), "grid": asdict(grid)})
         arrays.write_labels(group, "image_id", image_ids)
         latent = arrays.create_array(

@@ -23,7 +23,6 @@ import numpy as np
 from mammo_sae.errors import StoreError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.ordered import ahead
-from mammo_sae.provenance import Provenance
 from mammo_sae.stores import arrays
 from mammo_sae.stores.positions import Index
 from mammo_sae.stores.publish import create_store, open_store
@@ -154,13 +153,10 @@ def create_embedding_store(
     *,
     image_ids: Sequence[str],
     grids: Sequence[LayerGrid],
-    provenance: Provenance | None = None,
 ) -> Iterator[EmbeddingWriter]:
     """Yield a writer for one shard of one pass; publish `path`, a folder of `<layer>.zarr`."""
     described: dict[str, Any] = {"images": len(image_ids), "layers": {}}
-    with create_store(
-        path, manifest, kind=KIND, describe=lambda _: described, provenance=provenance
-    ) as aside:
+    with create_store(path, manifest, kind=KIND, describe=lambda _: described) as aside:
         writer = EmbeddingWriter(aside, image_ids, grids)
         yield writer
         writer.close()

@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.errors import StoreError
-from mammo_sae.provenance import Provenance
 from mammo_sae.stores import arrays
 from mammo_sae.stores.blocks import BlockWriter
 from mammo_sae.stores.positions import Index
@@ -118,7 +117,6 @@ def create_image_store(
     regions: Sequence[str],
     artefacts: Sequence[str] = (),
     attributes: dict[str, Any] | None = None,
-    provenance: Provenance | None = None,
 ) -> Iterator[ImageWriter]:
     """Yield a writer for the images `image_ids`; publish the store if the block succeeds.
 
@@ -132,7 +130,7 @@ def create_image_store(
         "regions": list(regions),
         "artefacts": list(artefacts),
     }
-    with create_store(path, manifest, kind=KIND, describe=describe, provenance=provenance) as aside:
+    with create_store(path, manifest, kind=KIND, describe=describe) as aside:
         group = arrays.create_group(aside, {**(attributes or {}), "regions": list(regions)})
         arrays.write_labels(group, "image_id", image_ids)
         writer = ImageWriter(group, len(image_ids), height, width, len(regions))

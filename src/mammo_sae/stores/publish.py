@@ -2,12 +2,11 @@
 
 A store is a directory. Its manifest is a small JSON file beside it, which describes only the
 content (no times, no host, no code version). So equal content has an equal manifest, and results
-made from it stay fresh. `provenance.json` inside the store tells what made it.
+made from it stay fresh. The record of the step that made it is beside it (`mammo_sae.records`).
 
 Layout of a published directory::
 
     <store>/files.json        {relative path: [bytes, sha256]} of every other file
-    <store>/provenance.json   what made the store (not part of the content)
     <store>/...               the content
     <manifest>.json           kind, relative path of the store, digest of files.json, description
 """
@@ -27,20 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from mammo_sae.errors import StoreError
-from mammo_sae.provenance import Provenance
 from mammo_sae.stores.checksums import file_digest, with_checksum, without_checksum
 
 FORMAT = 2
 PARTIAL, REPLACED = ".partial", ".replaced"
 FILES = "files.json"
-PROVENANCE = "provenance.json"
 # Snakemake writes this file into a directory that a rule has made, to keep the directory's time.
 TIMESTAMP = ".snakemake_timestamp"
 # Files up to this size (metadata, labels) are compared with the file list's digests whenever a
 # store is opened. Larger files are chunks of arrays, which carry their own checksums.
 SMALL = 64 * 1024
-# The files that this process has published, in order. The command line writes a record of them.
-PUBLISHED: list[Path] = []
 
 Description = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 
@@ -95,18 +90,13 @@ def write_plain_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, *, result: bool = True) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it to `path` if the block succeeds.
-
-    `result` is False for a file that only the step itself uses: the record does not list it.
-    """
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield aside
         aside.replace(path)
-        if result:
-            PUBLISHED.append(path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -118,7 +108,6 @@ def create_store(
     *,
     kind: str,
     describe: Description | None = None,
-    provenance: Provenance | None = None,
 ) -> Iterator[Path]:
     """Yield an empty directory beside `path`; publish it as `path` if the block succeeds.
 
@@ -137,8 +126,6 @@ def create_store(
         Kind of the store (`images`, `embeddings`, ...). Readers refuse another kind.
     describe
         Extra content of the manifest, or a function that returns it, given the filled directory.
-    provenance
-        Written into the store.
 
     Raises
     ------
@@ -157,8 +144,6 @@ def create_store(
     aside.mkdir()
     try:
         yield aside
-        if provenance is not None:
-            write_json(aside / PROVENANCE, provenance.model_dump(mode="json"))
         files = _hash_files(aside)
         listing = json.dumps(files, indent=0, sort_keys=True)
         (aside / FILES).write_text(listing, encoding="utf-8")
@@ -277,7 +262,7 @@ def _listing(path: Path, content: dict[str, Any]) -> dict[str, tuple[int, str]]:
 
 def _hash_files(root: Path) -> dict[str, tuple[int, str]]:
     names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    names = [name for name in names if name not in {FILES, PROVENANCE, TIMESTAMP}]
+    names = [name for name in names if name not in {FILES, TIMESTAMP}]
 
     def hashed(name: str) -> tuple[int, str]:
         return (root / name).stat().st_size, file_digest(root / name)
