@@ -56,8 +56,8 @@ def test_good_tables_are_read_once(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("trai", "trei", r"images\.csv: line 2, .*split.*; images\.csv: line 3, .*split"),
-        (",CC,", ",CCC,", r"images\.csv: line 2, .*view.*\(2 of 8 rows of images\.csv\)"),
+        ("trai", "trei", r"images\.csv: line 2, .*split.*\(rows with it: 2\)"),
+        (",CC,", ",CCC,", r"images\.csv: line 2, .*view.*in all 2 of 8 rows of images\.csv,"),
         ("1.dcm", "0.dcm", "line 2, .*a second time, with other cells, in line 3"),
         ("mass", "Mass", "mass"),
     ],

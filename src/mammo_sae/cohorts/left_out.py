@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from mammo_sae.cohorts.sheet import LeftOut, Sheet
@@ -26,7 +27,7 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
     Raises
     ------
     InputError
-        Naming each such table's first rows.
+        Naming each such table's faults, most frequent first, each with its first row.
     """
     wrong = []
     for sheet in sheets:
@@ -35,12 +36,20 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
         all_bad = bool(sheet.rows) and len(lines) == sheet.rows and not sheet.good.any()
         if not lines or (not all_bad and len(lines) <= allowed(sheet.rows, most)):
             continue
-        more = f"; and {len(found) - SHOWN} others" if len(found) > SHOWN else ""
-        shown = "; ".join(map(str, found[:SHOWN]))
-        wrong.append(f"{shown}{more} ({len(lines)} of {sheet.rows} rows of {sheet.name})")
+        # One clause per fault, however many rows have it: a column may be wrong throughout.
+        faults = Counter((one.column, one.why) for one in found)
+        first = {(one.column, one.why): one for one in reversed(found)}
+        clauses = [
+            f"{first[fault]}" + ("", f" (rows with it: {count})")[count > 1]
+            for fault, count in faults.most_common(SHOWN)
+        ]
+        more = f"; and {len(faults) - SHOWN} other faults" if len(faults) > SHOWN else ""
+        wrong.append(
+            f"{'; '.join(clauses)}{more}; in all {len(lines)} of {sheet.rows} rows of {sheet.name}"
+        )
     if wrong:
         raise InputError(
-            f"{'; '.join(wrong)}: more than cohort.most_malformed = {most:g} allows; correct the "
+            f"{'; '.join(wrong)}, more than cohort.most_malformed = {most:g} allows; correct the "
             "rows, or raise it"
         )
 
