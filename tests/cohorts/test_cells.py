@@ -88,7 +88,7 @@ def test_two_files_whose_names_are_one_are_taken_for_neither(tmp_path):
 def test_ids_that_may_be_one_are_noticed_and_taken_for_two(tmp_path, first, second, alike):
     read = sheet(tmp_path, "id,x", f"{first},1", "zz,2", f"{second},3", f"{second},4")
     assert read.ids("id") == [first, "zz", second, second]
-    said = "differ by how a number or letters are written, and are taken for two"
+    said = "differ by how a number or letters are written, and count as two ids"
     assert list(read.notices) == [f"column 'id': the ids of lines 2 and 4 {said}"] * alike
 
 
@@ -210,8 +210,8 @@ def test_notices_are_in_the_cohorts_summary_and_its_log(tmp_path, capfd):
     with files_unread():
         build.run(settings, [tmp_path], *out)
     notice = (
-        "images.csv: column 'dose' holds 999 in 2 rows, which may stand for unknown and is taken "
-        "for a number; leave such cells empty"
+        "images.csv: column 'dose' holds 999 in 2 rows, which may mean unknown but counts as "
+        "a number; leave such cells empty"
     )
     assert json.loads(out[2].read_text())["notices"] == [notice]
     assert f"warning: {notice}\n" in capfd.readouterr().err

@@ -254,7 +254,7 @@ def test_the_table_with_a_row_per_breast_is_read_without_boxes(tmp_path):
     assert set(images["split"]) == {"test"}
     assert found.finding_rows is None
     assert found.counts == {"findings_without_box": 2}
-    with pytest.raises(InputError, match=r"says nothing of 'DENSITY A'; use .*vindr_detection"):
+    with pytest.raises(InputError, match=r"has no 'DENSITY A'; use .*vindr_detection"):
         read(tmp_path, {"dense": "DENSITY A"})
     with pytest.raises(InputError, match=r"has no column 'height'; set cohort\.covariates to {}"):
         mammo_clip.READER(tmp_path).annotations(CONCEPTS, {"matrix_rows": "height"})

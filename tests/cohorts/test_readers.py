@@ -167,7 +167,7 @@ def named(folder: Path, key: str, tmp_path: Path) -> list[str]:
     ("old", "new", "message"),
     [
         ("a/1.dcm", "a/9.dcm", r"line 2, column 'file' is not in images.csv"),
-        ("1,2,10", "11,2,10", r"line 2, column 'xmax' leaves no box"),
+        ("1,2,10", "11,2,10", r"line 2, column 'xmax' gives no box"),
         ("1,2,10", ",2,10", r"line 2, column 'xmin' is empty"),
     ],
 )

@@ -75,7 +75,7 @@ def test_a_missing_column_and_an_empty_table_are_refused():
     ("changes", "message"),
     [
         ({"image_id": ["z"]}, "image z is not in the images table"),
-        ({"xmax": [81]}, "a box of image a is empty or leaves the image"),
+        ({"xmax": [81]}, "a box of image a is empty or extends beyond the image"),
         ({"ymin": [100]}, "a box of image a is empty"),
         ({"xmin": [None]}, "image a, column xmin has None; input should be a valid number"),
         ({"xmin": [-1]}, "image a, column xmin has -1; input should be greater than or equal to 0"),

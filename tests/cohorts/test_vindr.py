@@ -100,7 +100,7 @@ def test_files_are_located_by_study_and_image(vindr_folder):
         ("finding", "['Mass', 'Susp", "[Mass, 'Susp", r"line 2, column 'finding_categories'"),
         ("finding", "['Mass']", "['Moss']", r"line 3, column 'finding_categories'"),
         ("finding", "s1,i2", "s1,i9", r"line 3, column 'image_id' names an image that is not in"),
-        ("finding", "40.25", "4.25", r"line 2, column 'xmax' leaves no box"),
+        ("finding", "40.25", "4.25", r"line 2, column 'xmax' gives no box"),
         ("breast", "s1,x,i2,L,MLO", "s1,x,i2,L,ML", r"line 3, column 'view_position' is 'ML'"),
         (
             "breast",

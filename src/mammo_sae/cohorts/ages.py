@@ -1,4 +1,4 @@
-"""Ages as headers and tables write them."""
+"""Parsing of ages from headers and tables."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 
 YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 LEAST, MOST = 15, 110
-"""Beyond these, what is written stands for "unknown": 000Y, 999Y, -1."""
+"""An age outside of these limits means "unknown": 000Y, 999Y, -1."""
 
 
 def age_in_years(text: str) -> int | None:
-    """Return the age that a DICOM age string (060Y, 720M) or a number of years (61.2) gives.
+    """Return the age in years from a DICOM age string (060Y, 720M) or a number of years (61.2).
 
-    None where it is empty or no age of a person who has a mammogram.
+    None if the text is empty or the age is outside the range for mammography.
 
     Raises
     ------

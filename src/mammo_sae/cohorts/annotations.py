@@ -1,4 +1,4 @@
-"""A cohort's annotations under pseudonyms: of all its patients, or of one shard's."""
+"""The annotations of a cohort under pseudonyms, of all patients or of one shard's patients."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ from mammo_sae.errors import InputError
 
 @dataclass(frozen=True)
 class Annotations:
-    """What the sources say.
+    """The annotations of all sources of a cohort.
 
     Attributes
     ----------
     images
-        One row per image whose file can be read, with `image_id` and `patient_id` beside the
+        One row per image whose file can be read. It has `image_id` and `patient_id` and also the
         source's own ids, which must not be stored.
     boxes
-        image_id, category, and the box as the source has it, see `clipped`.
+        image_id, category, and the box as given in the source, see `clipped`.
     lost
         Pseudonyms of images whose file is missing or is no readable image.
     counts
-        What was noticed and not refused, by name.
+        Counts of accepted irregularities, by name.
     labels
-        source_patient, split and a column per concept, a row per image that the tables name, also
-        of files that are missing or can't be read: files do not decide who is drawn.
+        source_patient, split and a column per concept. It has a row per image that the tables name,
+        also for files that are missing or can't be read, because files do not affect the draw of
+        splits.
     finding_rows
-        image_id, concept, rows, positive, see `mammo_sae.cohorts.source`; None without.
+        image_id, concept, rows, positive, see `mammo_sae.cohorts.source`; None if the source has no
+        rows of findings.
     malformed
-        Rows of the tables that were left out, and those with a cell that counts as empty.
+        Rows of the tables that were left out, and rows with a malformed cell that counts as empty.
     torn
-        Pseudonyms of patients that the tables have in two splits, who are left out.
+        Pseudonyms of patients whom the tables list in two splits. These patients are left out.
     notices
-        What else a person should know of the tables, each a sentence.
+        Further remarks on the tables for the user, one sentence each.
     """
 
     images: pd.DataFrame
@@ -63,16 +65,16 @@ def read_annotations(
     keep: Keep | None = None,
     most_malformed: float = 1.0,
 ) -> Annotations:
-    """Read the annotations of the patients to `keep`, or of all.
+    """Read the annotations of the patients to `keep`, or of all patients.
 
     Parameters
     ----------
     sources
         The cohort's folders.
     concepts, covariates, keep
-        As of `mammo_sae.cohorts.readers.Sources.annotations`.
+        As for `mammo_sae.cohorts.readers.Sources.annotations`.
     pseudonyms
-        Of the cohort.
+        The pseudonyms of the cohort.
     most_malformed
         Largest share of a table's rows that may be malformed, and of the patients who may be in two
         splits. It is checked only where all patients are read.
@@ -80,8 +82,8 @@ def read_annotations(
     Raises
     ------
     InputError
-        If something is missing or malformed, naming it; if all patients are read and of no image
-        there is a readable file.
+        If something is missing or malformed (the error names it), or if all patients are read and
+        no image has a readable file.
     """
     source = sources.annotations(concepts, covariates, keep)
     if keep is None:
@@ -134,13 +136,13 @@ def read_annotations(
 
 
 def _torn(images: pd.DataFrame) -> list[str]:
-    """Return the patients who are in two splits: nothing says which is right."""
+    """Return the patients who are in two splits, because the right split is unknown."""
     splits = images.groupby("source_patient")["split"].nunique()
     return sorted(splits.index[splits > 1])
 
 
 def clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return boxes cut at their image's edges, without those wholly outside, and counts of both."""
+    """Return boxes cut at the image's edges, without boxes wholly outside, and counts of both."""
     size = images.set_index("image_id").loc[boxes["image_id"], ["rows", "columns"]]
     width, height = size["columns"].to_numpy(float), size["rows"].to_numpy(float)
     before = boxes[BOX].to_numpy(float)

@@ -41,9 +41,9 @@ def run(
     Parameters
     ----------
     settings
-        The cohort.
+        The settings of the cohort.
     sources
-        Its folders, see `mammo_sae.cohorts.readers.Sources`.
+        The folders of the cohort, see `mammo_sae.cohorts.readers.Sources`.
     images, findings
         The tables to write (.parquet), see `mammo_sae.cohorts.tables`.
     summary
@@ -53,8 +53,8 @@ def run(
     Raises
     ------
     InputError
-        If the sources are missing or malformed, or hold files without annotation and the settings
-        refuse that; nothing is written then.
+        If the sources are missing or malformed, or if they contain files without an annotation and
+        the settings refuse these. Nothing is written then.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
     opened = Sources(settings.kind, sources)
@@ -69,7 +69,7 @@ def run(
         print(f"warning: {notice}", file=sys.stderr)
 
     summary.unlink(missing_ok=True)
-    # Steps that read masks learn from the table which region of an image store is whose.
+    # Steps that read masks find in the table which regions of an image store belong to a concept.
     image_table.attrs[REGIONS] = {name: list(of) for name, of in regions.items()}
     write_table(image_table, images)
     write_table(finding_table, findings)
@@ -97,12 +97,13 @@ def run(
 def read_tables(
     settings: CohortSettings, sources: Sources, pseudonyms: Pseudonyms
 ) -> tuple[Annotations, pd.DataFrame, pd.DataFrame, dict[str, int]]:
-    """Return a cohort's annotations, its validated tables of images and findings, boxes counted.
+    """Return the annotations, the validated tables of images and findings, and counts of boxes.
 
     Raises
     ------
     InputError
-        If the sources are missing or malformed, or have no rows of findings where those are scored.
+        If the sources are missing or malformed, or if rows of findings are to be scored and there
+        are none.
     """
     found = read_annotations(
         sources,
@@ -127,7 +128,7 @@ def read_tables(
 def _with_split(
     found: Annotations, settings: CohortSettings, pseudonyms: Pseudonyms
 ) -> pd.DataFrame:
-    """Return an images table with the shard and the split of every image's patient."""
+    """Return the images table with two further columns: the shard and the split of the patient."""
     patients = found.images["source_patient"]
     shards = {p: pseudonyms.shard(p, settings.shards) for p in patients.unique()}
     splits = splits_of_patients(found.labels, settings.concepts, settings, pseudonyms)
@@ -151,7 +152,7 @@ def _with_rows(
 
 
 def _concept_boxes(boxes: pd.DataFrame, regions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return the boxes of each concept; several may stand for the same category."""
+    """Return the boxes of each concept; several concepts may have the same category."""
     parts = [
         boxes[boxes["category"].isin(categories)].assign(concept=concept)
         for concept, categories in regions.items()

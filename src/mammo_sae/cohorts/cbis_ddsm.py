@@ -6,15 +6,16 @@
     <Mass|Calc>-<Training|Test>_<patient>_<side>_<view>/**/*.dcm       the film
     <Mass|Calc>-<Training|Test>_<patient>_<side>_<view>_<n>/**/*.dcm   mask and crop of finding n
 
-The folders may lie deeper, or be named by study or series: then a file's header says which case it
-is of. The copy that circulates as JPEG has the tables in `csv/`, and each series in
+The folders may lie deeper. They may also be named by study or series; then a file's header gives
+its case. The copy that is distributed as JPEG has the tables in `csv/`, and each series in
 `jpeg/<series UID>/`. Files may be PNG, JPEG, TIFF or NPY.
 
-Quirks: the tables' paths end in names that the download does not have, so their first folder, the
-case, is what counts, and where there is none the third, the series' UID; which of its two files is
-the mask and which the crop is told by their sizes, since the tables swap them at times. Films with
-masses and calcifications are in both tables, as two copies; they become one image. Patients of both
-the training and the test part all become `test`.
+Peculiarities: the paths in the tables end with names that the download does not have. The reader
+therefore uses their first folder, the case. If this folder does not exist, it uses the third, the
+UID of the series. A series of a finding has two files, the mask and the crop. Their sizes decide
+which is the mask, because the tables sometimes swap them. Films with masses and calcifications are
+in both tables, as two copies, and become one image. Patients who are in the training part and in
+the test part become `test`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ PATHOLOGIES = {"MALIGNANT": True, "BENIGN": False, "BENIGN_WITHOUT_CALLBACK": Fa
 
 @dataclass
 class _Film:
-    """What all rows of one film say."""
+    """The combined content of all rows of one film."""
 
     sheet: Sheet
     row: int
@@ -99,14 +100,14 @@ class CbisDdsmReader(Reader):
         concepts
             Concept name -> `mass`, `calcification` or `malignant`.
         covariates
-            Covariate name -> column of the tables, of a film's first row.
+            Covariate name -> column of the tables; a film's first row counts.
 
         Raises
         ------
         InputError
-            Naming file, line and column of what is missing or malformed.
+            If something is missing or malformed. The error names file, line and column.
         """
-        # What only locates files needs no pydicom.
+        # Imported here because code that only locates files needs no pydicom.
         from mammo_sae.cohorts.facts import header_columns
 
         check_concepts(concepts, CATEGORIES)
@@ -142,7 +143,7 @@ class CbisDdsmReader(Reader):
         return SourceCohort(images, boxes, counts, sheets=tuple(sheets))
 
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the files of the films by patient, side and view; masks are files of it too.
+        """Return the files of the films by patient, side and view, including their masks.
 
         Raises
         ------
@@ -168,13 +169,13 @@ class CbisDdsmReader(Reader):
     def _films(
         self, keep: Keep | None, more: Iterable[str] = ()
     ) -> tuple[dict[str, _Film], list[Sheet]]:
-        """Return the films and the tables; a film of which a row is malformed is left out."""
+        """Return the films and the tables. A film with a malformed row is left out."""
         films: dict[str, _Film] = {}
         in_doubt: list[tuple[str, str | None, str | None]] = []
         tables = "csv/" if (self.folder / "csv").is_dir() else ""
         sheets = self.every_table({f"{tables}{name}": (*COLUMNS, *more) for name in NAMES})
         if self._download is None:
-            # Of all patients: whose a file is must not depend on which are kept.
+            # All patients are read, so that `keep` does not affect which patient a file belongs to.
             paths = (
                 text
                 for sheet in sheets
@@ -231,7 +232,7 @@ class CbisDdsmReader(Reader):
         for sheet in sheets:
             ragged = sheet.mentioned(film.patient for film in films.values())
             in_doubt += [(patient, None, None) for patient in sorted(ragged)]
-        # Where a row does not say which film it is of, it may be any of those that fit.
+        # If a row does not identify its film, it may belong to any film that fits.
         counted = {
             name: film
             for name, film in films.items()
@@ -252,7 +253,7 @@ def _files(download: Download, sheet: Sheet, row: int, column: str, text: str) -
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Return the case and the series' UID of a path of the tables; none if it leads elsewhere."""
+    """Return case and series UID of a path of the tables; nothing if it leaves the folder."""
     parts = PurePosixPath(text.strip().strip('"')).parts
     if not parts or parts[0] == "/" or ".." in parts:
         return ()
@@ -270,7 +271,7 @@ def _boxes(
     films: Mapping[str, _Film],
     sizes: list[tuple[int | None, int | None]],
 ) -> tuple[pd.DataFrame, int]:
-    """Return the extent of each finding's mask, and how many have none of the film's size."""
+    """Return the extent of each finding's mask, and the number of findings without one."""
     rows: list[tuple] = []
     without = 0
     for (name, film), size in zip(films.items(), sizes, strict=True):
@@ -278,7 +279,7 @@ def _boxes(
             box, why = _extent(files, size)
             if box is None:
                 without += 1
-                if size[0]:  # else the film itself is named
+                if size[0]:  # Otherwise the path names the film itself.
                     sheet.remark(row, "ROI mask file path", f"gives no box: {why}")
                 continue
             rows.extend((name, category, *box) for category in sorted(categories))
@@ -288,7 +289,7 @@ def _boxes(
 def _extent(
     files: Sequence[Path], size: tuple[int | None, int | None]
 ) -> tuple[tuple[float, float, float, float] | None, str]:
-    """Return the extent of the mask among a series' files, or why there is none."""
+    """Return the extent of the mask among a series' files, or the reason why there is none."""
     from mammo_sae.dicom.files import read_image
     from mammo_sae.dicom.refusal import Refusal
 
@@ -301,7 +302,7 @@ def _extent(
         except Refusal:
             why = "the file can't be read"
             continue
-        # The crop is smaller, unless the abnormality fills the film: then it is not two-valued.
+        # The crop is smaller than the film, or it does not have only two values.
         if not _is_mask(stored):
             why = "no file is an image of two values" if found is None else why
             continue
@@ -324,14 +325,14 @@ def _extent(
 
 
 def _same_aspect(one: tuple[int, ...], other: tuple[int, int]) -> bool:
-    """Say whether an image of one size, scaled, is one of the other to within a hundredth."""
+    """Return whether two sizes have the same aspect ratio, within one hundredth."""
     return abs(one[0] * other[1] - one[1] * other[0]) <= 0.01 * one[0] * other[1]
 
 
 def _is_mask(stored: np.ndarray) -> bool:
-    """Say whether an image is a mask: of two values, or three where it was once scaled.
+    """Return whether an image is a mask. It has two values, or three if it has been scaled.
 
-    JPEG leaves its edges a little blurred.
+    The edges may be a little blurred by JPEG.
     """
     most = int(stored.max())
     if len(np.unique(stored)) in (2, 3):

@@ -1,7 +1,7 @@
-"""A look at a cohort's own tables before anything is run, or removed for being run.
+"""A check of a cohort's own tables before Snakemake starts a job or removes its outputs.
 
-Snakemake removes the outputs of a job before it starts. A misspelt cell that only the job finds
-would take the good tables with it, and all that follows from them would run again.
+Snakemake removes the outputs of a job before it starts. If only the job found a misspelt cell, the
+earlier, good tables would be lost, and all steps that depend on them would run again.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from mammo_sae.stores.publish import write_json
 
 
 def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, kept: Path) -> str:
-    """Read a cohort's tables as the steps `cohort` and `splits` do, its images unread.
+    """Read a cohort's tables as the steps `cohort` and `splits` do, without reading images.
 
     Parameters
     ----------
     settings, sources
-        The cohort and its folders.
+        The settings of the cohort, and its folders.
     state
-        What the archive holds now (`mammo_sae.cohorts.state.ArchiveState.tables`).
+        Digest of the archive's current content (`mammo_sae.cohorts.state.ArchiveState.tables`).
     kept
-        File that remembers what was found in order: the same is not looked at again.
+        File with the states that passed the check before. These are not checked again.
 
     Returns
     -------
     str
-        Digest of the table of splits. An edit of labels alone leaves it as it was, and with it all
-        that needs no label.
+        Digest of the table of splits. An edit that changes only labels does not change it, so steps
+        that need no label do not run again.
 
     Raises
     ------
     InputError
-        As the step itself.
+        For the same reasons as the step itself.
     """
     seen = [canonical_json(settings), state, code_digest(__name__, reader_module(settings.kind))]
     digest = _digest("\n".join(seen))

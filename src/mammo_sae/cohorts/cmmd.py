@@ -4,11 +4,11 @@
 
     CMMD_clinicaldata_revision.csv    one row per breast; the downloaded .xlsx, saved as CSV
     CMMD/<ID1>/**/*.dcm               the patient's images, or:
-    CMMD/<UID>/*.dcm                  those of one study or series, as they are downloaded today
+    CMMD/<UID>/*.dcm                  the images of one study or series, as downloaded today
 
-Quirks: no table names the images; a file's side and view are in its header alone, the view only as
-a code. Where no folder bears the patient's ID1 the header's PatientID says who it is. Of a breast
-without a row nothing is known. No split of its own.
+Peculiarities: no table names the images. Only a file's header gives side and view, and the view
+only as a code. If no folder has the patient's ID1 as its name, the header's PatientID identifies
+the patient. A breast without a row has unknown labels. The dataset has no split of its own.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ class CmmdReader(Reader):
         Raises
         ------
         InputError
-            Naming file, line and column of what is missing or malformed.
+            If something is missing or malformed. The error names file, line and column.
         """
-        # What only locates files needs no pydicom.
+        # Imported here because code that only locates files needs no pydicom.
         from mammo_sae.cohorts.facts import read_facts
 
         check_concepts(concepts, CATEGORIES)
@@ -105,7 +105,7 @@ class CmmdReader(Reader):
                 continue
             _, known = breasts.setdefault((patient, side), (row, set()))
             known |= kind | ({"malignant"} if malignant else set())
-        # A row whose cells can't be separated may belong to either side.
+        # If the cells of a row can't be separated, the row may be about either side.
         ragged = sheet.mentioned(sheet.text("ID1"))
         in_doubt |= {(patient, side) for patient in ragged for side in "LR"}
         for breast in in_doubt:
@@ -160,7 +160,7 @@ class CmmdReader(Reader):
         return SourceCohort(images, findings, counts, sheets=(sheet,))
 
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the files of all patients in the table that are kept, by path below the folder.
+        """Return the files of kept patients in the table, by their path below the folder.
 
         Raises
         ------
@@ -179,7 +179,7 @@ class CmmdReader(Reader):
 
     @cached_property
     def _download(self) -> Download:
-        """The image files. Of all patients: whose one is must not depend on which are kept."""
+        """The files of all patients, so that `keep` does not affect the patient of a file."""
         return Download(self.folder / FOLDER, self._table().text("ID1"), suffixes={".dcm"})
 
     def _table(self, more: Iterable[str] = ()) -> Sheet:

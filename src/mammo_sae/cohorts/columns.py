@@ -1,4 +1,4 @@
-"""Names of the tables' columns; their types and meaning are in `tables`."""
+"""Names of the columns of the cohort's tables; `tables` documents their types and meanings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGE_COLUMNS = (
     "pixel_spacing_mm",
     "age_bin",
 )
-"""Columns that every images table has, besides one per concept and covariate."""
+"""Columns of every images table. It has further columns, one per concept and covariate."""
 
 BOX = ["xmin", "ymin", "xmax", "ymax"]
 """Columns of a box."""

@@ -1,4 +1,4 @@
-"""Covariates whose cells may not be what they seem: numbers for "unknown", dates."""
+"""Notices about covariates with misleading cells: numbers that mean "unknown", and dates."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import pandas as pd
 
 SENTINELS = (-999, -99, -9, -1, 99, 999, 9999)
-"""Numbers that tables write for "unknown"."""
-APART = 0.1  # a sentinel above: nothing else lies within this share of it
+"""Numbers that mean "unknown" in many tables."""
+APART = 0.1  # No other number may lie within this share below a sentinel.
 DATE = r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})(?:[ T].*)?"
 
 
 def column_notices(column: pd.Series) -> Iterator[str]:
-    """Yield what to notice about a covariate, the rest of a sentence about its column.
+    """Yield notices about a covariate. Each continues a sentence that begins with its column.
 
-    A number of `SENTINELS` is noticed where all other numbers lie apart from it: -1 where they are
-    0 or more, 999 where they are well below.
+    A number of `SENTINELS` is reported if all other numbers are far from it: -1 if they are 0 or
+    more, 999 if they are well below.
     """
     known = column.dropna()
     if known.empty:
@@ -24,7 +24,7 @@ def column_notices(column: pd.Series) -> Iterator[str]:
     if not pd.api.types.is_numeric_dtype(known):
         dates = int(known.str.fullmatch(DATE).sum())
         if 2 * dates > len(known):
-            yield f"holds {dates} dates, each of which is taken for a word of its own"
+            yield f"holds {dates} dates; each different date counts as a level of its own"
         return
     values = known.astype(float)
     for sentinel in SENTINELS:
@@ -36,6 +36,6 @@ def column_notices(column: pd.Series) -> Iterator[str]:
             sentinel > 0 and others.max() <= (1 - APART) * sentinel
         ):
             yield (
-                f"holds {sentinel} in {count} rows, which may stand for unknown and is taken for a "
+                f"holds {sentinel} in {count} rows, which may mean unknown but counts as a "
                 "number; leave such cells empty"
             )

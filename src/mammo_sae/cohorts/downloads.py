@@ -1,7 +1,7 @@
 """Image files of a download, whose folders may have been named in several ways.
 
-The Cancer Imaging Archive's tools have named folders by patient, by study and by series. Where no
-folder of a file's path says whose it is, its header does.
+The tools of The Cancer Imaging Archive have named folders by patient, by study and by series. If no
+folder of a file's path identifies the patient, the file's header does.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from mammo_sae.cohorts.image_files import composed, is_image_name
 
 
 class Download:
-    """The image files below a folder, by the names that folders or headers give them.
+    """The image files below a folder, found by names in their paths or headers.
 
     Parameters
     ----------
     folder
-        Where to look.
+        The folder to search.
     names
-        Patients, or UIDs of studies or series, as the source's tables have them.
+        Names of patients, or UIDs of studies or series, as in the source's tables.
     suffixes
-        Only files with these; without it all images.
+        Suffixes of the files to find; all images if it is not given.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Download:
                 nameless.append(path)
         if not nameless:
             return
-        # What only locates files needs no pydicom, unless it must.
+        # Imported here because pydicom is needed only if headers must be read.
         from mammo_sae.cohorts.facts import read_origins
 
         for path, origin in zip(nameless, read_origins(nameless), strict=True):
@@ -49,5 +49,5 @@ class Download:
                 self._named.setdefault(name, []).append(path)
 
     def find(self, *names: str) -> list[Path]:
-        """Return the files that the first of `names` with any is given, sorted."""
+        """Return the files of the first of `names` that has files, sorted."""
         return next((sorted(self._named[name]) for name in names if name in self._named), [])

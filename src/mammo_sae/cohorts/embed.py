@@ -1,4 +1,4 @@
-"""EMBED (Emory), the open part: exams of several kinds of image, findings by exam and side.
+"""EMBED (Emory), the open part: exams with several kinds of image, findings by exam and side.
 
 ::
 
@@ -6,13 +6,13 @@
     tables/EMBED_OpenData_metadata.csv    one row per file: exam, side, view, kind, boxes
     images/...                            anon_dicom_path from its cohort folder on
 
-Quirks: findings belong to an exam and side, a `side` of B or empty to both sides; boxes are
-[ymin, xmin, ymax, xmax] and say nothing of the finding, so they count only where the exam's side
-has one. `DCM_ROI_coords` are pixels of the DICOM file; `ROI_coords` and `PNG_ROI_coords` those of
-PNG files that the authors mirrored so that every breast lies on the left, by a rule that is here as
-in their notebook (Emory-HITI/EMBED_Open_Data, DCM_to_PNG). Synthetic
-views, tomosynthesis, spot views and screenshots are dropped and counted; density
-5 means a male breast. No split of its own.
+Peculiarities: findings belong to an exam and a side. If `side` is B or empty, a finding belongs to
+both sides. Boxes are [ymin, xmin, ymax, xmax] and do not name their finding, so they are used only
+if the exam's side has one finding. `DCM_ROI_coords` are pixels of the DICOM file. `ROI_coords` and
+`PNG_ROI_coords` are pixels of PNG files, which the authors mirrored so that every breast lies on
+the left. The code here uses the rule of their notebook (Emory-HITI/EMBED_Open_Data, DCM_to_PNG).
+Synthetic views, tomosynthesis, spot views and screenshots are dropped and counted. Density 5 means
+a male breast. The dataset has no split of its own.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from mammo_sae.errors import InputError
 
 CLINICAL = "tables/EMBED_OpenData_clinical.csv"
 METADATA = "tables/EMBED_OpenData_metadata.csv"
-ROOTS = ("anon_dicom", "images")  # what stands before the cohort folder in anon_dicom_path
+ROOTS = ("anon_dicom", "images")  # the part of anon_dicom_path before the cohort folder
 VIEWS = ("CC", "MLO")
 BIRADS = {"A": 0, "N": 1, "B": 2, "P": 3, "S": 4, "M": 5, "K": 6}
-CANCER = {0, 1}  # of path_severity: invasive, in situ
+CANCER = {0, 1}  # values of path_severity: invasive, in situ
 DENSITIES = {1: "A", 2: "B", 3: "C", 4: "D", 5: None}
 # Codes of massshape, as the release's clinical_legend.csv explains them.
 SHAPES = {
@@ -102,9 +102,9 @@ class EmbedReader(Reader):
         Raises
         ------
         InputError
-            Naming file, line and column of what is missing or malformed.
+            If something is missing or malformed. The error names file, line and column.
         """
-        # What only locates files needs no pydicom.
+        # Imported here because code that only locates files needs no pydicom.
         from mammo_sae.cohorts.facts import fact_columns, read_facts
 
         check_concepts(concepts, CATEGORIES)
@@ -159,7 +159,7 @@ class EmbedReader(Reader):
         return SourceCohort(images, boxes, counts, sheets=(sheet, clinical))
 
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the file of every standard view of kept patients by its path below the folder.
+        """Return the file of every standard view of kept patients, by its path below the folder.
 
         Raises
         ------
@@ -189,7 +189,7 @@ class EmbedReader(Reader):
         }
 
     def named_files(self) -> set[Path]:
-        """Return the files of all rows, those of other kinds of image too."""
+        """Return the files of all rows, including other kinds of image."""
         files = self._files(self._sheets()[0])
         return {path for path in files if path is not None}
 
@@ -251,7 +251,7 @@ def _kept(sheet: Sheet) -> list[int]:
 def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Return the findings of each exam and side: categories, birads, density, age.
 
-    A side of which a row says something malformed has none: nobody knows what it has.
+    A side with a malformed row has no entry, because its findings are unknown.
     """
     columns = zip(
         sheet.ids("acc_anon"),
@@ -281,7 +281,7 @@ def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
         finding = {"categories": categories, "birads": birads, "density": density, "age": age}
         for breast in breasts:
             found.setdefault((exam, breast), []).append(finding)
-    # A row whose cells can't be separated may belong to either side.
+    # If the cells of a row can't be separated, the row may be about either side.
     ragged = sheet.mentioned(exam for exam, _ in found)
     return {
         key: findings
@@ -291,7 +291,7 @@ def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 
 def _or_empty(sheet: Sheet, column: str, parse: Callable[[str], Any], expected: str) -> list[Any]:
-    """Return `parse` of each cell, None where it is empty; malformed rows are left out."""
+    """Return `parse` of each cell, None if it is empty. Malformed rows are left out."""
     found = sheet.parsed(column, parse, expected)
     for row, (value, text) in enumerate(zip(found, sheet.text(column), strict=True)):
         if value is None and text not in EMPTY:
@@ -300,7 +300,7 @@ def _or_empty(sheet: Sheet, column: str, parse: Callable[[str], Any], expected: 
 
 
 def _birads(text: str) -> int | None:
-    """Read an assessment; letters that are none of BI-RADS's say nothing."""
+    """Read an assessment. A letter that is no BI-RADS assessment gives None."""
     if len(text) != 1 or not text.isalpha():
         raise ValueError
     return BIRADS.get(text)
@@ -318,7 +318,7 @@ def _boxes(
     names: Sequence[str],
     findings: Sequence[list[dict[str, Any]]],
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return a row per box and category, and how many boxes were dropped and why."""
+    """Return a row per box and category, and the number of dropped boxes by reason."""
     rows: list[tuple] = []
     dropped = {"boxes_of_unknown_finding": 0, "boxes_without_area": 0}
     for name, boxes, found in zip(names, boxes_of_row, findings, strict=True):
@@ -336,14 +336,14 @@ def _boxes(
 
 
 def _boxes_of_row(sheet: Sheet) -> list[list[Box]]:
-    """Return the boxes of every row as the table has them, of its most exact column."""
+    """Return the boxes of every row without a change, from the most exact column of the table."""
     column = next((name for name in BOXES if name in sheet), BOXES[-1])
     found = sheet.parsed(column, _parsed_boxes, "a list of [ymin, xmin, ymax, xmax]")
     return [boxes or [] for boxes in found]
 
 
 def _parsed_boxes(text: str) -> list[Box]:
-    """Read boxes in lists or tuples, however deep."""
+    """Read boxes from lists or tuples, nested at any depth."""
 
     def walk(value: Any) -> list[Box]:
         if not isinstance(value, list | tuple):
@@ -357,7 +357,7 @@ def _parsed_boxes(text: str) -> list[Box]:
 
 
 def _is_mirrored(orientation: str | None, side: str, view: str) -> bool:
-    """Say whether the authors' PNG file of an image is its mirror image."""
+    """Return whether the authors' PNG file of an image is mirrored."""
     if view not in VIEWS:
         return False
     return orientation.startswith("P") if orientation else side == "R"

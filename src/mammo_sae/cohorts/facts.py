@@ -1,4 +1,7 @@
-"""What an image file's header tells a cohort's tables, for datasets whose own tables do not."""
+"""Values for a cohort's tables from the headers of image files.
+
+They are for datasets whose own tables lack these values.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +37,17 @@ TAGS = (
     "Rows",
 )
 ORIGIN = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-# Larger than any mammogram: a box that leaves this leaves its image.
+# Larger than any mammogram, so that every valid box lies inside.
 LARGE = 1 << 20
-THREADS = 8  # reading headers waits for the disk more than it computes
+THREADS = 8  # Reading headers waits for the disk most of the time.
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A header's facts; None where it does not say. Spacing in mm, in the plane of the breast.
+    """Values from a header, None if missing. Spacing is in mm in the plane of the breast.
 
-    `orientation` is where a row of pixels goes to: A (anterior), P (posterior), as the standard
-    writes it.
+    `orientation` is the direction of a row of pixels: A (anterior) or P (posterior), as in the
+    DICOM standard.
     """
 
     rows: int
@@ -63,9 +66,10 @@ _UNREAD: ContextVar[bool] = ContextVar("_UNREAD", default=False)
 
 @contextmanager
 def files_unread() -> Iterator[None]:
-    """Within the block every file that is there counts as a large image of some view, unread.
+    """Within the block no header is read: every existing file counts as a large image of a view.
 
-    For a look at a cohort's tables alone, which takes seconds where its headers take hours.
+    This is for checking only a cohort's tables. Tables take seconds to read, headers may take
+    hours.
     """
     token = _UNREAD.set(True)
     try:
@@ -75,7 +79,7 @@ def files_unread() -> Iterator[None]:
 
 
 def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
-    """Return the facts of each file, None where it is missing or is not a readable image."""
+    """Return the facts of each file, None if the file is missing or is no readable image."""
     if _UNREAD.get():
         large = Facts(LARGE, LARGE, "L", "CC", None, None, None, None)
         return [large if path.is_file() else None for path in paths]
@@ -84,10 +88,10 @@ def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
 
 
 def read_origins(paths: Sequence[Path]) -> list[tuple[str, ...]]:
-    """Return PatientID, StudyInstanceUID and SeriesInstanceUID of each DICOM file, as it has them.
+    """Return PatientID, StudyInstanceUID and SeriesInstanceUID of each DICOM file, if present.
 
-    They are compared with the ids of a source's tables and go nowhere else. Of a folder that is
-    named by the study or the series one file is read, of others all.
+    They are compared with the ids of a source's tables and are not stored or printed. In a folder
+    that is named by the study or the series only one file is read, in other folders all files.
     """
     found: dict[Path, tuple[str, ...]] = {}
     folders: dict[Path, list[Path]] = {}
@@ -112,20 +116,20 @@ def _origin(path: Path) -> tuple[str, ...]:
         with open_nameless(path) as stream:
             elements = Elements(parse_dicom(stream, ORIGIN, pixels=False))
         return tuple(str(elements.value(keyword) or "").strip() for keyword in ORIGIN)
-    except Exception:  # not an image, whatever the parser stumbled over
+    except Exception:  # For any error of the parser, the file counts as no image.
         return ("", "", "")
 
 
 def header_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
     """Return the columns of the images table that come from headers, one value per file.
 
-    All are None for a file that is missing or is not a readable image.
+    For a file that is missing or is no readable image all values are None.
     """
     return fact_columns(read_facts(paths, "read headers"))
 
 
 def fact_columns(headers: Sequence[Facts | None]) -> dict[str, list[Any]]:
-    """Return the columns of the images table that come from `headers`; all None where one is."""
+    """Return the columns of the images table from `headers`; None for a header that is None."""
     names = {
         "rows": "rows",
         "columns": "columns",
@@ -146,7 +150,7 @@ def _facts(path: Path) -> Facts | None:
         if raster_kind(path):
             rows, columns = raster_size(path)
             return Facts(rows, columns, None, None, None, None, None, None)
-        # The parser skips what is not asked for, so a header of any length costs no memory.
+        # The parser skips elements that are not requested, so a long header needs no memory.
         with open_nameless(path) as stream:
             elements = Elements(parse_dicom(stream, TAGS, pixels=False))
         taken = read_acquisition(elements)
@@ -162,7 +166,7 @@ def _facts(path: Path) -> Facts | None:
             age=_age(elements),
             orientation=_orientation(elements),
         )
-    except Exception:  # not an image, whatever the parser stumbled over
+    except Exception:  # For any error of the parser, the file counts as no image.
         return None
 
 

@@ -1,4 +1,4 @@
-"""From a pseudonym back to the files, for the person who has the source and the key."""
+"""Find the files of a pseudonym. This needs the source and the key."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mammo_sae.errors import InputError
 def find_files(
     settings: CohortSettings, sources: Sequence[Path], pseudonym: str
 ) -> list[tuple[str, Path]]:
-    """Return (image's pseudonym, file) of an image, or of all images of a patient, sorted.
+    """Return (pseudonym, file) of an image, or of all images of a patient, sorted.
 
-    Nothing is written: the pseudonyms of the sources are computed again.
+    The pseudonyms of all ids of the sources are computed again. Nothing is written.
 
     Raises
     ------
     InputError
-        If a source can't be read, or nothing in it has the pseudonym.
+        If a source can't be read, or no image or patient in it has the pseudonym.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
     wanted = pseudonym.strip().lower()

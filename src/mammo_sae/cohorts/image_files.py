@@ -1,6 +1,6 @@
-"""Image files, found whatever their suffix: datasets circulate as DICOM, PNG, JPEG, TIFF and NPY.
+"""Find image files with any suffix: datasets are distributed as DICOM, PNG, JPEG, TIFF and NPY.
 
-The suffix says only that a file may be an image; what it is, its content decides.
+The suffix only shows that a file may be an image. The content of the file decides its type.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from pathlib import Path
 from unicodedata import normalize
 
 SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
-"""In this order: where an image lies there as DICOM and as something else, DICOM is read."""
+"""The order of preference: if an image exists as DICOM and in another format, DICOM is read."""
 
 
 LONGEST_NAME, LONGEST_PATH = 200, 2000
-"""Bytes; file systems have some more, which other parts of a path may need."""
+"""In bytes. File systems allow a little more, which other parts of a path may need."""
 LEFT_BY_SYSTEMS = frozenset({"@eaDir", "__MACOSX"})
 
 
 def is_image_name(path: Path) -> bool:
-    """Say whether a file is an image by its name.
+    """Return whether the name of a file is that of an image.
 
-    Systems that copy archives leave files of the same suffixes: macOS a `._1-1.dcm` beside
-    `1-1.dcm`, Synology thumbnails in `@eaDir`. These are none.
+    Systems that copy archives leave files with the same suffixes: macOS leaves `._1-1.dcm` beside
+    `1-1.dcm`, and Synology leaves thumbnails in `@eaDir`. These are no images.
     """
     return (
         path.suffix.lower() in SUFFIXES
@@ -31,7 +31,7 @@ def is_image_name(path: Path) -> bool:
 
 
 class Listings:
-    """The image files of folders by name without suffix; every folder is listed once."""
+    """The image files of folders, by name without suffix. Every folder is listed only once."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, Path]] = {}
@@ -39,7 +39,7 @@ class Listings:
     def find(self, folder: Path, name: str) -> Path | None:
         """Return the image `name`, a file name without its suffix, in `folder`.
 
-        A name that is composed (NFC) finds the file whose name, composed, is the same.
+        The name must be composed (NFC). It also finds a file whose name is decomposed.
         """
         if folder not in self._folders:
             self._folders[folder] = _listed(folder)
@@ -49,8 +49,8 @@ class Listings:
 def file_in(folder: Path, name: str) -> Path:
     """Return the file below `folder` that a table calls `name`; it need not exist.
 
-    macOS writes the names of files decomposed, tables come from elsewhere: without a file of this
-    name, one whose path is the same when both are composed (NFC) is meant.
+    macOS writes decomposed names of files, but tables come from other systems. If no file has this
+    name, a file is taken whose path is the same when both are composed (NFC).
     """
     found = folder / name
     if name.isascii() or found.exists():
@@ -69,14 +69,14 @@ def file_in(folder: Path, name: str) -> Path:
 
 
 def fits(name: str) -> bool:
-    """Say whether a file system can have a file of this path, with more words in its name."""
+    """Return whether a file system can have a file of this path, with room for a longer name."""
     return len(name.encode("utf-8", "surrogatepass")) <= LONGEST_PATH and all(
         len(part.encode("utf-8", "surrogatepass")) <= LONGEST_NAME for part in name.split("/")
     )
 
 
 def composed(name: str) -> str:
-    """Return a name in the form (NFC) in which tables are read."""
+    """Return a name in composed form (NFC), as in tables after reading."""
     return name if name.isascii() else normalize("NFC", name)
 
 
@@ -85,7 +85,8 @@ def _listed(folder: Path) -> dict[str, Path]:
         paths = [path for path in folder.iterdir() if is_image_name(path)]
     except OSError:
         return {}
-    # The first suffix last, so that it remains; of one name in two forms the composed.
+    # The preferred suffix comes last, so that it remains. If a name exists in both forms, the
+    # composed one remains.
     paths.sort(
         key=lambda path: (
             -SUFFIXES.index(path.suffix.lower()),

@@ -6,9 +6,9 @@
     AllDICOMs/<File Name>_<patient>_MG_<side>_<view>_ANON.dcm
     AllXML/<File Name>.xml                                  contours, as OsiriX exports them
 
-Quirks: the table's patient column says `removed`, the file's name holds the patient; contours are
-polygons of "(x, y)" strings, some of a single point; names of findings are misspelt in places. No
-split of its own.
+Peculiarities: the table's patient column contains only `removed`; the file's name contains the
+patient. Contours are polygons of "(x, y)" strings, and some have a single point. Some names of
+findings are misspelt. The dataset has no split of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
 
 IMAGES = "INbreast.csv"
-# As some files spell it -> as the others do.
+# spelling in some files -> spelling in the other files
 SPELLINGS = {
     "Assymetry": "Asymmetry",
     "Calcifications": "Calcification",
@@ -61,9 +61,9 @@ class InbreastReader(Reader):
         Raises
         ------
         InputError
-            Naming file, line and column of what is missing or malformed.
+            If something is missing or malformed. The error names file, line and column.
         """
-        # What only locates files needs no pydicom.
+        # Imported here because code that only locates files needs no pydicom.
         from mammo_sae.cohorts.facts import header_columns
 
         files = self.files(keep)
@@ -100,7 +100,7 @@ class InbreastReader(Reader):
         return SourceCohort(images, findings, {}, sheets=(sheet,))
 
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the files of every image of kept patients by the table's `File Name`.
+        """Return the files of every image of kept patients, by the table's `File Name`.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class InbreastReader(Reader):
         return {name: files for name, files in found.items() if keep is None or keep(files.patient)}
 
     def _located(self, more: Iterable[str] = ()) -> tuple[Sheet, dict[str, SourceFiles]]:
-        """Return the table and its files; rows that have not one image are left out."""
+        """Return the table and its files. Rows without exactly one image are left out."""
         needed = ("File Name", "View", "Laterality", "ACR", "Bi-Rads", *more)
         sheet = self.table(IMAGES, separator=";", needed=needed)
         names = sheet.ids("File Name")
@@ -155,7 +155,7 @@ def _contours(path: Path) -> list[tuple[str, tuple[float, float, float, float]]]
     Raises
     ------
     ValueError
-        If the file is malformed, in words that follow "contours that".
+        If the file is malformed. The message continues "contours that".
     """
     if not path.is_file():
         return []
@@ -176,7 +176,8 @@ def _contours(path: Path) -> list[tuple[str, tuple[float, float, float, float]]]
             ) from None
         if points:
             x, y = [p[0] for p in points], [p[1] for p in points]
-            # A point lies in a pixel: the box ends where that pixel does, so no box is empty.
+            # A point lies in a pixel, and the box ends at the edge of that pixel, so no box is
+            # empty.
             found.append((SPELLINGS.get(name, name), (min(x), min(y), max(x) + 1, max(y) + 1)))
     return found
 

@@ -1,10 +1,10 @@
-"""Labels as they are scored: one per image, or one per row of the source's table of findings.
+"""Labels for scoring: one per image, or one per row of the source's table of findings.
 
-By image, an image has a concept if any of its findings is of it. By finding, each row of the
-source's table is scored, as Mammo-CLIP's and Mammo-SAE's published code does: an image with three
-findings counts three times, and the rows of one image may contradict each other. The images table
-then has two more columns per concept, the number of rows that speak of it and how many of them are
-positive; every row is scored with the score of its image.
+With labels by image, an image has a concept if any of its findings has it. With labels by finding,
+each row of the source's table is scored, as in the published code of Mammo-CLIP and Mammo-SAE: an
+image with three findings counts three times, and the rows of one image may contradict each other.
+The images table then has two more columns per concept: the number of rows with a known label for
+it, and the number of positive rows. Every row has the score of its image.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mammo_sae.cohorts.units import FINDING, IMAGE, row_columns
 
 
 def labelling(images: pd.DataFrame, concepts: Iterable[str]) -> str:
-    """Return what an images table counts: ``image``, or ``finding`` if it has the row columns."""
+    """Return the unit of a table's labels: ``finding`` if it has row columns, else ``image``."""
     by_finding = any(row_columns(concept)[0] in images for concept in concepts)
     return FINDING if by_finding else IMAGE
 
 
 def labelled(images: pd.DataFrame, concept: str) -> np.ndarray:
-    """Return the positions of images whose label is known, in order: an image once, or per row."""
+    """Return the positions of images with a known label, in order, each once or once per row."""
     positions = np.flatnonzero(images[concept].notna())
     rows, _ = row_columns(concept)
     if rows not in images:
@@ -35,8 +35,8 @@ def labelled(images: pd.DataFrame, concept: str) -> np.ndarray:
 def truth(images: pd.DataFrame, concept: str, positions: np.ndarray) -> np.ndarray:
     """Return the labels, bool [n], of `positions`, all of which must be known.
 
-    An image that stands there once has the image's label. By finding, its first occurrences are its
-    positive rows and the others its negative ones.
+    A position that occurs once has the image's label. With labels by finding, the first occurrences
+    of an image are its positive rows, and the others its negative rows.
     """
     rows, positive = row_columns(concept)
     if rows not in images:
@@ -51,10 +51,11 @@ def truth(images: pd.DataFrame, concept: str, positions: np.ndarray) -> np.ndarr
 
 
 def rows_of(images: pd.DataFrame, concepts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a model of several concepts learns from: positions [r] and labels [r, c].
+    """Return the training rows of a model of several concepts: positions [r] and labels [r, c].
 
-    By image, every image once. By finding, an image as often as it has rows, of the concept with
-    the most; labels are float32, 0, 1, or NaN where a row says nothing of a concept.
+    With labels by image, every image occurs once. With labels by finding, an image occurs as often
+    as it has rows for the concept with the most rows. Labels are float32: 0, 1, or NaN if a row has
+    no label for a concept.
     """
     if labelling(images, concepts) == IMAGE:
         known = images[list(concepts)].to_numpy(dtype=np.float32, na_value=np.nan)

@@ -1,4 +1,4 @@
-"""Rows of a cohort's tables that were left out: how many are too many, and how they are listed."""
+"""Rows of a cohort's tables that were left out: the limit on their share, and their listing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ SHOWN = 10
 
 
 def check_share(sheets: Sequence[Sheet], most: float) -> None:
-    """Refuse tables of which too many rows are malformed, all of them at once.
+    """Refuse tables with too many malformed rows, in one error for all tables.
 
-    As for images (`images.triage.most_refused`), a single row is never too many unless `most` is 0.
+    A single row is never too many, unless `most` is 0. The same rule holds for images
+    (`images.triage.most_refused`).
 
     Parameters
     ----------
     sheets
-        The tables, read.
+        The tables, after reading.
     most
         Largest share of a table's rows that may be named as malformed.
 
@@ -55,12 +56,15 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
 
 
 def allowed(total: int, most: float) -> float:
-    """Return how many of `total` may be left out: the share `most`, but one unless that is 0."""
+    """Return how many of `total` may be left out: the share `most`, or one if that is more.
+
+    None may be left out if `most` is 0.
+    """
     return max(most * total, 1 if most else 0)
 
 
 def report(rows: Sequence[LeftOut]) -> None:
-    """Say on standard error which rows were left out, the first of them by name."""
+    """Write the number of rows that were left out to standard error, and name the first of them."""
     for row in rows[:SHOWN]:
         print(f"malformed: {row}", file=sys.stderr)
     if len(rows) > SHOWN:

@@ -1,14 +1,15 @@
-"""VinDr-Mammo as Mammo-CLIP's preprocessing leaves it: PNGs, and one table of its findings.
+"""VinDr-Mammo after Mammo-CLIP's preprocessing: PNGs and one table of findings.
 
 ::
 
     images_png/<patient_id>/<image_id>.png
     vindr_detection_v1_folds.csv     one row per finding
-    clip_vindr_final.csv             in its place: one row per breast, no boxes
+    clip_vindr_final.csv             or this table: one row per breast, no boxes
 
-A patient is a study. In the first table `height`, `width`, `xmin` to `ymax` are of the original
-matrix, `resized_xmin` to `resized_ymax` of an image of 1520 x 912 pixels, whatever the size of the
-file: the crop is stretched to it (src/preprocessing of batmanlab/Mammo-CLIP).
+A study counts as a patient. In the first table `height`, `width` and `xmin` to `ymax` are in pixels
+of the original matrix. `resized_xmin` to `resized_ymax` are in pixels of an image of 1520 x 912 for
+files of any size, because the crop is stretched to this size (src/preprocessing of
+batmanlab/Mammo-CLIP).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 
 class MammoClipReader(Reader):
-    """A folder of Mammo-CLIP's preprocessing."""
+    """A folder with the output of Mammo-CLIP's preprocessing."""
 
     tables = (FOLDS, FINAL)
     pattern = "images_png/*/*"
@@ -64,15 +65,16 @@ class MammoClipReader(Reader):
         Parameters
         ----------
         concepts
-            Concept name -> as of `mammo_sae.cohorts.vindr.VindrReader`. An image is positive if any
-            of its rows is.
+            As for `mammo_sae.cohorts.vindr.VindrReader`. An image is positive if any of its rows is
+            positive.
         covariates
-            Covariate name -> column of the table, of an image's first row.
+            Covariate name -> column of the table; an image's first row counts.
 
         Raises
         ------
         InputError
-            Naming the missing file, or the file, line and column that is malformed.
+            If something is missing or malformed. The error names the missing file, or the file,
+            line and column.
         """
         check_categories(concepts)
         sheet = self._table().only("patient_id", keep)
@@ -85,7 +87,7 @@ class MammoClipReader(Reader):
         return self._read_findings(sheet, concepts, covariates, split)
 
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the files of the images of a folder by source image id; they need not exist.
+        """Return the files of the images of a folder, by source image id. They need not exist.
 
         Raises
         ------
@@ -120,7 +122,8 @@ class MammoClipReader(Reader):
             if (self.folder / name).is_file():
                 sheet = self.table(name, needed=NEEDED[name])
                 sheet.ids("patient_id", files=True)
-                # Before a part of the patients is taken: an image of two patients is neither's.
+                # This comes before patients are selected, because an image of two patients belongs
+                # to neither.
                 if name == FOLDS:
                     sheet.ids("image_id", files=True)
                     owners = pd.DataFrame({"of": _image_ids(sheet), "by": sheet.text("patient_id")})
@@ -160,7 +163,7 @@ class MammoClipReader(Reader):
         for name, column in covariates.items():
             rows[name] = sheet.typed(column)
         labels = _labels(sheet, rows, concepts)
-        # What a malformed row says of its image nobody knows.
+        # The content of a malformed row is unknown, so its image is left out.
         in_doubt = set(rows["source_image"][~sheet.good])
         mentioned = sheet.mentioned(sheet.text("image_id"))
         in_doubt |= {image.removesuffix(".png") for image in mentioned}
@@ -169,7 +172,7 @@ class MammoClipReader(Reader):
         first = ~rows["source_image"].duplicated()
         images = rows[first].reset_index(drop=True)
         per_image = labels.groupby(rows["source_image"])
-        # A class that the table leaves open is open for the image too.
+        # A class that is missing in the table is unknown for the image too.
         positive = per_image.max()
         is_open = labels.isna().groupby(rows["source_image"]).any() & (positive != 1).fillna(True)
         positive = positive.mask(is_open).reindex(images["source_image"])
@@ -181,8 +184,8 @@ class MammoClipReader(Reader):
         return SourceCohort(images, boxes, counts, counted_rows, (sheet,))
 
     def _with_sizes(self, images: pd.DataFrame) -> pd.DataFrame:
-        """Add the columns that come from the files themselves."""
-        # What only locates files needs no pydicom.
+        """Return `images` with the columns that come from the image files."""
+        # Imported here because code that only locates files needs no pydicom.
         from mammo_sae.cohorts.facts import header_columns
 
         located = self.files(set(images["source_patient"]).__contains__)
@@ -192,12 +195,12 @@ class MammoClipReader(Reader):
 
 
 def _image_ids(sheet: Sheet) -> list[str]:
-    """Return image ids as VinDr-Mammo has them; this table adds the suffix of the file."""
+    """Return image ids as in VinDr-Mammo. In this table they have the suffix of the file."""
     return [image.removesuffix(".png") for image in sheet.text("image_id")]
 
 
 def _check_rows_agree(sheet: Sheet, rows: pd.DataFrame) -> None:
-    """Leave out rows that say something else of their image than its first row."""
+    """Leave out rows that contradict the first row of their image."""
     for name, column in (
         ("source_patient", "patient_id"),
         ("view", "view"),
@@ -210,7 +213,7 @@ def _check_rows_agree(sheet: Sheet, rows: pd.DataFrame) -> None:
 
 
 def _labels(sheet: Sheet, rows: pd.DataFrame, concepts: Mapping[str, str]) -> pd.DataFrame:
-    """Return each row's label, Int8 [rows, concepts]: 1, 0, or NA where it is open."""
+    """Return each row's label, Int8 [rows, concepts]: 1, 0, or NA if it is unknown."""
     said = "finding_categories"
     listed = sheet.required(said, parse_categories, "a list of known categories")
     labels = pd.DataFrame(index=rows.index)
@@ -219,7 +222,7 @@ def _labels(sheet: Sheet, rows: pd.DataFrame, concepts: Mapping[str, str]) -> pd
         if category in CLASSES:
             name, value = CLASSES[category]
             labels[concept] = [None if pd.isna(v) else int(v == value) for v in rows[name]]
-        elif column in sheet:  # what the published code scores
+        elif column in sheet:  # the column that the published code scores
             labels[concept] = _agreeing(sheet, column, category, listed)
         else:
             labels[concept] = [int(category in (names or ())) for names in listed]
@@ -229,9 +232,9 @@ def _labels(sheet: Sheet, rows: pd.DataFrame, concepts: Mapping[str, str]) -> pd
 def _agreeing(
     sheet: Sheet, column: str, category: str, listed: Sequence[Sequence[str] | None]
 ) -> list[int | None]:
-    """Return a column of flags, None where it is malformed or contradicts the listed findings.
+    """Return a column of flags, None if a flag is malformed or contradicts the listed findings.
 
-    Such a row stays, since labels do not decide which images are converted.
+    A row with such a flag is kept, because labels do not decide which images are converted.
     """
     flags = sheet.parsed(column, FLAGS.__getitem__, " or ".join(FLAGS))
     for row, (flag, names) in enumerate(zip(flags, listed, strict=True)):
@@ -242,7 +245,7 @@ def _agreeing(
 
 
 def _finding_rows(labels: pd.DataFrame, image: pd.Series) -> pd.DataFrame:
-    """Return source_image, concept, and how many of its rows are `positive` of how many `rows`."""
+    """Return source_image, concept, the number of its `rows` and of its `positive` rows."""
     long = labels.assign(source_image=image).melt(
         "source_image", var_name="concept", value_name="label"
     )

@@ -1,7 +1,7 @@
 """Boxes of Mammo-CLIP's table of findings, in pixels of the image files.
 
-The table has them twice: in pixels of the original matrix, and of the crop stretched to 1520 x 912
-(src/preprocessing/preprocess_VinDr_detector.py of batmanlab/Mammo-CLIP).
+The table has each box twice: in pixels of the original matrix, and in pixels of the crop that is
+stretched to 1520 x 912 (src/preprocessing/preprocess_VinDr_detector.py of batmanlab/Mammo-CLIP).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mammo_sae.cohorts.vindr import NO_FINDING, parse_categories, parse_size
 
 RESIZED = [f"resized_{name}" for name in BOX]
 RESIZED_HEIGHT, RESIZED_WIDTH = 1520, 912
-BORDER = 5  # pixels that the preprocessing cuts off each side
+BORDER = 5  # pixels that the preprocessing cuts off at each side
 
 Corners = tuple[float, float, float, float]
 
@@ -27,7 +27,7 @@ def boxes_in_files(
     image: pd.Series,
     images: pd.DataFrame,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return the boxes of the findings in pixels of the image files, and what was counted.
+    """Return the boxes of the findings in pixels of the image files, and counts of problems.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def boxes_in_files(
 
 
 def _corners(sheet: Sheet, names: Sequence[str]) -> list[Corners | None]:
-    """Return each row's box; none where a corner is open or, as for No Finding, all are 0."""
+    """Return each row's box, None if a corner is missing or all are 0, as for No Finding."""
     if not all(name in sheet for name in names):
         return [None] * len(sheet)
     columns = [sheet.parsed(name, number, "a number of pixels") for name in names]
@@ -81,11 +81,12 @@ def _corners(sheet: Sheet, names: Sequence[str]) -> list[Corners | None]:
 def _completed(
     resized: Corners, original: Corners | None, height: int | None, width: int | None
 ) -> tuple[Corners, bool]:
-    """Return the resized box with what the published script cuts off wrongly, and whether it did.
+    """Return the resized box with the part that the published script wrongly cut off.
 
-    The script limits x by the number of rows and y by the number of columns (its
-    `adjusted_bbox`), so boxes low in an upright image are cut short or turned inside out. The crop
-    is of whole pixels, which tells whether a box was cut and gives back what is missing.
+    Also return whether a part was cut off. The script limits x by the number of rows and y by the
+    number of columns (its `adjusted_bbox`). Boxes low in an upright image therefore become too
+    short, or their minimum exceeds their maximum. The crop has a size of whole pixels. This shows
+    whether a box was cut, and allows computing the missing part.
     """
     if original is None or height is None or width is None:
         return resized, False

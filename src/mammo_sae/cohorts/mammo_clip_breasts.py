@@ -1,8 +1,9 @@
 """Mammo-CLIP's other table of VinDr-Mammo, `clip_vindr_final.csv`: one row per breast.
 
-Lists of file names and of findings as Python writes them: `CC` and `MLO` name the images,
-`CC_FINDING` and `MLO_FINDING` hold four lists: what is present in the right and in the left breast,
-what is absent (README of batmanlab/Mammo-CLIP, "Image-label dataset"). No boxes, no classes.
+Cells are lists in Python's notation. `CC` and `MLO` are lists of the names of image files.
+`CC_FINDING` and `MLO_FINDING` have four lists: the findings that are present in the right breast,
+present in the left breast, absent in the right breast and absent in the left breast (README of
+batmanlab/Mammo-CLIP, "Image-label dataset"). The table has no boxes and no classes.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ VIEWS = ("CC", "MLO")
 def breast_images(
     sheet: Sheet, concepts: Mapping[str, str], covariates: Mapping[str, str], split: str | None
 ) -> pd.DataFrame:
-    """Return what the table says of each image: the columns of a cohort but those of its file.
+    """Return the cohort's columns for each image, without the columns that come from its file.
 
     Raises
     ------
     InputError
-        If a concept or covariate is none of the table's, or a cell is malformed.
+        If the table lacks a concept or a covariate, or if a cell is malformed.
     """
     for concept, category in concepts.items():
         if category in CLASSES:
             raise InputError(
-                f"concepts.{concept}: {sheet.name} says nothing of {category!r}; use the table "
+                f"concepts.{concept}: {sheet.name} has no {category!r}; use the table "
                 "with a row per finding, vindr_detection_v1_folds.csv"
             )
     for name, column in covariates.items():
@@ -69,7 +70,7 @@ def breast_images(
 
 
 def breasts(sheet: Sheet) -> Iterator[tuple[int, str, str, str, str, set[str]]]:
-    """Yield row, patient, side, view, image and its findings, for every image of a good row."""
+    """Yield row, patient, side, view, image and findings, for every image of a good row."""
     patients, sides = sheet.text("patient_id"), sheet.chosen("laterality", SIDES)
     images, findings, named = {}, {}, {}
     for view in VIEWS:
@@ -103,7 +104,7 @@ def _texts(text: str) -> list[str]:
 
 
 def _findings(text: str) -> dict[str, list]:
-    """Return what is present in the right and in the left breast: findings, or a list per image."""
+    """Return the findings in the right and in the left breast: one list, or one list per image."""
     right, left = (
         ast.literal_eval(part) if isinstance(part, str) else part
         for part in ast.literal_eval(text)[:2]

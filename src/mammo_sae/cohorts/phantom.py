@@ -1,4 +1,4 @@
-"""The phantom's archive, which has the form of VinDr-Mammo."""
+"""Reader of the phantom's archive, which has the layout of VinDr-Mammo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mammo_sae.cohorts.vindr import VindrReader
 
 
 class PhantomReader(VindrReader):
-    """A part of the phantom's archive, with the splits that it says."""
+    """A part of the phantom's archive. Its tables contain the splits."""
 
     simulated = True
 

@@ -16,7 +16,7 @@ LEAST_KEY_BYTES = 16
 
 @dataclass(frozen=True, repr=False)
 class Pseudonyms:
-    """HMAC-SHA256 of ids under one key; without the key nobody can go from an id to a pseudonym."""
+    """HMAC-SHA256 of ids under one key. Without the key nobody can compute a pseudonym of an id."""
 
     key: bytes
 
@@ -29,11 +29,11 @@ class Pseudonyms:
         return self._hash("patient", source_id)[:16]
 
     def content(self, identity: str) -> str:
-        """Return the pseudonym of what tells that two files are the same: 16 digits."""
+        """Return the pseudonym of an identity by which equal files are found: 16 digits."""
         return self._hash("content", identity)[:16]
 
     def shard(self, source_id: str, shards: int) -> int:
-        """Return the shard of a patient, 0 to `shards` - 1; it depends on no other patient."""
+        """Return the shard of a patient, 0 to `shards` - 1. Other patients do not affect it."""
         return int(self._hash("shard", source_id), 16) % shards
 
     def share(self, source_id: str, seed: int) -> float:

@@ -1,4 +1,4 @@
-"""What every dataset's reader is: an object that opens one folder once and answers questions."""
+"""The base class of the readers of datasets. A reader opens one folder once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mammo_sae.errors import InputError
 class Reader(ABC):
     """A folder of one dataset.
 
-    A table is parsed when it is first asked for, and kept. So a reader answers as of its opening:
-    a folder that has changed is opened anew.
+    A table is parsed when it is first requested, and kept. A reader therefore does not notice later
+    changes of the folder. Open a changed folder again.
 
     Parameters
     ----------
@@ -30,12 +30,12 @@ class Reader(ABC):
     tables
         Paths in the folder of all tables and descriptions that are read.
     pattern
-        Where images lie in the folder, as a glob.
+        Where images are in the folder, as a glob.
     categories
-        The findings that masks may be of. Other masks are of artefacts.
+        The categories of findings that masks may show. Other masks show artefacts.
     simulated
-        Whether this package wrote the folder. Then every folder of a cohort is a part of it with
-        splits of its own, and no file can make a decoder end its process.
+        Whether this package wrote the folder. Then every folder of a cohort is a part with its own
+        splits, and no file can make a decoder crash its process.
     """
 
     tables: ClassVar[tuple[str, ...]]
@@ -55,30 +55,32 @@ class Reader(ABC):
         split: str | None = None,
         keep: Keep | None = None,
     ) -> SourceCohort:
-        """Return what the folder says of its images.
+        """Return the annotations of the folder's images.
 
         Parameters
         ----------
         concepts
-            Concept name -> what the dataset calls it.
+            Concept name -> its name in the dataset.
         covariates
             Covariate name -> column of the dataset's tables.
         split
-            The split of all images, instead of what the folder says.
+            If given, the split of all images. Splits in the folder's tables are then ignored.
         keep
-            Which patients to read; all without it.
+            Which patients to read; all if it is not given.
 
         Raises
         ------
         InputError
-            Naming the missing file, or the file, line and column that is malformed.
+            If something is missing or malformed. The error names the missing file, or the file,
+            line and column.
         """
 
     @abstractmethod
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the files of every image of kept patients by source image id.
+        """Return the files of every image of kept patients, by source image id.
 
-        No image is opened unless a folder's name leaves open whose it is. Files need not exist.
+        Images are opened only if the name of a folder does not identify the patient. Files need not
+        exist.
 
         Raises
         ------
@@ -87,22 +89,22 @@ class Reader(ABC):
         """
 
     def named_files(self) -> set[Path]:
-        """Return all image files that the tables name, those that are not read too."""
+        """Return all image files that the tables name, also those that are not read."""
         return {path for files in self.files().values() for path in (files.dicom, *files.others)}
 
     def mask_bits(self) -> dict[str, int]:
-        """Return which bit of a mask is which category or artefact; empty without exact masks."""
+        """Return category or artefact -> bit of the mask. It is empty without exact masks."""
         return {}
 
     @classmethod
     def finding_names(cls, concept: str, category: str) -> tuple[str, ...]:
-        """Return what the dataset's findings of a concept, which is for `category`, are called."""
+        """Return the dataset's names of the findings of a concept with the category `category`."""
         del concept
         return (category,)
 
     @cached_property
     def listings(self) -> Listings:
-        """The folder's image files; every folder is listed once."""
+        """The image files of the folder. Every folder is listed only once."""
         return Listings()
 
     def table(
@@ -113,17 +115,18 @@ class Reader(ABC):
         columns: Collection[str] | None = None,
         separator: str = ",",
     ) -> Sheet:
-        """Return a table as it stands in the folder; what the caller leaves out is its own affair.
+        """Return a new copy of a table. Rows that one caller leaves out stay in other copies.
 
         Parameters
         ----------
         name, separator, columns, needed
-            As of `Sheet`; the table is parsed again only for columns that were not read yet.
+            As for `Sheet`. The table is parsed again only for columns that were not read yet.
 
         Raises
         ------
         InputError
-            If the file is missing or no table, or lacks columns, all of which are named.
+            If the file is missing or is no table, or if it lacks columns. The error names all of
+            them.
         """
         parsed = self._parsed.get(name)
         if parsed is None or not parsed.holds(columns):
@@ -135,12 +138,13 @@ class Reader(ABC):
         return parsed.fresh(columns, needed)
 
     def every_table(self, needed: Mapping[str, Sequence[str]]) -> list[Sheet]:
-        """Return tables, each with the columns it must have.
+        """Return tables, each with its required columns.
 
         Raises
         ------
         InputError
-            Naming all tables that are missing or can't be read, and all columns that are missing.
+            If tables are missing or can't be read, or columns are missing. The error names all of
+            them.
         """
         sheets, wrong = [], []
         for name, columns in needed.items():

@@ -1,9 +1,9 @@
-"""The one place that knows which reader a cohort's settings ask for.
+"""Find the reader for the settings of a cohort.
 
-A reader is the class `READER` of the module of its dataset's name, here or in another package
-(`mammo_sae.extensions`). It is imported when it is asked
-for, and none is named here. So the code that a cohort depends on is that of its own reader, and a
-new reader makes no other dataset's cohort stale.
+A reader is the class `READER` of the module with the name of its dataset, in this package or in
+another one (`mammo_sae.extensions`). It is imported only when it is needed, and this module names
+no reader. A cohort therefore depends only on the code of its own reader, and a new reader makes no
+cohort of another dataset stale.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def reader_module(kind: str) -> str:
     Raises
     ------
     InputError
-        If there is none, here or in another package.
+        If no module reads this kind, in this package or in another one.
     """
     own = f"{__package__}.{kind}"
     return own if find_spec(own) else module_added(COHORTS, kind)
@@ -46,15 +46,15 @@ class Sources:
     Parameters
     ----------
     kind
-        Kind of the cohort, as the settings have it.
+        Kind of the cohort, as in the settings.
     folders
-        Of the phantom the parts of its archive; else the source and, if the settings have one, the
-        external folder, whose images become the split `external`.
+        For the phantom, the parts of its archive. For other kinds, the source and, if the settings
+        name it, the external folder, whose images become the split `external`.
 
     Attributes
     ----------
     reader
-        The class that reads them.
+        The class that reads the folders.
     """
 
     def __init__(self, kind: str, folders: Sequence[Path]) -> None:
@@ -68,19 +68,19 @@ class Sources:
         covariates: Mapping[str, str],
         keep: Keep | None = None,
     ) -> SourceCohort:
-        """Return the annotations of all folders, one after the other.
+        """Return the annotations of all folders, in order.
 
         Parameters
         ----------
         concepts, covariates
-            Name -> what the source calls it.
+            Name -> its name in the source.
         keep
-            Which patients to read; all without it.
+            Which patients to read; all if it is not given.
 
         Raises
         ------
         InputError
-            If something is missing or malformed, naming it.
+            If something is missing or malformed. The error names it.
         """
         parts, wrong = [], []
         for position, reader in enumerate(self._readers):
@@ -104,7 +104,7 @@ class Sources:
         )
 
     def files(self, pseudonyms: Pseudonyms, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the files of every image of kept patients by pseudonym.
+        """Return the files of every image of kept patients, by pseudonym.
 
         Raises
         ------
@@ -131,15 +131,15 @@ class Sources:
         return sorted(found)
 
     def masked_regions(self) -> tuple[list[str], list[str]]:
-        """Return the categories and the artefacts that there are exact masks of, sorted."""
+        """Return the categories and the artefacts that have exact masks, sorted."""
         names = {name for reader in self._readers for name in reader.mask_bits()}
         categories = self.reader.categories
         return sorted(names & categories), sorted(names - categories)
 
     def regions_of(self, concepts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-        """Return what the findings of each concept are called here, and so in image stores.
+        """Return the names of each concept's findings in the source and therefore in image stores.
 
-        `concepts`: name -> category.
+        `concepts` maps names to categories.
         """
         return {name: self.reader.finding_names(name, of) for name, of in concepts.items()}
 

@@ -1,8 +1,8 @@
 """Which regions of the image stores belong to a concept.
 
-Image stores name regions as the source does, so that concepts can be renamed, added or put together
-without converting an image again. What a concept stands for is an attribute of the cohort's images
-table.
+Image stores use the source's names of regions, so that concepts can be renamed, added or merged
+without converting an image again. The regions of each concept are an attribute of the cohort's
+images table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ REGIONS = "regions"
 
 
 def concept_regions(images: Path) -> dict[str, list[str]] | None:
-    """Return the regions of each concept, None if the images table does not say.
+    """Return the regions of each concept, None if the images table does not contain them.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""From the bytes of a CSV file to rows of cells, however much of it is damaged."""
+"""Parse the bytes of a CSV file into rows of cells, even if parts of the file are damaged."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from dataclasses import dataclass, field
 from unicodedata import normalize
 
 LONGEST_CELL = 50
-"""Lines that one quoted cell may go over."""
+"""The most lines of one quoted cell."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 BETWEEN = re.compile('[,;\t"\0]')
 INVISIBLE = "\ufeff\u200b"
-"""Byte order mark and zero-width space, which programs leave within a table."""
+"""Byte order mark and zero-width space, which some programs leave inside a table."""
 
 
 @dataclass
 class Rows:
-    """A table's header row and its rows, `good` as (line, cells), `bad` as (line, why).
+    """A table's header row and its rows: `good` as (line, cells), `bad` as (line, reason).
 
-    `words` are what could be cells of the bad rows: ids among them tell whom a row may be about.
+    `words` are possible cells of the bad rows. Ids among them show which images or patients a bad
+    row may be about.
 
-    Without a header row that can be read `header` is None, and `refused` says why. Lines count
-    from 1.
+    If the header row can't be read, `header` is None and `refused` is the reason. Lines count from
+    1.
     """
 
     header: list[str] | None = None
@@ -34,19 +35,18 @@ class Rows:
 
 
 def table_rows(content: bytes, separator: str) -> Rows:
-    """Return the rows of a table, whatever program saved it.
+    """Return the rows of a table that any common program saved.
 
-    Empty rows are passed over. A row with fewer cells than the header row is as bad as one with
-    more: where a separator is lost the cells after it are those of other columns. Cells are without
-    surrounding blanks, and composed (NFC), so that a word is the same text whatever system wrote
-    it.
+    Empty rows are skipped. A row with fewer or more cells than the header row is bad, because after
+    a lost separator the cells belong to other columns. Cells have no surrounding blanks and are
+    composed (NFC), so that a word is the same text on every system.
 
     Parameters
     ----------
     content
-        Of the file: UTF-8, UTF-16, or Windows-1252.
+        Content of the file in UTF-8, UTF-16 or Windows-1252.
     separator
-        The one that counts where the header row has as many of another.
+        The separator to use if the header row has the same number of another one.
     """
     rows = Rows()
     lines = _lines(content)
@@ -91,13 +91,13 @@ def table_rows(content: bytes, separator: str) -> Rows:
 
 
 def tidy(cell: str) -> str:
-    """Return a cell as it is compared."""
+    """Return a cell in the form that is used for comparisons."""
     text = cell.strip()
     return text if text.isascii() else normalize("NFC", text.strip(INVISIBLE).strip())
 
 
 def _lines(content: bytes) -> list[str | None]:
-    """Return the lines as text, None for one that is none."""
+    """Return the lines as text, None for a line that is no text."""
     if content.startswith(UTF_16):
         return _split(content.decode("utf-16", errors="replace"))
     content = content.removeprefix(b"\xef\xbb\xbf")
@@ -105,7 +105,7 @@ def _lines(content: bytes) -> list[str | None]:
     decoded = [_decoded(line, "utf-8") for line in found]
     damaged = sum(line is None for line in decoded)
     beyond = sum(line is not None and not line.isascii() for line in decoded)
-    # A damaged byte must not turn the letters of all other rows into others.
+    # A damaged byte must not change the letters of all other rows.
     return decoded if damaged <= beyond else [_decoded(line, "cp1252") for line in found]
 
 
@@ -124,7 +124,7 @@ def _decoded(line: bytes, encoding: str) -> str | None:
 def _records(
     lines: Sequence[str | None], at: int, separator: str, width: int
 ) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield each row's line and its cells, or what is wrong with it."""
+    """Yield each row's line and its cells, or the reason why it is bad."""
     while at < len(lines):
         line, number, after = lines[at], at + 1, at + 1
         if line is None:
@@ -142,10 +142,10 @@ def _records(
 def _over_several(
     lines: Sequence[str | None], at: int, separator: str, width: int
 ) -> tuple[list[str] | None, int]:
-    """Return the row that begins in a line and goes on in the next ones, and the line after it.
+    """Return the row that begins in a line and continues in the next ones, and the line after it.
 
-    A quote that was never closed would swallow the rows up to the next one: what has not as many
-    cells as the header row is no such row.
+    A quote that was never closed would include all rows up to the next quote. A row over several
+    lines therefore counts only if it has as many cells as the header row.
     """
     for last in range(at + 1, min(at + LONGEST_CELL, len(lines))):
         line = lines[last]
@@ -159,7 +159,7 @@ def _over_several(
 
 
 def _cells(lines: list[str], separator: str) -> list[str] | None:
-    """Return the cells of one row; None where its quotes don't match."""
+    """Return the cells of one row, None if its quotes don't match."""
     try:
         reader = csv.reader(lines, delimiter=separator, strict=True)
         cells = next(reader)

@@ -5,14 +5,14 @@
     train.csv                                      one row per image
     train_images/<patient_id>/<image_id>.dcm
 
-or, as Mammo-CLIP's preprocessing and others leave it::
+or, after Mammo-CLIP's preprocessing and similar ones::
 
     train_folds.csv                                the same with a column fold
     train_images_png/<patient_id>/<image_id>.png   or <patient_id>_<image_id>.png, in a folder whose
                                                    name begins with train_images, or in the source
 
-Labels are of breasts, there are no boxes. `train.csv` comes without a split; of `train_folds.csv`
-fold 0 is `test`, which Mammo-CLIP's code scores.
+Labels are labels of breasts, and there are no boxes. `train.csv` has no split. In `train_folds.csv`
+fold 0 becomes `test`, which is the fold that Mammo-CLIP's code scores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mammo_sae.cohorts.tables import age_bin
 
 IMAGES = "train.csv"
 FOLDS = "train_folds.csv"
-VIEWS = ("CC", "MLO")  # the others (AT, LM, ML, LMO) are a hundredth of the images
+VIEWS = ("CC", "MLO")  # The other views (AT, LM, ML, LMO) are one in a hundred images.
 FLAGS = {"0": 0, "1": 1, "False": 0, "True": 1}
 
 
@@ -60,9 +60,9 @@ class RsnaReader(Reader):
         Raises
         ------
         InputError
-            Naming file, line and column of what is missing or malformed.
+            If something is missing or malformed. The error names file, line and column.
         """
-        # What only locates files needs no pydicom.
+        # Imported here because code that only locates files needs no pydicom.
         from mammo_sae.cohorts.facts import header_columns
 
         sheet = self._table((*concepts.values(), *covariates.values()))
@@ -83,7 +83,7 @@ class RsnaReader(Reader):
                 "age_bin": [
                     age_bin(age) for age in sheet.parsed("age", age_in_years, "years", private=True)
                 ],
-                # The headers name no model; the machine's number stands for it.
+                # The headers name no model, so the number of the machine is used.
                 "model": [f"machine {name}" if name else None for name in machines],
             }
         )
@@ -106,7 +106,7 @@ class RsnaReader(Reader):
         return SourceCohort(images, findings, counts, sheets=(sheet,))
 
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the file of every standard view of kept patients by `image_id`.
+        """Return the file of every standard view of kept patients, by `image_id`.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class RsnaReader(Reader):
         }
 
     def named_files(self) -> set[Path]:
-        """Return the files of all rows, those of other views too."""
+        """Return the files of all rows, including other views."""
         return set(self._files(self._table()))
 
     def _table(self, more: Sequence[str] = ()) -> Sheet:
@@ -141,7 +141,7 @@ class RsnaReader(Reader):
         return sheet
 
     def _files(self, sheet: Sheet) -> list[Path]:
-        """Return each row's file; where there is none, where DICOM files are expected."""
+        """Return each row's file, or the expected path of a DICOM file if no file exists."""
         roots = [path for path in sorted(self.folder.glob("train_images*")) if path.is_dir()]
 
         def file(patient: str, image: str) -> Path:
@@ -154,7 +154,7 @@ class RsnaReader(Reader):
             return self.folder / "train_images" / patient / f"{image}.dcm"
 
         ids = zip(sheet.text("patient_id"), sheet.text("image_id"), sheet.good, strict=True)
-        # What was left out may be no id, and lead elsewhere.
+        # The id of a row that was left out may be invalid and lead to another folder.
         return [file(patient, image) if good else self.folder for patient, image, good in ids]
 
 

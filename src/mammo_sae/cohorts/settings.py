@@ -1,4 +1,4 @@
-"""Settings of the cohort: where images and labels come from, and which become what."""
+"""Settings of the cohort: the source of images and labels, the concepts and the splits."""
 
 from __future__ import annotations
 
@@ -35,19 +35,18 @@ class _Cohort(Settings):
         description="share of the training patients moved to `validation`, of those with and "
         "without each concept alike",
     )
-    split_seed: int = Field(
-        0, ge=0, description="which patients are drawn into splits: another seed, other patients"
-    )
+    split_seed: int = Field(0, ge=0, description="seed of the draw of patients into splits")
     unannotated: Policy = Field(
         "warn",
-        description="images of the source that no annotation speaks of: left out in any case; "
-        "`refuse` ends the run, `warn` says so, `accept` lists them in the quarantine table alone",
+        description="images of the source without an annotation, which are always left out; "
+        "`refuse` ends the run, `warn` prints a warning, `accept` only lists them in the "
+        "quarantine table",
     )
     most_malformed: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="share of a table's rows beyond which malformed rows, which are left out, end "
+        description="largest share of malformed rows in a table, which are left out; more end "
         "the run with an error; unless it is 0, a single row never does",
     )
 
@@ -61,7 +60,7 @@ class _Cohort(Settings):
 
 
 class PhantomCohort(_Cohort):
-    """The simulated cohort, whose ids name nobody: they are hashed with a key that is public."""
+    """The simulated cohort. Its ids identify nobody, so they are hashed with a public key."""
 
     kind: Literal["phantom"] = Field("phantom", description="simulated images with known truth")
     covariates: dict[ConceptName, str] = Field(
@@ -71,7 +70,7 @@ class PhantomCohort(_Cohort):
 
     @property
     def key_file(self) -> None:
-        """No key: see the class."""
+        """There is no key file, see the class."""
         return None
 
 
@@ -80,7 +79,7 @@ class _Downloaded(_Cohort):
 
     source: PathText = Field(min_length=1, description="the folder, as downloaded")
     external: PathText | None = Field(
-        None, description="a second folder of the same form, which becomes the split `external`"
+        None, description="a second folder of the same layout, which becomes the split `external`"
     )
     key_file: PathText | None = Field(
         None,
@@ -90,7 +89,7 @@ class _Downloaded(_Cohort):
 
 
 class UnsplitCohort(_Downloaded):
-    """A dataset that comes without a split of its own."""
+    """A dataset without a split of its own."""
 
     test_share: float = Field(
         0.2,
@@ -126,13 +125,13 @@ class FindingsCohort(_Downloaded):
 
 
 class VindrCohort(FindingsCohort):
-    """VinDr-Mammo, or any folder of the same form."""
+    """VinDr-Mammo, or any folder of the same layout."""
 
     kind: Literal["vindr"] = Field("vindr", description="a folder with VinDr-Mammo's files")
 
 
 class MammoClipCohort(FindingsCohort):
-    """VinDr-Mammo as PNGs of Mammo-CLIP's preprocessing, with its table."""
+    """VinDr-Mammo as PNGs after Mammo-CLIP's preprocessing, with its table."""
 
     kind: Literal["mammo_clip"] = Field(
         "mammo_clip", description="a folder with images_png/ and vindr_detection_v1_folds.csv"
@@ -140,17 +139,17 @@ class MammoClipCohort(FindingsCohort):
     covariates: dict[ConceptName, str] = Field(
         {"matrix_rows": "height", "matrix_columns": "width"},
         description="further columns of the images table: name -> column of the source's table; "
-        "by default the size before preprocessing, which the PNGs no longer have",
+        "by default the size before preprocessing, which the PNGs do not show",
     )
 
 
 class TableCohort(_Cohort):
-    """Your own images: a folder with image files and a table that says what they show."""
+    """Your own images: a folder with image files and a table of their labels."""
 
     kind: Literal["table"] = Field("table", description="a folder with images.csv and image files")
     source: PathText = Field(min_length=1, description="the folder")
     external: PathText | None = Field(
-        None, description="a second folder of the same form, which becomes the split `external`"
+        None, description="a second folder of the same layout, which becomes the split `external`"
     )
     key_file: PathText = Field(
         min_length=1,
@@ -220,20 +219,20 @@ class CmmdCohort(UnsplitCohort):
 
 
 class SplitSettings(Settings):
-    """Exactly what the splits of a cohort depend on; `categories` only where patients are drawn."""
+    """Exactly the settings that determine the splits; `categories` only if patients are drawn."""
 
     kind: str = Field("phantom", pattern="^[a-z][a-z0-9_]*$", description="kind of the cohort")
     key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")
-    test_share: float = Field(0.0, ge=0, lt=1, description="as of the cohort")
-    validation_share: float = Field(0.0, ge=0, lt=1, description="as of the cohort")
-    split_seed: int = Field(0, ge=0, description="as of the cohort")
+    test_share: float = Field(0.0, ge=0, lt=1, description="as in the settings of the cohort")
+    validation_share: float = Field(0.0, ge=0, lt=1, description="as in the settings of the cohort")
+    split_seed: int = Field(0, ge=0, description="as in the settings of the cohort")
     categories: tuple[str, ...] = Field(
-        (), description="finding categories by which patients are drawn, each once, sorted"
+        (), description="finding categories that stratify the draw of patients, each once, sorted"
     )
 
     @classmethod
     def of(cls, cohort: CohortSettings) -> SplitSettings:
-        """Return what the splits of `cohort` depend on."""
+        """Return the settings of `cohort` that determine its splits."""
         test_share = getattr(cohort, "test_share", 0.0)
         kept = {"kind": cohort.kind, "key_file": cohort.key_file}
         if test_share == 0 and cohort.validation_share == 0:

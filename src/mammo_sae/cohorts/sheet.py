@@ -1,4 +1,4 @@
-"""A CSV file of annotations, read with errors that name file, row and column."""
+"""Reading of a CSV file of annotations, with errors that name file, row and column."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MALFORMED = (
 EMPTY = {
     *("", "nan", "NaN", "-nan", "-NaN", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL")
 }
-"""Cells that say nothing, as programs write them."""
+"""Cells without a value, as common programs write them."""
 WRITTEN = re.compile(r"0*(\d+)(?:[.,]0*)?")  # a whole number, with leading or trailing zeros
 
 
@@ -50,12 +50,12 @@ FLAGS = {"0": 0, "0.0": 0, "0,0": 0, "false": 0, "1": 1, "1.0": 1, "1,0": 1, "tr
 
 
 def flag(text: str) -> int:
-    """Return 0 or 1, as a cell says in any of the ways in which programs write it."""
+    """Return the 0 or 1 in a cell, in any of the forms that common programs write."""
     return FLAGS[text.lower()]
 
 
 def whole(text: str) -> int:
-    """Return a whole number; a column with a gap has them as 4.0."""
+    """Return a whole number. In a column with a gap it may be written as 4.0."""
     value = number(text)
     if value != int(value):
         raise ValueError
@@ -64,7 +64,10 @@ def whole(text: str) -> int:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that was left out: of which table, where, and why in words that follow the column."""
+    """A row that was left out: its table, line and column, and the reason.
+
+    The text of the reason continues a sentence that begins with the column.
+    """
 
     table: str
     line: int
@@ -77,29 +80,29 @@ class LeftOut:
 
 
 class Sheet:
-    """One CSV file, every cell as text; cells are parsed by column.
+    """One CSV file with every cell as text. Cells are parsed by column.
 
-    Separators are commas, semicolons or tabs, whichever the header row has most of; the text is
-    UTF-8, UTF-16 or, as older Excel saves it, Windows-1252.
+    The separator is the comma, semicolon or tab, whichever occurs most in the header row. The text
+    is UTF-8, UTF-16 or, as older versions of Excel save it, Windows-1252.
 
-    A malformed row is left out, see `left_out`, and takes no other with it: columns keep their
-    length, `good` says which rows count.
+    A malformed row is left out, see `left_out`, and other rows are not affected. Columns keep their
+    length, and `good` marks the rows that count.
 
     Parameters
     ----------
     folder, name
-        The source, and the table's path in it; messages show the name alone.
+        The source, and the table's path in it. Messages show only the name.
     separator
-        The one that counts where the header row has as many of another.
+        The separator to use if the header row has the same number of another one.
     columns
-        Only these are read: some tables have hundreds.
+        Only these columns are read, because some tables have hundreds.
     needed
         Columns that the table must have.
 
     Raises
     ------
     InputError
-        If the file is missing or no table, or lacks columns, all of which are named.
+        If the file is missing or is no table, or if it lacks columns. The error names all of them.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class Sheet:
         self.name = name
         self.left_out: dict[tuple[int, str], LeftOut] = {}
         self.remarks: list[LeftOut] = []
-        self.notices: dict[str, None] = {}  # in the order of their finding, each once
+        self.notices: dict[str, None] = {}  # in the order in which they were found, each once
         self._bad: set[int] = set()
         try:
             content = (folder / name).read_bytes()
@@ -138,16 +141,16 @@ class Sheet:
         self.rows = len(rows.good) + len(rows.bad)
 
     def holds(self, columns: Collection[str] | None) -> bool:
-        """Return whether `columns` (None: all) were read, as far as the table has them."""
+        """Return whether all of `columns` (None: all columns) that the table has were read."""
         return self.columns is None or (columns is not None and set(columns) <= set(self.columns))
 
     def fresh(self, columns: Collection[str] | None, needed: Sequence[str]) -> Sheet:
-        """Return the table as if it had just been read, with `columns` alone (None: all).
+        """Return the table in its state after reading, with only `columns` (None: all columns).
 
         Raises
         ------
         InputError
-            If it lacks columns that are needed.
+            If it lacks needed columns.
         """
         self.need(*needed)
         part = copy(self)
@@ -164,7 +167,7 @@ class Sheet:
         Raises
         ------
         InputError
-            Naming all of them, and those there are.
+            If columns are missing. The error names all of them, and the columns of the table.
         """
         missing = [name for name in columns if name not in self._header]
         if missing:
@@ -177,7 +180,7 @@ class Sheet:
 
     @property
     def good(self) -> np.ndarray:
-        """Bool [rows]: which rows were not left out so far."""
+        """Bool [rows]: whether each row counts, which means that it was not left out so far."""
         return np.array([line not in self._bad for line in self._lines], dtype=bool)
 
     def __len__(self) -> int:
@@ -187,7 +190,7 @@ class Sheet:
         return column in self.frame.columns
 
     def only(self, column: str, keep: Callable[[str], bool] | None) -> Sheet:
-        """Return the rows whose cell in `column` is kept, all if `keep` is None.
+        """Return the rows for which `keep` of the cell in `column` is true, all if `keep` is None.
 
         Errors name the lines of the file as before.
         """
@@ -202,15 +205,16 @@ class Sheet:
         return part
 
     def text(self, column: str) -> list[str]:
-        """Return a column as it is written, without surrounding blanks."""
+        """Return a column as text, without surrounding blanks."""
         self.need(column)
         return list(self.frame[column])
 
     def ids(self, column: str, *, files: bool = False) -> list[str]:
-        """Return a column as it is written; a row without is left out.
+        """Return a column of ids as text. A row without an id is left out.
 
-        With `files` ids become part of a path: one that would lead elsewhere is none. Ids that
-        differ by how a number or letters are written alone are noticed: they are taken for two.
+        With `files` the ids become part of a path, so an id that would lead to another folder is
+        refused. If two ids differ only in the notation of a number or of letters, a notice reports
+        it, and they count as two ids.
         """
         values = self.text(column)
         alike: dict[str, tuple[str, int]] = {}
@@ -228,14 +232,14 @@ class Sheet:
             if other != value:
                 self.notices.setdefault(
                     f"column {column!r}: the ids of lines {line} and {self._lines[row]} differ by "
-                    "how a number or letters are written, and are taken for two",
+                    "how a number or letters are written, and count as two ids",
                     None,
                 )
                 alike[key] = (value, self._lines[row])
         return values
 
     def distinct(self, ids: Sequence[str], column: str) -> None:
-        """Leave out rows that share an id: what repeats another, and both where they differ."""
+        """Leave out rows that share an id: equal rows but the first, and all rows that differ."""
         first: dict[str, int] = {}
         for row, name in enumerate(ids):
             if name in EMPTY:
@@ -254,15 +258,15 @@ class Sheet:
     def parsed(
         self, column: str, parse: Callable[[str], T], expected: str, *, private: bool = False
     ) -> list[T | None]:
-        """Return `parse` of each cell, None where it is empty or malformed.
+        """Return `parse` of each cell, None if it is empty or malformed.
 
-        Where `parse` raises an error the cell is not `expected`: its row is named, with what the
-        cell holds unless it is `private`.
+        If `parse` raises an error, the cell is malformed. Its row is named with the content of the
+        cell, unless the column is `private`. `expected` describes valid cells in the message.
         """
         return self._parsed(column, parse, expected, self.note, private=private)
 
     def required(self, column: str, parse: Callable[[str], T], expected: str) -> list[T | None]:
-        """Return `parse` of each cell; rows where it is empty or malformed are left out."""
+        """Return `parse` of each cell. Rows with an empty or malformed cell are left out."""
         found = self._parsed(column, parse, expected, self.leave_out)
         for row, value in enumerate(self.text(column)):
             if value in EMPTY:
@@ -291,15 +295,16 @@ class Sheet:
         return out
 
     def mentioned(self, ids: Iterable[str]) -> set[str]:
-        """Return those of `ids` that stand in rows whose cells can't be told apart."""
+        """Return those of `ids` that occur in rows whose cells can't be separated."""
         return self._words & set(ids)
 
     def in_doubt(self, ids: Collection[str], column: str) -> set[str]:
-        """Return those of `ids` of which a row that was left out may say something.
+        """Return those of `ids` that a row that was left out may be about.
 
-        These are the ids of such rows in `column`, those that rows mention whose cells can't be
-        told apart, and, where it is not known whose a row is, ids without any row; but not if there
-        are more of these than such rows, as where only some ids have a row.
+        These are three groups of ids: the ids of the left out rows in `column`; ids in rows whose
+        cells can't be separated; and, if there are left out rows without a known id, ids without
+        any row. The third group is empty if it would have more ids than there are rows of this
+        kind, which is the case if only some ids have a row.
         """
         known, own = set(ids), self.text(column)
         found = {text for text, good in zip(own, self.good, strict=True) if not good} & known
@@ -310,15 +315,15 @@ class Sheet:
         return found | (without if len(without) <= unknown else set())
 
     def cells(self, columns: Sequence[str]) -> list[str]:
-        """Return each row's cells of `columns` as one text; a missing column counts as empty."""
+        """Return each row's cells of `columns` as one text. A missing column counts as empty."""
         texts = [self.text(name) if name in self else [""] * len(self) for name in columns]
         return ["\t".join(row) for row in zip(*texts, strict=True)]
 
     def typed(self, column: str) -> pd.Series:
         """Return a column as Int64 or Float64 if its cells are numbers, else as string.
 
-        A cell that is none among numbers is unknown, and its row is named: it would make levels of
-        all the others.
+        A single cell that is no number becomes unknown, and its row is named. Otherwise all numbers
+        would become levels.
         """
         cells = pd.Series(self.parsed(column, str, "text"), dtype=object)
         numbers = pd.to_numeric(cells, errors="coerce")
@@ -334,39 +339,39 @@ class Sheet:
                 )
             numbers = pd.to_numeric(cells.str.replace(",", "."), errors="coerce")
         odd = numbers.isna() & cells.notna()
-        # Of codes and names that happen to be digits, more would be none.
+        # In a column of codes or names that sometimes are digits, more cells would be no numbers.
         if odd.sum() > max(FEW_ODD * cells.notna().sum(), cells.notna().sum() > LEAST_NUMBERS):
             found = cells.astype("string")
         else:
             for row in cells.index[odd]:
-                self.note(int(row), column, f"is {cells[row][:LONGEST]!r} among numbers")
+                self.note(int(row), column, f"is {cells[row][:LONGEST]!r} in a column of numbers")
             whole = (numbers.dropna() % 1 == 0).all()
             found = numbers.astype("Int64" if whole else "Float64")
         self.notices |= {f"column {column!r} {notice}": None for notice in column_notices(found)}
         return found
 
     def chosen(self, column: str, choices: Mapping[str, T]) -> list[T | None]:
-        """Return what `choices` gives for each cell; other rows are left out."""
+        """Return the value of `choices` for each cell. Rows with other cells are left out."""
         return self.required(column, choices.__getitem__, " or ".join(choices))
 
     def good_row(self, row: int) -> bool:
-        """Say whether a row was not left out so far."""
+        """Return whether a row was not left out so far."""
         return self._lines[row] not in self._bad
 
     def leave_out(self, row: int, column: str, why: str) -> None:
-        """Leave out a row, counted from 0, for one of its cells; the first reason counts."""
+        """Leave out a row, counted from 0, because of one of its cells. Keep the first reason."""
         line = self._lines[row]
         if line not in self._bad:
             self._bad.add(line)
             self.note(row, column, why)
 
     def note(self, row: int, column: str, why: str) -> None:
-        """Name a row of which something is left out, while the rest of it counts."""
+        """Name a row with a part that is left out. The rest of the row counts."""
         found = LeftOut(self.name, self._lines[row], column, why)
         self.left_out.setdefault((found.line, column), found)
 
     def remark(self, row: int, column: str, why: str) -> None:
-        """Name a row of which something is left out for no fault of the table's."""
+        """Name a row with a part that is left out, although the table has no error."""
         self.remarks.append(LeftOut(self.name, self._lines[row], column, why))
 
     def named(self) -> list[LeftOut]:

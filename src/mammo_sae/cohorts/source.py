@@ -1,4 +1,4 @@
-"""The results of a dataset's reader. Source ids and paths are never written to a file."""
+"""The results of a dataset's reader. Their source ids and paths are never written to a file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Keep = Callable[[str], bool]
 class SourceFiles:
     """The files of one image.
 
-    `dicom` is the image itself, which may be a PNG, JPEG, TIFF or NPY file as well. `patient` is
-    the source's id. `mask` is an 8-bit image of bit planes, of the original matrix;
-    `mask_bits` says which bit is which region. Datasets with boxes alone have no mask.
-    `annotation` is the text of the cells that the image's conversion depends on: view, side, size,
-    boxes; `others` are files that boxes are read from.
+    `dicom` is the image itself, which may also be a PNG, JPEG, TIFF or NPY file. `patient` is the
+    source's id. `mask` is an 8-bit image of bit planes with the size of the original matrix, and
+    `mask_bits` maps each region to its bit. Datasets that have only boxes have no mask.
+    `annotation` is the text of the cells that affect the conversion of the image: view, side, size,
+    boxes. `others` are files from which boxes are read.
     """
 
     dicom: Path
@@ -43,18 +43,19 @@ class SourceCohort:
     Attributes
     ----------
     images
-        The columns of the images table with `source_image` and `source_patient` in place of the
-        pseudonyms, and without `shard`. Where a file is no readable image, `rows` is empty.
+        The columns of the images table with `source_image` and `source_patient` instead of the
+        pseudonyms, and without `shard`. If a file is no readable image, `rows` is empty.
     findings
         `FINDING_COLUMNS`: a row per category of a box, in pixels of the original matrix and not yet
-        clipped. Which concept a category stands for is not the reader's business.
+        clipped. The reader does not map categories to concepts.
     counts
-        What a reader noticed and did not refuse, by name.
+        Counts of accepted irregularities, by name.
     finding_rows
-        source_image, concept, rows, positive: how many rows the source's table of findings has of
-        the image, and how many of these have the concept. None where it has no such table.
+        source_image, concept, rows, positive: the number of rows of the image in the source's table
+        of findings, and the number of these with the concept. None if the source has no table of
+        findings.
     sheets
-        The tables that were read, with what was left out of them.
+        The tables that were read, with the rows that were left out.
     """
 
     images: pd.DataFrame
@@ -65,12 +66,12 @@ class SourceCohort:
 
 
 def check_concepts(concepts: Mapping[str, str], categories: Sequence[str]) -> None:
-    """Refuse concepts of categories that the dataset does not have.
+    """Refuse concepts with categories that the dataset does not have.
 
     Raises
     ------
     InputError
-        Naming the first such category and those there are.
+        If a category is unknown. The error names the first one, and the categories of the dataset.
     """
     unknown = sorted(set(concepts.values()) - set(categories))
     if unknown:

@@ -1,7 +1,7 @@
 """Step: the split of every image, in a table without labels.
 
-What needs no label depends on this table alone, so a concept that is renamed or added reruns none
-of it. Where patients are drawn, they are drawn by labels, but the table still holds none.
+Steps that need no label depend only on this table, so they do not rerun when a concept is renamed
+or added. If patients are drawn into splits, the draw uses labels, but the table contains none.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> list[
     Parameters
     ----------
     settings
-        What the cohort's splits depend on.
+        The settings that determine the cohort's splits.
     sources
-        Its folders, see `mammo_sae.cohorts.readers.Sources`.
+        The folders of the cohort, see `mammo_sae.cohorts.readers.Sources`.
     output
         The table to write (.parquet).
 
@@ -45,7 +45,7 @@ def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> list[
 
 
 def split_table(settings: SplitSettings, sources: Sources) -> pd.DataFrame:
-    """Return a table of image_id and split, a row per image whose file is there, by image_id.
+    """Return a table of image_id and split, a row per image with an existing file, by image_id.
 
     Raises
     ------
@@ -54,12 +54,12 @@ def split_table(settings: SplitSettings, sources: Sources) -> pd.DataFrame:
 
     Notes
     -----
-    No image file is opened, so files that can't be read have a row here; they have none in the
-    image stores, nor in what is computed from these.
+    No image file is opened, so files that can't be read have a row here. They have no row in the
+    image stores and in results that are computed from these.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
     concepts = {f"category_{number}": name for number, name in enumerate(settings.categories)}
-    # Headers take hours where tables take seconds, and no split stands in one.
+    # Tables take seconds to read, headers may take hours, and no header contains a split.
     with files_unread():
         found = read_annotations(sources, concepts, {}, pseudonyms)
     splits = splits_of_patients(found.labels, concepts, settings, pseudonyms)

@@ -1,4 +1,4 @@
-"""Splits that a dataset does not come with: drawn by patient, stratified by what they have."""
+"""The draw of patients into splits that a dataset lacks, stratified by their labels."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def splits_of_patients(
     labels
         As `mammo_sae.cohorts.annotations.Annotations.labels`.
     concepts
-        Column of `labels` -> finding category. A concept's name has no part in who is drawn, nor
-        has a second concept of the same category.
+        Column of `labels` -> finding category. The name of a concept, or a second concept of the
+        same category, does not affect the draw.
     settings
-        Which shares are drawn; a cohort without `test_share` comes with a test split.
+        The shares to draw. A cohort without `test_share` has its own test split.
     pseudonyms
-        Of the cohort.
+        The pseudonyms of the cohort.
     """
     column = {category: name for name, category in sorted(concepts.items())}
     own_test = (labels["split"] == "test").any()
@@ -60,23 +60,25 @@ def drawn_splits(
     Parameters
     ----------
     images
-        source_patient, split, and a 0/1 column per concept, NA unknown.
+        source_patient, split, and a 0/1 column per concept, NA if unknown.
     concepts
-        The strata are the patients who have, have not, or may have the same of these.
+        A stratum is a group of patients with equal labels (present, absent or unknown) for all of
+        these.
     pseudonyms
-        Of the cohort: a keyed hash of the patient and the seed decides who is drawn.
+        The pseudonyms of the cohort. A keyed hash of the patient and the seed decides who is drawn.
     test_share
         Share of the training patients that become `test`.
     validation_share
-        Share of the others that become `validation`.
+        Share of the other training patients that become `validation`.
     seed
-        Another one draws other patients.
+        Seed of the draw.
 
     Notes
     -----
-    Of each stratum those patients are drawn whose hashes are lowest, so one that is added later
-    moves at most one other into a split and one out of it. How many that are is rounded up or
-    down by a hash too: strata of few patients then have the right share on average.
+    In each stratum the patients with the lowest hashes are drawn, so a patient who is added later
+    moves at most one other patient into a split and one out of it. A hash also decides whether the
+    number of patients to draw is rounded up or down, so that small strata have the right share on
+    average.
     """
     split = images["split"].copy()
     patients = images["source_patient"]
@@ -86,7 +88,8 @@ def drawn_splits(
         if share == 0 or not training.any():
             return
         has = images.loc[training, [*concepts]].astype("Float64").fillna(-1)
-        # Labels of -1, 0 and 1: the largest is what is known of the patient.
+        # Labels are -1 (unknown), 0 and 1. The largest label of the images is the label of the
+        # patient.
         of_patient = has.groupby(patients[training]).max()
         strata = of_patient.apply(lambda row: str(row.tolist()), axis=1)
         for stratum, members in strata.groupby(strata).groups.items():

@@ -1,8 +1,9 @@
 """Digests of an archive's current content, which decide staleness. No image is opened.
 
-Snakemake compares the digests of this module, which are parameters of its rules, with those of the
-run before. A shard's digest covers exactly what the conversion of its images depends on, so images
-that are added, changed or removed reconvert the shards of their patients and no other.
+The digests of this module are parameters of Snakemake's rules, and Snakemake compares them with
+those of the previous run. A shard's digest covers exactly the inputs of the conversion of its
+images. Added, changed or removed images therefore rerun only the conversion of their patients'
+shards.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class ArchiveState:
     Attributes
     ----------
     tables
-        Of all that the cohort's tables depend on: each of the source's own tables by its name, and
-        every file.
+        Digest of all inputs of the cohort's tables: each of the source's own tables by its name,
+        and every file.
     shards
-        Of what the conversion of each shard depends on, each image by its pseudonym.
+        Digests of the inputs of each shard's conversion, with each image by its pseudonym.
     """
 
     tables: str
@@ -36,15 +37,16 @@ class ArchiveState:
 
 
 def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveState:
-    """Look at every file of a cohort's sources and read their tables.
+    """Check the size and time of every file of a cohort's sources, and read their tables.
 
-    A file counts as changed when its size or its time of modification has changed, a table when its
-    content has: copying an archive with its times (`cp -p`, `rsync -t`) changes nothing.
+    A file counts as changed when its size or its time of modification has changed. A table counts
+    as changed when its content has changed. A copy of an archive with its times (`cp -p`,
+    `rsync -t`) counts as unchanged.
 
     Raises
     ------
     InputError
-        If a source is missing or its tables can't be read, naming it.
+        If a source is missing or its tables can't be read. The error names it.
     """
     pseudonyms = load_pseudonyms(settings.key_file)
     opened = Sources(settings.kind, sources)

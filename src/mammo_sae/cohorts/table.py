@@ -7,8 +7,8 @@
     findings.csv    optional, one row per box: file, finding, xmin, ymin, xmax, ymax
     ...             DICOM, PNG, JPEG, TIFF or NPY files; `file` is a path relative to the folder
 
-Size, spacing, manufacturer, model and age come from the DICOM headers; of other files the size is
-known alone.
+Size, spacing, manufacturer, model and age come from the DICOM headers. For other files only the
+size is known.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TableReader(Reader):
 
     @classmethod
     def finding_names(cls, concept: str, category: str) -> tuple[str, ...]:
-        """Return what findings of a concept are called: by its own name, or by the category's."""
+        """Return the names of a concept's findings: the category's and the concept's own name."""
         return tuple({concept: 0, category: 0})
 
     def annotations(
@@ -57,17 +57,17 @@ class TableReader(Reader):
         Parameters
         ----------
         concepts
-            Concept name -> column of `images.csv`, and `finding` of `findings.csv`; where there is
-            no such column, that of the concept's own name.
+            Concept name -> column of `images.csv`, and `finding` of `findings.csv`. If this column
+            does not exist, the column with the concept's own name is used.
         covariates
             Covariate name -> column of `images.csv`.
 
         Raises
         ------
         InputError
-            Naming file, line and column of what is missing or malformed.
+            If something is missing or malformed. The error names file, line and column.
         """
-        # What only locates files needs no pydicom.
+        # Imported here because code that only locates files needs no pydicom.
         from mammo_sae.cohorts.facts import header_columns
 
         sheet, found = self._sheets(covariates.values())
@@ -101,7 +101,7 @@ class TableReader(Reader):
         return SourceCohort(images.assign(**headers), boxes, {}, sheets=sheets)
 
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the file of every image of kept patients by its name in `images.csv`.
+        """Return the file of every image of kept patients, by its name in `images.csv`.
 
         Raises
         ------
@@ -133,7 +133,7 @@ class TableReader(Reader):
         }
 
     def _sheets(self, more: Iterable[str] = ()) -> tuple[Sheet, Sheet | None]:
-        """Return both tables; rows of images that have no name, or share one, are left out."""
+        """Return both tables. Rows of images without a name or with an equal name are left out."""
         sheets = self.every_table(
             {
                 IMAGES: ["file", "patient_id", "split", "view", "side", *more],
@@ -182,7 +182,7 @@ def _birads(text: str) -> int:
 def _findings(
     found: Sheet | None, sheet: Sheet, files: Sequence[str], keep: Keep | None
 ) -> pd.DataFrame:
-    """Return the boxes of images that count; a malformed row is a box less."""
+    """Return the boxes of images that count. The box of a malformed row is left out."""
     if found is None:
         return pd.DataFrame(columns=FINDING_COLUMNS)
     if keep is not None:
@@ -197,7 +197,7 @@ def _findings(
         if file not in known:
             found.leave_out(row, "file", f"is not in {IMAGES}")
         elif None not in box and not (box[0] < box[2] and box[1] < box[3]):
-            found.leave_out(row, "xmax", "leaves no box: a minimum is not below its maximum")
+            found.leave_out(row, "xmax", "gives no box: a minimum is not below its maximum")
         if file in counted and found.good_row(row):
             rows.append((file, finding, *box))
     return pd.DataFrame(rows, columns=FINDING_COLUMNS)

@@ -1,6 +1,7 @@
-"""The two tables of a cohort, and the one check that every reader's tables pass.
+"""The two tables of a cohort, and the check that the tables of every reader must pass.
 
-`images`, one row per image; `findings`, one row per box. Both speak of images by pseudonym alone.
+`images` has one row per image, and `findings` has one row per box. Both name images only by
+pseudonym.
 
 ==================  ========  ======================================================
 images              type      meaning
@@ -67,7 +68,7 @@ Flag = Literal[0, 1]
 
 
 class ImageRow(BaseModel):
-    """One row of the images table, but for its concepts and covariates."""
+    """One row of the images table, without its concepts and covariates."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -101,7 +102,7 @@ class FindingRow(BaseModel):
 
 
 def age_bin(years: int | None) -> str | None:
-    """Return the ten-year bin of an age; the tails are pooled, as few people are that old."""
+    """Return the ten-year bin of an age. The tails are pooled, because few patients are in them."""
     if years is None:
         return None
     if years < 40:
@@ -156,7 +157,7 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
     Raises
     ------
     InputError
-        If a box speaks of no image, is empty, or leaves its image.
+        If a box belongs to no image, is empty, or extends beyond its image.
     """
     missing = [name for name in FINDING_COLUMNS if name not in frame.columns]
     if missing:
@@ -179,16 +180,16 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
     )
     if wrong.any():
         raise InputError(
-            f"findings table: a box of image {table['image_id'][wrong].iloc[0]} is empty or leaves "
-            "the image"
+            f"findings table: a box of image {table['image_id'][wrong].iloc[0]} is empty or extends "
+            "beyond the image"
         )
     return table.sort_values(FINDING_COLUMNS, kind="stable", ignore_index=True)
 
 
 def _check(frame: pd.DataFrame, row: type[BaseModel], what: str) -> None:
-    """Refuse the first cell that `row` does not allow, naming its image and column."""
+    """Raise an error for the first cell that `row` does not allow. It names image and column."""
     rows = TypeAdapter(list[row])
-    # Rows as objects take ten times the table's memory.
+    # As objects, rows need ten times the memory of the table.
     for start in range(0, len(frame), ROWS_AT_ONCE):
         plain = frame[[*row.model_fields]].iloc[start : start + ROWS_AT_ONCE].astype(object)
         records = plain.where(plain.notna(), None).to_dict("records")

@@ -1,6 +1,7 @@
-"""What labels are counted by, images or rows of findings, in words that settings use too.
+"""The two units of labels, images and rows of findings, under their names in settings.
 
-Apart from `mammo_sae.cohorts.labels`, so that reading a configuration imports no pandas.
+They are in another module than `mammo_sae.cohorts.labels`, so that reading a configuration does not
+import pandas.
 """
 
 from __future__ import annotations
@@ -9,5 +10,5 @@ IMAGE, FINDING = "image", "finding"
 
 
 def row_columns(concept: str) -> tuple[str, str]:
-    """Return the columns of a concept's rows of findings, and of the positive ones among them."""
+    """Return the names of the columns that count a concept's rows and its positive rows."""
     return f"{concept}_rows", f"{concept}_positive_rows"

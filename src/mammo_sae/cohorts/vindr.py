@@ -1,4 +1,4 @@
-"""VinDr-Mammo, and folders of its form.
+"""VinDr-Mammo, and folders with its layout.
 
 ::
 
@@ -7,9 +7,10 @@
     finding_annotations.csv          one row per finding
     metadata.csv                     DICOM attributes, one row per image
     masks/<image_id>.png             optional: exact regions as bit planes
-    truth.csv, truth.json            optional: what was planted, and what the bit planes are
+    truth.csv, truth.json optional: the planted findings, and the names of the bit planes
 
-A study is one patient (Nguyen et al., Scientific Data 2023, https://doi.org/10.1038/s41597-023-02100-7).
+    A study is one patient (Nguyen et al., Scientific Data 2023,
+    https://doi.org/10.1038/s41597-023-02100-7).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CLASSES: dict[str, tuple[str, str | int]] = {
     **{f"DENSITY {letter}": ("density", letter) for letter in "ABCD"},
     **{f"BI-RADS {number}": ("birads", number) for number in range(7)},
 }
-"""What else a concept can be: one class of a column against its others."""
+"""Further values for a concept: one class of a column, against the other classes."""
 
 NO_FINDING = "No Finding"
 CATEGORIES = {
@@ -59,7 +60,7 @@ CATEGORIES = {
 
 
 class VindrReader(Reader):
-    """A folder of VinDr-Mammo's form."""
+    """A folder with VinDr-Mammo's layout."""
 
     tables = (BREASTS, FINDINGS, METADATA, TRUTH, TRUTH_DESCRIPTION)
     pattern = "images/*/*"
@@ -77,8 +78,9 @@ class VindrReader(Reader):
         Parameters
         ----------
         concepts
-            Concept name -> finding category, density class (``DENSITY A``) or assessment
-            (``BI-RADS 4``); of a class, the other classes are the negatives.
+            Concept name -> finding category, density class
+            (``DENSITY A``) or assessment (``BI-RADS 4``). For a class, images of the other classes
+            are the negatives.
         covariates
             Covariate name -> column of `truth.csv`, `metadata.csv` or
             `breast-level_annotations.csv`.
@@ -86,14 +88,15 @@ class VindrReader(Reader):
         Raises
         ------
         InputError
-            Naming the missing file, or the file, line and column that is malformed.
+            If something is missing or malformed. The error names the missing file, or the file,
+            line and column.
         """
         check_categories(concepts)
         breasts, found, metadata = self._sheets()
         every = set(breasts.text("image_id"))
         found.required("finding_categories", parse_categories, "a list of known categories")
-        # Nobody knows what a row of an unknown finding says of its image. Of all patients: whose
-        # it is must not depend on which are kept.
+        # The finding of a malformed row is unknown, so its image is left out. All patients are
+        # read, so that `keep` does not affect which patient a row belongs to.
         in_doubt = found.in_doubt(every, "image_id")
         breasts = breasts.only("study_id", keep)
         images = pd.DataFrame(
@@ -148,7 +151,7 @@ class VindrReader(Reader):
         return SourceCohort(images, findings, counts, rows, tuple(sheets))
 
     def files(self, keep: Keep | None = None) -> dict[str, SourceFiles]:
-        """Return the files of the images of a folder by source image id; they need not exist.
+        """Return the files of the images of a folder, by source image id. They need not exist.
 
         Raises
         ------
@@ -184,9 +187,10 @@ class VindrReader(Reader):
         }
 
     def mask_bits(self) -> dict[str, int]:
-        """Return which bit of `masks/*.png` is which region; empty if the folder has no masks.
+        """Return region -> bit of `masks/*.png`. It is empty if the folder has no masks.
 
-        A plane that is named like a category (`suspicious_calcification`) is its region.
+        A plane with the name of a category (`suspicious_calcification`) is the region of this
+        category.
 
         Raises
         ------
@@ -205,10 +209,10 @@ class VindrReader(Reader):
         return {categories.get(name, name): bit for name, bit in bits.items()}
 
     def _sheets(self) -> list[Sheet]:
-        """Return the three tables; rows that name no image, or share one, are left out."""
+        """Return the three tables. Rows without an image, or with the same image, are left out."""
         if (self.folder / "images_png").is_dir() and not (self.folder / "images").is_dir():
             raise InputError(
-                "the source has images_png/ and no images/: that is the form of Mammo-CLIP's "
+                "the source has images_png/ and no images/: that is the layout of Mammo-CLIP's "
                 "preprocessing; read it with cohort.kind mammo_clip and images.preprocessing as_is"
             )
         breasts, findings, metadata = self.every_table(
@@ -248,7 +252,7 @@ def check_categories(concepts: Mapping[str, str]) -> None:
     Raises
     ------
     InputError
-        Naming the first of them and those there are.
+        If a concept is neither. The error names the first one, and all allowed values.
     """
     unknown = sorted(set(concepts.values()) - CATEGORIES - CLASSES.keys())
     if unknown:
@@ -259,7 +263,7 @@ def check_categories(concepts: Mapping[str, str]) -> None:
 
 
 def parse_density(text: str) -> str:
-    """Return A to D; raises ValueError where the text is none."""
+    """Return A to D. Raise ValueError if the text is no density."""
     found = re.fullmatch(r"(?:DENSITY )?([A-D])", text, re.IGNORECASE)
     if not found:
         raise ValueError
@@ -267,7 +271,7 @@ def parse_density(text: str) -> str:
 
 
 def parse_birads(text: str) -> int:
-    """Return 0 to 6; raises ValueError where the text is none."""
+    """Return 0 to 6. Raise ValueError if the text is no assessment."""
     found = re.fullmatch(r"(?:BI-RADS )?([0-6])", text, re.IGNORECASE)
     if not found:
         raise ValueError
@@ -275,7 +279,7 @@ def parse_birads(text: str) -> int:
 
 
 def parse_size(text: str) -> int:
-    """Return a number of pixels; raises ValueError where the text is none."""
+    """Return a number of pixels. Raise ValueError if the text is none."""
     value = float(text)
     if value != int(value) or value < 1:
         raise ValueError
@@ -299,9 +303,9 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
 
     for column in ("Manufacturer", "Manufacturer's Model Name", "Patient's Age"):
         if column not in sheet:
-            sheet.notices[f"has no column {column!r}: it is unknown of all images"] = None
+            sheet.notices[f"has no column {column!r}: it is unknown for all images"] = None
     if not {"Pixel Spacing", "Imager Pixel Spacing"} & set(sheet.frame.columns):
-        sheet.notices["has no column 'Imager Pixel Spacing': it is unknown of all images"] = None
+        sheet.notices["has no column 'Imager Pixel Spacing': it is unknown for all images"] = None
     pixel = optional("Pixel Spacing", _spacing, "one or two lengths in mm")
     imager = optional("Imager Pixel Spacing", _spacing, "one or two lengths in mm")
     table = pd.DataFrame(
@@ -323,7 +327,7 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
 
 
 def _findings(sheet: Sheet, known: set[str]) -> tuple[dict[str, set[str]], pd.DataFrame, int]:
-    """Return the categories of each image, the boxes, and how many findings have no box."""
+    """Return the categories of each image, the boxes, and the number of findings without a box."""
     ids = sheet.text("image_id")
     categories = sheet.required(
         "finding_categories", parse_categories, "a list of known categories"
@@ -343,7 +347,7 @@ def _findings(sheet: Sheet, known: set[str]) -> tuple[dict[str, set[str]], pd.Da
             without_box += len(wanted)
             continue
         if wanted and not (box[0] < box[2] and box[1] < box[3]):
-            sheet.note(row, "xmax", "leaves no box: a minimum is not below its maximum")
+            sheet.note(row, "xmax", "gives no box: a minimum is not below its maximum")
             without_box += len(wanted)
             continue
         rows.extend((image, category, *box) for category in wanted)
@@ -351,9 +355,10 @@ def _findings(sheet: Sheet, known: set[str]) -> tuple[dict[str, set[str]], pd.Da
 
 
 def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]) -> pd.DataFrame:
-    """Return source_image, concept, rows, positive; an image without a row counts as one of none.
+    """Return source_image, concept, rows, positive. Without a row, an image has one negative row.
 
-    A class of a column (density, BI-RADS) is the image's, so all of its rows have it or none.
+    A class of a column (density, BI-RADS) belongs to the image, so either all of its rows have it
+    or no row.
     """
     found = sheet.required("finding_categories", parse_categories, "a list of known categories")
     ids = [i for i, good in zip(sheet.text("image_id"), sheet.good, strict=True) if good]
@@ -378,7 +383,7 @@ def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]
 
 
 def parse_categories(text: str) -> Sequence[str]:
-    """Return the categories of a finding; raises ValueError where the text is no such list."""
+    """Return the categories of a finding. Raise ValueError if the text is no list of categories."""
     found = ast.literal_eval(text)
     if not isinstance(found, list) or not set(found) <= CATEGORIES:
         raise ValueError
