@@ -32,8 +32,8 @@ class _Cohort(Settings):
         0.0,
         ge=0,
         lt=1,
-        description="share of the training patients moved to `validation`, of those with and "
-        "without each concept alike",
+        description="share of the training patients moved to `validation`; for each concept the "
+        "same share of the patients with it and without it",
     )
     split_seed: int = Field(0, ge=0, description="seed of the draw of patients into splits")
     unannotated: Policy = Field(
@@ -95,8 +95,9 @@ class UnsplitCohort(_Downloaded):
         0.2,
         gt=0,
         lt=1,
-        description="share of the patients that become the split `test`, of those with and without "
-        "each concept alike; where the source's table has a test split, that is taken",
+        description="share of the patients that become the split `test`; for each concept the same "
+        "share of the patients with it and without it; a test split in the source's table is used "
+        "instead",
     )
 
 
