@@ -47,8 +47,8 @@ def run(
     images, findings
         The tables to write (.parquet), see `mammo_sae.cohorts.tables`.
     summary
-        JSON written last: counts per split and concept, boxes clipped or dropped, pseudonyms of
-        the sources' images without annotation, malformed rows of its tables, notices, digests.
+        A JSON file that is written last: counts per split and concept, clipped and dropped boxes,
+        pseudonyms of images without an annotation, malformed rows of the tables, notices, digests.
 
     Raises
     ------
@@ -161,12 +161,12 @@ def _concept_boxes(boxes: pd.DataFrame, regions: Mapping[str, Sequence[str]]) ->
 
 
 def check_strays(sources: Sources, policy: Policy, pseudonyms: Pseudonyms) -> list[str]:
-    """Return the pseudonyms of files without annotation, sorted, after saying that there are some.
+    """Return the sorted pseudonyms of files without an annotation, and warn about them.
 
     Raises
     ------
     InputError
-        If there are some and the policy is to refuse them.
+        If there are such files and the policy is to refuse them.
     """
     strays = sorted(pseudonyms.image(name) for name in sources.strays())
     if not strays or policy == "accept":

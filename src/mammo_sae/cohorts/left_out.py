@@ -28,7 +28,8 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
     Raises
     ------
     InputError
-        Naming each such table's faults, most frequent first, each with its first row.
+        If a table has too many malformed rows. The error names the faults of each such table, the
+        most frequent first, with the first row of each fault.
     """
     wrong = []
     for sheet in sheets:

@@ -180,8 +180,8 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
     )
     if wrong.any():
         raise InputError(
-            f"findings table: a box of image {table['image_id'][wrong].iloc[0]} is empty or extends "
-            "beyond the image"
+            f"findings table: a box of image {table['image_id'][wrong].iloc[0]} is empty or "
+            "extends beyond the image"
         )
     return table.sort_values(FINDING_COLUMNS, kind="stable", ignore_index=True)
 
