@@ -290,38 +290,76 @@ def drawn_text(monkeypatch):
 
 
 @pytest.fixture
-def collisions(monkeypatch):
-    """Draw a figure and return the texts that are cut by its edge or lie over each other.
-
-    Compared are titles with the figure's edge and tick labels with the others of their axis.
-    """
+def drawn_figure(monkeypatch):
+    """Draw a figure and return it, laid out."""
     from matplotlib.figure import Figure
 
-    found: list[str] = []
+    found: list[Figure] = []
     save = Figure.savefig
 
-    def look(self, *arguments, **options):
+    def remember(self, *arguments, **options):
         self.canvas.draw()
-        for text in [*self.texts, *(ax.title for ax in self.axes)]:
-            box = text.get_window_extent()
-            if text.get_text() and (box.x0 < 0 or box.x1 > self.bbox.x1 or box.y1 > self.bbox.y1):
-                found.append(f"cut: {text.get_text()}")
-        for axis in (axis for ax in self.axes for axis in (ax.xaxis, ax.yaxis)):
-            shown = [t.label1 for t in axis.get_major_ticks() if t.label1.get_visible()]
-            shown = [label for label in shown if label.get_text()]
-            boxes = [label.get_window_extent() for label in shown]
-            for one, other in combinations(range(len(shown)), 2):
-                if boxes[one].overlaps(boxes[other]):
-                    found.append(f"over: {shown[one].get_text()}, {shown[other].get_text()}")
+        found.append(self)
         return save(self, *arguments, **options)
 
-    def draw(function, *arguments, **options) -> list[str]:
+    def draw(function, *arguments, **options) -> Figure:
         found.clear()
         function(*arguments, **options)
-        return list(found)
+        return found[-1]
 
-    monkeypatch.setattr(Figure, "savefig", look)
+    monkeypatch.setattr(Figure, "savefig", remember)
     return draw
+
+
+@pytest.fixture
+def collisions(drawn_figure):
+    """Draw a figure and return its texts that are cut by its edge, or lie over points or others."""
+
+    def draw(function, *arguments, **options) -> list[str]:
+        fig = drawn_figure(function, *arguments, **options)
+        texts = shown_texts(fig)
+        boxes = [text.get_window_extent() for text in texts]
+        points = np.concatenate([np.zeros((0, 2)), *map(shown_points, fig.axes)])
+        found = []
+        for text, box in zip(texts, boxes, strict=True):
+            if min(box.x0, box.y0) < 0 or box.x1 > fig.bbox.x1 or box.y1 > fig.bbox.y1:
+                found.append(f"cut: {text.get_text()}")
+            inside = (points > [box.x0, box.y0]) & (points < [box.x1, box.y1])
+            if inside.all(axis=1).any():
+                found.append(f"over points: {text.get_text()}")
+        for one, other in combinations(range(len(texts)), 2):
+            if boxes[one].overlaps(boxes[other]):
+                found.append(f"over: {texts[one].get_text()}, {texts[other].get_text()}")
+        return found
+
+    return draw
+
+
+def shown_texts(fig) -> list:
+    """Return the texts of a figure that are drawn: matplotlib keeps ticks beyond an axis, too."""
+    from matplotlib.text import Text
+
+    hidden = set()
+    for ax in fig.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if not (ax.axison and low <= tick.get_loc() <= high):
+                    hidden |= {tick.label1, tick.label2}
+            hidden |= set() if ax.axison else {axis.label, axis.offsetText}
+    texts = fig.findobj(Text)
+    return [t for t in texts if t.get_visible() and t.get_text().strip() and t not in hidden]
+
+
+def shown_points(ax) -> np.ndarray:
+    """Return where the markers of axes lie, in pixels of the figure [n, 2]."""
+    from matplotlib.collections import PathCollection
+
+    scattered = [c for c in ax.collections if isinstance(c, PathCollection)]
+    marked = [line for line in ax.lines if line.get_marker() not in ("None", "", " ", None)]
+    places = [c.get_offset_transform().transform(c.get_offsets().filled(np.nan)) for c in scattered]
+    places += [line.get_transform().transform(line.get_xydata()) for line in marked]
+    return np.concatenate([np.zeros((0, 2)), *places])
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_effects_are_drawn_with_and_without_a_finetuned_encoder(tables, is_figur
 
 
 @pytest.mark.parametrize("tuned", [True, False])
-def test_titles_and_tick_labels_of_effects_can_be_read(tables, collisions, tuned):
+def test_no_text_of_effects_is_cut_or_lies_over_points_or_other_texts(tables, collisions, tuned):
     found = collisions(
         effects.run,
         effects=tables / "effects.parquet",

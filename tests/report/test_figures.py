@@ -6,6 +6,7 @@ import math
 
 import pandas as pd
 import pytest
+from matplotlib.collections import FillBetweenPolyCollection
 
 from mammo_sae.errors import InputError
 from mammo_sae.report import confounds, encoders, interventions, layers, sweep, training, truth
@@ -206,3 +207,56 @@ def test_the_terms_of_the_loss_are_drawn_apart(run, whole, tmp_path, drawn_text)
         write_table(history.assign(error=history["loss"]), tmp_path / f"{name}.csv")
     said = drawn_text(_training, run, tmp_path, tmp_path / "a.png")
     assert "none: the loss is the reconstruction error" in said
+
+
+@pytest.mark.parametrize(
+    "draw", [_encoders, _training, _layers, _interventions, _confounds, _truth]
+)
+def test_no_text_is_cut_or_lies_over_points_or_other_texts(draw, run, whole, tmp_path, collisions):
+    assert collisions(draw, run, whole, tmp_path / "a.png") == []
+
+
+def test_long_names_of_confounders_can_be_read(run, whole, tmp_path, collisions):
+    names = {"manufacturer": "photometric_interpretation", "view": "acquisition_device_id"}
+    table = read_table(run.table("confounds"))
+    write_table(table.replace({"confounder": names}), tmp_path / "confounds.parquet")
+    given = tmp_path / "a.png", tmp_path / "confounds.parquet"
+    assert collisions(_confounds, run, whole, *given) == []
+
+
+def test_the_legend_of_confounds_says_what_the_shading_means(run, whole, tmp_path, drawn_figure):
+    fig = drawn_figure(_confounds, run, whole, tmp_path / "a.png")
+    (legend,) = fig.legends
+    entries = zip(legend.get_patches(), legend.get_texts()[-1:], strict=True)
+    ((patch, text),) = entries
+    shaded = [
+        c for ax in fig.axes for c in ax.collections if isinstance(c, FillBetweenPolyCollection)
+    ]
+    assert shaded
+    assert {tuple(c.get_facecolor()[0]) for c in shaded} == {patch.get_facecolor()}
+    assert text.get_text() == "under 50% of the crude excess over 0.5 remains within levels"
+    # Where the crude AUROC is 0.9, half of the excess is left at 0.7.
+    for region in shaded:
+        inside = region.get_paths()[0]
+        assert inside.contains_point((0.9, 0.69)) != inside.contains_point((0.9, 0.71)) or (
+            region.get_paths()[0].get_extents().x1 <= 0.5
+        )
+
+
+def test_every_row_of_confounders_has_numbers_beside_its_first_panel(
+    run, whole, tmp_path, drawn_figure
+):
+    fig = drawn_figure(_confounds, run, whole, tmp_path / "a.png")
+    panels = [ax for ax in fig.axes if ax.get_aspect() == 1.0 and ax.axison]
+    assert panels
+    for ax in panels:
+        beside = [o for o in panels if o.bbox.y0 == ax.bbox.y0 and o.bbox.x0 < ax.bbox.x0]
+        labels = [label.get_text() for label in ax.get_yticklabels()]
+        assert any(labels) == (not beside)
+        assert ax.get_ylabel() == ("" if beside else "AUROC within its levels")
+
+
+def test_counts_of_latents_are_whole_numbers(run, whole, tmp_path, drawn_figure):
+    fig = drawn_figure(_confounds, run, whole, tmp_path / "a.png")
+    (ax,) = [ax for ax in fig.axes if ax.get_xlabel() == "associated latents"]
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())

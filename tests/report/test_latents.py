@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 
 from mammo_sae.errors import InputError
-from mammo_sae.report import latents
+from mammo_sae.report import latents, overlay
 from mammo_sae.report.settings import LatentSheetSettings
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -78,6 +79,33 @@ def test_the_picture_shows_something_and_is_the_same_twice(run, tmp_path, is_fig
     first = _draw(run, tmp_path / "a.png")
     is_figure(first)
     assert first.read_bytes() == _draw(run, tmp_path / "b.png").read_bytes()
+
+
+def test_no_text_lies_over_a_picture_or_another_text(run, tmp_path, collisions, drawn_figure):
+    table = read_table(run.table("alignment"))
+    table["matched_energy_lift"] = table["shuffled_energy_lift"] = 123.4
+    write_table(table, tmp_path / "alignment.parquet")
+    for name in ("latents", "confounds"):
+        write_table(read_table(run.table(name)), tmp_path / f"{name}.parquet")
+    other = replace(run, root=tmp_path)
+    assert collisions(_draw, other, tmp_path / "a.png") == []
+    fig = drawn_figure(_draw, other, tmp_path / "a.png")
+    pictures = [ax.bbox for ax in fig.axes]
+    for text in fig.texts:
+        box = text.get_window_extent()
+        assert not any(box.overlaps(picture) for picture in pictures), text.get_text()
+
+
+def test_the_colour_bar_has_the_colours_of_the_map_unmixed(run, tmp_path, drawn_figure):
+    fig = drawn_figure(_draw, run, tmp_path / "a.png")
+    below = min(fig.axes, key=lambda ax: ax.bbox.y0)
+    pixels = imread(tmp_path / "a.png")[..., :3]
+    box = below.bbox
+    middle = pixels[len(pixels) - 1 - int((box.y0 + box.y1) / 2), int(box.x0) + 1 : int(box.x1)]
+    wanted = overlay.HEAT(np.linspace(0, 1, len(middle)))[:, :3]
+    # The file has 256 colours, of which the bar gets some.
+    assert np.abs(middle - wanted).max() < 0.1
+    assert below.get_position().width * fig.get_figwidth() == pytest.approx(1.0)
 
 
 def test_another_concept_gives_another_picture(run, tmp_path, is_figure):

@@ -37,6 +37,34 @@ def test_curves_and_points_of_all_layers_are_drawn(tables, is_figure):
     is_figure(tables / "sweep.png")
 
 
+def test_no_line_is_drawn_between_or_beyond_the_k_that_were_measured(tables, drawn_figure):
+    """One measured k and all latents: between them nothing is known."""
+    table = read_table(tables / "interventions.parquet")
+    whole = table["k"] == table["k"].max()
+    table = table[table["k"].eq(1) | whole].assign(k=table["k"].where(~whole, 1152))
+    write_table(table, tables / "few.parquet")
+    fig = drawn_figure(
+        sweep.run,
+        sweeps=[tables / "curve.parquet"],
+        interventions=tables / "few.parquet",
+        concept="mass",
+        sae_name="topk",
+        layer_splits={"head": "test", "blocks.10": "test"},
+        output=tables / "sweep.png",
+    )
+    curves, dots = [], []
+    for ax in fig.axes:
+        for line in ax.lines:
+            k = [float(value) for value in line.get_xdata()]
+            if line.get_marker() == "o":
+                assert line.get_linestyle() == "None"
+                dots += k
+            elif len(k) and line.get_linestyle() == "-":
+                curves.append(k)
+    assert set(dots) == {1, 1152}
+    assert curves == [list(range(20))] * 2  # the ranking of the curve, kept and dropped
+
+
 def test_a_split_without_rows_is_said_in_the_figure(tables, drawn_text):
     said = drawn_text(
         sweep.run,
@@ -50,7 +78,7 @@ def test_a_split_without_rows_is_said_in_the_figure(tables, drawn_text):
     assert any("no row of SAE topk and mass in the split shown" in text for text in said)
 
 
-def test_ticks_of_a_sweep_over_all_latents_can_be_read(tables, collisions):
+def test_texts_of_a_sweep_over_all_latents_can_be_read(tables, collisions):
     table = read_table(tables / "interventions.parquet")
     write_table(table.assign(k=table["k"].replace({5: 1000, 10: 2560})), tables / "far.parquet")
     found = collisions(

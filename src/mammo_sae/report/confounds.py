@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from mammo_sae.analysis.verdict import INSUFFICIENT, JUDGED, SUSPECT, UNASSOCIATED, associated
 from mammo_sae.report import style
@@ -99,16 +101,18 @@ def _scatters(
     )
     both = rows[["crude_auroc", "stratified_auroc"]].to_numpy(dtype=float)
     low = min(0.4, np.nanmin(both) - 0.02) if np.isfinite(both).any() else 0.4
+    labelled = -1  # the line of panels whose numbers stand beside its first drawn panel already
     for i, name in enumerate(names):
         ax = fig.add_subplot(grid[i // columns, i % columns])
         _scatter(ax, rows[rows["confounder"] == name], low, min_kept)
-        ax.set_title(
-            style.words(name) + ("" if kinds[name] == "acquisition" else " (tissue, pose)")
-        )
-        if i % columns:
+        kind = "" if kinds[name] == "acquisition" else "(tissue, pose)"
+        beside = " " if len(name) + len(kind) < 30 else "\n"
+        ax.set_title(f"{style.words(name)}{beside}{kind}".strip())
+        if i // columns == labelled:
             ax.set_yticklabels([])
-        else:
+        elif ax.axison:
             ax.set_ylabel("AUROC within its levels")
+            labelled = i // columns
         if i + columns >= len(names):
             ax.set_xlabel("crude AUROC")
         else:
@@ -148,7 +152,7 @@ def _scatter(ax: Axes, rows: pd.DataFrame, low: float, min_kept: float) -> None:
 def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
     height = fig.get_figheight()
     tall = 0.24 * (len(names) + 1)
-    ax = fig.add_axes((0.115, 0.45 / height, 0.505, tall / height))
+    ax = fig.add_axes((0.14, 0.45 / height, 0.48, tall / height))
     tested = rows["latent"].nunique()
     rows = associated(rows)
     severest = overall(rows)
@@ -188,6 +192,7 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
     ax.set_yticks(range(len(lines)), [style.words(name) for name, _ in lines])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("associated latents")
     ax.set_title(f"verdicts of the {len(severest)} associated latents of {tested} tested")
 
@@ -196,7 +201,8 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
     height = fig.get_figheight()
     tall = min(0.24 * len(shown), height - 2.2)
     ax = fig.add_axes((0.7, 1 - (1.5 + tall) / height, 0.285, tall / height))
-    ax.set_title(f"top {len(shown)} latents by discovery AUROC", pad=42)
+    title = f"top {len(shown)} latents by discovery AUROC"
+    fig.text(0.7, 1 - 0.14 / height, title, va="top", size=9.5, weight="bold")
     place = {latent: y for y, latent in enumerate(shown)}
     effect = np.full((len(shown), len(names)), np.nan)
     here = rows[rows["latent"].isin(place)]
@@ -214,7 +220,8 @@ def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int])
                 edgecolor="white",
                 linewidth=0.7,
             )
-    ax.set_xticks(range(len(names)), [style.words(n) for n in names], rotation=35, ha="left")
+    wrapped = [textwrap.fill(style.words(name), 16) for name in names]
+    ax.set_xticks(range(len(names)), wrapped, rotation=90, va="bottom")
     ax.xaxis.tick_top()
     ax.set_yticks(range(len(shown)), [str(latent) for latent in shown], size=6.5)
     severest = overall(here).set_index("latent")["verdict"]

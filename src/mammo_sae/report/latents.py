@@ -31,7 +31,7 @@ from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table
 
 # Sizes of the figure's parts, in inches.
-TEXT = 2.62
+TEXT = 2.85
 IMAGE = 1.32
 GAP = 0.06
 GROUP_GAP = 0.16

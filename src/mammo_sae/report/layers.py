@@ -63,7 +63,8 @@ def run(
             fig,
             f"Layer by layer · SAE {sae_name}",
             "dots: seeds; lines: their mean; the best latent is chosen in the discovery split; "
-            "energy lift: grey lines are random latents with a similar firing rate",
+            "energy lift: grey lines are random latents with a similar firing rate; "
+            "verdicts: the most severe of each associated latent",
         )
         grid = fig.add_gridspec(
             rows,
@@ -239,7 +240,7 @@ def _verdicts(
     encoders: dict[str, str],
 ) -> None:
     """Draw the share of each verdict among associated latents: a bar per encoder and layer."""
-    ax.set_title("most severe verdict, associated latents")
+    ax.set_title("verdicts of associated latents")
     tested = verdicts[verdicts["concept"] == concept]
     here = associated(tested)
     if here.empty:
@@ -284,7 +285,7 @@ def _readability(
 ) -> None:
     """Draw the best AUROC for each confounder among the latents tested for any concept."""
     palette = style.colours(confounders, style.CONFOUNDER_COLOURS)
-    ax.set_title("how well the best tested latent discriminates each confounder (AUROC)")
+    ax.set_title("AUROC of the best tested latent for each confounder")
     if tested["confounder_auroc"].isna().all():
         style.empty(ax, style.reasons(tested), 60)
         return
