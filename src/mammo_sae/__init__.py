@@ -1,1 +1,1 @@
-"""What a mammography foundation model has learnt, one step of the workflow a function."""
+"""mammo-sae shows what a mammography foundation model has learnt. Each step is a function."""

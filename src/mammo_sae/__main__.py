@@ -1,4 +1,4 @@
-"""`python -m mammo_sae`."""
+"""The entry point of `python -m mammo_sae`."""
 
 from mammo_sae.cli import main
 

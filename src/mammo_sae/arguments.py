@@ -1,8 +1,8 @@
 """The arguments of a command-line verb, read from a function's signature and docstring.
 
-A verb's options are the keyword arguments of its function, under the same names; their help texts
-are the docstring's section "Parameters" (in numpydoc's form). The function's file is parsed and not
-imported, so a verb explains itself, and refuses a wrong option, without torch.
+The options of a verb are the keyword arguments of its function, under the same names. Their help
+texts come from the section "Parameters" of the docstring (in numpydoc's format). The function's
+file is parsed and not imported, so `--help` and the check of options do not need torch.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from mammo_sae.complaints import nearest
 from mammo_sae.digests import module_path
 from mammo_sae.errors import InputError
 
-# Arguments that mean the same in every step.
+# Arguments with the same meaning in every step.
 SHARED = {
-    "settings": "The step's settings: JSON, or @ and a file that holds it.",
-    "identity": "Which SAE this is about.",
+    "settings": "The step's settings: JSON, or @ and a file that contains JSON.",
+    "identity": "Identity of the SAE.",
 }
-# What the command line hands to a function itself.
+# The argument that the command line itself passes to a function.
 NOT_ON_THE_COMMAND_LINE = {"made_by"}
 
 
 class UsageError(InputError):
-    """The words of a command are wrong; the message is one sentence."""
+    """The words of a command are wrong. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Argument:
     name
         Its name.
     kind
-        Its annotation as it is written, without `| None`.
+        The text of its annotation, without `| None`.
     required, positional
-        Whether it has no default; whether it may be given by its place alone.
+        Whether it has no default; whether it is given only by its position.
     help
-        What the docstring says of it.
+        Its description in the docstring.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Function:
-    """A function as the command line shows it: its docstring's text and its arguments."""
+    """The parts of a function that the command line shows: its docstring and its arguments."""
 
     text: str
     arguments: tuple[Argument, ...]
@@ -108,7 +108,7 @@ def _function(node: ast.FunctionDef) -> Function:
 
 
 def _docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Return what a docstring says above its sections, and what it says of each parameter."""
+    """Return the text of a docstring above its sections, and the description of each parameter."""
     sections: dict[str, list[str]] = {"": []}
     current = ""
     lines = text.splitlines()
@@ -129,7 +129,7 @@ def _docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one sentence."""
+    """A parser that describes an error in one sentence."""
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`, naming the verb."""
@@ -142,11 +142,11 @@ def parser_of(prog: str, function: Function, *, places: bool) -> Parser:
     Parameters
     ----------
     prog
-        The command as it is typed, for messages.
+        The command as typed, for messages.
     function
-        What is called.
+        The function that the verb calls.
     places
-        Whether positional arguments are given by their place; if not, all are options.
+        Whether positional arguments are given by position. If not, all arguments are options.
     """
     parser = Parser(
         prog=prog,
@@ -168,12 +168,12 @@ def parser_of(prog: str, function: Function, *, places: bool) -> Parser:
 
 
 def _form(argument: Argument) -> dict[str, Any]:
-    """Return how argparse is to read an argument, from its kind.
+    """Return the keywords with which argparse reads an argument of its kind.
 
     Raises
     ------
     TypeError
-        If no command line can give an argument of such a kind.
+        If the command line can't give an argument of this kind.
     """
     if argument.name == "settings":
         return {"metavar": "JSON"}
@@ -184,7 +184,7 @@ def _form(argument: Argument) -> dict[str, Any]:
         if kind.startswith(form) and kind[len(form) : -1] in of:
             each = of[kind[len(form) : -1]]
             many = {"nargs": "+" if argument.required else "*"}
-            # A list may be given in several parts, as `--configfile a.yaml --configfile b.yaml`.
+            # A list may be given in several parts, like `--configfile a.yaml --configfile b.yaml`.
             return {**each, **many, **({} if argument.positional else {"action": "extend"})}
     raise TypeError(f"{argument.name}: the command line can't give a {argument.kind}")
 
@@ -197,7 +197,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _path_and_settings(text: str) -> tuple[str, str]:
-    # A path may hold an equals sign, and the settings too; only they begin with a brace.
+    # The path and the settings may contain an equals sign, but only the settings begin with a
+    # brace.
     path, brace, rest = text.partition("={")
     if not brace:
         raise argparse.ArgumentTypeError(f"{text!r} is not PATH=JSON; give it in that form")
@@ -218,7 +219,7 @@ PAIRS: dict[str, dict[str, Any]] = {
 
 
 def shown(verbs: dict[str, str]) -> str:
-    """Return verbs and what they do as lines of at most 100 characters."""
+    """Return verbs and their descriptions as lines of at most 100 characters."""
     width = max(map(len, verbs)) + 4
     lines = []
     for verb, text in verbs.items():
@@ -228,14 +229,14 @@ def shown(verbs: dict[str, str]) -> str:
 
 
 def parse(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments that `words` give, by name; those left out are not among them.
+    """Return the arguments that `words` give, by name. Omitted arguments are not included.
 
     Raises
     ------
     UsageError
-        In one sentence, if an option is unknown, missing or malformed.
+        If an option is unknown, missing or malformed. The message is one sentence.
     """
-    # A misspelt option is told before argparse misses the one that was meant.
+    # A misspelt option is reported here, before argparse reports the correct option as missing.
     known = parser._option_string_actions
     for word in words:
         option = word.partition("=")[0]

@@ -1,10 +1,10 @@
-"""The command line: one verb per step of the workflow, and a few for people.
+"""The command line: one verb per step of the workflow, and some verbs for people.
 
-A step's verb is built from its row in `mammo_sae.steps` and the signature of its module's `run`;
-the verbs for people are the functions of `mammo_sae.people`. A step reads its slice of the
-configuration (`--settings`: JSON text, or `@` and a file) and the paths of what it reads and
-writes, so every step runs without Snakemake too. `slice` prints the settings of a step for a
-configuration::
+The verb of a step is made from its row in `mammo_sae.steps` and the signature of `run` in its
+module. The verbs for people are the functions of `mammo_sae.people`. The verb of a step takes the
+step's slice of the configuration (`--settings`: JSON text, or `@` and a file) and the paths of its
+inputs and outputs, so every step also runs without Snakemake. `slice` prints the settings of a step
+for a configuration::
 
     .venv/bin/python -m mammo_sae slice train_sae layer=head sae=topk seed=0 --configfile mine.yaml
 """
@@ -31,14 +31,14 @@ from mammo_sae.steps import STEPS
 PROGRAM = "python -m mammo_sae"
 PEOPLE = "mammo_sae.people"
 
-# What is wrong with the machine and not with the program, and what to do.
+# Errors of the machine and not of the program, with advice.
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "make room and run again",
     errno.EDQUOT: "make room within your quota and run again",
     errno.EACCES: "get permission to write there and run again",
     errno.EROFS: "write the results elsewhere (key `results`)",
 }
-# What makes a step take less of a GPU's memory.
+# Advice on how a step can use less GPU memory.
 LESS_MEMORY = {
     "train_sae": "lower the SAE's `buffer` or `batch`",
     "finetune": "halve the recipe's `batch_size` and double its `accumulate`",
@@ -46,9 +46,9 @@ LESS_MEMORY = {
 
 
 def main() -> None:
-    """Run the command line and exit: with 2 if its words are wrong, with 1 if an input is.
+    """Run the command line and exit: with 2 if its words are wrong, with 1 if an input is wrong.
 
-    Either is told in one sentence.
+    In both cases a message of one sentence is printed.
     """
     words = sys.argv[1:]
     try:
@@ -75,7 +75,7 @@ def _fail(said: str, status: int) -> None:
 
 
 def run(words: Sequence[str]) -> None:
-    """Do what the words of a command ask for.
+    """Run the command that the words describe.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def overview() -> str:
-    """Return what every verb does, a line each."""
+    """Return one line per verb with its description."""
     steps = {
         _verb(name): read_functions(step.module)["run"].summary for name, step in STEPS.items()
     }
@@ -114,12 +114,12 @@ def _verb(name: str) -> str:
 
 
 def run_step(step: str, words: Sequence[str]) -> None:
-    """Run a step on the arguments that `words` give, and leave a record beside what it wrote.
+    """Run a step with the arguments that `words` give, and write a record beside its outputs.
 
     Raises
     ------
     InputError
-        If words, settings or inputs are wrong.
+        If the words, the settings or the inputs are wrong.
     """
     function = read_functions(STEPS[step].module)["run"]
     given = parse(parser_of(f"{PROGRAM} {_verb(step)}", function, places=False), words)
@@ -142,7 +142,7 @@ def run_step(step: str, words: Sequence[str]) -> None:
 
 
 def _value(step: str, argument: Argument, given: Any) -> Any:
-    """Return what is meant by an option, from what argparse has made of it."""
+    """Return the value of an option for the function, from the value that argparse returned."""
     if argument.name == "settings":
         return _settings(step, given)
     if argument.kind == "Mapping[str, str]":
@@ -160,7 +160,7 @@ def _value(step: str, argument: Argument, given: Any) -> Any:
 
 
 def _settings(step: str, text: str) -> Any:
-    """Return a step's settings from JSON, or from `@` and the file that holds it."""
+    """Return a step's settings from JSON, or from `@` and the name of a JSON file."""
     if text.startswith("@"):
         file = Path(text[1:])
         try:
@@ -171,7 +171,7 @@ def _settings(step: str, text: str) -> Any:
 
 
 def out_of_memory(error: Exception, verb: str) -> str | None:
-    """Return what to do when memory was not enough, or None if that is not what is wrong."""
+    """Return advice if memory was not enough, or None for another error."""
     if isinstance(error, MemoryError):
         return f"{verb}: memory is not enough; run it where there is more (on SLURM: mem_mb)"
     torch = sys.modules.get("torch")

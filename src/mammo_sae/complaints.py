@@ -1,4 +1,4 @@
-"""What is wrong with settings, in plain words: each wrong key by its path, and what it must be."""
+"""Error messages about settings: each names the path of a wrong key and its allowed values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
-# Words for what pydantic calls by names of its own.
+# Words for pydantic's names of errors.
 MUST_BE = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -36,14 +36,14 @@ PATTERNS = {
     "^[a-z][a-z0-9_]*$": "lower-case letters, digits and _, a letter first",
     "^[0-9a-f]{64}$": "64 digits of a SHA-256, 0-9 and a-f",
 }
-# A complaint whose message begins with keys below the one where it was found.
+# An error whose message begins with keys below the key where it was found.
 BELOW = "keys_below"
 
 
 def explain(error: ValidationError, where: str, model: Any) -> str:
-    """Say in one sentence which keys of `where` are wrong and what each must be.
+    """Return one sentence that names the wrong keys of `where` and the allowed values of each.
 
-    `model` is the type that was asked for; its keys are those that a misspelt one may have meant.
+    `model` is the requested type. Its keys are the candidates for a misspelt key.
     """
     return f"{where}: " + "; ".join(complaints(error, model))
 
@@ -58,22 +58,22 @@ def complaints(error: ValidationError, model: Any) -> list[str]:
         if item["type"] == BELOW:
             found += [f"{key}.{part}" if key else part for part in item["ctx"]["parts"]]
         elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-            # What is no mapping has no tag that could be wrong.
+            # A value that is no mapping has no tag that could be wrong.
             tag = f".{_tag(item, types)}" if isinstance(item["input"], Mapping) else ""
             found.append(f"{key}{tag}: {text}")
         else:
-            # A complaint about several keys at once names them itself.
+            # A message about several keys names these keys itself.
             found.append(f"{key}: {text}" if key else text)
     return found
 
 
 def below(parts: Sequence[str]) -> PydanticCustomError:
-    """Return the error that tells of complaints about keys below the one being validated."""
+    """Return an error with the messages about keys below the key that is validated."""
     return PydanticCustomError(BELOW, "several keys", {"parts": list(parts)})
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean 'x'?" for the known word that is most like `word`, or nothing."""
+    """Return "; did you mean 'x'?" for the known word most similar to `word`, or no text."""
     close = get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -131,7 +131,7 @@ def _one_of(choices: Sequence[Any], given: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as YAML would have it, on one line, cut where it is long."""
+    """Return a value in YAML on one line, shortened if it is long."""
     try:
         text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
@@ -155,7 +155,7 @@ def _hint(kind: str, given: Any) -> str:
 
 
 def yaml_number(text: str) -> str:
-    """Return `text` in the form that YAML 1.1 reads as a number: a point in the mantissa."""
+    """Return `text` in the form that YAML 1.1 reads as a number, with a point in the mantissa."""
     if "e" not in text:
         return text
     mantissa, exponent = text.split("e")
@@ -165,10 +165,10 @@ def yaml_number(text: str) -> str:
 
 
 def _path(location: Sequence[Any], model: Any) -> tuple[list[str], list[Any]]:
-    """Return the keys of a location as a user wrote them, and the types that may stand there.
+    """Return the keys of a location as the user wrote them, and the types allowed there.
 
-    Of an unknown key the types of what holds it. Pydantic puts the chosen member of a union and
-    steps of its own between the keys; they are left out.
+    For an unknown key, the types are those of the mapping that contains it. Pydantic adds the
+    chosen member of a union and other steps between the keys; these are left out.
     """
     types, written = list(_members(model)), []
     for step in location:
@@ -185,7 +185,7 @@ def _path(location: Sequence[Any], model: Any) -> tuple[list[str], list[Any]]:
 
 
 def _members(model: Any) -> Iterator[Any]:
-    """Yield the types that a type stands for: itself, or the members of a union."""
+    """Yield the members of a union, or the type itself if it is no union."""
     origin = get_origin(model)
     if origin is Annotated:
         yield from _members(get_args(model)[0])
@@ -197,7 +197,7 @@ def _members(model: Any) -> Iterator[Any]:
 
 
 def _is_member(kind: Any, step: Any) -> bool:
-    """Tell whether `step` of a location is the name, or the tag, of a member of a union."""
+    """Return whether `step` of a location is the name or the tag of a member of a union."""
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return False
     return step == kind.__name__ or any(step in _tags(kind, tag) for tag in TAGS)
@@ -219,7 +219,7 @@ def _literals(kind: Any) -> list[Any]:
 
 
 def _below(parent: Any, step: Any) -> Iterator[Any]:
-    """Yield the types of what stands under the key or number `step` of a type."""
+    """Yield the types of the values under the key or index `step` of a type."""
     if step in _fields(parent):
         yield from _members(parent.model_fields[step].annotation)
     elif get_origin(parent) is dict:

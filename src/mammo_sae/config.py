@@ -1,8 +1,9 @@
-"""The whole configuration: every stage's settings under one roof, checked when it is loaded.
+"""The whole configuration: the settings of all stages, checked when they are loaded.
 
-A stage's own settings stand beside its code. Here they are assembled, the references between them
-are checked (an encoder's base, a layer's name), and each rule gets its *slice*: the canonical JSON
-of exactly what it uses. A rule is stale when its slice changes, and only then.
+The settings of a stage are defined beside its code. This module combines them and checks the
+references between them (an encoder's base, a layer's name). It gives each rule its *slice*: the
+canonical JSON of exactly the settings that the rule uses. Settings make a rule stale only if its
+slice changes.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from mammo_sae.yaml_files import laid_over, plain, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 DEFAULT = SOURCE.parents[1] / "config" / "config.yaml"
-# The parts of the phantom's archive, each a source of its own.
+# The parts of the phantom's archive. Each is a separate source.
 PARTS = ("training", "test", "external")
 
 
@@ -61,17 +62,17 @@ ANALYSES = ("probes", "interventions", "effects", "inner", "alignment", "confoun
 
 
 class Config(Settings):
-    """Everything a run depends on."""
+    """All settings of a run."""
 
     name: Name = Field(
         "phantom",
-        description="name of the run, whose results go to <results>/<name>; if it is left out, the "
+        description="name of the run; results are written to <results>/<name>; the default is the "
         "kind of the cohort",
     )
     results: PathText = Field("results", description="folder of all runs")
     cohort: CohortSettings = Field(PhantomCohort(), description="images, labels, boxes, covariates")
     phantom: PhantomSettings = Field(
-        PhantomSettings(), description="what the phantom archive holds (cohort.kind: phantom only)"
+        PhantomSettings(), description="content of the phantom archive (cohort.kind: phantom only)"
     )
     images: ImagesSettings = Field(ClinicalSettings(), description="DICOM to canonical images")
     encoders: dict[Name, EncoderSettings] = Field(
@@ -80,7 +81,7 @@ class Config(Settings):
             "finetuned": FinetunedSettings(kind="finetuned", base="pretrained", freeze="blocks.4"),
         },
         min_length=1,
-        description="the networks to look into, by name",
+        description="the networks to analyse, by name",
     )
     extraction: ExtractionSettings = Field(
         ExtractionSettings(), description="how encoders are run over the images"
@@ -100,16 +101,21 @@ class Config(Settings):
         {"topk": SaeSettings()}, min_length=1, description="the SAEs to train on each, by name"
     )
     sae_quality: QualitySettings = Field(QualitySettings(), description="how well SAEs reconstruct")
-    latents: LatentSettings = Field(LatentSettings(), description="which latents carry a concept")
-    probes: ProbesSettings = Field(ProbesSettings(), description="what can be read from a layer")
+    latents: LatentSettings = Field(
+        LatentSettings(), description="which latents respond to a concept"
+    )
+    probes: ProbesSettings = Field(
+        ProbesSettings(), description="which concepts and confounders can be read from a layer"
+    )
     interventions: InterventionSettings = Field(
-        InterventionSettings(), description="what the prediction rests on, at the head layer"
+        InterventionSettings(),
+        description="which latents the prediction depends on, at the head layer",
     )
     effects: EffectSettings = Field(
         EffectSettings(), description="what each latent adds to the prediction, at the head layer"
     )
     inner: InnerSettings = Field(
-        InnerSettings(), description="what the prediction rests on, at inner layers"
+        InnerSettings(), description="which latents the prediction depends on, at inner layers"
     )
     matched_latents: MatchedLatentSettings = Field(
         MatchedLatentSettings(), description="latents of fine-tuned encoders and of their bases"
@@ -118,12 +124,12 @@ class Config(Settings):
         AlignmentSettings(), description="whether latents fire on the lesion"
     )
     confounds: ConfoundSettings = Field(
-        ConfoundSettings(), description="whether latents are a confounder's"
+        ConfoundSettings(), description="whether a confounder explains what latents respond to"
     )
     truth: TruthSettings = Field(
-        TruthSettings(), description="verdicts against what was planted (phantom only)"
+        TruthSettings(), description="verdicts compared with the planted confounders (phantom only)"
     )
-    report: ReportSettings = Field(ReportSettings(), description="what figures show")
+    report: ReportSettings = Field(ReportSettings(), description="content of the figures")
 
     @model_validator(mode="after")
     def _references_hold(self) -> Config:
@@ -251,7 +257,7 @@ class Config(Settings):
 
     @property
     def density_classes(self) -> list[str]:
-        """The concepts of density A to D, in order; none unless all four are concepts."""
+        """The concepts of density A to D, in order; empty unless all four are concepts."""
         names = {category: name for name, category in self.cohort.concepts.items()}
         wanted = [f"DENSITY {letter}" for letter in "ABCD"]
         return [names[category] for category in wanted] if names.keys() >= {*wanted} else []
@@ -262,14 +268,14 @@ class Config(Settings):
         return Path(self.results) / self.name
 
     def write(self, path: Path) -> None:
-        """Write every key, defaults filled in, as YAML that gives this configuration again."""
+        """Write every key with its value as YAML. The file gives this configuration again."""
         with atomic_file(path) as aside:
             aside.write_text(
                 yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
             )
 
     def public(self) -> str:
-        """Return the configuration as canonical JSON, without where sources and keys lie."""
+        """Return the configuration as canonical JSON, without the paths of sources and keys."""
         return public_settings(self.model_dump(mode="json"))
 
     def sources(self) -> list[str]:
@@ -291,7 +297,7 @@ class Config(Settings):
         return settings.architecture
 
     def seen(self) -> list[str]:
-        """Return the encoders whose training data held images of this run's cohort, as known."""
+        """Return the encoders that are known to be trained on images of this run's cohort."""
         found = []
         for name, encoder in self.encoders.items():
             origin = self.encoders[encoder.base] if encoder.kind == "finetuned" else encoder
@@ -300,14 +306,14 @@ class Config(Settings):
         return found
 
     def layer_names(self, encoder: str) -> list[str]:
-        """Return the layers an encoder has, in the order the network computes them."""
+        """Return the layers of an encoder, in the order in which the network computes them."""
         return [layer.name for layer in architectures.layers(self.architecture(encoder))]
 
     def extracted_layers(self, encoder: str) -> list[str]:
         """Return the layers to extract, in network order.
 
-        The configured ones; `pooled`, from which the head predicts; and for a base, the layers
-        that fine-tuned encoders start from.
+        These are the configured layers; `pooled`, from which the head predicts; and for a base, the
+        layers from which fine-tuned encoders start.
         """
         wanted = {*self.layers, architectures.POOLED}
         for other in self.encoders.values():
@@ -316,15 +322,15 @@ class Config(Settings):
         settings = self.encoders[encoder]
         valid = self.layer_names(encoder)
         if isinstance(settings, FinetunedSettings) and settings.freeze:
-            # What is frozen is the base's: reading it twice would store it twice.
+            # Frozen layers are those of the base. Extracting them again would store them twice.
             first = valid.index(settings.freeze)
             wanted = {layer for layer in wanted if valid.index(layer) > first}
         return [layer for layer in valid if layer in wanted]
 
     def holder(self, encoder: str, layer: str) -> str:
-        """Return the encoder whose embeddings hold `layer` of `encoder`.
+        """Return the encoder whose embeddings contain `layer` of `encoder`.
 
-        A fine-tuned encoder's frozen layers are its base's.
+        The frozen layers of a fine-tuned encoder are in the embeddings of its base.
         """
         settings = self.encoders[encoder]
         if layer not in self.extracted_layers(encoder) and isinstance(settings, FinetunedSettings):
@@ -332,15 +338,15 @@ class Config(Settings):
         return encoder
 
     def shown_split(self, analysis: str) -> str:
-        """Return the split whose scores a figure of `analysis` shows, of those that it reads.
+        """Return the split whose scores a figure of `analysis` shows.
 
-        The confirmation split, if the analysis reads it; else the first that it does read.
+        It is the confirmation split if the analysis uses it, else the first split that it uses.
         """
         splits: tuple[str, ...] = getattr(self, analysis).splits
         return self.latents.confirmation if self.latents.confirmation in splits else splits[0]
 
     def shown_splits(self) -> dict[str, str]:
-        """Return the split that the figure of interventions shows, of every layer that has them."""
+        """Return layer -> the split in the figure of interventions, for layers with interventions."""
         shown: dict[str, str] = {}
         for layer in self.layers:
             if layer == self.interventions.layer:
@@ -350,19 +356,20 @@ class Config(Settings):
         return shown
 
     def slice(self, step: str, wildcards: Mapping[str, str]) -> str:
-        """Return what `step` uses of the configuration, as canonical JSON.
+        """Return the part of the configuration that `step` uses, as canonical JSON.
 
-        `wildcards` are those of the rule, as text.
+        `wildcards` are the wildcards of the rule, as text.
         """
         return canonical_json(STEPS[step].slice(self, wildcards))
 
     def check_wildcards(self, step: str, wildcards: Mapping[str, str]) -> None:
-        """Check what a person gives for the wildcards of a step.
+        """Check the values that a user gives for the wildcards of a step.
 
         Raises
         ------
         InputError
-            If one that the step needs is missing or names nothing here, with what there is.
+            If a needed wildcard is missing or has an unknown value. The error names the known
+            values.
         """
         for name, there in self._wildcards(step).items():
             given = wildcards.get(name)
@@ -377,7 +384,7 @@ class Config(Settings):
                 )
 
     def _wildcards(self, step: str) -> dict[str, list[str]]:
-        """Return the wildcards that the settings of a step hang on, and the values of each."""
+        """Return the wildcards that the settings of a step depend on, and the values of each."""
         there: dict[str, list[str]] = {
             "part": list(PARTS),
             "sae": list(self.saes),
@@ -392,38 +399,40 @@ class Config(Settings):
 
 
 def kept_configuration(name: str) -> Path:
-    """Return where the configuration of the run `name` is kept, in the folder of the workflow."""
+    """Return the path of the stored configuration of the run `name`, in the workflow's folder."""
     return Path(".snakemake") / "mammo_sae" / f"{name}.yaml"
 
 
-# Keys of earlier versions. The nearest key of now would be wrong advice.
+# Keys of earlier versions. For these, advice to use the most similar current key would be wrong.
 RENAMED = {"probing": "latents", "readout": "probes", "matching": "matched_latents"}
 
 
 def load_config(content: Mapping[str, Any], where: str) -> Config:
     """Validate a configuration, as read from YAML.
 
-    An encoder, an SAE or a concept that is null is left out, so that a file laid over another can
-    take one away; where nothing else is named, it is taken from the default.
+    An encoder, an SAE or a concept that is null is left out, so that a later file can remove an
+    entry of an earlier one. If nothing else is named, the default is used.
 
     Raises
     ------
     InputError
-        One sentence that names every wrong key and what it must be.
+        If keys are wrong. The message is one sentence that names every wrong key and its allowed
+        values.
     """
     kept = _without_null(plain(content, where), where)
     for old, new in RENAMED.items():
         if old in kept:
             raise InputError(f"{where}: {old}: is called {new} now; rename the key")
     try:
-        # Through JSON: in strict mode YAML's lists would not do for tuples otherwise.
+        # The content goes through JSON, because in strict mode a list of YAML is not accepted as a
+        # tuple.
         return Config.model_validate_json(canonical_json(_suited_to_the_cohort(kept)))
     except ValidationError as error:
         raise InputError(explain(error, where, Config)) from None
 
 
 def _suited_to_the_cohort(content: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what is left out and depends on the cohort: the run's name, the splits scored."""
+    """Fill in missing values that depend on the cohort: the name of the run and the splits."""
     cohort = content.get("cohort")
     if not isinstance(cohort, dict) or cohort.get("kind", "phantom") == "phantom":
         return content
@@ -455,14 +464,14 @@ def _without_null(content: dict[str, Any], where: str, path: str = "") -> dict[s
 
 
 def read_config(paths: Sequence[Path]) -> Config:
-    """Read and validate YAML files, later ones laid over earlier ones, as Snakemake does.
+    """Read and validate YAML files. Values of later files replace earlier ones, as in Snakemake.
 
-    Without any, the default run's `config/config.yaml`.
+    Without files, read the configuration of the default run, `config/config.yaml`.
 
     Raises
     ------
     InputError
-        If a file is missing, is not YAML, or holds wrong keys.
+        If a file is missing, is not YAML, or has wrong keys.
     """
     paths = paths or [DEFAULT]
     content: dict[str, Any] = {}
@@ -472,10 +481,10 @@ def read_config(paths: Sequence[Path]) -> Config:
 
 
 def default_yaml() -> str:
-    """Return the default configuration as YAML, every key with its meaning as a comment."""
+    """Return the default configuration as YAML, with the meaning of every key as a comment."""
     lines = [
-        "# The default run: the phantom cohort. Every key, its value and its meaning.",
-        "# Written by `.venv/bin/python -m mammo_sae default-config`; a test fails when it drifts.",
+        "# The configuration of the default run on the phantom cohort, with all keys and meanings.",
+        "# Written by `.venv/bin/python -m mammo_sae default-config`; a test fails if it differs.",
         "# Change values here, or in a second file: --configfile config/config.yaml mine.yaml",
     ]
     lines += _yaml_lines(load_config(DEMO, "demo"), indent=0, spaced=True)

@@ -1,4 +1,4 @@
-"""What the default run sets beyond the models' defaults: what suits the phantom, and it alone."""
+"""The values of the default run that differ from the models' defaults and suit only the phantom."""
 
 from __future__ import annotations
 

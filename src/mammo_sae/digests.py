@@ -1,7 +1,7 @@
-"""What decides whether a step's code has changed: its modules' syntax trees, its packages' pins.
+"""Digests that show whether a step's code has changed: syntax trees of modules, pins of packages.
 
-Kept apart from the record of provenance, which every step imports: editing this file makes nothing
-stale.
+This module is separate from `mammo_sae.provenance`, which every step imports, so that an edit of
+this file makes nothing stale.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = "mammo_sae"
-# Distributions whose name is not that of the module they bring.
+# Distributions whose name differs from the name of their module.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-# What does its part of the work without being imported by us.
+# Distributions that affect results although this package does not import them.
 COMPANIONS = {
     "pydicom": (
         "pyjpegls",
@@ -29,7 +29,7 @@ COMPANIONS = {
     ),
     "zarr": ("numcodecs", "zarrs"),
 }
-# What can't change a result: checks of settings, progress bars.
+# Distributions that can't change a result: checks of settings, progress bars.
 INERT = {"pydantic", "tqdm"}
 SOURCE = Path(__file__).resolve().parent
 
@@ -37,7 +37,7 @@ SOURCE = Path(__file__).resolve().parent
 def module_path(module: str) -> Path | None:
     """Return the file of `module`, a dotted name, or None if there is none.
 
-    It is a module of this package, or of one that adds to it.
+    It is a module of this package, or of a package that extends it.
     """
     top, *parts = module.split(".")
     root = SOURCE if top == PACKAGE else _other_package(top)
@@ -52,7 +52,7 @@ def module_path(module: str) -> Path | None:
 
 @cache
 def _other_package(top: str) -> Path | None:
-    """Return the folder of a package, or the file of a module, that is no part of another one."""
+    """Return the folder of a top-level package, or the file of a top-level module."""
     spec = find_spec(top)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -64,12 +64,12 @@ def _other_package(top: str) -> Path | None:
 def import_closure(*modules: str) -> tuple[str, ...]:
     """Return the sorted names of `modules` and all modules of this package that they import.
 
-    Of a module of another package, which adds to this one, the modules of its own package that it
-    imports are part of it too.
+    For a module of another package that extends this one, the modules of that package which it
+    imports are included too.
 
-    Imports are read from the syntax tree, wherever they stand (inside functions too), without
-    running anything; parent packages count, since importing a module runs their `__init__`. Imports
-    under `if TYPE_CHECKING` at the top of a module never run and don't count.
+    Imports are read from the syntax tree, also inside functions, without running code. Parent
+    packages count, because importing a module runs their `__init__`. Imports under
+    `if TYPE_CHECKING` at the top of a module never run and do not count.
 
     Raises
     ------
@@ -92,10 +92,10 @@ def import_closure(*modules: str) -> tuple[str, ...]:
 
 @cache
 def code_digest(*modules: str) -> str:
-    """Return a digest of what `modules` do: the syntax trees of their import closure.
+    """Return a digest of the code of `modules`: the syntax trees of their import closure.
 
-    Comments, docstrings, formatting and file times do not enter, so editing them leaves every
-    result fresh.
+    Comments, docstrings, formatting and file times are not included, so an edit of these makes no
+    result stale.
     """
     digest = hashlib.sha256()
     for name in import_closure(*modules):
@@ -107,8 +107,8 @@ def code_digest(*modules: str) -> str:
 def packages(*modules: str) -> tuple[str, ...]:
     """Return the distributions on which the results of `modules` may depend, sorted.
 
-    Those whose modules their import closure imports, and those they call upon themselves to decode
-    images and chunks.
+    These are the distributions that the import closure imports, and the distributions that these
+    use to decode images and chunks.
     """
     found: set[str] = set()
     for name in import_closure(*modules):
@@ -131,12 +131,12 @@ def read_pins(constraints: Path) -> dict[str, str]:
 
 
 def code_parts(modules: Sequence[str], pins: Mapping[str, str]) -> dict[str, str]:
-    """Return what decides, part by part, whether results of `modules` are still their results.
+    """Return the parts that decide whether results of `modules` are current, as part -> digest.
 
-    The modules of their import closure with the digests of their syntax trees, and the packages
-    they depend on with their pinned versions: so that what changed can be named, not only that
-    something did. The versions are those that the project asks for, not those of the machine at
-    hand, on which the step may not even run.
+    The parts are the modules of the import closure with the digests of their syntax trees, and the
+    packages with their pinned versions. With the separate parts a message can name what changed.
+    The versions are those in the project's list of pins and not those on this machine, because the
+    step may run on another machine.
     """
     parts = {name: _tree_digest(name)[:16] for name in import_closure(*modules)}
     return parts | {name: pins[name] for name in packages(*modules) if name in pins}
@@ -160,7 +160,7 @@ def _parsed(module: str) -> ast.Module:
 
 
 def _is_for_types(node: ast.stmt) -> bool:
-    """Return whether a statement is an `if TYPE_CHECKING` without `else`, which never runs."""
+    """Return whether a statement is `if TYPE_CHECKING` without `else`, which never runs."""
     return (
         isinstance(node, ast.If)
         and isinstance(node.test, ast.Name)

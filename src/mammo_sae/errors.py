@@ -1,15 +1,15 @@
-"""Errors meant for the person at the keyboard."""
+"""Errors with messages for the user."""
 
 from __future__ import annotations
 
 
 class InputError(Exception):
-    """Something given to a step is wrong.
+    """An input of a step is wrong.
 
-    The message is one sentence: what is wrong, where (file, key, row), what to do.
-    The command line prints it alone, without a traceback, and exits with 1.
+    The message is one sentence: what is wrong, where (file, key, row), and what to do. The command
+    line prints only this message, without a traceback, and exits with 1.
     """
 
 
 class StoreError(InputError):
-    """A store is missing, damaged, or not the one its manifest describes."""
+    """A store is missing, is damaged, or differs from its manifest."""

@@ -1,9 +1,9 @@
-"""What other packages add: datasets, SAE variants and encoder sources, found by entry point.
+"""Datasets, SAE variants and encoder sources of other packages, found by entry points.
 
-A package adds one by an entry point. The entry point's name is what configurations call the
-addition. Its value is the model of the addition's settings, a subclass of `Settings` whose class
-attribute `MODULE` is the dotted name of the module that does the work. Configurations are read
-without torch, so the two stand in modules of their own.
+A package adds one by an entry point. Configurations use the name of the entry point. Its value is
+the model of the addition's settings, a subclass of `Settings`. The class attribute `MODULE` of this
+model is the dotted name of the module that does the work. Configurations are read without torch, so
+settings and work are in separate modules.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ ENCODERS = "mammo_sae.encoders"
 
 @cache
 def added(group: str) -> dict[str, Any]:
-    """Return name -> model of settings of what other packages add to `group`.
+    """Return name -> model of settings for the additions of other packages to `group`.
 
     Raises
     ------
     InputError
-        If one can't be imported or is no model of settings with `MODULE`, naming it.
+        If an addition can't be imported or is no model of settings with `MODULE`. The error names
+        it.
     """
     found: dict[str, Any] = {}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
@@ -70,10 +71,11 @@ def module_added(group: str, name: str) -> str:
 
 
 def or_added(union: Any, group: str) -> Any:
-    """Return a union of models of settings that also takes what other packages add to it.
+    """Return a union of models of settings that also accepts the additions of other packages.
 
-    Other packages are imported only for a name that no model of the union has: their settings may
-    import this package's. A name that this package has stays its own.
+    Other packages are imported only for a name that no model of the union has, because their
+    settings may import the settings of this package. Another package can't replace a name of this
+    package.
 
     Parameters
     ----------
@@ -89,8 +91,8 @@ def or_added(union: Any, group: str) -> Any:
         name = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
         model = None if name in names else added(group).get(name)
         if info.mode == "json":
-            # This function gets JSON as Python objects. In strict mode a list would not do for
-            # a tuple then.
+            # This function gets JSON as Python objects. In strict mode a list would not be accepted
+            # as a tuple.
             chosen = own if model is None else TypeAdapter(model)
             return chosen.validate_json(canonical_json(value))
         return validate_union(value) if model is None else model.model_validate(value)
@@ -101,7 +103,7 @@ def or_added(union: Any, group: str) -> Any:
 def tags(union: Any) -> list[str]:
     """Return the names of the models of a union ``Annotated[A | B | ..., Field(discriminator)]``.
 
-    A model's name is the literal that its discriminator may hold.
+    The name of a model is the literal value of its discriminator.
     """
     members, field = get_args(union)[:2]
     kinds = [model.model_fields[field.discriminator].annotation for model in get_args(members)]

@@ -1,4 +1,4 @@
-"""Where the cells of a layer lie on the canonical image, and how much of each a mask covers."""
+"""The positions of a layer's cells on the canonical image, and the areas of masks in cells."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LayerGrid:
-    """Where a layer's cells lie on the canonical image.
+    """The positions of a layer's cells on the canonical image.
 
-    Cell (i, j) stands for the canonical pixels y in [offset_y + i * stride, offset_y + (i + 1) *
-    stride), and x likewise; `receptive_field` is the edge in pixels of what can influence it.
+    Cell (i, j) is the block of canonical pixels with y in [offset_y + i * stride, offset_y + (i +
+    1) * stride), and x in the same way with j and offset_x. `receptive_field` is the edge length,
+    in pixels, of the square that can influence the cell.
     """
 
     layer: str
@@ -26,7 +27,10 @@ class LayerGrid:
 
 
 def overlap(cells: int, stride: int, offset: float, pixels: int) -> np.ndarray:
-    """Return [cells, pixels]: length that cell i, from offset + i * stride, shares with a pixel."""
+    """Return [cells, pixels]: the length of the overlap of each cell with each pixel.
+
+    Cell i covers offset + i * stride to offset + (i + 1) * stride.
+    """
     start = offset + stride * np.arange(cells)[:, None]
     pixel = np.arange(pixels)[None]
     shared = np.minimum(start + stride, pixel + 1) - np.maximum(start, pixel)
@@ -36,8 +40,8 @@ def overlap(cells: int, stride: int, offset: float, pixels: int) -> np.ndarray:
 def cell_areas(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
     """Return float32 [..., R, C], the area in pixels of `masks` [..., H, W] inside each cell.
 
-    Cells are placed by stride and offset, never by resizing the mask: a grid of ceil(H / stride)
-    rows would shift by up to half a cell.
+    Cells are placed by stride and offset, never by resizing the mask, because a grid of ceil(H /
+    stride) rows would shift by up to half a cell.
     """
     height, width = masks.shape[-2:]
     rows = overlap(grid.rows, grid.stride, grid.offset_y, height)
@@ -51,13 +55,13 @@ def touched_cells(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
     bits = np.ascontiguousarray(masks, dtype=bool).view(np.uint8)
     rows = _spans(grid.rows, grid.stride, grid.offset_y, height)
     columns = _spans(grid.columns, grid.stride, grid.offset_x, width)
-    # Rows first: whole lines are combined at once.
+    # Rows come first, because whole lines are combined at once.
     lines = np.stack([np.bitwise_or.reduce(bits[:, a:b], axis=1) for a, b in rows], axis=1)
     return np.stack([lines[..., a:b].any(axis=-1) for a, b in columns], axis=-1)
 
 
 def _spans(cells: int, stride: int, offset: float, pixels: int) -> list[tuple[int, int]]:
-    """Return first and last + 1 of the pixels that each cell shares something with."""
+    """Return the first pixel, and the last pixel + 1, that overlap each cell."""
     start = offset + stride * np.arange(cells)
     first = np.clip(np.floor(start), 0, pixels).astype(int)
     last = np.clip(np.ceil(start + stride), 0, pixels).astype(int)

@@ -1,4 +1,4 @@
-"""Making the jobs of a workflow run the code and the interpreter of the workflow itself."""
+"""Make the jobs of a workflow run the code and the interpreter of the workflow itself."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from mammo_sae.errors import InputError
 
 
 def share_interpreter(source: Path) -> None:
-    """Let `python -m mammo_sae`, in every job, be this interpreter and the package in `source`.
+    """Make `python -m mammo_sae` in every job use this interpreter and the package in `source`.
 
-    What is installed elsewhere does not count: the digests that decide staleness are read from
-    `source`, so that is the code that must run. The environment may not be activated.
+    The digests that decide staleness are read from `source`, so this code must run, and not a
+    package that is installed elsewhere. This also works if the environment is not activated.
 
     Raises
     ------
     InputError
-        If Python can't be told of `source`, since its path holds the separator of such paths.
+        If the path of `source` contains the separator of PYTHONPATH, because Python can't use it
+        then.
     """
     if os.pathsep in str(source):
         raise InputError(f"{source} holds {os.pathsep!r}; move the project to a path without it")

@@ -1,4 +1,4 @@
-"""Work done side by side, its results taken in order, a bounded number of them in memory."""
+"""Run work in parallel and take the results in order, with a limited number in memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def in_order(
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed by `pool`.
 
-    At most `ahead` items are begun beyond the one that is waited for. When the caller stops, or
-    one fails, what has not begun is dropped.
+    At most `ahead` items are started beyond the one that is waited for. When the caller stops, or
+    when an item fails, items that have not started are dropped.
     """
     waiting: deque[Future[R]] = deque()
     try:
@@ -35,9 +35,9 @@ def in_order(
 def ahead(
     items: Iterable[T], size: int = 1, start: Callable[[], None] | None = None
 ) -> Iterator[T]:
-    """Yield `items` as they come; while one is used, a thread makes up to `size` more.
+    """Yield `items` in order. While one is used, a thread prepares up to `size` more.
 
-    `start` is the first thing that the thread does.
+    The thread calls `start` first.
     """
     source, end = iter(items), object()
     with ThreadPoolExecutor(1, initializer=start) as pool:

@@ -1,9 +1,9 @@
-"""Which layers are extracted together, so that a layer added later leaves the others alone.
+"""The assignment of layers to passes, so that a layer added later does not affect other layers.
 
-A pass is a set of layers taken from one forward pass over the images; its name is the layers
-joined by `+`, its stores lie under `embeddings/<encoder>/<pass>/`. When the workflow is parsed,
-each configured layer is given to the pass already on disk that holds it, and all others share one
-new pass (more where its name would be too long). The pass is part of paths, not of any rule's
+A pass is a set of layers taken from one forward pass over the images. Its name is the layers joined
+by `+`, and its stores are in `embeddings/<encoder>/<pass>/`. When the workflow is parsed, each
+configured layer is assigned to the pass on disk that contains it, and all other layers share one
+new pass (or several, if its name would be too long). The pass is part of paths and not of a rule's
 parameters, so nothing else becomes stale.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SEPARATOR = "+"
-# File systems take names of 255 bytes; writers add a few to a pass's.
+# File systems allow names of 255 bytes, and writers add some characters to the name of a pass.
 LONGEST = 200
 
 
@@ -23,15 +23,15 @@ def layers_of(name: str) -> list[str]:
 
 
 def assign_passes(layers: Sequence[str], folder: Path) -> dict[str, str]:
-    """Return the pass of each of `layers`, given the passes begun in `folder`.
+    """Return the pass of each of `layers`, given the passes that exist or are written in `folder`.
 
-    `folder` is `embeddings/<encoder>`; it need not exist. The answer stays the same while the
-    passes it names are being written, so every process of a run agrees.
+    `folder` is `embeddings/<encoder>`; it need not exist. The result stays the same while the
+    passes in it are written, so all processes of a run get the same result.
     """
     on_disk = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     assigned: dict[str, str] = {}
-    # The pass with most of the wanted layers first: two passes may hold the same layer when the
-    # configuration went back and forth.
+    # The pass with most of the wanted layers comes first. Two passes may contain the same layer if
+    # the configuration was changed several times.
     wanted = set(layers)
     for name in sorted(on_disk, key=lambda name: (-len(wanted & set(layers_of(name))), name)):
         for layer in layers_of(name):
@@ -44,7 +44,7 @@ def assign_passes(layers: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def _named(layers: Sequence[str]) -> list[str]:
-    """Return the passes that hold `layers`: one, unless a folder can't have so long a name."""
+    """Return the passes for `layers`: one, or several if one name would be too long."""
     names: list[str] = []
     for layer in layers:
         if names and len(names[-1]) + len(layer) < LONGEST:

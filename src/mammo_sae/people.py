@@ -1,7 +1,7 @@
 """The verbs of the command line that are no steps of the workflow.
 
-A public function here is a verb: its positional arguments are given by their place, its keyword
-arguments as options, and its docstring is the help (see `mammo_sae.arguments`).
+Each public function in this module is a verb. Its positional arguments are given by position, its
+keyword arguments are options, and its docstring is the help (see `mammo_sae.arguments`).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from mammo_sae.errors import InputError
 
 
 def default_config() -> None:
-    """Print the default configuration: every key with its meaning."""
+    """Print the default configuration with the meaning of every key."""
     from mammo_sae.config import default_yaml
 
     print(default_yaml(), end="")
 
 
 def layers(encoder: str, *, configfile: Sequence[Path] = ()) -> None:
-    """List the layers of an encoder: channels, stride, grid, receptive field, size stored.
+    """List the layers of an encoder: channels, stride, grid, receptive field, stored size.
 
     Parameters
     ----------
     encoder
         Name of an encoder of the configuration.
     configfile
-        Configurations (.yaml), later ones laid over earlier ones, as Snakemake takes them. None:
-        the default, config/config.yaml.
+        Configurations (.yaml). Values of later files replace earlier ones, as in Snakemake.
+        Default: config/config.yaml.
 
     Raises
     ------
@@ -58,13 +58,13 @@ def slice(step: str, wildcards: Sequence[str] = (), *, configfile: Sequence[Path
     wildcards
         Wildcards of the step, as name=value.
     configfile
-        Configurations (.yaml), later ones laid over earlier ones, as Snakemake takes them. None:
-        the default, config/config.yaml.
+        Configurations (.yaml). Values of later files replace earlier ones, as in Snakemake.
+        Default: config/config.yaml.
 
     Raises
     ------
     InputError
-        If the configuration is wrong, or step and wildcards name nothing in it.
+        If the configuration is wrong, or the step or a wildcard is unknown.
     """
     from mammo_sae.config import read_config
     from mammo_sae.steps import STEPS
@@ -84,20 +84,20 @@ def slice(step: str, wildcards: Sequence[str] = (), *, configfile: Sequence[Path
 
 
 def find(pseudonyms: Sequence[str], *, configfile: Sequence[Path] = ()) -> None:
-    """Print the files behind pseudonyms, for who has the source and its key; write nothing.
+    """Print the files of pseudonyms. This needs the source and its key, and writes nothing.
 
     Parameters
     ----------
     pseudonyms
-        Of images or patients.
+        Pseudonyms of images or patients.
     configfile
-        Configurations (.yaml), later ones laid over earlier ones, as Snakemake takes them. None:
-        the default, config/config.yaml.
+        Configurations (.yaml). Values of later files replace earlier ones, as in Snakemake.
+        Default: config/config.yaml.
 
     Raises
     ------
     InputError
-        If the configuration or its source is wrong, or a pseudonym is of nothing there.
+        If the configuration or its source is wrong, or if no image or patient has a pseudonym.
     """
     from mammo_sae.cohorts.find import find_files
     from mammo_sae.config import read_config
@@ -112,17 +112,17 @@ def find(pseudonyms: Sequence[str], *, configfile: Sequence[Path] = ()) -> None:
 def stale(
     *, configfile: Sequence[Path] = (), folder: Path = Path(), directory: Path | None = None
 ) -> None:
-    """Say what `snakemake` would run again, and which key, module or file brought it about.
+    """Print what `snakemake` would run again, and which key, module or file is the cause.
 
     Parameters
     ----------
     configfile
-        Configurations (.yaml), later ones laid over earlier ones, as Snakemake takes them. None:
-        the default, config/config.yaml.
+        Configurations (.yaml). Values of later files replace earlier ones, as in Snakemake.
+        Default: config/config.yaml.
     folder
         The project's folder.
     directory
-        The working folder, as Snakemake's --directory. None: the project's.
+        The working folder, like Snakemake's --directory. Default: the project's folder.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def verify(folder: Path) -> None:
 
 
 def fetch_checkpoint(*, hub: str, output: Path) -> None:
-    """Fetch a checkpoint from the Hugging Face hub, unless it is there already.
+    """Download a checkpoint from the Hugging Face hub, unless the file exists already.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def fetch_checkpoint(*, hub: str, output: Path) -> None:
     Raises
     ------
     InputError
-        If it can't be fetched.
+        If it can't be downloaded.
     """
     from mammo_sae.encoders.hub import fetch
 

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal, a line now and then in a log."""
+"""Progress of long loops: a bar on a terminal, and a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ T = TypeVar("T")
 def progress(iterable: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
     """Yield from `iterable`, showing `label`, rate and time left on standard error.
 
-    In a log file a line every ten seconds is enough; a bar redrawn ten times a second is noise.
+    A log file gets a line every ten seconds, because a bar that is redrawn ten times a second would
+    fill it.
     """
     return tqdm(
         iterable,

@@ -1,7 +1,7 @@
-"""The base of every stage's settings, and their canonical text.
+"""The base class of all settings, and their canonical text.
 
-Each stage keeps its settings beside its code; `mammo_sae.config` assembles them. Settings modules
-are imported whenever the Snakefile is parsed, so they import nothing heavy.
+The settings of each stage are beside its code, and `mammo_sae.config` combines them. Modules of
+settings are imported each time the Snakefile is parsed, so they import nothing slow.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Settings(BaseModel):
     )
 
 
-# Snakemake takes braces for wildcards, and puts paths into commands in ways that these survive in
-# none of.
+# Snakemake reads braces as wildcards, and the other characters do not survive in the commands into
+# which it writes paths.
 UNUSABLE = '{}\\"`$'
 
 
 def check_path(text: str) -> str:
-    """Return the path `text`, as it is, if every job of the workflow can be given it.
+    """Return the path `text` unchanged, if Snakemake can pass it to every job.
 
     Raises
     ------
     ValueError
-        If it can't, naming the character.
+        If it can't. The error names the character.
     """
     wrong = next((c for c in text if c in UNUSABLE or not c.isprintable()), None)
     if wrong is not None:
@@ -68,9 +68,10 @@ PathText = Annotated[str, AfterValidator(_path)]
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of `value`: keys sorted, no spaces, settings filled with defaults.
+    """Return the canonical JSON of `value`: keys sorted, no spaces, defaults of settings filled in.
 
-    Two configurations that mean the same give the same text, so it can decide what is stale.
+    Two configurations with the same meaning give the same text, so the text can decide what is
+    stale.
     """
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
@@ -84,12 +85,12 @@ def canonical_json(value: Any) -> str:
 
 
 def parse_settings(model: Any, text: str, where: str) -> Any:
-    """Validate JSON `text` as `model`, a Settings class or a union of some.
+    """Validate JSON `text` as `model`, a Settings class or a union of Settings classes.
 
     Raises
     ------
     InputError
-        Naming `where` and every offending key.
+        If keys are wrong. The error names `where` and every wrong key.
     """
     try:
         return TypeAdapter(model).validate_json(text)

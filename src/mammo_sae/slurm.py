@@ -1,9 +1,9 @@
-"""SLURM's answers about jobs, made final where Snakemake's plugin would wait for ever.
+"""Final states for SLURM jobs for which Snakemake's plugin would wait for ever.
 
-The plugin (2.8) knows a job as done, as failed, or as going on. It takes for going on what never
-ends: a job that was preempted and is not requeued, one that was revoked, one that `sacct` calls
-"CANCELLED by 0", one that is held after it failed to start, and one of which SLURM says nothing
-any more. Here these are told to it as failed, so that they are tried again.
+The plugin (2.8) treats a job as done, failed or running. It treats some jobs as running that never
+end: a job that was preempted and is not requeued, a job that was revoked, a job that `sacct`
+reports as "CANCELLED by 0", a job that is held after it failed to start, and a job that SLURM no
+longer knows. This module reports these jobs to the plugin as failed, so that they are tried again.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 PLUGIN = "snakemake_executor_plugin_slurm"
-# States that are final, or that only an administrator ends, and that the plugin does not know.
+# States that the plugin does not know. They are final, or only an administrator can end them.
 LOST = {"REVOKED", "EXPIRED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
 HELD = {"REQUEUE_HOLD", "SPECIAL_EXIT"}
-# States that may pass; seen as often in a row, they have not. A job that is missing counts alike.
+# States that may be temporary. After this number of answers in a row they count as final. The same
+# holds for a missing job.
 DOUBTFUL = {"PREEMPTED", "MISSING"}
 LOOKS = 2
 
 
 class Watch:
-    """What SLURM has said of the jobs that Snakemake waits for."""
+    """The states that SLURM has reported for the jobs that Snakemake waits for."""
 
     def __init__(self) -> None:
         self.active: set[str] = set()
         self._doubts: Counter[str] = Counter()
 
     def settled(self, states: Mapping[str, str]) -> tuple[dict[str, str], set[str], set[str]]:
-        """Return states the plugin understands, the jobs to cancel, and those that are lost.
+        """Return states that the plugin knows, the jobs to cancel, and the lost jobs.
 
         A job is lost when it has been missing, or has been preempted, for `LOOKS` answers in a row.
         """
         answer = {job: state.split()[0] if state else state for job, state in states.items()}
-        # A job of an array is listed under its own number or under the array's.
+        # A job of an array is listed under its own number or under the number of the array.
         missing = {
             job for job in self.active if job not in answer and job.split("_")[0] not in answer
         }
@@ -52,7 +53,7 @@ class Watch:
 
 
 def settle_states() -> None:
-    """Let the plugin, if it is there, be told of states that it understands."""
+    """Make the plugin, if it is installed, receive only states that it knows."""
     plugin: Any = sys.modules.get(PLUGIN)
     if plugin is None or getattr(plugin.Executor, "settled", False):
         return
@@ -62,7 +63,7 @@ def settle_states() -> None:
     async def query_job_status(command: str, logger: Any) -> tuple[Any, Any]:
         states, seconds = await ask(command, logger)
         if states is None and command.startswith("sacct"):
-            # Without accounting sacct never answers; squeue does.
+            # Without accounting sacct never answers, but squeue does.
             name = command.rsplit("--name ", 1)[-1]
             states, seconds = await ask(plugin.query_job_status_squeue(name), logger)
         if states is None:

@@ -1,8 +1,8 @@
-"""What would run again, and why, for people: Snakemake's own reasons, traced to their roots.
+"""Find what would run again and the causes: keys, modules, packages and files.
 
-Snakemake decides what is stale. Its reasons name parameters; since each rule has one parameter for
-its settings and one for its code, part by part, comparing what is recorded with what would be used
-now names the key, the module or the package behind each.
+Snakemake decides what is stale, and its reasons name parameters. Each rule has one parameter with
+its settings and one with the parts of its code. A comparison of the recorded parameters with the
+current ones therefore gives the key, the module or the package behind each reason.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from mammo_sae.errors import InputError
 from mammo_sae.steps import STEPS
 
 MISSING = object()
-# What the state of an archive holds beside its images (`mammo_sae.cohorts.state`, workflow/rules).
+# Parts of an archive's state other than its images (`mammo_sae.cohorts.state`, workflow/rules).
 WHOLE = {"every image", "regions", "splits"}
 
 
 def explain_staleness(folder: Path, configs: Sequence[Path], directory: Path) -> list[str]:
-    """Return lines that say what would run again in a project, and what brought it about.
+    """Return lines that describe what would run again in a project, and the causes.
 
     Parameters
     ----------
     folder
         The folder of the Snakefile.
     configs
-        Configurations, later ones laid over earlier ones; none: the default.
+        Configurations. Values of later files replace earlier ones. If empty, the default is used.
     directory
         The working folder, to which the paths of results and of the configuration are relative.
 
     Raises
     ------
     InputError
-        If there is no workflow or its configuration is wrong, as Snakemake says it.
+        If there is no workflow or its configuration is wrong. The message is Snakemake's.
     """
     for path in (folder / "Snakefile", directory):
         if not path.exists():
@@ -76,7 +76,7 @@ def explain_staleness(folder: Path, configs: Sequence[Path], directory: Path) ->
 def differences(
     old: Any, new: Any, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """Yield (path, old, new) for every leaf in which two JSON values differ."""
+    """Yield (path, old, new) for every leaf that differs between two JSON values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted(old.keys() | new.keys()):
             yield from differences(old.get(name, MISSING), new.get(name, MISSING), (*path, name))
@@ -108,7 +108,7 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
 
-    # Snakemake tells its plan to the terminal whatever it is asked; only its errors are of use.
+    # Snakemake always prints its plan to the terminal. Only its errors are used here.
     with _captured_output() as told, SnakemakeApi(OutputSettings(dryrun=True)) as snakemake:
         try:
             workflow = snakemake.workflow(
@@ -124,13 +124,15 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
             lines = [line.strip() for line in told]
             if (
                 "Wildcards:" in lines
-            ):  # what follows says where, in the rules; the sentence is above
+            ):  # The following lines give the place in the rules. The sentence is the line before.
                 del lines[lines.index("Wildcards:") :]
             *_, last = [line for line in lines if line and not line.startswith("File ")]
             raise InputError(f"the workflow can't be planned: {last}") from None
-        # The plan itself is not part of Snakemake's public interface; the pin in envs holds it.
+        # The plan is not part of Snakemake's public interface, but the pin in envs keeps the
+        # version fixed.
         dag = workflow._workflow.dag
-        # A job below a stale one is not asked for its own parameters: ask, to name all causes.
+        # Snakemake does not compare the parameters of a job that follows from a stale one. They are
+        # compared here, to name all causes.
         changed = workflow._workflow.persistence.params_changed
         return [
             _StaleJob(
@@ -148,7 +150,7 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
 
 @contextmanager
 def _captured_output() -> Iterator[TextIO]:
-    """Send what this process and its children print to a file, which is yielded."""
+    """Send the output of this process and its children to a file, and yield the file."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as told:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -166,7 +168,7 @@ def _captured_output() -> Iterator[TextIO]:
 
 
 def _causes(job: _StaleJob, config: Config) -> Iterator[str]:
-    """Yield what made one job stale by itself; nothing if it only follows from another."""
+    """Yield the causes that made a job stale itself; none if it only follows from another job."""
     rule, reason = job.rule, job.reason
     if job.parameters:
         yield from _parameters(job, config)
@@ -186,13 +188,13 @@ def _causes(job: _StaleJob, config: Config) -> Iterator[str]:
 
 
 def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
-    """Yield the differences between the parameters recorded and those of now.
+    """Yield the differences between the recorded parameters and the current ones.
 
-    Snakemake records parameters as a set of `repr`s, without their names: what was settings and
-    what was code is told by its content.
+    Snakemake records parameters as a set of `repr`s without their names. The content shows which
+    were settings and which were code.
     """
     before, now = _sorted_out(job.parameters.only_old), _sorted_out(job.parameters.only_new)
-    # A parameter that is the same now and then is in neither set.
+    # An unchanged parameter is in neither set.
     if before["code"] and now["code"]:
         for part in sorted(before["code"].keys() | now["code"].keys()):
             recorded, current = before["code"].get(part), now["code"].get(part)
@@ -202,7 +204,7 @@ def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
                 path = module_path(part)
                 gone = f"module {part}, removed or no longer used,"
                 yield f"{path.relative_to(SOURCE.parents[1]) if path else gone} changed"
-            elif "." in part:  # no distribution has a name with a dot
+            elif "." in part:  # The name of a distribution contains no dot.
                 yield f"module {part} of another package changed"
             else:
                 yield f"envs: {part} {recorded or 'absent'} -> {current or 'absent'}"
@@ -220,7 +222,7 @@ def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
 
 
 def _archive(old: Any, new: Any, config: Config) -> Iterator[str]:
-    """Yield what was changed in the user's archive: tables by name, files where they are there."""
+    """Yield the changes of the user's archive: tables by name, and files by path."""
     changes = [(path[-1], was, now) for path, was, now in differences(old, new)]
     files: dict[str, str] = {}
     if any(name not in WHOLE and "/" not in name for name, _, _ in changes):
@@ -231,7 +233,7 @@ def _archive(old: Any, new: Any, config: Config) -> Iterator[str]:
     for name, was, now in changes:
         word = "removed" if now is MISSING else "added" if was is MISSING else "changed"
         if name == "every image":
-            continue  # the rule `images` says which
+            continue  # the rule `images` names them
         table = "/" in name or name in WHOLE
         what = f"{name} of the archive" if table else files.get(name, f"image {name}")
         yield f"{what} {word}"

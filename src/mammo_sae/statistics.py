@@ -1,10 +1,10 @@
-"""Statistics that every analysis shares: rank scores, patient bootstrap, families of p-values.
+"""Statistics for all analyses: rank scores, patient bootstrap, families of p-values.
 
-Images of one patient are not independent, so nothing here resamples images: the bootstrap draws
-patients with replacement (cluster bootstrap, Field & Welsh 2007). How p-values exchange patients is
-in `mammo_sae.analysis.exchange`.
+Images of one patient are not independent, so no function here resamples images. The bootstrap draws
+patients with replacement (cluster bootstrap, Field & Welsh 2007). `mammo_sae.analysis.exchange`
+computes p-values by exchanging patients.
 
-A bootstrap draw is a column of weights, the number of times each image's patient was drawn; every
+A bootstrap draw is a column of weights: the number of times each image's patient was drawn. Every
 metric takes `weights` [n, draws] and computes all draws of a score in one pass.
 """
 
@@ -22,18 +22,20 @@ Floats = NDArray[np.floating[Any]]
 Metric = Callable[..., Any]
 
 MIN_POSITIVES = 10
-"""Fewest patients with a positive image, and with a negative one, behind a rank score."""
+"""The smallest number of patients with a positive image, and with a negative one, for a score."""
 
-COLUMNS = 512  # scores ranked together: bounds memory to n x 512 whatever the number of latents
+COLUMNS = (
+    512  # Scores are ranked in blocks, so memory is at most n x 512 for any number of latents.
+)
 
 
-# --- What cannot be estimated ---------------------------------------------------------------
+# --- Values that can't be estimated ---------------------------------------------------------
 
 
 def why_not_estimable(labels: ArrayLike, patients: ArrayLike, minimum: int = MIN_POSITIVES) -> str:
-    """Return why a rank score against `labels` [n] (0/1) cannot be reported, or ``""``.
+    """Return the reason why a rank score for `labels` [n] (0/1) can't be reported, or ``""``.
 
-    Counted are patients, not images: twelve positive images of one patient are one observation.
+    Patients are counted and not images: twelve positive images of one patient are one observation.
     """
     labels, patients = np.asarray(labels, dtype=bool), np.asarray(patients)
     for name, rows in (("positive", labels), ("negative", ~labels)):
@@ -45,7 +47,7 @@ def why_not_estimable(labels: ArrayLike, patients: ArrayLike, minimum: int = MIN
 
 
 def patients_per_group(groups: ArrayLike, patients: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Return [count], how many patients have an image of each group; `groups` [n] from 0."""
+    """Return [count]: the number of patients in each group. `groups` [n] count from 0."""
     pairs = np.unique(np.stack([np.asarray(groups), _numbered(patients)]).astype(np.int64), axis=1)
     return np.bincount(pairs[0], minlength=count)
 
@@ -55,7 +57,7 @@ def _numbered(patients: ArrayLike) -> NDArray[np.int64]:
 
 
 def is_constant(scores: ArrayLike) -> NDArray[np.bool_]:
-    """Say which columns of `scores` [n, m] hold one value only, a latent that never varies."""
+    """Return bool [m]: whether a column of `scores` [n, m] has only one value, so never varies."""
     scores = np.asarray(scores)
     return (scores == scores[:1]).all(axis=0)
 
@@ -75,7 +77,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -
 
     Returns
     -------
-    float, or [m] for m scores; with weights [draws] or [m, draws]. NaN where a class is empty; a
+    float, or [m] for m scores; with weights [draws] or [m, draws]. NaN if a class is empty. A
     constant score gives 0.5.
     """
     scores, labels, single = _check(scores, labels)
@@ -86,10 +88,10 @@ def auroc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -
 def stratified_auroc(
     scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: Floats | None = None
 ) -> Any:
-    """AUROC over the pairs (positive, negative) that lie in the same stratum.
+    """AUROC over the pairs (positive, negative) that are in the same stratum.
 
-    What a score says of the label beyond what the stratum says: sum_s U_s / sum_s P_s N_s. Shapes
-    as `auroc`; `strata` [n] holds any comparable values.
+    It measures the association of a score with the label within strata: sum_s U_s / sum_s P_s N_s.
+    Shapes are those of `auroc`. `strata` [n] has any comparable values.
     """
     scores, labels, single = _check(scores, labels)
     strata = np.asarray(strata)
@@ -102,9 +104,9 @@ def stratified_auroc(
 
 
 def auprc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -> Any:
-    """Average precision, tied scores entering together: sum_t (R_t - R_t-1) P_t.
+    """Average precision, with tied scores added together: sum_t (R_t - R_t-1) P_t.
 
-    Shapes as `auroc`; NaN without positives.
+    Shapes are those of `auroc`. NaN without positives.
     """
     scores, labels, single = _check(scores, labels)
     drawn = np.ones((labels.size, 1)) if weights is None else weights
@@ -116,11 +118,12 @@ def auprc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -
 
 
 def mass_auprc(scores: ArrayLike, positive: ArrayLike, total: ArrayLike) -> Any:
-    """Average precision of n items of which a share each is positive.
+    """Average precision of n items, each positive with a share of its mass.
 
-    `positive` [n] is the positive mass of every item and `total` [n] all its mass: with a cell's
-    area inside a mask and inside the breast, this is the pixel AUPRC of the map drawn with its
-    cells as flat squares. Masses [n, draws] give [draws], [n] a float.
+    `positive` [n] is the positive mass of each item, and `total` [n] is its whole mass. If these
+    are a cell's area inside a mask and inside the breast, the result equals the AUPRC over pixels
+    of a map whose cells have constant values. Masses [n, draws] give [draws], masses [n] give a
+    float.
     """
     positive = np.asarray(positive, dtype=np.float64)
     total = np.asarray(total, dtype=np.float64)
@@ -132,9 +135,9 @@ def mass_auprc(scores: ArrayLike, positive: ArrayLike, total: ArrayLike) -> Any:
 def precision_recall_f1(
     scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None, *, threshold: float = 0.0
 ) -> tuple[Any, Any, Any]:
-    """Precision, recall and F1 of ``score > threshold``; shapes as `auroc`.
+    """Precision, recall and F1 of ``score > threshold``; shapes are those of `auroc`.
 
-    Precision is NaN where nothing is called positive, F1 then 0 if there are positives.
+    If no image is called positive, precision is NaN, and F1 is 0 if there are positives.
     """
     scores, labels, single = _check(scores, labels)
     drawn = np.ones((labels.size, 1)) if weights is None else np.asarray(weights, np.float64)
@@ -189,7 +192,7 @@ def _ratio(numerator: Any, denominator: Any) -> Any:
 def _concordance(
     scores: Floats, labels: NDArray[np.bool_], weights: Floats | None
 ) -> tuple[Any, Any]:
-    """Return the concordant pairs, ties one half, [m] or [m, draws], and all pairs."""
+    """Return the concordant pairs, [m] or [m, draws], ties as one half, and the count of all pairs."""
     positives = int(labels.sum())
     negatives = labels.size - positives
     if weights is None:
@@ -216,13 +219,13 @@ def _concordance(
 
 
 def _mann_whitney(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
-    """Return U [m], the pairs in which the positive scores higher, ties one half.
+    """Return U [m]: the number of pairs in which the positive scores higher; ties count half.
 
     Sorting keys is several times faster than ranking. A key is the score as an integer of the same
-    order with the label in its last bit (scores that differ there alone count as tied). Sorted with
-    positives last among equals, every tie counts in full; only where a positive ties with a
-    negative the keys are sorted again with positives first, and the mean of both gives each tie one
-    half.
+    order, with the label in its last bit (scores that differ only in this bit count as tied). When
+    positives are sorted last among equal scores, every tie counts fully. If a positive ties with a
+    negative, the keys are sorted again with positives first, and the mean of both results counts
+    each tie as one half.
     """
     values = np.ascontiguousarray(scores.T, dtype=np.float64) + 0.0  # -0.0 becomes 0.0
     bits = values.view(np.int64)
@@ -262,9 +265,9 @@ def blocks_of(columns: int) -> Iterator[slice]:
 
 
 def patient_weights(patients: ArrayLike, draws: int, seed: int) -> NDArray[np.float32]:
-    """Return how often each image's patient is drawn, [n, draws], patients with replacement.
+    """Return [n, draws]: how often each image's patient is drawn, with replacement.
 
-    The draws depend on the number of patients and the seed alone, so two metrics over the same
+    The draws depend only on the number of patients and the seed, so two metrics over the same
     images are resampled in pairs and their differences can be compared.
     """
     _, patient = np.unique(np.asarray(patients), return_inverse=True)
@@ -296,21 +299,21 @@ def patient_bootstrap(
 
     Returns
     -------
-    (low, high), floats or [m]; NaN where the metric is undefined in all draws. Draws in which it
-    is undefined (no positive patient drawn) are left out.
+    (low, high), floats or [m]; NaN if the metric is undefined in all draws. Draws in which it is
+    undefined (no positive patient was drawn) are left out.
     """
     return interval(metric(scores, labels, patient_weights(patients, draws, seed)), level)
 
 
 def interval(samples: Floats, level: float = 0.95) -> tuple[Any, Any]:
-    """Return the central `level` of bootstrap `samples` [..., draws], NaN draws left out."""
+    """Return the bounds of the central `level` of `samples` [..., draws], without NaN draws."""
     ends = [(1 - level) / 2, (1 + level) / 2]
     samples = np.asarray(samples, dtype=np.float64)
     missing = np.isnan(samples)
     if not missing.any():
         low, high = np.quantile(samples, ends, axis=-1)
     else:
-        # nanquantile warns about rows without any value; those are NaN by intent.
+        # nanquantile warns about rows without any value. Their result is NaN by intent.
         empty = missing.all(axis=-1)
         low, high = np.nanquantile(np.where(empty[..., None], 0.0, samples), ends, axis=-1)
         low, high = np.where(empty, np.nan, low), np.where(empty, np.nan, high)
@@ -321,7 +324,7 @@ def interval(samples: Floats, level: float = 0.95) -> tuple[Any, Any]:
 
 
 def benjamini_hochberg(p: ArrayLike) -> Floats:
-    """Benjamini-Hochberg q-values of one family `p` [n]; NaN stays NaN and is not counted."""
+    """Benjamini-Hochberg q-values of one family `p` [n]. NaN stays NaN and is not counted."""
     p = np.asarray(p, dtype=np.float64)
     q = np.full(p.shape, np.nan)
     known = np.flatnonzero(~np.isnan(p))
@@ -334,13 +337,13 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
 
 
 def family_q(p: ArrayLike) -> Floats:
-    """Return q-values of a family of tests `p` [m, k], of m latents and k confounders each.
+    """Return q-values of a family of tests `p` [m, k] of m latents and k confounders.
 
-    The unit of the error is the latent, whatever the number of confounders: within a latent p is
-    adjusted over its confounders by Holm's method, and a latent's smallest adjusted p-values are
-    put through Benjamini and Hochberg's over the latents (families of hypotheses, Benjamini and
-    Bogomolov 2014). With all q below alpha taken, at most alpha of the latents taken are expected
-    to be so for a confounder that they do not discriminate. NaN stays NaN and is not counted.
+    The error rate counts latents, for any number of confounders. The p-values of a latent are
+    adjusted over its confounders by Holm's method. Then the procedure of Benjamini and Hochberg is
+    applied over latents, to the smallest adjusted p-value of each (families of hypotheses,
+    Benjamini and Bogomolov 2014). Among the latents with a q below alpha, the expected share of
+    latents with a false discovery is at most alpha. NaN stays NaN and is not counted.
     """
     p = np.asarray(p, dtype=np.float64)
     q = np.full(p.shape, np.nan)
@@ -354,9 +357,11 @@ def family_q(p: ArrayLike) -> Floats:
         return q
     rank = np.arange(1, smallest.size + 1)
     step = np.minimum.accumulate((smallest * smallest.size / rank)[::-1])[::-1]
-    place = np.searchsorted(smallest, holm, side="right")  # latents at least as extreme
+    place = np.searchsorted(
+        smallest, holm, side="right"
+    )  # number of latents that are at least as extreme
     direct = holm * smallest.size / np.maximum(place, 1)
-    # A latent may also be taken together with less extreme ones, at their threshold.
+    # A latent may also be selected together with less extreme ones, at their threshold.
     beyond = np.append(step, np.inf)[place]
     np.put_along_axis(q, order, np.minimum(np.minimum(direct, beyond), 1.0), axis=1)
     return np.where(known, q, np.nan)
@@ -368,7 +373,7 @@ def family_q(p: ArrayLike) -> Floats:
 def standardised_mean_difference(scores: ArrayLike, labels: ArrayLike) -> Any:
     """(mean of positives - mean of negatives) / sqrt of the mean of both variances (Cohen's d).
 
-    Float or [m]; NaN where both variances are 0 or a class has fewer than two images.
+    Float or [m]; NaN if both variances are 0 or a class has fewer than two images.
     """
     scores, labels, single = _check(scores, labels)
     high, low = scores[labels], scores[~labels]

@@ -1,8 +1,8 @@
-"""The steps of the workflow: which module does each, and what its settings look like.
+"""The steps of the workflow: their modules and the types of their settings.
 
-One rule, one step, one verb of the command line, one `run` function. A step's row says all that
-rules, the command line, `stale` and the documentation need to know of it. The files among the
-arguments of `run` that it does not write are the inputs of its record.
+Each step has one rule, one verb of the command line and one `run` function. The row of a step
+contains everything that rules, the command line, `stale` and the documentation need. The files
+among the arguments of `run` that it does not write are the inputs in its record.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ MISSING = object()
 
 @dataclass(frozen=True)
 class Choice:
-    """A module that a step imports by name, because its settings ask for it.
+    """A module that a step imports by name, as chosen in its settings.
 
     Attributes
     ----------
     key
-        Where in the settings the name stands.
+        The key of the settings with the name.
     module
         Name -> module.
     names
-        All names that settings may hold there.
+        All names that the key may have.
     """
 
     key: Sequence[str]
@@ -51,27 +51,26 @@ class Choice:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the workflow: what does a step, on which settings, for which tables.
+    """One row of the workflow: the module, the settings and the tables of a step.
 
     Attributes
     ----------
     module
         Name of the module whose `run` does the work.
     settings
-        Type of its settings; None: it has none.
+        Type of its settings; None if it has no settings.
     key
-        The key of the configuration that holds its settings. Words in braces are wildcards of the
-        rule.
+        The key of the configuration with its settings. Words in braces are wildcards of the rule.
     inner_keys
-        Place in the settings -> key of the configuration, for what another key holds. Such a key
-        counts where the configuration has it.
+        Place in the settings -> key of the configuration, for values that come from another key.
+        The key counts only if the configuration has it.
     cut
-        Returns the settings, from the configuration and the wildcards; None: they are what `key`
-        holds.
+        Function that returns the settings from the configuration and the wildcards; None if the
+        settings are the value of `key`.
     choice
-        The module that it imports besides, if its settings name one.
+        A further module that it imports, if its settings name one.
     tables
-        The tables of the report that it writes, or writes the parts of.
+        The tables of the report that it writes, or whose parts it writes.
     """
 
     module: str
@@ -84,7 +83,7 @@ class Step:
 
     @property
     def wildcards(self) -> tuple[str, ...]:
-        """The wildcards that its settings depend on."""
+        """The wildcards on which the settings depend."""
         if self.cut is not None:
             return tuple(list(signature(self.cut).parameters)[1:])
         return tuple(re.findall(r"{(\w+)}", self.key))
@@ -113,7 +112,7 @@ class Step:
         return [self.module, self.choice.module(name)]
 
     def all_modules(self) -> list[str]:
-        """Return the modules that the step runs with one settings or another."""
+        """Return all modules that the step may run, over all possible settings."""
         choice = self.choice
         return [self.module, *(choice.module(name) for name in (choice.names if choice else ()))]
 
@@ -130,7 +129,9 @@ class Step:
 
 
 def _reader(kind: str) -> str:
-    from mammo_sae.cohorts.readers import reader_module  # which imports pandas
+    from mammo_sae.cohorts.readers import (
+        reader_module,
+    )  # It imports pandas, so it is imported only here.
 
     return reader_module(kind)
 
@@ -141,17 +142,17 @@ VARIANT = Choice(("variant", "name"), variant_module, tags(Variant))
 
 
 def _steps_to(key: str, wildcards: Mapping[str, str] | None = None) -> list[str]:
-    """Return the steps of a key; a wildcard is one step, even where its value has dots."""
+    """Return the steps of a key. A wildcard is one step, even if its value contains dots."""
     return [step.format(**(wildcards or {})) for step in key.split(".") if step]
 
 
 def _at(value: Any, steps: Sequence[str]) -> Any:
-    """Return what stands below `value`, step by step.
+    """Return the value that is reached from `value` by following `steps`.
 
     Raises
     ------
     LookupError
-        If nothing does.
+        If there is no such value.
     """
     for step in steps:
         value = value[step] if isinstance(value, Mapping) else getattr(value, step, MISSING)
@@ -184,7 +185,7 @@ def _images(config: Any) -> ConversionSettings:
 
 
 def _import_encoder(config: Any, encoder: str) -> encoders.PretrainedSettings:
-    # Weights do not hang on what theirs are compared with.
+    # The weights do not depend on the encoder with which they are compared.
     return config.encoders[encoder].model_copy(update={"base": None})
 
 
@@ -192,7 +193,7 @@ def _train_sae(config: Any, sae: str, layer: str, seed: str) -> SaeTraining:
     return config.saes[sae].training(layer, int(seed))
 
 
-# A row per step, in the order in which data flows.
+# One row per step, in the order of the data flow.
 STEPS = {
     "phantom": Step(
         "mammo_sae.phantom.archive",

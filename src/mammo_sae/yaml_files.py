@@ -1,8 +1,8 @@
-"""Configurations as people write them: YAML read strictly, to values that JSON has too.
+"""Strict reading of YAML configurations: only values that JSON has too are accepted.
 
-YAML takes more for a value than a configuration can hold, and some of it without a word: a date for
-a name, the last of two equal keys, a few lines of aliases for gigabytes. All of that is refused
-here, every case with the path of its key.
+YAML silently accepts values that a configuration can't have: it reads a name as a date, takes the
+last of two equal keys, and expands a few lines of aliases to gigabytes. This module refuses all of
+these and names the path of the key.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mammo_sae.errors import InputError
 MOST_BYTES = 1 << 20
 MOST_VALUES = 20_000
 MOST_DEPTH = 32
-# What arrays and random generators take, whatever the machine.
+# The limit of arrays and random generators on every machine.
 LARGEST = 2**31 - 1
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as Snakemake reads it, without equal keys in one mapping."""
+    """YAML 1.1 as Snakemake reads it, but equal keys in one mapping are refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, Any] = {}
@@ -43,12 +43,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return what a YAML or JSON file holds.
+    """Return the content of a YAML or JSON file.
 
     Raises
     ------
     InputError
-        If it is missing, can't be read, or holds what no configuration may.
+        If it is missing, can't be read, or has a value that no configuration may have.
     """
     try:
         raw = path.read_bytes()
@@ -80,7 +80,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    # As Snakemake does: JSON where it is JSON, in which 1e-4 is a number.
+    # Like Snakemake, read JSON as JSON. There 1e-4 is a number.
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text, object_pairs_hook=_different)
@@ -97,12 +97,12 @@ def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def plain(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Return `content` as a value of its own, of what JSON has: no dates, no aliases, no NaN.
+    """Return a copy of `content` with only JSON values: no dates, no aliases, no NaN.
 
     Raises
     ------
     InputError
-        Naming every key whose value is none of a configuration's.
+        If keys have other values. The error names each of them.
     """
     complaints: list[str] = []
     budget = iter(range(MOST_VALUES))
@@ -143,7 +143,7 @@ def _text_keys(
 
 
 def _problem(value: Any) -> str | None:
-    """Return why a single value can't be one of a configuration's, or None."""
+    """Return the reason why a value is not allowed in a configuration, or None."""
     if isinstance(value, date):
         return f"YAML reads {value.isoformat()} as a date; put it in quotes"
     if isinstance(value, float) and not math.isfinite(value):
@@ -167,7 +167,7 @@ def _shown(key: Any) -> str:
 
 
 def laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `above` laid over `below`, key by key, as Snakemake lays its configurations."""
+    """Return `below` with values replaced by those of `above`, key by key, as Snakemake does."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
