@@ -346,7 +346,7 @@ class Config(Settings):
         return self.latents.confirmation if self.latents.confirmation in splits else splits[0]
 
     def shown_splits(self) -> dict[str, str]:
-        """Return layer -> the split in the figure of interventions, for layers with interventions."""
+        """Return layer -> the split in the figure of interventions, for layers that have one."""
         shown: dict[str, str] = {}
         for layer in self.layers:
             if layer == self.interventions.layer:

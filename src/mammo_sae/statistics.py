@@ -192,7 +192,7 @@ def _ratio(numerator: Any, denominator: Any) -> Any:
 def _concordance(
     scores: Floats, labels: NDArray[np.bool_], weights: Floats | None
 ) -> tuple[Any, Any]:
-    """Return the concordant pairs, [m] or [m, draws], ties as one half, and the count of all pairs."""
+    """Return the numbers of concordant pairs, ties as one half, [m] or [m, draws], and of pairs."""
     positives = int(labels.sum())
     negatives = labels.size - positives
     if weights is None:

@@ -129,9 +129,8 @@ class Step:
 
 
 def _reader(kind: str) -> str:
-    from mammo_sae.cohorts.readers import (
-        reader_module,
-    )  # It imports pandas, so it is imported only here.
+    # Imported here because it imports pandas.
+    from mammo_sae.cohorts.readers import reader_module
 
     return reader_module(kind)
 
