@@ -16,8 +16,10 @@ from pydicom.uid import (
 )
 
 from mammo_sae.cohorts import cbis_ddsm, cmmd
+from mammo_sae.cohorts.annotations import read_annotations
 from mammo_sae.cohorts.check import check_tables
 from mammo_sae.cohorts.downloads import Download
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import CmmdCohort
 
@@ -114,6 +116,28 @@ def test_images_of_cmmd_are_their_patients(cmmd_folder, place: Place):
     assert set(cmmd.READER(cmmd_folder).files("D1-0002".__eq__)) == {
         name for name, files in found.items() if files.patient == "D1-0002"
     }
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("left", ["._{name}", "@eaDir/{name}", "__MACOSX/{name}"])
+def test_what_systems_leave_beside_images_of_cmmd_is_no_image(cmmd_folder, place: Place, left):
+    """Nor are such files counted as images that can't be read."""
+    root = cmmd_folder / "CMMD"
+    for patient in ("D1-0001", "D1-0002"):
+        path = place(root, patient, "", 1)
+        write(path, patient, FILM)
+        beside = path.parent / left.format(name=path.name)
+        beside.parent.mkdir(exist_ok=True)
+        beside.write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    found = cmmd.READER(cmmd_folder).files()
+    assert {files.dicom for files in found.values()} == {
+        place(root, patient, "", 1) for patient in ("D1-0001", "D1-0002")
+    }
+    sources = Sources("cmmd", [cmmd_folder])
+    assert sources.strays() == []
+    read = read_annotations(sources, {"mass": "mass"}, {}, load_pseudonyms(None))
+    assert len(read.images) == 2
+    assert read.lost == ()
 
 
 def test_an_image_of_a_patient_without_a_row_is_a_stray(cmmd_folder):

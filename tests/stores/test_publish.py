@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -176,6 +177,47 @@ def test_a_store_that_can_not_be_deleted_is_replaced_all_the_same(tmp_path, monk
     monkeypatch.undo()
     _publish(tmp_path, "newest")
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.json", "a.store"]
+
+
+def mounts(below: Path) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [place for line in lines if (place := line.split()[4]).startswith(f"{below}/")]
+
+
+@pytest.fixture
+def occupy(tmp_path):
+    """Return a function that mounts a file system on a folder, which can't be deleted then."""
+
+    def mount(folder: Path) -> None:
+        if shutil.which("mount") is None:
+            pytest.skip("there is no mount")
+        command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting is not permitted")
+
+    yield mount
+    for place in mounts(tmp_path) if sys.platform == "linux" else []:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_store_that_is_busy_is_replaced_and_swept_by_the_next_writer(tmp_path, occupy):
+    manifest = _publish(tmp_path, "old")
+    occupy(tmp_path / "a.store" / "part")
+    (tmp_path / "a.store" / "part" / "data.txt").write_text("old")
+    assert verify_store(manifest) == []
+    with pytest.raises(OSError, match="busy") as busy:
+        (tmp_path / "a.store" / "part").rmdir()
+    assert busy.value.errno == errno.EBUSY
+
+    _publish(tmp_path, "new")
+    assert (open_store(manifest, kind="toy").path / "part" / "data.txt").read_text() == "new"
+    assert verify_store(manifest) == []
+    (left,) = tmp_path.glob(".a.store.*")
+    assert mounts(tmp_path) == [str(left / "part")]
+
+    subprocess.run(["umount", str(left / "part")], check=True)
+    _publish(tmp_path, "newer")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.store", "a.json"}
 
 
 def test_a_reader_keeps_the_store_it_has_open_while_another_takes_its_place(tmp_path):
