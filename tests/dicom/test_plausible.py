@@ -181,6 +181,99 @@ def test_a_stream_of_more_bits_than_the_header_says_is_read_whole(tmp_path, writ
     assert Reason.BITS_EXCEEDED in header.notices
 
 
+# A stream's own bits, and the bits of the range that is shown: encoders may leave unused bits out.
+PRECISIONS = [(10, 10), (9, 10), (8, 8)]
+BY_PYDICOM = [uid.JPEGLSLossless, uid.JPEGLSNearLossless, uid.JPEG2000Lossless, uid.JPEG2000]
+OF_FEWER_BITS = [uid.JPEGLosslessSV1, uid.JPEGLossless, *BY_PYDICOM]
+
+
+def with_bits(path, bits: int):
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit = bits, bits - 1
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("syntax", OF_FEWER_BITS)
+@pytest.mark.parametrize("says", [12, 14, 16])
+@pytest.mark.parametrize(("precision", "depth"), PRECISIONS)
+def test_a_stream_of_fewer_bits_than_the_header_says_is_shown_in_full_with_a_notice(
+    tmp_path, write_dicom, syntax, says, precision, depth
+):
+    stored = RAMP >> (12 - precision)
+    own = None if syntax in BY_PYDICOM else syntax
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=precision, compress=own)
+    if syntax in BY_PYDICOM:
+        more = {uid.JPEGLSNearLossless: {"jls_error": 1}, uid.JPEG2000: {"j2k_psnr": [90]}}
+        dataset = pydicom.dcmread(path)
+        dataset.compress(syntax, **more.get(syntax, {}))
+        dataset.save_as(path)
+    read = read_pixels(with_bits(path, says))[1].astype(int)
+    most = 1 if syntax in {uid.JPEGLSNearLossless, uid.JPEG2000} else 0
+    assert np.abs(read - stored).max() <= most
+    np.testing.assert_allclose(shown(path), read / ((1 << depth) - 1), atol=1e-6)
+    canonical = canonical_image(*read_pixels(path), ClinicalSettings(height=60, width=80))
+    assert Reason.BITS_UNUSED in canonical.notices
+
+
+def test_a_stream_whose_bits_no_detector_has_below_the_headers_is_shown_as_the_header_says(
+    tmp_path, write_dicom
+):
+    stored = RAMP >> 1
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=11, compress=uid.JPEGLosslessSV1)
+    np.testing.assert_allclose(shown(with_bits(path, 12)), stored / 4095, atol=1e-6)
+    canonical = canonical_image(*read_pixels(path), ClinicalSettings(height=60, width=80))
+    assert Reason.BITS_UNUSED not in canonical.notices
+
+
+def test_a_dark_image_is_shown_by_its_streams_bits_not_by_its_values(tmp_path, write_dicom):
+    stored = RAMP >> 4
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=12, compress=uid.JPEGLosslessSV1)
+    np.testing.assert_allclose(shown(with_bits(path, 16)), stored / 4095, atol=1e-6)
+
+
+def test_a_window_decides_whatever_the_bits_of_a_stream(tmp_path, write_dicom):
+    stored = RAMP >> 2
+    window = {"WindowCenter": 1024, "WindowWidth": 2048}
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=10, compress=uid.JPEGLosslessSV1, **window)
+    with_bits(path, 12)
+    np.testing.assert_allclose(shown(path), stored / 2047, atol=1e-3)
+    canonical = canonical_image(*read_pixels(path), ClinicalSettings(height=60, width=80))
+    assert Reason.BITS_UNUSED not in canonical.notices
+
+
+def test_a_signed_stream_of_fewer_bits_is_shown_in_full(tmp_path, write_dicom):
+    stored = ((RAMP >> 2).astype(np.int32) - 512).astype(np.int16)
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=10, compress=uid.JPEG2000Lossless)
+    for says in (12, 16):
+        header, read = read_pixels(with_bits(path, says))
+        np.testing.assert_array_equal(signed_values(header)[read], stored)
+        np.testing.assert_allclose(shown(path), (stored + 512.0) / 1023, atol=1e-6)
+
+
+def test_signed_values_of_twelve_bits_in_a_header_of_sixteen_are_shown_in_full(
+    tmp_path, write_dicom
+):
+    stored = (RAMP.astype(np.int32) - 2048).astype(np.int16)
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=16)
+    np.testing.assert_allclose(shown(path), RAMP / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLossless])
+@pytest.mark.parametrize("says", [12, 16])
+def test_a_stream_of_fewer_bits_whose_highest_may_be_the_sign_is_refused(
+    tmp_path, write_dicom, syntax, says
+):
+    stored = ((RAMP >> 2).astype(np.int32) - 512).astype(np.int16)
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=10, compress=syntax)
+    with pytest.raises(Refusal) as refused:
+        read_pixels(with_bits(path, says))
+    assert refused.value.reason is Reason.BITS
+    positive = (RAMP >> 3).astype(np.int16)
+    path = write_dicom(tmp_path / "a.dcm", positive, bits=10, compress=syntax)
+    np.testing.assert_array_equal(read_pixels(with_bits(path, says))[1], positive)
+
+
 def test_flags_above_the_pixels_are_cut_off(tmp_path, write_dicom):
     flagged = RAMP.copy()
     flagged[10:30, 20:50] |= 0x8000

@@ -91,8 +91,9 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
         If the file can't be read and decoded with certainty. It holds the reason.
     """
     dataset, header = _parse(path)
-    header, stored = _within_bits(header, _decode(dataset, header))
-    return _with_shown_range(_with_believed_sign(header, stored), stored), stored
+    stored, precision = _decode(dataset, header)
+    header, stored = _within_bits(header, stored)
+    return _with_shown_range(_with_believed_sign(header, stored), stored, precision), stored
 
 
 def why_unreadable(path: Path) -> Reason:
@@ -129,7 +130,8 @@ def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
     return dataset, header
 
 
-def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
+def _decode(dataset: pydicom.Dataset, header: Header) -> tuple[np.ndarray, int]:
+    """Return decoded pixels [rows, columns] and the bits per pixel of their stream; 0: unknown."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not isinstance(syntax, str):  # no value, or several
         raise Refusal(Reason.SYNTAX)
@@ -171,11 +173,15 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
     top = min(max(precision, header.bits_stored), 8 * stored.itemsize) - 1
     if has_sign and not header.signed and (stored >> top).any():
         raise Refusal(Reason.BITS)
+    fewer = 0 < precision < header.bits_stored
+    if header.signed and fewer and not has_sign and (stored >> (precision - 1)).any():
+        # It may be the sign, which the header has in a higher bit.
+        raise Refusal(Reason.BITS)
     if header.signed and header.bits_stored < precision <= header.bits_allocated:
         # Some decoders leave the sign in the stream's highest bit.
         unused = header.bits_allocated - precision
         stored = ((stored << unused).view(f"i{stored.itemsize}") >> unused).view(stored.dtype)
-    return stored
+    return stored, precision
 
 
 def _check_excess(dataset: pydicom.Dataset, header: Header) -> None:
@@ -332,12 +338,17 @@ def _with_believed_sign(header: Header, stored: np.ndarray) -> Header:
     return header
 
 
-def _with_shown_range(header: Header, stored: np.ndarray) -> Header:
-    """Return the header with the range that pixels of 16 bits use.
+def _with_shown_range(header: Header, stored: np.ndarray, precision: int) -> Header:
+    """Return the header with the range that pixels use, where it is smaller than the header's.
 
+    A stream of `precision` bits holds no more, so the range is that of the smallest of 8, 10, 12 or
+    14 bits that holds `precision`: some encoders leave out the bits that an image does not need.
     No detector has 16 bits; such a header often gives the container's bits. Then the range is that
-    of the smallest of 8, 10, 12 or 14 bits that holds the image without padding.
+    of the smallest of these that holds the image without padding.
     """
+    bits = next((depth for depth in DEPTHS if 0 < precision <= depth), 16)
+    if bits < header.bits_stored:
+        return replace(header, shown=_range_of(bits, signed=header.signed))
     if header.bits_stored != 16:
         return header
     values = signed_values(header)
@@ -347,12 +358,16 @@ def _with_shown_range(header: Header, stored: np.ndarray) -> Header:
     if not inside.size:
         return header
     low, high = int(inside.min()), int(inside.max())
-    bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0)
-    bits = next((depth for depth in DEPTHS if bits <= depth), 16)
+    needed = _bits_of(low, high) if low < 0 else high.bit_length()
+    bits = next((depth for depth in DEPTHS if needed <= depth), 16)
     if bits == 16:
         return header
-    shown = (-(1 << bits) if low < 0 else 0, (1 << bits) - 1)
-    return replace(header, shown=shown)
+    return replace(header, shown=_range_of(bits, signed=low < 0))
+
+
+def _range_of(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Return the lowest and the highest value of `bits` bits."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
 
 
 def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
