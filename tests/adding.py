@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mammo_sae.analysis.settings import DarknessSettings
 
 
-def run(settings: DarknessSettings, *, identity: Identity, images: Path, output: Path) -> None:
+def run(
+    settings: DarknessSettings, *, identity: Identity, images: Path, output: Path
+) -> list[Path]:
     """Write the first images of the cohort.
 
     Parameters
@@ -29,6 +31,7 @@ def run(settings: DarknessSettings, *, identity: Identity, images: Path, output:
         Table to write (.parquet).
     """
     write_table(identity.label(read_table(images).head(settings.images)), output)
+    return [output]
 '''
 SETTINGS = '''class DarknessSettings(Settings):
     """How dark an image is."""

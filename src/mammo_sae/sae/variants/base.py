@@ -109,12 +109,34 @@ class TrainingSAE(ABC):
         """The decoder's rows [h, d], of norm 1."""
         return self.parameters["decoder_weight"]
 
-    @abstractmethod
+    def loss(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, the reconstruction [n, d] and the codes [n, h] of a batch u [n, d].
+
+        A variant defines this function, and `gradients` differentiates the loss by autograd. Or it
+        overrides `gradients`, where hand-written ones are faster.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has neither `loss` nor `gradients`")
+
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
         """Fill the parameters' gradients for a batch u [n, d]; `dead` [m] are dead latents.
 
         The decoder's gradient is put into `atoms.grad`.
         """
+        trained = self.parameters
+        self.parameters = {name: p.detach().requires_grad_() for name, p in trained.items()}
+        try:
+            loss, reconstruction, codes = self.loss(u)
+            found = torch.autograd.grad(
+                loss, list(self.parameters.values()), allow_unused=True, materialize_grads=True
+            )
+        finally:
+            self.parameters = trained
+        for parameter, gradient in zip(trained.values(), found, strict=True):
+            parameter.grad = gradient
+        self.remove_radial_gradient()
+        is_active = codes.detach() > 0
+        error = (reconstruction.detach() - u).square().mean()
+        return Step(loss.detach(), error, is_active.sum() / len(u), is_active.any(dim=0))
 
     @abstractmethod
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
