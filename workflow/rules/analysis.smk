@@ -1,5 +1,5 @@
-# What the codes say: which latents carry a concept, what can be read from them, where they look, and
-# which are a confounder's.
+# Analyses of the codes: which latents respond to a concept, what probes can predict from them,
+# where they look, and which depend on a confounder.
 ANALYSIS = f"{RESULTS}/analysis/{RUN}"
 
 

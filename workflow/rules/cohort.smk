@@ -1,4 +1,5 @@
-# Where images come from: a phantom archive made here, or the user's own; then the two tables.
+# The source of images, which is a phantom archive made here or the user's archive, and the two
+# tables of the cohort.
 SOURCES = CONFIG.sources()
 
 if CONFIG.cohort.kind == "phantom":
@@ -56,7 +57,7 @@ rule cohort:
         " 2> {log:q}"
 
 
-# Which image is of which split, and no label: for what learns from none.
+# The split of each image, without labels, for steps that use no label.
 rule splits:
     input:
         sources=source_manifests,

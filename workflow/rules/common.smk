@@ -1,11 +1,12 @@
-# The configuration, the names every rule shares, and the two parameters that decide staleness.
+# The configuration, the names that all rules share, and the two parameters that decide staleness.
 import sys
 from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# The package is run from this folder, whatever is installed: one truth for code and its digests.
+# Jobs run the package in this folder, even if another one is installed, so that the code that runs
+# is the code whose digests are taken.
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
 
@@ -21,7 +22,7 @@ from mammo_sae.yaml_files import read_yaml
 
 try:
     share_interpreter(SOURCE)
-    # Snakemake has read these files already, and drops the first of two equal keys without a word.
+    # Snakemake has read these files already, but it silently drops the first of two equal keys.
     for file in workflow.overwrite_configfiles or [DEFAULT]:
         read_yaml(Path(file))
     CONFIG = load_config(config, "configuration")
@@ -30,7 +31,7 @@ try:
 except (InputError, ValueError) as error:
     raise WorkflowError(str(error)) from None
 
-# For the report's first page, which sees this dictionary alone.
+# For the first page of the report, which can read only this dictionary.
 config["seen"] = CONFIG.seen()
 
 settle_states()
@@ -50,14 +51,15 @@ PASSES = {
     for encoder in ENCODERS
 }
 
-# The software of the whole workflow; used with --software-deployment-method conda.
+# The software of the whole workflow. It is used with --software-deployment-method conda.
 ENVIRONMENT = f"{workflow.basedir}/envs/cpu.yaml"
 
-# The versions that the project asks for; a step is stale when one that it imports changes.
+# The versions that the project requires. A step is stale when the version of a package that it
+# imports changes.
 PINS = read_pins(Path(workflow.basedir) / "envs" / "constraints.txt")
 
-# Torch takes all cores it is given, and two torch jobs on the same cores are slower than one after
-# the other: ask for more than a workstation has, and Snakemake gives what there is.
+# Torch uses all cores that it gets, and two torch jobs that share cores are slower than two jobs in
+# sequence. This is more than the cores of a workstation, and Snakemake then gives a job all cores.
 TORCH_THREADS = 8
 
 COHORT = {
@@ -80,7 +82,7 @@ wildcard_constraints:
 
 
 def cfg(step):
-    """The `cfg` parameter of a step: what it uses of the configuration, as canonical JSON."""
+    """The `cfg` parameter of a step: the part of the configuration that it uses, as JSON."""
     return lambda wildcards: CONFIG.slice(step, dict(wildcards))
 
 
@@ -92,22 +94,22 @@ def code(step):
 
 
 def log_of(*parts):
-    """Where a job's log goes: its rule, then what tells the rule's jobs apart."""
+    """The path of a job's log: the rule, then a name that is unique among the rule's jobs."""
     return f"{RESULTS}/logs/{'/'.join(parts)}.log"
 
 
 def benchmark_of(*parts):
-    """Where a job's time and memory go, as `log_of`."""
+    """The path of a job's record of time and memory, with a name as in `log_of`."""
     return f"{RESULTS}/benchmarks/{'/'.join(parts)}.tsv"
 
 
 def options(flag, values):
-    """The words `flag value flag value ...` of a command line."""
+    """The part `flag value flag value ...` of a command line."""
     return [word for value in values for word in (flag, value)]
 
 
 def named_inputs(wildcards, input):
-    """A job's inputs as options of the names that they have in the rule; those without stay out."""
+    """A job's inputs as options with their names in the rule. Inputs without a name are left out."""
     words = []
     for name, files in input.items():
         files = [files] if isinstance(files, str) else files
@@ -116,17 +118,18 @@ def named_inputs(wildcards, input):
 
 
 def attempts(amount):
-    """Memory in MB or time in minutes: more at each attempt of a job killed for want of it."""
+    """Memory in MB or time in minutes, which grows with each attempt of a job."""
     return lambda wildcards, attempt: amount * attempt
 
 
 def of_runs(pattern, **wanted):
-    """Files of the runs whose wildcards are as wanted, from a pattern with the wildcards of RUN."""
+    """Files of the runs with the given wildcards, from a pattern with the wildcards of RUN."""
     return [pattern.format(**run) for run in RUNS if wanted.items() <= run.items()]
 
 
-# Consumers depend on manifests, whose content decides; the stores themselves are inputs too, as
-# ancient files, so that one that was deleted is made again and nothing else about it counts.
+# Rules that read stores depend on their manifests, which are compared by content. The stores
+# themselves are inputs too, as ancient files, so that a deleted store is made again. Nothing else
+# about a store counts.
 
 
 def image_manifests(wildcards=None):
@@ -140,7 +143,7 @@ def image_stores(wildcards=None):
 
 
 def embedding_folders(encoder, layer):
-    """Where the shards of an encoder's layer are, without suffix."""
+    """The paths of the shards of an encoder's layer, without suffix."""
     holder = CONFIG.holder(encoder, layer)
     layers = PASSES[holder][layer]
     return [f"{RESULTS}/embeddings/{holder}/{layers}/{shard}" for shard in SHARDS]
@@ -169,6 +172,6 @@ def head_files(encoder):
 
 
 onstart:
-    # The configuration as it was used, defaults filled in, for the commands that rebuild a part.
-    # With what Snakemake keeps for itself, not with the results: it names folders of the source.
+    # The used configuration with all defaults, for the commands that rebuild a part. It names
+    # folders of the source, so it is in Snakemake's own folder and not among the results.
     CONFIG.write(kept_configuration(CONFIG.name))

@@ -1,4 +1,4 @@
-# One forward pass per image for all the layers of a pass (src/mammo_sae/passes.py).
+# One forward pass per image gives all layers of a pass (src/mammo_sae/passes.py).
 
 
 rule extract:

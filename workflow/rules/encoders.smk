@@ -1,13 +1,14 @@
-# The networks: imported weights, fine-tuning, the linear probe, and how well they predict.
+# The networks: imported weights, fine-tuning, the linear probe, and the scores of predictions.
 import re
 
 PRETRAINED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "pretrained"]
 FINETUNED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "finetuned"]
-# A pattern that matches nothing where there is no such encoder.
+# A pattern that matches nothing if there is no encoder of this kind.
 NONE = "(?!)"
 
 
-# Checkpoint to fetch -> where it is on the hub. A file that is there is the user's: no rule makes it.
+# Path of a checkpoint to download -> its id on the hub. A file that exists belongs to the user, and
+# no rule makes it.
 HUB = {
     settings.source.path: settings.source.hub
     for settings in (CONFIG.encoders[name] for name in PRETRAINED)

@@ -1,7 +1,6 @@
-# The pictures of the report. A rule takes the plainest one's command, `figure_encoders`: the
-# inputs that have a name are options of that name, and what a figure shows besides is in `shown`.
-# Captions read the parameters `split` and `min_kept`.
-# Those with settings or stores have commands of their own.
+# The figures of the report. Most rules use the command of the simplest rule, `figure_encoders`:
+# inputs with a name become options of that name, and `shown` has further options. Captions read the
+# parameters `split` and `min_kept`. Figures with settings or stores have commands of their own.
 
 
 rule figure_encoders:

@@ -1,4 +1,4 @@
-# Pictures of one SAE and one concept.
+# Figures of one SAE and one concept.
 
 
 rule figure_latents:

@@ -1,4 +1,4 @@
-# DICOM to canonical images, one Zarr store per shard of patients.
+# Conversion of image files to canonical images, one Zarr store per shard of patients.
 rule images:
     input:
         sources=source_manifests,
@@ -11,7 +11,7 @@ rule images:
         benchmark_of("images", "{shard}")
     conda:
         ENVIRONMENT
-    # Small images gain nothing from a second thread, shards side by side do.
+    # For small images a second thread does not help, but several shards in parallel do.
     threads: 1
     resources:
         mem_mb=attempts(2000),

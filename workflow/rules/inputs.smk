@@ -1,8 +1,8 @@
-# What rules read: functions of wildcards, apart from the rules themselves.
+# The input functions of rules, which take wildcards. The rules are in other files.
 
 
 def source_manifests(wildcards):
-    """Manifests of the phantom's archives; none where they are the user's."""
+    """Manifests of the phantom's archives; none if the archive is the user's own."""
     if CONFIG.cohort.kind == "phantom":
         return [f"{source}.json" for source in SOURCES]
     return []
@@ -10,9 +10,10 @@ def source_manifests(wildcards):
 
 @cache
 def archive():
-    """What the user's archive holds now: a folder's time says nothing of the files inside.
+    """The current state of the user's archive, and the digest of its table of splits.
 
-    Returns its state and the digest of its table of splits.
+    The state is computed from the files, because the time of a folder does not show changes of
+    files.
     """
     from mammo_sae.cohorts.check import check_tables
     from mammo_sae.cohorts.state import archive_state
@@ -20,35 +21,35 @@ def archive():
     sources = [Path(source) for source in SOURCES]
     try:
         state = archive_state(CONFIG.cohort, sources)
-        # Before jobs are started, and before Snakemake removes what they will make.
+        # This comes before Snakemake starts jobs and removes their outputs.
         kept = kept_configuration(CONFIG.name).with_suffix(".checked")
         return state, check_tables(CONFIG.cohort, sources, state.tables, kept)
     except InputError as error:
         raise WorkflowError(str(error)) from None
 
 
-# Of the phantom's archive manifests are inputs instead. A local job runs in a process of its own,
-# to which its parameters are given nowhere but in its command: it need not look again.
+# For the phantom's archive, manifests are inputs instead. A local job runs in its own process and
+# gets its parameters only in its command, so it does not need the state of the archive.
 SEEN = CONFIG.cohort.kind == "phantom" or workflow.subprocess_exec
 
 
 def cohort_content(wildcards):
-    """What the cohort's tables are read from."""
+    """The state of the sources of the cohort's tables."""
     return "" if SEEN else archive()[0].tables
 
 
 def splits_content(wildcards):
-    """What the table of splits will hold: labels that are edited need not change it."""
+    """The digest of the table of splits to be written. An edit of labels may leave it unchanged."""
     return "" if SEEN else canonical_json({"archive": {"splits": archive()[1]}})
 
 
 def shard_content(wildcards):
-    """What a shard of images is converted from."""
+    """The state of the sources of one shard of images."""
     return "" if SEEN else archive()[0].shards[int(wildcards.shard)]
 
 
 def frozen_embeddings(wildcards):
-    """The base's embeddings that fine-tuning starts from, if a part is frozen."""
+    """The base's embeddings from which fine-tuning starts, if a part is frozen."""
     settings = CONFIG.encoders[wildcards.encoder]
     return embedding_manifests(settings.base, settings.freeze) if settings.freeze else []
 
@@ -70,9 +71,9 @@ def finetuning_stores(wildcards):
 
 
 def checkpoint(wildcards):
-    """The files that a pretrained encoder's weights are read from, where the user has named them.
+    """The files of a pretrained encoder's weights, if the configuration names them.
 
-    Where the configuration says which file it must be, its time says nothing.
+    If the configuration has the file's SHA-256, the time of the file does not count.
     """
     source = CONFIG.encoders[wildcards.encoder].source
     return [
@@ -83,7 +84,7 @@ def checkpoint(wildcards):
 
 
 def frozen_manifest(wildcards):
-    """The base's embeddings a fine-tuned encoder starts from, where part of it is frozen."""
+    """The base's embeddings from which a fine-tuned encoder starts, if a part is frozen."""
     settings = CONFIG.encoders[wildcards.encoder]
     if settings.kind == "finetuned" and settings.freeze is not None:
         return [embedding_manifests(settings.base, settings.freeze)[int(wildcards.shard)]]
@@ -91,18 +92,18 @@ def frozen_manifest(wildcards):
 
 
 def breast_masks(wildcards):
-    """Manifests of the image stores, if an SAE's training asks for their masks."""
+    """Manifests of the image stores, if the training of an SAE needs their masks."""
     training = CONFIG.saes[wildcards.sae].training(wildcards.layer, int(wildcards.seed))
     return image_manifests() if training.background < 1 else []
 
 
 def of_seeds(pattern):
-    """Files of all seeds of one encoder's, layer's and SAE's run."""
+    """Files of all seeds of an SAE of one encoder and layer."""
     return lambda wildcards: of_runs(pattern, **wildcards)
 
 
 def based_on(wildcards, patterns):
-    """Files of the same run of the encoder that another one started from."""
+    """Files of the same run for the encoder from which this encoder started."""
     base = CONFIG.encoders[wildcards.encoder].base
     return [pattern.format(**{**wildcards, "encoder": base}) for pattern in patterns]
 
@@ -110,9 +111,9 @@ def based_on(wildcards, patterns):
 def trained_beside(wildcards, threads):
     """Options that name the other SAEs of the layer, to be trained in the same pass.
 
-    Where the jobs of this machine take turns anyway. Elsewhere each has a GPU of its own. It takes
-    `threads` so that Snakemake never compares it: what is trained beside an SAE changes nothing
-    in it.
+    They are given only on a machine whose jobs run one after the other. Elsewhere each job has its
+    own GPU. The function takes `threads` so that Snakemake never compares its value, because the
+    other SAEs of a pass do not change this SAE.
     """
     gpus = workflow.global_resources.get("gpu")
     if workflow.remote_exec or gpus is None or gpus.value != 1:

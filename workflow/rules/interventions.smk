@@ -1,5 +1,5 @@
-# What predictions rest on: latents kept or dropped, at the head by algebra and at inner layers by
-# running the rest of the network, on the processor.
+# Interventions show which latents predictions depend on. Latents are kept or dropped. At the head
+# the logits follow by algebra. At inner layers the rest of the network is run on the CPU.
 
 
 rule interventions:

@@ -1,6 +1,6 @@
-# Tables and pages of the report, and the description of the run. Tables take the command of `table`,
-# pages and lists that of `table_page`: the inputs that have a name are options of that name, and what
-# else is shown is in `shown`.
+# Tables and pages of the report, and the description of the run. Tables use the command of `table`,
+# pages and lists use the command of `table_page`. Inputs with a name become options of that name,
+# and `shown` has further options.
 from snakemake.logging import logger
 
 
@@ -220,7 +220,7 @@ use rule table_page as crate with:
 
 
 onsuccess:
-    # What must not go unread stands at the end of the log, too.
+    # An important warning is also printed at the end of the log.
     said = Path(RESULTS) / "logs" / "summary.log"
     for line in said.read_text().splitlines() if said.is_file() else []:
         if line.startswith("warning: "):

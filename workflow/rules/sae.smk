@@ -1,4 +1,4 @@
-# Sparse autoencoders: training, codes, and how well each does.
+# Sparse autoencoders: training, codes and quality.
 SAE = f"{RESULTS}/sae/{RUN}"
 CODES = f"{RESULTS}/codes/{RUN}"
 
@@ -108,7 +108,7 @@ rule sae_quality:
         " --embeddings {input.embeddings:q} --output {output:q} 2> {log:q}"
 
 
-# One table per SAE of two seeds or more: how far they agree.
+# One table per SAE with two or more seeds: the agreement between seeds.
 STABILITY = [
     f"{RESULTS}/analysis/{encoder}/{layer}/{sae}/sae_stability.parquet"
     for encoder in ENCODERS

@@ -1,7 +1,8 @@
-# What the workflow makes by default, TABLES, FIGURES and PAGES, and what it is made of.
+# The default outputs of the workflow (TABLES, FIGURES and PAGES) and the files from which they are
+# made.
 FIGURE = f"{RESULTS}/figures"
 TABLE = f"{RESULTS}/tables"
-# The report lists its sections by name, hence the numbers.
+# The report sorts its sections by name, so the names begin with numbers.
 SECTIONS = {
     "cohort": "1 Cohort and encoders",
     "sae": "2 Sparse autoencoders",
@@ -10,7 +11,7 @@ SECTIONS = {
     "confounds": "5 Confounders",
     "tables": "6 Tables",
 }
-# Table -> the parts it is put together from. Other tables have a rule of their own.
+# Table -> its parts, which one rule combines. Other tables have rules of their own.
 PARTS = {
     "encoders": [f"{RESULTS}/heads/{encoder}/scores.parquet" for encoder in ENCODERS],
     "sae_quality": of_runs(f"{ANALYSIS}/sae_quality.parquet"),
@@ -20,7 +21,7 @@ PARTS = {
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
     "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
 }
-# Interventions are algebra at the head and runs of the network at the inner layers named for them.
+# Interventions follow by algebra at the head, and need runs of the network at `inner.layers`.
 HEAD = CONFIG.interventions.layer
 INNER = [layer for layer in CONFIG.layers if layer in CONFIG.inner.layers]
 EDITED = [layer for layer in CONFIG.layers if layer == HEAD or layer in INNER]
@@ -50,10 +51,10 @@ if MATCHED:
 if CONFIG.cohort.kind == "phantom":
     PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
 
-# Tables made of other tables.
+# Tables that are computed from other tables.
 DERIVED = ["verdicts", *(["published"] if CONFIG.report.published else [])]
 
-# Tables shown in the report, and the file that the page is made of.
+# Tables in the report -> the file from which the page is made.
 SHOWN = {table: f"{TABLE}/{table}.parquet" for table in (*PARTS, *DERIVED)}
 SHOWN |= {table: f"{TABLE}/{table}.csv" for table in ("cohort", "registry", "quarantine")}
 TABLES = [
