@@ -1,10 +1,11 @@
-"""The codes step against the SAE's bare encode of the same cells in memory.
+"""Compare the speed of the codes step with that of the SAE's encoder on cells in memory.
 
     python benchmarks/bench_codes.py                        # Mammo-CLIP B5's head, made up
     python benchmarks/bench_codes.py --run results/phantom  # the head of a finished run
 
-The bare encode gets batches of the step's size, already float16 tensors in memory. Both are run in
-turns; the best of each counts. Clock and processor time, cells a second and their ratio.
+The encoder alone gets batches of the step's size that are float16 tensors in memory. Both are run
+in turns, and the best turn of each counts. The script prints wall time, processor time, cells per
+second and the ratio of both.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def of_run(run: Path, encoder: str, layer: str) -> tuple[Path, list[Path], list[Path]]:
-    """The SAE, the embeddings' and the images' manifests of a finished run."""
+    """The SAE and the manifests of embeddings and images of a finished run."""
     shards = [p for p in (run / "embeddings" / encoder).glob("*/*.json") if p.stem.isdigit()]
     embeddings = sorted(path for path in shards if layer in path.parent.name.split("+"))
     masks = sorted(path for path in (run / "images").glob("*.json") if path.stem.isdigit())
@@ -59,7 +60,7 @@ def of_run(run: Path, encoder: str, layer: str) -> tuple[Path, list[Path], list[
 
 
 def made_up(folder: Path, images: int) -> tuple[Path, list[Path], list[Path]]:
-    """The same, of random cells and atoms at the size of Mammo-CLIP B5's head."""
+    """The same files with random cells and atoms of the size of Mammo-CLIP B5's head."""
     rng = np.random.default_rng(0)
     grid = LayerGrid("head", CHANNELS, ROWS, COLUMNS, 32, 0.0, 0.0, 800)
     ids = [f"{number:016x}" for number in range(images)]

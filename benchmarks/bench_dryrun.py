@@ -1,7 +1,7 @@
-"""How long Snakemake plans a large cohort, and in how much memory: `snakemake -n`, timed.
+"""Measure the time and memory that `snakemake -n` needs to plan a large cohort.
 
-The archive is synthetic: tables of the VinDr form and empty files, whose names, sizes and times are
-all that planning reads. Two plans: nothing there yet, and everything there.
+The archive is synthetic: tables with VinDr-Mammo's layout and empty files. Planning reads only
+their names, sizes and times. Two plans are measured: without any results, and with all results.
 
     python benchmarks/bench_dryrun.py --images 480000 --per-shard 480
 """
@@ -30,7 +30,7 @@ layers: [blocks.10, blocks.14, head]
 
 
 def plan(folder: Path, *arguments: str) -> tuple[dict[str, float], str]:
-    """Return what a dry run in `folder` costs, and its output."""
+    """Return the time and memory of a dry run in `folder`, and its output."""
     with (folder / "plan.log").open("w+") as stream:
         began = time.perf_counter()
         process = subprocess.Popen(
@@ -57,14 +57,14 @@ def plan(folder: Path, *arguments: str) -> tuple[dict[str, float], str]:
 
 
 def jobs(text: str) -> int:
-    """Return the total of a dry run's table of jobs."""
+    """Return the total number of jobs from the output of a dry run."""
     if "Nothing to be done" in text:
         return 0
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("total"))
 
 
 def write_archive(folder: Path, images: int) -> None:
-    """Write an archive of four images a study, none with a finding."""
+    """Write an archive with four images per study and without findings."""
     breasts = ["study_id,image_id,laterality,view_position,height,width,breast_birads,"
                "breast_density,split"]  # fmt: skip
     views = [("L", "CC"), ("L", "MLO"), ("R", "CC"), ("R", "MLO")]
@@ -82,7 +82,7 @@ def write_archive(folder: Path, images: int) -> None:
 
 
 def pretend(folder: Path) -> None:
-    """Make every output of the run there, empty, and as old as all others."""
+    """Create every output of the run as an empty file, all with the same time."""
     summary = subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "--cores", "8", "--summary"),

@@ -1,11 +1,13 @@
-"""Extraction against its limits: the network against the reference package, the step against it.
+"""Compare the network with the reference package, and the extraction step with the network alone.
 
     python benchmarks/bench_extraction.py [--csv FILE] [--images N] [--size HxW] [encoder ...]
 
-For each encoder (lite0, b2, b5) it prints, with random weights and on the device at hand:
+For each encoder (lite0, b2, b5), with random weights and on the device of this machine, the script
+prints:
 
-- images/s of the reference package's forward as shipped, and of this package's network in float32
-  and bfloat16, with the largest difference of their final maps relative to the largest value;
+- images/s of the unchanged forward function of the reference package, and of this package's network
+  in float32 and bfloat16, with the largest difference of their final maps relative to the largest
+  value;
 - images/s of the whole extraction step, from an image store to an embedding store (three blocks,
   the final map and pooled features), and its ratio to the same network over tensors in memory, in
   images/s and in CPU time, which hardly depends on what else runs on the machine;
@@ -39,14 +41,14 @@ from mammo_sae.encoders.settings import ExtractionSettings
 from mammo_sae.stores.images import ImageRecord, create_image_store
 
 NAMES = {"lite0": "efficientnet-lite0", "b2": "efficientnet-b2", "b5": "efficientnet-b5"}
-ROUNDS = 3  # of the whole step
-TURNS, FORWARDS = 6, 10  # of the network alone: a turn is so many passes
+ROUNDS = 3  # turns of the whole step
+TURNS, FORWARDS = 6, 10  # passes per turn of the network alone
 
 
 def rates(runs: Sequence[Callable[[], object]], images: int, rounds: int) -> list[float]:
-    """Return images/s of each of `runs`, by turns: the median turn, after one to warm up.
+    """Return images/s of each of `runs`, from the median of several turns after a warm-up turn.
 
-    What else the machine does hits all alike.
+    Turns alternate, so other load on the machine affects all runs equally.
     """
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(rounds + 1):
@@ -61,9 +63,9 @@ def rates(runs: Sequence[Callable[[], object]], images: int, rounds: int) -> lis
 
 
 def cpu_ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
-    """Return the CPU time (user and system) of `first` over that of `second`, by turns.
+    """Return the CPU time (user and system) of `first` over that of `second`, measured in turns.
 
-    Unlike images/s this hardly depends on what else runs on the machine.
+    Unlike images/s, this depends little on other load on the machine.
     """
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
@@ -75,7 +77,7 @@ def cpu_ratio(first: Callable[[], object], second: Callable[[], object]) -> floa
 
 
 def write_encoder(name: str, directory: Path) -> torch.nn.Module:
-    """Write an encoder with the reference package's random weights; return the reference."""
+    """Write an encoder with random weights of the reference package. Return the reference."""
     package = efficientnet_lite_pytorch if "lite" in name else efficientnet_pytorch
     torch.manual_seed(0)
     reference = package.EfficientNet.from_name(name).eval()
@@ -103,7 +105,7 @@ def write_encoder(name: str, directory: Path) -> torch.nn.Module:
 
 
 def write_images(directory: Path, count: int, height: int, width: int) -> Path:
-    """Write an image store of smooth noise; return its manifest."""
+    """Write an image store of smooth noise. Return its manifest."""
     rng = np.random.default_rng(0)
     manifest = directory / f"{count}.json"
     blank = np.ones((height, width), bool)
@@ -141,7 +143,7 @@ def step(encoder: Path, layers: list[str], images: Path, output: Path, precision
 
 
 def peak_memory(*arguments: object) -> float:
-    """Return the peak resident memory in GB of the extraction step in a process of its own."""
+    """Return the peak resident memory in GB of the extraction step in a separate process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(sender, *arguments))

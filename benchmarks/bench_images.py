@@ -1,15 +1,16 @@
-"""What conversion costs on top of a bare decode-and-resize loop, and the memory it takes.
+"""Measure the time of the conversion against a simple decode-and-resize loop, and its memory.
 
     python benchmarks/bench_images.py [--images 8] [--turns 4] [--threads 2]
 
-Both read the same 3518 x 2800 16-bit files one after the other in one process, in turns, and the
-best turn of each counts: what is computed once per size of matrix and then kept is a shard's cost,
-not an image's. CPU seconds are compared, since they hold on a busy machine too; `ratio` is bare
-over converted: 1 is no overhead.
-Memory is the peak of the process that converts a whole shard through the step.
+Both read the same 3518 x 2800 16-bit files one after the other in one process. They run in turns,
+and the best turn of each counts, because some values are computed once per size of matrix and
+belong to the shard and not to an image. CPU seconds are compared, because they are reliable on a
+busy machine too. `ratio` is the time of the simple loop over the time of the conversion: 1 means no
+overhead. Memory is the peak of the process that converts a whole shard through the step.
 
-Then the whole step, store and its checks included, against a pool of as many processes in which the
-bare loop runs, on a shard eight times as large: CPU seconds of all processes, their start included.
+Then the whole step, with the store and its checks, is compared with a pool of the same number of
+processes that run the simple loop, on a shard eight times as large. The CPU seconds of all
+processes are compared, including their start.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ SYNTAXES = {
         partial(imagecodecs.jpeg2k_encode, codecformat="j2k", reversible=True, bitspersample=12),
     ),
 }
-IN_STEP = "JPEG Lossless"  # what most archives hold
+IN_STEP = "JPEG Lossless"  # the syntax of most archives
 
 
 def write(path: Path, seed: int, syntax: str) -> None:
@@ -84,7 +85,7 @@ def write(path: Path, seed: int, syntax: str) -> None:
 
 
 def make_folder(folder: Path, images: int, syntax: str) -> None:
-    """Write a shard of one syntax in VinDr-Mammo's form."""
+    """Write a shard of one transfer syntax in VinDr-Mammo's layout."""
     rows = []
     for n in range(images):
         write(folder / "images" / f"s{n}" / f"i{n}.dicom", n, syntax)
@@ -100,7 +101,7 @@ def make_folder(folder: Path, images: int, syntax: str) -> None:
 
 
 def bare(folder: Path) -> float:
-    """Decode and resize every file, nothing else; return CPU seconds."""
+    """Only decode and resize every file. Return CPU seconds."""
     before = time.process_time()
     for path in sorted(folder.rglob("*.dicom")):
         decode_and_resize(path)
@@ -118,7 +119,7 @@ def decode_and_resize(path: Path) -> np.ndarray:
 
 
 def bare_pool(folder: Path, processes: int) -> float:
-    """Decode and resize every file in a pool; return CPU seconds of all processes."""
+    """Decode and resize every file in a pool. Return CPU seconds of all processes."""
     before = cpu_seconds()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
@@ -128,7 +129,7 @@ def bare_pool(folder: Path, processes: int) -> float:
 
 
 def step(folder: Path, threads: int) -> float:
-    """Convert the shard through its step; return CPU seconds of all processes."""
+    """Convert the shard through its step. Return CPU seconds of all processes."""
     before = cpu_seconds()
     with tempfile.TemporaryDirectory() as out:
         run_step(folder, Path(out), threads)
@@ -136,12 +137,12 @@ def step(folder: Path, threads: int) -> float:
 
 
 def cpu_seconds() -> float:
-    """Return what this process and its children that have ended have used."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
 def converted(folder: Path) -> float:
-    """Convert every file as the step does, without its store; return CPU seconds."""
+    """Convert every file as the step does, without writing a store. Return CPU seconds."""
     from mammo_sae.dicom.canonical import canonical_image
     from mammo_sae.dicom.pixels import read_pixels
     from mammo_sae.dicom.settings import ClinicalSettings
@@ -166,7 +167,7 @@ def run_step(folder: Path, out: Path, threads: int, kind: str = "vindr") -> None
 
 
 def shard_memory(folder: Path, out: Path) -> float:
-    """Convert the shard in this process alone; return its peak memory, MB."""
+    """Convert the shard in this process alone. Return its peak memory in MB."""
     run_step(folder, out, 1, kind="phantom")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -1,9 +1,10 @@
-"""Head-layer interventions at Mammo-CLIP's size: algebra against editing every code and rerunning.
+"""Compare two ways of head-layer interventions at Mammo-CLIP's size: algebra and rerunning.
 
-Synthetic codes of 4,000 images, 48 x 29 cells, h = 16,384 latents of which a few thousand fire. The
-algebra scores every k from 0 to h, on and off, for two concepts, from the pooled codes. The other
-way, as the paper's repository does, edits each cell's codes, decodes, pools and applies the head,
-once per k; it is timed on a few images and k, checked to give the same logits, and multiplied out.
+The codes are synthetic: 4,000 images, 48 x 29 cells, h = 16,384 latents, a few thousand of which
+fire. The algebra scores every k from 0 to h, on and off, for two concepts, from the pooled codes.
+The repository of the paper does it in another way: for each k it edits the codes of each cell,
+decodes, pools and applies the head. This is timed on a few images and k and extrapolated, and the
+script checks that both ways give the same logits.
 
     python benchmarks/bench_interventions.py [--images 4000] [--latents 16384]
 """
@@ -26,7 +27,7 @@ KS = (0, 1, 5, 10, 50, 100, 250, 500, 1000, 5000, 10000, 16384)
 
 
 def draw_image(rng: np.random.Generator, latents: int) -> tuple[np.ndarray, np.ndarray]:
-    """One image's codes: index and value [cells, slots], low numbers firing more often."""
+    """The codes of an image: index and value [cells, slots]. Latents of low number fire more."""
     cells = ROWS * COLUMNS
     index = (latents * rng.random((cells, SLOTS)) ** 4).astype(np.int64)
     return index, rng.random((cells, SLOTS)).astype(np.float32)
@@ -109,7 +110,7 @@ def main() -> None:
         f"rerun:   {one * 1e3:.1f} ms per image and k; largest difference of a logit "
         f"{np.abs(logits - expected).max():.1e}"
     )
-    # One rerun gives the logits of both concepts; on and off are two reruns.
+    # One rerun gives the logits of both concepts. On and off need two reruns.
     full = one * n * 2 * len(KS)
     print(
         f"the paper's {len(KS)} k, on and off, by rerunning: {full:.0f} s multiplied out, "

@@ -1,14 +1,14 @@
-"""How many atoms of a known sparse dictionary each SAE finds, with the same cells and steps.
+"""Count the atoms of a known sparse dictionary that each SAE finds, with the same cells and steps.
 
     python benchmarks/bench_recovery.py [--peers DIR] [--steps N]
 
-Cells are sums of 4 of 128 random atoms in 64 dimensions, with noise. Every SAE has 128 latents,
-k = 4 where it has a k, Adam at 3e-3, and the same batches of 512 cells. Printed: the share of the
-true atoms that some atom matches with cosine > .9, as mean, least and most of several seeds of the
-SAE. Of variants with a penalty, whose scales differ between libraries, the penalty that is best on
-average counts, of as many for each.
+Cells are sums of 4 of 128 random atoms in 64 dimensions, with noise. Every SAE has 128 latents, k =
+4 if it has a k, Adam at 3e-3, and the same batches of 512 cells. The script prints the share of
+true atoms that an atom of the SAE matches with cosine > 0.9, as mean, minimum and maximum over
+several seeds. The scales of penalties differ between libraries. For variants with a penalty, each
+library tries the same number of penalties, and the one that is best on average counts.
 
-The peers' environment is that of bench_sae.py.
+The environment of the other libraries is that of bench_sae.py.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ from torch import Tensor
 
 D, H, K, BATCH, LR = 64, 128, 4, 512, 3e-3
 GROUPS = (1 / 16, 1 / 8, 1 / 4, 9 / 16)  # shares of the latents in a Matryoshka's groups
-PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of peers' L1, gated and JumpReLU SAEs
-BANDWIDTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of dictionary_learning's JumpReLU
+PENALTIES = (
+    0.1,
+    0.3,
+    1.0,
+    3.0,
+    10.0,
+    30.0,
+)  # penalties of the L1, gated and JumpReLU SAEs of other libraries
+BANDWIDTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # penalties of dictionary_learning's JumpReLU
 OWN_PENALTIES = {
     "l1": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
     "gated": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
@@ -37,7 +44,7 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    """Train all, each library in its own interpreter, and print what they recover."""
+    """Train all SAEs, each library in its own interpreter, and print their recovered shares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
     parser.add_argument("--steps", type=int, default=500)
@@ -66,8 +73,8 @@ def main() -> None:
 def dictionary() -> Tensor:
     """Return the true atoms [H, D], of length 1.
 
-    Drawn with a seed that no SAE starts from: one that draws its own atoms in the same way with
-    the same seed would begin at the truth.
+    They are drawn with a seed that no SAE uses. An SAE that draws its initial atoms in the same way
+    with the same seed would start from the true atoms.
     """
     atoms = torch.randn(H, D, generator=torch.Generator().manual_seed(20_000_003))
     return atoms / atoms.norm(dim=1, keepdim=True)
@@ -86,13 +93,13 @@ def batch(number: int) -> Tensor:
 
 
 def recovered(found: Tensor) -> float:
-    """Return the share of true atoms that `found` [h, D] holds."""
+    """Return the share of true atoms that `found` [h, D] contains."""
     unit = found.detach() / found.detach().norm(dim=1, keepdim=True)
     return float(((dictionary() @ unit.t()).amax(dim=1) > 0.9).double().mean())
 
 
 def report(name: str, train: Callable[..., Tensor], penalties: Sequence[float] = ()) -> None:
-    """Print what `train(seed)` finds or, of `train(seed, penalty)`, what the best penalty finds."""
+    """Print the share that `train(seed)` finds, or `train(seed, penalty)` with the best penalty."""
     scores = {
         penalty: [recovered(train(seed, *penalty)) for seed in SEEDS]
         for penalty in ([(penalty,) for penalty in penalties] or [()])
@@ -113,7 +120,8 @@ def mammo_sae(steps: int) -> None:
     start = Start(torch.cat([batch(10**6 + number) for number in range(40)]), scale=1.0)
 
     def trained(variant: s.Variant, seed: int) -> Tensor:
-        # As the peers do by default: no warm-up, AuxK weighted like the reconstruction.
+        # These are the defaults of the other libraries: no warm-up, AuxK with the weight of the
+        # reconstruction.
         values = s.SaeTraining(
             variant=variant, latents=H, lr=LR, steps=steps, batch=BATCH, seed=seed,
             init="cells", warm_up=0.0, dead_after=0.02,
@@ -143,7 +151,7 @@ def mammo_sae(steps: int) -> None:
 
 
 def sae_lens(steps: int) -> None:
-    """Train SAELens's variants, step by step as its `fit` does."""
+    """Train SAELens's variants with the same steps as its `fit`."""
     import sae_lens as library
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer

@@ -1,20 +1,20 @@
-"""SAE training against other libraries, side by side in one run.
+"""Compare the SAE training of this package with other libraries in one run.
 
     make bench-sae
     python benchmarks/bench_sae.py [--device cuda] [--csv FILE] [--peers DIR] [--steps N] [name ...]
 
-Every implementation trains a TopK SAE with AuxK (or, where its name says so, a ReLU SAE with an L1
-penalty) on the same batches in the same order, cells made of a known sparse dictionary. On a CPU
-d = 352, h = 2816, k = 16, batch 4096; on a GPU d = 2048, h = 16384, k = 32, batches 4096 and 16384.
-Each has a process of its own; they take turns, a few steps at a time, so that what else the
-machine does hits all alike.
-Printed: cells/s (median turn), ratios to the plain implementation by the clock and by processor
-time, explained variance on held-out cells, and the share of the true atoms that some atom matches
-with cosine > .9. With `products` in the race, which a GPU has by default, also the share of the
-rate of its three bfloat16 products, 6 d h operations a cell, and how many a second these are.
+Every implementation trains a TopK SAE with AuxK (or a ReLU SAE with an L1 penalty, if its name
+contains L1) on the same batches in the same order. Cells are made of a known sparse dictionary. On
+a CPU d = 352, h = 2816, k = 16, batch 4096; on a GPU d = 2048, h = 16384, k = 32, batches 4096 and
+16384. Each implementation has its own process. They take turns of a few steps, so that other load
+on the machine affects all equally. The script prints cells/s (median turn), ratios to the plain
+implementation by wall time and by processor time, the explained variance on held-out cells, and the
+share of true atoms that an atom matches with cosine > 0.9. If `products` is among the
+implementations, which is the default on a GPU, it also prints the rate of the three bfloat16
+products, 6 d h operations per cell, and each implementation's share of this rate.
 
-The peers' environment is built in --peers (default .venv-bench) when it is missing; `--peers -`
-takes them from this interpreter's.
+If the environment of the other libraries is missing, it is built in --peers (default .venv-bench).
+`--peers -` uses the environment of this interpreter.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CELLS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Course:
-    """What is raced over, by default: sizes, batches of cells to go through, implementations."""
+    """The default comparison: sizes, batches of cells, implementations."""
 
     d: int
     h: int
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def report(rows: list[dict[str, object]], course: Course, batch: int) -> None:
-    """Print the rows of one batch size, and what share of the products' rate each reaches."""
+    """Print the rows of one batch size, and each implementation's share of the products' rate."""
     rows = [row for row in rows if row["batch"] == batch]
     bound = next((row["cells_per_s"] for row in rows if row["name"] == "products"), None)
     print(f"d = {course.d}, h = {course.h}, k = {course.k}, batch {batch}")
@@ -115,19 +115,21 @@ def report(rows: list[dict[str, object]], course: Course, batch: int) -> None:
 
 
 def build(folder: Path) -> None:
-    """Make the peers' environment, once."""
+    """Make the environment of the other libraries, if it does not exist."""
     if (folder / "built").exists():
         return
     venv.create(folder, with_pip=True, clear=True)
     python = str(folder / "bin/python")
     pip = [python, "-m", "pip", "install", "--quiet", "--upgrade"]
     subprocess.run([*pip, "pip"], check=True)
-    # torch first and alone: another package's requirement may pull a build for GPUs.
+    # torch is installed first and alone, because the requirements of another package may install a
+    # build for GPUs.
     subprocess.run([*pip, "torch==2.13.0"], check=True)
     subprocess.run([*pip, "--requirement", str(HERE / "requirements-sae.txt")], check=True)
     without = ["--no-deps", "dictionary-learning==0.1.0", "nnsight==0.3.7"]
     subprocess.run([*pip, *without], check=True)
-    # Its CUDA build breaks the import of several peers beside a CPU torch.
+    # With a CPU build of torch, the CUDA build of this package breaks the import of several
+    # libraries.
     subprocess.run(
         [python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], check=True
     )
@@ -157,7 +159,7 @@ def write_cells(path: Path, course: Course, steps: int) -> None:
 
 
 class Racer:
-    """One implementation in its own process; see sae_racers.py for the protocol."""
+    """One implementation in its own process. sae_racers.py documents the protocol."""
 
     def __init__(self, name: str, python: str, data: Path, sizes: dict[str, object]) -> None:
         self.name = name
@@ -195,7 +197,7 @@ class Racer:
 def race(
     names: Sequence[str], peers: str, data: Path, sizes: dict[str, object]
 ) -> list[dict[str, object]]:
-    """Let all train in turns; return one row each, fastest first."""
+    """Train all implementations in turns. Return one row each, the fastest first."""
     racers = [
         Racer(name, peers if name in ELSEWHERE else sys.executable, data, sizes) for name in names
     ]

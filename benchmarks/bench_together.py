@@ -1,12 +1,12 @@
-"""Three SAEs of one layer in one pass over its store, against three passes.
+"""Compare the training of three SAEs in one pass over the layer's store with three passes.
 
     python benchmarks/bench_together.py [--turns N] [--steps N]
 
-The store (float16, d = 352, 256 cells an image) is eight times as large as the buffer, so every
+The store (float16, d = 352, 256 cells per image) is eight times as large as the buffer, so every
 epoch reads it from disk or from the page cache. The SAEs differ in seed, k and width (h = 1408 and
-2816, k = 16 and 32; batch 4096). Both ways take turns and end with the same files: that is checked.
-Printed per turn: seconds by the clock and of processor time, and bytes read by the trainer; and of
-all turns the ratio of the medians.
+2816, k = 16 and 32; batch 4096). The two ways take turns, and the script checks that they end with
+the same files. It prints the wall time, the processor time and the bytes read by the trainer for
+each turn, and the ratio of the medians over all turns.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def write_store(folder: Path) -> tuple[Path, Path]:
-    """Write an embedding store and the table of its images; return manifest and table."""
+    """Write an embedding store and the table of its images. Return the manifest and the table."""
     random = np.random.default_rng(0)
     ids = [f"{number:016x}" for number in range(IMAGES)]
     grid = LayerGrid("layer", D, SIDE, SIDE, 16, 0.0, 0.0, SIDE * 16)
@@ -89,7 +89,7 @@ def write_store(folder: Path) -> tuple[Path, Path]:
 def runs(
     folder: Path, saes: dict[str, SaeTraining], manifest: Path, images: Path, *, together: bool
 ) -> None:
-    """Train all: the first takes the others along, or each reads for itself."""
+    """Train all SAEs: the job of the first trains the others too, or each job reads the store."""
     for name, settings in saes.items():
         others = {folder / other / "sae.json": saes[other] for other in saes if other != name}
         outputs = train.run(
@@ -126,7 +126,7 @@ EmbeddingReader.read_block = _counted
 
 
 def read_bytes() -> int:
-    """Return how many bytes of cells have been read from stores so far."""
+    """Return the number of bytes of cells that have been read from stores so far."""
     return _read
 
 

@@ -1,11 +1,11 @@
-"""Does fine-tuning with the default recipe learn on every phantom, not on seed 0 alone?
+"""Check that fine-tuning with the default recipe learns on phantoms of several seeds.
 
     python benchmarks/check_finetuning.py [--seeds 0 1 2] [--cores 2] [--keep DIR]
 
-For each seed of the phantom the real workflow runs as far as the table of the encoders: archive,
-images, base, fine-tuning, scores. Prints the external split's AUROC of the fine-tuned encoder and
-of its base with a linear probe, per concept, and the epochs that were needed. Ends with status 1 if
-one AUROC is below .95 or not above the base's.
+For each seed of the phantom the real workflow runs up to the table of the encoders: archive,
+images, base, fine-tuning, scores. The script prints, per concept, the AUROC on the external split
+of the fine-tuned encoder and of its base with a linear probe, and the number of epochs. It ends
+with status 1 if an AUROC is below 0.95 or not above the AUROC of the base.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST = 0.95
 
 
 def main() -> None:
-    """Run each seed; print its row as soon as it is there."""
+    """Run each seed, and print its row as soon as the seed is finished."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--cores", default="all")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def scored(seed: int, folder: Path, cores: str) -> bool:
-    """Run one seed and print its row; return whether both concepts were learnt."""
+    """Run one seed and print its row. Return whether both concepts were learnt."""
     results = folder / f"seed{seed}"
     overlay = folder / f"seed{seed}.yaml"
     folder.mkdir(parents=True, exist_ok=True)

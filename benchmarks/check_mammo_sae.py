@@ -1,12 +1,13 @@
-"""`variant: mammo_sae` against Mammo-SAE's own training code: the same 50 steps, the same draws?
+"""Check that `variant: mammo_sae` trains like Mammo-SAE's own code: 50 steps and the resampling.
 
     git clone https://github.com/krishnakanthnakka/MammoSAE
     python benchmarks/check_mammo_sae.py MammoSAE [--peers DIR]
 
-Their autoencoder, losses and optimiser start from their own start and take 50 steps on raw cells in
-the peers' environment (that of bench_sae.py); ours takes them from the same weights. Then the
-losses of cells and the probabilities with which their resampler draws them are compared. Prints the
-largest differences relative to the largest value; ends with status 1 if one exceeds 1e-4.
+Mammo-SAE's autoencoder, losses and optimiser take 50 steps on raw cells from their own initial
+weights, in the environment of the other libraries (that of bench_sae.py). Our code takes 50 steps
+from the same weights. Then the losses of cells are compared, and the probabilities with which the
+resampler of Mammo-SAE draws cells. The script prints the largest differences relative to the
+largest value, and ends with status 1 if one exceeds 1e-4.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ NAMES = {
 
 
 def main() -> None:
-    """Have them train, train, compare."""
+    """Train with Mammo-SAE's code and with ours, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("code", type=Path, help="a clone of their repository")
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
@@ -48,13 +49,13 @@ def main() -> None:
 
 
 def cells(number: int) -> torch.Tensor:
-    """Raw cells of a batch, as after a swish."""
+    """Raw cells of a batch, with values as after a swish."""
     random = torch.Generator().manual_seed(number)
     return torch.randn(N, D, generator=random).mul(2).add(1.5).clamp(min=-0.28)
 
 
 def compare(found: dict[str, dict[str, torch.Tensor]]) -> bool:
-    """Take the same steps; return whether something differs."""
+    """Take the same steps with our code. Return whether something differs."""
     from mammo_sae.sae.settings import MammoSaeVariant, SaeTraining
     from mammo_sae.sae.trainer import Training
     from mammo_sae.sae.variants.base import Start
@@ -89,8 +90,8 @@ def compare(found: dict[str, dict[str, torch.Tensor]]) -> bool:
 
 
 def theirs(code: Path, out: Path) -> None:
-    """Train with their code; runs in the peers' environment."""
-    # Names of axes: only their annotations use them.
+    """Train with Mammo-SAE's code. This runs in the environment of the other libraries."""
+    # Names of axes, which only annotations in their code use.
     strenum = types.ModuleType("strenum")
     strenum.LowercaseStrEnum = enum.StrEnum  # type: ignore[attr-defined]
     strenum.SnakeCaseStrEnum = enum.StrEnum  # type: ignore[attr-defined]

@@ -1,14 +1,16 @@
-"""What others publish, written by their code and read by ours: every part, one after the other.
+"""Check that our code reads the files of other projects' code. Run all parts in sequence.
 
     python benchmarks/check_published.py [--peers DIR] [--mammo-sae CLONE] [PART...]
 
-A part is a file `benchmarks/published_NAME.py` that takes `--peers`, has the public code of its
-subject write files in that environment (requirements-sae.txt, requirements-published.txt), reads
-them with ours, prints what differs, and ends with status 1 if it is too much. To add one, add such
-a file: it is found by its name. Mammo-SAE's code is on no index: with a clone of its repository
-`check_mammo_sae.py` and `check_mammo_sae_topk.py` are run after all parts.
+A part is a file `benchmarks/published_NAME.py` that takes `--peers`. It writes files with the
+public code of another project in that environment (requirements-sae.txt,
+requirements-published.txt), reads them with our code and prints the differences. It ends with
+status 1 if a difference is too large. To add a part, add a file with such a name. Mammo-SAE's code
+is on no package index. With a clone of its repository, `check_mammo_sae.py` and
+`check_mammo_sae_topk.py` are run after all parts.
 
-Prints each part's lines and, last, which failed; ends with status 1 if one did.
+The script prints the lines of each part and, at the end, the parts that failed. It ends with status
+1 if one failed.
 """
 
 from __future__ import annotations

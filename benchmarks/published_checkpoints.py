@@ -1,16 +1,17 @@
-"""Mammo-CLIP's checkpoints, written by its own code: are our layers and logits the same?
+"""Check that our layers and logits equal Mammo-CLIP's, for checkpoints written by its own code.
 
     python benchmarks/published_checkpoints.py [--peers DIR] [--full]
 
-In the peers' environment mammoclip 0.1.8 (the code of Mammo-CLIP's repository, as on PyPI) makes,
-with random weights and statistics, a pretraining `.tar` of B2 and of B5, with the configuration
-that its trainer keeps (OmegaConf's, by its own conversion), and for B2 six classifiers' `.pth`:
-mass, calcification and density, each as a linear probe (one encoder with its own BatchNorm
-statistics under all three heads) and fine-tuned. It runs them on an image of 304 x 182 pixels
-(`--full`: 1520 x 912). In place of the text encoder the `.tar` holds embeddings and pooler alone.
+In the environment of the other libraries, mammoclip 0.1.8 (the code of Mammo-CLIP's repository,
+from PyPI) writes files with random weights and statistics. These are a pretraining `.tar` of B2 and
+of B5, with the configuration that its trainer stores (in OmegaConf, after its own conversion), and
+for B2 the `.pth` of six classifiers: mass, calcification and density, each as a linear probe (all
+three heads share one encoder with its own BatchNorm statistics) and fine-tuned. It runs them on an
+image of 304 x 182 pixels (`--full`: 1520 x 912). Instead of a whole text encoder the `.tar`
+contains only embeddings and pooler.
 
-Here the files are imported as a run would. Ends with status 1 if a layer differs by more than 1e-5
-of its largest value, or a logit by more than 1e-5.
+Our code imports the files as in a run. The script ends with status 1 if a layer differs by more
+than 1e-5 of its largest value, or a logit by more than 1e-5.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-STUBS = (  # imported by theirs, and not used here
+STUBS = (  # modules that their code imports and that are not used here
     "albumentations",
     "albumentations.pytorch",
     "albumentations.pytorch.transforms",
@@ -46,7 +47,7 @@ ARCHITECTURES = {"b2": "efficientnet-b2", "b5": "efficientnet-b5"}
 
 
 def main() -> None:
-    """Have the peers write, read the same, compare."""
+    """Write files with Mammo-CLIP's code, read them with ours, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
     parser.add_argument("--full", action="store_true", help="at 1520 x 912")
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def compare(path: Path) -> bool:
-    """Import a file and compare layers and logits with the peer's."""
+    """Import a file and compare layers and logits with Mammo-CLIP's."""
     from mammo_sae.encoders import importing
     from mammo_sae.encoders.mammo_clip import read_checkpoint
     from mammo_sae.encoders.network import load_encoder
@@ -106,7 +107,7 @@ def compare(path: Path) -> bool:
 
 
 def make(folder: Path, size: tuple[int, int]) -> None:
-    """Write the files and what their own network gives; runs in the peers' environment."""
+    """Write the files and the outputs of their own network, in the other libraries' environment."""
     import mammoclip
 
     codebase = Path(mammoclip.__file__).parents[1] / "codebase"
@@ -115,7 +116,7 @@ def make(folder: Path, size: tuple[int, int]) -> None:
     from breastclip.model.modules import LinearClassifier, efficientnet_custom
     from breastclip.model.modules.projection import LinearProjectionHead
 
-    # The start is overwritten: ImageNet's weights need not be fetched.
+    # The initial weights are overwritten, so ImageNet's weights need not be downloaded.
     network = efficientnet_custom.EfficientNet
     network.from_pretrained = classmethod(lambda cls, name, **named: cls.from_name(name, **named))
     torch.manual_seed(0)
@@ -163,7 +164,7 @@ def make(folder: Path, size: tuple[int, int]) -> None:
 
 
 def configuration(configs: Path, name: str) -> dict:
-    """Compose their configuration as Hydra does, and convert it as their trainer does."""
+    """Compose their configuration like Hydra, and convert it like their trainer."""
     from breastclip.util.utils import convert_dictconfig_to_dict
     from omegaconf import OmegaConf
 
@@ -196,7 +197,7 @@ def drawn_encoder(config: dict) -> torch.nn.Module:
 
 
 def keep(path, content, encoder, classifier, size) -> None:
-    """Write a checkpoint, and beside it maps of some layers, and logits, of a random image."""
+    """Write a checkpoint, and a file with maps of some layers and logits for a random image."""
     torch.save(content, path)
     expected = {"image": torch.randn(1, 3, *size)}
     hooks = [

@@ -1,17 +1,18 @@
-"""DCMTK and GDCM beside our reader: do they write what we read, and show what we show?
+"""Compare our DICOM reader with DCMTK and GDCM: stored values and displayed images.
 
     python benchmarks/published_dicom.py [--peers DIR]
 
-Needs DCMTK's programs on the PATH (Debian's package `dcmtk`); `--peers` is not used. Here small
-mammograms are written, those of the phantom and pictures with every kind of VOI and modality
-transformation. DCMTK (`dcmconv`, `dcmcrle`, `dcmcjpeg`, `dcmcjpls`) and GDCM write each again in
-other transfer syntaxes: pixels, header and canonical images must stay the same. GDCM gives each
-file's stored values. DCMTK's `dcm2pnm` shows each picture by each of its windows and tables with 16
-bits, and the uncompressed files of the pydicom wheels by their first window. Ours must be theirs.
+It needs DCMTK's programs on the PATH (Debian's package `dcmtk`); `--peers` is not used. The script
+writes small mammograms: those of the phantom, and pictures with every kind of VOI and modality
+transformation. DCMTK (`dcmconv`, `dcmcrle`, `dcmcjpeg`, `dcmcjpls`) and GDCM write each file again
+in other transfer syntaxes. Pixels, header and canonical images must stay the same. GDCM reads each
+file's stored values. DCMTK's `dcm2pnm` displays each picture with each of its windows and tables in
+16 bits, and the uncompressed files of the pydicom wheels with their first window. Our results must
+equal theirs.
 
-Ends with status 1 if stored values or canonical images differ, or a display value by more than one
-of 65535 in a window, or by more than one step of n bits in a table or a nominal range of n bits, of
-which DCMTK makes 16 by appending zeros.
+The script ends with status 1 if stored values or canonical images differ. It also ends with status
+1 if a display value differs by more than one of 65535 in a window, or by more than one step of n
+bits in a table or a nominal range of n bits, which DCMTK extends to 16 bits by appending zeros.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ DCMTK = {
     "JPEG-LS lossless": ("dcmcjpls", "+el"),
     "JPEG-LS lossless, fragments of 1 KiB": ("dcmcjpls", "+el", "+fs", "1"),
 }
-"""Programs that write a file again, and their options."""
+"""Programs that rewrite a file, and their options."""
 
 GDCM = ("JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless")
 GDCM += ("ImplicitVRLittleEndian", "DeflatedExplicitVRLittleEndian", "ExplicitVRBigEndian")
 
 
 def main() -> int:
-    """Write files, have the peers write and show them again, compare; return the exit status."""
+    """Write files, rewrite and display them with DCMTK and GDCM. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
     parser.parse_args()
@@ -164,11 +165,11 @@ def picture(bits: int, signed: bool, photometric: str, elements: dict) -> Datase
     return data
 
 
-# The same in another transfer syntax.
+# The same image in another transfer syntax.
 
 
 def gdcm_again(path: Path, target: Path, syntax: str) -> None:
-    """Have GDCM write a file in another transfer syntax."""
+    """Rewrite a file in another transfer syntax with GDCM."""
     import gdcm
 
     reader = gdcm.ImageReader()
@@ -189,7 +190,7 @@ def gdcm_again(path: Path, target: Path, syntax: str) -> None:
 
 
 def seen(path: Path) -> tuple:
-    """Return all that we read of a file: stored values, what is said of them, canonical images."""
+    """Return all that we read from a file: stored values, their description, canonical images."""
     from mammo_sae.dicom.canonical import canonical_image
     from mammo_sae.dicom.pixels import display_values, read_pixels, signed_values
     from mammo_sae.dicom.settings import ClinicalSettings, MammoClipSettings
@@ -204,7 +205,7 @@ def seen(path: Path) -> tuple:
 
 
 def compare_rewritten(label: str, files: list[Path], again: Callable[[Path, Path], object]) -> int:
-    """Print and return how many files are not what they were once a peer has written them again."""
+    """Print and return the number of files that changed when a program rewrote them."""
     differing, refused = 0, 0
     for path in files:
         plain = path.with_suffix(".plain")
@@ -239,7 +240,7 @@ def decompressed(path: Path, target: Path) -> None:
 
 
 def compare_stored(files: list[Path]) -> int:
-    """Print and return in how many files GDCM's stored values are not ours."""
+    """Print and return the number of files in which GDCM's stored values differ from ours."""
     import gdcm
 
     from mammo_sae.dicom.pixels import read_pixels, signed_values
@@ -264,13 +265,13 @@ def compare_stored(files: list[Path]) -> int:
 
 
 def compare_shown(files: list[Path]) -> int:
-    """Print and return how many pictures DCMTK shows otherwise, by window, table or neither."""
+    """Print and return the number of pictures that DCMTK displays differently, by kind of VOI."""
     from mammo_sae.dicom.pixels import display_values, read_pixels
 
     worst: dict[str, list[tuple[float, bool]]] = {}
     for path in files:
         header, read = read_pixels(path)
-        # DCMTK makes 16 bits of n by appending zeros, where it has no window to compute.
+        # Without a window, DCMTK extends n bits to 16 by appending zeros.
         step = 65536 / (1 << header.bits_stored)
         if header.voi_luts:
             ways = [
@@ -298,10 +299,10 @@ def compare_shown(files: list[Path]) -> int:
 
 
 def compare_public() -> int:
-    """Print and return how many files of the pydicom wheels DCMTK's first window shows otherwise.
+    """Print and return the number of pydicom's files that DCMTK displays differently.
 
-    Uncompressed files alone, and none with padding, since DCMTK shows it. Where rescaling makes
-    fractions, DCMTK rounds them.
+    The first window is used. Only uncompressed files without padding are compared, because DCMTK
+    displays padding. DCMTK rounds fractions that result from rescaling.
     """
     from mammo_sae.dicom.pixels import display_values, read_pixels
     from mammo_sae.dicom.refusal import Refusal
@@ -328,7 +329,7 @@ def compare_public() -> int:
 
 
 def public_files() -> Iterator[Path]:
-    """Yield the files of the wheels of pydicom and pydicom-data that may be DICOM."""
+    """Yield the files in the wheels of pydicom and pydicom-data that may be DICOM."""
     import data_store
     import pydicom
 

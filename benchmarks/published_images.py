@@ -1,12 +1,12 @@
-"""Mammo-CLIP's own preprocessing and OpenCV beside ours: are the pixels the same?
+"""Check that our pixels equal those of Mammo-CLIP's own preprocessing and of OpenCV.
 
     python benchmarks/published_images.py [--peers DIR]
 
 `--peers` is an environment with mammoclip 0.1.8, dicomsdl and opencv-python. There OpenCV resizes
 random images (INTER_AREA: both sides shrink, both grow, one of each; every width and height on the
 way to 1520 x 912), and mammoclip's `preprocessing.preprocess_image_to_png_vindr` makes PNGs of 16
-DICOM files of a phantom, large and small. Here the same images are resized and converted, and the
-PNGs are read as they are. Ends with status 1 if a pixel differs by more than one grey level.
+DICOM files of a phantom, large and small. Our code resizes and converts the same images, and reads
+the PNGs with `as_is`. The script ends with status 1 if a pixel differs by more than one grey level.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from unittest import mock
 import numpy as np
 
 HEIGHT, WIDTH = 1520, 912
-SIZES = ((2100, 1300), (1100, 720))  # of the DICOM files' matrices, half of the files each
-FILES = 8  # of each size
+SIZES = (
+    (2100, 1300),
+    (1100, 720),
+)  # sizes of the DICOM files' matrices, each for half of the files
+FILES = 8  # number of images of each size
 STUBS = (
     "IPython",
     "IPython.core",
@@ -35,7 +38,7 @@ STUBS = (
 
 
 def main() -> int:
-    """Have the peers make images, make the same, compare; return the exit status."""
+    """Make the same images with their code and with ours, and compare. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
@@ -69,7 +72,7 @@ def picture(number: int, rows: int, columns: int) -> np.ndarray:
 
 
 def write_phantoms(folder: Path) -> None:
-    """Write DICOM files of VinDr-Mammo's form, a folder per size."""
+    """Write DICOM files in VinDr-Mammo's layout, one folder per size."""
     from mammo_sae.phantom import archive
     from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
@@ -81,7 +84,7 @@ def write_phantoms(folder: Path) -> None:
 
 
 def make(folder: Path) -> None:
-    """In the peers' environment: write what they make of the images."""
+    """Write the images that their code makes, in the environment of the other libraries."""
     import cv2
 
     resized = {}
@@ -89,7 +92,7 @@ def make(folder: Path) -> None:
         image = picture(number, rows, columns)
         resized[str(number)] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     np.savez(folder / "resized.npz", **resized)
-    # Their module imports what only its command line and its GPU path need.
+    # Their module imports packages that only its command line and its GPU code need.
     sys.modules.update({name: mock.MagicMock() for name in STUBS})
     from preprocessing.preprocess_image_to_png_vindr import save_imgs
 
@@ -107,7 +110,7 @@ def dicom_files(folder: Path) -> list[Path]:
 
 
 def compare_resized(folder: Path) -> int:
-    """Print and return the largest difference from OpenCV, by what the axes do."""
+    """Print and return the largest difference from OpenCV, by which axes shrink or grow."""
     from mammo_sae.dicom.canonical import _resize_like_opencv
 
     expected = np.load(folder / "resized.npz")

@@ -1,15 +1,16 @@
-"""SAEs between libraries: theirs read by us, ours read by theirs. Are codes the same?
+"""Check that codes stay the same when SAE files are exchanged with other libraries.
 
     python benchmarks/published_saes.py [--peers DIR]
 
-In the peers' environment (that of bench_sae.py) SAELens, dictionary_learning and overcomplete write
-SAEs of every kind with their own classes, with random parameters and atoms of any length, and code
-random cells. Here the files are read by `mammo_sae.sae.formats`. SAELens also judges files of ours.
-Folders of older SAELens are its own with `cfg.json` in the keys of that age, which it reads itself.
+In the environment of the other libraries (that of bench_sae.py), SAELens, dictionary_learning and
+overcomplete write SAEs of every kind with their own classes, with random parameters and atoms of
+any length, and encode random cells. `mammo_sae.sae.formats` reads these files. SAELens also reads
+our files. Folders of older versions of SAELens are its current folders with a `cfg.json` in the old
+keys, which SAELens reads itself.
 
-Prints the largest difference of codes and reconstructions, relative to the largest value, and how
-many codes are 0 on one side alone. Ends with status 1 if there is one, or a difference exceeds
-1e-6, or 1e-4 for those that SAELens reads.
+The script prints the largest difference of codes and reconstructions, relative to the largest
+value, and the number of codes that are 0 in only one of the two libraries. It ends with status 1 if
+there is such a code, or if a difference exceeds 1e-6, or 1e-4 for files that SAELens reads.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TOLERANCE = {"theirs": 1e-6, "ours": 1e-4}
 
 
 def main() -> None:
-    """Have them write, read; write, have them read."""
+    """Read files of the other libraries, and let SAELens read our files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
     parser.add_argument("--peer", nargs=2, metavar=("TASK", "FOLDER"), help=argparse.SUPPRESS)
@@ -55,7 +56,7 @@ def _dense(index: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 def theirs(peers: Path, folder: Path) -> bool:
-    """Read what they write; return whether something differs."""
+    """Read the files of the other libraries. Return whether something differs."""
     from mammo_sae.sae.formats.published import read_published
     from mammo_sae.sae.model import Encoder
     from mammo_sae.sae.settings import PublishedVariant
@@ -72,14 +73,14 @@ def theirs(peers: Path, folder: Path) -> bool:
         sae = read_published(PublishedVariant(path=str(path), sha256=digest, k=given["k"]))
         index, value = Encoder(sae)(judged["cells"])
         found = {"codes": _dense(index, value), "reconstruction": sae.decode(index, value)}
-        # A code of ours is the length of its atom in the embedding.
+        # In our files a code is the length of its atom's part of the embedding.
         judged["codes"] = judged["codes"] * judged["atoms"].norm(dim=1)
         wrong |= _compared(case.name, found, judged, TOLERANCE["theirs"])
     return wrong
 
 
 def ours(peers: Path, folder: Path) -> bool:
-    """Have them read what we write; return whether something differs."""
+    """Let SAELens read our files. Return whether something differs."""
     from mammo_sae.sae.formats.saelens import write
     from mammo_sae.sae.model import Encoder, SparseAutoencoder
 
@@ -121,7 +122,7 @@ def _compared(
     return worst > limit or other > 0
 
 
-# What follows runs in the peers' environment.
+# The code below runs in the environment of the other libraries.
 
 
 def peers_read(folder: Path) -> None:
@@ -139,7 +140,7 @@ def peers_read(folder: Path) -> None:
 def peers_write(folder: Path) -> None:
     """Write SAEs of every kind, cells, codes and reconstructions."""
     torch.manual_seed(5)
-    # A build for GPUs of this package breaks the import of transformers beside a CPU torch.
+    # With a CPU build of torch, a GPU build of this package breaks the import of transformers.
     sys.modules["torchvision"] = None  # type: ignore[assignment]
     for name, case in [*_saelens(folder), *_dictionary_learning(folder)]:
         _keep(folder / name, case)
@@ -260,7 +261,7 @@ def _dictionary_learning(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             sae.threshold.fill_(0.4)
         at = folder / f"dictionary_learning {kind}"
         at.mkdir()
-        # As its `trainSAE` writes them.
+        # In the layout in which its `trainSAE` writes them.
         torch.save(sae.state_dict(), at / "ae.pt")
         trainer: dict[str, Any] = {"dict_class": kind, "activation_dim": D, "dict_size": H}
         if hasattr(sae, "k"):

@@ -1,10 +1,10 @@
 """The implementations that bench_sae.py compares: one process each, driven by lines on stdin.
 
-`ready` answers when set up, `train N` takes N steps and answers their seconds, by the clock and
-of processor time (user and system, all threads), `score` answers
-explained variance on held-out cells and the share of true atoms recovered. Each class below uses
-its library as its own training loop does, on cells that are centred and scaled already and lie on
-the device to train on. A GPU's seconds end when it has done all it was told.
+`ready` returns when the setup is finished. `train N` takes N steps and returns their wall time and
+processor time in seconds (user and system, all threads). `score` returns the explained variance on
+held-out cells and the share of true atoms that were recovered. Each class below uses its library in
+the same way as the library's own training loop. Cells are already centred and scaled, and are on
+the device for training. On a GPU the time ends when all its work is finished.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 LR = 1e-3
 AUX_WEIGHT = 1 / 32
-# Of the L1 variants: what a code costs, against the squared error summed over channels.
+# The penalty of the L1 variants, per unit of a code, with the squared error summed over channels.
 PENALTY = 2.0
 
 
@@ -77,10 +77,10 @@ class Plain:
 
 
 class Products:
-    """The three dense products of a step that no trainer can do without, in bfloat16.
+    """The three dense products that every training step needs, in bfloat16.
 
-    Pre-activations and the gradients of both weight matrices, 6 d h operations a cell: the rate at
-    which others are measured.
+    They are the pre-activations and the gradients of both weight matrices, 6 d h operations per
+    cell. The rates of trainers are given as shares of their rate.
     """
 
     def __init__(self, d: int, h: int, batch: int, device: str) -> None:
@@ -88,14 +88,14 @@ class Products:
         self.cells = torch.randn(batch, d, device=device, dtype=torch.bfloat16)
 
     def step(self, x: Tensor) -> None:
-        """Multiply as a training step on a batch would; converting x is not part of the rate."""
+        """Compute the products of a training step on a batch. The conversion of x is not timed."""
         z = torch.mm(self.cells, self.weight.t())
         torch.mm(z.t(), self.cells)
         torch.mm(z.t(), self.cells)
 
 
 class MammoSae:
-    """This package's trainer, in a given type of product."""
+    """This package's trainer, with a given number type of products."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class MammoSae:
         from mammo_sae.sae.variants.choice import training_sae
 
         variant = TopKVariant(k=k, k_aux=d // 2, aux_weight=AUX_WEIGHT)
-        if l1:  # without resampling, which the peer has not
+        if l1:  # without resampling, because the other library has none
             variant = L1Variant(l1=PENALTY / d, resample_every=1.0)
         settings = SaeTraining(
             variant=variant, latents=h, lr=LR, steps=steps, warm_up=0.0, decay=0.0, dead_after=0.05,
@@ -138,7 +138,7 @@ class MammoSae:
 
 
 class SaeLens:
-    """SAELens's trainer, step by step as its `fit` does."""
+    """SAELens's trainer, with the same steps as its `fit`."""
 
     def __init__(
         self,
@@ -192,12 +192,12 @@ class SaeLens:
 
 
 class Sparsify:
-    """Sparsify's SparseCoder, trained as its Trainer does."""
+    """Sparsify's SparseCoder, trained in the same way as by its Trainer."""
 
     def __init__(self, d: int, h: int, k: int, steps: int, device: str) -> None:
         from sparsify import SparseCoder, SparseCoderConfig
 
-        if device == "cuda":  # as its Trainer does; `forward` is in bfloat16 there by itself
+        if device == "cuda":  # as in its Trainer; its `forward` runs in bfloat16 by default
             torch.set_float32_matmul_precision("high")
         config = SparseCoderConfig(num_latents=h, k=k, normalize_decoder=True)
         self.sae = SparseCoder(d, config, device=device, dtype=torch.float32)
@@ -280,7 +280,7 @@ class Overcomplete:
 
 
 def stored(train: np.ndarray, batch: int, folder: Path) -> Iterator[Tensor]:
-    """Yield the cells through an embedding store and the package's loader."""
+    """Yield cells that the package's loader reads from an embedding store."""
     from mammo_sae.grids import LayerGrid
     from mammo_sae.sae.loader import Cells
     from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
@@ -294,14 +294,14 @@ def stored(train: np.ndarray, batch: int, folder: Path) -> Iterator[Tensor]:
     with create_embedding_store(path, manifest, image_ids=ids, grids=[grid]) as writer:
         for start in range(0, len(maps), 16):
             writer.write({"layer": maps[start : start + 16]})
-    # A quarter fits: the mixing buffer reads on while training runs.
+    # A quarter of the cells fits into memory, so the mixing buffer reads while training runs.
     budget = train.nbytes // 8
     reader = EmbeddingReader([manifest], "layer")
     return Cells(reader, budget, torch.device("cpu")).batches(batch, seed=0)
 
 
 def main() -> None:
-    """Serve one implementation."""
+    """Run one implementation and answer commands."""
     name, data, sizes = sys.argv[1], np.load(sys.argv[2]), json.loads(sys.argv[3])
     answers, sys.stdout = sys.stdout, sys.stderr
     h, k, batch, steps, device = (sizes[n] for n in ("h", "k", "batch", "steps", "device"))

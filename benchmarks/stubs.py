@@ -1,4 +1,4 @@
-"""Stand-ins for packages that peers import and do not use."""
+"""Stubs of packages that other libraries import but do not use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import types
 
 
 def without_torchvision() -> None:
-    """Let overcomplete be imported without torchvision and timm.
+    """Make overcomplete importable without torchvision and timm.
 
-    Its __init__ imports them for image models that have no part in the benchmarks.
+    Its __init__ imports them for image models that the benchmarks do not use.
     """
     torchvision = types.ModuleType("torchvision")
     torchvision.transforms = types.ModuleType("torchvision.transforms")

@@ -1,8 +1,8 @@
-"""How often each p-value of the analyses falls below 0.05 where there is nothing to find.
+"""Measure how often each p-value of the analyses is below 0.05 under the null hypothesis.
 
-Cohorts are simulated in which the null hypothesis of a test holds, though scores, labels,
-confounders and masks all hang on the patient; the table gives the share of cohorts with p < 0.05
-in percent and its 95 % interval (Clopper-Pearson over cohorts), the last row that of all cohorts.
+The script simulates cohorts in which the null hypothesis of a test holds, although scores, labels,
+confounders and masks all depend on the patient. The table gives the share of cohorts with p < 0.05
+in percent, and its 95 % interval (Clopper-Pearson over cohorts). The last row is over all cohorts.
 
     python benchmarks/type_one_error.py [--cohorts 200] [--draws 99]
 """
@@ -19,7 +19,11 @@ from mammo_sae import statistics as st
 from mammo_sae.analysis import alignment
 from mammo_sae.analysis import exchange as ex
 
-PATIENTS = {0.02: 600, 0.1: 150, 0.5: 40}  # by prevalence: at least 12 positive ones
+PATIENTS = {
+    0.02: 600,
+    0.1: 150,
+    0.5: 40,
+}  # prevalence -> number of patients, with at least 12 positive ones
 IMAGES = ("1", "4", "12", "1-12", "positives have more")
 TESTS = (
     "association",
@@ -34,7 +38,7 @@ GRID = 4  # rows and columns of an activation map
 
 @dataclass(frozen=True)
 class Cohort:
-    """Images [n] of a simulated cohort, and the maps of positive ones."""
+    """Images [n] of a simulated cohort, and the maps of positive images."""
 
     patient: np.ndarray
     side: np.ndarray
@@ -43,7 +47,7 @@ class Cohort:
 
 
 def draw_cohort(rng: np.random.Generator, images: str, prevalence: float) -> Cohort:
-    """Return a cohort whose positive patients have the finding in one breast that was imaged."""
+    """Return a cohort whose positive patients have the finding in one imaged breast."""
     people = PATIENTS[prevalence]
     positive = rng.permutation(people) < round(prevalence * people)
     if images == "1-12":
@@ -54,7 +58,8 @@ def draw_cohort(rng: np.random.Generator, images: str, prevalence: float) -> Coh
         count = np.full(people, int(images))
     patient = np.repeat(np.arange(people), count)
     number = np.arange(len(patient)) - np.repeat(np.cumsum(count) - count, count)
-    # Images come as left CC, left MLO, right CC, right MLO, and again; some patients begin right.
+    # Images are in the order left CC, left MLO, right CC, right MLO, and so on. Some patients begin
+    # with the right side.
     side = (number // 2 + rng.integers(2, size=people)[patient]) % 2
     # The finding is in the breast of the patient's first image.
     label = positive[patient] & (side == side[np.cumsum(count) - count][patient])
@@ -62,7 +67,7 @@ def draw_cohort(rng: np.random.Generator, images: str, prevalence: float) -> Coh
 
 
 def draw_scores(rng: np.random.Generator, cohort: Cohort) -> np.ndarray:
-    """Return [n] scores, half of whose variance is the patient's and a quarter the breast's."""
+    """Return [n] scores: half of the variance is between patients, a quarter between breasts."""
     people = cohort.patient.max() + 1
     breast = 2 * cohort.patient + cohort.side
     return (
@@ -84,7 +89,7 @@ def p_values(rng: np.random.Generator, cohort: Cohort, draws: int, seed: int) ->
             strict=True,
         )
     )
-    # Both the score and the confounder go with the label, and not with each other given it.
+    # The score and the confounder are associated with the label, and independent given the label.
     score = score + 0.8 * cohort.label
     people = cohort.patient.max() + 1
     ill = np.zeros(people, bool)
@@ -103,12 +108,12 @@ def p_values(rng: np.random.Generator, cohort: Cohort, draws: int, seed: int) ->
 
 
 def alignment_p(rng: np.random.Generator, cohort: Cohort, draws: int, seed: int) -> float:
-    """Return p of the energy lift where a lesion's place says nothing of where the latent fires."""
+    """Return p of the energy lift if lesions and activations have independent positions."""
     here = np.flatnonzero(cohort.label)
     patient, n = cohort.patient[here], len(here)
     people = int(patient.max()) + 1
     cells = np.arange(GRID * GRID)
-    # A lesion is seen at about one place in all images of a patient; the map is patient-like too.
+    # A lesion has about the same position in all images of a patient, and so has the activation.
     place = rng.integers(GRID * GRID, size=people)[patient]
     place = np.where(rng.random(n) < 0.3, rng.integers(GRID * GRID, size=n), place)
     mask = (cells == place[:, None]).reshape(n, GRID, GRID).astype(np.float32)
