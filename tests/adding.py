@@ -1,4 +1,4 @@
-"""The words of docs/architecture.md on adding things, followed in a copy of the project."""
+"""Functions that follow the instructions of docs/architecture.md on additions, in a copy."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def add_analysis(folder: Path) -> None:
-    """Add the analysis `darkness`; its generated files are not written yet."""
+    """Add the analysis `darkness`, without writing its generated files."""
     package, rules = folder / "src" / "mammo_sae", folder / "workflow" / "rules"
     (package / "analysis" / "darkness.py").write_text(MODULE)
     edit(package / "analysis" / "settings.py", "class TruthSettings(", SETTINGS)

@@ -1,4 +1,4 @@
-"""Writes one frame as a stream of a JPEG family, with encoders that the package does not use."""
+"""Write one frame as a stream of a JPEG family, with encoders that the package does not use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 from pydicom import uid
 
-# JPEG streams carry values without a sign, which the header alone gives. JPEG 2000 has signs.
+# JPEG streams contain unsigned values, and only the header gives the sign. JPEG 2000 has signs.
 ENCODERS = {
     uid.JPEGBaseline8Bit: partial(imagecodecs.jpeg_encode, level=100),
     uid.JPEGExtended12Bit: partial(imagecodecs.jpeg_encode, level=100, bitspersample=12),

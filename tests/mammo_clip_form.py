@@ -1,7 +1,7 @@
-"""Writes a folder of VinDr-Mammo's form again as Mammo-CLIP's preprocessing leaves it.
+"""Convert a folder with VinDr-Mammo's layout into the output of Mammo-CLIP's preprocessing.
 
-An implementation of its own, after the published scripts (batmanlab/Mammo-CLIP,
-src/preprocessing): nothing of the package's reader or conversion takes part in it.
+This is a separate implementation of the published scripts (batmanlab/Mammo-CLIP,
+src/preprocessing). It does not use the package's reader or conversion.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def write_mammo_clip_form(
     Parameters
     ----------
     vindr
-        A folder of VinDr-Mammo's form, as the phantom's parts are: DICOM files, two tables.
+        A folder with VinDr-Mammo's layout, like a part of the phantom: DICOM files and two tables.
     folder
-        To write.
+        The folder to write.
     height, width
-        Size of the PNGs. The table's `resized_` columns are of 1520 x 912 whatever it is, as in
-        the published one.
+        Size of the PNGs. The table's `resized_` columns are always in pixels of 1520 x 912, as in
+        the published table.
     """
     breasts = pd.read_csv(vindr / "breast-level_annotations.csv").set_index("image_id")
     findings = pd.read_csv(vindr / "finding_annotations.csv")
@@ -85,7 +85,7 @@ def _middle(image: np.ndarray) -> np.ndarray:
 
 
 def _longest_run(flags: np.ndarray) -> tuple[int, int]:
-    """Return [start, stop) of the longest run; the script counts one at an end as one shorter."""
+    """Return [start, stop) of the longest run. The script counts a run at an end one shorter."""
     runs, start = [], None
     for position, flag in enumerate([*flags, False]):
         if flag and start is None:
@@ -100,7 +100,7 @@ def _longest_run(flags: np.ndarray) -> tuple[int, int]:
 def _averaged(image: np.ndarray, rows: int) -> np.ndarray:
     """Return [rows, columns]: the mean over each row's share of the image's height.
 
-    What OpenCV's INTER_AREA gives where both sides shrink, or both grow.
+    This is the result of OpenCV's INTER_AREA if both sides shrink or both grow.
     """
     sums = np.vstack([np.zeros(image.shape[1]), np.cumsum(image, axis=0)])
     edges = np.linspace(0, len(image), rows + 1)
@@ -142,7 +142,7 @@ def _row(finding: pd.Series, breast: pd.Series, crops: dict) -> dict[str, object
 def published_box(
     box: list[float], inner: tuple[int, int], crop: tuple[int, int, int, int]
 ) -> list[float]:
-    """Return a box as the published script maps it into 1520 x 912, its axes swapped as there.
+    """Return a box in 1520 x 912 as the published script maps it, including its swapped axes.
 
     `inner` is the size of the image without its border, `crop` (left, top, right, bottom) in it.
     """

@@ -25,12 +25,12 @@ class Cohort:
     image_stores: list[Path]
     layer: str
     cells: dict[str, np.ndarray]
-    """Per image id its stored cells [rows, columns, channels]."""
+    """Image id -> its stored cells [rows, columns, channels]."""
     splits: dict[str, list[str]]
 
 
 def _write_masks(manifest: Path, ids: list[str], *, all_breast: bool) -> None:
-    """Write image stores of 128 x 96 pixels that are all breast, or whose left third is."""
+    """Write image stores of 128 x 96 pixels in which all or the left third is breast."""
     breast = np.ones((128, 96), bool)
     if not all_breast:
         breast[:, 32:] = False

@@ -1,4 +1,4 @@
-"""What is added as docs/architecture.md says: the files it touches, and what it makes stale."""
+"""Additions by the instructions of docs/architecture.md: changed files and stale jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mammo_sae.steps import STEPS
 PROJECT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "workflow", "src", "config", "profiles", "envs", "docs", "tests")
 PACKAGE = "src/mammo_sae/"
-# What is added -> how, and the files of the project that this touches.
+# Addition -> the function that adds it, and the files of the project that this changes.
 ADDITIONS = {
     "analysis": (
         add_analysis,
@@ -35,7 +35,7 @@ ADDITIONS = {
     ),
 }
 
-# What every job would be given; then what is generated is written.
+# Prints the settings and code of every job, then writes the generated files.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -49,7 +49,7 @@ test_modules.write_table()
 
 
 def jobs_of_all_steps() -> dict[str, list[str]]:
-    """Return what a job of every step would be given: its settings and its code."""
+    """Return the settings and the code of a job of every step."""
     config, pins = read_config([]), read_pins(PROJECT / "envs" / "constraints.txt")
     wildcards = {"part": "test", "layer": "head", "sae": "topk", "seed": "0"}
     found = {}
@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory) -> tuple[Path, dict]:
-    """A project to which one of everything is added, and the files that each addition touched."""
+    """A project with one addition of each kind, and the files that each addition changed."""
     folder = tmp_path_factory.mktemp("adding")
     for part in PARTS:
         source, target = PROJECT / part, folder / part
@@ -105,11 +105,11 @@ def copied(tmp_path_factory) -> tuple[Path, dict]:
 
 @pytest.fixture(scope="module")
 def jobs(copied) -> dict:
-    """The jobs of the project to which one of everything is added; generated files are written."""
+    """The jobs of the project with one addition of each kind, after writing generated files."""
     return json.loads(python(copied[0], "-c", PROGRAM))
 
 
-def test_what_is_added_makes_no_other_step_stale(jobs):
+def test_additions_make_no_other_step_stale(jobs):
     before = jobs_of_all_steps()
     assert jobs.keys() - before.keys() == {"darkness"}
     assert {name: jobs[name] for name in before} == before
@@ -129,7 +129,7 @@ def test_an_addition_touches_the_files_that_the_documentation_names_and_no_other
 
 
 @pytest.mark.workflow
-def test_what_is_added_is_part_of_the_settings_and_is_planned(copied, jobs, tmp_path):
+def test_additions_are_part_of_the_settings_and_are_planned(copied, jobs, tmp_path):
     folder, _ = copied
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("saes: {thin: {variant: {name: thinned}, latents: 64}}")

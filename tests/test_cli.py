@@ -62,12 +62,12 @@ def test_an_option_means_one_thing_in_every_step():
             kind = argument.kind.rpartition(".")[2]
             kinds.setdefault(argument.name, set()).add(kind)
     several = {name for name, found in kinds.items() if len(found) > 1}
-    # Each step has settings of its own; the codes of several seeds are several.
+    # Each step has its own settings. There is one job of codes per seed.
     assert several == {"settings", "codes"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train-sae", "--help"], ["train-sae", "--sed"]])
-def test_help_and_wrong_options_are_told_without_loading_what_steps_need(words):
+def test_help_and_errors_about_options_do_not_load_the_packages_of_steps(words):
     program = (
         "import sys; from mammo_sae import cli; sys.argv[1:] = sys.argv[2:]\n"
         "try: cli.main()\n"
@@ -191,7 +191,7 @@ def test_the_digests_of_a_models_folder_are_those_of_its_description_and_weights
     ("verb", "advice"),
     [("train-sae", "buffer"), ("finetune", "accumulate"), ("sae-quality", "run it on a GPU with")],
 )
-def test_too_little_memory_is_one_sentence_with_what_to_do(verb, advice):
+def test_too_little_memory_gives_one_sentence_with_advice(verb, advice):
     import torch
 
     said = out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried ..."), verb)

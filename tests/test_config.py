@@ -22,7 +22,7 @@ def test_the_default_configuration_is_the_one_in_the_models():
     assert read_config([]) == load_config(yaml.safe_load(written), "config.yaml")
 
 
-def test_every_key_of_the_default_configuration_says_what_it_means():
+def test_every_key_of_the_default_configuration_has_its_meaning():
     lines = (PROJECT / "config" / "config.yaml").read_text().splitlines()
     assert sum(line.lstrip().startswith("#") for line in lines) > 100
     assert "# peak learning rate of Adam" in (line.strip() for line in lines)
@@ -147,7 +147,7 @@ def test_every_step_has_a_module_with_a_run():
             assert len(code_digest(module)) == 32
 
 
-def test_a_slice_changes_with_what_the_step_uses_and_with_nothing_else():
+def test_a_slice_changes_only_with_settings_that_the_step_uses():
     base = Config()
     changed = load_config({"saes": {"topk": {"layers": {"head": {"lr": 0.5}}}}}, "x")
     assert changed.slice("train_sae", WILDCARDS) != base.slice("train_sae", WILDCARDS)
@@ -228,7 +228,7 @@ def test_a_finetuned_encoder_reads_its_frozen_layers_from_its_base():
         ),
     ],
 )  # fmt: skip
-def test_what_yaml_makes_of_a_file_is_taken_or_refused_in_one_sentence(tmp_path, text, sentence):
+def test_values_that_yaml_reads_are_accepted_or_refused_in_one_sentence(tmp_path, text, sentence):
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=sentence) as error:
@@ -267,8 +267,8 @@ def test_an_encoder_set_to_null_is_taken_from_the_default():
     assert list(load_config({"encoders": {"finetuned": None}}, "x").encoders) == ["pretrained"]
 
 
-def test_what_an_sae_says_holds_at_every_layer():
-    """Nothing of the demo reaches an SAE that someone else configures."""
+def test_settings_of_an_sae_hold_at_every_layer():
+    """An SAE that a user configures gets no value of the demo."""
     sae = {"steps": 40, "latents": 256, "variant": {"name": "topk", "k": 16}}
     config = load_config({"saes": {"tiny": sae}}, "x")
     for layer in config.layers:
@@ -276,7 +276,7 @@ def test_what_an_sae_says_holds_at_every_layer():
         assert (training.steps, training.latents, training.variant.k) == (40, 256, 16)
 
 
-def test_what_is_the_phantoms_is_in_the_demo_alone(tmp_path):
+def test_values_for_the_phantom_are_only_in_the_demo(tmp_path):
     own = {"cohort": {"kind": "vindr", "source": "/data"}}
     config = load_config(own, "x")
     assert config.name == "vindr"
@@ -313,7 +313,7 @@ def test_files_are_laid_over_each_other_as_snakemake_does(tmp_path):
         ({"interventions": {"top_k": [1, 2, 1]}}, "interventions.top_k: 1, 2 and 1 has an entry"),
     ],
 )
-def test_what_no_rule_or_analysis_could_do_is_refused(changes, said):
+def test_settings_that_no_rule_or_analysis_can_use_are_refused(changes, said):
     with pytest.raises(InputError, match=said):
         load_config(changes, "mine.yaml")
 
@@ -356,7 +356,7 @@ def test_encoders_that_were_trained_on_the_cohort_are_named():
     assert Config().seen() == []
 
 
-def test_what_latents_are_compared_with_does_not_make_weights_stale():
+def test_the_base_for_matching_latents_does_not_make_weights_stale():
     based, alone = published(), published(base=None)
     assert based.encoders["tuned"].base == "probe"
     wildcards = {"encoder": "tuned"}

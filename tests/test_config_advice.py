@@ -1,4 +1,4 @@
-"""Who does what a message about a configuration says has a configuration that is taken."""
+"""If the advice in a message about a configuration is followed, the configuration is accepted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from mammo_sae.config import load_config, read_config
 from mammo_sae.errors import InputError
 
-# What is written, what is said of it, and what is written instead: $ is what the message names.
+# The wrong configuration, its message, and the corrected configuration. $ is the value that the
+# message suggests.
 CASES = {
     "a misspelt key": (
         "confunds: {alpha: 0.1}",
@@ -208,7 +209,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_message_advises_is_taken(case, tmp_path):
+def test_the_advice_of_a_message_is_accepted(case, tmp_path):
     wrong, said, right = CASES[case]
     (tmp_path / "wrong.yaml").write_text(wrong)
     with pytest.raises(InputError) as refused:

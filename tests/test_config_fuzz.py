@@ -1,4 +1,4 @@
-"""Configurations that nobody meant: each is read, or refused in one sentence of our own."""
+"""Randomly changed configurations: each is read, or refused in one sentence of this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWN = {
     "cohort": {"kind": "vindr", "source": "/data/röntgen (1)"},
     "saes": {"l1": {"variant": {"name": "l1"}}},
 }
-# What may stand at a key in place of what belongs there.
+# Wrong values that may replace the value of a key.
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 10**9, 2**31, 10**40, -(10**30), 0.0, -0.5, 1e-308, 1e308,
     math.nan, math.inf, -math.inf, "", " ", "a" * 300, "x" * 20_000, "ä ö", "a\nb", "\x00",
@@ -83,7 +83,7 @@ def mutated(draw: random.Random) -> Any:
 
 
 def is_sound(config: Config) -> None:
-    """What was read can be planned: its slices can be cut, its layers assigned."""
+    """Check that an accepted configuration can be planned: it has slices and passes of layers."""
     for step, entry in STEPS.items():
         if entry.settings is None:
             continue
@@ -150,7 +150,7 @@ def test_the_text_of_a_configuration_with_bytes_changed_is_read_or_refused(count
         check(bytes(text), lambda: read_config([file]))
 
 
-# An object's repr has its address: other test names in every worker process.
+# The repr of an object has its address, so test names would differ between worker processes.
 @pytest.mark.parametrize("odd", ODD, ids=[f"{n}-{type(odd).__name__}" for n, odd in enumerate(ODD)])
 def test_an_odd_value_for_the_whole_is_refused_or_is_the_default(odd):
     for key in Config.model_fields:

@@ -13,7 +13,7 @@ from mammo_sae.steps import STEPS
 SOURCE = Path(__file__).parents[1] / "src"
 
 
-def test_the_closure_holds_what_a_module_imports_and_nothing_else():
+def test_the_closure_contains_exactly_the_imported_modules():
     closure = import_closure("mammo_sae.stores.images")
     assert {
         "mammo_sae",
@@ -63,7 +63,7 @@ def test_comments_docstrings_and_formatting_do_not_change_the_digest(copy):
     assert _digest(copy, "mammo_sae.passes") == before
 
 
-def test_a_change_of_what_the_code_does_changes_the_digest_of_its_importers_alone(copy):
+def test_a_change_of_code_changes_only_the_digests_of_its_importers(copy):
     modules = ["mammo_sae.stores.images", "mammo_sae.stores.codes", "mammo_sae.passes"]
     before = [_digest(copy, module) for module in modules]
     _edit(copy, "stores/codes.py", "IMAGES_PER_SHARD = 64", "IMAGES_PER_SHARD = 32")

@@ -1,4 +1,4 @@
-"""Commands on the README and the pages of docs/ work when they are copied as they stand."""
+"""Commands in the README and the pages of docs/ work when they are copied unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Return each command of the pages' blocks of code, as page and words."""
+    """Return each command in the code blocks of the pages, as page and words."""
     found = []
     for page in PAGES:
         for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
@@ -42,8 +42,8 @@ def test_verbs_are_those_of_the_command_line():
     assert given <= known | {"--help"}
 
 
-def test_what_follows_configfile_is_a_configuration():
-    """Snakemake takes every word up to the next option for one; a target there ends the run."""
+def test_every_word_after_configfile_is_a_configuration():
+    """Snakemake reads words up to the next option as files, so a target there ends the run."""
     for page, words in commands():
         if "--configfile" in words:
             rest = words[words.index("--configfile") + 1 :]

@@ -119,7 +119,7 @@ def site(tmp_path) -> Path:
 
 
 def run(program: str, *sites: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program that sees this project and what is installed in `sites`."""
+    """Run a program that can import this project and the packages installed in `sites`."""
     return subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SOURCE, *sites)))},
@@ -150,7 +150,7 @@ print(json.dumps([
 """
 
 
-def test_what_another_package_adds_is_configured_like_what_is_here(site):
+def test_additions_of_another_package_are_configured_like_those_of_this_package(site):
     assert answer(SETTINGS, site) == ["WardCohort", 0.2, "scans/*.dcm", "HalvedVariant", 6]
 
 
@@ -176,7 +176,7 @@ except InputError as error:
 """
 
 
-def test_a_configuration_reaches_the_steps_with_what_is_added(site):
+def test_steps_receive_the_settings_of_additions(site):
     images, sae, wrong = answer(CONFIGURED, site)
     assert json.loads(images)["kind"] == "ward"
     assert json.loads(sae)["variant"] == {
@@ -239,7 +239,7 @@ print(json.dumps([plain, added]))
 """
 
 
-def test_the_digest_of_what_is_added_covers_its_own_package_and_no_other_result(site):
+def test_the_digest_of_an_addition_covers_its_package_and_changes_no_other_result(site):
     plain, (images, sae, encoder) = answer(CODE, site)
     assert {part for part in images if part.startswith("elsewhere")} == {
         "elsewhere",

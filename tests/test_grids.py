@@ -22,7 +22,7 @@ def test_offsets_of_half_a_pixel_split_pixels_between_cells():
 
 
 def test_cells_are_placed_by_stride_and_not_stretched_over_the_image():
-    """48 rows of stride 32 reach 16 px beyond an image of 1520 rows."""
+    """48 rows of stride 32 extend 16 px beyond an image of 1520 rows."""
     mask = np.zeros((1520, 32), bool)
     mask[1504:] = True
     areas = cell_areas(mask, grid(48, 1, 32))

@@ -13,20 +13,20 @@ TABLE = Path(__file__).parents[1] / "docs" / "modules.md"
 
 
 def documented() -> dict[str, str]:
-    """Return module -> steps, as the table has them."""
+    """Return module -> steps from the table."""
     rows = [line.split("|")[1:3] for line in TABLE.read_text().splitlines() if "| `" in line]
     return {module.strip(" `"): steps.strip() for module, steps in rows}
 
 
 def modules() -> list[str]:
-    """Return the names of all modules of the package, without its own."""
+    """Return the names of all modules of the package, without the name of the package itself."""
     paths = (path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py"))
     names = (".".join(part for part in path.parts if part != "__init__") for path in paths)
     return sorted(name for name in names if name)
 
 
 def steps_of(module: str) -> str:
-    """Return the steps whose import closure holds `module`, as the table writes them."""
+    """Return the steps whose import closure contains `module`, in the notation of the table."""
     full = f"{PACKAGE}.{module}"
     steps = {name for name, step in STEPS.items() if full in import_closure(*step.all_modules())}
     others = sorted(STEPS.keys() - steps)
@@ -47,7 +47,7 @@ def test_the_table_has_no_module_that_is_gone():
 
 
 def write_table() -> None:
-    """Write the table as it must be; what stands above it stays."""
+    """Write the correct table. The text above it is kept."""
     above = [line for line in TABLE.read_text().splitlines() if not line.startswith("| `")]
     rows = [f"| `{module}` | {steps_of(module)} |" for module in modules()]
     TABLE.write_text("\n".join([*above, *rows]) + "\n")

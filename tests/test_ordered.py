@@ -68,7 +68,7 @@ def test_items_are_made_in_order_by_another_thread():
     assert threading.get_ident() not in {thread for _, thread in found}
 
 
-def test_what_is_made_ahead_is_bounded():
+def test_the_number_of_prepared_items_is_bounded():
     made = []
 
     def items():
@@ -84,7 +84,7 @@ def test_what_is_made_ahead_is_bounded():
     assert len(made) <= 3
 
 
-def test_an_error_in_what_is_made_ahead_arrives_at_its_place():
+def test_an_error_in_a_prepared_item_is_raised_in_its_place():
     def items():
         yield 0
         raise ValueError("one")

@@ -51,7 +51,7 @@ def test_the_conda_environment_has_the_constraints_versions_of_all_dependencies(
     assert found == {package: _constraints()[package] for package in found}
 
 
-def test_what_is_installed_is_what_is_pinned():
+def test_installed_versions_equal_the_pins():
     wrong = {}
     for name in _direct():
         try:

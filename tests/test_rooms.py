@@ -1,7 +1,7 @@
 """The order of the package's rooms: no import runs from a lower room to a higher one.
 
-The list of rooms is drawn into docs/architecture.md, with the imports as they are. After a change,
-write it anew with `.venv/bin/python tests/test_rooms.py`.
+docs/architecture.md contains a drawing of the rooms and their imports. After a change, update it
+with `.venv/bin/python tests/test_rooms.py`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ END = "<!-- End of the rooms. -->"
 
 @dataclass(frozen=True)
 class Room:
-    """Folders and modules of the package that stand on one level.
+    """Folders and modules of the package that are on one level.
 
     Attributes
     ----------
     name
-        What the room is called.
+        Name of the room.
     parts
         Names of its folders and modules, directly below the package.
     purpose
-        What it is for.
+        The purpose of the room.
     """
 
     name: str
@@ -85,7 +85,7 @@ LEVEL = {part: level for level, room in enumerate(ROOMS) for part in room.parts}
 
 
 def modules(source: Path) -> dict[str, Path]:
-    """Return module -> file of the package in the folder `source`; names without the package's."""
+    """Return module -> file for the package in the folder `source`, without the package's name."""
     paths = {path.relative_to(source).with_suffix(""): path for path in source.rglob("*.py")}
     names = {".".join(p for p in key.parts if p != "__init__"): key for key in paths}
     return {name: paths[key] for name, key in sorted(names.items()) if name}
@@ -103,10 +103,10 @@ def imports(module: str, file: Path, known: dict[str, Path]) -> Iterator[str]:
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *filter(None, [node.module])])
             names = [f"{base}.{alias.name}" for alias in node.names]
-            # A name may be a module's, or stand in one.
+            # A name may be a module, or be defined in one.
             names = [n if n.removeprefix(f"{PACKAGE}.") in known else base for n in names]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # A package's name alone is also that of a group of entry points.
+            # The name of a package is also that of a group of entry points.
             file_of = known.get(node.value.removeprefix(f"{PACKAGE}."))
             names = [node.value] if file_of and file_of.name != "__init__.py" else []
         for name in names:
@@ -130,7 +130,7 @@ def upward(source: Path) -> list[str]:
     return [f"{a} -> {b}" for a, b in edges(source) if level(a) < level(b)]
 
 
-def test_every_module_stands_in_one_room():
+def test_every_module_is_in_one_room():
     parts = [part for room in ROOMS for part in room.parts]
     assert len(set(parts)) == len(parts)
     assert {name.split(".")[0] for name in modules(SOURCE)} == set(parts)
@@ -167,7 +167,7 @@ def test_an_import_that_runs_upward_is_found(line, tmp_path):
     assert upward(tmp_path) == ["stores.tables -> sae.model"]
 
 
-def test_an_import_that_runs_downward_is_none(tmp_path):
+def test_an_import_of_a_lower_room_is_allowed(tmp_path):
     (tmp_path / "stores").mkdir()
     (tmp_path / "stores" / "tables.py").write_text("from mammo_sae.errors import InputError")
     (tmp_path / "errors.py").touch()
@@ -224,7 +224,7 @@ def test_the_page_shows_the_rooms_as_they_are():
 
 
 def write_drawing() -> None:
-    """Write the drawing into the page; what stands around it stays."""
+    """Write the drawing into the page. The text around it is kept."""
     text = PAGE.read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
     PAGE.write_text(before + drawing() + after, encoding="utf-8")

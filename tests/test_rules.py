@@ -1,4 +1,4 @@
-"""What every rule of the workflow must hold to, read from the rules' text."""
+"""Requirements of every rule of the workflow, checked in the text of the rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = sorted(RULES.glob("*.smk"))
 
 
 def rules(files: Sequence[Path] = FILES) -> dict[str, str]:
-    """Return rule -> its text; what it takes from another rule stands below its own."""
+    """Return rule -> its text, followed by the text of the rule that it extends."""
     own: dict[str, str] = {}
     other: dict[str, str] = {}
     for file in files:
@@ -82,7 +82,7 @@ def test_the_options_of_a_rules_command_are_the_arguments_of_its_step(rule):
 
 
 def test_every_parameter_that_a_caption_names_is_one_of_its_rule():
-    """Snakemake finds a missing one only when the report is made, after the whole run."""
+    """Snakemake notices a missing parameter only when it makes the report, after the whole run."""
     named = set()
     for rule, text in rules().items():
         for caption in re.findall(r'caption="([^"]+)"', text):

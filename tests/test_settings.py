@@ -37,7 +37,7 @@ def test_a_wrong_setting_is_named_in_one_sentence(text, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_the_same_settings_give_the_same_text_whatever_the_order_or_the_number_s_form():
+def test_the_same_settings_give_the_same_text_for_any_order_and_notation():
     one = parse_settings(Outer, '{"sae":{"lr":1,"steps":5},"layers":["a"]}', "x")
     two = parse_settings(Outer, '{"layers":["a"],"sae":{"steps":5,"lr":1.0}}', "x")
     assert canonical_json(one) == canonical_json(two)

@@ -1,4 +1,4 @@
-"""Every key of the configuration, and the rules whose settings it is part of: no more, no fewer."""
+"""Every key of the configuration is part of the settings of exactly the documented rules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WILDCARDS = {
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    # Shares of a whole are changed together.
+    # Shares that must sum to 1 are changed together.
     if isinstance(value, dict) and value and key != "phantom.density":
         for name, item in value.items():
             yield from _leaves(item, f"{key}.{name}" if key else name)
@@ -106,7 +106,7 @@ def _fields(kind: Any) -> set[str]:
 
 
 def _reads(step: Step, key: list[str]) -> bool:
-    """Tell whether a step's row says that its settings hold what stands at a key."""
+    """Return whether, by the step's row, its settings contain the value of a key."""
     keys = [*step.inner_keys.items(), ("", step.key)] if step.settings else []
     for place, whole in keys:
         parts = whole.split(".")
@@ -120,7 +120,7 @@ def _reads(step: Step, key: list[str]) -> bool:
 
 
 def test_the_rows_tell_which_kind_of_encoder_a_step_is_of():
-    # Both stand under one key; the type of the settings tells them apart.
+    # Both are under one key; the type of the settings distinguishes them.
     for step, name in (("import_encoder", "pretrained"), ("finetune", "finetuned")):
         CONFIG.check_wildcards(step, {"encoder": name})
         with pytest.raises(InputError, match=f"choose {name}"):
@@ -129,20 +129,20 @@ def test_the_rows_tell_which_kind_of_encoder_a_step_is_of():
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_is_part_of_the_settings_of_exactly_the_steps_whose_rows_say_so(key):
+def test_a_key_is_part_of_the_settings_of_exactly_the_steps_that_name_it(key):
     expected = {name for name, step in STEPS.items() if _reads(step, _path(key))}
     if key.startswith("encoders."):
         expected &= {"import_encoder" if ".pretrained." in key else "finetune"}
-    # A pretrained encoder's base says what it is compared with: its own weights stay the same.
+    # The base of a pretrained encoder is only compared with it, and does not change its weights.
     if key == "encoders.pretrained.base":
         expected = set()
-    # The phantom's patients are not drawn into splits: seed and concepts count for those who are.
+    # The phantom's patients are not drawn into splits. Seed and concepts matter only for a draw.
     if key.startswith(("cohort.split_seed", "cohort.concepts")):
         expected -= {"splits"}
     assert _steps_of(key) == expected
 
 
-def test_every_part_of_the_configuration_is_read_by_a_step_but_what_says_where_and_which():
+def test_a_step_reads_every_key_except_the_name_and_folder_of_the_run():
     read = {key.split(".")[0] for key in KEYS if _steps_of(key)}
     assert {key.split(".")[0] for key in KEYS} - read == {"name", "results", "layers"}
 
@@ -157,9 +157,9 @@ def test_every_rule_takes_its_own_slice_and_its_own_code():
         assert "config[" not in block, name
 
 
-def test_what_writes_a_table_has_the_tables_name_and_so_has_its_module():
-    # The scores of all encoders make one table, inner layers add to `interventions`, and a figure's
-    # counts are named after what they count.
+def test_the_step_and_the_module_of_a_table_have_its_name():
+    # The scores of all encoders are one table, inner layers add rows to `interventions`, and the
+    # table of a figure's counts has the name of the figure.
     others = {"evaluate_encoder", "inner", "figure_cohort"}
     for name, step in STEPS.items():
         if step.tables and name not in others:
@@ -173,7 +173,7 @@ END = "<!-- End of the steps. -->"
 
 
 def table() -> str:
-    """Return the steps' rows as the page on staleness shows them."""
+    """Return the rows of the steps in the form of the page on staleness."""
     lines = ["| step | module | its settings | its tables |", "|---|---|---|---|"]
     for name, step in STEPS.items():
         keys = [step.key, *step.inner_keys.values()] if step.settings is not None else []
@@ -190,7 +190,7 @@ def test_the_page_shows_the_rows_as_they_are():
 
 
 def write_table() -> None:
-    """Write the rows into the page; what stands around them stays."""
+    """Write the rows into the page. The text around them is kept."""
     text = PAGE.read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
     PAGE.write_text(before + table() + after, encoding="utf-8")

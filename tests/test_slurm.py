@@ -1,4 +1,4 @@
-"""States of SLURM jobs become what Snakemake's plugin understands."""
+"""States of SLURM jobs are translated into states that Snakemake's plugin knows."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_without_accounting_squeue_answers_in_place_of_sacct(monkeypatch):
 
 
 def test_the_installed_plugin_is_the_one_that_this_is_for():
-    """What is replaced is there, and still knows no end of what is told to it as failed."""
+    """The plugin still has the replaced functions, and still does not know these final states."""
     source = plugin.__spec__.loader.get_source(plugin.__name__)
     assert "status_of_jobs, sacct_query_duration = await query_job_status(" in source
     assert callable(plugin.query_job_status)

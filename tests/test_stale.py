@@ -1,4 +1,4 @@
-"""The words of `stale`: every key that it names is one of the configuration."""
+"""The output of `stale`: every key that it names exists in the configuration."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mammo_sae.stale import differences
 from mammo_sae.steps import STEPS
 
 CONFIG = load_config(DEMO, "demo")
-# A part of the phantom and the seed of an SAE are wildcards; the phantom has neither a key nor a
-# share of test patients: no edit changes these in place.
+# A part of the phantom and the seed of an SAE are wildcards, and the phantom has no key file and no
+# share of test patients. No edit changes these values.
 FIXED = {("part",), ("seed",), ("key_file",), ("test_share",)}
 
 
@@ -25,7 +25,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 def written(config: Config, key: str) -> bool:
-    """Tell whether a configuration has the key."""
+    """Return whether a configuration has the key."""
     value: Any = config.model_dump(mode="json")
     rest = key
     while rest:

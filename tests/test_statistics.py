@@ -205,7 +205,7 @@ def test_family_q_is_the_smallest_threshold_at_which_the_latent_is_taken(rng):
             assert (np.sort(row)[: len(values)] <= alpha).tolist() == expected.tolist()
 
 
-def test_null_confounders_beside_true_ones_take_few_latents(rng):
+def test_true_confounders_do_not_raise_the_error_rate_of_null_confounders(rng):
     """Ten of 30 latents discriminate the first confounder, none the other nineteen."""
     wrong = []
     for _ in range(300):

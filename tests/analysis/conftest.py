@@ -30,10 +30,10 @@ PATIENTS = {"training": 160, "test": 240, "external": 100}
 LATENTS = (
     "clean",  # fires on the lesion
     "marker",  # fires on the marker, in the image's corner
-    "vendor",  # fires all over the images of one vendor
+    "vendor",  # fires everywhere in the images of one vendor
     "displaced",  # fires one cell beside the lesion
-    "paddle",  # fires on the paddle's edge, which says nothing of the concept
-    "tissue",  # fires all over every breast
+    "paddle",  # fires on the paddle's edge, which is not associated with the concept
+    "tissue",  # fires everywhere in every breast
     "noise",
     "dead",
     *(f"noise{i}" for i in range(24)),
@@ -56,7 +56,7 @@ class World:
 
 
 def draw_cohort(rng: np.random.Generator) -> pd.DataFrame:
-    """Two views a patient; marker (odds ratio 8) and vendor (12) planted on mass, paddle not."""
+    """Two views per patient; marker (odds ratio 8) and vendor (12) are associated with mass."""
     rows, number = [], 0
     for split, count in PATIENTS.items():
         planted = 0.0 if split == "external" else 1.0

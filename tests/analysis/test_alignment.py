@@ -16,7 +16,7 @@ SETTINGS = AlignmentSettings(
 
 
 def hand_made(n=40, rows=6, columns=5, seed=0):
-    """One lesion cell an image, at a random place inside a breast of 5 x 4 cells of 16 pixels."""
+    """One lesion cell per image, at a random position in a breast of 5 x 4 cells of 16 pixels."""
     rng = np.random.default_rng(seed)
     breast = np.zeros((n, rows, columns), np.float32)
     breast[:, :5, :4] = 16
@@ -154,7 +154,7 @@ def table(world, tmp_path_factory) -> pd.DataFrame:
     return read_table(root / "alignment.parquet")
 
 
-def test_the_detector_is_on_the_lesion_and_the_displaced_one_beside_it(table, world):
+def test_the_detector_looks_at_the_lesion_and_the_displaced_one_next_to_it(table, world):
     mass = table[table["concept"] == "mass"].set_index("latent")
     clean, displaced = mass.loc[world.latent("clean")], mass.loc[world.latent("displaced")]
     assert clean["energy_lift"] == pytest.approx(60, rel=0.01)
@@ -180,6 +180,6 @@ def test_the_prior_is_a_row_without_a_latent(table):
     assert prior["energy_lift"].item() > 1.5
 
 
-def test_a_concept_without_masks_has_rows_that_say_so(table):
+def test_a_concept_without_masks_has_rows_with_the_reason(table):
     rows = table[table["concept"] == "suspicious_calcification"]
     assert rows.empty or rows["reason"].str.startswith("no mask or box").all()

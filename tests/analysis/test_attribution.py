@@ -10,7 +10,7 @@ from mammo_sae.analysis.settings import InnerSettings
 
 @dataclass
 class Edits:
-    """Effects of five latents on 40 images; ablation does what attribution says, and noise."""
+    """Effects of five latents on 40 images; ablation equals attribution plus noise."""
 
     labels: np.ndarray
     effects: np.ndarray

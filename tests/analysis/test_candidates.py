@@ -13,7 +13,7 @@ IDS = [f"i{n}" for n in range(6)]
 
 @pytest.fixture
 def store(tmp_path) -> ImageReader:
-    """Six images: two transfer syntaxes, one implant, and bits that the first does not say."""
+    """Six images: two transfer syntaxes, one implant, and bits, which are missing in the first."""
     with create_image_store(
         tmp_path / "0.zarr", tmp_path / "0.json", image_ids=IDS, height=4, width=4, regions=[]
     ) as writer:
@@ -50,7 +50,7 @@ def cases() -> pd.DataFrame:
     )
 
 
-def test_what_a_file_says_and_what_is_missing_become_columns(cases, store):
+def test_facts_of_a_file_and_their_absence_become_columns(cases, store):
     table, names = with_acquisition(cases, store, ["mass"])
     assert names[:4] == ["site", "manufacturer", "model", "pixel_spacing_mm"]
     assert set(names[4:]) == {
@@ -66,7 +66,7 @@ def test_what_a_file_says_and_what_is_missing_become_columns(cases, store):
 def test_candidates_vary_and_no_two_are_the_same(cases, store):
     table, names = with_acquisition(cases, store, ["mass"])
     kept = candidates(table, names, ("training", "test"))
-    # The model and the size part the images as the manufacturer does; the spacing is one.
+    # Model and size divide the images in the same way as the manufacturer. The spacing is constant.
     assert kept == [
         "site", "manufacturer", "density_missing", "transfer_syntax", "implant"
     ]  # fmt: skip
@@ -94,7 +94,7 @@ def write_store(tmp_path):
     return write
 
 
-def test_what_a_png_cannot_say_is_unknown_and_no_level_of_a_confounder(cases, write_store):
+def test_values_that_a_png_lacks_are_unknown_and_no_level_of_a_confounder(cases, write_store):
     kinds = ["PNG", "JPEGLossless"] * 3
     none = pd.Series([None] * 6, dtype="string")
     table = cases.assign(
@@ -104,17 +104,17 @@ def test_what_a_png_cannot_say_is_unknown_and_no_level_of_a_confounder(cases, wr
         age_bin=none,
     )
     table, names = with_acquisition(table, write_store(kinds), ["mass"])
-    # Whether a DICOM file says its spacing is a fact; that PNG files do not is none.
+    # A missing spacing counts as a candidate for DICOM files, but not for PNG files.
     assert "manufacturer_missing" not in table
     assert table["pixel_spacing_mm_missing"].fillna(-1).tolist() == [-1, 0, -1, 0, -1, 1]
     assert table["voi"].isna().tolist() == [True, False] * 3
-    # That an image is PNG is known of all, and is a candidate.
+    # The file type is known for all images, so it is a candidate.
     kept = candidates(table, names, ("training", "test", "external"))
     assert "transfer_syntax" in kept
     assert unsaid(table, ("training", "test", "external")) == []
 
 
-def test_a_cohort_of_pngs_says_what_is_not_testable(cases, write_store):
+def test_a_cohort_of_pngs_names_confounders_that_are_not_testable(cases, write_store):
     none = pd.Series([None] * 6, dtype="string")
     table = cases.assign(manufacturer=none, model=none, pixel_spacing_mm=none)
     table, names = with_acquisition(table, write_store(["PNG"] * 6), ["mass"])

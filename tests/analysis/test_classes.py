@@ -39,7 +39,8 @@ def run(world, tmp_path_factory):
     )
     sae.save(root / "sae.safetensors", root / "sae.json")
     weight = rng.normal(size=(4, d)).astype(np.float32)
-    # As the checkpoint's softmax has it; imported heads are centred over the classes.
+    # These are the weights of the checkpoint's softmax. Imported heads are centred over the
+    # classes.
     head = Head(weight - weight.mean(axis=0), np.zeros(4, np.float32), CLASSES)
     save_head(head, root / "head.safetensors", root / "head.json")
     embeddings = (world.dense @ decoder + bias).mean(axis=(1, 2))
@@ -103,7 +104,7 @@ def test_groups_are_the_union_of_each_classs_centred_ranking_as_published(run, w
         group |= set(np.argsort(-centred, kind="stable")[:k].tolist())
     members = np.isin(np.arange(means.shape[1]), list(group))
     edited = means[test] * (members if mode == "on" else ~members)
-    # The uncentred logits of the softmax: centring must change no answer.
+    # These are the uncentred logits of the softmax. Centring must not change a predicted class.
     logits = (edited @ run["decoder"] + run["bias"]) @ run["weight"].T
     answer = np.round(logits, 9).argmax(axis=1)
     truth = table.loc[test, "density"].map("ABCD".index).to_numpy(dtype=int)

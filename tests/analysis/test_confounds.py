@@ -79,7 +79,7 @@ def test_a_planted_vendor_latent_is_confounded_by_the_manufacturer(table, world)
 
 
 @pytest.mark.parametrize("confounder", ["marker", "manufacturer", "paddle", "density", "view"])
-def test_a_lesion_detector_is_concept_aligned_whatever_the_confounder(table, world, confounder):
+def test_a_lesion_detector_is_concept_aligned_for_every_confounder(table, world, confounder):
     row = verdict_of(table, world, "clean", confounder)
     assert row["verdict"] == "concept-aligned", row["reason"]
     assert row["kept"] > 0.7
@@ -94,7 +94,7 @@ def test_the_marker_latent_fires_on_the_artefact_and_the_detector_on_the_lesion(
     assert np.isnan(verdict_of(table, world, "marker", "view")["artefact_lift"])
 
 
-def test_what_cannot_be_tested_is_insufficient_with_its_reason_and_without_numbers(table, world):
+def test_a_confounder_that_cannot_be_tested_is_insufficient_with_a_reason(table, world):
     for confounder, reason in (
         ("implant", "the image table has no column implant"),
         ("side", "1 levels of side"),
@@ -108,7 +108,7 @@ def test_what_cannot_be_tested_is_insufficient_with_its_reason_and_without_numbe
     assert (other["verdict"] == "insufficient").all()
 
 
-def test_what_png_files_do_not_say_is_not_testable():
+def test_values_that_png_files_lack_are_not_testable():
     n = 40
     cases = pd.DataFrame(
         {
@@ -126,7 +126,7 @@ def test_what_png_files_do_not_say_is_not_testable():
     assert rows["problem"].tolist() == [reason] * 3
 
 
-def test_acquisition_and_anatomy_are_told_apart(table):
+def test_acquisition_and_anatomy_are_distinguished(table):
     kinds = table.groupby("confounder")["kind"].unique().str[0]
     assert kinds["marker"] == kinds["manufacturer"] == kinds["paddle"] == "acquisition"
     assert kinds["density"] == kinds["view"] == "anatomical"
@@ -181,7 +181,7 @@ BELOW = {
     ("changes", "expected"),
     [
         ({}, "concept-aligned"),
-        # Shifted by the confounder, but telling the concept better than it.
+        # The latent depends on the confounder, but it discriminates the concept better.
         ({"conditional_auroc": 0.7, "q": 0.001}, "concept-aligned"),
         ({"conditional_auroc": 0.05, "q": 0.001}, "mixed"),
         ({"conditional_auroc": 0.95, "q": 0.2}, "concept-aligned"),
@@ -195,22 +195,25 @@ BELOW = {
             },
             "confounded",
         ),
-        # The association vanishes, yet nothing says that the confounder is read.
+        # The association vanishes, but the latent does not discriminate the confounder.
         ({"stratified_auroc": 0.53, "stratified_auroc_low": 0.47, "kept": 0.1}, "unresolved"),
         ({"stratified_auroc": 0.6, "stratified_auroc_low": 0.55, "kept": 0.8}, "unresolved"),
-        # Firing on the artefact alone is no call: only q has a controlled error rate.
+        # Activation on the artefact alone does not make a latent confounded, because only q has a
+        # controlled error rate.
         ({**FADED, "artefact_lift": 9.0, "artefact_lift_low": 6.0}, "unresolved"),
         ({**FADED, **DISCRIMINATED, "kind": "anatomical"}, "anatomy"),
         ({**DISCRIMINATED, "kind": "anatomical"}, "mixed"),
         ({"problem": "too few"}, "insufficient"),
-        # What does not go with the concept can't explain it, however well it is discriminated.
+        # A confounder that is not associated with the concept can't explain it, even if the latent
+        # discriminates it well.
         ({**DISCRIMINATED, "association_p": 0.3}, "concept-aligned"),
         ({**FADED, **DISCRIMINATED, "association_p": 0.3}, "unresolved"),
-        # Without an association nothing is confounded, whatever the latent discriminates.
+        # Without an association with the concept a latent is never confounded.
         ({**FADED, **DISCRIMINATED, "concept_q": 0.05}, "not associated"),
         ({**DISCRIMINATED, "concept_q": 0.6, "problem": "too few"}, "not associated"),
         ({"no_association": "test: one class", "concept_q": float("nan")}, "insufficient"),
-        # A latent that is lower where the concept is: the same rule in its direction.
+        # For a latent that is less active where the concept is present, the rule holds in the other
+        # direction.
         (BELOW, "concept-aligned"),
         ({**BELOW, "stratified_auroc_high": 0.45}, "unresolved"),
         ({**BELOW, **DISCRIMINATED}, "mixed"),
@@ -236,7 +239,7 @@ def test_the_reason_is_a_sentence_with_its_numbers():
     )
 
 
-def test_no_latent_without_an_association_is_called_and_what_it_discriminates_stands_beside(
+def test_a_latent_without_an_association_gets_no_verdict_but_its_confounders_are_named(
     table, world
 ):
     free = table[~(table["concept_q"] < 0.05) & table["concept_auroc"].notna()]
@@ -250,7 +253,7 @@ def test_no_latent_without_an_association_is_called_and_what_it_discriminates_st
 
 @pytest.mark.parametrize("seed", [0, pytest.param(range(1, 40), marks=pytest.mark.soak)])
 def test_twenty_candidates_call_no_more_latents_than_one(seed):
-    """Latents discriminate the concept; twenty covariates go with it, not with the latents."""
+    """Latents and twenty covariates are associated with the concept, but not with each other."""
     names = tuple(f"c{i}" for i in range(20))
     settings = ConfoundSettings(
         acquisition=names, anatomical=(), bootstrap_draws=20, permutation_draws=99
@@ -297,7 +300,7 @@ def test_truth_counts_the_planted_latents_as_called_and_the_clean_ones_as_not(ru
     assert ("paddle", "recall") not in summary.index
 
 
-def test_truth_says_so_when_no_latent_ranks_for_the_concept(world, run, tmp_path):
+def test_truth_gives_a_reason_if_no_latent_ranks_for_the_concept(world, run, tmp_path):
     truth.run(
         TruthSettings(concept="suspicious_calcification"),
         identity=world.identity,

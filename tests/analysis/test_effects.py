@@ -16,7 +16,7 @@ RANKED = pd.DataFrame({"rank_auroc": pd.array(np.arange(12) + 1, "Int32")})
 
 
 def shares(rng, n=120, h=12):
-    """Latent 3 alone carries what the head reads; latent 7 never fires."""
+    """Only latent 3 changes the logit of the head; latent 7 never fires."""
     labels = np.repeat(rng.random(n // 2) < 0.4, 2)
     codes = rng.random((n, h))
     codes[:, 3] += labels

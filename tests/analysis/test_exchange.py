@@ -1,4 +1,4 @@
-"""p-values by exchange of patients, of equal and unequal numbers of images."""
+"""p-values by exchange of patients with equal and unequal numbers of images."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def test_with_one_image_a_patient_p_is_that_of_the_mann_whitney_test(rng):
     assert p_value(score, label, np.arange(80), draws=9999) == pytest.approx(expected, abs=0.01)
 
 
-def test_a_finding_in_one_breast_is_told_from_the_other_breast_of_the_same_patient(rng):
+def test_a_finding_in_one_breast_is_compared_with_the_other_breast_of_the_patient(rng):
     patients, breast = np.repeat(np.arange(12), 4), np.tile([0, 0, 1, 1], 12)
     label = breast == (np.arange(12) % 2)[patients]  # in every patient, left or right
     score = 3.0 * rng.normal(size=12)[patients] + label + 0.1 * rng.normal(size=48)
     assert p_value(score, label, patients, breasts=breast) < 0.01
 
 
-def test_what_hangs_on_the_view_is_told_within_a_breast(rng):
+def test_an_association_with_the_view_is_found_within_a_breast(rng):
     patients, view = np.repeat(np.arange(40), 4), np.tile([0, 1, 0, 1], 40)
     breast = np.tile([0, 0, 1, 1], 40)
     label = (np.arange(40) % 2 == 0)[patients]
@@ -77,7 +77,7 @@ def unequal_null(rng, trial):
 
 
 def test_a_true_null_is_rejected_at_alpha_though_positive_patients_have_more_images():
-    """A test that exchanges images instead rejects far more often."""
+    """A test that exchanges images instead of patients rejects far more often."""
     rng = np.random.default_rng(3)
     rejected, naive = [], []
     for trial in range(200):
@@ -136,7 +136,7 @@ def test_more_scores_than_one_block_have_the_p_of_each_alone(rng):
     assert p[-1] == p_value(many[:, -1], labels, patients, 99)
 
 
-def test_draws_taken_a_few_at_a_time_count_alike(rng, monkeypatch):
+def test_draws_in_small_blocks_give_the_same_counts(rng, monkeypatch):
     scores, labels, patients = clustered(rng)
     whole = p_value(scores, labels, patients)
     monkeypatch.setattr(ex, "_HELD", 1000)
@@ -156,7 +156,8 @@ def test_a_constant_score_has_no_p_value():
 
 
 def test_too_few_exchanges_are_counted_and_give_no_p_value(rng):
-    # Three patients hold both labels, two the negative one alone: 3 x 2 exchanges at most.
+    # Three patients have both labels and two have only the negative one, so there are at most 3 x 2
+    # exchanges.
     patients = np.array([0, 0, 1, 1, 2, 2, 3, 4])
     label = np.array([0, 1, 0, 1, 0, 1, 0, 0])
     covariate = np.array([0, 0, 1, 1, 1, 1, 0, 1])
@@ -174,10 +175,10 @@ def test_exchanges_move_whole_patients_and_with_equal_numbers_permute(rng):
         assert (patients[order].reshape(30, 2) == patients[order].reshape(30, 2)[:, :1]).all()
 
 
-def test_exchanges_send_a_view_to_the_same_view_and_unequal_patients_trade():
+def test_exchanges_keep_the_view_and_include_patients_with_unequal_numbers():
     patients = np.array([0, 0, 1, 1, 1, 2, 2, 3])
     views = np.array(["CC", "MLO", "MLO", "CC", "CC", "CC", "MLO", "CC"])
     moves = ex.patient_exchanges(patients, 60, 0, within=views)
     assert (views[moves] == views).all()
-    assert (moves[:, 7] == 7).all()  # nobody else has a CC view alone
+    assert (moves[:, 7] == 7).all()  # no other patient has only a CC view
     assert {tuple(patients[order[2:5]]) for order in moves} == {(0,) * 3, (1,) * 3, (2,) * 3}

@@ -150,7 +150,7 @@ def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
         )
 
 
-def test_nothing_kept_ranks_nothing_and_nothing_dropped_changes_nothing(run):
+def test_keeping_no_latent_gives_chance_and_dropping_none_changes_nothing(run):
     assert row_of(run, mode="on", splice="spliced", ranking="auroc", k=0)["auroc"] == 0.5
     spliced = row_of(run, mode="off", splice="spliced", ranking="auroc", k=0)
     kept = row_of(run, mode="on", splice="spliced", ranking="class_mean", k=32)
@@ -180,10 +180,11 @@ def test_the_union_is_the_union_of_both_classes_top_latents(run):
 
 
 def _published_script(run, world, k: int, *, on: bool) -> dict[str, float]:
-    """Return the scores of Mammo-SAE's top-k scripts, written out: every code, pooling, head.
+    """Return the scores of Mammo-SAE's top-k scripts, computed from every code, pooling and head.
 
-    Each class is ranked by its mean code less that of all training images; the union of both
-    classes' top k is kept or zeroed, the reconstruction pooled, and a logit above 0 is a call.
+    Latents are ranked for each class by the mean code of the class minus the mean code of all
+    training images. The union of both classes' top k is kept or set to zero, the reconstruction is
+    pooled, and an image with a logit above 0 is called positive.
     """
     table = world.table
     training = (table["split"] == "training").to_numpy()
@@ -219,7 +220,7 @@ def test_both_ends_have_the_scores_of_the_published_scripts(run, world, mode):
         assert kept == theirs["latents"] == 2 * k
         for measure in ("auroc", "auprc", "recall", "f1"):
             assert row[measure] == pytest.approx(theirs[measure], abs=1e-9), (k, measure)
-        # With nothing called positive theirs is 0 and ours is missing.
+        # If no image is called positive, their precision is 0 and ours is missing.
         assert np.nan_to_num(row["precision"]) == pytest.approx(theirs["precision"])
 
 

@@ -1,4 +1,4 @@
-"""Columns as categories: every kind of column that a cohort's table may hold."""
+"""Conversion of columns into levels, for every kind of column in a cohort's table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def _counts(found):
     return {name: int((found.code == i).sum()) for i, name in enumerate(found.names)}
 
 
-def test_zero_stands_against_the_rest_where_most_values_are_zero():
+def test_if_most_values_are_zero_zero_is_one_level_and_the_rest_another():
     found = levels(pd.Series([0] * 80 + list(range(1, 21))), 6)
     assert _counts(found) == {"0": 80, "other": 20}
 
 
-def test_a_sentinel_stands_against_the_rest():
+def test_a_sentinel_is_one_level_and_the_rest_another():
     found = levels(pd.Series([99] * 80 + list(range(1, 21))), 6)
     assert _counts(found) == {"other": 20, "99": 80}
     assert (found.code[:80] == 1).all()
@@ -51,7 +51,7 @@ def test_numbers_never_make_more_levels_than_asked_for():
     assert len(levels(pd.Series([0] * 50 + list(range(1, 51))), 3).names) == 3
 
 
-def test_a_constant_is_one_level_and_a_missing_column_none():
+def test_a_constant_has_one_level_and_a_missing_column_has_none():
     assert _counts(levels(pd.Series([7.0] * 5), 6)) == {"7": 5}
     nothing = levels(pd.Series([np.nan] * 5), 6)
     assert nothing.names == [] and (nothing.code == -1).all()
@@ -70,7 +70,7 @@ def test_missing_numbers_count_for_no_bin():
     assert _counts(levels(column, 4)) == {"0": 20, "other": 5}
 
 
-def test_what_is_not_finite_is_unknown():
+def test_values_that_are_not_finite_are_unknown():
     found = levels(pd.Series([np.inf, *range(40), -np.inf]), 4)
     assert found.code[[0, -1]].tolist() == [-1, -1]
     assert np.bincount(found.code[1:-1]).tolist() == [10] * 4
@@ -85,7 +85,7 @@ VALUES = st.one_of(st.none(), st.integers(-3, 3), st.integers(0, 10**9), st.samp
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=120), st.integers(2, 8))
-def test_a_column_that_varies_has_two_levels_or_more_and_no_empty_one(values, most):
+def test_a_column_that_varies_has_two_or_more_levels_and_no_empty_level(values, most):
     column = pd.Series(values, dtype="Int64")
     found = levels(column, most)
     assert len(found.names) <= most

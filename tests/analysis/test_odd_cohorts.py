@@ -1,7 +1,7 @@
-"""Cohorts that lack what an analysis would like to have: each step ends, and says what is missing.
+"""Cohorts without data that an analysis uses: each step ends and reports the missing data.
 
-Every analysis that reads codes alone is run, with its real defaults of splits, on the tables of
-such a cohort.
+Every analysis that reads only codes is run on the tables of these cohorts, with its real default
+splits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DRAWS = {"bootstrap_draws": 20, "permutation_draws": 99}
 
 @dataclass(frozen=True)
 class Cohort:
-    """Name of a cohort, and how its image table differs from the usual one."""
+    """Name of a cohort, and the change of its image table from the usual one."""
 
     name: str
     change: Callable[[pd.DataFrame], pd.DataFrame]
@@ -163,7 +163,7 @@ QUICK = ("no test split", "a concept unlabelled in training", "one patient")
         for c in COHORTS
     ],
 )
-def test_every_analysis_ends_and_what_has_no_number_has_a_reason(cohort, world, models, tmp_path):
+def test_every_analysis_ends_and_every_missing_number_has_a_reason(cohort, world, models, tmp_path):
     tables = analyse(world, models, cohort.change(world.table.copy()), tmp_path)
     numbers = {"latents": "auroc", "alignment": "energy_lift", "confounds": "stratified_auroc"}
     numbers |= {"probes": "auroc", "interventions": "auroc", "sweep": "auroc", "effects": "effect"}

@@ -70,7 +70,8 @@ def cut_at(network, layer, images=6, seed=0):
     index, value = sae.encoder()(cells.flatten(0, 2).clone())
     shape = (*cells.shape[:3], SLOTS)
     width = network.grid("head", HEIGHT, WIDTH).channels
-    # Of a trained head's size: logits are some units, which gives an absolute error its meaning.
+    # The weights have the size of a trained head's, so that logits are some units and an absolute
+    # error is meaningful.
     head = Head(
         torch.randn(2, width, generator=generator).div(width**0.5).numpy(),
         np.array([0.1, -0.4], np.float32),
@@ -91,7 +92,7 @@ def dense(index, value):
 def test_editing_equals_a_hook_that_edits_the_codes_inside_the_whole_network(
     request, architecture, layer, splice
 ):
-    """For every k, on and off; at the head the algebra without any network too."""
+    """Scores for every k, on and off, and at the head also from the algebra without a network."""
     whole = request.getfixturevalue(architecture)[1]
     cut, x, cells, index, value = cut_at(whole, layer, images=2)
     codes = dense(index, value)
@@ -176,7 +177,7 @@ def test_whole_patients_are_taken_up_to_the_limit():
 def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
     network, layer, tmp_path
 ):
-    """Latent 7 is added to the embeddings of positive images, along what the logit reads."""
+    """Latent 7 is added to the embeddings of positive images, in the direction of the logit."""
     directory, whole = network
     cut, _, cells, index, value = cut_at(whole, layer, images=24)
     rng = np.random.default_rng(0)
@@ -188,7 +189,7 @@ def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
     atoms[7] = direction
     strength = torch.zeros(cells.shape[:3])
     strength[torch.from_numpy(labels)] = 0.3 * cells.flatten(0, 2).norm(dim=1).mean()
-    # The last slot becomes the planted latent's, wherever it fires.
+    # The last slot becomes that of the planted latent in every cell where it fires.
     value, index = value * 0.05, torch.where(index == 7, 8, index)
     index[..., -1], value[..., -1] = 7, strength
     cells = cells + strength[..., None] * direction
@@ -233,7 +234,8 @@ def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
     assert found["rank_attribution"].idxmin() == 7
     assert found["ablation"].abs().idxmax() == 7
     assert found["ablation"].notna().sum() == 5
-    # First order is exact where the rest is linear, and only near the truth elsewhere.
+    # The first-order estimate is exact if the rest of the network is linear, and approximate
+    # elsewhere.
     assert found["agreement"].iloc[0] > (0.99 if layer == "head" else 0.7)
     check_top_k(tmp_path)
     if layer == "head":

@@ -55,25 +55,25 @@ def auroc_of(table, **where):
     return found.iloc[0]
 
 
-def test_what_the_codes_carry_is_read_on_unseen_patients(run):
+def test_probes_read_information_of_the_codes_on_unseen_patients(run):
     for target in ("mass", "marker", "manufacturer", "paddle"):
         row = auroc_of(run, target=target, probe="l2")
         assert row["auroc"] > 0.75, target
         assert row["auroc_low"] <= row["auroc"] <= row["auroc_high"]
 
 
-def test_one_latent_suffices_for_what_one_latent_carries(run):
+def test_one_latent_suffices_for_a_concept_of_one_latent(run):
     assert auroc_of(run, target="marker", probe="sparse", k=1)["auroc"] > 0.95
     assert auroc_of(run, target="mass", probe="sparse", k=2)["auroc"] > 0.8
 
 
-def test_what_the_codes_do_not_carry_is_not_read(run):
+def test_probes_do_not_read_information_that_the_codes_lack(run):
     rows = run[(run["target"] == "density") & (run["split"] == "external")]
     assert set(rows["level"]) == {"A", "B", "C", "D", "macro", "ordered"}
     assert (rows["auroc"] - 0.5).abs().max() < 0.15
 
 
-def test_absent_columns_and_absent_positives_say_so(run):
+def test_absent_columns_and_absent_positives_give_reasons(run):
     absent = run[run["target"] == "implant"]
     assert len(absent)
     assert absent["auroc"].isna().all()
@@ -116,7 +116,7 @@ def test_l1_leaves_few_latents_and_pca_reads_the_components_asked_for(run):
 
 
 def made_up(rng, split, patients=80):
-    """Two images of each patient, who alone share their features; labels follow nothing."""
+    """Two images per patient with shared features; labels are random."""
     patient = np.repeat(np.arange(patients), 2)
     features = rng.normal(size=(patients, 120))[patient]
     labels = (rng.random(patients) < 0.5)[patient].astype(float)

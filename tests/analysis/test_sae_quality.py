@@ -125,7 +125,7 @@ def test_figures_of_a_lossy_sae_follow_their_definitions(blocks_14, encoder, tmp
     assert row["dead_share"] == pytest.approx(float((fires == 0).double().mean()), abs=0.02)
     assert sum(row["density_histogram"]) == round((1 - row["dead_share"]) * 384)
 
-    # Cells were drawn independently: no map is smooth, no latent is about a kind of image.
+    # Cells were drawn independently, so no map is smooth and no latent prefers a kind of image.
     assert row["autocorrelation_q50"] == pytest.approx(-1 / 11, abs=0.1)
     assert row["monosemanticity_q50"] == pytest.approx(row["monosemanticity_shuffled_q50"], abs=0.1)
 
@@ -199,7 +199,7 @@ def test_codes_of_another_sae_are_refused(blocks_14, encoder, tmp_path):
 
 def test_the_largest_cosine_of_each_atom_is_summarised():
     atoms = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.6, 0.8]])
-    # Largest cosine with another: 1, 1, .8, .8.
+    # Largest cosines with another atom: 1, 1, 0.8, 0.8.
     found = sae_quality.decoder_cosines(atoms)
     assert found["decoder_cosine_q50"] == pytest.approx(0.9)
     assert found["decoder_cosine_q99"] == pytest.approx(1.0)

@@ -42,7 +42,7 @@ def test_the_curve_ends_with_the_last_latent_that_fires(data):
     assert curves["on"][-1] == curves["off"][0]
 
 
-def test_a_split_with_too_few_positives_has_a_row_that_says_so_and_no_number(data):
+def test_a_split_with_too_few_positives_has_a_reason_and_no_number(data):
     labels = np.zeros(len(data.labels), bool)
     labels[:9] = True
     ranked = pd.DataFrame({"latent": np.arange(data.contributions.shape[1])})

@@ -31,7 +31,7 @@ i4,088Y,Other,Mark 2,0.1,400
 
 @pytest.fixture
 def vindr_folder(tmp_path) -> Path:
-    """Annotations of two patients in VinDr-Mammo's form, without images."""
+    """Annotations of two patients in VinDr-Mammo's layout, without images."""
     folder = tmp_path / "source"
     folder.mkdir()
     (folder / "breast-level_annotations.csv").write_text(BREASTS)

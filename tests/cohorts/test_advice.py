@@ -1,4 +1,4 @@
-"""Who does what a message about a cohort's tables or key says has the cohort."""
+"""The advice in messages about a cohort's tables or key works when it is followed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMAGES = """file,patient_id,split,view,side,Mass,dose
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A table of one's own and its files."""
+    """A user's own table and its files."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "images.csv").write_text(IMAGES)

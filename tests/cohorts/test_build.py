@@ -73,7 +73,7 @@ def test_drawn_splits_are_the_same_in_both_tables_when_a_file_is_lost(folder, tm
         both = images.set_index("image_id")["split"].astype(str)
         assert both.equals(table[both.index].astype(str))
         splits.append(both)
-        # The one image of a patient in which there is a mass.
+        # The only image of a patient with a mass.
         (folder / "3.png").write_bytes(b"no image")
     assert set(splits[0]) == {"training", "validation"}
     assert len(splits[1]) == len(splits[0]) - 1
@@ -82,7 +82,7 @@ def test_drawn_splits_are_the_same_in_both_tables_when_a_file_is_lost(folder, tm
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Forty PNGs of twenty patients; of the odd ones one image in two has a mass."""
+    """Forty PNGs of twenty patients; patients with odd numbers have a mass in one of two images."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "key").write_text("0123456789abcdef")
@@ -250,9 +250,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["refuse", "warn", "accept"])
-def test_the_policy_decides_what_a_file_without_annotation_does(
-    vindr_folder, tmp_path, capfd, policy
-):
+def test_the_policy_for_files_without_annotation_is_followed(vindr_folder, tmp_path, capfd, policy):
     for name in ("s1/i1", "s3/JANE-DOE"):
         path = vindr_folder / "images" / f"{name}.dicom"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Ids, ages and covariates as tables really write them."""
+"""Ids, ages and covariates in the notations of real tables."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_name_is_the_same_in_both_forms_of_unicode(tmp_path, in_table, on_disk
     assert find_files(settings, [tmp_path], stray) == [(stray, tmp_path / f"{on_disk}-stray.dcm")]
 
 
-def test_two_files_whose_names_are_one_are_taken_for_neither(tmp_path):
+def test_two_files_with_equal_names_are_both_left_out(tmp_path):
     for name in (COMPOSED, DECOMPOSED):
         (tmp_path / f"{name}.dcm").touch()
     (tmp_path / "images.csv").write_text(
@@ -85,7 +85,7 @@ def test_two_files_whose_names_are_one_are_taken_for_neither(tmp_path):
         ("1.2.3", "1.2", False),
     ],
 )
-def test_ids_that_may_be_one_are_noticed_and_taken_for_two(tmp_path, first, second, alike):
+def test_ids_that_may_be_equal_are_noticed_and_count_as_two(tmp_path, first, second, alike):
     read = sheet(tmp_path, "id,x", f"{first},1", "zz,2", f"{second},3", f"{second},4")
     assert read.ids("id") == [first, "zz", second, second]
     said = "differ by how a number or letters are written, and count as two ids"
@@ -93,7 +93,7 @@ def test_ids_that_may_be_one_are_noticed_and_taken_for_two(tmp_path, first, seco
 
 
 @pytest.mark.parametrize("text", ["../7", "/7", "a/b", "a\\b", "..", ".", "9" * 300])
-def test_an_id_that_leads_elsewhere_is_left_out(tmp_path, text):
+def test_an_id_that_is_a_path_is_left_out(tmp_path, text):
     (tmp_path / "train.csv").write_text(
         "site_id,patient_id,image_id,laterality,view,age,cancer,BIRADS,density,machine_id\n"
         f"1,{text},5,L,CC,60,0,,,49\n1,9,{text},L,CC,60,0,,,49\n1,8,6,L,CC,60,1,,,49\n"
@@ -127,7 +127,7 @@ def test_an_age_of_nobody_is_unknown(text, years):
 
 
 @pytest.mark.parametrize("text", ["old", "1953-04-12", "12/04/53", "6O", "61 years", "nan1"])
-def test_what_is_no_age_is_refused(text):
+def test_a_text_that_is_no_age_is_refused(text):
     with pytest.raises(ValueError):
         age_in_years(text)
 
@@ -135,7 +135,7 @@ def test_what_is_no_age_is_refused(text):
 @pytest.mark.parametrize("age", ["999", "0", "-1"])
 @pytest.mark.parametrize("reader", [rsna, cmmd, embed])
 def test_no_dataset_has_patients_of_999_years(tmp_path, reader, age):
-    """Of 999 years was `>=70`, of 0 `<40`."""
+    """In an earlier version 999 years gave `>=70`, and 0 years gave `<40`."""
     if reader is rsna:
         (tmp_path / "train.csv").write_text(
             "site_id,patient_id,image_id,laterality,view,age,cancer,BIRADS,density,machine_id\n"

@@ -1,4 +1,4 @@
-"""A cohort's tables are looked at before its files are, and before anything is removed."""
+"""A cohort's tables are checked before its files, and before Snakemake removes outputs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_an_edit_of_labels_or_of_a_name_leaves_the_splits_digest(folder):
 def test_an_edit_of_labels_that_draws_the_same_patients_leaves_the_splits_digest(folder):
     drawn = {"validation_share": 0.5}
     before = check(folder, **drawn)
-    # The patient has a mass in one image instead of two: in the same stratum as before.
+    # The patient has a mass in one image instead of two, and is in the same stratum as before.
     edit(folder, "5.dcm,p1,training,CC,R,1", "5.dcm,p1,training,CC,R,0")
     assert check(folder, **drawn) == before
     assert len({check(folder, **drawn, split_seed=seed) for seed in range(5)}) > 1

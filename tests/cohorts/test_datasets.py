@@ -1,4 +1,4 @@
-"""Public datasets, from folders of their layout with images made here, through both steps."""
+"""Folders with the layouts of public datasets and made-up images go through both steps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ROWS, COLUMNS = 60, 40
 
 
 def write(path: Path, pixels: np.ndarray, side: str = "L", view: str | None = "CC") -> None:
-    """Write a mammogram; its view as a code alone, as CMMD has it."""
+    """Write a mammogram with its view only as a code, as in CMMD."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
@@ -85,14 +85,15 @@ def breast(seed: int, side: str = "L") -> np.ndarray:
 
 
 def check_parts(settings, folder: Path) -> None:
-    """Patient by patient, a reader gives what it gives of all patients."""
+    """A reader gives the same for single patients as for all patients together."""
     whole = Sources(settings.kind, [folder]).annotations(settings.concepts, {})
     pseudonyms = load_pseudonyms(settings.key_file)
     files = Sources(settings.kind, [folder]).files(pseudonyms)
     for patient in {"nobody", *whole.images["source_patient"]}:
         part = Sources(settings.kind, [folder]).annotations(settings.concepts, {}, patient.__eq__)
         mine = whole.images[whole.images["source_patient"] == patient]
-        # Plain values: a column that is empty in a part has another type there than in the whole.
+        # Plain values are compared, because a column that is empty in a part has another type
+        # there.
         rows = [
             frame.astype(object).where(frame.notna(), None).to_dict("records")
             for frame in (part.images, mine)
@@ -204,11 +205,11 @@ def test_cbis_ddsm(cbis, tmp_path):
         ["mass", 5, 20, 15, 30],
     ]
     assert reader.region_masks([image_id("P_1_L_CC")])[0, 0].sum() == 100
-    # P_2 is in the training part with one breast and in the test part with the other.
+    # P_2 has one breast in the training part and the other in the test part.
     split = images["split"]
     assert split[image_id("P_2_L_CC")] == split[image_id("P_2_R_CC")] == "test"
     assert split[image_id("P_1_L_CC")] == "training"
-    # The calcification without a mask is counted, not invented.
+    # The calcification without a mask is counted and gets no box.
     assert image_id("P_2_R_CC") not in set(findings["image_id"])
 
 
@@ -336,7 +337,7 @@ TWO_NAMES = {"mass": "mass", "lesion": "mass"}
 def test_a_box_of_embed_lies_on_the_lesion_of_the_dicom_file(
     embed, tmp_path, column, box, orientation, expected
 ):
-    """The authors' PNG files, which older tables speak of, are mirrored for right breasts."""
+    """Older tables have pixels of the authors' PNG files, which mirror right breasts."""
     for name, old, new in (
         (CLINICAL, "1,10,R,N,3.0,61.2,", "1,10,R,S,3.0,61.2,O"),
         (METADATA, "R,MLO,2D,0,()", f'R,MLO,2D,0,"{box}"'),
@@ -413,12 +414,12 @@ def test_embed(embed, tmp_path):
         1, 0, 4, "C", "60-69",
     ]  # fmt: skip
     assert b[["mass", "birads", "view"]].tolist() == [0, 1, "MLO"]
-    # A finding of side B is one of both breasts; density 5 is a man's.
+    # A finding of side B is in both breasts; density 5 means a male breast.
     assert e[["mass", "calcification", "distortion"]].tolist() == [0, 1, 1]
     assert pd.isna(e["density"])
-    # An exam that the clinical table does not know is unknown, not healthy.
+    # An exam without a row in the clinical table is unknown, not healthy.
     assert pd.isna(f["mass"])
-    # [ymin, xmin, ymax, xmax]; of two findings in e nobody knows which one the box is of.
+    # [ymin, xmin, ymax, xmax]; exam e has two findings, so the finding of the box is unknown.
     assert findings[["image_id", "concept", "xmin", "ymin", "xmax", "ymax"]].values.tolist() == [
         [image_id(names[0]), "mass", 5, 20, 15, 30]
     ]
@@ -455,7 +456,7 @@ def test_cmmd(cmmd, tmp_path):
     images = images.set_index(["side", "view", "age_bin"])
     assert images.loc[("R", "MLO", "40-49"), ["mass", "calcification"]].tolist() == [1, 1]
     assert images.loc[("L", "CC", "50-59"), ["mass", "calcification"]].tolist() == [1, 0]
-    # Of the other breast nothing is known.
+    # The other breast is unknown.
     assert images.loc[("L", "CC", "40-49"), ["mass", "calcification"]].isna().all()
 
 
@@ -532,7 +533,7 @@ def test_rsna(rsna, tmp_path):
     images, findings, _ = build_and_convert(settings, rsna, tmp_path / "out")
     assert findings.empty
     assert sorted(images["view"]) == ["CC", "CC", "MLO"]
-    # The site and the implant are there without being asked for, as candidates for confounding.
+    # Site and implant are columns by default, as candidate confounders.
     images = images.sort_values(["site", "view"])
     assert images["site"].tolist() == [1, 1, 2]
     assert images["implant"].tolist() == [0, 0, 0]
@@ -657,7 +658,7 @@ def test_a_malformed_row_is_named_and_takes_no_other_with_it(
     assert len(before) - 1 <= len(after) <= len(before)
     for image, row in after.drop(columns=["split"]).iterrows():
         for column, value in row.items():
-            # What is not known is unknown; nothing else is another.
+            # Only values that the files lack become unknown; nothing else differs.
             assert pd.isna(value) or value == before.loc[image, column], (image, column)
     changed = [image for image in after.index if not after.loc[image].equals(before.loc[image])]
     assert len(changed) <= (2 if name in {"cmmd", "embed"} else 1)
@@ -747,7 +748,7 @@ def test_an_unknown_category_is_refused(kind, tmp_path):
 
 
 def as_png(folder: Path) -> None:
-    """Write every DICOM file as a 16-bit PNG beside where it was, and name it so in the table."""
+    """Replace every DICOM file by a 16-bit PNG, and change its name in the table."""
     for path in [*folder.rglob("*.dcm"), *folder.rglob("*.dicom")]:
         pixels = pydicom.dcmread(path).pixel_array
         Image.fromarray(pixels).save(path.with_suffix(".png"))
@@ -788,7 +789,7 @@ def test_the_copy_of_cbis_ddsm_as_jpeg_is_read(cbis, tmp_path):
     (copy / "csv").mkdir(parents=True)
     uids: dict[str, str] = {}
     for table in cbis.glob("*.csv"):
-        # The series' own number stands third in the tables' paths.
+        # The number of the series is the third part of the tables' paths.
         lines = table.read_text().splitlines()
         for case in sorted({path.name for path in cbis.iterdir() if path.is_dir()}, key=len):
             uids.setdefault(case, f"1.3.6.{len(uids)}")
@@ -841,7 +842,7 @@ def test_the_folds_of_mammo_clips_table_of_rsna_are_its_split(rsna, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rsna", "cbis", "embed", "own"])
-def test_a_source_without_its_images_says_where_they_are_looked_for(request, tmp_path, name):
+def test_the_error_about_missing_images_names_the_expected_places(request, tmp_path, name):
     folder = request.getfixturevalue(name)
     for path in folder.rglob("*.dcm"):
         path.unlink()

@@ -1,4 +1,4 @@
-"""Files are found whatever the tool that downloaded them has called their folders."""
+"""Files are found under all names that download tools give to folders."""
 
 from __future__ import annotations
 
@@ -120,8 +120,10 @@ def test_images_of_cmmd_are_their_patients(cmmd_folder, place: Place):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("left", ["._{name}", "@eaDir/{name}", "__MACOSX/{name}"])
-def test_what_systems_leave_beside_images_of_cmmd_is_no_image(cmmd_folder, place: Place, left):
-    """Nor are such files counted as images that can't be read."""
+def test_files_that_systems_leave_beside_images_of_cmmd_are_no_images(
+    cmmd_folder, place: Place, left
+):
+    """These files are also not counted as images that can't be read."""
     root = cmmd_folder / "CMMD"
     for patient in ("D1-0001", "D1-0002"):
         path = place(root, patient, "", 1)

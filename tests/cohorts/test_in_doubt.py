@@ -1,4 +1,4 @@
-"""A row that can't be read leaves open what its image has: it never counts as healthy."""
+"""If a row can't be read, the findings of its image are unknown: it never counts as healthy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def edit(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        # Without its quotes the list is two cells.
+        # Without its quotes the list becomes two cells.
         ("\"['Mass', 'Suspicious Calcification']\"", "['Mass', 'Suspicious Calcification']"),
         ("10.5,20,40.25", "10.5,20"),  # a separator and a cell are lost
         ("s1,i1,", 's1,i1,"'),
@@ -74,7 +74,7 @@ def test_an_image_with_an_open_row_and_no_positive_one_is_open(tmp_path, flags):
     assert len(found.sheets[0].named()) == 1
 
 
-def test_a_breast_of_cmmd_whose_row_can_t_be_told_apart_is_unknown(tmp_path):
+def test_a_breast_of_cmmd_is_unknown_if_the_cells_of_its_row_can_t_be_separated(tmp_path):
     (tmp_path / cmmd.BREASTS).write_text(
         "ID1,LeftRight,Age,number,abnormality,classification,subtype\n"
         "D8,L,44,2,mass,Benign,\nD8,L,44,2,calcification,Malignant\nD9,L,44,2,mass,Benign,\n"
@@ -89,7 +89,7 @@ def test_a_breast_of_cmmd_whose_row_can_t_be_told_apart_is_unknown(tmp_path):
     assert labels["D9"] == 0
 
 
-def test_an_exam_of_embed_whose_row_can_t_be_told_apart_is_unknown(tmp_path):
+def test_an_exam_of_embed_is_unknown_if_the_cells_of_its_row_can_t_be_separated(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / embed.CLINICAL).write_text(
         ",".join(embed.CLINICAL_COLUMNS)

@@ -1,4 +1,4 @@
-"""Labels by finding: every row of the source's table is scored, patients stay the unit."""
+"""Labels by finding: every row of the source's table is scored, and patients are resampled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mammo_sae.errors import InputError
 from mammo_sae.phantom import archive
 from mammo_sae.phantom.settings import PatientCounts, PhantomSettings
 
-# Published: rows, and positive rows, of the training and the test split of VinDr-Mammo.
+# Published numbers of rows and positive rows in the training and test split of VinDr-Mammo.
 ROWS = {"training": 16391, "test": 4095}
 IMAGES = {"training": 16000, "test": 4000}
 POSITIVE = {
@@ -45,7 +45,7 @@ def published() -> tuple[pd.DataFrame, pd.DataFrame]:
         rows = pd.DataFrame({"image_id": [*names, *extra], "split": split})
         for concept, positive in POSITIVE.items():
             rows[concept] = 0
-            # Mostly images with several rows, so that many contradict themselves.
+            # Most images have several rows, so that many contain contradictions.
             first = rng.permutation(np.flatnonzero(rows["image_id"].isin(extra)))
             others = rng.permutation(np.setdiff1d(np.arange(count), first))
             rows.loc[np.append(first, others)[: positive[split]], concept] = 1
@@ -131,7 +131,7 @@ def test_the_columns_that_count_rows_are_no_covariates(published):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The same phantom images with VinDr-Mammo's tables and in Mammo-CLIP's form."""
+    """The same phantom images with VinDr-Mammo's tables and in Mammo-CLIP's layout."""
     vindr = tmp_path_factory.mktemp("phantom") / "test"
     settings = PhantomSettings(
         height=260, width=170, patients=PatientCounts(training=1, test=6, external=1)

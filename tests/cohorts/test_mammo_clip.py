@@ -1,4 +1,4 @@
-"""VinDr-Mammo in Mammo-CLIP's form: PNGs, and one table with a row per finding."""
+"""VinDr-Mammo in Mammo-CLIP's layout: PNGs, and one table with a row per finding."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEIGHT, WIDTH = 95, 57  # a sixteenth of 1520 x 912
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory) -> Path:
-    """The test part of a small phantom: a folder of VinDr-Mammo's form."""
+    """The test part of a small phantom: a folder with VinDr-Mammo's layout."""
     folder = tmp_path_factory.mktemp("phantom") / "test"
     settings = PhantomSettings(
         height=260, width=170, patients=PatientCounts(training=1, test=5, external=1)
@@ -83,7 +83,7 @@ def test_images_as_they_are_agree_with_the_conversion_of_the_dicom_files(
 
 
 def _boxes_of(phantom: Path, tmp_path: Path, size: dict) -> np.ndarray:
-    """The regions that boxes alone give: the phantom's own masks are put aside."""
+    """The regions that follow from boxes alone. The phantom's own masks are not used."""
     (phantom / "truth.json").rename(phantom / "aside.json")
     try:
         store = converted("phantom", phantom, tmp_path / "boxes", MammoClipSettings(**size))
@@ -176,7 +176,8 @@ def test_boxes_are_in_pixels_of_the_file(tmp_path, size, expected):
 
 @pytest.mark.parametrize("box", [(300, 2000, 700, 3100), (300, 2900, 700, 3100)])
 def test_a_box_that_the_published_script_cuts_short_is_completed(tmp_path, box):
-    # The second is turned inside out: it begins below the limit, which is that of the columns.
+    # In the second box the minimum exceeds the maximum, because it begins below the limit, the
+    # number of columns.
     inner, crop = (3508, 2790), (12, 101, 1893, 3307)
     published = published_box([float(v) for v in box], inner, crop)
     assert published[3] < (box[3] - 5 - 101) * 1520 / 3206 - 1
@@ -206,7 +207,7 @@ def test_a_box_that_was_not_cut_short_is_left_as_it_is(tmp_path):
     assert found.counts["boxes_completed"] == 0
 
 
-def test_a_finding_whose_box_is_not_known_is_counted(tmp_path):
+def test_a_finding_without_a_known_box_is_counted(tmp_path):
     found = read(folder_of(tmp_path, row(), row("i2", **dict.fromkeys(mammo_clip.RESIZED, 0))))
     assert found.findings.empty
     assert found.counts["findings_without_box"] == 2
@@ -281,7 +282,7 @@ def test_pseudonyms_are_those_of_the_same_images_as_dicom(phantom, written):
     assert ours == theirs
 
 
-def test_changes_are_seen_and_strays_are_listed(tmp_path):
+def test_changes_are_detected_and_files_without_annotation_are_listed(tmp_path):
     folder = folder_of(tmp_path, row(), row("i2", patient_id="p2"))
     settings = MammoClipCohort(source=str(folder), concepts=CONCEPTS, shards=1, covariates={})
     before = archive_state(settings, [folder])
@@ -310,7 +311,7 @@ def test_a_cohort_is_built_from_it(written, tmp_path):
     build.run(settings, [written], *out)
     images, findings = (pd.read_parquet(path) for path in out[:2])
     assert len(images) == 10
-    # What the PNGs no longer have is a covariate.
+    # The size of the original matrix is a covariate.
     assert set(images["matrix_rows"]) == {260}
     assert set(images["matrix_columns"]) == {170}
     assert (findings["xmax"] <= WIDTH).all()

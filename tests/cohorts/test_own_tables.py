@@ -1,4 +1,4 @@
-"""A table of one's own, as pandas and Excel save it."""
+"""A user's own table, as pandas and Excel save it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_usual_names_of_splits_and_either_case_are_taken(folder):
         ),
     ],
 )
-def test_a_table_that_excel_saved_says_the_same(folder, encode):
+def test_a_table_saved_by_excel_has_the_same_content(folder, encode):
     before = plain(read(folder))
     (folder / "images.csv").write_bytes(encode(IMAGES))
     assert plain(read(folder)) == before
@@ -101,7 +101,7 @@ def test_a_label_column_is_named_for_the_category_or_for_the_concept(folder):
         assert labels.astype("Int8").to_list() == [1, pd.NA, 0]
 
 
-def test_a_label_that_is_none_is_unknown_and_named(folder):
+def test_an_invalid_label_is_unknown_and_named(folder):
     (folder / "images.csv").write_text(IMAGES.replace("L,1,4", "L,yes,4"))
     with files_unread():
         source = TableReader(folder).annotations({"mass": "mass"}, {})
@@ -119,7 +119,7 @@ def test_a_label_that_is_none_is_unknown_and_named(folder):
         ("a\0,b\n1,2\n", "header row holds bytes that are no text"),
     ],
 )
-def test_a_header_row_that_can_not_be_told_is_refused(tmp_path, text, message):
+def test_an_ambiguous_header_row_is_refused(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InputError, match=rf"^t.csv can't be read as CSV: .*{message}"):
         Sheet(tmp_path, "t.csv")

@@ -1,4 +1,4 @@
-"""Datasets whose tables leave the size of images to their headers: a real file per image."""
+"""Datasets whose tables lack the size of images, with a real file per image."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_malformed_row_is_named(table_folder, key, tmp_path, old, new, message
 
 
 def named(folder: Path, key: str, tmp_path: Path) -> list[str]:
-    """Build the cohort; return the rows that its summary names."""
+    """Build the cohort. Return the rows that its summary names."""
     settings = table_settings(folder, key).model_copy(update={"most_malformed": 0.7})
     build_cohort(settings, folder, tmp_path / "out")
     rows = read_json(tmp_path / "out" / "summary.json")["malformed_rows"]
@@ -243,7 +243,7 @@ def test_a_table_is_parsed_once_however_often_it_is_asked_for(table_folder, pars
     assert parses == ["images.csv", "findings.csv"]
 
 
-def test_what_one_question_leaves_out_of_a_table_counts_for_no_other(table_folder):
+def test_rows_that_one_caller_leaves_out_stay_for_other_callers(table_folder):
     path = table_folder / "images.csv"
     path.write_text(path.read_text().replace("b,test", "b,nowhere"))
     reader = reader_class("table")(table_folder)
@@ -251,7 +251,7 @@ def test_what_one_question_leaves_out_of_a_table_counts_for_no_other(table_folde
         "a/1.dcm",
         "a/2.dcm",
     ]
-    # A split is none of the files' business.
+    # Splits do not depend on the image files.
     assert list(reader.files()) == ["a/1.dcm", "a/2.dcm", "b/1.dcm"]
 
 

@@ -28,7 +28,7 @@ def drawn(images: pd.DataFrame, **given) -> pd.Series:
     return of_patient.first()
 
 
-def test_patients_with_and_without_a_concept_are_drawn_alike():
+def test_the_same_share_of_patients_with_and_without_a_concept_is_drawn():
     images = cohort(400)
     split = drawn(images)
     ill = images.groupby("source_patient")["mass"].max() == 1

@@ -1,4 +1,4 @@
-"""What an archive's state covers; that Snakemake acts on it is shown in tests/workflow."""
+"""The content of an archive's state. tests/workflow checks Snakemake's use of it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_patients_differ_in_shard():
         ("metadata.csv", "ACME", "EMCA", set()),
     ],
 )
-def test_a_changed_cell_changes_the_tables_and_what_is_converted_by_it(
+def test_a_changed_cell_changes_the_tables_and_the_conversion_that_uses_it(
     vindr_folder, state, file, old, new, patients
 ):
     before = state()

@@ -1,4 +1,4 @@
-"""Tables that nobody meant: each is read, its malformed rows named, or refused in a sentence."""
+"""Randomly damaged tables are read with their malformed rows named, or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ READ = {
     "cbis": ("cbis_ddsm", cbis, {"mass": "mass"}, {}),
     "inbreast": ("inbreast", inbreast, {"mass": "Mass"}, {}),
     "embed": ("embed", embed, {"mass": "mass"}, {}),
-}  # CMMD's images are told by their headers: test_datasets.py
+}  # CMMD's images need headers: see test_datasets.py.
 ODD = (
     *("", " ", "nan", "NA", "None", "inf", "-inf", "-1", "1e999", "1e5", "007.0", "0x10", "999"),
     *("1,5", "3;4", "[]", "[[]]", "(1,)", "((1,2,3),)", "{}", "['Mass']", "[1]", "''", "[" * 400),
@@ -185,7 +185,7 @@ ODD = (
 
 
 def mutated(draw: random.Random, content: bytes, separator: bytes) -> tuple[bytes, bool]:
-    """Return a table of which one thing was changed, and whether it is one row below the header."""
+    """Return a table with one change, and whether the change is in one row below the header."""
     rows = content.split(b"\n")
     at = draw.randrange(len(rows) - 1)
     action = draw.choice(["cell"] * 6 + ["drop", "double", "mark", "encode", "name", "byte", "cut"])
@@ -229,7 +229,7 @@ def read(name: str, folder: Path) -> Annotations:
 
 
 def plain(found: Annotations) -> tuple[dict[str, dict], dict[str, list]]:
-    """Return what is said of every image, and its boxes."""
+    """Return the annotations of every image, and its boxes."""
     images = found.images.drop(columns=["source_image", "source_patient"])
     images = images.astype(object).where(images.notna(), None).set_index("image_id")
     boxes = {of: sorted(part.values.tolist()) for of, part in found.boxes.groupby("image_id")}
@@ -274,7 +274,7 @@ def test_a_mutated_table_is_read_or_refused_in_a_sentence(count, tmp_path):
             else:
                 read_at_all += 1
                 images, _ = plain(found)
-                # One row says what its patient's images are, and may name another's.
+                # One row describes all images of a patient, and may name images of another patient.
                 touched = {
                     row["patient_id"] for image, row in whole.items() if images.get(image) != row
                 }
@@ -286,7 +286,7 @@ def test_a_mutated_table_is_read_or_refused_in_a_sentence(count, tmp_path):
 
 
 @pytest.mark.parametrize("name", READ)
-def test_the_order_of_rows_and_columns_says_nothing(name, tmp_path):
+def test_the_order_of_rows_and_columns_does_not_matter(name, tmp_path):
     tables = written(name, tmp_path)
     before = plain(read(name, tmp_path))
     assert before[0]

@@ -151,7 +151,7 @@ def test_an_image_of_an_unreadable_finding_is_left_out_and_not_called_healthy(vi
     assert "i2" not in set(source.findings["source_image"])
 
 
-def test_rows_of_one_id_are_left_out_unless_they_say_the_same(vindr_folder):
+def test_rows_with_one_id_are_left_out_unless_they_are_equal(vindr_folder):
     path = vindr_folder / "breast-level_annotations.csv"
     text = path.read_text()
     path.write_text(text + text.splitlines()[1] + "\n")

@@ -46,7 +46,7 @@ def test_no_damage_is_ever_taken_for_a_state(tmp_path):
     assert torch.equal(kept.load()["weight"], state["weight"])
 
 
-def test_starting_over_is_said(tmp_path, capsys):
+def test_starting_again_is_reported(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
     Checkpoint(path, ["run"], CPU).save({"step": 3})
     assert Checkpoint(path, ["another"], CPU).load() is None

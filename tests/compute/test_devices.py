@@ -25,7 +25,7 @@ def test_products_are_bfloat16_only_on_processors_where_that_is_faster(
     assert product_type(CPU) is expected
 
 
-def test_what_does_not_fit_is_done_in_parts_in_order():
+def test_a_batch_that_does_not_fit_is_done_in_parts_in_order():
     asked = []
 
     def function(part):

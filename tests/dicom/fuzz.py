@@ -1,14 +1,14 @@
-"""Fuzz the DICOM reader: mutated headers and pixel streams must convert or be refused, no more.
+"""Fuzz the DICOM reader: files with damaged headers or streams must convert or be refused.
 
     python tests/dicom/fuzz.py --count 20000
 
-Seeds are small mammograms in every transfer syntax, and small grey files of the pydicom wheel. A
-file is damaged in one to five ways drawn from its number (bytes, length, elements gone, of another
-VR or with values that mean nothing), so a finding is repeated with `--first NUMBER --count 1`.
-Files are read in child processes with limited memory and a time limit per file. An error that is
-not a refusal, or a hang, is a failure: it is printed, and the exit status is 1. Where a decoder
-ends its process, the file is read again as the `images` step would, which must refuse it: these are
-counted as `died, refused`.
+Seeds are small mammograms in every transfer syntax, and small grey files of the pydicom wheel. Each
+file is damaged in one to five random ways: changed bytes, another length, elements that are
+removed, have another VR or have meaningless values. The number of the file is the random seed, so
+`--first NUMBER --count 1` repeats a failure. Files are read in child processes with limited memory
+and a time limit per file. An error that is not a refusal, or a hang, is a failure: it is printed,
+and the exit status is 1. If a decoder crashes its process, the file is read again in the same way
+as in the `images` step, which must refuse it. These files are counted as `died, refused`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def picture(bits: int) -> np.ndarray:
 
 
 def dicom(syntax: str, bits: int, stored: bytes) -> Dataset:
-    """Return a mammogram whose header holds one of everything that the reader reads."""
+    """Return a mammogram whose header has every element that the reader reads."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = uid.DigitalMammographyXRayImageStorageForPresentation
     meta.MediaStorageSOPInstanceUID = "2.25.11"
@@ -202,7 +202,7 @@ def written(dataset: Dataset) -> bytes:
     """Return a file's bytes; elements that are bytes stay as they are."""
     syntax = dataset.file_meta.TransferSyntaxUID
     encoding = syntax.is_implicit_VR, syntax.is_little_endian
-    # The writer parses what it takes for another encoding's bytes, and there may be no value.
+    # The writer parses bytes that it takes for another encoding, and there may be no value.
     dataset.set_original_encoding(*encoding, dataset._character_set)
     out = BytesIO()
     dataset.save_as(out, enforce_file_format=True)
@@ -228,7 +228,7 @@ def with_other_elements(seed: bytes, random: np.random.Generator) -> bytes:
     """Return a file without some of its elements, and with some of another VR."""
     try:
         dataset = pydicom.dcmread(BytesIO(seed))
-        dataset.file_meta.TransferSyntaxUID  # noqa: B018  (it must be there to be written)
+        dataset.file_meta.TransferSyntaxUID  # noqa: B018  (it must exist to be written)
         tags = [tag for tag in dataset.keys() if tag != 0x7FE00010]  # noqa: SIM118
         for tag in random.choice(tags, min(len(tags), 4), replace=False):
             tag = pydicom.tag.Tag(int(tag))
@@ -336,7 +336,7 @@ def child(case: Case, first: int, count: int, progress: Path) -> None:
 
 
 def refused_where_it_dies(number: int) -> bool:
-    """Say whether the step's way of reading files survives the file `number`."""
+    """Return whether the step can read the file `number` without dying."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzz.dcm"
         path.write_bytes(file_of(number, corpus()))
@@ -349,9 +349,9 @@ def file_of(number: int, seeds: list[bytes]) -> bytes:
 
 
 def drive(script: Path, first: int, count: int) -> dict:
-    """Run all of a script's cases in children; one that dies is replaced after the file it died of.
+    """Run all cases of a script in children. A child that dies is replaced after its last file.
 
-    Of damaged files alone a decoder may end its process, if the step survives it.
+    Only for damaged files a decoder may crash its process, and only if the step survives it.
     """
     counts: collections.Counter = collections.Counter()
     failures: list[tuple[int, str]] = []
@@ -387,7 +387,7 @@ def drive(script: Path, first: int, count: int) -> dict:
 
 
 def main(script: Path, case: Case) -> int:
-    """Run the cases of a script that the command line asks for; print the counts and failures."""
+    """Run the cases of a script that the command line names. Print the counts and failures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=20_000)

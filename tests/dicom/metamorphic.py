@@ -1,21 +1,23 @@
-"""Write pictures in other words, or with other meanings, and compare what the reader makes of them.
+"""Compare the reader's results for different encodings of a picture, and with the standard.
 
     python tests/dicom/metamorphic.py --count 20000
 
-Of three cases the first is a file and the same file in other words: another transfer syntax,
-private elements, other lengths, orders and paddings, inverted or shifted pixels with the header
-that undoes it. Both must give the same canonical images, facts and notices. Files are those of the
-phantom, pictures drawn here, and what the pydicom wheel holds.
+There are three kinds of cases, in turn. The first kind is a file and the same file in another
+encoding: another transfer syntax, private elements, other lengths, orders and paddings, or inverted
+or shifted pixels with a header that reverts it. Both must give the same canonical images, facts and
+notices. The files are those of the phantom, pictures drawn here, and files of the pydicom wheel.
 
-The second is a picture with drawn meaning (rescaling, lookup tables, window, padding, bits, sign,
-photometric interpretation). Its canonical image must be what the formulas of DICOM PS3.3 give,
-written down here a second time, pixel by pixel, in double precision.
+The second kind is a picture with random values of the elements that define its display (rescaling,
+lookup tables, window, padding, bits, sign, photometric interpretation). Its canonical image must
+equal the result of the formulas of DICOM PS3.3, which this module implements a second time, pixel
+by pixel, in double precision.
 
-The third claims something of a picture (side, orientation, spacing, view, bits, padding, values
-that mean nothing). It must be noticed or refused for the reason, and no other, worked out here.
+The third kind has a header with a wrong or doubtful claim (side, orientation, spacing, view, bits,
+padding, meaningless values). The file must be noticed or refused for exactly the reason that this
+module expects.
 
-A case is drawn from its number, so a finding is repeated with `--first NUMBER --count 1`. Cases run
-as those of `fuzz.py` do, in child processes with limited memory and time.
+The number of a case is its random seed, so `--first NUMBER --count 1` repeats a failure. Cases run
+like those of `fuzz.py`, in child processes with limited memory and time.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ STREAMS = (
 )
 
 
-# What a file is, before it is written.
+# A file before it is written.
 
 
 @dataclass
@@ -126,7 +128,7 @@ class File:
             order = "<" if self.syntax.is_little_endian else ">"
             content = values.astype(values.dtype.newbyteorder(order)).tobytes()
             data.PixelData = content + b"\0" * (self.trailing + len(content) % 2)
-            # Bytes in words are turned around in big-endian files; bytes are not.
+            # In big-endian files the bytes of words are swapped. Single bytes are not.
             data["PixelData"].VR = "OB" if self.allocated == 8 else "OW"
             if self.syntax == uid.RLELossless:
                 data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
@@ -146,7 +148,7 @@ class File:
 
 
 def turn_words(data: Dataset) -> None:
-    """Turn the bytes of the lookup tables' words around, as a big-endian file has them."""
+    """Swap the bytes of the lookup tables' words, as in a big-endian file."""
     for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
         for item in data.get(keyword, []):
             if item["LUTData"].VR == "OW":
@@ -155,7 +157,7 @@ def turn_words(data: Dataset) -> None:
 
 @dataclass(frozen=True)
 class Table:
-    """A lookup table: `first` gives `values[0]`; `bits` its output's."""
+    """A lookup table. The input `first` gives `values[0]`; the output has `bits` bits."""
 
     first: int
     values: np.ndarray
@@ -175,7 +177,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a header says of the values of `bits`: the input of the formulas."""
+    """The elements of a header that define the display of values of `bits` bits."""
 
     bits: int
     signed: bool
@@ -190,7 +192,7 @@ class Meaning:
     more: dict[str, Any] = field(default_factory=dict)
 
     def header(self, random: Random) -> Dataset:
-        """Return the elements that say all of this."""
+        """Return the elements of the header."""
         data = plain_header()
         data.PhotometricInterpretation = self.photometric
         if (self.slope, self.intercept) != (1.0, 0.0) or random.random() < 0.5:
@@ -216,7 +218,7 @@ class Meaning:
 
 
 def plain_header() -> Dataset:
-    """Return what every file drawn here says."""
+    """Return the elements of every file that is drawn here."""
     data = Dataset()
     data.SOPClassUID = uid.DigitalMammographyXRayImageStorageForPresentation
     data.SOPInstanceUID = "2.25.11"
@@ -235,13 +237,13 @@ def plain_header() -> Dataset:
 
 
 def looked_up(table: Table, values: np.ndarray) -> np.ndarray:
-    """PS3.3 C.11.1.1.1: the first entry for all below, the last for all above."""
+    """PS3.3 C.11.1.1.1: values below the table get its first entry, values above it the last."""
     place = np.floor(values + 0.5) - table.first
     return table.values[np.clip(place, 0, len(table.values) - 1).astype(int)].astype(float)
 
 
 def table_top(table: Table) -> float:
-    """The output shown white: all bits, but if none is that high the largest entry."""
+    """The output that is displayed white: all bits set, or the largest entry if that is lower."""
     largest = float(table.values.max())
     return largest if 0 < largest < 2 ** (table.bits - 1) else 2.0**table.bits - 1
 
@@ -285,7 +287,7 @@ def shown_by(meaning: Meaning, stored: np.ndarray, index: int, voi: str) -> np.n
 def nominal(meaning: Meaning, stored: np.ndarray, first: int) -> tuple[int, int]:
     """Return the stored values that are the ends of the range without a window.
 
-    16 bits are a container: of these the smallest usual depth that holds the picture counts.
+    For 16 bits, the smallest usual depth that contains the picture's values counts.
     """
     if meaning.bits < 16:
         return first, first + 2**meaning.bits - 1
@@ -297,7 +299,7 @@ def nominal(meaning: Meaning, stored: np.ndarray, first: int) -> tuple[int, int]
 
 
 def is_padding(meaning: Meaning, stored: np.ndarray) -> np.ndarray:
-    """PS3.3 C.7.5.1.1.2: the value, or all from it to the limit, both included."""
+    """PS3.3 C.7.5.1.1.2: the value, or all values from it to the limit, both included."""
     if meaning.padding is None:
         return np.zeros(stored.shape, bool)
     value, limit = meaning.padding
@@ -308,9 +310,9 @@ def is_padding(meaning: Meaning, stored: np.ndarray) -> np.ndarray:
 def with_believed_padding(
     meaning: Meaning, stored: np.ndarray, index: int, voi: str
 ) -> tuple[Meaning, bool]:
-    """Return the meaning without a padding that tissue mainly has, and whether that is noticed.
+    """Return the elements without a padding value that is mainly in tissue, and if it is noticed.
 
-    Tissue is what does not hang together with the edge and is not black anyway.
+    Tissue is the part that is not connected with the edge and is not black anyway.
     """
     where = is_padding(meaning, stored)
     unpadded = replace(meaning, padding=None)
@@ -322,7 +324,7 @@ def with_believed_padding(
 
 
 def reaches_edge(where: np.ndarray) -> np.ndarray:
-    """Return what of `where` hangs together with the edge, by spreading from there."""
+    """Return the part of `where` that is connected with the edge, found by spreading from there."""
     reached = where.copy()
     reached[1:-1, 1:-1] = False
     while True:
@@ -338,7 +340,7 @@ def reaches_edge(where: np.ndarray) -> np.ndarray:
         reached = spread_to
 
 
-# Files to begin with.
+# Initial files.
 
 
 @lru_cache(maxsize=1)
@@ -357,7 +359,7 @@ def phantom_pictures() -> list[tuple[Dataset, np.ndarray]]:
 
 @lru_cache(maxsize=1)
 def wheel_files() -> list[File]:
-    """Return the small grey files of the pydicom wheel that are read, as files to be written."""
+    """Return the small grey files of the pydicom wheel that the reader accepts, to be written."""
     found = []
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
     for path in sorted(folder.glob("*.dcm")):
@@ -367,7 +369,7 @@ def wheel_files() -> list[File]:
             read_pixels(path)
             data = pydicom.dcmread(path)
             stored = data.pixel_array
-        except Exception:  # not one of those that are read
+        except Exception:  # not a file that the reader accepts
             continue
         if stored.size > 70_000 or int(data.get("HighBit", 0)) != data.BitsStored - 1:
             continue
@@ -389,7 +391,7 @@ def as_file(data: Dataset, stored: np.ndarray) -> File:
 
 
 def drawn_file(random: Random) -> File:
-    """Return a file to begin with."""
+    """Return an initial file."""
     draw = random.random()
     if draw < 0.25:
         one = wheel_files()[int(random.integers(len(wheel_files())))]
@@ -431,7 +433,7 @@ def as_picture_file(meaning: Meaning, stored: np.ndarray, random: Random) -> Fil
 
 
 def drawn_picture(random: Random) -> tuple[Meaning, np.ndarray]:
-    """Return a meaning, and stored values that make use of it."""
+    """Return elements that define a display, and stored values that use them."""
     bits = int(random.choice([8, 10, 12, 12, 14, 16]))
     signed = bool(random.random() < 0.3)
     lowest = -(1 << (bits - 1)) if signed else 0
@@ -439,7 +441,7 @@ def drawn_picture(random: Random) -> tuple[Meaning, np.ndarray]:
     levels = (1 << bits) - 1
     used = levels if random.random() < 0.7 else int(levels * random.uniform(0.3, 1))
     stored = np.rint(np.clip(display, 0, 1) * used).astype(np.int32)
-    # One pixel of the largest value, so that bits are what they are said to be.
+    # One pixel has the largest value, so that the header's bits are right.
     stored[ROWS // 2, 1] = used
     stored += lowest
     if random.random() < 0.3:
@@ -487,7 +489,7 @@ def drawn_table(random: Random, low: int, bits: int) -> Table:
     if random.random() < 0.3:
         values = values[::-1]
     if random.random() < 0.2:
-        values = np.rint(values / random.choice([2.5, 16]))  # fewer bits than it says
+        values = np.rint(values / random.choice([2.5, 16]))  # fewer bits than its header gives
     return Table(first, np.ascontiguousarray(values), out)
 
 
@@ -504,12 +506,12 @@ def drawn_padding(
     return background, limit
 
 
-# What a file becomes.
+# The result of a file.
 
 
 @dataclass
 class Outcome:
-    """What the reader makes of a file."""
+    """The reader's results for a file."""
 
     images: list[np.ndarray | str]
     facts: Any
@@ -525,7 +527,7 @@ SETTINGS = (
 
 
 def outcome_of(content: bytes, path: Path, expected: Expected) -> Outcome:
-    """Read and convert a file as the steps do; an image is a reason's code where it is refused."""
+    """Read and convert a file as the steps do. A refused file gives its reason as the image."""
     path.write_bytes(content)
     facts = read_facts([path], "fuzz")[0]
     found: list[np.ndarray | str] = []
@@ -549,7 +551,8 @@ def outcome_of(content: bytes, path: Path, expected: Expected) -> Outcome:
     return Outcome(found, facts, coding, frozenset(notices))
 
 
-# Other words for the same thing. Each changes a file, or leaves it where it does not apply.
+# Changes that keep the meaning of a file. Each changes a file, or leaves it unchanged if it does
+# not apply.
 
 
 def other_syntax(file: File, random: Random) -> None:
@@ -574,7 +577,7 @@ def private_elements(file: File, random: Random) -> None:
 
 
 def order_in_items(file: File, random: Random) -> None:
-    """Write the elements of items in any order: a sequence is then raw bytes."""
+    """Write the elements of items in a random order. A sequence then becomes raw bytes."""
     little = file.syntax.is_little_endian
     implicit = file.syntax.is_implicit_VR
     for tag in [element.tag for element in file.header if element.VR == "SQ"]:
@@ -613,7 +616,7 @@ def planar_configuration(file: File, random: Random) -> None:
 
 
 def nonsense(file: File, random: Random) -> None:
-    """Give elements that nothing needs values that mean nothing."""
+    """Give meaningless values to elements that are not needed."""
     values: dict[str, tuple[str, Any]] = {
         "SmallestImagePixelValue": ("US", int(random.integers(65536))),
         "LargestImagePixelValue": ("US", int(random.integers(65536))),
@@ -643,7 +646,7 @@ def nonsense(file: File, random: Random) -> None:
 
 
 def icon() -> Dataset:
-    """Return a small picture of its own inside of the header, in colours."""
+    """Return a small colour picture for the inside of the header."""
     data = Dataset()
     data.Rows = data.Columns = 2
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "PALETTE COLOR"
@@ -680,7 +683,7 @@ def number_word(value: float, random: Random) -> str:
 
 
 def inverted(file: File, random: Random) -> None:
-    """Turn the values around, and with them all that speaks of them."""
+    """Invert the values, and all elements that refer to them."""
     header = file.header
     if file.bits == 16 or "ModalityLUTSequence" in header or "VOILUTSequence" in header:
         return
@@ -704,7 +707,7 @@ def inverted(file: File, random: Random) -> None:
 
 
 def other_sign(file: File, random: Random) -> None:
-    """Store the values around zero or from zero on, and say so in the rescaling."""
+    """Store the values around zero or from zero on, and adjust the rescaling."""
     header = file.header
     if "ModalityLUTSequence" in header or file.bits == 16:
         return
@@ -770,7 +773,7 @@ def presentation_shape(file: File, random: Random) -> None:
     file.header.PresentationLUTShape = shape[file.header.PhotometricInterpretation]
 
 
-# In this order: the later ones write elements as bytes, which the earlier could not read.
+# The order matters: later changes write elements as bytes, which earlier ones could not read.
 CHANGES: tuple[Callable[[File, Random], None], ...] = (
     inverted,
     other_sign,
@@ -792,7 +795,7 @@ CHANGES: tuple[Callable[[File, Random], None], ...] = (
 
 
 def same(number: int, random: Random, path: Path) -> str:
-    """Compare a file with the same in other words."""
+    """Compare a file with the same file in another encoding."""
     base = drawn_file(random)
     expected = Expected("L", "CC")
     first = outcome_of(base.write(), path, expected)
@@ -821,7 +824,7 @@ def spread(one: np.ndarray, other: np.ndarray) -> str:
 
 
 def meant(number: int, random: Random, path: Path) -> str:
-    """Compare a picture's canonical image with what the formulas give."""
+    """Compare a picture's canonical image with the result of the formulas."""
     meaning, stored = drawn_picture(random)
     file = as_picture_file(meaning, stored, random)
     other_syntax(file, random)
@@ -842,7 +845,7 @@ def meant(number: int, random: Random, path: Path) -> str:
 
 @dataclass
 class Claimed:
-    """A file that claims something, and what must come of it.
+    """A file with a claim in its header, and the expected result.
 
     `reasons` are the notices among those of `CLAIMS`, or the one reason of its refusal.
     """
@@ -901,7 +904,7 @@ def claims_an_orientation(random: Random) -> Claimed:
     meaning = replace(
         meaning, more={"PatientOrientation": [rows, columns], "ImageLaterality": side}
     )
-    # The breast hangs away from the chest: of the left one, rows of pixels go to the front.
+    # The breast extends away from the chest. For the left breast, rows of pixels go to the front.
     right = rows[0] == ("A" if side == "L" else "P") and columns in {
         "R" if side == "L" else "L",
         "F",
@@ -959,7 +962,7 @@ def claims_a_view(random: Random) -> Claimed:
 
 
 def claims_fewer_bits(random: Random) -> Claimed:
-    """Say fewer bits than there are: where a ramp goes on above, all of them are read."""
+    """Give fewer bits than there are. If a ramp continues above them, all bits are read."""
     bits = int(random.integers(10, 13))
     signed = bool(random.random() < 0.5)
     high = 1 << (bits + 1)
@@ -972,14 +975,14 @@ def claims_fewer_bits(random: Random) -> Claimed:
 
 
 def claims_a_sign(random: Random) -> Claimed:
-    """Say that pixels are signed, or not: half of the time wrongly."""
+    """Call pixels signed or unsigned, wrongly in half of the cases."""
     bits = int(random.integers(10, 15))
     shown = np.linspace(0, 1, ROWS * COLUMNS).reshape(COLUMNS, ROWS).T[:, ::-1]
     stored = np.rint(shown * ((1 << bits) - 1)).astype(np.int32)
     is_signed, says_signed = random.random(2) < 0.5
     stored = stored - ((1 << (bits - 1)) if is_signed else 0)
     file = as_picture_file(Meaning(bits, bool(says_signed)), stored, random)
-    # The bits alone: what goes on above them is another claim.
+    # Only the bits are claimed. Values above them are another claim.
     raw = stored & ((1 << bits) - 1)
     file.stored = raw - ((raw >> (bits - 1)) << bits) if says_signed else raw
     file.allocated = 16
@@ -987,7 +990,7 @@ def claims_a_sign(random: Random) -> Claimed:
 
 
 def claims_padding(random: Random) -> Claimed:
-    """Call a value padding that the breast has: of most of it, or beside what lies around it."""
+    """Call a value padding that occurs in most of the breast, or next to its surroundings."""
     meaning, stored, _ = plain_picture(random)
     flat = stored > 1000
     if random.random() < 0.5:
@@ -1003,7 +1006,7 @@ def claims_padding(random: Random) -> Claimed:
 
 
 def claims_nonsense(random: Random) -> Claimed:
-    """Give an element that is needed a value that can't be used."""
+    """Give a needed element a value that can't be used."""
     meaning, stored, _ = plain_picture(random)
     wrong: tuple[tuple[dict[str, Any], Reason], ...] = (
         ({"RescaleSlope": "0", "RescaleIntercept": "0"}, Reason.HEADER),
@@ -1044,7 +1047,7 @@ CLAIMING = (
 
 
 def claimed(number: int, random: Random, path: Path) -> str:
-    """Compare what is noticed of a file that claims something with what must be."""
+    """Compare the notices of a file that has a claim with the expected ones."""
     make = CLAIMING[int(random.integers(len(CLAIMING)))]
     claim = make(random)
     native = not claim.refused and make is not claims_fewer_bits

@@ -97,7 +97,7 @@ def test_a_single_bright_pixel_keeps_an_image_from_being_blank(tmp_path, write_d
 
 
 def published_mammo_clip(data: np.ndarray, photometric: str) -> tuple[np.ndarray, tuple[int, int]]:
-    """Mammo-CLIP's crop in plain words, to compare with: 8-bit crop and its (left, top)."""
+    """A simple implementation of Mammo-CLIP's crop: the 8-bit crop and its (left, top)."""
     data = data.astype(np.float32)[5:-5, 5:-5]
     if photometric == "MONOCHROME1":
         data = data.max() - data
@@ -201,7 +201,9 @@ def test_as_is_maps_sixteen_bits_by_their_nominal_range_alone(tmp_path, picture)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(240, 160), (60, 40), (120, 50)])
-def test_as_is_resizes_an_image_of_another_size_whole_and_says_so(tmp_path, picture, rows, columns):
+def test_as_is_resizes_a_whole_image_of_another_size_with_a_notice(
+    tmp_path, picture, rows, columns
+):
     pixels = np.rint(picture(rows, columns, side="R") * 200).astype(np.uint8)
     canonical = canonical_image(*raster(tmp_path, pixels), AsIsSettings(height=120, width=80))
     scale = min(120 / rows, 80 / columns)
@@ -220,9 +222,9 @@ def test_as_is_refuses_an_image_without_content(tmp_path):
     assert refused.value.reason is Reason.BLANK
 
 
-# Of OpenCV 5.0.0, as above: rows separated by commas. In all of these a border between source
-# pixels falls on one between target pixels; in the third and the fourth one axis grows and the
-# other shrinks.
+# Results of OpenCV 5.0.0, as above, with rows separated by commas. In all of these a border between
+# source pixels falls on one between target pixels; in the third and the fourth one axis grows and
+# the other shrinks.
 RESIZED = {
     (2, 14): (
         "0 26 53 79 111 143 169 196 222 222 34 61 87 119 151 177 204 230, "

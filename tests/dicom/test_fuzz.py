@@ -1,6 +1,6 @@
-"""Small parts of the fuzz runs, and headers of any values.
+"""Small parts of the fuzz runs, and headers with arbitrary values.
 
-All of them are `python tests/dicom/fuzz.py` and `python tests/dicom/metamorphic.py`.
+`python tests/dicom/fuzz.py` and `python tests/dicom/metamorphic.py` run all cases.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def convert(path: Path, elements: dict[str, object], tables: list[tuple]) -> str
         else:
             content = "\\".join(many).encode("ascii")
             content += b" " * (len(content) % 2)
-        # As bytes: pydicom has no value for a number that is none.
+        # Values are bytes, because pydicom has no value for an invalid number.
         dataset[tag] = RawDataElement(tag, representation, len(content), content, 0, False, True)
     for keyword, descriptor, content in tables:
         item = Dataset()
@@ -83,7 +83,7 @@ def convert(path: Path, elements: dict[str, object], tables: list[tuple]) -> str
 
 @pytest.fixture
 def unvalidated(monkeypatch):
-    """Let pydicom write what it would refuse to."""
+    """Make pydicom write values that it normally refuses."""
     for mode in ("writing_validation_mode", "reading_validation_mode"):
         monkeypatch.setattr(pydicom.config.settings, mode, pydicom.config.IGNORE)
 
@@ -103,7 +103,7 @@ def test_any_header_values_convert_or_are_refused(tmp_path_factory, unvalidated)
 
 
 def report_of(script: Path, *, first: int, count: int) -> dict:
-    """Run these cases of a script; return what it reports."""
+    """Run these cases of a script. Return its report."""
     done = subprocess.run(
         [sys.executable, str(script), "--first", str(first), "--count", str(count)],
         capture_output=True,
@@ -123,7 +123,7 @@ def test_damaged_files_convert_or_are_refused_within_bounded_memory():
     assert report["counts"]["converted"] > 30
 
 
-def test_a_file_in_other_words_is_the_same_and_a_picture_is_what_the_formulas_say():
+def test_an_encoding_does_not_change_a_picture_and_the_formulas_give_its_values():
     counts = report_of(METAMORPHIC, first=0, count=150)["counts"]
     assert counts["the same"] == 50
     assert counts["as meant"] > 40

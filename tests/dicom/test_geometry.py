@@ -33,7 +33,8 @@ def test_a_bright_rectangle_lands_where_its_box_lands(geometry):
     pixels[30:71, 20:53] = 1
     x0, y0, x1, y1 = transform_boxes(geometry.affine, np.array([[20, 30, 53, 71]]))[0]
     resampled = geometry.resample(pixels, BINARY)
-    # The centre of mass takes each pixel's share to lie at its centre: right to 0.02 pixels.
+    # The centre of mass assumes that each pixel's share is at its centre, which is right within
+    # 0.02 pixels.
     mass = resampled.sum()
     assert mass == pytest.approx((x1 - x0) * (y1 - y0), rel=1e-4)
     rows, columns = resampled.sum(axis=1), resampled.sum(axis=0)
@@ -72,7 +73,7 @@ def test_a_speck_smaller_than_a_canonical_pixel_does_not_vanish():
     np.testing.assert_array_equal(boxes, found)
 
 
-def test_what_lies_outside_of_the_crop_is_dropped():
+def test_boxes_outside_of_the_crop_are_dropped():
     geometry = Geometry((40, 0, 80, 120), False, 0.5, 0.5, 0.0, 0.0, 60, 20)
     mask = np.zeros((120, 80), bool)
     mask[50:60, 10:20] = True
@@ -86,7 +87,7 @@ def test_what_lies_outside_of_the_crop_is_dropped():
     scale=st.floats(0.05, 5),
     offset=st.floats(0, 10),
 )
-def test_area_weights_conserve_what_falls_inside(source, target, scale, offset):
+def test_area_weights_conserve_the_area_inside(source, target, scale, offset):
     weights = area_weights(source, target, scale, offset).toarray()
     assert (weights >= 0).all()
     inside = np.clip(np.arange(source + 1) * scale + offset, 0, target)

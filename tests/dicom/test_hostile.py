@@ -1,4 +1,4 @@
-"""Files that claim more than any image holds are refused before room is made for it."""
+"""Files that claim more data than any image has are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def refusal(path) -> Reason:
 
 @pytest.fixture
 def bomb(tmp_path, write_dicom):
-    """A deflated file of a few kilobytes that holds as many bytes of nothing as are asked for."""
+    """A deflated file of a few kilobytes that contains the given number of zero bytes."""
 
     def write(size: int):
         path = write_dicom(tmp_path / "a.dcm", RAMP, syntax=uid.DeflatedExplicitVRLittleEndian)

@@ -1,4 +1,4 @@
-"""One phantom image, written in every way a mammogram can be coded, is one canonical image."""
+"""A phantom image in every possible encoding of a mammogram gives one canonical image."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ LOSSLESS = (
     uid.HTJ2KLossless,
     uid.HTJ2KLosslessRPCL,
 )
-# Lossy at high quality: the worst pixel is off by so many stored values, of the window's 1500.
+# Lossy coding at high quality: the largest error in stored values, of the window's 1500.
 OFF = {
     uid.JPEGExtended12Bit: 2,
-    uid.JPEGLSNearLossless: 2,  # the bound that the stream was written with
+    uid.JPEGLSNearLossless: 2,  # the error bound with which the stream was written
     uid.JPEG2000: 3,
     uid.HTJ2K: 2,
 }
@@ -65,7 +65,7 @@ def grey(request) -> np.ndarray:
 
 
 def coded(grey: np.ndarray, voi: str, photometric: str, signed: bool, lut_item):
-    """Return the stored values that are shown as `grey`, and the elements that say so."""
+    """Return the stored values that are displayed as `grey`, and the elements of this display."""
     shown = 1 - grey / 255 if photometric == "MONOCHROME1" else grey / 255
     elements: dict[str, object] = {
         "PhotometricInterpretation": photometric,
@@ -73,13 +73,14 @@ def coded(grey: np.ndarray, voi: str, photometric: str, signed: bool, lut_item):
     }
     intercept = LEVELS // 2 if signed else 0
     if voi in {"VOI LUT", "8-bit VOI LUT"}:
-        # A curve that is not linear, so that a table left out or applied twice is seen.
+        # The curve is not linear, so that a table that is left out or applied twice changes the
+        # image.
         bits = 8 if voi == "8-bit VOI LUT" else 12
         table = np.rint((np.arange(3001) / 3000) ** 2 * ((1 << bits) - 1))
         values = 300 + np.searchsorted(table, np.rint(shown * ((1 << bits) - 1)))
         elements["VOILUTSequence"] = Sequence([lut_item(table, 300, bits)])
     elif voi == "modality LUT":
-        # The table turns the stored value around; it takes the place of slope and intercept.
+        # The table inverts the stored value, and replaces slope and intercept.
         table = np.arange(LEVELS)[::-1]
         values = LEVELS - 1 - np.rint(shown * (LEVELS - 1))
         first = -intercept
@@ -113,7 +114,7 @@ def canonical(path, voi: str) -> np.ndarray:
 
 
 def as_shown(grey: np.ndarray) -> np.ndarray:
-    """Return what the canonical image of `grey` must be: the breast on the left."""
+    """Return the expected canonical image of `grey`, with the breast on the left."""
     return grey if grey[:, : WIDTH // 2].mean() > grey[:, WIDTH // 2 :].mean() else grey[:, ::-1]
 
 
@@ -134,7 +135,7 @@ def test_every_lossless_coding_is_read_back_exactly(
 @pytest.mark.parametrize("voi", VOI)
 @pytest.mark.parametrize(
     ("syntax", "signed"),
-    # Baseline and extended JPEG hold unsigned values alone (PS3.5, table 8.2.1-1).
+    # Baseline and extended JPEG contain only unsigned values (PS3.5, table 8.2.1-1).
     [(uid.JPEGExtended12Bit, False), *((s, sign) for s in LOSSY[1:] for sign in (False, True))],
     ids=lambda value: getattr(value, "keyword", {False: "unsigned", True: "signed"}.get(value)),
 )

@@ -1,4 +1,4 @@
-"""Padding values that tissue has too."""
+"""Padding values that also occur in tissue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_padding_value_of_tissue_alone_is_shown_as_tissue(convert, stored):
 
 
 def test_saturated_tissue_of_the_value_that_surrounds_the_breast_is_noticed(convert, stored):
-    # White around the breast, as inverted images have it, and a white spot within.
+    # White around the breast, as in inverted images, and a white spot within.
     stored[stored == 0] = 4095
     stored[50:60, 10:20] = 4095
     canonical = convert(stored, PixelPaddingValue=4095)

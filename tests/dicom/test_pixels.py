@@ -15,7 +15,7 @@ CENTER, WIDTH = 2000.0, 1500.0
 
 
 def inverse_window(shown: np.ndarray, function: str) -> np.ndarray:
-    """Values whose window gives `shown`; the formulas of PS3.3 C.11.2.1 solved for the input."""
+    """Values that the window displays as `shown`: the formulas of PS3.3 C.11.2.1, inverted."""
     if function == "LINEAR":
         return (shown - 0.5) * (WIDTH - 1) + CENTER - 0.5
     if function == "LINEAR_EXACT":
@@ -26,7 +26,7 @@ def inverse_window(shown: np.ndarray, function: str) -> np.ndarray:
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID", "VOI LUT"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_every_way_to_say_the_same_picture_gives_the_same_canonical_image(
+def test_every_encoding_of_a_picture_gives_the_same_canonical_image(
     tmp_path, write_dicom, picture, lut_item, photometric, function, signed
 ):
     shown = np.clip(picture(), 0.02, 0.98)
@@ -219,7 +219,8 @@ def test_truncated_pixel_data_are_refused(tmp_path, write_dicom, syntax):
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(Refusal) as refused:
         read_pixels(path)
-    # Cut in two, an RLE segment can't be told from a damaged one, nor a pixel element from none.
+    # A truncated RLE segment looks like a damaged one, and a truncated pixel element like a missing
+    # one.
     assert refused.value.reason is Reason.TRUNCATED
 
 
@@ -243,7 +244,7 @@ def test_a_truncated_deflated_file_is_refused(tmp_path, write_dicom):
         ({"BitsAllocated": 32}, Reason.BITS),
     ],
 )
-def test_what_is_no_plain_mammogram_is_refused_with_its_reason(
+def test_an_image_that_is_no_plain_mammogram_is_refused_with_its_reason(
     tmp_path, write_dicom, elements, reason
 ):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16), **elements)
@@ -253,7 +254,7 @@ def test_what_is_no_plain_mammogram_is_refused_with_its_reason(
     assert refused.value.reason is reason
 
 
-def test_an_empty_pixel_element_is_none(tmp_path, write_dicom):
+def test_an_empty_pixel_element_counts_as_missing(tmp_path, write_dicom):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16))
     dataset = pydicom.dcmread(path)
     dataset.PixelData = b""

@@ -1,4 +1,4 @@
-"""Headers that say more or less than the pixels hold: the right values, and a word about it."""
+"""Headers that contradict the pixels: the reader gives the right values and a notice."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_signed_pixels_within_bits_stored_are_read_with_or_without_their_sign_ab
 
 @pytest.mark.parametrize(
     "syntax",
-    # The JPEG-LS encoder at hand writes 16 bits, of which the sign is then no part.
+    # The JPEG-LS encoder used here writes 16 bits, which then do not include the sign.
     [uid.JPEG2000Lossless, uid.JPEGLosslessSV1, uid.HTJ2KLossless],
 )
 def test_a_signed_stream_of_more_bits_than_the_header_says_is_read_whole(
@@ -111,8 +111,8 @@ def test_a_signed_stream_of_more_bits_than_the_header_says_is_read_whole(
     assert Reason.BITS_EXCEEDED in header.notices
 
 
-def test_what_lossy_coding_puts_beyond_the_range_is_at_its_end(tmp_path, write_dicom):
-    # Of values at both ends, the encoder's error of up to 2 leads beyond them.
+def test_values_that_lossy_coding_moves_beyond_the_range_are_set_to_its_end(tmp_path, write_dicom):
+    # The encoder's error of up to 2 moves values at both ends beyond the range.
     stored = np.where(np.random.default_rng(0).random((60, 80)) < 0.5, 4095, RAMP // 4)
     path = write_dicom(tmp_path / "a.dcm", stored.astype("u2"), compress=uid.JPEGLSNearLossless)
     header, read = read_pixels(path)
@@ -181,7 +181,7 @@ def test_a_stream_of_more_bits_than_the_header_says_is_read_whole(tmp_path, writ
     assert Reason.BITS_EXCEEDED in header.notices
 
 
-# A stream's own bits, and the bits of the range that is shown: encoders may leave unused bits out.
+# The bits of the stream, and the bits of the displayed range. Encoders may leave unused bits out.
 PRECISIONS = [(10, 10), (9, 10), (8, 8)]
 BY_PYDICOM = [uid.JPEGLSLossless, uid.JPEGLSNearLossless, uid.JPEG2000Lossless, uid.JPEG2000]
 OF_FEWER_BITS = [uid.JPEGLosslessSV1, uid.JPEGLossless, *BY_PYDICOM]
@@ -295,8 +295,9 @@ def test_flags_above_signed_pixels_without_their_sign_above_are_cut_off(tmp_path
     assert header.bits_stored == 12
 
 
-def test_signed_pixels_of_which_it_cannot_be_told_are_refused(tmp_path, write_dicom):
-    # From the lowest value to the highest in one step: as large with the bits above as without.
+def test_pixels_that_may_be_signed_or_unsigned_are_refused(tmp_path, write_dicom):
+    # From the lowest value to the highest in one step, which is equally large with and without the
+    # bits above.
     stored = RAMP.astype(np.int32) - 2048
     stored[:, 40:60] = -2048
     flagged = (stored & 4095).astype(np.uint16)
@@ -434,7 +435,7 @@ def test_an_age_is_read_in_every_form_or_unknown(text, years):
     assert age_in_years(text) == years
 
 
-def test_what_is_no_age_is_refused():
+def test_a_text_that_is_no_age_is_refused():
     for text in ("abc", "60 years", "60 or so"):
         with pytest.raises(ValueError):
             age_in_years(text)
@@ -455,12 +456,12 @@ def test_what_is_no_age_is_refused():
         ({"DetectorType": "FILM"}, Reason.DIGITISED_FILM),
     ],
 )
-def test_special_acquisitions_are_told(tmp_path, write_dicom, elements, reason):
+def test_special_acquisitions_are_recognised(tmp_path, write_dicom, elements, reason):
     path = write_dicom(tmp_path / "a.dcm", RAMP, **elements)
     assert read_pixels(path)[0].acquisition.special == {reason}
 
 
-def test_an_image_beside_its_window_is_noticed(tmp_path, write_dicom):
+def test_an_image_whose_values_lie_outside_its_window_is_noticed(tmp_path, write_dicom):
     path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=4094, WindowWidth=2)
     canonical = canonical_image(*read_pixels(path), ClinicalSettings(height=60, width=80))
     assert Reason.BESIDE_WINDOW in canonical.notices
@@ -470,7 +471,7 @@ def test_an_image_beside_its_window_is_noticed(tmp_path, write_dicom):
 def test_a_table_of_more_than_32767_entries_is_read_beside_signed_pixels(
     tmp_path, write_dicom, lut_item, syntax
 ):
-    # Without a VR in the file, the number of entries looks signed as the pixels are.
+    # Without a VR in the file, the number of entries looks signed, like the pixels.
     values = np.arange(40_000)
     item = lut_item(values, -20_000, 16, vr="OW")
     stored = (np.linspace(0, 39_999, 4800).astype(np.int32) - 20_000).astype(np.int16)

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and NPY files: each of what they may hold is a value or a reason."""
+"""PNG, JPEG, TIFF and NPY files: each kind of content gives a value or a reason."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(pixels: np.ndarray, *, colour: int = 0, more: bytes = b"") -> bytes:
-    """A PNG by the book: `colour` is the standard's colour type, `more` further chunks."""
+    """A PNG by the standard: `colour` is its colour type, `more` are further chunks."""
     return _png(pixels.shape, 8 * pixels.itemsize, _lines(pixels), colour=colour, more=more)
 
 
 def interlaced(pixels: np.ndarray) -> bytes:
-    """A PNG whose rows come in the standard's seven passes."""
+    """A PNG whose rows are in the standard's seven passes."""
     starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
     passes = [pixels[top::down, left::right] for top, left, down, right in starts] + [pixels[1::2]]
     lines = b"".join(_lines(part) for part in passes)
@@ -43,7 +43,7 @@ def interlaced(pixels: np.ndarray) -> bytes:
 
 
 def half_bytes(pixels: np.ndarray) -> bytes:
-    """A PNG of 4 bits a pixel."""
+    """A PNG with 4 bits per pixel."""
     return _png(pixels.shape, 4, _lines(pixels[:, ::2] << 4 | pixels[:, 1::2]))
 
 
@@ -255,7 +255,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_what_is_not_one_grey_image_is_refused_with_its_reason(tmp_path, name):
+def test_a_file_that_is_not_one_grey_image_is_refused_with_its_reason(tmp_path, name):
     content, reason = REASONS[name]
     path = tmp_path / "patient-name.png"
     path.write_bytes(content)
@@ -311,7 +311,7 @@ def test_a_cut_off_file_is_refused_wherever_it_is_cut(tmp_path, name):
             pixels = read_image(path)[1]
         except Refusal:
             continue
-        # What comes after the pixels may be missing.
+        # Data after the pixels may be missing.
         np.testing.assert_array_equal(pixels, expected)
 
 
@@ -330,7 +330,7 @@ def test_the_content_decides_and_not_the_name(tmp_path, write_dicom):
     dicom = write_dicom(tmp_path / "a.png", WORDS)
     assert raster_kind(dicom) is None
     np.testing.assert_array_equal(read_image(dicom)[1], WORDS)
-    # The preamble of a DICOM file may hold what begins a TIFF file.
+    # The preamble of a DICOM file may contain the first bytes of a TIFF file.
     content = bytearray(dicom.read_bytes())
     content[:4] = b"II*\0"
     dicom.write_bytes(content)
@@ -348,7 +348,7 @@ def test_a_missing_raster_file_and_a_folder_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", VALUES)
 def test_any_bytes_are_read_or_refused(tmp_path, name):
-    """Whatever a damaged file does to a decoder, it is a value or a reason."""
+    """A damaged file gives a value or a reason, with any behaviour of the decoder."""
     content = VALUES[name][0]
     random = np.random.default_rng(1)
     path = tmp_path / "a"

@@ -27,7 +27,7 @@ def test_malformed_values_are_not_repeated_on_standard_error(tmp_path, write_dic
     path.write_bytes(
         content.replace(uid.encode(), b"2.25.CANARY-not-uid!").replace(b"061Y", b"CAN!")
     )
-    # A process of its own: pytest takes warnings away from standard error.
+    # This runs in a separate process, because pytest removes warnings from standard error.
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", SCRIPT, str(path)],
         capture_output=True,

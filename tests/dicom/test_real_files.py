@@ -1,4 +1,4 @@
-"""Every file of the pydicom and pydicom-data wheels: what pydicom decodes, or a right refusal."""
+"""Every file of the pydicom and pydicom-data wheels gives pydicom's pixels or is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDERS = {
     "pydicom": Path(pydicom.__file__).parent / "data" / "test_files",
     "pydicom-data": Path(data_store.__file__).parent / "data",
 }
-# What is not named here must decode. A trailing * stands for any ending.
+# Files that are not named here must be decoded. A trailing * matches any ending.
 REFUSED = {
     "pydicom": {
         Reason.COLOUR: """
@@ -34,19 +34,19 @@ REFUSED = {
         Reason.BITS: """
             liver_1frame.dcm liver_expb_1frame.dcm rtdose_1frame.dcm rtdose_expb_1frame.dcm
             rtdose_rle_1frame.dcm""",
-        # Directories, plans, reports, waveforms, headers alone.
+        # Directories, plans, reports, waveforms, and files without pixels.
         Reason.NO_PIXELS: """
             UN_sequence.dcm dicomdirtests/DICOMDIR* dicomdirtests/TINY_ALPHA/DICOMDIR
             dicomdirtests/TINY_ALPHA/PT000000/ST000000/SE000000/IM* empty_charset_LEI.dcm
             no_meta_group_length.dcm priv_SQ.dcm reportsi.dcm reportsi_with_empty_number_tags.dcm
             rtplan.dcm rtplan_truncated.dcm test-SR.dcm waveform_ecg.dcm""",
-        # Neither preamble nor file meta information: what they are is a guess.
+        # These files have neither preamble nor file meta information, so their type is unknown.
         Reason.NOT_IMAGE: """
             ExplVR_BigEndNoMeta.dcm ExplVR_LitEndNoMeta.dcm no_meta.dcm rtstruct.dcm
             dicomdirtests/TINY_ALPHA/README""",
         Reason.HEADER: "badVR.dcm",
         Reason.TRUNCATED: "MR_truncated.dcm",
-        # No decoder of pydicom's reads them either.
+        # No decoder of pydicom reads them.
         Reason.DECODE: "JPEG-lossy.dcm JPEG2000-embedded-sequence-delimiter.dcm",
     },
     "pydicom-data": {
@@ -89,7 +89,7 @@ def expected(wheel: str, files: dict[str, Path]) -> dict[str, Reason]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore")  # pydicom's, of what these files are there for
+@pytest.mark.filterwarnings("ignore")  # pydicom's warnings about the purpose of these files
 @pytest.mark.parametrize("wheel", FOLDERS)
 def test_every_file_gives_the_values_that_pydicom_gives_or_the_right_reason(wheel):
     files = dicom_files(FOLDERS[wheel])

@@ -16,7 +16,7 @@ STREAMS = sorted(set(DECODERS) - {uid.RLELossless})
 
 @pytest.fixture
 def write_stream(tmp_path, write_dicom):
-    """Write an image in a transfer syntax, of whose stream only a share is kept."""
+    """Write an image in a transfer syntax, and keep only a share of its stream."""
 
     def write(syntax: str, kept: float = 1.0, **elements):
         y, x = np.mgrid[:40, :48]
@@ -36,7 +36,7 @@ def write_stream(tmp_path, write_dicom):
 
 @pytest.mark.parametrize("kept", [0.3, 0.7, 0.97])
 @pytest.mark.parametrize("syntax", STREAMS, ids=lambda syntax: uid.UID(syntax).keyword)
-def test_a_truncated_stream_is_refused_whatever_its_family(write_stream, syntax, kept):
+def test_a_truncated_stream_of_any_family_is_refused(write_stream, syntax, kept):
     read_pixels(write_stream(syntax))
     with pytest.raises(Refusal) as refused:
         read_pixels(write_stream(syntax, kept))

@@ -127,7 +127,7 @@ def codes_of(code: str) -> str:
 
 
 def context_group(number: int) -> dict[str, str]:
-    """The codes of a context group of PS3.16 and what they mean, by pydicom's dictionary."""
+    """The codes of a context group of PS3.16 and their meanings in pydicom's dictionary."""
     found = {}
     for scheme, names in cid_concepts[number].items():
         for name in names:

@@ -82,9 +82,7 @@ PREFIXES = {
 
 @pytest.mark.parametrize("layout", PREFIXES)
 @pytest.mark.parametrize("form", ["zip", "legacy", "protocol 4"])
-def test_the_encoder_is_found_under_whatever_prefix_and_in_whatever_form(
-    state, tmp_path, layout, form
-):
+def test_the_encoder_is_found_under_every_prefix_and_in_every_format(state, tmp_path, layout, form):
     inside, prefix = PREFIXES[layout]
     named = {f"{prefix}{key}": value for key, value in state.items()}
     named["text_encoder.embeddings.weight"] = torch.zeros(3, 4)
@@ -148,7 +146,7 @@ def test_a_weight_that_an_unknown_library_makes_is_refused_by_name(state, tmp_pa
     checkpoints.find(path, NAME)
 
 
-def test_a_checkpoint_of_another_kind_of_network_says_what_it_holds(tmp_path):
+def test_the_error_about_another_kind_of_network_names_its_contents(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"model": {"conv_stem.weight": torch.zeros(1), "bn1.weight": torch.zeros(1)}}, path)
     with pytest.raises(InputError, match=r"holds 'conv_stem\.weight', 'bn1\.weight', but no _conv"):

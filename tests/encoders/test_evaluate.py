@@ -18,7 +18,7 @@ N = 120
 
 @pytest.fixture
 def study(tmp_path):
-    """Features of which channel 0 carries the concept, a head that reads it, and the cohort."""
+    """Features whose channel 0 depends on the concept, a head that uses it, and the cohort."""
     rng = np.random.default_rng(0)
     labels = (np.arange(N) // 2) % 2
     values = rng.normal(size=(N, 3)).astype(np.float16)
@@ -86,7 +86,7 @@ def test_labelled_images_of_a_split_are_scored_with_their_interval(study):
     assert row["reason"] == ""
 
 
-def test_what_cannot_be_estimated_is_missing_with_its_reason(study):
+def test_a_value_that_cannot_be_estimated_is_missing_with_its_reason(study):
     directory, _, _ = study
     _, table = run(directory)
     row = table.loc["external"]

@@ -36,7 +36,7 @@ def run(encoder: Path, layers, images: Path, path: Path, cached: Path | None = N
 
 @pytest.fixture
 def finetuned(lite0, tmp_path) -> Path:
-    """An encoder whose part after blocks.4 is another's, as fine-tuning would leave it."""
+    """An encoder with other weights after blocks.4, as after fine-tuning."""
     network = load_encoder(lite0)
     generator = torch.Generator().manual_seed(0)
     for block in network.blocks[5:]:

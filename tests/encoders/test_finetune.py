@@ -27,7 +27,7 @@ OUTPUTS = ["encoder.safetensors", "encoder.json", "head.safetensors", "head.json
 
 
 def head_of_zeros(directory: Path) -> Path:
-    """Write the head of a base that says nothing of a mass: its AUROC is 0.5."""
+    """Write the head of a base that does not detect a mass: its AUROC is 0.5."""
     directory.mkdir(parents=True, exist_ok=True)
     save_head(
         Head(np.zeros((1, 1280), np.float32), np.zeros(1, np.float32), ("mass",)),
@@ -129,7 +129,7 @@ def test_training_goes_on_until_the_concept_has_been_learnt(lite0, cached, tmp_p
     learnt = run(tmp_path / "a", lite0, cohort, embeddings, epochs=5, most_cycles=3)
     assert len(pd.read_csv(learnt / "log.csv")) == 1 + 5
     assert "has not learnt" not in capsys.readouterr().err
-    # At such rates the head stays as it was: at random.
+    # At these rates the head stays random.
     weight = np.random.default_rng(0).standard_normal((1, 1280)).astype(np.float32)
     (tmp_path / "h").mkdir()
     save_head(
@@ -166,7 +166,7 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_others(lite0, ca
     assert weights[0] != weights[1]
 
 
-def test_what_is_frozen_stays_and_all_after_it_is_trained(lite0, cached, tmp_path):
+def test_frozen_layers_stay_the_same_and_all_later_layers_are_trained(lite0, cached, tmp_path):
     cohort, _, embeddings = cached
     directory = run(tmp_path / "finetuned", lite0, cohort, embeddings, epochs=1)
     before, after = load_encoder(lite0).state_dict(), load_encoder(directory).state_dict()
@@ -196,7 +196,7 @@ def test_images_without_a_label_and_of_other_splits_do_not_count(lite0, cached, 
     write_table(table, cohort)
     directory = run(tmp_path / "a", lite0, cohort, embeddings, epochs=1)
     assert np.isfinite(load_head(directory).weight).all()
-    # Other labels where they do not count: nothing changes.
+    # The labels change where they do not count, so the result is the same.
     table.loc[6:9, "mass"] = 1
     write_table(table, cohort)
     again = run(tmp_path / "b", lite0, cohort, embeddings, epochs=1)
@@ -235,7 +235,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(lite0, cached, tmp_path
     advance, steps = finetune.Training.advance, []
 
     def killed(training, chosen, batch):
-        # After an odd number of batches, so that gradients are held back half accumulated.
+        # The number of batches is odd, so that half accumulated gradients are in the checkpoint.
         if training.step == 7:
             raise KeyboardInterrupt
         advance(training, chosen, batch)
@@ -257,7 +257,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(lite0, cached, tmp_path
     assert not (again / "checkpoint.pt").exists()
 
 
-def test_what_another_run_left_is_not_gone_on_from(lite0, cached, tmp_path, monkeypatch):
+def test_a_checkpoint_left_by_another_run_is_not_continued(lite0, cached, tmp_path, monkeypatch):
     cohort, _, embeddings = cached
     whole = run(tmp_path / "whole", lite0, cohort, embeddings, epochs=1)
     monkeypatch.setattr(finetune, "SAVE_EVERY", 0.0)
@@ -278,7 +278,7 @@ def test_what_another_run_left_is_not_gone_on_from(lite0, cached, tmp_path, monk
 
 def test_accumulated_batches_step_as_one_batch_of_their_sum(lite0, cached, tmp_path, monkeypatch):
     cohort, _, embeddings = cached
-    # In float32: bfloat16 rounds gradients of other sizes otherwise.
+    # In float32, because bfloat16 rounds gradients of other sizes in another way.
     monkeypatch.setattr(finetune, "product_type", lambda _: torch.float32)
     settings = {"epochs": 1, "augmentation": "none"}
     one = run(tmp_path / "1", lite0, cohort, embeddings, batch_size=16, **settings)

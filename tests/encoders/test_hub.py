@@ -18,7 +18,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch) -> Iterator[None]:
-    """A real server with one checkpoint, in the place of the hub."""
+    """A real server with one checkpoint, which replaces the hub."""
     file = tmp_path / "mirror" / "owner" / "repository" / "resolve" / "main" / "folder" / "b5.tar"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"weights")

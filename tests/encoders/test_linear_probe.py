@@ -22,7 +22,7 @@ N, D = 60, 4
 
 
 def write_encoder(directory: Path, classifier: dict[str, tuple[np.ndarray, float]]) -> Path:
-    """Write an encoder without weights other than its own classifier's."""
+    """Write an encoder that has only the weights of its own classifier."""
     description = EncoderDescription(
         kind="pretrained",
         architecture="efficientnet-b2",
@@ -42,7 +42,7 @@ def write_encoder(directory: Path, classifier: dict[str, tuple[np.ndarray, float
 
 @pytest.fixture
 def features(tmp_path) -> tuple[np.ndarray, pd.DataFrame, list[Path], Path]:
-    """Pooled features of two shards, of which channel 1 carries the concept, and the cohort."""
+    """Pooled features of two shards, whose channel 1 depends on the concept, and the cohort."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.arange(N) % 3 == 0)
     values = rng.normal(5, 3, (N, D)).astype(np.float16)
@@ -104,7 +104,7 @@ def test_the_probe_minimises_the_balanced_penalised_loss(features, tmp_path):
     np.testing.assert_allclose(head.logits(values)[:, 0], expected, atol=5e-3)
 
 
-def test_images_that_were_left_out_are_left_out_here_too(features, tmp_path):
+def test_images_without_a_store_have_no_row(features, tmp_path):
     _, cohort, manifests, path = features
     expected = run(manifests, path, tmp_path / "all")
     refused = cohort.iloc[:1].assign(image_id="refused", mass=1)
@@ -142,7 +142,7 @@ def test_a_classifier_published_with_the_encoder_is_taken_as_it_is(features, tmp
     _, cohort, manifests, path = features
     weight = np.arange(D, dtype=np.float32)
     encoder = write_encoder(tmp_path / "published", {"mass": (weight, -2.5)})
-    # Nothing needs to be learnt, so labels may be missing altogether.
+    # Nothing is trained, so all labels may be missing.
     write_table(cohort.assign(mass=pd.array([None] * N, dtype="Int8")), path)
     head = run(manifests, path, tmp_path / "head", encoder=encoder)
     np.testing.assert_array_equal(head.weight[0], weight)

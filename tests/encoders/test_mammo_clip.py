@@ -210,7 +210,7 @@ def test_a_classifier_with_another_number_of_outputs_is_refused(downstream, pret
         run(tmp_path / "encoder", pretraining, classifier=("mass",))
 
 
-def test_a_checkpoint_that_is_neither_there_nor_on_the_hub_is_asked_for(tmp_path, monkeypatch):
+def test_the_error_about_a_missing_checkpoint_asks_for_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     path = tmp_path / "b2.tar"
     with pytest.raises(InputError, match=r"Mammo-CLIP/resolve/main/a/b2\.tar can't be fetched"):
@@ -309,6 +309,6 @@ def test_a_file_of_mammo_fm_is_read_under_its_own_terms(tmp_path):
         ("mass.pth", None, True),
     ],
 )
-def test_a_name_tells_whether_vindr_was_in_the_training_data(path, hub, seen):
+def test_a_file_name_shows_whether_vindr_was_in_the_training_data(path, hub, seen):
     source = MammoClipSource(kind="mammo_clip", path=path, hub=hub)
     assert ("vindr" in source.seen) == ("mammo_clip" in source.seen) == seen

@@ -29,7 +29,7 @@ def describe(name: str, **changes) -> EncoderDescription:
 
 
 def random_reference(name: str) -> nn.Module:
-    """The reference package's network with weights and BatchNorm statistics of a trained one."""
+    """The reference package's network with weights and statistics like those of a trained one."""
     torch.manual_seed(0)
     network = efficientnet_pytorch.EfficientNet.from_name(name)
     for module in network.modules():
@@ -109,7 +109,7 @@ def test_cutting_at_any_layer_and_running_the_rest_gives_the_uncut_result(name, 
         whole = network(x)
         for layer in layer_names(name):
             cut = network.forward_layers(x, [layer])[layer]
-            # As a store gives it back: [n, rows, columns, c].
+            # In the layout of a store: [n, rows, columns, c].
             stored = cut.permute(0, 2, 3, 1).contiguous()
             assert torch.equal(network.rest(layer, to_map(stored)), whole), layer
 
@@ -124,12 +124,12 @@ def test_layers_asked_for_together_equal_layers_asked_for_alone(lite0):
             assert torch.equal(together[layer], network.forward_layers(x, [layer])[layer])
 
 
-def test_an_images_map_does_not_depend_on_the_images_beside_it(lite0):
+def test_an_images_map_does_not_depend_on_other_images_of_the_batch(lite0):
     network, x = load_encoder(lite0), images(96, 64, count=5)
     with torch.inference_mode():
         together = network.forward_layers(x, ["head"])["head"]
         alone = [network.forward_layers(image[None], ["head"])["head"] for image in x]
-    # Matrix products of another height are summed in another order.
+    # Matrix products of another height use another order of summation.
     assert relative(together, torch.cat(alone)) < 1e-5
 
 
@@ -158,7 +158,7 @@ def test_a_layer_before_the_start_is_refused(lite0):
 
 
 def impulse_network(name: str) -> Network:
-    """A network in which whatever reaches a cell adds to it: all weights positive, no bias."""
+    """A network in which every input of a cell increases it: all weights positive, no bias."""
     network = Network(describe(name)).double().requires_grad_(False)
     for module in network.modules():
         if hasattr(module, "bias"):
@@ -166,14 +166,15 @@ def impulse_network(name: str) -> Network:
             module.bias.zero_()
     for block in network.blocks:
         if block.gates is not None:
-            # Gates look at the whole map; constant ones let the convolutions' reach be seen.
+            # Gates depend on the whole map. Constant gates show the receptive field of the
+            # convolutions.
             block.gates.expand.weight.zero_()
     return network
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-b2"])
 @pytest.mark.parametrize("pixel", [(0, 0), (101, 66), (159, 127), (63, 5)])
-def test_exactly_the_cells_whose_receptive_field_holds_an_impulse_see_it(name, pixel):
+def test_an_impulse_changes_exactly_the_cells_whose_receptive_field_has_it(name, pixel):
     network = impulse_network(name)
     x = torch.zeros(1, 3, 160, 128, dtype=torch.float64)
     x[:, :, pixel[0], pixel[1]] = 1.0
@@ -192,7 +193,7 @@ def test_exactly_the_cells_whose_receptive_field_holds_an_impulse_see_it(name, p
         np.testing.assert_array_equal(seen, np.outer(*inside), err_msg=layer.name)
 
 
-def test_a_cell_is_centred_in_its_receptive_field_and_the_grid_knows_its_shape(lite0):
+def test_a_cell_is_centred_in_its_receptive_field_and_the_grid_has_its_shape(lite0):
     network = load_encoder(lite0)
     for layer in layers(network.architecture)[:-1]:
         grid = network.grid(layer.name, 160, 128)

@@ -11,7 +11,7 @@ from mammo_sae.encoders.settings import EncoderSettings, FinetunedSettings, Pret
 encoder = TypeAdapter(EncoderSettings)
 
 
-def test_an_encoder_of_each_source_knows_its_architecture():
+def test_an_encoder_of_each_source_has_the_right_architecture():
     for source, architecture in (
         ({"kind": "lite0"}, "efficientnet-lite0"),
         ({"kind": "mammo_clip", "path": "b5.tar"}, "efficientnet-b5"),

@@ -42,7 +42,7 @@ IDENTIFYING = {
 
 @pytest.fixture
 def folder(tmp_path, write_dicom, picture) -> Path:
-    """Three patients in VinDr-Mammo's form; the second image has a mass, the third a mask."""
+    """Three patients in VinDr-Mammo's layout; the second image has a mass, the third a mask."""
     root = tmp_path / "source"
     breasts = [
         "study_id,series_id,image_id,laterality,view_position,height,width,breast_birads,"
@@ -116,7 +116,7 @@ def test_bit_planes_replace_boxes_and_name_artefacts(folder, tmp_path):
     expected[1, 25:35, 8:15] = True
     expected[2, 2:5, 35:38] = True
     np.testing.assert_array_equal(masks, expected)
-    # The mass box of image 1 has no bit in its mask: the exact mask is what counts.
+    # The mass box of image 1 has no bit in its mask, and the exact mask counts.
     assert not reader.region_masks([image_id(1)]).any()
 
 
@@ -160,7 +160,7 @@ def test_nothing_identifying_reaches_an_output(folder, tmp_path, capfd):
 
 
 def as_rasters(folder: Path, form: str) -> None:
-    """Replace the DICOM files by others with the same pixels, and secrets where they have room."""
+    """Replace the DICOM files by others with the same pixels, with secrets where possible."""
     for path in (folder / "images").rglob("*.dicom"):
         stored = pydicom.dcmread(path).pixel_array
         path.unlink()
@@ -190,7 +190,7 @@ def test_other_files_with_the_same_pixels_give_the_same_images(folder, tmp_path,
         np.testing.assert_array_equal(getattr(from_other, name)(), getattr(from_dicom, name)())
     facts = from_other.facts(from_other.image_ids)
     assert set(facts["transfer_syntax"]) == {form.upper()}
-    # What only a DICOM header says is not known, rather than said to be absent.
+    # Values that only a DICOM header has are unknown, and not called absent.
     assert not {"voi", "windows", "photometric", "bits_stored", "same_uid"} & set(facts)
 
 
@@ -224,7 +224,7 @@ def raw_data(path: Path) -> None:
 
 
 def as_own_table(folder: Path) -> ConversionSettings:
-    """Describe the files of a folder in VinDr-Mammo's form by a table of one's own."""
+    """Write a user's own table for the files of a folder with VinDr-Mammo's layout."""
     rows = ["file,patient_id,split,view,side,mass"]
     for path in sorted((folder / "images").rglob("*.png")):
         rows.append(f"{path.relative_to(folder)},{path.parent.name},training,CC,L,0")
@@ -257,7 +257,7 @@ def with_policy(reason: str, policy: str) -> ConversionSettings:
         ),
     ],
 )
-def test_who_follows_the_advice_about_refused_files_has_their_images(
+def test_following_the_advice_about_refused_files_gives_their_images(
     folder, tmp_path, picture, change, advice, follow
 ):
     for path in list((folder / "images").rglob("*.dicom")):
@@ -275,7 +275,7 @@ def test_who_follows_the_advice_about_refused_files_has_their_images(
     assert len(convert_all(folder, tmp_path / "out", follow(folder, said))) == 3
 
 
-def test_who_follows_the_advice_about_missing_files_has_the_others_or_all(folder, tmp_path):
+def test_following_the_advice_about_missing_files_gives_the_other_or_all_images(folder, tmp_path):
     files = sorted((folder / "images").rglob("*.dicom"))
     aside = [path.rename(tmp_path / path.name) for path in files[:2]]
     with pytest.raises(InputError) as refused:
@@ -293,7 +293,7 @@ def test_who_follows_the_advice_about_missing_files_has_the_others_or_all(folder
     assert len(convert_all(folder, tmp_path / "all")) == 3
 
 
-def test_who_repairs_or_allows_damaged_files_has_the_others(folder, tmp_path):
+def test_repairing_or_allowing_damaged_files_gives_the_other_images(folder, tmp_path):
     whole = {path: path.read_bytes() for path in (folder / "images").rglob("*.dicom")}
     for path in list(whole)[:2]:
         path.write_bytes(whole[path][:-400])
@@ -440,7 +440,8 @@ def test_shards_part_the_cohort(folder, tmp_path):
 
 
 def test_results_come_in_order_few_wait_and_errors_arrive():
-    # The first item takes longest: a pool that yielded what is ready would start with another.
+    # The first item takes longest. A pool that yields finished items first would start with
+    # another.
     items = [0.3, *[0.0] * 12, -1.0]
     results = convert.isolated(_after, items, processes=2, lost=str)
     first, begun = next(results)
@@ -449,7 +450,8 @@ def test_results_come_in_order_few_wait_and_errors_arrive():
     asked = time.time()
     rest = [next(results) for _ in range(12)]
     assert [seconds for seconds, _ in rest] == [0.0] * 12
-    # A slow consumer: only what may wait was begun before it asked for more.
+    # The consumer is slow, so only the allowed number of items was started before it asked for
+    # more.
     assert sum(start < asked for _, start in [(0.3, begun), *rest]) <= 4
     with pytest.raises(ValueError, match="non-negative"):
         next(results)

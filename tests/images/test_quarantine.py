@@ -17,7 +17,7 @@ from mammo_sae.stores.images import ImageReader
 
 
 def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, picture):
-    """Eight files: one sound, the others each with something else."""
+    """Eight files: one is sound, and each of the others has another fault."""
     source = tmp_path / "source"
     stored = np.rint(picture(120, 80, side="L") * 4095).astype(np.uint16)
     lines = ["file,patient_id,split,view,side,mass"]
@@ -78,9 +78,7 @@ def test_every_file_ends_converted_or_with_a_reason(tmp_path, write_dicom, pictu
     assert not any(b"p-raw" in path.read_bytes() for path in Path(out).rglob("*") if path.is_file())
 
 
-def test_what_is_wrong_in_a_header_alone_is_listed_and_is_no_confounder(
-    tmp_path, write_dicom, picture
-):
+def test_a_fault_of_a_header_alone_is_listed_and_is_no_confounder(tmp_path, write_dicom, picture):
     source = tmp_path / "source"
     stored = np.rint(picture(120, 80, side="L") * 4095).astype(np.uint16)
     elements = {"BreastImplantPresent": "YES", "PixelSpacing": [0.05, 0.1], "ViewPosition": "MLO"}
@@ -110,7 +108,7 @@ def test_what_is_wrong_in_a_header_alone_is_listed_and_is_no_confounder(
 
 
 def test_every_reason_that_lets_an_image_pass_is_seen_in_it_or_not():
-    """A new reason is put into one of the two groups: those of the first are confounders."""
+    """A new reason must be added to one of two groups. Reasons of the first are confounders."""
     seen = {
         "modality",
         "for_processing",
@@ -150,7 +148,8 @@ def test_the_same_image_in_two_shards_is_noticed(tmp_path, write_dicom, picture)
     patients = [f"p{n}" for n in range(8)]
     lines = ["file,patient_id,split,view,side,mass"]
     for n, patient in enumerate(patients):
-        # The first and the last shard's patient have the same pixels, all others their own.
+        # The patients of the first and the last shard have the same pixels, all others have their
+        # own.
         write_dicom(source / f"{patient}.dcm", stored + (n if 0 < n < 7 else 0))
         lines.append(f"{patient}.dcm,{patient},training,CC,L,0")
     (source / "images.csv").write_text("\n".join(lines) + "\n")

@@ -12,7 +12,7 @@ EVERYTHING = frozenset({"marker", "vendor", "paddle"})
 
 @pytest.fixture(scope="session")
 def small() -> PhantomSettings:
-    """Images a quarter of the reference size, of few patients."""
+    """Images of a quarter of the reference size, of few patients."""
     return PhantomSettings(
         height=96, width=64, patients=PatientCounts(training=6, test=4, external=5)
     )

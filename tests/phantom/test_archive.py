@@ -55,7 +55,7 @@ def breasts(written) -> pd.DataFrame:
 
 
 def _shown(data: pydicom.Dataset) -> np.ndarray:
-    """Return what a viewer shows, 0 to 1, by PS3.3 C.11.2.1.2.1 (first window) and C.11.6."""
+    """Return a viewer's display, 0 to 1, by PS3.3 C.11.2.1.2.1 (first window) and C.11.6."""
     centres, widths = data["WindowCenter"], data["WindowWidth"]
     centre = centres.value[0] if centres.VM > 1 else centres.value
     width = widths.value[0] if widths.VM > 1 else widths.value
@@ -110,7 +110,7 @@ def test_boxes_bound_the_masks_and_other_images_have_no_finding(written, breasts
     assert set(findings["image_id"]) == set(breasts["image_id"])
 
 
-def test_truth_says_what_was_planted(written, training):
+def test_truth_lists_the_planted_confounders(written, training):
     truth = pd.read_csv(written / "truth.csv", keep_default_na=False).set_index("image_id")
     breasts = pd.read_csv(written / "breast-level_annotations.csv").set_index("image_id")
     row = 0
@@ -182,7 +182,7 @@ def test_vendors_agree_on_the_same_breast_once_their_look_up_tables_are_undone(t
     assert np.abs(linear[0] - linear[1]).max() < 2e-3
 
 
-def test_headers_have_what_a_presentation_mammogram_must_have(written, training):
+def test_headers_have_all_required_elements_of_a_presentation_mammogram(written, training):
     fixed = {
         "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2",
         "Modality": "MG",

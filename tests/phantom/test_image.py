@@ -37,7 +37,7 @@ def test_seed_part_patient_and_view_each_make_another_image(training, afflicted)
 @pytest.mark.parametrize("component", list(BIT_PLANES))
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("size", ["full_size", "training"])
-def test_masks_are_exactly_what_the_counterfactual_changes(
+def test_masks_are_exactly_the_pixels_that_the_counterfactual_changes(
     request, afflicted, component, view, size
 ):
     settings = request.getfixturevalue(size)
@@ -97,7 +97,7 @@ def test_the_vendor_changes_greys_and_noise_but_no_structure(full_size, afflicte
         fat = inside & (clean > 0.25) & (clean < 0.28)
         deviation.append((noisy - clean)[fat].std())
     assert deviation[0] / deviation[1] == pytest.approx(1.6, rel=0.05)
-    # Fat lets through more photons than the half glandular tissue that the setting speaks of.
+    # Fat transmits more photons than the half glandular tissue for which the setting is defined.
     thinner = 0.5 * (MU_GLANDULAR - MU_FAT) * THICKNESS_CM[patient.density]
     expected = full_size.noise * math.exp(-0.5 * thinner)
     assert deviation[1] == pytest.approx(expected, rel=0.1)

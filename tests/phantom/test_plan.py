@@ -59,7 +59,7 @@ def test_realised_odds_ratios_are_those_configured(columns):
     assert abs(log - math.log(1.5)) < 3 * error
 
 
-def test_the_external_part_is_not_confounded_but_alike_otherwise(columns):
+def test_the_external_part_differs_only_in_being_unconfounded(columns):
     training, external = columns("training"), columns("external")
     for name in ("marker", "vendor", "paddle"):
         log, error = _log_odds_ratio(external["mass"], external[name])

@@ -170,7 +170,7 @@ def _codes(
 
 
 def _analyses(run: Run, rng: np.random.Generator) -> None:
-    """Make the tables of the run with the real analyses."""
+    """Write the tables of the run with the real analyses."""
     common = {"identity": run.identity, "images": run.images, "codes": run.codes}
     made = {"latents": run.table("latents"), "concepts": CONCEPTS}
     latents_step.run(
@@ -258,7 +258,7 @@ def is_figure():
         assert pixels.std() > 0.05
         inked = (pixels < 0.9).any(axis=2)
         assert inked.mean() > 0.01
-        # Ink in every quarter: nothing has collapsed into a corner.
+        # Every quarter has ink, so nothing has collapsed into a corner.
         h, w = inked.shape
         for part in (inked[: h // 2], inked[h // 2 :], inked[:, : w // 2], inked[:, w // 2 :]):
             assert part.any()
@@ -269,7 +269,7 @@ def is_figure():
 
 @pytest.fixture
 def drawn_text(monkeypatch):
-    """Draw a figure and return all text that it shows, legends and tick labels included."""
+    """Draw a figure and return all its text, including legends and tick labels."""
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
@@ -291,7 +291,7 @@ def drawn_text(monkeypatch):
 
 @pytest.fixture
 def drawn_figure(monkeypatch):
-    """Draw a figure and return it, laid out."""
+    """Draw a figure and return it after its layout."""
     from matplotlib.figure import Figure
 
     found: list[Figure] = []
@@ -313,7 +313,7 @@ def drawn_figure(monkeypatch):
 
 @pytest.fixture
 def collisions(drawn_figure):
-    """Draw a figure and return its texts that are cut by its edge, or lie over points or others."""
+    """Draw a figure and return its texts that are cut by its edge or overlap points or texts."""
 
     def draw(function, *arguments, **options) -> list[str]:
         fig = drawn_figure(function, *arguments, **options)
@@ -336,7 +336,7 @@ def collisions(drawn_figure):
 
 
 def shown_texts(fig) -> list:
-    """Return the texts of a figure that are drawn: matplotlib keeps ticks beyond an axis, too."""
+    """Return the drawn texts of a figure. Matplotlib also keeps ticks beyond an axis."""
     from matplotlib.text import Text
 
     hidden = set()

@@ -1,10 +1,9 @@
-"""Every configuration that is accepted ends with its figures and pages.
+"""Every accepted configuration gives its figures and pages.
 
-Configurations are drawn from what the settings allow. Each is refused when it is parsed, with a
-sentence, or all its figures, tables and pages are made of the tables that such a run would have:
-those of a small run, made by the real analyses on cohorts that lack one thing or another,
-with the encoders, layers, SAEs, seeds, splits, rankings and numbers of latents of the
-configuration.
+Configurations are drawn at random from the allowed settings. Each is refused with a sentence when
+it is parsed, or all its figures, tables and pages are made. They are made from the tables of a
+small run. The real analyses made these tables on cohorts with different missing data. Encoders,
+layers, SAEs, seeds, splits, rankings and numbers of latents are those of the configuration.
 """
 
 from __future__ import annotations
@@ -229,7 +228,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """The tables and files of a finished run, as the rules of the report find them."""
+    """The tables and files of a finished run, which the rules of the report read."""
 
     config: Config
     base: Base
@@ -266,7 +265,7 @@ class Run:
         return rows.assign(split=rows["split"].map(names))
 
     def scored(self, name: str, splits: tuple[str, ...]) -> pd.DataFrame:
-        """Return a table's rows of `splits`; of one that the cohort lacks, rows with a reason."""
+        """Return a table's rows of `splits`. Splits without rows get rows with reasons."""
         rows = self.in_splits(self.base.tables[name])
         parts = []
         for split in splits:
@@ -296,9 +295,9 @@ class Run:
 
 
 def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield what the rules of the report make of a run: names and calls.
+    """Yield the outputs that the rules of the report make for a run, as names and calls.
 
-    Of figures that differ in their encoder, layer, SAE, seed or concept alone, one is drawn.
+    Of figures that differ only in encoder, layer, SAE, seed or concept, one is drawn.
     """
     config, folder, base = run.config, run.folder, run.base
     sae, concept = pick(list(config.saes)), pick(run.concepts)
@@ -434,7 +433,7 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
 def try_one(
     content: dict[str, Any], data: st.DataObject, base: Callable[[], Base], run: Any, folder: Path
 ) -> str:
-    """Make everything of a drawn configuration; return why it was refused, or nothing."""
+    """Make all outputs of a random configuration. Return the reason of a refusal, or nothing."""
     try:
         config = load_config(content, "drawn.yaml")
     except InputError as error:

@@ -13,7 +13,7 @@ from mammo_sae.report import configuration, crate
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A run of two steps, with a store, and what is left of a third that nothing rests on."""
+    """A run of two steps with a store, and the remains of a third step that no result uses."""
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "results" / "run"
     run.mkdir(parents=True)
@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
     return root
 
 
-def test_a_crate_tells_which_step_made_what_of_what(folder):
+def test_a_crate_lists_the_inputs_and_outputs_of_each_step(folder):
     output = folder / "ro-crate-metadata.json"
     crate.run(results=[folder / "table.csv"], output=output)
     read = ROCrate(folder)

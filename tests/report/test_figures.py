@@ -116,7 +116,7 @@ def test_every_ranking_of_the_table_is_named_in_the_figure(run, tmp_path, drawn_
         }
 
 
-def test_a_concept_without_interventions_is_said_so(run, whole, tmp_path, drawn_text):
+def test_the_figure_names_a_concept_without_interventions(run, whole, tmp_path, drawn_text):
     said = drawn_text(_interventions, run, whole, tmp_path / "a.png", concept="density")
     assert "the table interventions has no row of density" in said
 
@@ -131,7 +131,7 @@ def test_as_many_layers_as_training_logs_are_wanted(run, whole, tmp_path):
         _training(run, whole, tmp_path / "a.png", names=("head",))
 
 
-def test_confounders_that_could_not_be_tested_are_said_so(run, whole, tmp_path, is_figure):
+def test_confounders_that_could_not_be_tested_are_named(run, whole, tmp_path, is_figure):
     table = read_table(run.table("confounds"))
     table["verdict"], table["reason"] = "insufficient", "the image table has no column implant"
     for column in ("crude_auroc", "stratified_auroc", "effect"):
@@ -151,7 +151,7 @@ def test_the_top_latents_localisation_is_not_drawn_for_others(run, whole):
 def test_a_cohort_without_masks_still_gives_the_figure_of_layers(run, whole, tmp_path, is_figure):
     for name in ("sae_quality", "latents", "alignment", "confounds"):
         table = read_table(whole / f"{name}.parquet")
-        if name == "alignment":  # as alignment writes it where no image has a mask
+        if name == "alignment":  # as in the alignment table if no image has a mask
             table = table[["encoder", "layer", "sae", "seed", "concept", "latent", "selection"]]
             table = table.assign(energy_lift=float("nan"), reason="no mask or box of mass")
         write_table(table, tmp_path / f"{name}.parquet")
@@ -183,7 +183,7 @@ def test_scores_that_could_not_be_estimated_leave_their_curves_out(run, whole, t
     is_figure(tmp_path / "a.png")
 
 
-def test_a_layer_without_a_lift_and_an_untested_confounder_are_said_so(
+def test_the_figure_names_a_layer_without_lift_and_an_untested_confounder(
     run, whole, tmp_path, drawn_text
 ):
     for name in ("sae_quality", "latents", "alignment", "confounds"):
@@ -224,7 +224,7 @@ def test_long_names_of_confounders_can_be_read(run, whole, tmp_path, collisions)
     assert collisions(_confounds, run, whole, *given) == []
 
 
-def test_the_legend_of_confounds_says_what_the_shading_means(run, whole, tmp_path, drawn_figure):
+def test_the_legend_of_confounds_explains_the_shading(run, whole, tmp_path, drawn_figure):
     fig = drawn_figure(_confounds, run, whole, tmp_path / "a.png")
     (legend,) = fig.legends
     entries = zip(legend.get_patches(), legend.get_texts()[-1:], strict=True)

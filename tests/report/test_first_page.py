@@ -1,4 +1,4 @@
-"""The report's first page, rendered as Snakemake renders it."""
+"""The report's first page, rendered in the same way as by Snakemake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "workflow" / "report" / "workflow.rst"
 
 @pytest.mark.parametrize("seen", [[], ["pretrained", "finetuned"]])
 @pytest.mark.parametrize("kind", ["phantom", "vindr"])
-def test_the_headline_figures_stand_on_it_whatever_else_it_says(seen, kind, tmp_path):
+def test_the_first_page_always_has_the_main_results(seen, kind, tmp_path):
     figures = tmp_path / "summary.html"
     figures.write_text("<p>How well the encoders predict</p>")
     text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(PAGE.read_text())

@@ -34,7 +34,7 @@ def _draw(run, output, concept="mass", split="test", chosen=()):
     return output
 
 
-def test_the_images_of_highest_activation_are_of_different_patients_whatever_their_label():
+def test_the_images_of_highest_activation_are_of_different_patients_with_any_label():
     chosen = latents.pick_examples(SCORES, TRUTH, PATIENTS, 3)
     assert [(e.position, e.positive) for e in chosen.highest] == [
         (1, True),
@@ -115,7 +115,7 @@ def test_another_concept_gives_another_picture(run, tmp_path, is_figure):
     assert mass.read_bytes() != calcification.read_bytes()
 
 
-def test_a_split_without_labelled_images_is_said_so(run, tmp_path, drawn_text):
+def test_a_split_without_labelled_images_is_reported(run, tmp_path, drawn_text):
     said = drawn_text(_draw, run, tmp_path / "a.png", split="validation")
     assert "no image of the validation split has a label for mass; so there is none to show" in said
 
@@ -142,7 +142,7 @@ def test_names_of_confounders_are_never_cut():
     assert lines[-1].endswith("more")
 
 
-def test_a_concept_whose_latents_could_not_be_ranked_is_said_so(run, tmp_path, drawn_text):
+def test_the_report_names_a_concept_whose_latents_could_not_be_ranked(run, tmp_path, drawn_text):
     table = read_table(run.table("latents"))
     table["rank_auroc"] = pd.array([pd.NA] * len(table), "Int32")
     table["reason"] = "training: 3 positive images, fewer than 10"

@@ -34,7 +34,7 @@ def test_the_extent_is_that_of_the_cells_and_may_leave_the_image():
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (5, 3), (11, 7), (0, 7), (11, 0)])
-def test_one_active_cell_is_drawn_on_the_pixels_it_stands_for_and_nowhere_else(cell):
+def test_one_active_cell_is_drawn_exactly_on_its_block_of_pixels(cell):
     row, column = cell
     image = np.full((HEIGHT, WIDTH), 100, np.uint8)
     activation = np.zeros((GRID.rows, GRID.columns), np.float32)

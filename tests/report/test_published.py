@@ -61,7 +61,7 @@ def table(folder: Path, settings: PublishedSettings = SETTINGS, **options) -> pd
     return pd.read_parquet(out["parquet"])
 
 
-def test_every_published_figure_has_a_row_and_those_of_missing_models_say_so(tmp_path):
+def test_every_published_number_has_a_row_even_if_the_model_is_missing(tmp_path):
     found = table(tmp_path)
     assert len(found) == 2 * 5 + 4 * 2 + 6 + 1 + 2 + 1
     assert found["published"].notna().all()
@@ -94,7 +94,7 @@ def test_ours_the_interval_and_the_difference_come_from_the_runs_tables(tmp_path
     assert abs(row["difference"]) < 1e-6
     row = one("weight of positives in training", "", calcification)
     assert abs(row["difference"]) < 5e-5
-    # Of either class: 7 and 8 latents lie above the mean of all images, 11 below it.
+    # For the two classes, 7 and 8 latents lie above the mean of all images, and 11 below it.
     for end, ours, theirs in (("fewest", 7, 31), ("most", 11, 797)):
         row = one(f"latents whose class mean is above that of all images, {end}", "", "")
         assert row[["ours", "published"]].tolist() == [ours, theirs]

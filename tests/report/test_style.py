@@ -69,7 +69,7 @@ def test_no_two_colours_of_a_palette_look_alike_to_a_dichromat(palette):
             assert np.abs(seen[a] - seen[b]).max() > 0.1, (palette[a], palette[b])
 
 
-def test_an_estimate_that_could_not_be_made_is_said_not_shown_as_a_number():
+def test_a_missing_estimate_is_shown_in_words_and_not_as_a_number():
     assert style.estimate(math.nan, math.nan, math.nan) == "not estimable"
     assert style.estimate(0.912, 0.874, 0.941) == "0.91 [0.87, 0.94]"
     assert style.estimate(12.34, math.nan, math.nan, digits=1) == "12.3"

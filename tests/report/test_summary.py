@@ -58,7 +58,7 @@ def test_the_table_of_verdicts_may_be_empty(whole, tmp_path):
     assert all(row[5] == "not estimable" for row in rows)
 
 
-def test_fine_tuning_that_does_not_beat_its_base_is_said_per_concept_and_split():
+def test_fine_tuning_without_a_gain_is_reported_per_concept_and_split():
     scores = _scores(
         tuned={"training": 0.8, "test": 0.9, "external": 0.58},
         base={"training": 0.9, "test": 0.8, "external": 0.71},

@@ -10,7 +10,7 @@ from mammo_sae.stores.tables import read_table, write_table
 
 @pytest.fixture
 def tables(run, tmp_path):
-    """The run's interventions at the head and as if at an inner layer, and a curve of the head."""
+    """The run's interventions at the head, the same rows for an inner layer, and a head curve."""
     table = read_table(run.table("interventions"))
     inner = table.assign(layer="blocks.10")
     other = table.assign(encoder="pretrained", auroc=np.nan, reason="3 positive images")
@@ -38,7 +38,7 @@ def test_curves_and_points_of_all_layers_are_drawn(tables, is_figure):
 
 
 def test_no_line_is_drawn_between_or_beyond_the_k_that_were_measured(tables, drawn_figure):
-    """One measured k and all latents: between them nothing is known."""
+    """Only one k and all latents were measured, so nothing is known between them."""
     table = read_table(tables / "interventions.parquet")
     whole = table["k"] == table["k"].max()
     table = table[table["k"].eq(1) | whole].assign(k=table["k"].where(~whole, 1152))
@@ -65,7 +65,7 @@ def test_no_line_is_drawn_between_or_beyond_the_k_that_were_measured(tables, dra
     assert curves == [list(range(20))] * 2  # the ranking of the curve, kept and dropped
 
 
-def test_a_split_without_rows_is_said_in_the_figure(tables, drawn_text):
+def test_the_figure_names_a_split_without_rows(tables, drawn_text):
     said = drawn_text(
         sweep.run,
         sweeps=[],

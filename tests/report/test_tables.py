@@ -19,7 +19,7 @@ def _together(tmp_path, parts):
     return read_table(tmp_path / "t.parquet")
 
 
-def test_rows_come_sorted_whatever_the_order_of_the_parts(tmp_path):
+def test_rows_are_sorted_for_any_order_of_the_parts(tmp_path):
     a = _part(tmp_path / "a.parquet", "pretrained", 1, latent=[2, 1], auroc=[0.5, 0.6])
     b = _part(tmp_path / "b.parquet", "finetuned", 0, latent=[10, 9], auroc=[0.7, 0.8])
     table = _together(tmp_path, [a, b])

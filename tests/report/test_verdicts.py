@@ -42,7 +42,7 @@ def test_anatomy_is_graver_than_unresolved_and_less_grave_than_mixed():
     assert overall(_rows("mixed", "anatomy"))["verdict"].item() == "mixed"
 
 
-def test_what_an_unassociated_latent_discriminates_stands_beside_it_best_first():
+def test_an_unassociated_latent_lists_what_it_discriminates_best_first():
     row = overall(_rows(*["not associated"] * 3)).iloc[0]
     assert (row["verdict"], row["discriminates"]) == ("not associated", "marker 0.91, paddle 0.30")
     assert overall(_rows("insufficient"))["discriminates"].item() == ""
@@ -78,15 +78,21 @@ DETECTOR = {
         ({"q": 0.049}, ON),
         ({"q": 0.09}, UNCLEAR),
         ({"q": float("nan")}, UNCLEAR),
-        ({"energy_lift_low": 1.1}, UNCLEAR),  # above chance, but so are masks of other patients
+        (
+            {"energy_lift_low": 1.1},
+            UNCLEAR,
+        ),  # above chance, but masks of other patients are above chance too
         ({"energy_lift_low": 0.9, "shuffled_energy_lift": 0.5}, UNCLEAR),
         ({"pointing": 0.08, "pointing_low": 0.02}, UNCLEAR),
-        ({"pointing": 0.41, "pointing_low": 0.3}, ON),  # half of the .8 in which it fires
+        (
+            {"pointing": 0.41, "pointing_low": 0.3},
+            ON,
+        ),  # half of the 0.8 of the images in which it fires
         ({"pointing": 0.39, "pointing_low": 0.3}, UNCLEAR),
         ({"pointing_low": 0.09}, UNCLEAR),
         ({"energy_lift_low": 0.1, "energy_lift_high": 0.9}, OFF),
         ({"energy_lift": float("nan")}, ""),
     ],
 )
-def test_a_latent_is_on_the_lesion_if_lift_q_and_pointing_all_say_so(changed, where):
+def test_a_latent_is_on_the_lesion_only_if_lift_q_and_pointing_agree(changed, where):
     assert location(pd.Series(DETECTOR | changed)) == where

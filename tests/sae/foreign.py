@@ -1,7 +1,7 @@
-"""SAEs in the layouts of others, and their codes by the formulas of the libraries, in float64.
+"""SAEs in the layouts of other libraries, and their codes by these libraries' formulas, in float64.
 
-Written with torch and safetensors alone. benchmarks/published_saes.py has the libraries themselves
-write and judge.
+They are written with torch and safetensors alone. benchmarks/published_saes.py uses the libraries
+themselves.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ D, H, K = 7, 20, 4
 
 @dataclass(frozen=True)
 class Foreign:
-    """What a library gave out, and what it codes.
+    """Files of a library, and the codes that it gives.
 
-    `codes` are in the library's units: of atoms [h, d] of any length.
+    `codes` are in the library's units, for atoms [h, d] of any length.
     """
 
     path: Path
@@ -36,14 +36,14 @@ class Foreign:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights; of a folder, of its configuration and its weights."""
+        """SHA-256 of the weights, or for a folder, of its configuration and its weights."""
         configs = sorted(self.path.glob("c*.json")) if self.path.is_dir() else []
         content = b"".join(file.read_bytes() for file in [*configs, self.weights])
         return hashlib.sha256(content).hexdigest()
 
 
 def draw(seed: int = 30, longest: float = 7.0) -> dict[str, Tensor]:
-    """Parameters with atoms of norms from .5 to `longest`."""
+    """Parameters with atoms of norms from 0.5 to `longest`."""
     random = torch.Generator().manual_seed(seed)
     atoms = torch.nn.functional.normalize(torch.randn(H, D, generator=random), dim=1)
     return {

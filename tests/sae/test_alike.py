@@ -1,4 +1,4 @@
-"""Every variant through the step itself: alone, beside others, and after a kill."""
+"""Every variant, trained by the step alone, together with others, and after a kill."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def own(settings):
 
 
 def assert_alike(one, other):
-    """Weights by value first, so that a failure says what differs; then every byte."""
+    """Compare weights by value first, so that a failure shows the difference, then every byte."""
     weights = [load_file(folder / "sae.safetensors") for folder in (one, other)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=0, msg=f"{one} {name}")
@@ -38,7 +38,7 @@ def assert_alike(one, other):
         assert (one / file).read_bytes() == (other / file).read_bytes(), (one, file)
 
 
-def test_every_variant_trained_beside_others_is_the_one_trained_alone(
+def test_every_variant_trained_with_others_equals_the_one_trained_alone(
     cohort, train_sae, own, tmp_path
 ):
     first, *others = own

@@ -73,13 +73,13 @@ def test_stored_codes_are_those_of_a_dense_encoding(cohort, tmp_path, threshold,
                 np.testing.assert_allclose(pooled, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-# What float32 sums of d products may be off by, against the length of what is summed.
+# The possible error of float32 sums of d products, relative to the length of the summands.
 TIE = 1e-5
 
 
 @pytest.mark.parametrize("fastest", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("variant", [TopKVariant(k=8, k_aux=8), JumpReLUVariant(k=8)])
-def test_codes_of_a_trained_sae_are_the_formulas_whatever_the_processor_is_fastest_in(
+def test_codes_of_a_trained_sae_follow_the_formulas_on_every_processor(
     make_cohort, settings, train_sae, tmp_path, monkeypatch, fastest, variant
 ):
     """p = W x + b in float64 from the files alone; z = p at the k largest above 0, or above theta.

@@ -1,4 +1,4 @@
-"""SAEs of others: read from files in their layouts, judged by their formulas."""
+"""SAEs of other libraries, read from files in their layouts and checked by their formulas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mammo_sae.sae.settings import PublishedVariant
 from mammo_sae.sae.stability import matched_cosines
 
 TOPK = {"activation_fn_kwargs": {"k": K}}
-# What `cfg.json` held in one age or another: key by key as SAELens wrote it, or left out.
+# Contents of `cfg.json` in versions of SAELens: the value of each key, or a missing key.
 SAELENS = {
     "standard of 2024, nothing said": ("standard", {}),
     "standard of v3": ("standard", {
@@ -119,7 +119,7 @@ def test_codes_and_reconstructions_are_those_of_the_librarys_formula(case, tmp_p
     found = CASES[case](tmp_path)
     sae = read(found)
     assert_codes_as(found, sae)
-    # As our own file they stay what they are.
+    # In our own file they stay the same.
     sae.save(tmp_path / "ours" / "sae.safetensors", tmp_path / "ours" / "sae.json")
     assert_codes_as(found, SparseAutoencoder.load(tmp_path / "ours" / "sae.json"))
     saelens.write(sae, tmp_path / "back")
@@ -165,7 +165,7 @@ def test_a_latent_whose_atom_is_zero_is_never_active(kind, tmp_path):
     assert sorted(matched.round(5)) == [0.0] + [1.0] * (H - 1)
 
 
-def test_a_latent_whose_atom_is_zero_is_refused_where_it_would_take_a_place(tmp_path):
+def test_a_latent_whose_atom_is_zero_is_refused_in_a_topk_sae(tmp_path):
     p = foreign.draw()
     p["D"][3] = 0
     found = foreign.dictionary_learning(tmp_path / "a", "AutoEncoderTopK", D=p["D"])
@@ -217,13 +217,13 @@ def test_a_factor_from_fine_tuning_is_honoured(tmp_path):
         ("topk", {"architecture": "topk"}, "a topk SAE without k"),
     ],
 )  # fmt: skip
-def test_what_a_saelens_folder_cannot_mean_is_refused(tmp_path, kind, change, complaint):
+def test_a_saelens_folder_without_a_meaning_here_is_refused(tmp_path, kind, change, complaint):
     found = foreign.saelens(tmp_path, kind, change)
     with pytest.raises(InputError, match=complaint):
         read(found)
 
 
-# What a file leaves out, what is said of it, and what is written into its configuration.
+# The missing value of a file, its message, and the value to add to its configuration.
 LEFT_OUT = {
     "k": ("topk", {"architecture": "topk"}, "a topk SAE without k; write k", {"k": K}),
     "k of an older file": (
@@ -271,7 +271,7 @@ def test_a_saelens_folder_that_is_corrected_as_advised_is_read(tmp_path, case):
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_a_factor_that_is_said_to_be_used_or_not_is_taken_so(tmp_path, used):
+def test_the_flag_for_a_scaling_factor_is_followed(tmp_path, used):
     factor = torch.linspace(0.5, 2, H)
     found = foreign.saelens(tmp_path, "standard", {}, scaling_factor=factor)
     with pytest.raises(InputError, match="set finetuning_scaling_factor there to true or false"):
@@ -283,7 +283,7 @@ def test_a_factor_that_is_said_to_be_used_or_not_is_taken_so(tmp_path, used):
     assert_codes_as(replace(found, atoms=atoms), read(found))
 
 
-def test_what_a_message_says_of_k_is_taken(tmp_path):
+def test_the_advice_of_a_message_about_k_is_accepted(tmp_path):
     topk = foreign.overcomplete(tmp_path / "topk.pt", "TopKSAE")
     with pytest.raises(InputError, match=r"set variant\.k: top_k of a TopK SAE"):
         read(topk, k=None)
@@ -351,7 +351,7 @@ def test_latents_without_an_atom_that_are_removed_as_advised_are_no_obstacle(tmp
     assert read(found).decoder_weight.shape == (H - 1, D)
 
 
-def test_what_is_not_said_by_a_state_dict_has_to_be_given(tmp_path):
+def test_values_that_a_state_dict_lacks_must_be_given(tmp_path):
     found = foreign.overcomplete(tmp_path / "sae.pt", "TopKSAE")
     with pytest.raises(InputError, match=r"set variant\.k: top_k of a TopK SAE, 20 of a ReLU"):
         read(found, k=None)
@@ -375,7 +375,7 @@ def test_a_dictionary_that_its_library_would_change_first_is_refused(tmp_path):
 def test_a_state_dict_without_an_encoder_is_refused(tmp_path):
     found = foreign.overcomplete(tmp_path / "sae.pt", "TopKSAE", "tied")
     state = torch.load(found.path, weights_only=True)
-    # As a matching pursuit has it, whose codes are no product with the atoms.
+    # This is the form of a matching pursuit, whose codes are no product with the atoms.
     torch.save({n: t for n, t in state.items() if n.startswith("dictionary.")}, found.path)
     with pytest.raises(InputError, match=r"has no encoder: .* Matching pursuits"):
         read(found)
@@ -475,7 +475,7 @@ def test_another_state_dict_is_refused(tmp_path):
                                                "tied_bias": torch.zeros(1, 1)}))  # fmt: skip
 
 
-def test_numbers_that_are_none_are_refused_by_name(tmp_path):
+def test_values_that_are_no_numbers_are_refused_by_name(tmp_path):
     found = foreign.saelens(tmp_path, "standard", {})
     tensors = load_file(found.weights)
     tensors["b_enc"][3] = torch.nan

@@ -1,4 +1,4 @@
-"""Damaged and hostile SAE files: a sentence or an SAE; nothing is run, nothing else raised."""
+"""Damaged and hostile SAE files give an SAE or a sentence. No code in them runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Triton kernels against plain torch: on a GPU, in Triton's interpreter, and through its compiler.
 
-The interpreter is chosen when Triton is imported, and from then on takes part in every product of
-the process: so it has a process of its own, which runs this same file.
+The interpreter is chosen when Triton is imported, and then affects every product of the process. It
+therefore has its own process, which runs this file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HALF = {torch.float32: {}, torch.bfloat16: {"rtol": 1e-5, "atol": 1e-4}}
 
 
 def codes(n: int, h: int, k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return index and value [n, k]; some values are 0, as those of slots not in use."""
+    """Return index and value [n, k]. Some values are 0, like those of unused slots."""
     random = torch.Generator().manual_seed(n + h + k)
     index = torch.rand(n, h, generator=random).topk(k).indices.sort(dim=1).values
     value = torch.randn(n, k, generator=random)
@@ -83,7 +83,7 @@ print(sparse.largest(torch.tensor([[1.0, 3.0, 2.0]]), 2).tolist())
 
 @compiled
 def test_without_triton_torch_does_the_work():
-    # As a GPU would, the interpreter asks for kernels.
+    # Like a GPU, the interpreter uses the kernels.
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT],
         env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=True,
@@ -199,7 +199,7 @@ def test_sums_by_latent_equal_dense_ones(n, d, h, k, dtype, device):
 
 @on_device
 @pytest.mark.parametrize("n", [64, 127, 128, 129, 256, 700])
-def test_latents_of_many_slots_are_summed_in_pieces_and_those_of_none_are_zero(n, device):
+def test_latents_with_many_slots_are_summed_in_pieces_and_unused_latents_are_zero(n, device):
     h = 20
     index, value = uneven(n, h, device)
     x = matrix(n, 5, torch.float32, device)
@@ -235,13 +235,13 @@ def test_a_relu_and_its_gradient_are_those_of_plain_torch(n, h, dtype, device):
     gradient = matrix(n, h + 1, dtype, device)[:, :h].contiguous()
     expected = gradient.add(0.25).mul(plain > 0)
     summed = kernels.through_(gradient, codes, 0.25)
-    # The interpreter cuts off what bfloat16 has no place for, where a GPU rounds.
+    # The interpreter truncates to bfloat16, but a GPU rounds.
     close(gradient, expected, rtol=0 if dtype == torch.float32 else 2**-7, atol=0)
     close(summed, gradient.double().sum(dim=0).float())
 
 
 @on_device
-def test_what_is_not_a_number_stays_that(device):
+def test_not_a_number_stays_not_a_number(device):
     summed, _, _ = kernels.rectify_(torch.tensor([[1.0, torch.nan]], device=device))
     assert torch.isnan(summed)
 
@@ -303,7 +303,7 @@ def test_training_on_a_gpu_gives_the_same_bytes_again(name, device):
 
 @pytest.fixture
 def launches(monkeypatch, tmp_path):
-    """Return a list that collects every launch, (kernel, arguments), in place of its running."""
+    """Return a list that collects every launch as (kernel, arguments) instead of running it."""
     from triton.runtime.jit import JITFunction
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -331,7 +331,7 @@ def compile_for(capability: int, kernel, arguments: dict[str, object]) -> str:
             aligned[(position,)] = [["tt.divisibility", 16]]
         elif isinstance(value, float):
             signature[parameter.name] = "fp32"
-        # Triton takes an integer of 1 for a constant too.
+        # Triton also treats an integer of 1 as a constant.
         elif parameter.is_constexpr or value is None or value == 1:
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         else:
@@ -371,7 +371,7 @@ def test_every_kernel_compiles_for_gpus(launches, d, h, k, dtype, capability):
     kernels.sum_by_latent(*slots, pieces, value, torch.ones(n, 1))
     for kernel, arguments in launches:
         assert ".entry" in compile_for(capability, kernel, arguments)
-    # None is left out: each module's kernels, less those that kernels call.
+    # All kernels of each module must be launched, except kernels that are called by kernels.
     assert {kernel.fn.__name__ for kernel, _ in launches} == launched_kernels()
 
 

@@ -20,7 +20,7 @@ def as_set(rows: np.ndarray) -> list[bytes]:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Several blocks per store, so that a small budget has something to stream."""
+    """Several blocks per store, so that cells are streamed with a small budget."""
     monkeypatch.setattr("mammo_sae.stores.embeddings.SHARD_BYTES", 1)
 
 
@@ -87,7 +87,7 @@ def test_a_value_that_is_not_finite_is_refused_with_its_image(cohort, value):
 
 
 def damage(cohort, image: str, value: float) -> None:
-    """Overwrite one stored value; the writer itself would refuse it."""
+    """Overwrite one stored value with a value that the writer would refuse."""
     import zarr
 
     for manifest in cohort.manifests:

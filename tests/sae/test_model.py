@@ -87,7 +87,7 @@ def test_an_sae_is_loaded_by_its_json_or_its_folder_as_a_path_or_a_string(tmp_pa
 
 
 @pytest.mark.parametrize("given", [Path, str])
-def test_what_is_no_sae_is_refused_in_a_sentence_that_says_what_to_give(tmp_path: Path, given):
+def test_a_file_that_is_no_sae_is_refused_with_advice(tmp_path: Path, given):
     (tmp_path / "empty").mkdir()
     (tmp_path / "config.json").write_text('{"architecture": "topk"}')
     (tmp_path / "list.json").write_text("[]")

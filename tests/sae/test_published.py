@@ -17,7 +17,7 @@ from mammo_sae.stores.tables import read_table
 
 
 def write_published(folder, channels=12, latents=20):
-    """Write weights as Mammo-SAE publishes them."""
+    """Write weights in the layout of Mammo-SAE's published file."""
     random = torch.Generator().manual_seed(3)
     atoms = torch.randn(latents, channels, generator=random)
     atoms /= atoms.norm(dim=1, keepdim=True)

@@ -21,7 +21,7 @@ FILES = ("sae.safetensors", "sae.json", "log.csv", RECORD)
 
 @pytest.fixture
 def streamed(settings, monkeypatch):
-    """Settings under which cells come through a mixing buffer, many parts an epoch."""
+    """Settings with which cells go through a mixing buffer, in many parts per epoch."""
     monkeypatch.setattr("mammo_sae.stores.embeddings.SHARD_BYTES", 1)
     monkeypatch.setattr(train, "MIB", 1)
     return settings
@@ -58,7 +58,7 @@ def steps(monkeypatch):
 
 @pytest.fixture
 def run(train_sae, tmp_path):
-    """Train an SAE into a folder, beside the SAEs of the folders given."""
+    """Train an SAE into a folder, together with the SAEs of the given folders."""
 
     def start(cohort, name, own, **beside):
         paths = {tmp_path / folder / "sae.json": other for folder, other in beside.items()}
@@ -94,7 +94,7 @@ def test_each_block_is_read_once_for_all_of_them(cohort, run, streamed, others, 
     run(cohort, "alone", streamed)
     alone = len(read)
     run(cohort, "together", streamed, **{name: others[name] for name in ("seed", "l1")})
-    # What is read ahead when the last of them ends may differ by a part.
+    # The parts that were read ahead when the last SAE ended may differ by one.
     assert abs(len(read) - 2 * alone) <= 2
 
 
@@ -127,7 +127,7 @@ def test_one_that_diverges_is_left_to_its_own_run(cohort, run, streamed, others,
         run(cohort, "wild", wild)
 
 
-def test_what_does_not_fit_in_memory_together_waits_for_its_turn(
+def test_saes_that_do_not_fit_in_memory_together_are_trained_later(
     cohort, run, streamed, others, steps, monkeypatch
 ):
     one = 2 * 4 * 4 * 32 * 12  # two matrices of 32 x 12, a gradient and two moments each
@@ -173,7 +173,7 @@ def test_a_killed_pass_goes_on_with_all_of_them(
             ).read_bytes()
 
 
-def test_what_is_trained_beside_an_sae_is_recorded_with_the_code_of_its_own_variant(
+def test_every_sae_of_a_pass_is_recorded_with_the_code_of_its_own_variant(
     cohort, train_sae, streamed, others, tmp_path, steps
 ):
     def by_variant(own):
@@ -184,5 +184,5 @@ def test_what_is_trained_beside_an_sae_is_recorded_with_the_code_of_its_own_vari
     train_sae(cohort, first, streamed, made_by=by_variant, beside=beside)
     taken = dict(steps)
     train_sae(cohort, second, others["l1"], made_by=by_variant)
-    assert steps == taken  # its own run found it trained
+    assert steps == taken  # its own run found it already trained
     assert json.loads((second / RECORD).read_text())["code"] == "code of l1"

@@ -67,14 +67,14 @@ def test_only_training_images_are_used(make_cohort, train_sae, tmp_path):
     assert (tmp_path / "one" / FILES[0]).read_bytes() == (tmp_path / "two" / FILES[0]).read_bytes()
 
 
-def test_the_description_says_how_the_sae_came_to_be(cohort, train_sae, settings, tmp_path):
+def test_the_description_records_how_the_sae_was_made(cohort, train_sae, settings, tmp_path):
     description = read_json(train_sae(cohort, tmp_path))
     assert description["training"] == settings.model_dump(mode="json")
     assert description["grid"]["layer"] == "head"
     assert description["cells"] == 18 * 12
 
 
-def test_a_run_that_diverges_stops_and_says_where(cohort, train_sae, settings, tmp_path):
+def test_a_run_that_diverges_stops_and_names_the_step(cohort, train_sae, settings, tmp_path):
     wild = settings.model_copy(update={"lr": 1e30})
     with pytest.raises(InputError, match=r"training diverged at step \d+: .*lower lr"):
         train_sae(cohort, tmp_path, wild)
@@ -94,7 +94,7 @@ def test_another_layer_is_refused(cohort, train_sae, tmp_path):
 
 
 def test_identical_cells_are_refused(make_cohort, train_sae, tmp_path, monkeypatch):
-    # The cells are written over, so the files are not those that the store lists.
+    # The cells are overwritten, so the files differ from those that the store lists.
     monkeypatch.setattr(publish, "SMALL", 0)
     cohort = make_cohort()
     for manifest in cohort.manifests:

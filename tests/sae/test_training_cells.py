@@ -32,7 +32,7 @@ def test_all_of_the_breast_and_a_share_of_the_rest_is_kept(cohort, share):
     assert np.array_equal(kept, kept_cells(reader, cohort.image_stores, share, None))
 
 
-def test_a_share_needs_the_masks(cohort):
+def test_a_background_share_needs_the_masks(cohort):
     reader = EmbeddingReader(cohort.manifests, "head")
     assert kept_cells(reader, [], 1.0, None) is None
     with pytest.raises(InputError, match=r"background = 0\.5 needs the image stores"):
@@ -66,6 +66,6 @@ def test_training_sees_the_kept_cells_once_per_epoch(cohort, monkeypatch, budget
 def test_the_geometric_median_resists_an_outlier():
     cells = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1000.0, 1000.0]])
     median = geometric_median(cells)
-    # At the median the unit vectors towards the cells sum to 0, or it is a cell itself.
+    # At the median, the unit vectors towards the cells sum to 0, or the median is a cell itself.
     assert median.max() <= 1.01
     assert cells.mean(dim=0).max() > 200

@@ -1,4 +1,4 @@
-"""Every byte of a small file counts: a change is found when the file is read."""
+"""A change of any byte of a small file is found when the file is read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_json_file_without_a_checksum_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 10_000, "{", "\xff", ""])
-def test_what_is_no_json_is_named(tmp_path, text):
+def test_a_file_that_is_no_json_is_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="latin-1")
     with pytest.raises(StoreError, match=r"a\.json"):
         read_json(tmp_path / "a.json")

@@ -92,7 +92,7 @@ def test_images_without_a_single_code_are_stored_too(tmp_path):
 @pytest.mark.parametrize("k", [K, None], ids=["k", "ragged"])
 @pytest.mark.parametrize("name", ["index", "value", "max"])
 def test_a_flipped_bit_is_found_when_part_of_a_shard_is_read(tmp_path, monkeypatch, name, k):
-    # As of a large file: small ones are compared when the store is opened.
+    # The file is treated as a large one. Small ones are compared when the store is opened.
     monkeypatch.setattr(publish, "SMALL", 0)
     _write(tmp_path, np.random.default_rng(3), k)
     (shard,) = [p for p in (tmp_path / "c.zarr" / name / "c").rglob("*") if p.is_file()]

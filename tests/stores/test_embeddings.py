@@ -15,7 +15,7 @@ HEAD = LayerGrid("head", 10, 2, 2, 16, 0.0, 0.0, 64)
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
-    # Four images of the larger layer a shard file, so that tests cross several of them.
+    # A shard file has four images of the larger layer, so that tests use several shard files.
     monkeypatch.setattr(embeddings, "SHARD_BYTES", 4 * 4 * 3 * 6 * 2)
 
 
@@ -58,7 +58,7 @@ def test_a_reader_of_some_images_sees_no_others(tmp_path):
     assert (together == data["head"][[2, 3, 9]].astype(np.float16)).all()
 
 
-def test_a_layer_that_overflows_float16_is_kept_as_float32_and_says_so(tmp_path):
+def test_a_layer_that_overflows_float16_is_stored_as_float32_with_a_note(tmp_path):
     rng = np.random.default_rng(0)
     n = 11
     small = rng.standard_normal((n, 4, 3, 6)).astype(np.float32)
@@ -105,7 +105,7 @@ def test_a_layer_that_is_not_there_is_named_with_those_that_are(tmp_path):
 
 @pytest.mark.parametrize("way", ["read one image", "stream a block"])
 def test_a_flipped_bit_is_found_by_every_way_of_reading(tmp_path, monkeypatch, way):
-    # As of a large file: small ones are compared when the store is opened.
+    # The file is treated as a large one. Small ones are compared when the store is opened.
     monkeypatch.setattr(publish, "SMALL", 0)
     manifest, _, _ = _write(tmp_path, "0", 8, np.random.default_rng(0))
     chunk = next(p for p in (tmp_path / "0" / "blocks.1.zarr" / "cells").rglob("0") if p.is_file())

@@ -1,4 +1,4 @@
-"""Damage in any file of a store: readers give what was written, or a sentence that names it."""
+"""After damage in any file of a store, readers give the written data or a sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ K, LATENTS = 3, 20
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of store: how one is written, and all that its reader gives."""
+    """A kind of store: a function that writes one, and all data that its reader gives."""
 
     write: Callable[[Path], None]
     read: Callable[[Path], dict[str, Any]]
@@ -144,7 +144,7 @@ def _cases(kind: Kind, folder: Path, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     found = 0
     for number in range(count):
-        # Every file in turn, so that none is left out by chance.
+        # Every file is damaged in turn, so that none is left out by chance.
         path = files[number % len(files)]
         whole = path.read_bytes()
         path.write_bytes(_damage(whole, rng))
@@ -162,8 +162,8 @@ def _cases(kind: Kind, folder: Path, count: int, seed: int) -> None:
 @pytest.mark.parametrize("small", [0, publish.SMALL], ids=["chunks checked alone", "files too"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_in_any_file_is_named_or_changes_nothing(tmp_path, monkeypatch, kind, small):
-    # With 0 no file is compared at opening: as of large files, whose chunks have checksums. The
-    # metadata, always small, is then left undamaged.
+    # With 0 no file is compared when the store is opened, as for large files, whose chunks have
+    # checksums. The metadata, which are always small, are then not damaged.
     monkeypatch.setattr(publish, "SMALL", small)
     if small:
         _cases(KINDS[kind], tmp_path, 120, seed=0)

@@ -79,7 +79,7 @@ def test_an_unknown_image_is_named(tmp_path):
 
 
 def test_a_flipped_bit_in_the_pixels_is_found_while_reading(tmp_path, monkeypatch):
-    # As of a large file: small ones are compared when the store is opened.
+    # The file is treated as a large one. Small ones are compared when the store is opened.
     monkeypatch.setattr(publish, "SMALL", 0)
     manifest, _ = _store(tmp_path, "0", [f"a{i}" for i in range(20)], np.random.default_rng(0))
     chunk = tmp_path / "0.zarr" / "pixels" / "c" / "0" / "0" / "0"

@@ -160,7 +160,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_a_store_that_can_not_be_deleted_is_replaced_all_the_same(tmp_path, monkeypatch):
-    # A network file system answers EBUSY where a reader has a file of the old store open.
+    # A network file system gives EBUSY if a reader has a file of the old store open.
     manifest = _publish(tmp_path, "old")
 
     def busy(path, ignore_errors=False, **_):

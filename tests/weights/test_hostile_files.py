@@ -1,4 +1,4 @@
-"""Pickles that attack, and thousands of broken ones: each is read or refused, and nothing runs."""
+"""Hostile pickles and thousands of broken ones are read or refused, and no code in them runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAST, MANY = 300, int(os.environ.get("MUTATED_PICKLES", "5000"))
 
 
 class Calls:
-    """What pickles as a call of `function` with `arguments`."""
+    """An object whose pickle is a call of `function` with `arguments`."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -31,7 +31,7 @@ class Calls:
 
 
 def attacks(canary: Path) -> dict[str, bytes]:
-    """Return pickles that make the file `canary`, or fill the memory, where they are run."""
+    """Return pickles that would make the file `canary` or fill the memory if they were run."""
     touch, text = f"touch {canary}", repr(str(canary))
     code = f"open({text}, 'w').close()"
     line = b"\x8c" + bytes([len(touch)]) + touch.encode()
@@ -80,7 +80,7 @@ def torch_file(path: Path, data: bytes, storage: bytes = b"\0" * 40) -> None:
 
 
 def outcome(path: Path) -> str:
-    """Return how reading ended; anything but a value or a sentence is raised."""
+    """Return the result of reading. Anything but a value or a sentence is raised."""
     try:
         read_weights(path)
     except InputError as error:
@@ -149,7 +149,7 @@ def test_a_zip_bomb_is_refused(tmp_path):
 
 
 def mutated(kept: bytes, attack: list[bytes], generator: random.Random) -> bytes:
-    """Return a pickle with bytes flipped, cut, doubled or swapped, or an attack put into it."""
+    """Return a pickle with bytes flipped, cut, doubled or swapped, or with an added attack."""
     data = bytearray(kept)
     for _ in range(generator.randint(1, 6)):
         at = generator.randrange(len(data))
@@ -172,7 +172,7 @@ def mutated(kept: bytes, attack: list[bytes], generator: random.Random) -> bytes
 
 
 def try_mutated(directory: Path, count: int) -> dict[str, int]:
-    """Read `count` broken files, in turn as plain pickle, in a zip, and legacy."""
+    """Read `count` broken files, in turn as a plain pickle, in a zip, and in the old format."""
     generator, canary = random.Random(SEED), directory / "canary"
     bombs = {"deep lists", "doubled tuples", "many digits"}
     attack = [data for name, data in attacks(canary).items() if name not in bombs]

@@ -31,7 +31,7 @@ class Project:
         return self.folder / "results" / Path(self.config[0]).stem
 
     def snakemake(self, *arguments: str, overlay: str | None = None, check: bool = True):
-        """Run snakemake; `overlay` is YAML laid over the configuration."""
+        """Run snakemake. The YAML in `overlay` replaces values of the configuration."""
         files = list(self.config)
         if overlay is not None:
             (self.folder / "overlay.yaml").write_text(overlay)
@@ -59,7 +59,7 @@ class Project:
         return done
 
     def stale(self, *arguments: str, overlay: str | None = None) -> dict[str, int]:
-        """Return how many jobs of each rule a dry run would start; the target rule left out."""
+        """Return the number of jobs of each rule in a dry run, without the target rule."""
         text = self.snakemake("-n", *arguments, overlay=overlay)
         output = text.stdout + text.stderr
         if "Nothing to be done" in output:
@@ -71,7 +71,7 @@ class Project:
         return {name: count for name, count in jobs.items() if name not in {"all", "total"}}
 
     def edit(self, file: str, old: str, new: str) -> None:
-        """Replace text of a file, which must be there."""
+        """Replace text of a file. The text must exist."""
         path = self.folder / file
         text = path.read_text()
         assert old in text, f"{file} no longer holds {old!r}: adapt this test"
@@ -92,13 +92,13 @@ def copy_project(folder: Path, config: Path = TINY) -> Project:
 
 @pytest.fixture(scope="session")
 def micro_project() -> Callable[[Path], Project]:
-    """Copy the project to a folder, for a run in it of the smallest configuration."""
+    """Copy the project to a folder, for a run of the smallest configuration there."""
     return lambda folder: copy_project(folder, MICRO)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Project:
-    """The tiny run, complete. Tests leave it as they found it."""
+    """The complete tiny run. Tests leave it unchanged."""
     project = copy_project(tmp_path_factory.mktemp("finished"))
     project.snakemake()
     return project
@@ -106,7 +106,7 @@ def finished(tmp_path_factory) -> Project:
 
 @pytest.fixture(scope="session")
 def micro_finished(micro_project, tmp_path_factory) -> Project:
-    """The smallest run, complete. Tests leave it as they found it."""
+    """The complete smallest run. Tests leave it unchanged."""
     project = micro_project(tmp_path_factory.mktemp("micro"))
     project.snakemake()
     return project
@@ -114,7 +114,7 @@ def micro_finished(micro_project, tmp_path_factory) -> Project:
 
 @pytest.fixture
 def restored(finished):
-    """The finished project; sources and configuration are put back after the test."""
+    """The finished project. Sources and configuration are restored after the test."""
     kept = {path: path.read_bytes() for path in _sources(finished.folder)}
     yield finished
     for path in {*_sources(finished.folder)} - kept.keys():

@@ -1,4 +1,4 @@
-"""A user's own archive and checkpoint: which rules rerun when something of them changes."""
+"""The rules that rerun after changes of a user's own archive and checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 TABLES = ("breast-level_annotations.csv", "finding_annotations.csv", "metadata.csv")
 IDS = ("image_id", "image_id", "SOP Instance UID")
 FILES, SHARDS = 200, 16
-# What is made: tables, images and encoders. All else follows from these.
+# The outputs that are made: tables, images and encoders. All others follow from these.
 MADE = [
     "results/own/cohort/summary.json",
     "results/own/cohort/splits.parquet",
@@ -32,9 +32,10 @@ MADE = [
 
 @pytest.fixture(scope="module")
 def own(micro_project, tmp_path_factory):
-    """A project on an archive and a checkpoint of its own, run up to images and encoders.
+    """A project with its own archive and checkpoint, run up to images and encoders.
 
-    The archive's tables know 200 of its files; the rows of five more, of three patients, lie aside.
+    The archive's tables name 200 of its files. The rows of five more files, of three patients, are
+    kept in another place.
     """
     project = micro_project(tmp_path_factory.mktemp("project"))
     folder = tmp_path_factory.mktemp("own")
@@ -72,7 +73,7 @@ encoders:
 
 
 def hide(folder):
-    """Leave 200 images in the archive's tables; keep the rows of five of three patients aside."""
+    """Leave 200 images in the archive's tables, and save the rows of five images of 3 patients."""
     first = rows(folder, TABLES[0])
     patients = first["study_id"].unique()[:3]
     *some, gone = first.loc[first["study_id"].isin(patients), "image_id"]
@@ -87,7 +88,7 @@ def hide(folder):
 
 @pytest.fixture
 def changed(own):
-    """The project and its folder; tables, files and times are put back after the test."""
+    """The project and its folder. Tables, files and times are restored after the test."""
     project, folder = own
     aside = folder.with_name(folder.name + "-aside")
     shutil.copytree(folder, aside, copy_function=shutil.copy2)
@@ -164,14 +165,14 @@ def test_another_seed_of_the_splits_reruns_them(changed):
     assert project.stale(*MADE, overlay="cohort: {split_seed: 1}") == {"cohort": 1, "splits": 1}
 
 
-def test_an_archive_moved_with_its_times_makes_nothing_stale_but_what_names_its_place(changed):
+def test_a_moved_archive_reruns_only_the_steps_that_name_its_path(changed):
     project, folder = changed
     for path in (folder / "archive").rglob("*"):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     assert project.stale(*MADE) == {}
 
 
-def test_a_touched_checkpoint_is_the_same_where_the_configuration_says_which_it_is(changed):
+def test_a_touched_checkpoint_with_a_configured_digest_is_not_stale(changed):
     project, folder = changed
     (folder / "b0.pth").touch()
     named, unnamed = MADE[-2:]
@@ -179,7 +180,7 @@ def test_a_touched_checkpoint_is_the_same_where_the_configuration_says_which_it_
     assert project.stale(unnamed) == {"import_encoder": 1}
 
 
-def test_a_typo_in_a_table_is_told_before_anything_is_removed(changed):
+def test_a_typo_in_a_table_is_reported_before_outputs_are_removed(changed):
     project, folder = changed
     made = [project.folder / "results/own/cohort" / name for name in ("images", "findings")]
     before = [path.with_suffix(".parquet").read_bytes() for path in made]
@@ -192,7 +193,7 @@ def test_a_typo_in_a_table_is_told_before_anything_is_removed(changed):
     told = done.stdout + done.stderr
     assert "line 2, column 'split' is 'trainig'; expected training or validation" in told
     assert "(rows with it: 200); in all 200 of 200 rows of breast-level_annotations.csv" in told
-    # Below it Snakemake names the rule; no traceback of Python.
+    # Below the message Snakemake names the rule, without a traceback of Python.
     assert "Traceback (most recent call last)" not in told
     assert [path.with_suffix(".parquet").read_bytes() for path in made] == before
     table.write_text(good)

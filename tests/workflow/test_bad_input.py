@@ -1,4 +1,4 @@
-"""Bad input ends at parse time or in the first job, with one sentence that names it."""
+"""Bad input ends the run at parse time or in the first job, with a sentence that names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two workflows in one folder; and what is spared at the call after a step ran again."""
+"""Two workflows in one folder, and the jobs that a call does not rerun after a step ran."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 
 
-def test_a_second_snakemake_in_the_folder_says_so_and_leaves(micro_project, tmp_path):
+def test_a_second_snakemake_in_the_folder_ends_with_a_message(micro_project, tmp_path):
     project = micro_project(tmp_path)
     first = subprocess.Popen(
         [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "micro.yaml"],

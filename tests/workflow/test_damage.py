@@ -36,14 +36,14 @@ def _truncate(path: Path) -> None:
 
 
 def _swap(path: Path) -> None:
-    """Put a whole file of the same kind in its place."""
+    """Replace the file by an intact file of the same kind."""
     other = next(p for p in sorted(path.parent.rglob(path.name)) if p != path)
     shutil.copy(other, path)
 
 
 @pytest.fixture
 def kept(micro_finished):
-    """The finished run; damaged files are put back after the test."""
+    """The finished run. Damaged files are restored after the test."""
     aside = micro_finished.results.with_name("aside")
     shutil.copytree(micro_finished.results, aside)
     yield micro_finished
@@ -114,7 +114,7 @@ def test_a_swapped_shard_is_found(kept):
     assert "results/micro/images/0.zarr is not the store its manifest describes" in done.stdout
 
 
-def test_the_printed_command_rebuilds_just_what_was_damaged(kept):
+def test_the_printed_command_rebuilds_only_the_damaged_files(kept):
     table = kept.results / "tables" / "truth.csv"
     content = table.read_bytes()
     _flip(table)

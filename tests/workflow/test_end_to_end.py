@@ -1,4 +1,4 @@
-"""The tiny run of the real workflow: what it leaves, and what it must not leave."""
+"""The tiny run of the real workflow: the files that it must leave and must not leave."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_sae_has_its_rows(finished):
     }
 
 
-def test_the_crate_of_the_run_lists_every_result_and_what_it_was_made_of(finished):
+def test_the_crate_of_the_run_lists_every_result_and_its_inputs(finished):
     crate = ROCrate(finished.results)
     made = {result.id: action for action in crate.root_dataset["mentions"]
             for result in action["result"]}  # fmt: skip

@@ -1,4 +1,4 @@
-"""A disk that fills up, or can't be written any more: one sentence, and nothing half-written."""
+"""A full or read-only disk gives one sentence and no incomplete file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = 64  # MB of the disk
 
 @pytest.fixture
 def on_a_small_disk(micro_project, tmp_path):
-    """A project whose results lie on a disk of 64 MB."""
+    """A project whose results are on a disk of 64 MB."""
     project = micro_project(tmp_path)
     disk = project.folder / "results"
     disk.mkdir()
@@ -30,19 +30,19 @@ def on_a_small_disk(micro_project, tmp_path):
 
 
 def _said(done, results: Path) -> str:
-    """Return what a run printed and logged."""
+    """Return the output and the logs of a run."""
     logs = [path.read_text() for path in results.glob("logs/**/*") if path.is_file()]
     return "\n".join([done.stdout, done.stderr, *logs])
 
 
 def _problems(results: Path) -> list[str]:
-    """Return what is wrong with whatever a manifest or a record speaks of."""
+    """Return the faults of all files that manifests or records name."""
     stores = [problem for path in find_manifests(results) for problem in verify_store(path)]
     return stores + [problem for path in find_records(results) for problem in verify_record(path)]
 
 
 @pytest.mark.parametrize("free", [1, 6, 16])
-def test_a_disk_that_fills_up_is_said_and_leaves_nothing_half_written(on_a_small_disk, free):
+def test_a_full_disk_gives_a_message_and_no_incomplete_file(on_a_small_disk, free):
     project = on_a_small_disk
     ballast = project.folder / "results" / "ballast"
     ballast.write_bytes(bytes((SIZE - free) << 20))

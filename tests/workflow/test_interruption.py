@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: nothing half-written is ever taken for whole."""
+"""After SIGKILL at random moments no incomplete file counts as complete."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mammo_sae.stores.publish import find_manifests, verify_store
 pytestmark = [pytest.mark.workflow, pytest.mark.soak]
 
 SEED = 7
-# Each kill costs the start of a workflow, and what was under way. More of them by hand:
+# After each kill the workflow must start again and repeat its running jobs. For more kills:
 # KILLS=100 python -m pytest tests/workflow/test_interruption.py
 KILLS = int(os.environ.get("KILLS", "20"))
 VICTIMS = ("snakemake", "job", "both")
 
 
 def _digests(results: Path) -> dict[str, str]:
-    """Return the digest of everything that is content: not of logs, timings and provenance."""
+    """Return the digests of all content, without logs, timings and provenance."""
     found = {}
     for path in sorted(results.rglob("*")):
         name = path.relative_to(results)
@@ -39,7 +39,7 @@ def _digests(results: Path) -> dict[str, str]:
 
 
 def _targets(project) -> list[str]:
-    """The tables of the one SAE; what follows from them is drawn by the same functions."""
+    """The tables of the only SAE. The outputs computed from them use the same functions."""
     folder = "results/micro/analysis/pretrained/head/topk/seed0"
     names = ("quality", "interventions", "effects", "probes", "alignment", "truth")
     return [f"{folder}/{name}.parquet" for name in names]
@@ -59,7 +59,7 @@ def _start(project) -> subprocess.Popen:
 
 
 def _steps(project) -> list[int]:
-    """Return the processes of this project's jobs, orphans too."""
+    """Return the processes of this project's jobs, including orphans."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -79,7 +79,7 @@ def _kill(pid: int) -> None:
 
 @pytest.fixture(scope="module")
 def clean(micro_finished) -> dict[str, str]:
-    """The digests of a run that nothing disturbed; of what `_targets` need."""
+    """The digests of an undisturbed run, for the files that `_targets` need."""
     digests = _digests(micro_finished.results)
     beyond = ("tables", "figures", "configuration", "ro-crate")
     return {name: digest for name, digest in digests.items() if not name.startswith(beyond)}
@@ -104,7 +104,7 @@ def test_kills_at_random_moments_leave_no_trace(clean, micro_project, tmp_path):
             if victim != "snakemake":
                 for step in steps:
                     _kill(step)
-        # One whose job was killed says so and ends; the other job may finish.
+        # A workflow whose job was killed reports it and ends. The other job may finish.
         if snakemake.wait(timeout=120) == 0:
             assert _digests(project.results) == clean
             finished += 1

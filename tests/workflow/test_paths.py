@@ -1,4 +1,4 @@
-"""Folders and files of any ordinary name: spaces, apostrophes, umlauts, brackets, semicolons."""
+"""Folders and files with unusual names: spaces, apostrophes, umlauts, brackets, semicolons."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Nothing that identifies a patient reaches any result: canaries planted everywhere, searched for.
+"""No result contains anything that identifies a patient: canaries are planted and searched for.
 
-Every attribute of DICOM's data dictionary that can hold a text, a date or a UID gets a canary: a
-superset of what PS3.15 table E.1-1 lists. So do file meta information, private elements, sequences,
-preamble and padding, the names of folders and files, and the ids in the tables.
+Every attribute of DICOM's data dictionary that can contain a text, a date or a UID gets a canary.
+This is a superset of the list in PS3.15 table E.1-1. File meta information, private elements,
+sequences, preamble and padding, the names of folders and files, and the ids in the tables get
+canaries too.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ BY_VR = {
     "DS": DECIMAL,
     **dict.fromkeys(("OB", "OW", "UN"), TEXT.encode()),
 }
-ENCODING = {"SpecificCharacterSet", "TimezoneOffsetFromUTC"}  # how everything else is to be read
+ENCODING = {"SpecificCharacterSet", "TimezoneOffsetFromUTC"}  # needed to read all other elements
 TABLES = {
     "breast-level_annotations": ("study_id", "series_id", "image_id"),
     "finding_annotations": ("study_id", "series_id", "image_id"),
@@ -57,7 +58,7 @@ TABLES = {
 
 
 def plant(dataset: Dataset) -> int:
-    """Put a canary into every attribute that nothing reads; return how many."""
+    """Put a canary into every attribute that the package does not read. Return their number."""
     read = {*READ, *TAGS, *ENCODING}
     planted = 0
     for number, (vrs, _, _, _, keyword) in DicomDictionary.items():
@@ -80,7 +81,7 @@ def plant(dataset: Dataset) -> int:
         block.add_new(1, "LO", TEXT)
         block.add_new(2, "UN", TEXT.encode())
     dataset.add_new(0x60000022, "LO", TEXT)  # of an overlay
-    # Of what is read, all that leaves room for more than a choice.
+    # Attributes that the package reads and that can have any text.
     dataset.PaddleDescription = TEXT
     dataset.ImageType = [*dataset.ImageType[:2], "", TEXT]
     for item in dataset.ViewCodeSequence:
@@ -94,7 +95,7 @@ def plant(dataset: Dataset) -> int:
 
 
 def write_dataset(folder: Path) -> None:
-    """Write a folder of VinDr-Mammo's form in which everything is a canary."""
+    """Write a folder with VinDr-Mammo's layout in which everything is a canary."""
     settings = PhantomSettings(
         height=96, width=64, patients=PatientCounts(training=12, test=12, external=1)
     )
@@ -118,7 +119,8 @@ def write_dataset(folder: Path) -> None:
     stray = folder / "images" / f"{TEXT}-nobody" / f"{TEXT}.dicom"
     stray.parent.mkdir()
     stray.write_bytes(target.read_bytes())
-    # A test image is cut off and a training image gone: what is refused is spoken of too.
+    # A test image is truncated and a training image is missing, because messages name refused
+    # images too.
     target.write_bytes(target.read_bytes()[:-4000])
     gone = parts["metadata"][0][TABLES["metadata"][0]][0]
     next((folder / "images").rglob(f"{gone}.dicom")).unlink()
@@ -127,7 +129,7 @@ def write_dataset(folder: Path) -> None:
 
 
 def views(name: str, content: bytes) -> Iterator[bytes]:
-    """Yield a file as it is, and all that is packed in it."""
+    """Yield the content of a file, and all files that are packed in it."""
     yield content
     if name.endswith(".parquet"):
         table = pd.read_parquet(io.BytesIO(content))
@@ -141,7 +143,7 @@ def views(name: str, content: bytes) -> Iterator[bytes]:
         except zlib.error:
             continue
         yield from views("", unpacked)
-    # A report holds its files in its scripts.
+    # A report contains its files in its scripts.
     for packed in re.findall(rb"[A-Za-z0-9+/]{64,}={0,2}", content):
         try:
             unpacked = base64.b64decode(packed, validate=True)
@@ -151,7 +153,7 @@ def views(name: str, content: bytes) -> Iterator[bytes]:
 
 
 def leaks(folder: Path, canaries: list[bytes]) -> list[str]:
-    """Return where below `folder` one of `canaries` is, in names or contents."""
+    """Return the places below `folder` with one of `canaries`, in names or contents."""
     found = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -172,7 +174,7 @@ def leaks(folder: Path, canaries: list[bytes]) -> list[str]:
     return found
 
 
-def test_a_canary_is_found_in_whatever_holds_it(tmp_path):
+def test_a_canary_is_found_in_every_kind_of_file(tmp_path):
     """The search itself: each kind of file, with a canary packed in it."""
     text = TEXT.encode()
     (tmp_path / "plain.log").write_bytes(b"... " + text)
@@ -218,7 +220,7 @@ def test_no_canary_reaches_a_result(private):
     assert leaks(private.parent, CANARIES) == []
 
 
-def test_what_was_left_out_is_listed_by_pseudonym_and_the_run_goes_on_without_it(private):
+def test_images_left_out_are_listed_by_pseudonym_and_the_run_continues(private):
     table = pd.read_csv(private / "tables" / "quarantine.csv")
     left_out = table[table["action"] == "left out"]
     assert sorted(left_out["reason"]) == ["missing", "truncated", "unannotated"]

@@ -26,7 +26,7 @@ from mammo_sae.phantom.settings import PatientCounts, PhantomSettings, Prevalenc
 pytestmark = pytest.mark.workflow
 
 OVERLAY = Path(__file__).with_name("reproduce.yaml")
-CHANNELS, LATENTS = 1408, 256  # of a B2; of the SAE, enough for both ends of 100
+CHANNELS, LATENTS = 1408, 256  # channels of a B2; latents of the SAE, enough for both ends of 100
 
 
 def write_images(folder: Path) -> None:
@@ -108,7 +108,7 @@ def read(project, name: str) -> pd.DataFrame:
     return pd.read_parquet(project.results / "tables" / f"{name}.parquet")
 
 
-def test_by_rows_every_published_figure_has_a_row_with_ours_beside_it(project):
+def test_with_labels_by_finding_every_published_number_has_a_row_with_ours(project):
     project.snakemake(f"results/{project.results.name}/tables/published.parquet")
     found = read(project, "published")
     assert len(found) == 28
@@ -121,7 +121,8 @@ def test_by_rows_every_published_figure_has_a_row_with_ours_beside_it(project):
         here = ours.set_index("figure")["ours"]
         assert here[f"{split}: rows scored"] == len(part)
         assert here[f"{split}: positive rows"] == part["Suspicious_Calcification"].sum()
-    # With all latents dropped no row is told from another: the share of positive rows.
+    # With all latents dropped all rows have the same score, so the AUPRC is the share of positive
+    # rows.
     test = rows[rows["split"] == "test"]["Suspicious_Calcification"]
     without = ours.set_index("figure").loc["AUPRC without latents", "ours"]
     assert without == pytest.approx(test.mean())
@@ -144,7 +145,7 @@ def test_the_whole_run_ends_in_a_report_that_shows_the_table(project):
 
 
 @pytest.mark.soak
-def test_by_images_the_table_says_on_every_score_that_labels_differ(project):
+def test_with_labels_by_image_every_score_notes_that_labels_differ(project):
     overlay = "name: by_image\ncohort: {labels: image}\n"
     project.snakemake(overlay=overlay)
     path = project.folder / "results" / "by_image" / "tables" / "published.parquet"
@@ -188,7 +189,7 @@ def test_density_is_scored_by_rows_as_one_question_of_four_classes(project):
     assert original["accuracy"] == pytest.approx((answers == rows["density"]).mean())
     f1 = f1_score(rows["density"], answers, average="macro", zero_division=0)
     assert original["macro_f1"] == pytest.approx(f1)
-    # Without latents every image has the same answer.
+    # Without latents every image has the same prediction.
     shares = rows["density"].value_counts(normalize=True)
     assert np.isclose(shares, found.loc[("on", 0), "accuracy"]).any()
     kept, dropped = (found.loc[key] for key in (("on", LATENTS), ("off", 0)))

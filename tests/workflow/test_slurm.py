@@ -1,7 +1,8 @@
 """The workflow on a real SLURM (slurm.sh), through profiles/slurm.
 
-One run goes through everything: it is interrupted, started again, one of its jobs is cancelled,
-another hangs until its time is over. Time limits are minutes to SLURM, hence the test's length.
+One run tests all cases: it is interrupted and started again, one of its jobs is cancelled, and
+another one hangs until its time is over. SLURM's time limits are in minutes, so the test takes
+long.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if shutil.which("slurmctld") is None and not os.environ.get("REQUIRE_SLURM"):
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slurm, pytest.mark.soak]
 
-# What belongs to this cluster and not to the profile; and shorter waits than a real one's.
+# Settings of this cluster that are not in the profile, and shorter waits than on a real cluster.
 SITE = (
     *("--default-resources", "slurm_partition=tests"),
     *("--cores", "4"),
@@ -42,7 +43,7 @@ SITE = (
 
 @dataclass
 class Job:
-    """A SLURM job, as `scontrol show job` tells of it."""
+    """A SLURM job, from the output of `scontrol show job`."""
 
     id: int
     comment: str
@@ -62,7 +63,7 @@ def _jobs() -> list[Job]:
         field = dict(re.findall(r"(\w+)=(\S*)", line))
         if "Comment" not in field:
             continue
-        # Older and newer versions say it in fields, and words, of their own.
+        # Older and newer versions use different fields and words.
         asked = field.get("ReqTRES", "") + field.get("TresPerJob", "")
         gpus = re.search(r"gres[:/]gpu[:=](\d+)", asked)
         jobs.append(
@@ -93,7 +94,7 @@ def _start(project: Any, log: str) -> subprocess.Popen:
             cwd=project.folder,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            # A shell's background jobs, and their children, have interrupts ignored.
+            # A shell's background jobs and their children ignore interrupts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
@@ -135,7 +136,7 @@ def cluster() -> Iterator[None]:
 
 @dataclass
 class Run:
-    """What was seen of the run."""
+    """Observations of the run."""
 
     project: Any
     after_interrupt: list[Job]
@@ -146,7 +147,7 @@ class Run:
     jobs: list[Job]
 
     def of(self, comment: str) -> list[Job]:
-        """The jobs of the second start whose comment begins so."""
+        """The jobs of the second start whose comment begins with the given text."""
         first = {job.id for job in self.after_interrupt}
         return [job for job in self.jobs if job.comment.startswith(comment) and job.id not in first]
 

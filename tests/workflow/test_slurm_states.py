@@ -1,7 +1,7 @@
-"""Whatever becomes of a SLURM job, Snakemake hears of it: tried on a real SLURM (slurm.sh).
+"""Snakemake learns the end of a SLURM job in every case, tested on a real SLURM (slurm.sh).
 
-A toy workflow of one job, which hangs when it first runs. Something is done to it, and the second
-run ends at once.
+A toy workflow has one job, which hangs when it runs for the first time. The test acts on this job,
+and the second run of the job ends at once.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def state(job: str) -> str:
 
 
 class Toy:
-    """The toy workflow, started, its job hanging."""
+    """The toy workflow after its start, with its job hanging."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
@@ -166,7 +166,7 @@ def test_a_job_past_its_deadline_is_tried_again(toy):
 
 
 def test_a_job_that_slurm_forgets_is_tried_again(toy):
-    # As after a controller that lost its state: no squeue will ever show the job again.
+    # This is the state after a controller lost its data: squeue never shows the job again.
     command(str(SLURM), "stop")
     command(str(SLURM), "start")
     text = toy.ends()

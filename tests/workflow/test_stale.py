@@ -29,7 +29,7 @@ def _stale(project, *overlays):
 
 @pytest.fixture
 def edited(micro_finished):
-    """Edit files of the finished run; they are put back after the test."""
+    """Edit files of the finished run. They are restored after the test."""
     kept = {}
 
     def edit(file, old, new):
@@ -61,7 +61,7 @@ def test_a_module_is_named(micro_finished, edited):
     assert lines[0] == "src/mammo_sae/analysis/truth.py changed: truth"
 
 
-def test_a_pin_reruns_what_imports_the_package_and_is_named(micro_finished, edited):
+def test_a_changed_pin_reruns_steps_that_import_the_package_and_is_named(micro_finished, edited):
     edited("envs/constraints.txt", "matplotlib==", "matplotlib==99.")
     _, lines, _ = _stale(micro_finished)
     assert lines[0].startswith("envs: matplotlib ")

@@ -1,6 +1,6 @@
 """`python -m mammo_sae stale` on a user's own archive: files and tables by name, in any folder.
 
-Nothing is computed. Snakemake is told with --touch that empty files are the results.
+Nothing is computed. With --touch, Snakemake accepts empty files as results.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A working folder, apart from the project, whose tables and image stores count as made."""
+    """A working folder outside the project, whose tables and image stores count as made."""
     folder = tmp_path_factory.mktemp("working")
     (folder / "archive").mkdir()
     rows = [
@@ -74,7 +74,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def stale(made):
-    """Return a function that asks from the project's folder; files are put back after the test."""
+    """Return a function that runs `stale` in the project's folder. Restore files at the end."""
     files = [*(made / "archive").iterdir(), made / "own.yaml"]
     kept = {path: (path.read_bytes(), path.stat()) for path in files}
 
@@ -84,7 +84,7 @@ def stale(made):
             "--directory", str(made), "--configfile", str(made / "own.yaml"),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        # Of steps never run there is nothing to say but that.
+        # For steps that never ran, this is the only information.
         return [
             line for line in done.stdout.splitlines() if re.match("(?!not there|what fol)", line)
         ]
@@ -99,7 +99,7 @@ def test_the_folder_given_is_looked_at(stale):
     assert not any(re.search(r"\b(cohort|images|splits)\b", line) for line in stale())
 
 
-def test_what_is_wrong_with_the_archive_is_one_sentence(made):
+def test_a_fault_of_the_archive_gives_one_sentence(made):
     done = run(PROJECT, "mammo_sae", "stale", "--configfile", str(made / "own.yaml"))
     assert done.returncode == 1
     sentence = "error: the workflow can't be planned: key_file secret.key can't be read"
@@ -120,7 +120,7 @@ def test_a_table_whose_labels_change_is_named(made, stale):
     assert stale()[:-1] == ["source/images.csv of the archive changed: cohort"]
 
 
-def test_splits_that_a_table_changes_are_told_in_words(made, stale):
+def test_changes_of_splits_in_a_table_are_explained_in_words(made, stale):
     table = made / "archive" / "images.csv"
     table.write_text(table.read_text().replace("p2,training", "p2,test"))
     assert stale()[:-1] == [
@@ -129,7 +129,7 @@ def test_splits_that_a_table_changes_are_told_in_words(made, stale):
     ]
 
 
-def test_a_folder_that_is_named_otherwise_is_told_by_both_names(made, stale):
+def test_an_error_about_a_folder_gives_both_of_its_names(made, stale):
     (made / "own.yaml").write_text(CONFIGURATION.replace("archive", str(made / "archive")))
     both = f"['archive'] -> ['{made / 'archive'}']"
     assert stale()[:-1] == [

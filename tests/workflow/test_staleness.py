@@ -1,4 +1,4 @@
-"""The staleness contract: which rules rerun after which edit, by real dry runs."""
+"""The staleness contract: the rules that rerun after each edit, checked by real dry runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe"} | BELOW_SAE
 
 
 def _kinds(jobs: dict[str, int]) -> set[str]:
-    """Name the rules, all figures and pages together: what each reads is the report's business."""
+    """Name the rules, with all figures and pages as one."""
     kinds = {"figure" if name.startswith("figure") or name in PAGES else name for name in jobs}
     return {"table" if name == "verdicts" else name for name in kinds}
 
@@ -108,7 +108,7 @@ def test_the_list_of_top_k_reruns_interventions_and_the_report(finished):
 
 def test_an_added_layer_leaves_the_others_alone(finished):
     jobs = finished.stale(overlay="layers: [blocks.10, blocks.12, head]")
-    assert jobs["extract"] == 4  # two encoders, two shards: the new pass alone
+    assert jobs["extract"] == 4  # two encoders and two shards: only the new pass
     assert jobs["train_sae"] == jobs["codes"] == jobs["latents"] == 2
     assert not {"images", "finetune", "linear_probe", "evaluate_encoder"} & jobs.keys()
 
@@ -139,9 +139,9 @@ def test_the_image_size_reruns_everything_but_the_cohort(finished):
         "cohort: {concepts: {mass: Mass}, covariates: {paddle: paddle}}",
     ],
 )
-def test_a_concept_renamed_or_left_out_reruns_what_uses_labels_and_no_other(finished, overlay):
+def test_a_renamed_or_removed_concept_reruns_only_steps_that_use_labels(finished, overlay):
     jobs = finished.stale(overlay=overlay)
-    # Fine-tuning learns from labels: its encoder has another head, and what it sees follows.
+    # Fine-tuning uses labels, so its encoder gets another head, and all its results rerun.
     assert (jobs["cohort"], jobs["finetune"], jobs["linear_probe"]) == (1, 1, 1)
     assert jobs["extract"] == jobs["train_sae"] == jobs["codes"] == 2
     assert jobs["latents"] == jobs["confounds"] == jobs["alignment"] == RUNS
@@ -206,7 +206,7 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         ("sae/variants/topk.py", BELOW_SAE),
         ("sae/trainer.py", BELOW_SAE),
         ("sae/codes.py", {"codes", "sae_quality"} | ANALYSES | REPORT),
-        # Probes cut a confounder into levels as the confound report does.
+        # Probes divide a confounder into levels in the same way as the confound report.
         ("analysis/levels.py", {"confounds", "truth", "probes"} | REPORT),
         ("analysis/confounds.py", {"confounds", "truth"} | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
@@ -214,7 +214,7 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         ("encoders/linear_probe.py", {"linear_probe"}),
     ],
 )
-def test_editing_a_module_reruns_what_uses_it_and_below(restored, module, expected):
+def test_editing_a_module_reruns_the_steps_that_use_it_and_below(restored, module, expected):
     restored.edit(f"src/mammo_sae/{module}", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
     jobs = _kinds(restored.stale())
     assert jobs >= expected

@@ -29,7 +29,7 @@ def saes():
     for name in VARIANTS:
         own = {"candidates": 32} if name == "archetypal" else {}
         found[name] = {**SMALL, "variant": {"name": name, **own}}
-    # The paper's own, as config/vindr.yaml has it; the size and the length are the test's.
+    # The paper's values, as in config/vindr.yaml, but with a size and a length for this test.
     paper = yaml.safe_load((PROJECT / "config" / "vindr.yaml").read_text())["saes"]["l1"]
     found["l1"] = {**{key: paper[key] for key in paper.keys() - {"layers"}}, **SMALL}
     return found
@@ -37,7 +37,7 @@ def saes():
 
 @pytest.fixture(scope="module")
 def project(micro_finished, saes, tmp_path_factory):
-    """The smallest run, gone on with these SAEs."""
+    """The smallest run, continued with these SAEs."""
     folder = tmp_path_factory.mktemp("variants") / "project"
     shutil.copytree(micro_finished.folder, folder)
     project = type(micro_finished)(folder, config=micro_finished.config)
@@ -56,8 +56,8 @@ def run(project):
 def test_the_saes_of_a_layer_are_trained_in_one_pass(project, saes):
     logs = sorted((project.results / "logs" / "train_sae").glob("*/*/*/*.log"))
     layers = {log.parents[1] for log in logs}
-    # TopK's first seed was there already, the paper's L1 has a buffer of its own; of the others one
-    # took the rest along.
+    # TopK's first seed existed already, and the paper's L1 has its own buffer. One job trained all
+    # other SAEs.
     together = [log for log in logs if f"and {len(saes) - 2} more" in log.read_text()]
     assert {log.parents[1] for log in together} == layers
     assert len(together) == len(layers)
@@ -65,7 +65,7 @@ def test_the_saes_of_a_layer_are_trained_in_one_pass(project, saes):
     assert not list(project.results.rglob("checkpoint.pt"))
 
 
-def test_what_is_trained_beside_an_sae_is_no_reason_to_train_it_again(project, saes):
+def test_other_saes_of_a_pass_are_no_reason_to_train_an_sae_again(project, saes):
     layers = len({log.parents[1] for log in project.results.glob("logs/train_sae/*/*/*/*.log")})
     fewer = {name: values for name, values in saes.items() if name != "gated"}
     changed = {**fewer, "l1": {**fewer["l1"], "lr": 7.0e-4}}

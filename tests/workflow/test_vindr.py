@@ -1,4 +1,4 @@
-"""A folder of VinDr-Mammo's form and a checkpoint of Mammo-CLIP's go through config/vindr.yaml."""
+"""A folder with VinDr-Mammo's layout and a Mammo-CLIP checkpoint run with config/vindr.yaml."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONCEPTS = {"mass", "suspicious_calcification", "density_c"}
 
 
 def write_dataset(folder: Path) -> None:
-    """Write VinDr-Mammo's files and nothing else: images, three tables, two splits."""
+    """Write only VinDr-Mammo's files: images, three tables, two splits."""
     settings = PhantomSettings(
         height=160, width=100, patients=PatientCounts(training=40, test=30, external=1)
     )
@@ -44,7 +44,8 @@ def write_checkpoint(path: Path) -> None:
     """Write a B2 with random weights as Mammo-CLIP's pretraining saves one."""
     torch.manual_seed(0)
     network = efficientnet_pytorch.EfficientNet.from_name("efficientnet-b2", num_classes=1)
-    # Statistics of the random network's own maps: without them they fade to nothing on their way.
+    # BatchNorm gets the statistics of the random network's own maps. Otherwise the maps would fade
+    # to 0.
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -118,7 +119,7 @@ def test_confounders_are_columns_that_the_dataset_has(vindr):
     assert itself["stratified_auroc"].isna().all()
 
 
-def test_a_class_without_boxes_is_not_aligned_and_says_why(vindr):
+def test_a_class_without_boxes_has_no_alignment_and_a_reason(vindr):
     rows = table(vindr, "alignment")
     rows = rows[rows["concept"] == "density_c"]
     assert rows["auprc"].isna().all()

@@ -1,4 +1,4 @@
-"""A variant that is only a loss: autograd gives its gradients."""
+"""A variant that defines only a loss gets its gradients from autograd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTINGS = SaeTraining(variant=L1Variant(l1=0.02), latents=H, lr=1e-2, steps=100
 
 
 class Plain(TrainingSAE):
-    """The loss of `L1`, written down as the module's formula has it."""
+    """The loss of `L1`, written by the formula of the module."""
 
     def loss(self, u):
         p = self.parameters

@@ -108,7 +108,7 @@ def test_loss_and_gradients_follow_the_formulas(name):
 
 
 class Rectangle(torch.autograd.Function):
-    """Value and pseudo-derivatives of JumpReLU and of its step, as the paper states them."""
+    """Value and pseudo-derivatives of JumpReLU and of its step, as given in the paper."""
 
     @staticmethod
     def forward(ctx, x, theta, width, jump):

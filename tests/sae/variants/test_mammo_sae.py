@@ -1,7 +1,8 @@
-"""Mammo-SAE's own training against its published equations, differentiated by torch.
+"""The variant `mammo_sae` is compared with Mammo-SAE's published equations, via autograd.
 
-The reference is written from the public code's description alone: torch.nn parameters, autograd,
-torch.optim.Adam, the decoder's radial gradient taken off by a hook, columns of norm 1 after a step.
+The reference is written only from the description of the public code: torch.nn parameters,
+autograd, torch.optim.Adam, a hook that removes the decoder's radial gradient, and columns of norm 1
+after each step.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ D, H, N = 12, 60, 64
 
 
 class Published(torch.nn.Module):
-    """Weights [1, h, d] and [1, d, h] with a component axis, as the published state dict has."""
+    """Weights [1, h, d] and [1, d, h] with a component axis, as in the published state dict."""
 
     def __init__(self, start: dict[str, torch.Tensor], l1: float) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ def batch(number: int) -> torch.Tensor:
 
 
 def training(own: s.SaeTraining) -> Training:
-    # A processor that is fastest in bfloat16 trains this in float32 all the same.
+    # A processor that is fastest in bfloat16 also trains this variant in float32.
     return Training(own, MammoSae(own, Start(batch(0), 1.0, torch.bfloat16)))
 
 
@@ -84,7 +85,7 @@ def test_fifty_steps_from_the_same_start_are_the_published_ones(l1):
     ):  # fmt: skip
         difference = (p[name] - parameter.detach()).abs().max() / parameter.detach().abs().max()
         assert difference < 1e-4, name
-    # The bias has a gradient from the encoder too: without it, it would have gone elsewhere.
+    # The bias also has a gradient from the encoder. Without it the bias would be different.
     assert float(p["decoder_bias"].abs().max()) > 1e-3
     x = batch(99)
     torch.testing.assert_close(ours.sae.losses(x), theirs.losses(x).detach(), rtol=1e-4, atol=0)
@@ -106,7 +107,7 @@ def test_the_start_is_the_published_one():
     assert float(p["encoder_bias"].abs().max()) == pytest.approx(3000**-0.5, rel=0.01)
     assert not p["decoder_bias"].any()
     torch.testing.assert_close(p["decoder_weight"].norm(dim=1), torch.ones(3000))
-    # Untied: a row says nothing of its atom.
+    # The weights are untied, so a row is independent of its atom.
     cosine = torch.nn.functional.cosine_similarity(p["encoder_weight"], p["decoder_weight"])
     assert abs(float(cosine.mean())) < 0.03
 
@@ -122,7 +123,7 @@ def test_latents_that_did_not_fire_start_anew_from_raw_cells_with_cleared_moment
     before = {name: tensor.clone() for name, tensor in p.items()}
     ours.advance(seen[4])
     assert not p["encoder_bias"][:5].any()
-    # Of the 320 cells seen, the last 256 may be drawn; none twice.
+    # Of the 320 cells used, the last 256 may be drawn, and none twice.
     directions = torch.nn.functional.normalize(torch.cat(seen)[-256:], dim=1)
     cosine = p["decoder_weight"][:5] @ directions.t()
     torch.testing.assert_close(cosine.amax(dim=1), torch.ones(5))
@@ -140,7 +141,7 @@ def test_latents_that_did_not_fire_start_anew_from_raw_cells_with_cleared_moment
 
 @pytest.mark.parametrize(("every", "times"), [(0.1, 8), (0.05, 18), (0.25, 2), (0.5, 0), (1, 0)])
 def test_a_run_is_resampled_as_often_as_published(every, times):
-    """Theirs resamples after epoch k f as long as (k + 1) f < epochs: 8 times at 10 of 100."""
+    """The public code resamples after epoch k f while (k + 1) f < epochs: 8 times for 10 of 100."""
     own = settings(steps=200, variant={"resample_every": every, "l1": 0.0})
     ours = training(own)
     for number in range(200):
@@ -156,7 +157,7 @@ def test_cells_are_drawn_without_replacement_by_their_squared_loss():
     drawn = torch.stack([draw(losses, 2, generator) for _ in range(runs)])
     assert (drawn[:, 0] != drawn[:, 1]).all()
     first = torch.bincount(drawn[:, 0], minlength=5) / runs
-    # Three standard deviations of a share of 20,000 are .011 at most.
+    # Three standard deviations of a share of 20,000 are at most 0.011.
     assert (first - share).abs().max() < 0.011
     second = torch.zeros(5)
     for one in range(1, 5):

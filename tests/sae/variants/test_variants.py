@@ -1,4 +1,4 @@
-"""What holds for every variant, and what each adds to the shared loop."""
+"""Properties of all variants, and the additions of each to the shared loop."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_restored_run_goes_on_as_if_it_had_not_stopped(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_folding_twice_gives_what_folding_once_does_and_changes_nothing(name):
+def test_folding_twice_equals_folding_once_and_keeps_the_input(name):
     training = trained(name, steps=20)
     unfolded = training.sae
     before = {
@@ -178,7 +178,7 @@ def test_folding_twice_gives_what_folding_once_does_and_changes_nothing(name):
         assert getattr(unfolded, part).keys() == kept.keys()
         for key, tensor in kept.items():
             assert torch.equal(getattr(unfolded, part)[key], tensor), key
-    # What was given out is its owner's: further steps don't reach it.
+    # A returned SAE belongs to the caller, and further steps do not change it.
     kept = {key: tensor.clone() for key, tensor in once.tensors().items()}
     training.settings = training.settings.model_copy(update={"steps": 40})
     training.advance(mixtures(256, seed=77))
