@@ -1,4 +1,4 @@
-"""What made a result: the part of a step's record that is known before the step runs."""
+"""The part of a step's record that is known before the step runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATH_SETTINGS = frozenset({"source", "external", "key_file"})
 
 
 class Provenance(Settings):
-    """The step, its settings as JSON, the digest of its code, its inputs' digests by path."""
+    """The step, its settings as JSON, the digest of its code, and its inputs' digests by path."""
 
     step: str
     config: str
@@ -24,9 +24,9 @@ class Provenance(Settings):
     inputs: dict[str, str] = Field(default_factory=dict)
 
     def is_of(self, record: Mapping[str, Any]) -> bool:
-        """Return whether a record is of the same step, settings, code and inputs.
+        """Return whether a record has the same step, settings, code and inputs.
 
-        The record names no file that its own step wrote, so it may have fewer inputs.
+        The record does not list inputs that its own step wrote, so it may have fewer inputs.
         """
         known = {
             "step": self.step,
@@ -40,14 +40,15 @@ class Provenance(Settings):
 
 
 def record_path(first_output: Path) -> Path:
-    """Return where the record of a step is: beside the first file that the step wrote."""
+    """Return the path of a step's record, which is beside the first file that the step wrote."""
     return first_output.with_name(first_output.name + SUFFIX)
 
 
 def public_settings(settings: Any) -> str:
-    """Return settings, as read from JSON, without those that say where sources and keys lie.
+    """Return settings, as read from JSON, without paths of sources and keys.
 
-    A folder's name may say whose data it holds, and results travel further than sources.
+    The name of a folder may identify the owner of the data, and results are shared with more people
+    than sources.
     """
 
     def stripped(value: Any) -> Any:

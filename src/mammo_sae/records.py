@@ -1,8 +1,8 @@
-"""One record per job: what made its results, from which inputs, and the digests of its files.
+"""One record per job: its step, settings and inputs, and the digests of its output files.
 
-Records are written by the command line when a step is done, and belong to no manifest: machine,
-revision and versions may differ where content does not. They cover tables, models and figures for
-`verify`, as manifests cover stores.
+The command line writes a record when a step is finished. Records are not part of manifests, because
+machine, revision and versions may differ although the content is equal. `verify` checks tables,
+models and figures with records, and stores with manifests.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from mammo_sae.stores.publish import read_json, write_json
 
 
 def write_record(outputs: Sequence[Path], provenance: Provenance, packages: Iterable[str]) -> Path:
-    """Write the record of a step that has just made `outputs`, beside the first, and return it.
+    """Write the record of a step that has just made `outputs`. Return the path of the record.
 
     Parameters
     ----------
     outputs
-        The files; a store's manifest stands for the store.
+        The output files. A store is given by its manifest. The record is written beside the first
+        file.
     provenance
-        Step, settings, code and inputs. Settings that say where sources and keys lie stay out, and
-        so do inputs that are outputs too, which an earlier run of the step had left.
+        Step, settings, code and inputs. Paths of sources and keys are left out of the settings.
+        Inputs that are also outputs, from an earlier run of the step, are left out too.
     packages
         Distributions whose versions are recorded.
     """
@@ -56,9 +57,10 @@ def write_record(outputs: Sequence[Path], provenance: Provenance, packages: Iter
 
 
 def input_digests(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256, by path, of the files that a step is given among its arguments.
+    """Return path -> SHA-256 of the files among the arguments of a step.
 
-    Of a model's folder or description (`encoder`, `head`, `sae`), those of description and weights.
+    For a model's folder or description (`encoder`, `head`, `sae`), these are the digests of its
+    description and its weights.
     """
     found: dict[Path, str] = {}
     for value in arguments.values():
@@ -84,7 +86,7 @@ def find_records(folder: Path) -> list[Path]:
 
 
 def verify_record(record: Path) -> list[tuple[Path, str]]:
-    """Return the files of a record that are not what was written, each with what is wrong."""
+    """Return the files of a record that have changed since they were written, with the fault."""
     problems = []
     for name, (size, digest) in read_json(record)["outputs"].items():
         path = record.parent / name
@@ -105,7 +107,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _machine() -> dict[str, Any]:
-    """Return what the step ran on; not the machine's name, which may tell whose data it is."""
+    """Return the machine's properties, but not its name, which may identify the data's owner."""
     machine: dict[str, Any] = {
         "python": platform.python_version(),
         "system": platform.system(),
@@ -113,7 +115,7 @@ def _machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
-    # Steps without torch need not pay for its import.
+    # Steps without torch do not import it, because the import is slow.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
@@ -130,7 +132,7 @@ def _processor() -> str:
 
 
 def _revision() -> str | None:
-    """Return the git revision of the source that runs, marked if edited; None without git."""
+    """Return the git revision of the running source, with a mark if edited, or None without git."""
     command = [
         "git",
         "-C",

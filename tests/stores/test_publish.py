@@ -70,7 +70,7 @@ def test_a_killed_writer_leaves_no_store_and_its_remains_are_swept_by_the_next(t
 
 def test_an_orphaned_writer_gives_way_to_its_successor(tmp_path):
     with (
-        pytest.raises(StoreError, match="gives way"),
+        pytest.raises(StoreError, match="this one stops"),
         create_store(tmp_path / "a.store", tmp_path / "a.json", kind="toy") as aside,
     ):
         _publish(tmp_path, text="successor")

@@ -1,1 +1,1 @@
-"""Zarr stores and tables, written safely: under a temporary name, then renamed, manifest last."""
+"""Zarr stores and tables. They are written under a temporary name, then renamed."""

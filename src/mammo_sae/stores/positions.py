@@ -1,4 +1,4 @@
-"""Finds images by id across the shards of a cohort."""
+"""Find images by id across the shards of a cohort."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishes a result: written under a temporary name, hashed, renamed, with its manifest last.
+"""Publish a result: write it under a temporary name, hash it, rename it, write the manifest.
 
 A store is a directory. Its manifest is a small JSON file beside it, which describes only the
 content (no times, no host, no code version). So equal content has an equal manifest, and results
@@ -158,7 +158,7 @@ def create_store(
             **extra,
         }
         if not owner.is_file() or owner.read_text(encoding="utf-8") != token:
-            raise StoreError(f"{path} is being written by another process; this one gives way")
+            raise StoreError(f"{path} is being written by another process; this one stops")
         replaced = path.with_name(f".{path.name}.{token}{REPLACED}")
         if path.exists():
             path.rename(replaced)
