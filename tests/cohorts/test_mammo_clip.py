@@ -193,6 +193,25 @@ def test_a_box_that_the_published_script_cuts_short_is_completed(tmp_path, box):
     assert found.counts == {"findings_without_box": 0, "boxes_completed": 1}
 
 
+def test_the_published_script_cuts_short_the_boxes_that_the_docs_say():
+    docs = (Path(__file__).parents[2] / "docs" / "cohorts.md").read_text()
+    assert "`ymax > width - 5`" in docs
+    assert "`ymin > width - 5`" in docs
+    random = np.random.default_rng(2)
+    height, width = 400, 250
+    crop = (0, 0, width - 10, height - 10)
+    short, inverted = 0, 0
+    for _ in range(300):
+        xmin, xmax = sorted(random.integers(5, width - 5, 2))
+        ymin, ymax = np.sort(random.choice(np.arange(5, height - 5), 2, replace=False))
+        got = published_box([xmin, ymin, xmax, ymax], (height - 10, width - 10), crop)
+        down = 1520 / (height - 10)
+        assert (got[3] < (ymax - 5) * down - 1e-6) == (ymax > width - 5)
+        assert (got[1] > got[3]) == (ymin > width - 5)
+        short, inverted = short + (ymax > width - 5), inverted + (ymin > width - 5)
+    assert 0 < inverted < short < 300
+
+
 def test_a_box_that_was_not_cut_short_is_left_as_it_is(tmp_path):
     # Low in the image, but mapped by a script without the error.
     top, bottom = 2000.0, 3100.0
