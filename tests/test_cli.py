@@ -9,12 +9,14 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mammo_sae.arguments import parser_of, read_functions
-from mammo_sae.cli import out_of_memory
+from mammo_sae.cli import missing_column, out_of_memory
 from mammo_sae.records import input_digests
 from mammo_sae.steps import STEPS
+from mammo_sae.stores.tables import read_table, write_table
 
 PROJECT = Path(__file__).parents[1]
 
@@ -146,6 +148,9 @@ def test_a_slice_feeds_the_step_it_was_cut_for(tmp_path):
         (["slice", "train_sae", "sae=l1", "layer=head", "seed=0"], "sae=l1 is none of the"),
         (["slice", "train_sae", "mine.yaml"], "'mine.yaml' is no wildcard"),
         (["verify", "tests"], "tests holds no results"),
+        (["slice", "phantom", "part=test", "foo=1"], "foo is not a wildcard of any step; leave it"),
+        (["slice", "train_sae", "sed=0"], "sed is not a wildcard of any step; leave it out; did"),
+        (["slice", "phantom", "part=test", "part=external"], "a wildcard is given twice; leave"),
     ],
 )
 def test_a_wrong_input_is_one_sentence_and_exit_status_1(arguments, sentence):
@@ -153,6 +158,71 @@ def test_a_wrong_input_is_one_sentence_and_exit_status_1(arguments, sentence):
     assert done.returncode == 1
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_step_is_sliced_by_the_name_of_its_verb_too():
+    words = ["layer=head", "sae=topk", "seed=0"]
+    by_verb, by_name = (_run("slice", name, *words) for name in ("train-sae", "train_sae"))
+    assert by_verb.returncode == 0
+    assert by_verb.stdout == by_name.stdout
+
+
+def test_a_phantom_that_was_not_made_yet_is_made_by_the_workflow(tmp_path):
+    done = _run("find", "0123456789abcdef", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: cohort folder {Path('results/phantom/source/training')} is missing; "
+        "run the workflow, which makes it\n"
+    )
+
+
+@pytest.fixture
+def tables(tmp_path):
+    latents = {"latent": [0], "concept": ["mass"], "rank_auroc": [1]}
+    write_table(pd.DataFrame(latents), tmp_path / "latents.parquet")
+    confounds = pd.DataFrame(columns=["latent", "concept", "confounder", "verdict"])
+    write_table(confounds, tmp_path / "confounds.parquet")
+    confounds.to_csv(tmp_path / "confounds.csv", index=False)
+    return tmp_path
+
+
+def _figure(tables, latents="latents.parquet", confounds="confounds.parquet", output="a.png"):
+    options = ["--concept", "mass", "--min-kept", "0.5", "--output", tables / output]
+    options += ["--latents", tables / latents, "--confounds", tables / confounds]
+    return _run("figure-confounds", *options)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"latents": "confounds.parquet"}, "confounds.parquet lacks the column 'rank_auroc'; give"),
+        ({"latents": "confounds.csv"}, "confounds.parquet lacks the column 'rank_auroc'; give"),
+        ({"output": ""}, ": figures are PNG files; give a name that ends in .png"),
+        ({"output": "a.jpg"}, "a.jpg: figures are PNG files; give a name that ends in .png"),
+        ({"output": "folder.png"}, "folder.png: Is a directory; give the path of a file"),
+        ({"output": "latents.parquet/a.png"}, "latents.parquet: File exists; give a path whose"),
+    ],
+)
+def test_a_wrong_table_or_output_is_one_sentence(tables, given, sentence):
+    (tables / "folder.png").mkdir()
+    before = {path.name for path in tables.iterdir()}
+    assert _figure(tables).returncode == 0
+    done = _figure(tables, **given)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    left = {path.name for path in tables.iterdir()} - before
+    assert left == {"a.png", "a.png.provenance.json"}
+
+
+def test_a_missing_key_that_is_no_column_keeps_its_traceback(tables):
+    words = ["--latents", str(tables / "latents.parquet")]
+    with pytest.raises(KeyError) as error:
+        {}["rank_auroc"]
+    assert missing_column(error.value, words) is None
+    with pytest.raises(KeyError) as error:
+        read_table(tables / "latents.parquet").set_index("latent").loc[5]
+    assert missing_column(error.value, words) is None
 
 
 def test_wrong_settings_of_a_step_are_named():

@@ -31,12 +31,17 @@ from mammo_sae.steps import STEPS
 PROGRAM = "python -m mammo_sae"
 PEOPLE = "mammo_sae.people"
 
-# Errors of the machine and not of the program, with advice.
+# Errors of the machine or of a path, and not of the program, with advice.
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "make room and run again",
     errno.EDQUOT: "make room within your quota and run again",
     errno.EACCES: "get permission to write there and run again",
     errno.EROFS: "write the results elsewhere (key `results`)",
+    errno.EISDIR: "give the path of a file",
+    errno.ENOTDIR: "give a path whose folders are folders",
+    errno.EEXIST: "give a path whose folders are folders",
+    errno.ENOENT: "correct the path",
+    errno.ENAMETOOLONG: "give a shorter path",
 }
 # Advice on how a step can use less GPU memory.
 LESS_MEMORY = {
@@ -57,6 +62,11 @@ def main() -> None:
         _fail(str(error), 2)
     except InputError as error:
         _fail(str(error), 1)
+    except KeyError as error:
+        said = missing_column(error, words)
+        if said is None:
+            raise
+        _fail(said, 1)
     except (MemoryError, RuntimeError) as error:
         said = out_of_memory(error, words[0])
         if said is None:
@@ -65,7 +75,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in ENVIRONMENT_ERRORS:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        file = error.filename2 or error.filename  # a file is renamed to the second
+        where = f"{file}: " if file else ""
         _fail(f"{where}{error.strerror}; {ENVIRONMENT_ERRORS[error.errno]}", 1)
 
 
@@ -180,3 +191,22 @@ def out_of_memory(error: Exception, verb: str) -> str | None:
     less = LESS_MEMORY.get(verb.replace("-", "_"))
     advice = f"{less}, or run" if less else "run"
     return f"{verb}: the GPU's memory is not enough; {advice} it on a GPU with more"
+
+
+def missing_column(error: KeyError, words: Sequence[str]) -> str | None:
+    """Return advice if a table among `words` lacks a column, or None for another error."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    column = error.args[0] if error.args else None
+    within = "" if frame is None else frame.tb_frame.f_globals.get("__name__", "")
+    if not within.startswith("pandas.") or not isinstance(column, str):
+        return None
+    from mammo_sae.stores.tables import read_columns
+
+    tables = [Path(word) for word in words if word.endswith((".parquet", ".csv"))]
+    without = [str(path) for path in tables if path.is_file() and column not in read_columns(path)]
+    if not without:
+        return None
+    which = " or ".join(dict.fromkeys(without))
+    return f"{which} lacks the column {column!r}; give each option the table of its name"

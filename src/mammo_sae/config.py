@@ -29,7 +29,7 @@ from mammo_sae.analysis.settings import (
 )
 from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, TableCohort
 from mammo_sae.cohorts.units import FINDING, IMAGE
-from mammo_sae.complaints import explain, listed
+from mammo_sae.complaints import explain, listed, nearest
 from mammo_sae.demo import DEMO
 from mammo_sae.dicom.settings import ClinicalSettings, ImagesSettings
 from mammo_sae.digests import SOURCE
@@ -371,7 +371,14 @@ class Config(Settings):
             If a needed wildcard is missing or has an unknown value. The error names the known
             values.
         """
-        for name, there in self._wildcards(step).items():
+        needed = self._wildcards(step)
+        unknown = sorted(wildcards.keys() - WILDCARDS)
+        if unknown:
+            raise InputError(
+                f"step {step}: {unknown[0]} is not a wildcard of any step; leave it out"
+                f"{nearest(unknown[0], list(needed))}"
+            )
+        for name, there in needed.items():
             given = wildcards.get(name)
             if not there:
                 raise InputError(f"the configuration has nothing for step {step}")
@@ -403,6 +410,8 @@ def kept_configuration(name: str) -> Path:
     return Path(".snakemake") / "mammo_sae" / f"{name}.yaml"
 
 
+# Those that settings of steps depend on.
+WILDCARDS = {"part", "encoder", "layer", "sae", "seed"}
 # Keys of earlier versions. For these, advice to use the most similar current key would be wrong.
 RENAMED = {"probing": "latents", "readout": "probes", "matching": "matched_latents"}
 

@@ -69,6 +69,7 @@ def slice(step: str, wildcards: Sequence[str] = (), *, configfile: Sequence[Path
     from mammo_sae.config import read_config
     from mammo_sae.steps import STEPS
 
+    step = step.replace("-", "_")  # as its verb is written
     if step not in STEPS or STEPS[step].settings is None:
         known = ", ".join(name for name, entry in STEPS.items() if entry.settings is not None)
         raise InputError(f"{step!r} is not a step with settings; choose one of {known}")
@@ -78,6 +79,8 @@ def slice(step: str, wildcards: Sequence[str] = (), *, configfile: Sequence[Path
             f"{odd[0]!r} is no wildcard; give each as name=value, and files after --configfile"
         )
     pairs = dict(pair.split("=", 1) for pair in wildcards)
+    if len(pairs) < len(wildcards):
+        raise InputError(f"{' '.join(wildcards)}: a wildcard is given twice; leave one out")
     settings = read_config(configfile)
     settings.check_wildcards(step, pairs)
     print(settings.slice(step, pairs))

@@ -256,6 +256,18 @@ def test_every_row_of_confounders_has_numbers_beside_its_first_panel(
         assert ax.get_ylabel() == ("" if beside else "AUROC within its levels")
 
 
+def test_a_concept_that_the_tables_lack_is_said_so(run, tmp_path, drawn_text):
+    said = drawn_text(
+        confounds.run,
+        latents=run.table("latents"),
+        confounds=run.table("confounds"),
+        concept="mas",
+        min_kept=0.5,
+        output=tmp_path / "a.png",
+    )
+    assert "no latent was tested: the table latents has no row of mas" in said
+
+
 def test_counts_of_latents_are_whole_numbers(run, whole, tmp_path, drawn_figure):
     fig = drawn_figure(_confounds, run, whole, tmp_path / "a.png")
     (ax,) = [ax for ax in fig.axes if ax.get_xlabel() == "associated latents"]

@@ -142,6 +142,17 @@ def test_a_store_of_another_kind_is_refused(tmp_path):
         open_store(manifest, kind="images")
 
 
+def test_a_store_given_for_its_manifest_is_not_to_be_deleted(tmp_path):
+    manifest = _publish(tmp_path)
+    with pytest.raises(StoreError) as refused:
+        open_store(tmp_path / "a.store", kind="toy")
+    said = str(refused.value)
+    assert "delete" not in said
+    name = re.search(r"is a folder; give its manifest, the file (\S+) beside it", said)[1]
+    assert tmp_path / name == manifest
+    open_store(tmp_path / name, kind="toy")
+
+
 def test_a_missing_manifest_is_one_sentence(tmp_path):
     with pytest.raises(StoreError, match=r"nothing\.json is missing"):
         open_store(tmp_path / "nothing.json", kind="toy")

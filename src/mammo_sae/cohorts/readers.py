@@ -86,7 +86,7 @@ class Sources:
         for position, reader in enumerate(self._readers):
             external = position > 0 and not self.reader.simulated
             try:
-                _check_folder(reader.folder)
+                _check_folder(reader.folder, self.reader.simulated)
                 split = "external" if external else None
                 parts.append(reader.annotations(concepts, covariates, split, keep))
             except InputError as error:
@@ -113,7 +113,7 @@ class Sources:
         """
         found: dict[str, SourceFiles] = {}
         for reader in self._readers:
-            _check_folder(reader.folder)
+            _check_folder(reader.folder, self.reader.simulated)
             for source_id, files in reader.files(keep).items():
                 image_id = pseudonyms.image(source_id)
                 if image_id in found:
@@ -144,6 +144,9 @@ class Sources:
         return {name: self.reader.finding_names(name, of) for name, of in concepts.items()}
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, simulated: bool) -> None:
     if not folder.is_dir():
-        raise InputError(f"cohort folder {folder} is missing; correct its path in the settings")
+        advice = (
+            "run the workflow, which makes it" if simulated else "correct its path in the settings"
+        )
+        raise InputError(f"cohort folder {folder} is missing; {advice}")

@@ -52,6 +52,8 @@ def run(
     title = f"{style.words(concept).capitalize()}, or a confounder?"
     if rows.empty:
         reason = "no latent could be ranked" if ranks.isna().all() else "no confounder was given"
+        if ranks.empty:
+            reason = f"the table latents has no row of {concept}"
         style.absent(output, title, f"no latent was tested: {reason}")
         return [output]
     first = rows.iloc[0]

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import atomic_file
 
 DPI = 110  # enough for a screen; a report has many figures
@@ -119,7 +120,14 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """Yield an empty figure of `width` x `height` inches; write it as PNG if the block succeeds.
 
     The bytes depend only on the drawing: neither date nor software is recorded.
+
+    Raises
+    ------
+    InputError
+        If the name of `path` says another form.
     """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: figures are PNG files; give a name that ends in .png")
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)

@@ -71,6 +71,11 @@ def read_plain_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{path} is missing; run the step that makes it") from None
+    except IsADirectoryError:
+        raise StoreError(
+            f"{path} is a folder; give its manifest, the file {path.with_suffix('.json').name} "
+            "beside it"
+        ) from None
     # Numbers with thousands of digits raise ValueError, thousands of brackets RecursionError.
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not readable JSON ({error}); delete it and rebuild") from None

@@ -31,6 +31,13 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
             raise ValueError(f"{path}: a table is .parquet or .csv")
 
 
+def read_columns(path: Path) -> list[str]:
+    """Return the names of a .parquet or .csv table's columns, without reading its rows."""
+    if path.suffix == ".csv":
+        return list(pd.read_csv(path, nrows=0).columns)
+    return list(parquet.read_schema(path).names)
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """Read a .parquet or .csv table.
 
