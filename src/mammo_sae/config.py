@@ -212,7 +212,7 @@ class Config(Settings):
 
     def _wrong_splits(self) -> Iterator[str]:
         if isinstance(self.cohort, TableCohort):
-            return  # its table says which there are
+            return  # the splits are those of its table
         there = ["training", "test"]
         if isinstance(self.cohort, PhantomCohort) or self.cohort.external:
             there.append("external")

@@ -59,7 +59,7 @@ def run(
     embeddings: Sequence[Path],
     output: Path,
 ) -> list[Path]:
-    """Score a trained SAE: what it explains, how sparse it is, what splicing it in costs.
+    """Score a trained SAE: explained variance, sparsity, and the AUROC lost by splicing it in.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def _pass(
     network: Network,
     baselines: Baselines,
 ) -> tuple[dict[str, Error], dict[str, np.ndarray], np.ndarray]:
-    """Read embeddings and codes once and return what they give.
+    """Read embeddings and codes once and return the values computed from them.
 
     These are the squared errors of each reconstruction, the pooled features [n, d'] with and
     without the SAE, and the latents' spatial autocorrelation [h].

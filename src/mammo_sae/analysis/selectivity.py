@@ -1,4 +1,4 @@
-"""Two scores of a latent: how alike its images are, and how compact its maps are.
+"""Two scores of a latent: the similarity of its images, and the compactness of its maps.
 
 Monosemanticity (Pach et al. 2025, arXiv 2504.02821) of a latent with activations a_n on images n,
 whose features E_n are centred and scaled to length 1:

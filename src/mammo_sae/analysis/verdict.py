@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 CONFOUNDED, MIXED, ANATOMY = "confounded", "mixed", "anatomy"
 UNRESOLVED, ALIGNED = "unresolved", "concept-aligned"
 INSUFFICIENT, UNASSOCIATED = "insufficient", "not associated"
-# The verdict that a reader must know first comes first.
+# The most severe verdict comes first.
 SEVERITY = (CONFOUNDED, MIXED, ANATOMY, UNRESOLVED, ALIGNED, INSUFFICIENT, UNASSOCIATED)
 JUDGED = SEVERITY[:-1]  # the verdicts of associated latents
 SUSPECT = (CONFOUNDED, MIXED, ANATOMY)

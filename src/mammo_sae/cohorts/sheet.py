@@ -19,8 +19,8 @@ from mammo_sae.cohorts.rows import table_rows
 from mammo_sae.errors import InputError
 
 T = TypeVar("T")
-FEW_ODD = 0.05  # share of a column of numbers that may be none,
-LEAST_NUMBERS = 3  # or one cell of more than these
+FEW_ODD = 0.05  # largest share of a column of numbers that may be no numbers
+LEAST_NUMBERS = 3  # one cell may be no number if there are more numbers than this
 LONGEST = 24  # characters of a cell that a message shows
 MALFORMED = (
     ArithmeticError,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> list[Path]:
-    """Read which image is of which split, and write it without any label.
+    """Read the split of each image, and write it without any label.
 
     Parameters
     ----------

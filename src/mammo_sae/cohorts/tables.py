@@ -21,7 +21,7 @@ rows, columns       Int32     size of the original matrix, pixels
 pixel_spacing_mm    Float64   of the original matrix, mm, or NA
 age_bin             string    <40, 40-49, 50-59, 60-69, >=70 or NA
 <covariate>         any       further columns that the settings name
-<concept>_rows      Int32     labels by finding alone: rows of findings that speak of the concept
+<concept>_rows      Int32     only labels by finding: rows with a known label for the concept
 <concept>_positive_rows       and how many of them are positive (`mammo_sae.cohorts.labels`)
 ==================  ========  ======================================================
 

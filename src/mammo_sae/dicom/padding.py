@@ -19,7 +19,7 @@ LEAST_INSIDE = 0.0001  # share of the image's pixels
 def with_believed_padding(
     header: Header, stored: np.ndarray, unpadded: np.ndarray
 ) -> tuple[Header, frozenset[Reason]]:
-    """Return the header (without a padding value that is none), and notices.
+    """Return the header (without a padding value that is no padding), and notices.
 
     Padding fills the area around the breast, so it reaches the image's edge. Pixels of the padding
     value that do not reach the edge, and would be visible without padding, are tissue. If they are

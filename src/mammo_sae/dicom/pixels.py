@@ -279,7 +279,7 @@ def _within_bits(header: Header, stored: np.ndarray) -> tuple[Header, np.ndarray
             # JPEG streams hold signed values without the upper bits: 0 comes after -1.
             return header, stored & most
     fits = header.signed and _bits_of(low, high) <= header.bits_stored
-    # A table may reorder values, so that distant ones are displayed alike.
+    # A table may reorder values, so that distant values are displayed as similar greys.
     if shift or fits or (header.signed and header.modality_lut is not None):
         return header, stored & most
     share = _continuation(values, header.bits_stored, signed=header.signed)
@@ -386,7 +386,7 @@ def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
 
 
 def signed_values(header: Header) -> np.ndarray:
-    """Return the number that every stored value stands for: int32 [2 ** bits_stored].
+    """Return the number that every stored value encodes: int32 [2 ** bits_stored].
 
     It is negative if pixels are signed and the highest bit is set.
     """

@@ -246,7 +246,7 @@ def isolated(
 
     0 means this process. At most `processes` + 1 results wait at any time. Threads would not run in
     parallel, since the decoders of JPEG Lossless, JPEG-LS and JPEG 2000 hold Python's lock. Some of
-    them also end their process on damaged data. An item that ends a process of its own gives
+    them also end their process on damaged data. An item that crashes its own process gives
     `lost(item)`.
     """
     if processes == 0:

@@ -52,8 +52,8 @@ def draw_marker(
 ) -> tuple[Stamp, float]:
     """Draw the view marker as lead letters; return its opacity (0 to 1) as a stamp, and its grey.
 
-    It stands in the upper corner away from the chest wall of the displayed image. The right breast
-    is mirrored for display, the marker's text is not.
+    It is in the upper corner away from the chest wall of the displayed image. The right breast is
+    mirrored for display, the marker's text is not.
     """
     height, width = breast.grey.shape
     size = rng.uniform(15, 19) * scale

@@ -185,7 +185,7 @@ class _Recipe(Settings):
 
 
 class PhantomSettings(_Recipe):
-    """The phantom cohort: training and test parts alike, and an unconfounded external part."""
+    """The phantom cohort: training and test parts of one kind, an unconfounded external part."""
 
     patients: PatientCounts = Field(PatientCounts(), description="patients of each part")
 

@@ -103,7 +103,7 @@ def _scatters(
     )
     both = rows[["crude_auroc", "stratified_auroc"]].to_numpy(dtype=float)
     low = min(0.4, np.nanmin(both) - 0.02) if np.isfinite(both).any() else 0.4
-    labelled = -1  # the line of panels whose numbers stand beside its first drawn panel already
+    labelled = -1  # the last line of panels whose numbers are already at its first drawn panel
     for i, name in enumerate(names):
         ax = fig.add_subplot(grid[i // columns, i % columns])
         _scatter(ax, rows[rows["confounder"] == name], low, min_kept)

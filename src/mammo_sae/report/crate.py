@@ -27,7 +27,7 @@ STORE_SUFFIXES = (".zarr", "")
 
 
 def run(*, results: Sequence[Path], output: Path) -> list[Path]:
-    """Describe the run as an RO-Crate: what was made of what, by which step.
+    """Describe the run as an RO-Crate: the inputs and outputs of each step.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ def run(
         raise InputError(
             f"{effects} has no row of SAE {sae_name!r}; give the name of one that it has"
         )
-    title = f"What predictions rest on at the head · SAE {sae_name}"
+    title = f"Latents that predictions depend on at the head · SAE {sae_name}"
     table = _first_seed(everything, sae_name, split)
     if table.empty:
         style.absent(output, title, f"no latent fires in a labelled image of the {split} split")

@@ -38,7 +38,7 @@ def run(*, interventions: Path, concept: str, output: Path) -> list[Path]:
     """
     table = read_table(interventions)
     table = table[table["concept"] == concept]
-    title = f"What the prediction of {style.words(concept)} rests on"
+    title = f"What the prediction of {style.words(concept)} depends on"
     if table.empty:
         style.absent(output, title, f"the table interventions has no row of {concept}")
         return [output]

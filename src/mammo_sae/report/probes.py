@@ -14,7 +14,7 @@ from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
 COLUMNS = 4
-# What is drawn of the table: (features, probe) -> name, line and marker. Sparse probes are drawn
+# The drawn probes of the table: (features, probe) -> name, line and marker. Sparse probes are drawn
 # for the smallest and the largest number of latents that the table has.
 PROBES = {
     ("embedding", "l2"): ("embedding, L2", "solid", "o"),
@@ -102,7 +102,7 @@ def run(*, probes: Path, sae_name: str, split: str, output: Path) -> list[Path]:
 
 
 def shown_probes(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[str, object, str]]:
-    """Return what is drawn of a table: (features, probe, k) -> name, line, marker."""
+    """Return the drawn probes of a table: (features, probe, k) -> name, line, marker."""
     present = set(zip(table["features"], table["probe"], strict=True))
     drawn = {(*key, 0): entry for key, entry in PROBES.items() if key in present}
     numbers = sorted({int(k) for k in table.loc[table["probe"] == "sparse", "k"].dropna()})

@@ -1,7 +1,7 @@
 """Step: the figures published with Mammo-SAE (arXiv 2507.15227) beside those of the run.
 
-A row of the paper whose part the run lacks stays in the table and says what is missing. Rows that
-are counts of the cohort have no interval.
+If the run lacks the part of a row of the paper, the row stays in the table and names the missing
+part. Rows that are counts of the cohort have no interval.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ AUPRC_WITHOUT_LATENTS = 0.028083
 # Of each class's published ranking, the fewest and the most over both classes, models and concepts.
 ABOVE_ALL = (31, 797)
 SHARED, TOP = 5, 10
-LABELS = "labels: published by finding row, ours by image, where no image contradicts itself"
+LABELS = "labels: published by finding row, ours by image, so no image has contradictory labels"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the run says of one figure: its value and interval, what differs, or why it has none."""
+    """The run's result for one number: value, interval and differences, or the reason for none."""
 
     value: float = np.nan
     low: float = np.nan
@@ -68,7 +68,7 @@ def run(
     Parameters
     ----------
     settings
-        Which encoder and SAE of the run stands for which of the paper.
+        The encoder and SAE of the run for each model of the paper.
     encoders, latents, interventions
         Tables of all encoders and SAEs.
     csv, parquet

@@ -71,7 +71,7 @@ def run(
     content += ["<p><b>How well the encoders predict</b>: AUROC with 95 % interval.</p>"]
     content += [_table(*predictions(scores))]
     content += [
-        f"<p><b>Which latents carry a concept</b>, in the {html.escape(split)} split. "
+        f"<p><b>Which latents respond to a concept</b>, in the {html.escape(split)} split. "
         f"<i>Associated</i>: an AUROC above or below 0.5 with q below {SIGNIFICANT:g}, of all "
         f"latents. <i>On the lesion</i>: of the {TOP} latents that the discovery split ranks "
         "first, where that is known. <i>Tested</i>: associated latents that were tested for "

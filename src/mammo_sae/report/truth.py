@@ -18,7 +18,7 @@ MEASURES = {
 
 
 def run(*, truth: Path, output: Path) -> list[Path]:
-    """Draw the verdicts against what was planted, per encoder, layer and confounder.
+    """Draw the verdicts compared with the planted confounders, per encoder, layer and confounder.
 
     Parameters
     ----------

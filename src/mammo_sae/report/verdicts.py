@@ -54,7 +54,7 @@ def run(*, latents: Path, alignment: Path, confounds: Path, csv: Path, parquet: 
 def overall(confounds: pd.DataFrame) -> pd.DataFrame:
     """Return one row per SAE, concept and latent: the most severe verdict and its confounders.
 
-    If any confounder explains a latent, it is confounded, whatever its other verdicts. It is
+    If any confounder explains a latent, it is confounded, with any other verdicts. It is
     insufficient only if no confounder could be tested. A latent that is not associated with the
     concept has that verdict for every confounder. Columns: encoder, layer, sae, seed, concept,
     latent, concept_auroc, verdict, confounders (names with this verdict, joined by commas), reason

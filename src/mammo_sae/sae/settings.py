@@ -271,7 +271,7 @@ class SaeSettings(TrainingValues):
 
 
 def _laid_over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return `common` with the values of `own` in place of its own; in `variant`, key by key.
+    """Return `common` with its values replaced by those of `own`; in `variant`, key by key.
 
     If `own` names another variant, that variant's defaults are used, not the common values.
     """

@@ -105,7 +105,7 @@ def _kernels(x: Tensor) -> ModuleType | None:
 def largest(preactivation: Tensor, k: int) -> Tensor:
     """Return the indices [n, k] of the k largest entries of each row, ascending.
 
-    Entries of 0 and below may come in any order, since they stand for inactive latents.
+    Entries of 0 and below may come in any order, because they are inactive latents.
     """
     if (kernels := _kernels(preactivation)) and k <= kernels.MOST:
         return kernels.largest(preactivation, k)

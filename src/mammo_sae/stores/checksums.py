@@ -1,7 +1,7 @@
 """Checksums that small files carry inside themselves, compared at every read.
 
 Chunks of a Zarr array have their own checksums (`arrays`), and a store's file list has the SHA-256
-of every file. JSON files and tables stand outside stores, so each carries its own SHA-256:
+of every file. JSON files and tables are outside stores, so each contains its own SHA-256:
 
 - a JSON object in its key `checksum`, over the canonical text of all other keys;
 - a Parquet file in its metadata, over all of its bytes with the digest's 64 bytes set to zero.
@@ -90,7 +90,7 @@ def file_digest(*paths: Path) -> str:
 
 
 def _place(content: bytes) -> int | None:
-    """Return the offset of a Parquet file's digest, which stands in the footer."""
+    """Return the offset of a Parquet file's digest, which is in the footer."""
     found = content.rfind(PARQUET_FIELD)
     return None if found < 0 else found + len(PARQUET_FIELD)
 

@@ -1,7 +1,8 @@
 """dictionary_learning's folders: `ae.pt`, and `config.json` with the class in `trainer.dict_class`.
 
 Each class's formula as that library's `dictionary.py` and `trainers/` have it. BatchTopK and
-Matryoshka SAEs use the threshold that training has found; -1 stands for none yet, that is ReLU.
+Matryoshka SAEs use the threshold that training has found; -1 means that there is none yet, which
+gives a ReLU.
 """
 
 from __future__ import annotations

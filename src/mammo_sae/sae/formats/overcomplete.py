@@ -17,7 +17,8 @@ from mammo_sae.sae.formats.units import in_embedding_units
 from mammo_sae.sae.model import SparseAutoencoder
 
 MARK = "dictionary."
-# How far from 1 norms and sums are that the library has set to 1 itself, with 1e-8 added.
+# The largest distance from 1 of norms and sums that the library itself has set to 1, with 1e-8
+# added.
 SET = 1e-4
 LINEAR = "encoder.final_block.0."
 TIED = "encoder.tied_to."

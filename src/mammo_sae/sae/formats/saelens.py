@@ -96,7 +96,7 @@ def _kind(config: dict[str, Any], path: Path) -> tuple[str, int | None]:
 
 
 def _refuse_what_depends_on_the_cell(config: dict[str, Any], path: Path) -> None:
-    """Refuse what is no linear map of an embedding, or needs what is not in the file."""
+    """Refuse an SAE that is no linear map of an embedding, or needs values that the file lacks."""
     normal = config.get("normalize_activations")
     if normal is True or normal == "expected_average_only_in":
         raise InputError(

@@ -88,7 +88,7 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
     """Return the indices [n, k] int64 of the k largest entries of each row, ascending.
 
     Among equal entries, the group of the lowest latent is chosen. Entries of 0 and below may come
-    in any order, since they stand for inactive latents. One pass over the row finds the maxima of
+    in any order, because they are inactive latents. One pass over the row finds the maxima of
     groups; after it only the k best groups are read, from the cache. A group holds every g-th
     latent, which makes the maxima plain vector operations.
 

@@ -50,7 +50,7 @@ class Step:
     Attributes
     ----------
     loss
-        The loss of which the gradients were taken.
+        The loss whose gradients were computed.
     error
         Mean squared reconstruction error per channel, scaled units.
     active
