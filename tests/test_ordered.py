@@ -28,7 +28,7 @@ def test_few_items_are_begun_before_they_are_asked_for():
         results.close()
 
 
-def test_an_error_arrives_at_its_place():
+def test_an_error_is_raised_in_the_place_of_its_item():
     def fails_at_two(item):
         if item == 2:
             raise ValueError("two")

@@ -401,7 +401,9 @@ def test_a_warned_image_is_converted_and_named(folder, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("policy", ["refuse", "warn", "accept"])
-def test_the_policy_decides(folder, tmp_path, capfd, policy):
+def test_the_policy_decides_whether_raw_data_are_converted_and_reported(
+    folder, tmp_path, capfd, policy
+):
     rewrite(folder, 1, PresentationIntentType="FOR PROCESSING")
     reader = convert_all(folder, tmp_path / "out", with_triage(for_processing=policy))
     assert (image_id(1) in reader.image_ids) == (policy != "refuse")

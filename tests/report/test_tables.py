@@ -45,7 +45,7 @@ def test_a_column_missing_from_one_part_is_empty_in_its_rows(tmp_path):
     assert table["p"].isna().tolist() == [True, False]
 
 
-def test_a_part_without_rows_takes_no_others_with_it(tmp_path):
+def test_a_part_without_rows_removes_no_other_rows(tmp_path):
     empty = tmp_path / "empty.parquet"
     full = _part(tmp_path / "full.parquet", "a", 0, auroc=[0.5])
     write_table(read_table(full).iloc[:0], empty)

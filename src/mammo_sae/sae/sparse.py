@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mammo_sae.compute.devices import product_type
 
-# Entries per group in each level of the pyramid of maxima that narrows a row before `topk`.
+# Entries per group in each level of maxima. The maxima reduce a row before `topk`.
 GROUP = 4
 LEVELS = 2
 # Rows that begin at a multiple of 32 entries can be read 16 bytes at a time.
