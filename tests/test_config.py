@@ -203,6 +203,8 @@ def test_a_finetuned_encoder_reads_its_frozen_layers_from_its_base():
         ("encoders: {a: {source: {}}}", r"encoders\.a\.kind: missing; it must be pretrained or"),
         ("saes: {a: {variant: {k: 3}}}", r"saes\.a\.variant\.name: missing; it must be topk, "),
         ("saes: {a: {variant: {name: top}}}", "must be topk, .*got 'top'; did you mean 'topk'"),
+        ("cohort: {kind: [phantom]}", r"cohort\.kind: must be phantom, .*got \["),
+        ("saes: {a: {variant: {name: {topk: 1}}}}", r"variant\.name: must be topk, .*got \{"),
         ("saes: {topk: null}", "saes: null leaves none"),
         ("confunds: {}", "confunds: unknown key.*did you mean 'confounds'"),
         ("readout: {k: [1]}", "readout: is called probes now; rename the key"),

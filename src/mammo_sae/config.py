@@ -168,13 +168,13 @@ class Config(Settings):
         if len(set(self.layers)) < len(self.layers):
             yield f"layers: {self.layers} names a layer twice; remove one"
         for name, encoder in self.encoders.items():
-            tuned = isinstance(encoder, FinetunedSettings)
-            if tuned and not isinstance(self.encoders.get(encoder.base), PretrainedSettings):
-                continue
-            valid = self.layer_names(name)
             wanted = {f"layers: {layer!r}": layer for layer in self.layers}
-            if tuned and encoder.freeze is not None:
-                wanted[f"encoders.{name}.freeze: {encoder.freeze!r}"] = encoder.freeze
+            if isinstance(encoder, FinetunedSettings):
+                if not isinstance(self.encoders.get(encoder.base), PretrainedSettings):
+                    continue
+                if encoder.freeze is not None:
+                    wanted[f"encoders.{name}.freeze: {encoder.freeze!r}"] = encoder.freeze
+            valid = self.layer_names(name)
             for where, layer in wanted.items():
                 if layer not in valid:
                     yield (
@@ -291,19 +291,22 @@ class Config(Settings):
 
     def architecture(self, encoder: str) -> str:
         """Return the name of an encoder's architecture."""
+        return self._pretrained(encoder).architecture
+
+    def _pretrained(self, encoder: str) -> PretrainedSettings:
+        """Return the settings of an encoder, or those of the encoder that it was trained from."""
         settings = self.encoders[encoder]
         if isinstance(settings, FinetunedSettings):
-            return self.architecture(settings.base)
-        return settings.architecture
+            return self._pretrained(settings.base)
+        return settings
 
     def seen(self) -> list[str]:
         """Return the encoders that are known to be trained on images of this run's cohort."""
-        found = []
-        for name, encoder in self.encoders.items():
-            origin = self.encoders[encoder.base] if encoder.kind == "finetuned" else encoder
-            if self.cohort.kind in getattr(origin.source, "seen", ()):
-                found.append(name)
-        return found
+        return [
+            name
+            for name in self.encoders
+            if self.cohort.kind in getattr(self._pretrained(name).source, "seen", ())
+        ]
 
     def layer_names(self, encoder: str) -> list[str]:
         """Return the layers of an encoder, in the order in which the network computes them."""
@@ -443,10 +446,11 @@ def load_config(content: Mapping[str, Any], where: str) -> Config:
 def _suited_to_the_cohort(content: dict[str, Any]) -> dict[str, Any]:
     """Fill in missing values that depend on the cohort: the name of the run and the splits."""
     cohort = content.get("cohort")
-    if not isinstance(cohort, dict) or cohort.get("kind", "phantom") == "phantom":
+    kind = cohort.get("kind", "phantom") if isinstance(cohort, dict) else "phantom"
+    if kind == "phantom" or not isinstance(kind, str):
         return content
-    scored = ["test", "external"] if cohort.get("external") else ["test"]
-    filled = {"name": cohort["kind"], **content}
+    scored = ["test", "external"] if content["cohort"].get("external") else ["test"]
+    filled = {"name": kind, **content}
     for step in ("probes", "interventions", "effects"):
         own = content.get(step, {})
         filled[step] = {"splits": scored, **own} if isinstance(own, dict) else own

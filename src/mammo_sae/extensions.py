@@ -89,7 +89,8 @@ def or_added(union: Any, group: str) -> Any:
 
     def validate(value: Any, validate_union: Any, info: ValidationInfo) -> Any:
         name = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
-        model = None if name in names else added(group).get(name)
+        # A name that is no text, for example a list, is left to the union's complaint.
+        model = added(group).get(name) if isinstance(name, str) and name not in names else None
         if info.mode == "json":
             # This function gets JSON as Python objects. In strict mode a list would not be accepted
             # as a tuple.
@@ -97,7 +98,9 @@ def or_added(union: Any, group: str) -> Any:
             return chosen.validate_json(canonical_json(value))
         return validate_union(value) if model is None else model.model_validate(value)
 
-    return Annotated[union, WrapValidator(validate), SerializeAsAny()]
+    # For type checkers SerializeAsAny is no class but an alias that takes a type.
+    anything = SerializeAsAny()  # type: ignore[type-arg]
+    return Annotated[union, WrapValidator(validate), anything]
 
 
 def tags(union: Any) -> list[str]:
