@@ -161,12 +161,12 @@ def _value(step: str, argument: Argument, given: Any) -> Any:
     if argument.kind == "Mapping[Path, SaeTraining]":
         return {Path(path): _settings(step, text) for path, text in given}
     if argument.kind.endswith("Identity"):
-        *names, seed = given
+        encoder, layer, sae, seed = given
         if not seed.isdecimal():
             raise UsageError(f"--{argument.name}: seed {seed!r} is not a whole number")
         from mammo_sae.analysis.cases import Identity
 
-        return Identity(*names, int(seed))
+        return Identity(encoder, layer, sae, int(seed))
     return given
 
 

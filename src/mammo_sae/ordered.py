@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,13 +40,17 @@ def ahead(
 
     The thread calls `start` first.
     """
-    source, end = iter(items), object()
+    source = iter(items)
+
+    def following() -> list[T]:
+        return list(islice(source, 1))
+
     with ThreadPoolExecutor(1, initializer=start) as pool:
-        waiting = deque(pool.submit(next, source, end) for _ in range(size))
+        waiting = deque(pool.submit(following) for _ in range(size))
         try:
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(pool.submit(next, source, end))
-                yield item
+            while found := waiting.popleft().result():
+                waiting.append(pool.submit(following))
+                yield found[0]
         finally:
-            for following in waiting:
-                following.cancel()
+            for future in waiting:
+                future.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -11,7 +11,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def progress(iterable: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+def progress(iterable: Iterable[T], *, label: str, total: int | None = None) -> Iterable[T]:
     """Yield from `iterable`, showing `label`, rate and time left on standard error.
 
     A log file gets a line every ten seconds, because a bar that is redrawn ten times a second would

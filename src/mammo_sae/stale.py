@@ -209,8 +209,8 @@ def _parameters(job: _StaleJob, config: Config) -> Iterator[str]:
             else:
                 yield f"envs: {part} {recorded or 'absent'} -> {current or 'absent'}"
     if before["cfg"] is not None and now["cfg"] is not None:
-        for path, old, new in differences(before["cfg"], now["cfg"]):
-            key = STEPS[job.rule].key_of(path, config, job.wildcards)
+        for place, old, new in differences(before["cfg"], now["cfg"]):
+            key = STEPS[job.rule].key_of(place, config, job.wildcards)
             yield f"{key}: {_shown(old)} -> {_shown(new)}"
     if before["archive"] is not None and now["archive"] is not None:
         yield from _archive(before["archive"], now["archive"], config)

@@ -314,7 +314,7 @@ def interval(samples: Floats, level: float = 0.95) -> tuple[Any, Any]:
         low, high = np.quantile(samples, ends, axis=-1)
     else:
         # nanquantile warns about rows without any value. Their result is NaN by intent.
-        empty = missing.all(axis=-1)
+        empty = np.asarray(missing.all(axis=-1))
         low, high = np.nanquantile(np.where(empty[..., None], 0.0, samples), ends, axis=-1)
         low, high = np.where(empty, np.nan, low), np.where(empty, np.nan, high)
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)

@@ -113,8 +113,9 @@ class Step:
 
     def all_modules(self) -> list[str]:
         """Return all modules that the step may run, over all possible settings."""
-        choice = self.choice
-        return [self.module, *(choice.module(name) for name in (choice.names if choice else ()))]
+        if self.choice is None:
+            return [self.module]
+        return [self.module, *map(self.choice.module, self.choice.names)]
 
     def digest(self, settings: str) -> str:
         """Return the digest of the code that the step runs with `settings`, given as JSON."""

@@ -57,14 +57,17 @@ class Checkpoint:
         if not self._path.is_file():
             return None
         if not self._is_whole():
-            return self._refuse("is damaged")
+            self._refuse("is damaged")
+            return None
         try:
             kept = torch.load(self._path, map_location=self._device, weights_only=True)
         # The digest matches, so another version of torch has written the file.
         except Exception as error:
-            return self._refuse(f"can't be read ({str(error).splitlines()[0]})")
+            self._refuse(f"can't be read ({str(error).splitlines()[0]})")
+            return None
         if kept["key"] != self._key:
-            return self._refuse("is of a run with other settings, inputs or software")
+            self._refuse("is of a run with other settings, inputs or software")
+            return None
         return kept["state"]
 
     def remove(self) -> None:

@@ -75,7 +75,8 @@ class _Archive:
 
     def __init__(self, view: mmap.mmap) -> None:
         self._view = view
-        with zipfile.ZipFile(view) as archive:  # type: ignore[arg-type]
+        # typeshed asks for a `seek` that returns the position; zipfile does not use that.
+        with zipfile.ZipFile(view) as archive:  # type: ignore[call-overload]
             records = archive.infolist()
         if sum(record.file_size for record in records) > len(view):
             raise Damaged("its parts claim more bytes than the file has")

@@ -222,7 +222,7 @@ def _default_mapping(*_factory: Any) -> dict[Any, Any]:
     return {}
 
 
-def _same(kind: type[list] | type[tuple]) -> Constructor:
+def _same(kind: type[list[Any]] | type[tuple[Any, ...]]) -> Constructor:
     def constructor(items: Any = None) -> Any:
         if items is None:
             return kind()

@@ -101,12 +101,13 @@ def unpickle(
     """
     machine = _Machine(constructors, persistent)
     try:
-        steps = pickletools.genops(stream)
-        for count, (instruction, argument, position) in enumerate(steps):
+        # typeshed asks for a whole file; genops uses the methods of Stream alone.
+        steps = pickletools.genops(stream)  # type: ignore[arg-type]
+        for count, (instruction, argument, _) in enumerate(steps):
             if count > MOST_INSTRUCTIONS:
                 raise Damaged(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
             if instruction.name == "STOP":
-                return machine.pop(), position + 1
+                return machine.pop(), stream.tell()
             machine.run(instruction.name, argument)
     except Damaged:
         raise
