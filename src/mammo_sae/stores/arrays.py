@@ -40,7 +40,7 @@ def create_array(
     chunk: Sequence[int],
     shard: Sequence[int] | None = None,
     compress: bool,
-) -> zarr.Array:
+) -> zarr.Array[Any]:
     """Create an array whose chunks carry a checksum. Chunk and shard are clipped to the array."""
     chunk = [max(1, min(c, s)) for c, s in zip(chunk, shape, strict=True)]
     if shard is not None:
@@ -108,7 +108,7 @@ def consolidate(path: Path) -> None:
         zarr.consolidate_metadata(path)
 
 
-def open_array(path: Path, name: str, *, streaming: bool) -> zarr.Array:
+def open_array(path: Path, name: str, *, streaming: bool) -> zarr.Array[Any]:
     """Open one array for reading: whole shards (`streaming`) or single chunks.
 
     Raises
@@ -123,7 +123,7 @@ def open_array(path: Path, name: str, *, streaming: bool) -> zarr.Array:
             raise StoreError(f"{path} has no array {name!r}; rebuild the store") from None
 
 
-def read(array: zarr.Array, selection: Any, where: Path) -> np.ndarray:
+def read(array: zarr.Array[Any], selection: Any, where: Path) -> np.ndarray:
     """Read part of an array along its first axis (slice or list of positions).
 
     Raises
@@ -133,7 +133,7 @@ def read(array: zarr.Array, selection: Any, where: Path) -> np.ndarray:
     """
     try:
         if isinstance(selection, slice):
-            return array[selection]
+            return np.asarray(array[selection])
         return _gather(array, np.asarray(selection, dtype=np.int64))
     except (RuntimeError, OSError, ValueError) as error:
         raise StoreError(
@@ -141,7 +141,7 @@ def read(array: zarr.Array, selection: Any, where: Path) -> np.ndarray:
         ) from None
 
 
-def _gather(array: zarr.Array, positions: np.ndarray) -> np.ndarray:
+def _gather(array: zarr.Array[Any], positions: np.ndarray) -> np.ndarray:
     """Return the rows at `positions`, in any order, with one slice per run of neighbouring chunks.
 
     The fast pipeline reads only slices. For a list it would fall back to the slow one, which also
@@ -153,7 +153,8 @@ def _gather(array: zarr.Array, positions: np.ndarray) -> np.ndarray:
     for run in np.split(order, np.flatnonzero(np.diff(chunk) > 1) + 1):
         if run.size:
             start = int(positions[run[0]])
-            out[run] = array[start : int(positions[run[-1]]) + 1][positions[run] - start]
+            rows = np.asarray(array[start : int(positions[run[-1]]) + 1])
+            out[run] = rows[positions[run] - start]
     return out
 
 

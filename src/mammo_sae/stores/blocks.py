@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import zarr
 
@@ -13,7 +15,7 @@ class BlockWriter:
     holds the incomplete shards: one, if the rows come in order.
     """
 
-    def __init__(self, array: zarr.Array) -> None:
+    def __init__(self, array: zarr.Array[Any]) -> None:
         self._array = array
         self._rows = (array.shards or array.chunks)[0]
         self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -58,7 +60,7 @@ class BlockWriter:
 class TailWriter:
     """Appends to a one-dimensional array of unknown length, a whole shard at a time."""
 
-    def __init__(self, array: zarr.Array) -> None:
+    def __init__(self, array: zarr.Array[Any]) -> None:
         self._array = array
         self._size = (array.shards or array.chunks)[0]
         self._done = 0

@@ -39,7 +39,7 @@ from mammo_sae.errors import StoreError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.stores import arrays
 from mammo_sae.stores.blocks import BlockWriter, TailWriter
-from mammo_sae.stores.positions import Index
+from mammo_sae.stores.positions import Index, Positions
 from mammo_sae.stores.publish import create_store, open_store
 
 KIND = "codes"
@@ -133,7 +133,7 @@ class CodesWriter:
 
     def write(
         self,
-        positions: Sequence[int],
+        positions: Positions,
         index: np.ndarray,
         value: np.ndarray,
         pooled: Mapping[str, np.ndarray],
@@ -158,7 +158,7 @@ class CodesWriter:
             for position, row in zip(positions, rows, strict=True):
                 self._blocks[name].write(int(position), row)
 
-    def _append(self, positions: Sequence[int], index: np.ndarray, value: np.ndarray) -> np.ndarray:
+    def _append(self, positions: Positions, index: np.ndarray, value: np.ndarray) -> np.ndarray:
         """Append codes; return their number per cell [b, R, C]."""
         last = self._next + len(positions)
         if list(positions) != list(range(self._next, last)):
@@ -254,7 +254,7 @@ class CodesReader:
         """Return the position of an image in `image_ids`."""
         return self._index.position(image_id)
 
-    def cells(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def cells(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
         """Return (index int32, value float32), each [n, R, C, m], at `positions`.
 
         m is k, or the largest number of codes of a cell here. Unused slots: index 0, value 0.
@@ -276,7 +276,7 @@ class CodesReader:
             return arrays.read(self._arrays[name], slice(None), self.path / name)
         return self._read(name, self._index.positions(image_ids))
 
-    def maps(self, positions: Sequence[int], latents: Sequence[int]) -> np.ndarray:
+    def maps(self, positions: Positions, latents: Positions) -> np.ndarray:
         """Return float32 [n, m, R, C]: the maps of m `latents` for the images at `positions`."""
         wanted = np.asarray(latents, dtype=np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.latents):
@@ -303,5 +303,5 @@ class CodesReader:
         begin, end = self._offset[position : position + 2]
         return arrays.read(self._arrays[name], slice(int(begin), int(end)), self.path / name)
 
-    def _read(self, name: str, positions: Sequence[int]) -> np.ndarray:
+    def _read(self, name: str, positions: Positions) -> np.ndarray:
         return arrays.read(self._arrays[name], positions, self.path / name)

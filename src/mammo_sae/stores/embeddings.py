@@ -24,7 +24,7 @@ from mammo_sae.errors import StoreError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.ordered import ahead
 from mammo_sae.stores import arrays
-from mammo_sae.stores.positions import Index
+from mammo_sae.stores.positions import Index, Positions
 from mammo_sae.stores.publish import create_store, open_store
 
 KIND = "embeddings"
@@ -100,7 +100,7 @@ class EmbeddingWriter:
         self._arrays[layer] = self._create(self._grids[layer], "float32", rows=rows)
         for start in range(0, done, rows):
             stop = min(start + rows, done)
-            self._arrays[layer][start:stop] = source[start:stop].astype(np.float32)
+            self._arrays[layer][start:stop] = np.asarray(source[start:stop], dtype=np.float32)
         self._pending[layer] = [part.astype(np.float32) for part in self._pending[layer]]
         shutil.rmtree(aside)
 
@@ -216,7 +216,7 @@ class EmbeddingReader:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def read(self, positions: Sequence[int]) -> np.ndarray:
+    def read(self, positions: Positions) -> np.ndarray:
         """Return cells [n, R, C, d] of the images at `positions` of `image_ids`, in that order."""
         wanted = self._kept[np.asarray(positions, dtype=np.int64)]
         grid = self.grid

@@ -8,6 +8,8 @@ import numpy as np
 
 from mammo_sae.errors import StoreError
 
+Positions = Sequence[int] | np.ndarray
+
 
 class Index:
     """Global positions of images over several stores, in the order of the stores."""
@@ -42,7 +44,7 @@ class Index:
             return np.arange(len(self))
         return np.array([self.position(image) for image in image_ids], dtype=np.int64)
 
-    def split(self, positions: Sequence[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def split(self, positions: Positions) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield (store, positions in it, their places in `positions`) for each store touched."""
         wanted = np.asarray(positions, dtype=np.int64)
         store = np.searchsorted(self._starts, wanted, side="right") - 1
