@@ -84,14 +84,14 @@ def _shown(
     header: Header, stored: np.ndarray, settings: ClinicalSettings | AsIsSettings
 ) -> tuple[np.ndarray, frozenset[Reason]]:
     """Return the display value of every stored value, and notices about the padding."""
-    options = {"voi": "none"}
+    voi, voi_index = "none", 0
     if isinstance(settings, ClinicalSettings):
-        options = {"voi": settings.voi, "voi_index": settings.voi_index}
-    unpadded = display_values(replace(header, padding=None), **options)
+        voi, voi_index = settings.voi, settings.voi_index
+    unpadded = display_values(replace(header, padding=None), voi=voi, voi_index=voi_index)
     if header.padding is None:
         return unpadded, frozenset()
     header, found = with_believed_padding(header, stored, unpadded)
-    return display_values(header, **options), found
+    return display_values(header, voi=voi, voi_index=voi_index), found
 
 
 def _lies_as_said(header: Header, canonical: Canonical) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -21,7 +22,7 @@ from mammo_sae.dicom.header import READ, Header, Lut, Window, read_header
 from mammo_sae.dicom.reading import open_nameless, parse_dicom
 from mammo_sae.dicom.refusal import Reason, Refusal
 
-DECODERS = {
+DECODERS: dict[str, str] = {
     uid.JPEGBaseline8Bit: "gdcm",
     uid.JPEGExtended12Bit: "pylibjpeg",
     uid.JPEGLossless: "gdcm",
@@ -144,7 +145,9 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> tuple[np.ndarray, int]:
         raise Refusal(Reason.BITS)
     if syntax in UNCHECKED and _is_truncated(dataset, header):
         raise Refusal(Reason.TRUNCATED)
-    options = {"correct_unused_bits": False} if native or syntax == uid.RLELossless else {}
+    options: dict[str, Any] = {}
+    if native or syntax == uid.RLELossless:
+        options = {"correct_unused_bits": False}
     precision, has_sign = 0, False
     if not native and syntax != uid.RLELossless:
         precision, has_sign, size = _frame(dataset)
@@ -199,7 +202,7 @@ def _check_excess(dataset: pydicom.Dataset, header: Header) -> None:
     else:
         width = header.bits_allocated // 8
         rest = memoryview(dataset.PixelData)[pixels * width :]
-        too_much = len(rest) >= columns * width and np.frombuffer(rest, "u1").any()
+        too_much = len(rest) >= columns * width and bool(np.frombuffer(rest, "u1").any())
     if too_much:
         raise Refusal(Reason.DECODE, "size")
 

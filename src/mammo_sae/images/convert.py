@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -178,6 +178,7 @@ def _convert(
         if reason is not None:
             refused[image_id] = reason
         elif not refused:
+            assert outcome.record is not None  # what is not refused has a record
             facts = dict(outcome.record.facts)
             for name, alone in (("triage", False), (NOTICES, True)):
                 found = (r.code for r in reasons if (r in HEADER_ALONE) == alone)
@@ -289,6 +290,16 @@ class Outcome:
     identities: Mapping[str, str] = field(default_factory=dict)
 
 
+class Row(Protocol):
+    """A row of the table of images, as pandas yields it."""
+
+    image_id: str
+    rows: int
+    columns: int
+    side: str
+    view: str
+
+
 class Job:
     """One image to convert."""
 
@@ -296,7 +307,7 @@ class Job:
         self,
         settings: ConversionSettings,
         regions: Sequence[str],
-        row: tuple,
+        row: Row,
         files: SourceFiles,
         boxes: pd.DataFrame,
     ) -> None:
@@ -343,7 +354,7 @@ class Job:
             spacing_mm=float(np.sqrt(vertical / geometry.scale_y * horizontal / geometry.scale_x)),
             facts=_facts(header),
         )
-        identities = {"same_pixels": hashlib.blake2b(np.ascontiguousarray(stored)).hexdigest()}
+        identities = {"same_pixels": hashlib.blake2b(np.ascontiguousarray(stored).data).hexdigest()}
         if header.acquisition.uid:
             identities["same_uid"] = header.acquisition.uid
         return Outcome(record, found=found, identities=identities)
@@ -351,7 +362,10 @@ class Job:
     def _region_masks(self, geometry: Geometry) -> np.ndarray:
         out = np.zeros((len(self._regions), geometry.height, geometry.width), dtype=bool)
         bits = self._files.mask_bits
-        planes = self._planes() if bits else None
+        planes = None
+        if bits:
+            assert self._files.mask is not None  # a source that names bits names their file
+            planes = self._planes(self._files.mask)
         for region, mask in zip(self._regions, out, strict=True):
             if planes is not None and region in bits:
                 mask |= geometry.resample_mask((planes >> bits[region]) & 1)
@@ -362,9 +376,9 @@ class Job:
                 mask |= geometry.fill_boxes(found)
         return out
 
-    def _planes(self) -> np.ndarray:
+    def _planes(self, path: Path) -> np.ndarray:
         try:
-            with Image.open(self._files.mask) as image:
+            with Image.open(path) as image:
                 planes = np.asarray(image)
         except (OSError, ValueError):
             raise Refusal(Reason.MASK) from None

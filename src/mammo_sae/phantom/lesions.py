@@ -140,9 +140,9 @@ def vessel_path(start: Point, end: Point, rng: np.random.Generator) -> np.ndarra
     chord = np.subtract(end, start)
     length = float(np.hypot(*chord))
     t = np.linspace(0, 1, max(int(2 * length), 8))
-    sway = sum(
-        rng.normal(0, 0.09 / order) * length * np.sin(math.pi * order * t) for order in (1, 2, 3, 5)
-    )
+    sway = np.zeros_like(t)
+    for order in (1, 2, 3, 5):
+        sway += rng.normal(0, 0.09 / order) * length * np.sin(math.pi * order * t)
     normal = np.array([-chord[1], chord[0]]) / max(length, 1e-6)
     return np.asarray(start) + t[:, None] * chord + sway[:, None] * normal
 

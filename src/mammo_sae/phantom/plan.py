@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -147,9 +147,9 @@ def plan_patient(settings: PhantomPartSettings, number: int) -> Patient:
 
 
 def _density(settings: PhantomPartSettings, rng: np.random.Generator) -> Density:
-    shares = settings.density.model_dump()
-    weights = np.array(list(shares.values()))
-    return list(shares)[rng.choice(len(weights), p=weights / weights.sum())]
+    categories: tuple[Density, ...] = get_args(Density)
+    weights = np.array([getattr(settings.density, category) for category in categories])
+    return categories[rng.choice(len(weights), p=weights / weights.sum())]
 
 
 def _site(rng: np.random.Generator) -> LesionSite:
