@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -272,7 +273,7 @@ def _boxes(
     sizes: list[tuple[int | None, int | None]],
 ) -> tuple[pd.DataFrame, int]:
     """Return the extent of each finding's mask, and the number of findings without one."""
-    rows: list[tuple] = []
+    rows: list[tuple[Any, ...]] = []
     without = 0
     for (name, film), size in zip(films.items(), sizes, strict=True):
         for categories, files, sheet, row in film.findings:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -103,6 +104,7 @@ class CmmdReader(Reader):
             if not sheet.good_row(row):
                 in_doubt |= {(patient, breast) for breast in side or "LR"}
                 continue
+            assert side is not None and kind is not None  # as in every good row
             _, known = breasts.setdefault((patient, side), (row, set()))
             known |= kind | ({"malignant"} if malignant else set())
         # If the cells of a row can't be separated, the row may be about either side.
@@ -117,7 +119,8 @@ class CmmdReader(Reader):
 
         files = self.files(keep)
         headers = read_facts([found.dicom for found in files.values()], "read headers")
-        rows, dropped = [], 0
+        rows: list[dict[str, Any]] = []
+        dropped = 0
         for (name, found), header in zip(files.items(), headers, strict=True):
             if header is None:
                 rows.append({"source_image": name, "source_patient": found.patient, "rows": None})
@@ -125,7 +128,7 @@ class CmmdReader(Reader):
             if header.side is None or header.view not in {"CC", "MLO"}:
                 dropped += 1
                 continue
-            row, known = breasts.get((found.patient, header.side), (None, None))
+            about = breasts.get((found.patient, header.side))
             rows.append(
                 {
                     "source_image": name,
@@ -142,10 +145,13 @@ class CmmdReader(Reader):
                     "model": header.model,
                     "age_bin": age_bin(ages[first[found.patient]]),
                     **{
-                        concept: None if known is None else int(category in known)
+                        concept: None if about is None else int(category in about[1])
                         for concept, category in concepts.items()
                     },
-                    **{name: None if row is None else texts[name][row] for name in covariates},
+                    **{
+                        name: None if about is None else texts[name][about[0]]
+                        for name in covariates
+                    },
                 }
             )
         findings = pd.DataFrame(columns=FINDING_COLUMNS)

@@ -319,7 +319,7 @@ def _boxes(
     findings: Sequence[list[dict[str, Any]]],
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return a row per box and category, and the number of dropped boxes by reason."""
-    rows: list[tuple] = []
+    rows: list[tuple[Any, ...]] = []
     dropped = {"boxes_of_unknown_finding": 0, "boxes_without_area": 0}
     for name, boxes, found in zip(names, boxes_of_row, findings, strict=True):
         abnormal = [finding for finding in found if finding["categories"]]

@@ -81,7 +81,7 @@ class InbreastReader(Reader):
                 "birads": sheet.parsed("Bi-Rads", _birads, "0 to 6, 4a to 4c, or empty"),
             }
         )
-        contours: dict[str, list] = {}
+        contours: dict[str, list[tuple[str, tuple[float, float, float, float]]]] = {}
         for row, name in enumerate(names):
             try:
                 contours[name] = _contours(self.folder / "AllXML" / f"{name}.xml")

@@ -7,6 +7,7 @@ stretched to 1520 x 912 (src/preprocessing/preprocess_VinDr_detector.py of batma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -42,9 +43,13 @@ def boxes_in_files(
     resized = _corners(sheet, RESIZED)
     heights = sheet.parsed("height", parse_size, "a whole number of pixels")
     widths = sheet.parsed("width", parse_size, "a whole number of pixels")
-    columns = (images[name] for name in ("source_image", "rows", "columns"))
-    sizes = {name: size for name, *size in zip(*columns, strict=True)}
-    found: list[tuple] = []
+    sizes = {
+        name: (rows, columns)
+        for name, rows, columns in zip(
+            images["source_image"], images["rows"], images["columns"], strict=True
+        )
+    }
+    found: list[tuple[Any, ...]] = []
     counts = {"findings_without_box": 0, "boxes_completed": 0}
     listed = sheet.required("finding_categories", parse_categories, "a list of known categories")
     for row, source_image in enumerate(image):
@@ -52,11 +57,11 @@ def boxes_in_files(
         rows, columns = sizes.get(source_image, (None, None))
         if not wanted or pd.isna(rows):
             continue
-        box = None
+        box, small = None, resized[row]
         if original[row] is not None and (heights[row], widths[row]) == (rows, columns):
             box = original[row]
-        elif resized[row] is not None:
-            box, completed = _completed(resized[row], original[row], heights[row], widths[row])
+        elif small is not None:
+            box, completed = _completed(small, original[row], heights[row], widths[row])
             counts["boxes_completed"] += completed
             across, down = columns / RESIZED_WIDTH, rows / RESIZED_HEIGHT
             box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)

@@ -72,7 +72,9 @@ def breast_images(
 def breasts(sheet: Sheet) -> Iterator[tuple[int, str, str, str, str, set[str]]]:
     """Yield row, patient, side, view, image and findings, for every image of a good row."""
     patients, sides = sheet.text("patient_id"), sheet.chosen("laterality", SIDES)
-    images, findings, named = {}, {}, {}
+    images: dict[str, list[list[str] | None]] = {}
+    findings: dict[str, list[dict[str, list[Any]] | None]] = {}
+    named: dict[str, int] = {}
     for view in VIEWS:
         images[view] = sheet.required(view, _texts, "a list of file names")
         column = f"{view}_FINDING"
@@ -87,6 +89,7 @@ def breasts(sheet: Sheet) -> Iterator[tuple[int, str, str, str, str, set[str]]]:
         for row, (patient, side) in enumerate(zip(patients, sides, strict=True)):
             if not sheet.good_row(row):
                 continue
+            assert side is not None  # as in every good row
             present = (findings[view][row] or {}).get(side, [])
             for position, image in enumerate(images[view][row] or ()):
                 nested = position < len(present) and isinstance(present[position], list)
@@ -103,7 +106,7 @@ def _texts(text: str) -> list[str]:
     return found
 
 
-def _findings(text: str) -> dict[str, list]:
+def _findings(text: str) -> dict[str, list[Any]]:
     """Return the findings in the right and in the left breast: one list, or one list per image."""
     right, left = (
         ast.literal_eval(part) if isinstance(part, str) else part

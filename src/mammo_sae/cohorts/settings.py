@@ -235,11 +235,11 @@ class SplitSettings(Settings):
     def of(cls, cohort: CohortSettings) -> SplitSettings:
         """Return the settings of `cohort` that determine its splits."""
         test_share = getattr(cohort, "test_share", 0.0)
-        kept = {"kind": cohort.kind, "key_file": cohort.key_file}
         if test_share == 0 and cohort.validation_share == 0:
-            return cls(**kept)
+            return cls(kind=cohort.kind, key_file=cohort.key_file)
         return cls(
-            **kept,
+            kind=cohort.kind,
+            key_file=cohort.key_file,
             test_share=test_share,
             validation_share=cohort.validation_share,
             split_seed=cohort.split_seed,

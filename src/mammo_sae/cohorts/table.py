@@ -18,11 +18,12 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.image_files import file_in, fits
 from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.sheet import Sheet, flag, number, whole
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
-from mammo_sae.cohorts.tables import BOX, SPLITS
+from mammo_sae.cohorts.tables import SPLITS
 
 IMAGES = "images.csv"
 FINDINGS = "findings.csv"

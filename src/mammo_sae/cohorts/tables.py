@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -130,9 +130,8 @@ def validated_images(
         raise InputError(f"images table: column {missing[0]} is missing; build the cohort again")
     if frame.empty:
         raise InputError("images table: no image; check the cohort's source and splits")
-    row = create_model(
-        "ImageRow", __base__=ImageRow, **dict.fromkeys(concepts, (Flag | None, None))
-    )
+    flags: dict[str, Any] = dict.fromkeys(concepts, (Flag | None, None))
+    row = create_model("ImageRow", __base__=ImageRow, **flags)
     _check(frame, row, "images table")
     types = {**_IMAGE_TYPES, **dict.fromkeys(concepts, "Int8")}
     table = frame[wanted].astype(types)
@@ -188,7 +187,8 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
 
 def _check(frame: pd.DataFrame, row: type[BaseModel], what: str) -> None:
     """Raise an error for the first cell that `row` does not allow. It names image and column."""
-    rows = TypeAdapter(list[row])
+    # Type checkers allow no type that is made when the program runs.
+    rows = TypeAdapter(list[row])  # type: ignore[valid-type]
     # As objects, rows need ten times the memory of the table.
     for start in range(0, len(frame), ROWS_AT_ONCE):
         plain = frame[[*row.model_fields]].iloc[start : start + ROWS_AT_ONCE].astype(object)

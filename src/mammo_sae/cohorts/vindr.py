@@ -17,18 +17,22 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from mammo_sae.cohorts.ages import age_in_years
+from mammo_sae.cohorts.columns import BOX
 from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.sheet import Sheet, number
 from mammo_sae.cohorts.source import FINDING_COLUMNS, Keep, SourceCohort, SourceFiles
-from mammo_sae.cohorts.tables import BOX, SPLITS, age_bin
+from mammo_sae.cohorts.tables import SPLITS, age_bin
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import read_plain_json
+
+T = TypeVar("T")
 
 BREASTS = "breast-level_annotations.csv"
 FINDINGS = "finding_annotations.csv"
@@ -200,7 +204,7 @@ class VindrReader(Reader):
         path = self.folder / TRUTH_DESCRIPTION
         if not path.is_file():
             return {}
-        bits = read_plain_json(path).get("bit_planes")
+        bits: dict[str, int] = read_plain_json(path).get("bit_planes")
         if not isinstance(bits, dict) or not all(
             isinstance(bit, int) and 0 <= bit <= 7 for bit in bits.values()
         ):
@@ -298,7 +302,9 @@ def _metadata(sheet: Sheet) -> pd.DataFrame:
     """Return manufacturer, model, spacing and age bin by source image id."""
     empty: list[None] = [None] * len(sheet)
 
-    def optional(column: str, parse, expected: str, *, private: bool = False) -> list:
+    def optional(
+        column: str, parse: Callable[[str], T], expected: str, *, private: bool = False
+    ) -> Sequence[T | None]:
         return sheet.parsed(column, parse, expected, private=private) if column in sheet else empty
 
     for column in ("Manufacturer", "Manufacturer's Model Name", "Patient's Age"):
@@ -334,7 +340,7 @@ def _findings(sheet: Sheet, known: set[str]) -> tuple[dict[str, set[str]], pd.Da
     )
     corners = [sheet.parsed(name, number, "a number") for name in BOX]
     of_image: dict[str, set[str]] = {}
-    rows: list[tuple] = []
+    rows: list[tuple[Any, ...]] = []
     without_box = 0
     for row, (image, found, *box) in enumerate(zip(ids, categories, *corners, strict=True)):
         if image not in known:
@@ -362,7 +368,8 @@ def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]
     """
     found = sheet.required("finding_categories", parse_categories, "a list of known categories")
     ids = [i for i, good in zip(sheet.text("image_id"), sheet.good, strict=True) if good]
-    found = [names for names, good in zip(found, sheet.good, strict=True) if good]
+    # A good row has a list.
+    lists = [names or () for names, good in zip(found, sheet.good, strict=True) if good]
     rows = pd.Series(ids).value_counts().reindex(images["source_image"]).fillna(1).astype("Int32")
     parts = []
     for concept, category in concepts.items():
@@ -373,7 +380,7 @@ def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]
             has = images[concept].fillna(0).astype(int).to_numpy()
             part["positive"] = (part["rows"] * has).to_numpy()
         else:
-            hits = pd.Series([i for i, names in zip(ids, found, strict=True) if category in names])
+            hits = pd.Series([i for i, names in zip(ids, lists, strict=True) if category in names])
             counted = hits.value_counts().reindex(images["source_image"]).fillna(0)
             part["positive"] = counted.to_numpy()
         parts.append(part.astype({"rows": "Int32", "positive": "Int32"}))
