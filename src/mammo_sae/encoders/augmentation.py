@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def _affine(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return rotation @ shear / rng.uniform(*SCALE), rng.uniform(-TRANSLATION, TRANSLATION, 2)
 
 
-def _elastic(shape: tuple[int, int], rng: np.random.Generator) -> Tensor:
+def _elastic(shape: Sequence[int], rng: np.random.Generator) -> Tensor:
     """Draw a smooth displacement [H, W, (x, y)] in pixels."""
     noise = torch.from_numpy(rng.uniform(-1, 1, (2, 1, *shape)).astype(np.float32))
     radius = math.ceil(3 * ELASTIC_BLUR)

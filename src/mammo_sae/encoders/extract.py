@@ -74,7 +74,7 @@ def run(
     device = fastest_device()
     network.to(device, getattr(torch, settings.precision))
     batches = _pixels(source)
-    if start is not None:
+    if base_embeddings is not None and start is not None:
         batches = _maps(_checked(base_embeddings, start, network, source))
     most = images_per_pass(network, source.height, source.width)
 

@@ -102,7 +102,8 @@ def run(
     # The table also lists images that the conversion left out.
     table = table[table["image_id"].isin(_stored(stores, settings.freeze))]
     learnt, labels = concept_labels(table, "training", concepts, images)
-    unseen, truth = [], np.zeros((0, len(concepts)), np.float32)
+    unseen: list[str] = []
+    truth = np.zeros((0, len(concepts)), np.float32)
     if settings.recipe.patience is not None:
         unseen, truth = concept_labels(table, "validation", concepts, images)
     inputs = Inputs(stores, settings.freeze, list(dict.fromkeys([*learnt, *unseen])))
@@ -153,11 +154,8 @@ def run(
             f"{len(set(learnt))} training images of the cohort",
         }
     )
-    save_head(
-        Head(*(p.detach().cpu().numpy() for p in training.head.parameters()), tuple(concepts)),
-        head_weights,
-        head_description,
-    )
+    weight, bias = (p.detach().cpu().numpy() for p in training.head.parameters())
+    save_head(Head(weight, bias, tuple(concepts)), head_weights, head_description)
     write_table(training.log(), history)
     save_encoder(network.state_dict(), details, weights, description)
     checkpoint.remove()

@@ -74,14 +74,18 @@ class Spatial(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [n, inputs, r, c] to [n, outputs, r', c']."""
-        geometry, weight = self.geometry, self.weight
+        geometry = self.geometry
+        weight: Tensor = self.weight
         extra = geometry.after - geometry.before
         if extra:
             # Zeros at the start of the kernel have the effect of more padding at that edge,
             # without a padded copy of the map.
             weight = functional.pad(weight, (extra, 0, extra, 0))
         if torch.is_grad_enabled() and self.groups > 1 and not x.is_cuda:
-            return DepthwiseOnCPU.apply(x, weight, self.bias, geometry.stride, geometry.after)
+            # torch declares no types for `apply`.
+            return DepthwiseOnCPU.apply(  # type: ignore[no-untyped-call]
+                x, weight, self.bias, geometry.stride, geometry.after
+            )
         return functional.conv2d(
             x,
             weight.to(x.dtype),

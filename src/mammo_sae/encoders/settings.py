@@ -21,7 +21,7 @@ class Lite0Source(Settings):
     kind: Literal["lite0"] = "lite0"
 
     @property
-    def architecture(self) -> str:
+    def architecture(self) -> ArchitectureName:
         """Return the name of the architecture."""
         return "efficientnet-lite0"
 
@@ -108,7 +108,7 @@ class MammoFmSource(MammoClipSource):
     """A checkpoint of Mammo-FM: image encoder and file format of Mammo-CLIP, other weights."""
 
     kind: Literal["mammo_fm"]  # type: ignore[assignment]
-    architecture: Literal["efficientnet-b5"] = Field(  # type: ignore[assignment]
+    architecture: Literal["efficientnet-b5"] = Field(
         default="efficientnet-b5", description="its only image encoder"
     )
 

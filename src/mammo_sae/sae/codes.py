@@ -21,6 +21,9 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 
 CELLS_PER_BATCH = 8192
 
+# Positions of images; index and value of their codes; the codes pooled.
+Encoded = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
+
 
 def run(
     *,
@@ -60,12 +63,12 @@ def run(
     count = sum(-(-len(block[-1]) // images) for block in reader.blocks)
     encode = model.encoder()
 
-    def encoded(batch: tuple[np.ndarray, np.ndarray]) -> list[tuple]:
+    def encoded(batch: tuple[np.ndarray, np.ndarray]) -> list[Encoded]:
         positions, cells = batch
         check_finite(cells, positions, reader)
         return in_parts(lambda some: encoded_at_once(positions[some], cells[some]), len(positions))
 
-    def encoded_at_once(positions: np.ndarray, cells: np.ndarray) -> tuple:
+    def encoded_at_once(positions: np.ndarray, cells: np.ndarray) -> Encoded:
         flat = torch.from_numpy(cells.reshape(-1, model.channels)).to(model.device)
         index, value = encode(flat)
         pooled = pool(index, value, breast[positions].to(model.device), model.latents)

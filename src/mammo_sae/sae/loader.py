@@ -12,7 +12,7 @@ way each epoch gives every cell exactly once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -97,7 +97,7 @@ class Cells:
         """Return cells [m, d] of random images, one buffer at most, to compute statistics from."""
         return self._whole if self.resident else next(self._mixed(0))
 
-    def parts(self, epoch: int = 0) -> Iterator[Part]:
+    def parts(self, epoch: int = 0) -> Generator[Part, None, None]:
         """Yield parts without end, from the first part of `epoch` on."""
         if self.resident:
             yield from (Part(number, 0, self._whole) for number in count(epoch))
@@ -140,7 +140,7 @@ class Cells:
         for rows in left.split(given_out):
             yield buffer.index_select(0, rows)
 
-    def _blocks(self, order) -> Iterator[tuple[np.ndarray, Tensor]]:
+    def _blocks(self, order: Iterable[int] | np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (positions, cells [m, d]) block by block."""
         for number in order:
             positions, cells = self._reader.read_block(int(number))

@@ -119,7 +119,8 @@ class SparseAutoencoder:
 
     def to(self, device: torch.device) -> SparseAutoencoder:
         """Return the same SAE on another device."""
-        return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
+        moved: dict[str, Any] = {name: t.to(device) for name, t in self.tensors().items()}
+        return replace(self, **moved)
 
     def encoder(self) -> Encoder:
         """Return an encoder that keeps its working memory between batches."""
@@ -220,6 +221,7 @@ class Encoder:
         preactivation = self._preactivations(x)
         if sae.threshold is not None:
             return sparse.above(preactivation, sae.threshold)
+        assert sae.k is not None  # an SAE without a threshold has k
         index = sparse.largest(preactivation, sae.k)
         value = sparse.dots(x, sae.encoder_weight, index) + self._bias[index]
         active = value > 0

@@ -46,7 +46,9 @@ class Preactivations:
         Type of the product; `product_type(device)` if None.
     """
 
-    def __init__(self, latents: int, channels: int, device: torch.device, dtype=None) -> None:
+    def __init__(
+        self, latents: int, channels: int, device: torch.device, dtype: torch.dtype | None = None
+    ) -> None:
         self.dtype = dtype or product_type(device)
         self._channels, width = channels, channels + 1
         if device.type != "cpu":
@@ -282,7 +284,9 @@ class ByLatent:
 
     @cached_property
     def _pieces(self) -> Any:
-        return _imported().Pieces.of(self.start, len(self.slot))
+        kernels = _imported()
+        assert kernels is not None  # only the kernels ask for pieces
+        return kernels.Pieces.of(self.start, len(self.slot))
 
     def sum(self, value: Tensor, x: Tensor) -> Tensor:
         """Return [h, d]: per latent j, the sum of value[i, s] * x[i] over its slots."""

@@ -193,8 +193,9 @@ def _trained(
             continue
         random = torch.Generator().manual_seed(member.settings.seed)
         drawn = torch.randperm(len(sample), generator=random)[:SAMPLE_CELLS]
-        raw = is_raw(member.settings)
-        mean, scale = (torch.zeros_like(centred[0]), 1.0) if raw else centred
+        mean, scale = centred
+        if is_raw(member.settings):
+            mean, scale = torch.zeros_like(mean), 1.0
         mean = mean.to(device)
         start = sample[drawn.to(sample.device)].to(device, torch.float32).sub_(mean).mul_(scale)
         made = training_sae(member.settings, Start(start, scale))

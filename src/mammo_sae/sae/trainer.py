@@ -48,7 +48,7 @@ class Training:
 
     settings: SaeTraining
     sae: TrainingSAE
-    mean: Tensor | float = 0.0
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
     scale: float = 1.0
     step: int = 0
     log: list[dict[str, float]] = field(default_factory=list)

@@ -94,13 +94,13 @@ def _classifier(
     path: Path, checkpoint: mammo_clip.Checkpoint, concepts: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
     """Return weight [c, d] and bias [c] of a checkpoint's classifier, a row per concept."""
-    outputs = 0 if checkpoint.weight is None else len(checkpoint.weight)
-    if outputs != len(concepts):
+    weight, bias = checkpoint.weight, checkpoint.bias
+    outputs = 0 if weight is None else len(weight)
+    if weight is None or bias is None or outputs != len(concepts):
         raise InputError(
             f"checkpoint {path} has a classifier of {outputs} outputs, but classifier names "
             f"{len(concepts)}; name one concept per output"
         )
-    weight, bias = checkpoint.weight, checkpoint.bias
     if outputs == 1:
         return weight, bias
     # Several outputs go through a softmax, which does not change if a constant is added to all.

@@ -42,12 +42,10 @@ def read(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
         if isinstance(module, Pointwise | Spatial):
             hooks.append(module.register_forward_hook(_standardise))
     # Noise at every scale, as in images. With white noise, coarse filters would have no signal.
-    noise = sum(
-        functional.interpolate(
-            torch.randn(8, 1, size, size, generator=generator), size=224, mode="bilinear"
-        )
-        for size in (4, 16, 56, 224)
-    )
+    noise = torch.zeros(8, 1, 224, 224)
+    for size in (4, 16, 56, 224):
+        coarse = torch.randn(8, 1, size, size, generator=generator)
+        noise += functional.interpolate(coarse, size=224, mode="bilinear")
     network(network.normalise((128 + 50 * noise[:, 0]).clamp(0, 255).to(torch.uint8)))
     for hook in hooks:
         hook.remove()

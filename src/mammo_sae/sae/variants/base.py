@@ -65,6 +65,12 @@ class Step:
     fired: Tensor
 
 
+def gradient_of(parameter: Tensor) -> Tensor:
+    """Return the gradient of a parameter that has one."""
+    assert parameter.grad is not None
+    return parameter.grad
+
+
 class TrainingSAE(ABC):
     """An SAE in training.
 
@@ -156,7 +162,7 @@ class TrainingSAE(ABC):
 
     def remove_radial_gradient(self) -> None:
         """Remove the radial part of the decoder's gradient: `constrain` would undo its step."""
-        sparse.tangent_(self.atoms.grad, self.atoms)
+        sparse.tangent_(gradient_of(self.atoms), self.atoms)
 
     def fold(
         self,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.sae.variants.base import Step, TrainingSAE
+from mammo_sae.sae.variants.base import Step, TrainingSAE, gradient_of
 
 
 class TopK(TrainingSAE):
@@ -86,9 +86,10 @@ class TopK(TrainingSAE):
         outer = (miss * (2 * self.settings.aux_weight / miss.numel())).to(dtype)
         inner = torch.mm(outer, low_atoms.t()).mul_(value > 0)
         # A dead latent that fires in this batch also has a gradient from the main loss.
-        self.atoms.grad.index_add_(0, dead, torch.mm(value.t(), outer).float())
-        p["encoder_weight"].grad.index_add_(0, dead, torch.mm(inner.t(), low_u).float())
-        p["encoder_bias"].grad.index_add_(0, dead, inner.float().sum(dim=0))
+        gradient_of(self.atoms).index_add_(0, dead, torch.mm(value.t(), outer).float())
+        encoder, bias = gradient_of(p["encoder_weight"]), gradient_of(p["encoder_bias"])
+        encoder.index_add_(0, dead, torch.mm(inner.t(), low_u).float())
+        bias.index_add_(0, dead, inner.float().sum(dim=0))
         return loss
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
