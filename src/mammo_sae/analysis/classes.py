@@ -19,7 +19,7 @@ import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.edits import DIGITS, EditSettings
+from mammo_sae.analysis.edits import DIGITS
 from mammo_sae.analysis.linear import Inputs, Shares, each_share
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.stores.codes import CodesReader
@@ -90,7 +90,7 @@ def run(
 
 
 def class_table(
-    settings: EditSettings, shares: Sequence[Shares], original: np.ndarray
+    settings: InterventionSettings, shares: Sequence[Shares], original: np.ndarray
 ) -> pd.DataFrame:
     """Return the rows of one split, one per mode and k.
 

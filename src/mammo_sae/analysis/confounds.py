@@ -76,14 +76,14 @@ def run(
     cases = case.read_cases(images, reader.image_ids)
     cases, acquisition = with_acquisition(cases, store, concepts)
     splits = (settings.discovery, settings.confirmation)
-    if settings.anatomical is None:
-        tissue = tuple(candidates(cases, TISSUE, splits))
-        settings = settings.model_copy(update={"anatomical": tissue})
-    if settings.acquisition is None:
+    anatomical = settings.anatomical
+    if anatomical is None:
+        anatomical = tuple(candidates(cases, TISSUE, splits))
+    technical = settings.acquisition
+    if technical is None:
         found = [*candidates(cases, acquisition, splits), *unsaid(cases, splits)]
-        settings = settings.model_copy(
-            update={"acquisition": tuple(n for n in found if n not in settings.anatomical)}
-        )
+        technical = tuple(n for n in found if n not in anatomical)
+    settings = settings.model_copy(update={"acquisition": technical, "anatomical": anatomical})
     table = read_table(latents)
     scores = reader.pooled(table["score"].iloc[0])
     chosen = {
@@ -91,7 +91,7 @@ def run(
         for concept in concepts
     }
     everything = np.unique(np.concatenate(list(chosen.values())))
-    names = (*settings.acquisition, *settings.anatomical)
+    names = (*technical, *anatomical)
     if not names:
         # No candidate is known and varies, so the table has no rows.
         names, chosen = ("none",), dict.fromkeys(concepts, np.empty(0, np.int64))
@@ -155,7 +155,7 @@ def confounder_rows(
         {
             "concept": concept,
             "confounder": confounder,
-            "kind": "acquisition" if confounder in settings.acquisition else "anatomical",
+            "kind": "acquisition" if confounder in (settings.acquisition or ()) else "anatomical",
             "problem": [""] * scores.shape[1],
         }
     )

@@ -19,12 +19,17 @@ in firing rate. `mammo_sae.analysis.interventions` computes the edits by algebra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
 
 from mammo_sae import statistics as st
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import InnerSettings, InterventionSettings
+
+    EditSettings = InterventionSettings | InnerSettings
 
 MEASURES = ("auroc", "auprc", "precision", "recall", "f1")
 # Sums of the same numbers in another order differ by rounding. Without this limit, a group of
@@ -34,28 +39,21 @@ MATCHED_BLOCK = 20  # a matched control is drawn among this many neighbours in f
 
 
 class Editable(Protocol):
-    """One concept's logits over n images, and their values when latents are dropped.
+    """One concept's logits over n images, and their values when latents are dropped."""
 
-    `labels` [n] bool and `patients` [n] describe the images.
-    """
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the label of each image, bool [n]."""
+        ...
 
-    labels: np.ndarray
-    patients: np.ndarray
+    @property
+    def patients(self) -> np.ndarray:
+        """Return the patient of each image, [n]."""
+        ...
 
     def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
         """Return the logits [n, e] of `e` edits. `kept` [h, e] is True for latents that stay."""
         ...
-
-
-class EditSettings(Protocol):
-    """The settings that `intervention_table` reads."""
-
-    seed: int
-    bootstrap_draws: int
-    top_k: tuple[int, ...]
-    rankings: tuple[Any, ...]
-    splices: tuple[Any, ...]
-    random_sets: int
 
 
 def ranked_order(ranked: pd.DataFrame, ranking: str) -> np.ndarray:

@@ -228,9 +228,9 @@ class _Trade:
         for columns in blocks_of(scores.shape[1]):
             z = self._standardised(scores[:, columns])
             parts = [z[piece.level][piece.members] for piece in self.pieces]
-            spread = sum(
-                _variance(piece.x, part) for piece, part in zip(self.pieces, parts, strict=True)
-            )
+            spread: Floats = np.zeros(())
+            for piece, part in zip(self.pieces, parts, strict=True):
+                spread = spread + _variance(piece.x, part)
             flat = np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
             observed = self._statistic([piece.x[None] for piece in self.pieces], flat, spread)
             for seed in seeds:

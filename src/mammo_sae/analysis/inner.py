@@ -20,7 +20,7 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.attribution import attribution_table
 from mammo_sae.analysis.edits import MEASURES, intervention_table
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
-from mammo_sae.cohorts.labels import IMAGE
+from mammo_sae.cohorts.units import IMAGE
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder
 from mammo_sae.sae.model import SparseAutoencoder
@@ -91,7 +91,8 @@ def run(
         torch.from_numpy(typical.astype(np.float32)),
     )
     table = read_table(latents)
-    edited, attributed = [], []
+    edited: list[pd.DataFrame] = []
+    attributed: list[pd.DataFrame] = []
     for concept in concepts:
         known = case.labelled_images(cases, concept, settings.confirmation)
         chosen = whole_patients(cases["patient_id"].to_numpy(), known, settings.images)

@@ -6,6 +6,8 @@ https://doi.org/10.1111/j.2517-6161.1980.tb01109.x). All classes share one direc
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -56,6 +58,10 @@ def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) 
     return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x[:f]
 
 
+@overload
+def concordance(scores: np.ndarray, levels: np.ndarray) -> float: ...
+@overload
+def concordance(scores: np.ndarray, levels: np.ndarray, weights: np.ndarray) -> np.ndarray: ...
 def concordance(
     scores: np.ndarray, levels: np.ndarray, weights: np.ndarray | None = None
 ) -> float | np.ndarray:
@@ -70,7 +76,7 @@ def concordance(
         Number of times that each image occurs in each bootstrap draw; the result is then [draws].
     """
     multiplicity = np.ones((len(levels), 1)) if weights is None else weights
-    ordered, pairs = 0.0, 0.0
+    ordered = pairs = np.zeros(multiplicity.shape[1])
     names = np.unique(levels)
     for i, low in enumerate(names):
         for high in names[i + 1 :]:

@@ -24,7 +24,7 @@ without the patients that are scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,13 +78,14 @@ def run(
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
     splits = (settings.discovery, *settings.splits)
-    if settings.anatomical is None:
-        tissue = tuple(candidates(cases, ("density",), splits))
-        settings = settings.model_copy(update={"anatomical": tissue})
-    if settings.acquisition is None:
+    anatomical: Sequence[str] | None = settings.anatomical
+    if anatomical is None:
+        anatomical = candidates(cases, ("density",), splits)
+    acquisition: Sequence[str] | None = settings.acquisition
+    if acquisition is None:
         names = [*covariates_of(cases, concepts), *SAID]
-        found = tuple(n for n in candidates(cases, names, splits) if n not in settings.anatomical)
-        settings = settings.model_copy(update={"acquisition": found})
+        acquisition = [n for n in candidates(cases, names, splits) if n not in anatomical]
+    confounders = {"acquisition": acquisition, "anatomical": anatomical}
     pooled = reader.pooled(settings.score)
     features = {
         "embedding": mean_embeddings(embeddings, identity.layer, reader.image_ids),
@@ -92,7 +93,8 @@ def run(
     }
     probes = [Probe(settings, cases, name, values) for name, values in features.items()]
     parts = []
-    for (kind, name), group in groupby(targets(settings, cases, concepts), lambda t: t[:2]):
+    sought = targets(settings, cases, concepts, confounders)
+    for (kind, name), group in groupby(sought, lambda t: t[:2]):
         levels_read = [(level, labels) for _, _, level, labels in group]
         for level, part in read(settings, cases, probes, levels_read):
             for place, value in enumerate((kind, name, level)):
@@ -118,15 +120,18 @@ def mean_embeddings(manifests: Sequence[Path], layer: str, image_ids: Sequence[s
 
 
 def targets(
-    settings: ProbesSettings, cases: pd.DataFrame, concepts: Sequence[str]
+    settings: ProbesSettings,
+    cases: pd.DataFrame,
+    concepts: Sequence[str],
+    confounders: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    """Yield (kind, column, level, labels) of each target; labels are float [n], NaN: unknown."""
+    """Yield (kind, column, level, labels) of each target; labels are float [n], NaN: unknown.
+
+    `confounders` maps each kind, acquisition and anatomical, to its columns.
+    """
     for concept in concepts:
         yield "concept", concept, "1", cases[concept].to_numpy(dtype=np.float64, na_value=np.nan)
-    for kind, names in (
-        ("acquisition", settings.acquisition),
-        ("anatomical", settings.anatomical),
-    ):
+    for kind, names in confounders.items():
         for name in names:
             if name not in cases or cases[name].isna().all():
                 yield kind, name, "", np.full(len(cases), np.nan)

@@ -88,7 +88,7 @@ def run(
     stored = CodesReader(codes)
     cohort = read_table(images)
     if not cohort.loc[cohort["split"] == settings.split, "image_id"].isin(stored.image_ids).any():
-        row = {"split": settings.split, "images": 0, "latents": model.latents}
+        row: dict[str, Any] = {"split": settings.split, "images": 0, "latents": model.latents}
         row |= dict.fromkeys((*RECONSTRUCTIONS, "l0", "dead_share"), np.nan)
         row |= {"reason": f"no image of split {settings.split}"}
         write_table(identity.label(pd.DataFrame([row])), output)
@@ -106,7 +106,7 @@ def run(
     network = load_encoder(encoder).to(model.device)
     errors, pooled, autocorrelation = _pass(model, stored, reader, network, baselines)
 
-    row: dict[str, Any] = {"split": settings.split, "images": len(reader)}
+    row = {"split": settings.split, "images": len(reader)}
     for name, error in errors.items():
         row[name] = 1 - error.residual / error.variance
     row |= {"l0": l0, "latents": model.latents, "dead_share": float((density == 0).mean())}
@@ -167,6 +167,7 @@ class Baselines:
         centre = total / cells
         covariance = products / cells - torch.outer(centre, centre)
         components = torch.linalg.eigh(covariance).eigenvectors[:, -count:].t()
+        assert shift is not None  # a reader has images
         return cls((centre + shift).float(), components.float())
 
     def principal(self, x: Tensor) -> Tensor:
@@ -233,8 +234,8 @@ def _pass(
             with torch.inference_mode():
                 features = network.rest(grid.layer, to_map(cells.view(shape)))
             pooled[name].append(features.cpu().numpy())
-    features = {name: np.concatenate(parts) for name, parts in pooled.items()}
-    return errors, features, maps.result()
+    joined = {name: np.concatenate(parts) for name, parts in pooled.items()}
+    return errors, joined, maps.result()
 
 
 def _selectivity(

@@ -8,14 +8,16 @@ so each number costs one sort and no pass through the network.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import edits
-from mammo_sae.analysis.edits import EditSettings
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import InterventionSettings
 
 _BYTES = 128 << 20  # bytes of running sums in memory at a time
 
@@ -23,12 +25,23 @@ _BYTES = 128 << 20  # bytes of running sums in memory at a time
 class Linear(Protocol):
     """The fields of `interventions.Edits` from which the curve is computed."""
 
-    contributions: np.ndarray
-    labels: np.ndarray
-    patients: np.ndarray
+    @property
+    def contributions(self) -> np.ndarray:
+        """Return the contribution of each latent to the logit of each image, [n, h]."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the label of each image, bool [n]."""
+        ...
+
+    @property
+    def patients(self) -> np.ndarray:
+        """Return the patient of each image, [n]."""
+        ...
 
 
-def sweep_table(settings: EditSettings, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
+def sweep_table(settings: InterventionSettings, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
     """Return one concept's and split's curves, one row per (ranking, mode, k), spliced logits.
 
     The rows end at the k from which on all latents that fire are included, since nothing changes
