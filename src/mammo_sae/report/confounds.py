@@ -180,7 +180,7 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
                 ax.text(
                     left + count / 2,
                     y,
-                    count,
+                    str(count),
                     ha="center",
                     va="center",
                     size=7,

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
 
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
@@ -21,7 +22,7 @@ SPLICES = {
     "mean_ablated": "the embedding with dropped latents at their mean",
 }
 # Dashed, since these often coincide with the class mean and the mean difference.
-LINES = {"class_union": (0, (3, 1.5)), "both_ends": (0, (3, 1.5))}
+LINES: dict[str, LineStyleType] = {"class_union": (0, (3, 1.5)), "both_ends": (0, (3, 1.5))}
 
 
 def run(*, interventions: Path, concept: str, output: Path) -> list[Path]:
@@ -109,7 +110,8 @@ def _panel(ax: Axes, rows: pd.DataFrame, mode: str, splice: str, low: float) -> 
             markersize=2.6 if control else 3.4,
             zorder=2 if control else 3,
         )
-    for value, dashes in zip(baselines(rows), ("solid", (0, (5, 2))), strict=True):
+    line_types: tuple[LineStyleType, LineStyleType] = ("solid", (0, (5, 2)))
+    for value, dashes in zip(baselines(rows), line_types, strict=True):
         if not math.isnan(value):
             ax.axhline(value, color=style.INK, linewidth=0.9, linestyle=dashes, zorder=1)
     ax.axhline(0.5, color=style.FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
@@ -129,7 +131,10 @@ def baselines(rows: pd.DataFrame) -> tuple[float, float]:
     everything = (rows["mode"] == "on") & (rows["k"] == rows["k"].max())
     whole = rows[(nothing | everything) & (rows["selection"] == "ranked")]
     by_splice = whole.groupby("splice", sort=True)["auroc"].first()
-    return tuple(float(by_splice.get(name, math.nan)) for name in ("error_preserving", "spliced"))
+    return (
+        float(by_splice.get("error_preserving", math.nan)),
+        float(by_splice.get("spliced", math.nan)),
+    )
 
 
 def _legend(fig: Figure, table: pd.DataFrame) -> None:
@@ -146,7 +151,7 @@ def _legend(fig: Figure, table: pd.DataFrame) -> None:
         for name, (label, colour) in style.rankings(table["ranking"]).items()
     ]
     network, spliced = baselines(table)
-    lines = [
+    lines: list[tuple[str, LineStyleType, str, bool]] = [
         ("network without SAE", "solid", style.INK, math.isnan(network)),
         ("all latents spliced", (0, (5, 2)), style.INK, math.isnan(spliced)),
         ("chance", (0, (1, 2)), style.FAINT, False),

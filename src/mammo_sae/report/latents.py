@@ -12,12 +12,14 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
 
 from mammo_sae.analysis.cases import labelled_images, labels, read_cases
 from mammo_sae.analysis.verdict import INSUFFICIENT, SUSPECT, UNASSOCIATED
@@ -256,7 +258,7 @@ class _Canvas:
             (left / fig_width, self.y(top + height), width / fig_width, height / fig_height)
         )
 
-    def text(self, left: float, top: float, text: str, **style_: object) -> None:
+    def text(self, left: float, top: float, text: str, **style_: Any) -> None:
         """Write text whose upper left corner is `left` and `top` inches from the figure's."""
         self.fig.text(self.x(left), self.y(top), text, **{"va": "top", **style_})
 
@@ -470,7 +472,7 @@ def _draw_legend(canvas: _Canvas) -> None:
         left + 1.06, top, "activation: from low to the latent's highest in the split", size=7.5
     )
     left += 3.95
-    entries = [
+    entries: list[tuple[str, LineStyleType, str]] = [
         (canvas.palette[region], "solid", style.words(region))
         for region in canvas.store.regions
         if region in canvas.palette

@@ -8,19 +8,25 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
 
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
 COLUMNS = 4
+Drawn = tuple[str, LineStyleType, str]  # name, line, marker
+
 # The drawn probes of the table: (features, probe) -> name, line and marker. Sparse probes are drawn
 # for the smallest and the largest number of latents that the table has.
-PROBES = {
+PROBES: dict[tuple[str, str], Drawn] = {
     ("embedding", "l2"): ("embedding, L2", "solid", "o"),
     ("codes", "l2"): ("all latents, L2", (0, (5, 2)), "s"),
 }
-SPARSE = {"most": ((0, (2, 1.5)), "^"), "fewest": ((0, (1, 1.5)), "v")}
+SPARSE: dict[str, tuple[LineStyleType, str]] = {
+    "most": ((0, (2, 1.5)), "^"),
+    "fewest": ((0, (1, 1.5)), "v"),
+}
 # What the table has beside: probes for comparison that would make the panels unreadable.
 LISTED = ("embedding, PCA", "latents, L1", "ordered levels", "other numbers of latents")
 
@@ -101,10 +107,14 @@ def run(*, probes: Path, sae_name: str, split: str, output: Path) -> list[Path]:
     return [output]
 
 
-def shown_probes(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[str, object, str]]:
+def shown_probes(table: pd.DataFrame) -> dict[tuple[str, str, int], Drawn]:
     """Return the drawn probes of a table: (features, probe, k) -> name, line, marker."""
     present = set(zip(table["features"], table["probe"], strict=True))
-    drawn = {(*key, 0): entry for key, entry in PROBES.items() if key in present}
+    drawn = {
+        (features, probe, 0): entry
+        for (features, probe), entry in PROBES.items()
+        if (features, probe) in present
+    }
     numbers = sorted({int(k) for k in table.loc[table["probe"] == "sparse", "k"].dropna()})
     for k, (line, marker) in zip(
         numbers[:: len(numbers) - 1 or 1][::-1], SPARSE.values(), strict=False
@@ -118,7 +128,7 @@ def _panel(
     rows: pd.DataFrame,
     layers: list[str],
     palette: dict[str, str],
-    drawn: dict[tuple[str, str, int], tuple[str, object, str]],
+    drawn: dict[tuple[str, str, int], Drawn],
 ) -> None:
     k = rows["k"].fillna(0).astype(int)
     for number, (encoder, colour) in enumerate(palette.items()):

@@ -6,7 +6,7 @@ part. Rows that are counts of the cohort have no interval.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,7 +203,7 @@ def _any(book: Book, concept: str, split: str, measure: str) -> Found:
 
 
 def _one(
-    table: pd.DataFrame, where: dict[str, object], measure: str, split: str, named: str = ""
+    table: pd.DataFrame, where: Mapping[str, object], measure: str, split: str, named: str = ""
 ) -> Found:
     here = table
     for name, value in where.items():
@@ -216,9 +216,9 @@ def _one(
     parts = [LABELS] if labels != FINDING else []
     if split != "test":
         parts.append(f"split: published test, ours {split}")
-    ends = (row.get(f"{measure}_low", np.nan), row.get(f"{measure}_high", np.nan))
+    low, high = (float(row.get(f"{measure}_{end}", np.nan)) for end in ("low", "high"))
     reason = str(row["reason"]) if measure not in {"scored", "positives"} else ""
-    return Found(float(row[measure]), *map(float, ends), labels, "; ".join(parts), reason)
+    return Found(float(row[measure]), low, high, labels, "; ".join(parts), reason)
 
 
 def _lacks(name: str) -> Found:

@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import ColorType, RcKeyType
 from PIL import Image
 
 from mammo_sae.errors import InputError
@@ -82,7 +83,7 @@ VERDICT_COLOURS = {
     "not associated": "#F1F3F5",
 }
 
-_RC = {
+_RC: dict[RcKeyType, object] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "text.color": INK,
@@ -284,7 +285,7 @@ def counts_axis(ax: Axes, most: int) -> None:
 
 
 def legend(
-    fig: Figure, entries: dict[str, str], *, x: float | None = None, markers: str = "o"
+    fig: Figure, entries: Mapping[str, ColorType], *, x: float | None = None, markers: str = "o"
 ) -> None:
     """Draw a colour legend in one line at the figure's upper right corner."""
     handles = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -81,13 +82,13 @@ def run(
                 ax.set_title(
                     f"{encoder} · {layer} · {layer_splits[layer]}\n{MODES[mode]}", fontsize=8.5
                 )
-                here = [_of(rows, encoder, layer, mode) for rows in (table, curve)]
-                here[0] = here[0][here[0]["splice"] == splice]
-                if here[0]["auroc"].isna().all():
+                points, line = (_of(rows, encoder, layer, mode) for rows in (table, curve))
+                points = points[points["splice"] == splice]
+                if points["auroc"].isna().all():
                     why = table[(table["encoder"] == encoder) & (table["layer"] == layer)]
                     style.empty(ax, style.reasons(why), 30)
                     continue
-                _panel(ax, *here, names)
+                _panel(ax, points, line, names)
                 ax.set_xlabel("k, number of latents")
                 if j:
                     ax.set_yticklabels([])
@@ -125,7 +126,7 @@ def _panel(
         points = rows[(rows["ranking"] == ranking) & (rows["selection"] != "matched")]
         # Without lines, dots of equal k stand side by side, in the order of the legend.
         beside = _aside(ax, number - (len(names) - 1) / 2 if curve.empty else 0)
-        style_ = {"color": colour, "transform": beside, "zorder": 3}
+        style_: dict[str, Any] = {"color": colour, "transform": beside, "zorder": 3}
         ax.vlines(points["k"], points["auroc_low"], points["auroc_high"], linewidth=0.7, **style_)
         ax.plot(points["k"], points["auroc"], "o", markersize=3.2, **style_)
     style.reference(ax, 0.5)
@@ -135,4 +136,4 @@ def _panel(
 
 
 def _aside(ax: Axes, places: float) -> Transform:
-    return offset_copy(ax.transData, ax.figure, x=2.4 * places, y=0, units="points")
+    return offset_copy(ax.transData, ax.get_figure(root=True), x=2.4 * places, y=0, units="points")

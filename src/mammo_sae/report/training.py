@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.typing import ColorType
 
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
@@ -89,7 +90,7 @@ def _panel(
     ax: Axes,
     column: str,
     curves: Sequence[tuple[str, pd.DataFrame]],
-    palette: dict[str, tuple[float, ...]],
+    palette: Mapping[str, ColorType],
 ) -> None:
     if column == "rest" and all(h["rest"].max() <= WORTH_DRAWING for _, h in curves):
         style.empty(ax, "none: the loss is the reconstruction error", 22)
