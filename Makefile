@@ -26,6 +26,7 @@ demo: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
@@ -55,4 +56,4 @@ check-published: $(VENV)/installed
 	$(BIN)/python benchmarks/check_published.py $(if $(MAMMO_SAE),--mammo-sae $(MAMMO_SAE))
 
 clean:
-	rm -rf results .snakemake .pytest_cache .ruff_cache .hypothesis
+	rm -rf results .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis
