@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: demo test soak lint bench-sae check-published clean
+.PHONY: demo test soak mutants lint bench-sae check-published clean
 
 # torch is installed first and alone. Otherwise the requirements of another package may install a
 # build with gigabytes of GPU libraries on a machine without a GPU.
@@ -42,6 +42,15 @@ test: lint
 SOAK ?= tests
 soak: $(VENV)/installed
 	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m soak $(SOAK)
+
+# Changes the code of sae/, analysis/ and dicom/ in 200 small ways, and prints the changes that no
+# unit test notices. It takes about an hour on one core. The verdicts are kept in RESULTS: an
+# interrupted call goes on, and MUTANTS=--survivors runs again what has survived.
+MUTANTS ?= --count 200
+RESULTS ?= results/mutants.jsonl
+mutants: $(VENV)/installed
+	mkdir -p $(dir $(RESULTS))
+	$(BIN)/python benchmarks/check_mutants.py $(MUTANTS) --results $(RESULTS)
 
 # Compares the speed of SAE trainers. The first call builds the environment of the other libraries
 # in .venv-bench.
