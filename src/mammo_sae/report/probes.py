@@ -27,8 +27,6 @@ SPARSE: dict[str, tuple[LineStyleType, str]] = {
     "most": ((0, (2, 1.5)), "^"),
     "fewest": ((0, (1, 1.5)), "v"),
 }
-# What the table has beside: probes for comparison that would make the panels unreadable.
-LISTED = ("embedding, PCA", "latents, L1", "ordered levels", "other numbers of latents")
 
 
 def run(*, probes: Path, sae_name: str, split: str, output: Path) -> list[Path]:
