@@ -13,11 +13,11 @@ from mammo_sae.cohorts import build, split_table
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
 from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import PhantomCohort, SplitSettings, TableCohort, VindrCohort
-from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
 from mammo_sae.records import write_record
 from mammo_sae.settings import canonical_json
+from mammo_sae.stores.tables import read_table
 
 CONCEPTS = ["mass", "suspicious_calcification"]
 
@@ -26,7 +26,7 @@ def build_cohort(settings, sources: list[Path], out: Path) -> tuple[pd.DataFrame
     out.mkdir(exist_ok=True)
     tables = out / "images.parquet", out / "findings.parquet"
     build.run(settings, sources, *tables, out / "cohort.json")
-    return read_cohort(*tables, list(settings.concepts))
+    return read_table(tables[0]), read_table(tables[1])
 
 
 def settings(folder: Path, **changes) -> VindrCohort:

@@ -38,13 +38,13 @@ from mammo_sae.cohorts.settings import (
 )
 from mammo_sae.cohorts.sheet import LeftOut
 from mammo_sae.cohorts.state import archive_state
-from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.dicom.settings import ClinicalSettings, TriageSettings
 from mammo_sae.errors import InputError
 from mammo_sae.images import convert
 from mammo_sae.images.settings import ConversionSettings
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.publish import read_json
+from mammo_sae.stores.tables import read_table
 
 ROWS, COLUMNS = 60, 40
 
@@ -126,7 +126,7 @@ def build_and_convert(settings, folder: Path, out: Path):
     tables = out / "images.parquet", out / "findings.parquet"
     assert len(archive_state(settings, [folder]).shards) == 1
     check_parts(settings, folder)
-    images, findings = read_cohort(*tables, list(settings.concepts))
+    images, findings = read_table(tables[0]), read_table(tables[1])
     reader = ImageReader([out / "0.json"], concept_regions(tables[0]))
     assert sorted(reader.image_ids) == sorted(images["image_id"])
     return images.set_index("image_id"), findings, reader
@@ -667,7 +667,7 @@ def test_a_malformed_row_is_named_and_takes_no_other_with_it(
 def cohort_of(settings, folder: Path, out: Path) -> pd.DataFrame:
     run_cohort(settings, folder, out)
     tables = out / "images.parquet", out / "findings.parquet"
-    return read_cohort(*tables, list(settings.concepts))[0].set_index("image_id")
+    return read_table(tables[0]).set_index("image_id")
 
 
 @pytest.mark.parametrize(

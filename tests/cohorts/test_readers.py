@@ -19,8 +19,8 @@ from mammo_sae.cohorts.reader import Reader
 from mammo_sae.cohorts.readers import Sources, reader_class
 from mammo_sae.cohorts.settings import RsnaCohort, TableCohort
 from mammo_sae.cohorts.sheet import LeftOut
-from mammo_sae.cohorts.tables import read_cohort
 from mammo_sae.stores.publish import read_json
+from mammo_sae.stores.tables import read_table
 
 
 def write_image(path: Path, rows: int = 30, columns: int = 20) -> None:
@@ -85,7 +85,7 @@ def rsna_folder(tmp_path) -> Path:
 def build_cohort(settings, folder: Path, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     tables = out / "images.parquet", out / "findings.parquet"
     build.run(settings, [folder], *tables, out / "summary.json")
-    return read_cohort(*tables, list(settings.concepts))
+    return read_table(tables[0]), read_table(tables[1])
 
 
 def table_settings(folder: Path, key: str) -> TableCohort:

@@ -32,7 +32,6 @@ matrix, pixel edges on whole numbers, inside the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -40,7 +39,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from mammo_sae.cohorts.columns import BOX
 from mammo_sae.errors import InputError
-from mammo_sae.stores.tables import read_table
 
 SPLITS = ("training", "validation", "test", "external")
 FINDING_COLUMNS = ["image_id", "concept", *BOX]
@@ -203,19 +201,3 @@ def _check(frame: pd.DataFrame, row: type[BaseModel], what: str) -> None:
             raise InputError(
                 f"{what}: image {image}, column {column} has {first['input']!r}; {said}"
             ) from None
-
-
-def read_cohort(
-    images: Path, findings: Path, concepts: Sequence[str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read and check both tables of a cohort.
-
-    Raises
-    ------
-    InputError
-        If a table is missing or does not pass the checks of this module.
-    """
-    image_table = read_table(images)
-    extra = [n for n in image_table.columns if n not in _IMAGE_TYPES and n not in concepts]
-    image_table = validated_images(image_table, concepts, extra)
-    return image_table, validated_findings(read_table(findings), image_table)
