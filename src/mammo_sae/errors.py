@@ -13,3 +13,9 @@ class InputError(Exception):
 
 class StoreError(InputError):
     """A store is missing, is damaged, or differs from its manifest."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type if it has no message."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -57,3 +57,17 @@ def test_starting_again_is_reported(tmp_path, capsys):
     path.unlink()
     assert Checkpoint(path, ["run"], CPU).load() is None
     assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_torch_rejects_without_a_word_means_starting_over(
+    tmp_path, capsys, monkeypatch
+):
+    kept = Checkpoint(tmp_path / "c.pt", [1], torch.device("cpu"))
+    kept.save({"step": 1})
+
+    def rejects(*_args, **_options):
+        raise EOFError
+
+    monkeypatch.setattr(torch, "load", rejects)
+    assert kept.load() is None
+    assert "can't be read (EOFError): training starts over" in capsys.readouterr().err

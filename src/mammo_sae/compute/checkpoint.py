@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mammo_sae.errors import first_line
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import atomic_file
@@ -63,7 +64,7 @@ class Checkpoint:
             kept = torch.load(self._path, map_location=self._device, weights_only=True)
         # The digest matches, so another version of torch has written the file.
         except Exception as error:
-            self._refuse(f"can't be read ({str(error).splitlines()[0]})")
+            self._refuse(f"can't be read ({first_line(error)})")
             return None
         if kept["key"] != self._key:
             self._refuse("is of a run with other settings, inputs or software")

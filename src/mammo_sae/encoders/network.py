@@ -30,7 +30,7 @@ from mammo_sae.encoders.architectures import (
 )
 from mammo_sae.encoders.depthwise import DepthwiseOnCPU
 from mammo_sae.encoders.description import EncoderDescription, Normalisation
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, first_line
 from mammo_sae.grids import LayerGrid
 from mammo_sae.settings import parse_settings
 from mammo_sae.stores.checksums import file_digest
@@ -404,6 +404,6 @@ def _weights(directory: Path) -> dict[str, Tensor]:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{path} is missing or damaged ({str(error).splitlines()[0]}); "
+        f"{path} is missing or damaged ({first_line(error)}); "
         "delete it and run the step that makes the encoder again"
     )

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, first_line
 from mammo_sae.weights.rebuilding import Constructors, Storage, storage, storage_type
 from mammo_sae.weights.unpickling import Damaged, Foreign, unpickle
 
@@ -63,7 +63,7 @@ def read_weights(path: Path) -> Any:
     except IsADirectoryError:
         raise InputError(f"checkpoint {path} is a folder; give the file of the weights") from None
     except (Damaged, SafetensorError, OSError, ValueError, *BROKEN_ZIP) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"checkpoint {path} is damaged, or no file of weights ({reason}); fetch it again, or "
             "save the weights with torch.save or safetensors"

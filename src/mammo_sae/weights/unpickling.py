@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mammo_sae.errors import first_line
+
 # An instruction of one byte makes a container of up to 216 bytes. So this number limits the memory
 # of a pickle to 0.5 GB. A checkpoint of a thousand tensors has 50,000 instructions.
 MOST_INSTRUCTIONS = 2_500_000
@@ -112,7 +114,7 @@ def unpickle(
     except Damaged:
         raise
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise Damaged(f"its pickle is broken: {reason[:80]}") from None
     raise Damaged("its pickle has no end")
 
@@ -233,7 +235,7 @@ class _Machine:
         try:
             self._stack.append(known(*arguments))
         except (TypeError, ValueError, OverflowError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise Damaged(f"arguments of {function} are wrong: {reason[:80]}") from None
 
     def _reduce(self, _argument: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, first_line
 from mammo_sae.weights.files import read_weights
 
 MOST_CONFIG = 16 << 20  # bytes of a configuration
@@ -96,7 +96,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing; fetch the whole folder") from None
     except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path} is not readable JSON ({reason}); fetch it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object; fetch it again")
