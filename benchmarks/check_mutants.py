@@ -11,8 +11,10 @@ functions, which are not evaluated.
 The tests of these folders and of the configuration first run once without a change, and coverage
 records which test executes which line. A test that fails there is named and not used. Each mutant
 then runs in a process of its own with the tests that execute its line, the fastest first, until one
-fails. A mutant outside all functions runs with all tests that execute its module. A mutant is
-killed if a test fails, or if the tests take longer than TIMES their time plus SPARE seconds.
+fails. A mutant outside all functions runs with all tests that execute its module. Of tests that
+take more than MOST seconds together, a mutant runs with the fastest: the share killed is then a
+lower bound. A mutant is killed if a test fails, or if the tests take longer than TIMES their time
+plus SPARE seconds.
 
 Prints the mutants that survive, with file, line and change, and the share killed; ends with
 status 1 if it is below GOAL. With `--results` each verdict is added to a file of JSON lines, and
@@ -40,7 +42,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +61,7 @@ HEAVY = ["torch", "pandas", "scipy.stats", "sklearn.linear_model", "xarray", "za
 HEAVY += ["pydantic", "pydicom", "hypothesis", "matplotlib", "pytest"]
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
 OPTIONS += ["-m", "not workflow and not soak and not gpu"]
-TIMES, SPARE = 10, 60
+MOST, TIMES, SPARE = 30, 10, 60
 NOTHING_RAN = {4, 5}  # statuses of pytest: wrong arguments, no test
 GOAL = 0.85
 
@@ -192,7 +194,7 @@ def places(path: Path) -> dict[tuple[int, int], list[tuple[str, int]]]:
     for node in ast_nodes(tree):
         for name, operator in operators().items():
             for start, _ in operator.mutation_positions(node):
-                if not annotates(node):
+                if not annotates(node) and not of_types_alone(node):
                     found[start].append((name, seen[name]))
                 seen[name] += 1
     return found
@@ -210,6 +212,11 @@ def annotates(node: NodeOrLeaf) -> bool:
             return parent.search_ancestor("funcdef", "classdef").type == "funcdef"
         node = parent
     return False
+
+
+def of_types_alone(node: NodeOrLeaf) -> bool:
+    """Say whether a node is the statement `if TYPE_CHECKING`, whose imports run nowhere."""
+    return node.type == "if_stmt" and node.children[1].get_code().strip() == "TYPE_CHECKING"
 
 
 def change(path: Path, line: int, name: str, occurrence: int) -> Mutant | None:
@@ -368,6 +375,11 @@ def tests_of(mutant: Mutant, measured: Measured) -> list[str]:
             executed = {f"tests/{mutant.module.split('/')[2]}", *CONFIGURATION}
     files = tuple(f"{told}{'::' if told.endswith('.py') else '/'}" for told in executed - {""})
     tests = [test for test in measured.seconds if test in executed or test.startswith(files)]
+    tests.sort(key=lambda test: measured.seconds[test])
+    spent = accumulate(measured.seconds[test] for test in tests)
+    tests = [test for test, seconds in zip(tests, spent, strict=True) if seconds <= MOST] or tests[
+        :1
+    ]
     # File by file, so that the fixtures of a file are made once.
     whole: Counter[str] = Counter()
     for test in tests:
