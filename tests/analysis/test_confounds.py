@@ -224,6 +224,13 @@ def test_the_verdict_follows_its_rule(changes, expected):
     assert verdict(ConfoundSettings(), row_of(**changes))[0] == expected
 
 
+@pytest.mark.parametrize(("low", "said"), [(0.9, False), (1.1, True)])
+def test_only_a_lift_surely_above_chance_is_a_reason(low, said):
+    row = row_of(**FADED, **DISCRIMINATED, artefact_lift=1.5, artefact_lift_low=low)
+    reason = verdict(ConfoundSettings(), row)[1]
+    assert reason.endswith("and it fires on the artefact (1.5 times chance)") == said
+
+
 def test_the_reason_is_a_sentence_with_its_numbers():
     assert verdict(ConfoundSettings(), row_of(**FADED, **DISCRIMINATED))[1] == (
         "its AUROC for mass is 0.80, among images alike in marker 0.53; its AUROC for marker among "
@@ -312,4 +319,5 @@ def test_truth_gives_a_reason_if_no_latent_ranks_for_the_concept(world, run, tmp
     )
     summary = read_table(tmp_path / "truth.parquet")
     assert summary["value"].isna().all()
+    assert (summary[["latents", "called"]] == 0).all(axis=None)
     assert summary["reason"].str.startswith("no associated latent is").all()

@@ -236,6 +236,8 @@ def test_matched_orders_hold_every_latent_once_and_keep_the_firing_rate():
 
 def test_both_splits_and_all_intervals_are_there(run):
     table = run["table"]
+    place = list(table.columns).index("concept")
+    assert list(table.columns[place : place + 3]) == ["concept", "split", "labels"]
     assert set(table["split"]) == {"test", "external"}
     ranked = table[(table["selection"] == "ranked") & (table["k"] == 5)]
     assert (ranked["auroc_low"] <= ranked["auroc"]).all()

@@ -26,6 +26,12 @@ def test_monosemanticity_is_the_weighted_mean_similarity_of_pairs():
         assert found == pytest.approx(np.average(similar, weights=weight))
 
 
+def test_the_monosemanticity_of_a_latent_of_two_images_is_their_cosine():
+    features = np.array([[3.0, 0.0], [3.0, 4.0], [-6.0, -4.0]])  # their mean is 0
+    found = monosemanticity(features, np.array([[2.0], [1.0], [0.0]]))
+    np.testing.assert_allclose(found, 3 / 5)
+
+
 def test_a_latent_of_one_image_has_no_monosemanticity():
     assert np.isnan(monosemanticity(np.eye(4), np.eye(4)[:, :1])).all()
 

@@ -50,3 +50,4 @@ def test_a_split_with_too_few_positives_has_a_reason_and_no_number(data):
     [row] = table.to_dict("records")
     assert row["reason"] == "9 patients with a positive image, fewer than 10"
     assert np.isnan(row["auroc"])
+    assert (row["ranking"], row["mode"], row["k"]) == ("", "", 0)

@@ -19,6 +19,7 @@ from mammo_sae.analysis.sae_quality import decoder_cosines
 from mammo_sae.errors import InputError
 from mammo_sae.sae.formats import saelens
 from mammo_sae.sae.formats.published import read_published
+from mammo_sae.sae.formats.tensors import whole_number
 from mammo_sae.sae.model import Encoder, SparseAutoencoder
 from mammo_sae.sae.settings import PublishedVariant
 from mammo_sae.sae.stability import matched_cosines
@@ -391,6 +392,13 @@ def test_two_numbers_of_active_latents_are_refused(tmp_path):
     del config["trainer"]["k"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read(found).k == K
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, 1 << 31, True, "4"])
+def test_a_k_that_is_no_whole_number_of_at_least_1_is_refused(k):
+    with pytest.raises(InputError, match="not a whole number of at least 1"):
+        whole_number(k, "k")
+    assert [whole_number(good, "k") for good in (1, 4.0)] == [1, 4]
 
 
 def test_weights_without_their_configuration_are_refused(tmp_path):

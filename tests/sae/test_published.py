@@ -57,6 +57,7 @@ def test_the_command_line_takes_published_weights_in_place_of_training(cohort, t
     assert torch.equal(sae.decoder_weight, atoms)
     log = read_table(folder / "history.csv")
     assert log["step"].tolist() == [0]
+    assert log["lr"].tolist() == [0]
     assert 0 < log["l0"][0] < 20
 
 
