@@ -28,15 +28,13 @@ class Provenance(Settings):
 
         The record does not list inputs that its own step wrote, so it may have fewer inputs.
         """
-        known = {
-            "step": self.step,
-            "config": public_settings(json.loads(self.config)),
-            "code": self.code,
-        }
-        return (
-            known.items() <= record.items()
-            and record.get("inputs", {}).items() <= self.inputs.items()
-        )
+        same = self.recorded().items() <= record.items()
+        return same and record["inputs"].items() <= self.inputs.items()
+
+    def recorded(self) -> dict[str, str]:
+        """Return step, settings and code as a record contains them: without private paths."""
+        config = public_settings(json.loads(self.config))
+        return {"step": self.step, "config": config, "code": self.code}
 
 
 def record_path(first_output: Path) -> Path:

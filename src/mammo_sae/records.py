@@ -7,7 +7,6 @@ models and figures with records, and stores with manifests.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mammo_sae.digests import SOURCE
-from mammo_sae.provenance import SUFFIX, Provenance, public_settings, record_path
+from mammo_sae.provenance import SUFFIX, Provenance, record_path
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import read_json, write_json
 
@@ -40,9 +39,7 @@ def write_record(outputs: Sequence[Path], provenance: Provenance, packages: Iter
     record = record_path(outputs[0])
     written = {os.path.relpath(path) for path in outputs}
     content = {
-        "step": provenance.step,
-        "config": public_settings(json.loads(provenance.config)),
-        "code": provenance.code,
+        **provenance.recorded(),
         "inputs": {path: of for path, of in provenance.inputs.items() if path not in written},
         "outputs": {
             os.path.relpath(path, record.parent): [path.stat().st_size, file_digest(path)]
