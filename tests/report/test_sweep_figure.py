@@ -25,14 +25,22 @@ def tables(run, tmp_path):
     return tmp_path
 
 
+def arguments(tables, **changes):
+    """Return the arguments of the figure of the head and an inner layer, with some changed."""
+    return {
+        "sweeps": [tables / "curve.parquet"],
+        "interventions": tables / "interventions.parquet",
+        "concept": "mass",
+        "sae_name": "topk",
+        "layer_splits": {"head": "test", "blocks.10": "test"},
+        "output": tables / "sweep.png",
+        **changes,
+    }
+
+
 def test_curves_and_points_of_all_layers_are_drawn(tables, is_figure):
     sweep.run(
-        sweeps=[tables / "curve.parquet"],
-        interventions=tables / "interventions.parquet",
-        concept="mass",
-        sae_name="topk",
-        layer_splits={"head": "test", "blocks.10": "test"},
-        output=tables / "sweep.png",
+        **arguments(tables),
     )
     is_figure(tables / "sweep.png")
 
@@ -45,12 +53,7 @@ def test_no_line_is_drawn_between_or_beyond_the_k_that_were_measured(tables, dra
     write_table(table, tables / "few.parquet")
     fig = drawn_figure(
         sweep.run,
-        sweeps=[tables / "curve.parquet"],
-        interventions=tables / "few.parquet",
-        concept="mass",
-        sae_name="topk",
-        layer_splits={"head": "test", "blocks.10": "test"},
-        output=tables / "sweep.png",
+        **arguments(tables, interventions=tables / "few.parquet"),
     )
     curves, dots = [], []
     for ax in fig.axes:
@@ -68,12 +71,11 @@ def test_no_line_is_drawn_between_or_beyond_the_k_that_were_measured(tables, dra
 def test_the_figure_names_a_split_without_rows(tables, drawn_text):
     said = drawn_text(
         sweep.run,
-        sweeps=[],
-        interventions=tables / "interventions.parquet",
-        concept="mass",
-        sae_name="topk",
-        layer_splits={"head": "validation", "blocks.10": "validation"},
-        output=tables / "sweep.png",
+        **arguments(
+            tables,
+            sweeps=[],
+            layer_splits={"head": "validation", "blocks.10": "validation"},
+        ),
     )
     assert any("no row of SAE topk and mass in the split shown" in text for text in said)
 
@@ -83,11 +85,6 @@ def test_texts_of_a_sweep_over_all_latents_can_be_read(tables, collisions):
     write_table(table.assign(k=table["k"].replace({5: 1000, 10: 2560})), tables / "far.parquet")
     found = collisions(
         sweep.run,
-        sweeps=[tables / "curve.parquet"],
-        interventions=tables / "far.parquet",
-        concept="mass",
-        sae_name="topk",
-        layer_splits={"head": "test", "blocks.10": "test"},
-        output=tables / "sweep.png",
+        **arguments(tables, interventions=tables / "far.parquet"),
     )
     assert found == []
