@@ -122,9 +122,8 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
             snakemake.print_exception(error)
             told.seek(0)
             lines = [line.strip() for line in told]
-            if (
-                "Wildcards:" in lines
-            ):  # The following lines give the place in the rules. The sentence is the line before.
+            # The lines from there on give the place in the rules. The sentence is the line before.
+            if "Wildcards:" in lines:
                 del lines[lines.index("Wildcards:") :]
             *_, last = [line for line in lines if line and not line.startswith("File ")]
             raise InputError(f"the workflow can't be planned: {last}") from None

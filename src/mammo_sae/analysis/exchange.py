@@ -115,7 +115,7 @@ def patient_exchanges(
     """Return `draws` exchanges [draws, n] of whole patients' images.
 
     ``images[exchanges[d]]`` gives each image one image of another patient. With `within` [n] (for
-    example the view), that image has the same `within` value, and patients are exchanged with
+    example the view), the two images have the same `within` value, and patients are exchanged with
     patients that have the same set of values. If the other patient has more images of a value, only
     as many as needed are used; if it has fewer, they are repeated. With equal numbers every draw is
     a permutation.

@@ -53,9 +53,8 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
     opened = Sources(settings.kind, sources)
     with files_unread():
         _, images, _, _ = read_tables(settings, opened, pseudonyms)
-    if (
-        settings.unannotated == "refuse"
-    ):  # other policies refuse nothing, and the step prints the warning
+    # Other policies refuse nothing, and the step prints the warning.
+    if settings.unannotated == "refuse":
         check_strays(opened, settings.unannotated, pseudonyms)
     splits = _digest(images[["image_id", "split"]].to_csv(index=False))
     write_json(kept, {"checked": digest, "splits": splits})

@@ -42,7 +42,7 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
         faults = Counter((one.column, one.why) for one in found)
         first = {(one.column, one.why): one for one in reversed(found)}
         clauses = [
-            f"{first[fault]}" + ("", f" (rows with it: {count})")[count > 1]
+            f"{first[fault]} (rows with it: {count})" if count > 1 else str(first[fault])
             for fault, count in faults.most_common(SHOWN)
         ]
         more = f"; and {len(faults) - SHOWN} other faults" if len(faults) > SHOWN else ""
