@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from pathlib import Path
 from urllib.parse import unquote
 
 import pandas as pd
@@ -10,7 +12,8 @@ import pydicom
 import pytest
 from rocrate.rocrate import ROCrate
 
-from mammo_sae.stores.publish import find_manifests, verify_store
+from mammo_sae.records import find_records
+from mammo_sae.stores.publish import find_manifests, read_json, verify_store
 
 pytestmark = pytest.mark.workflow
 
@@ -61,6 +64,21 @@ def test_the_crate_of_the_run_lists_every_result_and_its_inputs(finished):
     for name in made:
         content = (finished.results / unquote(name)).read_bytes()
         assert crate.get(name)["sha256"] == hashlib.sha256(content).hexdigest(), name
+
+
+def test_every_file_that_a_rule_declares_is_in_the_record_of_a_step(finished):
+    listed = finished.snakemake("--summary").stdout.splitlines()
+    assert listed[0].startswith("output_file\t")
+    declared = {finished.folder / line.split("\t")[0] for line in listed[1:]}
+    recorded = {
+        Path(os.path.normpath(record.parent / name))
+        for record in find_records(finished.results)
+        for name in read_json(record)["outputs"]
+    }
+    # The archive comes from no step that keeps a record; a store is recorded by its manifest.
+    files = {path for path in declared if path.is_file() and "source" not in path.parts}
+    assert len(files) > 100
+    assert sorted(files - recorded) == []
 
 
 def test_every_store_matches_its_manifest(finished):

@@ -43,7 +43,6 @@ def run(
     output
         PNG to write.
     counts
-        Table (.csv) to write, one row per split: patients, images, images with and without each
         Table (.csv) to write, one row per split: patients, images, images positive, negative and
         unknown for each concept, and images of each view, density and other covariates.
     """
@@ -84,7 +83,7 @@ def run(
                     )
                     _draw(ax, store, image, palette)
         _legend(fig, store, palette)
-    return [output]
+    return [output, counts]
 
 
 def count(table: pd.DataFrame, concepts: Sequence[str]) -> pd.DataFrame:
