@@ -9,12 +9,15 @@ mutant at each place. Left out are `sae/kernels/`, which runs on a GPU alone, an
 functions, which are not evaluated.
 
 The tests of these folders and of the configuration first run once without a change, and coverage
-records which test executes which line. A test that fails there is named and not used. Each mutant
-then runs in a process of its own with the tests that execute its line, the fastest first, until one
-fails. A mutant outside all functions runs with all tests that execute its module. Of tests that
-take more than MOST seconds together, a mutant runs with the fastest: the share killed is then a
-lower bound. A mutant is killed if a test fails, or if the tests take longer than TIMES their time
-plus SPARE seconds.
+records which test executes which line. A test that fails there is named and not used. As a control,
+the code without a change then runs with the tests of the drawn mutant that has the most. If one of
+them fails, the script ends with a sentence, since it would count mutants wrongly as killed.
+
+Each mutant then runs in a process of its own with the tests that execute its line, the fastest
+first, until one fails. A mutant outside all functions runs with all tests that execute its module.
+Of tests that take more than MOST seconds together, a mutant runs with the fastest: the share killed
+is then a lower bound. A mutant is killed if a test fails, or if the tests take longer than TIMES
+their time plus SPARE seconds.
 
 Prints the mutants that survive, with file, line and change, and the share killed; ends with
 status 1 if it is below GOAL. With `--results` each verdict is added to a file of JSON lines, and
@@ -115,6 +118,7 @@ def main() -> None:
         sys.path.insert(0, str(tree / "src"))
         os.environ["PYTHONPATH"] = str(tree / "src")
         measured = measure(Path(folder) / "measured.json")
+        check_control(drawn, measured)
         verdicts = {}
         for mutant in drawn:
             verdicts[mutant] = earlier.get(mutant) or judge(mutant, measured)
@@ -318,13 +322,35 @@ def forget_caches() -> None:
                     value.cache_clear()
 
 
+def check_control(drawn: list[Mutant], measured: Measured) -> None:
+    """End with a sentence if the code without a change fails the tests of a drawn mutant."""
+    mutant = max(drawn, key=lambda mutant: len(tests_of(mutant, measured)))
+    path, tests = Path(mutant.module), tests_of(mutant, measured)
+    verdict = tried(path, path.read_text(), tests, measured)
+    if verdict != "survived":
+        sys.exit(f"control: {verdict} without a change; set DEBUG=1 to see what the tests print")
+    print(f"control: {len(tests)} tests pass without a change", flush=True)
+
+
 def judge(mutant: Mutant, measured: Measured) -> str:
     """Run the tests of a mutant, print the verdict and return it."""
     tests = tests_of(mutant, measured)
     path = Path(mutant.module)
+    changed = mutated(path.read_text(), mutant.operator, mutant.occurrence)
+    began = time.monotonic()
+    verdict = tried(path, changed, tests, measured)
+    print(
+        f"{verdict} ({len(tests)} tests, {time.monotonic() - began:.0f} s) "
+        f"{path.relative_to(PACKAGE)}:{mutant.line}: {mutant.before}  ->  {mutant.after}",
+        flush=True,
+    )
+    return verdict
+
+
+def tried(path: Path, changed: str, tests: list[str], measured: Measured) -> str:
+    """Run tests with other code in a module, write the code back and return the verdict."""
     code = path.read_text()
     limit = TIMES * sum(measured.seconds[test] for test in tests) + SPARE
-    began = time.monotonic()
 
     def run() -> int:
         import pytest
@@ -341,20 +367,14 @@ def judge(mutant: Mutant, measured: Measured) -> str:
         files = dict.fromkeys(test.split("::")[0] for test in tests)
         return pytest.main([*OPTIONS, "-x", *files], plugins=[Chosen()])
 
-    path.write_text(mutated(code, mutant.operator, mutant.occurrence))
+    path.write_text(changed)
     forget_compiled(path)
     status = apart(run, limit) if tests else 0
     path.write_text(code)
     forget_compiled(path)
     if status in NOTHING_RAN:
         sys.exit(f"pytest ran no test of {tests[:3]}: its status is {status}")
-    verdict = "timed out" if status is None else "killed" if status else "survived"
-    print(
-        f"{verdict} ({len(tests)} tests, {time.monotonic() - began:.0f} s) "
-        f"{path.relative_to(PACKAGE)}:{mutant.line}: {mutant.before}  ->  {mutant.after}",
-        flush=True,
-    )
-    return verdict
+    return "timed out" if status is None else "killed" if status else "survived"
 
 
 def forget_compiled(path: Path) -> None:
