@@ -74,9 +74,48 @@ def test_a_displaced_detector_points_near_but_not_at_the_lesion():
     assert row["chance_pointing_near"] > row["chance_pointing"] == pytest.approx(0.05)
 
 
+def test_a_cell_with_little_breast_counts_as_breast():
+    here, lesion = hand_made()
+    for areas in (here.breast, here.mask):
+        areas[np.arange(40), *lesion] = 0.5
+    row = scored(here, (here.mask > 0).astype(np.float32))
+    assert row["fires"] == row["energy_inside"] == row["pointing"] == 1.0
+
+
+def test_pointing_and_its_baselines_are_those_of_every_image_mask_and_cell():
+    rng = np.random.default_rng(6)
+    here, _ = hand_made()
+    here.moved[:] *= 0.25  # masks that fill no cell touch it nevertheless
+    activation = rng.random(here.breast.shape).astype(np.float32)
+    activation[:12] = 0
+    moves = exchange.patient_exchanges(here.patients, 199, 0, within=here.views)
+    row = scored(here, activation)
+    shown = np.where(here.breast > 0, activation, 0)
+    places = np.argwhere(shown == shown.max(axis=(1, 2), keepdims=True))
+    peak = {int(image): cell for image, *cell in places if image >= 12}
+    for name, reach in (("pointing", 0), ("pointing_near", 1)):
+        touched = np.zeros(here.breast.shape, bool)
+        for image, r, c in np.argwhere(here.moved > 0):
+            touched[image, max(r - reach, 0) : r + reach + 1, max(c - reach, 0) : c + reach + 1] = 1
+        hits = [sum(touched[(move[i], *cell)] for i, cell in peak.items()) for move in moves]
+        assert row[f"shuffled_{name}"] == pytest.approx(np.mean(hits) / 40)
+        assert row[name] == sum(touched[(i, *cell)] for i, cell in peak.items()) / 40
+        covered = (touched * here.breast).sum(axis=(1, 2)) / here.breast.sum(axis=(1, 2))
+        assert row[f"chance_{name}"] == pytest.approx(covered.mean())
+
+
+def test_the_prior_is_scored_above_the_asked_share_of_breast_area():
+    here, lesion = hand_made()
+    prior = np.zeros(here.breast.shape, np.float32)
+    prior[np.arange(40), *lesion] = 1 + np.arange(40)  # an image's lesion is a cell of twenty
+    settings = SETTINGS.model_copy(update={"quantile": 10.5 / (40 * 20)})
+    row = alignment._score_prior(settings, here, prior).iloc[0]
+    assert row["pooled_iou"] == pytest.approx(10 / 40)
+
+
 def test_energy_outside_of_the_breast_does_not_count():
     here, _ = hand_made()
-    activation = (here.mask > 0).astype(np.float32)
+    activation = 0.5 * (here.mask > 0).astype(np.float32)
     activation[:, 5, :] = 9.0
     row = scored(here, activation)
     assert row["energy_inside"] == pytest.approx(1.0)

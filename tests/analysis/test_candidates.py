@@ -100,13 +100,13 @@ def test_values_that_a_png_lacks_are_unknown_and_no_level_of_a_confounder(cases,
     table = cases.assign(
         manufacturer=none.where([True] * 6).mask([kind != "PNG" for kind in kinds], "x"),
         model=none,
-        pixel_spacing_mm=[None, 0.1, None, 0.1, None, None],
+        pixel_spacing_mm=[None, 0.1, 0.1, 0.1, None, None],
         age_bin=none,
     )
     table, names = with_acquisition(table, write_store(kinds), ["mass"])
     # A missing spacing counts as a candidate for DICOM files, but not for PNG files.
     assert "manufacturer_missing" not in table
-    assert table["pixel_spacing_mm_missing"].fillna(-1).tolist() == [-1, 0, -1, 0, -1, 1]
+    assert table["pixel_spacing_mm_missing"].fillna(-1).tolist() == [-1, 0, 0, 0, -1, 1]
     assert table["voi"].isna().tolist() == [True, False] * 3
     # The file type is known for all images, so it is a candidate.
     kept = candidates(table, names, ("training", "test", "external"))

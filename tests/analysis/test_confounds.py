@@ -9,6 +9,7 @@ from mammo_sae.analysis import confounds, latents, truth
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings, LatentSettings, TruthSettings
 from mammo_sae.analysis.verdict import JUDGED, SUSPECT, verdict
+from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table
 
 SETTINGS = ConfoundSettings(
@@ -83,6 +84,20 @@ def test_a_lesion_detector_is_concept_aligned_for_every_confounder(table, world,
     row = verdict_of(table, world, "clean", confounder)
     assert row["verdict"] == "concept-aligned", row["reason"]
     assert row["kept"] > 0.7
+
+
+def test_of_several_levels_the_named_one_has_the_numbers_of_the_row(table, world):
+    test = (world.table["split"] == "test").to_numpy()
+    rows = table[(table["confounder"] == "density") & (table["concept"] == "mass")]
+    assert rows["confounder_level"].nunique() > 1
+    density = world.table.loc[test, "density"].to_numpy()
+    pooled = CodesReader(world.codes).pooled(LatentSettings().score)[test]
+    for row in rows.dropna(subset="conditional_auroc").to_dict("records"):
+        scores = pooled[:, row["latent"]]
+        has_level = density == row["confounder_level"]
+        assert row["confounder_auroc"] == pytest.approx(st.auroc(scores, has_level))
+        low, high = row["conditional_auroc_low"], row["conditional_auroc_high"]
+        assert low < row["conditional_auroc"] < high
 
 
 def test_the_marker_latent_fires_on_the_artefact_and_the_detector_on_the_lesion(table, world):

@@ -42,6 +42,15 @@ def test_a_latent_that_fires_in_half_of_ten_positive_patients_and_rarely_else_is
     assert p < 0.001
 
 
+def test_the_mean_ranks_of_patients_vary_alike_for_any_number_of_images(rng):
+    size = np.repeat([1, 20], 1000)
+    patients = np.repeat(np.arange(2000), size)
+    scores = rng.normal(size=2000)[patients] + 2 * rng.normal(size=len(patients))
+    trade = ex._Trade(patients % 2, patients, None, None)
+    z = trade._standardised(scores[:, None])[0][:, 0]
+    assert [z[size == one].var() for one in (1, 20)] == pytest.approx([1, 1], abs=0.1)
+
+
 def test_with_one_image_a_patient_p_is_that_of_the_mann_whitney_test(rng):
     score, label = rng.normal(size=80), np.arange(80) < 25
     score[label] += 0.35

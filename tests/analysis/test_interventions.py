@@ -150,6 +150,22 @@ def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
         )
 
 
+def test_a_dropped_latent_is_replaced_by_its_mean_over_one_split():
+    cases = pd.DataFrame({"split": ["test", "training", "training", "external"]})
+    codes = np.array([[8.0, 0.0], [1.0, 2.0], [3.0, 0.0], [0.0, 9.0]], np.float32)
+    assert edits.mean_codes(codes, cases, "training").tolist() == [2.0, 1.0]
+    assert edits.mean_codes(codes, cases, "external").tolist() == [0.0, 9.0]
+    assert edits.mean_codes(codes, cases, "none").tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("layer", ["blocks.10", "head.before"])
+def test_codes_of_another_layer_than_the_head_are_refused(run, layer):
+    inputs = {name: run["arguments"][name] for name in ("images", "codes", "sae", "head")}
+    paths = linear.Inputs(**inputs, latents=run["arguments"]["latents"])
+    with pytest.raises(InputError, match=f"codes of layer head; .* from layer {layer} alone"):
+        next(linear.each_share(paths, layer, ["mass"], ["test"]))
+
+
 def test_keeping_no_latent_gives_chance_and_dropping_none_changes_nothing(run):
     assert row_of(run, mode="on", splice="spliced", ranking="auroc", k=0)["auroc"] == 0.5
     spliced = row_of(run, mode="off", splice="spliced", ranking="auroc", k=0)
@@ -232,6 +248,11 @@ def test_matched_orders_hold_every_latent_once_and_keep_the_firing_rate():
     assert sorted(matched) == list(range(200))
     assert np.abs(firing[matched] - firing[order]).max() < 0.2
     assert (matched != order).mean() > 0.8
+
+
+def test_the_mean_over_random_sets_leaves_out_sets_without_a_number():
+    sets = np.array([[1.0, np.nan, 4.0], [np.nan, np.nan, 3.0], [np.nan] * 3])
+    np.testing.assert_array_equal(edits._mean(sets), [2.5, 3.0, np.nan])
 
 
 def test_both_splits_and_all_intervals_are_there(run):

@@ -76,6 +76,12 @@ def test_the_null_lies_above_zero_and_grows_with_the_number_of_atoms(atoms):
     assert 0.1 < few < many < 0.8
 
 
+def test_a_direction_common_to_all_atoms_is_common_to_the_null(atoms):
+    common = 5 * atoms[0]
+    assert matched_latents.null_cosine(atoms + common, common[None], 500, 0) > 0.9
+    assert matched_latents.null_cosine(atoms + common, -common[None], 500, 0) < -0.9
+
+
 def test_saes_of_different_layers_are_refused(tmp_path, atoms):
     with pytest.raises(InputError, match="64 and 32 channels"):
         matched_latents.run(

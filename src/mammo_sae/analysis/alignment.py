@@ -372,10 +372,8 @@ def _prior(
 
 
 def _score_prior(settings: AlignmentSettings, here: Scene, prior: np.ndarray) -> pd.DataFrame:
-    inside = prior[here.breast > 0]
-    threshold = upper_quantile(
-        inside, here.breast[here.breast > 0], settings.quantile * float(here.breast.sum())
-    )
+    kept = settings.quantile * float(here.breast.sum())
+    threshold = upper_quantile(prior.ravel(), here.breast.ravel(), kept)
     return _score_maps(settings, here, prior[None], np.array([threshold]))
 
 

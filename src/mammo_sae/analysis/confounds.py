@@ -106,7 +106,7 @@ def run(
                 for end, values in zip(("", "_low", "_high"), lifts[region], strict=True):
                     part[column + end] = values[place]
             parts.append(part)
-    rows = judged(settings, pd.concat(parts, ignore_index=True), table)
+    rows = judged(settings, pd.concat(parts), table)
     write_table(identity.label(rows), output)
     return [output]
 

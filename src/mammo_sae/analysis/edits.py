@@ -56,6 +56,12 @@ class Editable(Protocol):
         ...
 
 
+def mean_codes(codes: np.ndarray, cases: pd.DataFrame, split: str) -> np.ndarray:
+    """Return [h], float64: the mean of `codes` [n, h] over the images of `split`; 0 without any."""
+    here = (cases["split"] == split).to_numpy()
+    return codes[here].sum(axis=0, dtype=np.float64) / max(1, here.sum())
+
+
 def ranked_order(ranked: pd.DataFrame, ranking: str) -> np.ndarray:
     """Return latents [h], the best by `ranking` first; unranked ones last, by number."""
     place = ranked[f"rank_{ranking}"].to_numpy(dtype=np.float64, na_value=np.inf)
@@ -220,12 +226,14 @@ def _control_rows(
         part = pd.DataFrame({"ranking": ranking, "selection": selection, **columns})
         for name, values in _measures(logits, data.labels, None).items():
             sets = np.asarray(values).reshape(len(orders), len(counts)).T
-            part[name] = np.where(np.isnan(sets).all(axis=1), np.nan, _mean(sets))
+            part[name] = _mean(sets)
             part[f"{name}_low"], part[f"{name}_high"] = st.interval(sets)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
 
 def _mean(sets: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(sets)
-    return np.where(known, sets, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    """Return the mean of each row's numbers, NaN if it has none."""
+    count = (~np.isnan(sets)).sum(axis=1)
+    missing = np.full(len(sets), np.nan)
+    return np.divide(np.nansum(sets, axis=1), count, out=missing, where=count > 0)

@@ -18,7 +18,7 @@ import torch
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.attribution import attribution_table
-from mammo_sae.analysis.edits import MEASURES, intervention_table
+from mammo_sae.analysis.edits import MEASURES, intervention_table, mean_codes
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
 from mammo_sae.cohorts.units import IMAGE
 from mammo_sae.encoders.heads import load_head
@@ -79,8 +79,7 @@ def run(
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
-    found = (cases["split"] == settings.discovery).to_numpy()
-    typical = reader.pooled("mean")[found].sum(axis=0) / max(1, found.sum())
+    typical = mean_codes(reader.pooled("mean"), cases, settings.discovery)
     network = load_encoder(encoder).eval().requires_grad_(False)
     autoencoder = SparseAutoencoder.load(sae)
     cut = PatchedNetwork(

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.edits import intervention_table
+from mammo_sae.analysis.edits import intervention_table, mean_codes
 from mammo_sae.analysis.linear import Inputs, each_share
 from mammo_sae.analysis.sweep import sweep_table
 from mammo_sae.cohorts.labels import labelling
@@ -76,8 +76,7 @@ def run(
     reader = CodesReader(codes)
     logits = read_table(predictions)
     cases = case.read_cases(images, reader.image_ids)
-    discovery = (cases["split"] == settings.discovery).to_numpy()
-    typical = reader.pooled("mean")[discovery].mean(0, dtype=np.float64)
+    typical = mean_codes(reader.pooled("mean"), cases, settings.discovery)
     unit = labelling(cases, concepts)
     parts: dict[Path, list[pd.DataFrame]] = {interventions: [], sweep: []}
     inputs = Inputs(images, codes, sae, head, latents)

@@ -85,7 +85,7 @@ def concordance(
             part = multiplicity[rows]
             both = part[truth].sum(axis=0) * part[~truth].sum(axis=0)
             value = np.atleast_1d(st.auroc(scores[rows], truth, part))
-            ordered = ordered + np.where(both > 0, np.nan_to_num(value) * both, 0.0)
+            ordered = ordered + np.nan_to_num(value) * both  # no number where there are no pairs
             pairs = pairs + both
     with np.errstate(invalid="ignore"):
         result = np.asarray(ordered / pairs)
