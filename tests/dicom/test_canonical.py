@@ -126,13 +126,16 @@ def published_mammo_clip(data: np.ndarray, photometric: str) -> tuple[np.ndarray
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("side", ["L", "R"])
+@pytest.mark.parametrize(("signed", "most"), [(False, 4095), (False, 3), (True, 4095)])
 def test_mammo_clip_crops_and_scales_as_published(
-    tmp_path, write_dicom, picture, photometric, side
+    tmp_path, write_dicom, picture, photometric, side, signed, most
 ):
     rng = np.random.default_rng(0)
     shown = picture(230, 150, side=side)
-    values = stored(shown * 0.9 + rng.uniform(0, 0.05, shown.shape) + 0.03)
-    values = 4095 - values if photometric == "MONOCHROME1" else values
+    shown = shown * 0.9 + rng.uniform(0, 0.05, shown.shape) + 0.03
+    values = np.rint(shown * most).astype(np.uint16)
+    values = most - values if photometric == "MONOCHROME1" else values
+    values = values.astype(np.int16) - 2048 if signed else values
     path = write_dicom(
         tmp_path / "a.dcm",
         values,

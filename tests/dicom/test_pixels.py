@@ -6,6 +6,7 @@ import pytest
 from pydicom import Dataset, Sequence, uid
 
 from mammo_sae.dicom.canonical import canonical_image
+from mammo_sae.dicom.header import Lut
 from mammo_sae.dicom.pixels import DECODERS, display_values, read_pixels
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import ClinicalSettings
@@ -130,6 +131,50 @@ def lut(values: np.ndarray, first: int) -> Dataset:
     item.add_new("LUTDescriptor", "US", [len(values), first % 65536, 12])
     item.add_new("LUTData", "US", values.tolist())
     return item
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits", "top"),
+    [
+        (4095, 12, 4095),
+        (4095, 13, 4095),
+        (4096, 13, 8191),
+        (100, 12, 100),
+        (1, 12, 1),
+        (0, 12, 4095),
+    ],
+)
+def test_a_table_is_scaled_by_its_bits_or_by_its_largest_entry_if_that_needs_fewer(
+    largest, bits, top
+):
+    assert Lut(0, np.array([0, largest]), bits).top == top
+
+
+@pytest.mark.parametrize("center", [100, 100.5])
+def test_a_linear_window_of_width_one_is_a_step_above_half_a_unit_below_its_centre(
+    tmp_path, write_dicom, center
+):
+    stored = np.array([[99, 100, 101]], np.uint16)
+    path = write_dicom(tmp_path / "a.dcm", stored, WindowCenter=center, WindowWidth=1)
+    header, read = read_pixels(path)
+    assert display_values(header)[read].tolist() == [[0, int(center == 100), 1]]
+
+
+@pytest.mark.parametrize(
+    ("magnification", "factor"), [(1.5, 1.5), (9.5, 9.5), (1, 1), (0.9, 1), (0, 1), (10, 1)]
+)
+def test_the_spacing_of_the_detector_is_divided_by_a_plausible_magnification(
+    tmp_path, write_dicom, magnification, factor
+):
+    elements = {
+        "ImagerPixelSpacing": [0.1, 0.12],
+        "EstimatedRadiographicMagnificationFactor": magnification,
+    }
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16), **elements)
+    assert read_pixels(path)[0].spacing_mm == pytest.approx((0.1 / factor, 0.12 / factor))
+    elements["PixelSpacing"] = [0.07, 0.08]
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16), **elements)
+    assert read_pixels(path)[0].spacing_mm == pytest.approx((0.07, 0.08))
 
 
 def test_the_settings_choose_among_several_windows(tmp_path, write_dicom):

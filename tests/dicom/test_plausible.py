@@ -121,6 +121,24 @@ def test_values_that_lossy_coding_moves_beyond_the_range_are_set_to_its_end(tmp_
     assert Reason.BITS_EXCEEDED not in header.notices
 
 
+def test_signed_values_without_their_upper_bits_that_lossy_coding_moves_are_read(
+    tmp_path, write_dicom
+):
+    # The encoder's error moves -1, written as 4095, to 0 or 1, which it writes as 4096 or 4097.
+    # Steps of about half the range do not say whether the bits above these are values or flags.
+    is_dark = np.random.default_rng(0).random((60, 80)) < 0.5
+    stored = np.where(is_dark, -1, RAMP.astype(int) // 4 + 1024)
+    path = write_dicom(
+        tmp_path / "a.dcm", (stored & 4095).astype(np.uint16), compress=uid.JPEGLSNearLossless
+    )
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation = 1
+    dataset.save_as(path)
+    header, read = read_pixels(path)
+    assert np.abs(signed_values(header)[read] - stored).max() <= 2
+    assert header.notices == frozenset()
+
+
 @pytest.mark.parametrize("says_signed", [False, True])
 @pytest.mark.parametrize("is_signed", [False, True])
 @pytest.mark.parametrize("syntax", [None, uid.RLELossless, uid.JPEGLSLossless])
@@ -339,6 +357,16 @@ def test_an_rle_segment_larger_than_any_image_is_refused_before_it_is_decoded(
     assert asked == []
 
 
+def test_the_lengths_of_all_fifteen_rle_segments_are_read():
+    segments = [b"\x81\0" * n + b"\x02abc" + b"\x80" for n in range(15)]
+    starts = 64 + np.cumsum([0, *map(len, segments[:-1])])
+    header = b"".join(int(n).to_bytes(4, "little") for n in (15, *starts))
+    # A run of 128 equal bytes, three different bytes, and no bytes.
+    assert list(pixels._rle_lengths(header + b"".join(segments))) == [
+        128 * n + 3 for n in range(15)
+    ]
+
+
 def test_empty_bytes_after_the_pixels_are_padding(tmp_path, write_dicom):
     path = write_dicom(tmp_path / "a.dcm", RAMP)
     dataset = pydicom.dcmread(path)
@@ -461,10 +489,22 @@ def test_special_acquisitions_are_recognised(tmp_path, write_dicom, elements, re
     assert read_pixels(path)[0].acquisition.special == {reason}
 
 
-def test_an_image_whose_values_lie_outside_its_window_is_noticed(tmp_path, write_dicom):
-    path = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=4094, WindowWidth=2)
+@pytest.mark.parametrize(
+    ("stored", "window", "noticed"),
+    [
+        (RAMP, {"WindowCenter": 4094, "WindowWidth": 2}, True),  # nearly all black
+        (RAMP, {"WindowCenter": 2, "WindowWidth": 2}, True),  # nearly all white
+        (RAMP, {"WindowCenter": 2048, "WindowWidth": 2}, True),
+        (RAMP, {"WindowCenter": 2048, "WindowWidth": 2000}, False),
+        (RAMP // 2048 * 4095, {}, False),
+    ],
+)
+def test_an_image_whose_values_lie_outside_its_window_is_noticed(
+    tmp_path, write_dicom, stored, window, noticed
+):
+    path = write_dicom(tmp_path / "a.dcm", stored, **window)
     canonical = canonical_image(*read_pixels(path), ClinicalSettings(height=60, width=80))
-    assert Reason.BESIDE_WINDOW in canonical.notices
+    assert (Reason.BESIDE_WINDOW in canonical.notices) == noticed
 
 
 @pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])

@@ -158,7 +158,6 @@ def _whole_image(stored: np.ndarray, height: int, width: int, *, flipped: bool) 
 
 def _resampled(geometry: Geometry, stored: np.ndarray, shown: np.ndarray) -> np.ndarray:
     resized = geometry.resample(stored, shown)
-    np.clip(resized, 0.0, 1.0, out=resized)
     resized *= 255
     return np.rint(resized, out=resized).astype(np.uint8)
 
