@@ -394,11 +394,11 @@ def test_two_numbers_of_active_latents_are_refused(tmp_path):
     assert read(found).k == K
 
 
-@pytest.mark.parametrize("k", [0, -1, 2.5, 1 << 31, True, "4"])
+@pytest.mark.parametrize("k", [0, -1, 2.5, 1 << 31, float("nan"), True, "4", None])
 def test_a_k_that_is_no_whole_number_of_at_least_1_is_refused(k):
     with pytest.raises(InputError, match="not a whole number of at least 1"):
         whole_number(k, "k")
-    assert [whole_number(good, "k") for good in (1, 4.0)] == [1, 4]
+    assert [whole_number(good, "k") for good in (1, 4.0, (1 << 31) - 1)] == [1, 4, (1 << 31) - 1]
 
 
 def test_weights_without_their_configuration_are_refused(tmp_path):

@@ -64,6 +64,14 @@ def test_a_batch_mixes_cells_of_several_images(make_cohort, small_blocks):
     assert len({owner[row.tobytes()] for row in batch}) > 1
 
 
+def test_the_buffer_the_part_in_use_and_the_next_part_fill_the_budget(make_cohort, small_blocks):
+    cohort = make_cohort()
+    reader = EmbeddingReader(cohort.manifests, "head")
+    cells = Cells(reader, 60 * reader.grid.channels * reader.dtype.itemsize, CPU)
+    part = next(cells.parts()).cells
+    assert len(part) == 10  # a quarter of 40 cells, and 40 + 10 + 10 = 60
+
+
 @pytest.mark.parametrize("budget", [EVERYTHING, 1], ids=["resident", "mixing buffer"])
 def test_the_seed_decides_the_order(cohort, budget):
     reader = EmbeddingReader(cohort.manifests, "head")

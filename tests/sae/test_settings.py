@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae.settings import SaeSettings, SaeTraining
+from mammo_sae.sae.settings import L1Variant, MammoSaeVariant, SaeSettings, SaeTraining
 from mammo_sae.settings import canonical_json, parse_settings
 
 
@@ -49,6 +49,10 @@ def test_another_layers_override_leaves_a_layers_settings_as_they_are():
 def test_a_wrong_override_is_refused_with_its_layer_and_key(override, complaint):
     with pytest.raises(InputError, match=complaint):
         parse_settings(SaeSettings, canonical_json({"layers": {"head": override}}), "saes")
+
+
+def test_the_published_weight_of_the_penalty_is_the_default_of_both_variants():
+    assert L1Variant().l1 == MammoSaeVariant().l1 == 3e-5
 
 
 def test_more_active_latents_than_latents_are_refused():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
+import mammo_sae.sae
 from mammo_sae.sae import sparse
 
 CPU = torch.device("cpu")
@@ -31,6 +34,19 @@ def test_preactivations_are_the_affine_map(dtype):
         torch.testing.assert_close(
             product(x).float(), x @ weight.t() + bias, rtol=0, atol=tolerance
         )
+
+
+@pytest.mark.parametrize("missing", ["triton", "mammo_sae.sae.kernels"])
+def test_only_without_triton_does_torch_compute_the_products(monkeypatch, missing):
+    for name in [name for name in sys.modules if name.startswith("mammo_sae.sae.kernels")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(mammo_sae.sae, "kernels", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    if missing == "triton":
+        assert sparse._imported.__wrapped__() is None
+    else:
+        with pytest.raises(ModuleNotFoundError, match=missing):
+            sparse._imported.__wrapped__()
 
 
 def test_sparse_products_equal_dense_ones():

@@ -7,6 +7,8 @@ import torch
 import zarr
 
 from mammo_sae.errors import InputError, StoreError
+from mammo_sae.sae import train
+from mammo_sae.sae.loader import Cells
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import MammoSaeVariant
 from mammo_sae.stores import publish
@@ -114,6 +116,19 @@ def test_only_so_many_training_images_are_used(cohort, train_sae, settings, tmp_
     ).read_bytes()
     many = settings.model_copy(update={"images": 500})
     assert read_json(train_sae(cohort, tmp_path / "many", many))["cells"] == 18 * 12
+
+
+def test_the_buffer_is_given_in_mebibytes(cohort, train_sae, settings, tmp_path, monkeypatch):
+    budgets = []
+
+    class Counted(Cells):
+        def __init__(self, reader, budget, *more):
+            budgets.append(budget)
+            super().__init__(reader, budget, *more)
+
+    monkeypatch.setattr(train, "Cells", Counted)
+    train_sae(cohort, tmp_path, settings.model_copy(update={"steps": 1, "buffer": 3}))
+    assert budgets == [3 * 1024 * 1024]
 
 
 def test_mammo_sae_trains_on_embeddings_as_they_are(cohort, train_sae, settings, tmp_path):

@@ -70,3 +70,9 @@ def test_the_geometric_median_resists_an_outlier():
     # 1 + sqrt(2) (1 - 2t) / sqrt(1 - 2t + 2t^2) = 0, so t = 1/2 + sqrt(3) / 6.
     torch.testing.assert_close(median, torch.full((2,), 0.5 + 3**0.5 / 6), atol=1e-2, rtol=0)
     assert cells.mean(dim=0).max() > 200
+    torch.testing.assert_close(geometric_median(cells / 100), median / 100)
+
+
+def test_the_geometric_median_may_be_a_cell():
+    cells = torch.tensor([[0.25, 0.5]]).repeat(3, 1)
+    assert torch.equal(geometric_median(cells), cells[0])
