@@ -220,6 +220,7 @@ STEPS = {
         choice=READER,
     ),
     "quarantine": Step("mammo_sae.images.quarantine", tables=("quarantine",)),
+    "measurements": Step("mammo_sae.images.measurements"),
     "import_encoder": Step(
         "mammo_sae.encoders.importing",
         encoders.PretrainedSettings,

@@ -28,3 +28,29 @@ rule images:
         " --shard {wildcards.shard:q}"
         " --threads {threads} --store {output.store:q} --manifest {output.manifest:q}"
         " --sources {params.folders:q} 2> {log:q}"
+
+
+# Measurements of the canonical images, as candidate confounders.
+rule measurements:
+    input:
+        image_stores=f"{RESULTS}/images/{{shard}}.json",
+        stores=ancient(f"{RESULTS}/images/{{shard}}.zarr"),
+    output:
+        f"{RESULTS}/measurements/{{shard}}.parquet",
+    log:
+        log_of("measurements", "{shard}"),
+    benchmark:
+        benchmark_of("measurements", "{shard}")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(1500),
+        runtime=attempts(60),
+    params:
+        code=code("measurements"),
+    message:
+        "Measurements: shard {wildcards.shard}"
+    shell:
+        "python -m mammo_sae measurements --image-stores {input.image_stores:q} --output {output:q}"
+        " 2> {log:q}"

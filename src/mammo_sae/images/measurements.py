@@ -1,0 +1,234 @@
+"""Step: measure the canonical images of a shard, for archives whose headers say little.
+
+The measurements are candidate confounders (`mammo_sae.analysis.candidates`). Lengths and areas are
+in canonical pixels, and grey levels are those of the canonical image, 0 to 255. An image is
+measured with its breast on the left, so a mirrored image gives the same numbers:
+
+- ``marker_area``: pixels of the largest group of bright pixels off the breast;
+- ``edge_brightness``: grey levels of the brightest line along the chest wall, such as the edge of a
+  paddle, above the strips beside it;
+- ``mean_grey``: mean grey level of the breast;
+- ``noise``: standard deviation of the noise in the breast, grey levels (Immerkaer 1996);
+- ``sharpness``: mean square of the Laplacian over the variance of the grey levels, in the breast;
+- ``breast_area``: pixels of the breast;
+- ``density_estimate``: share of the breast above Otsu's threshold (1979), no BI-RADS category.
+
+A number that can't be measured is NaN, and ``reason`` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from mammo_sae.dicom.breast import is_on_the_right
+from mammo_sae.progress import progress
+from mammo_sae.stores.images import IMAGES_PER_SHARD, ImageReader
+from mammo_sae.stores.tables import write_table
+
+MEASUREMENTS = (
+    "marker_area",
+    "edge_brightness",
+    "mean_grey",
+    "noise",
+    "sharpness",
+    "breast_area",
+    "density_estimate",
+)
+NO_BREAST = "no breast was found"
+NO_BACKGROUND = "almost nothing of the image lies off the breast"
+NO_EDGE = "the breast covers too little of the chest wall"
+NO_INSIDE = "the breast is too narrow"
+FLAT = "the breast has one grey level"
+
+MARGIN = 1 / 40  # share of the width; nearer to the breast's edge is neither breast nor background
+LEAST_BACKGROUND = 0.01  # share of the image
+MARKER_SIZE = (1e-4, 0.05)  # shares of the image; less is a hot pixel, more is no marker
+LINE = 1 / 128  # share of the width: half the width of a line
+NEAR_CHEST_WALL = 1 / 4  # share of the width
+TILTS = np.tan(np.radians(np.linspace(-1.5, 1.5, 11)))  # of a line, columns per row
+BLOCKS = 96  # heights into which the rows are averaged before a line is sought
+LEAST_LENGTH = 1 / 3  # of a line, share of the height
+KEPT = 0.9  # share of the responses that count; the highest belong to calcifications and edges
+# Mean of |z| over the lowest KEPT of |z|, for a standard normal z: sqrt(2 / pi) (1 - exp(-q^2 / 2))
+# / KEPT with the quantile q = 1.645.
+KEPT_MEAN = 0.65735
+
+
+def run(*, image_stores: Sequence[Path], output: Path) -> list[Path]:
+    """Measure images: a row per image, with NaN and a reason for what can't be measured.
+
+    Parameters
+    ----------
+    image_stores
+        Manifests of the canonical images to measure.
+    output
+        Table to write (.parquet).
+
+    Raises
+    ------
+    StoreError
+        If a store is missing or damaged.
+    """
+    reader = ImageReader(image_stores)
+    ids = reader.image_ids
+    rows = []
+    starts = range(0, len(ids), IMAGES_PER_SHARD)
+    for start in progress(starts, total=len(starts), label="measurements"):
+        chunk = ids[start : start + IMAGES_PER_SHARD]
+        for image_id, pixels, breast in zip(
+            chunk, reader.pixels(chunk), reader.breast(chunk), strict=True
+        ):
+            values, reasons = measure(pixels, breast)
+            rows.append((image_id, *values.values(), "; ".join(reasons)))
+    table = pd.DataFrame(rows, columns=["image_id", *MEASUREMENTS, "reason"])
+    types = dict.fromkeys(MEASUREMENTS, "float64") | {"image_id": "string", "reason": "string"}
+    # Fewer digits make shorter names of levels.
+    write_table(table.astype(types).round(4), output)
+    return [output]
+
+
+def measure(pixels: np.ndarray, breast: np.ndarray) -> tuple[dict[str, float], list[str]]:
+    """Return the measurements of one image by name, and the reasons for those that are NaN.
+
+    Parameters
+    ----------
+    pixels
+        uint8 [H, W], dark background.
+    breast
+        bool [H, W], True inside the breast.
+    """
+    values = dict.fromkeys(MEASUREMENTS, np.nan)
+    if not breast.any():
+        return values, [NO_BREAST]
+    if is_on_the_right(breast):
+        pixels, breast = pixels[:, ::-1], breast[:, ::-1]
+    grey = pixels.astype(np.int16)
+    margin = max(1, round(MARGIN * grey.shape[1]))
+    # `nearest`: the breast continues beyond the image's edge.
+    inside = ndimage.minimum_filter(breast, 2 * margin + 1, mode="nearest")
+    off = ~ndimage.maximum_filter(breast, 2 * margin + 1, mode="nearest")
+    values["breast_area"] = float(breast.sum())
+    values["mean_grey"] = float(grey[breast].mean())
+    values["marker_area"] = _marker_area(pixels, off, values["mean_grey"], margin)
+    values["edge_brightness"] = _edge_brightness(grey, breast)
+    values["noise"] = _noise(grey, inside)
+    values["sharpness"] = _sharpness(grey, inside)
+    values["density_estimate"] = _share_above_otsu(pixels[inside])
+    reasons = []
+    if np.isnan(values["marker_area"]):
+        reasons.append(NO_BACKGROUND)
+    if np.isnan(values["edge_brightness"]):
+        reasons.append(NO_EDGE)
+    if np.isnan(values["noise"]):
+        reasons.append(NO_INSIDE)
+    elif np.isnan(values["sharpness"]):
+        reasons.append(FLAT)
+    return values, reasons
+
+
+def _marker_area(pixels: np.ndarray, off: np.ndarray, level: float, gap: int) -> float:
+    """Return the pixels of the largest group of pixels off the breast above `level`.
+
+    Pixels up to 2 `gap` pixels apart are in one group, as the letters of a word. 0 if no group has
+    a plausible size, NaN without background.
+    """
+    if off.sum() < LEAST_BACKGROUND * off.size:
+        return np.nan
+    bright = off & (pixels > level)
+    if not bright.any():
+        return 0.0
+    groups, _ = ndimage.label(ndimage.maximum_filter(bright, 2 * gap + 1))
+    areas = np.bincount(groups[bright])
+    least, most = (share * off.size for share in MARKER_SIZE)
+    return float(max(areas[(areas >= least) & (areas <= most)], default=0))
+
+
+def _edge_brightness(grey: np.ndarray, breast: np.ndarray) -> float:
+    """Return how much brighter a line along the left edge is than both sides, in grey levels.
+
+    The brightness of a line is its median over the rows in which it lies in the breast, so a lesion
+    on the line does not count. The result is the largest over all positions and tilts; NaN if no
+    line is long enough.
+    """
+    height, width = grey.shape
+    half = max(1, round(LINE * width))
+    reach = 3 * half
+    positions = round(NEAR_CHEST_WALL * width)
+    drift = int(np.ceil(TILTS.max() * height / 2))
+    edge = min(positions + drift + reach + half, width)
+    mean = ndimage.uniform_filter1d(grey[:, :edge].astype(np.float32), 2 * half + 1, axis=1)
+    columns = np.arange(edge)
+    left, right = (mean[:, (columns + s).clip(0, edge - 1)] for s in (-reach, reach))
+    above = mean - (left + right) / 2
+    reached = ndimage.minimum_filter1d(breast[:, :edge], 2 * (reach + half) + 1, axis=1)
+    above[~reached] = np.nan
+    block = max(1, height // BLOCKS)
+    blocks = height // block
+    above = above[: blocks * block].reshape(blocks, block, edge).mean(axis=1)
+    offsets = (np.arange(blocks) - (blocks - 1) / 2) * block
+    best = np.nan
+    for tilt in TILTS:
+        place = columns + np.rint(tilt * offsets).astype(int)[:, None]
+        line = np.take_along_axis(above, place.clip(0, edge - 1), axis=1)
+        line[(place < 0) | (place >= edge)] = np.nan
+        line.sort(axis=0)  # NaN comes last
+        length = np.isfinite(line).sum(axis=0)
+        middle = line[np.maximum(length - 1, 0) // 2, columns][:positions]
+        long = length[:positions] >= LEAST_LENGTH * blocks
+        best = np.fmax(best, max(middle[long], default=np.nan))
+    return float(best)
+
+
+def _noise(grey: np.ndarray, inside: np.ndarray) -> float:
+    """Return the standard deviation of the noise, grey levels; NaN if `inside` is empty.
+
+    Immerkaer (Comput Vis Image Underst 64:300, 1996): the mask [1 -2 1] in both directions removes
+    structure, and multiplies the deviation of white noise by 6.
+    """
+    rows = grey[:-2] - 2 * grey[1:-1] + grey[2:]
+    response = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
+    kept = _lowest(np.abs(response[inside[1:-1, 1:-1]]))
+    return float(kept.mean() / (6 * KEPT_MEAN)) if len(kept) else np.nan
+
+
+def _sharpness(grey: np.ndarray, inside: np.ndarray) -> float:
+    """Return the mean square of the Laplacian over the variance of the grey levels.
+
+    NaN if `inside` is empty, or has one grey level.
+    """
+    middle = grey[1:-1, 1:-1]
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
+    here = inside[1:-1, 1:-1]
+    if not here.any() or np.ptp(middle[here]) == 0:
+        return np.nan
+    kept = _lowest(np.abs(laplacian[here])).astype(np.float64)
+    return float((kept**2).mean() / middle[here].var())
+
+
+def _lowest(values: np.ndarray) -> np.ndarray:
+    """Return the lowest KEPT of `values` [n]."""
+    count = round(KEPT * len(values))
+    return np.partition(values, count - 1)[:count] if count else values[:0]
+
+
+def _share_above_otsu(values: np.ndarray) -> float:
+    """Return the share of uint8 values [n] above the threshold that best divides them in two.
+
+    Otsu (IEEE Trans Syst Man Cybern 9:62, 1979): the threshold of the largest variance between the
+    two classes. NaN if there is at most one value.
+    """
+    counts = np.bincount(values, minlength=256).astype(np.float64)
+    below = counts.cumsum()
+    above = below[-1] - below
+    total = (counts * np.arange(256)).cumsum()
+    both = below * above
+    if not both.any():
+        return np.nan
+    difference = total * below[-1] - total[-1] * below
+    between = np.divide(difference**2, both, out=np.zeros(256), where=both > 0)
+    return float(above[between.argmax()] / below[-1])
