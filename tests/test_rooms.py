@@ -65,7 +65,11 @@ ROOMS = (
     Room("dicom", ("dicom",), "one image file: header, pixels, canonical image, geometry"),
     Room("phantom", ("phantom",), "a simulated archive with known ground truth"),
     Room("cohorts", ("cohorts",), "a reader per dataset; tables of images and findings"),
-    Room("images", ("images",), "a cohort's files, converted into stores of canonical images, and measured"),
+    Room(
+        "images",
+        ("images",),
+        "a cohort's files, converted into stores of canonical images, and measured",
+    ),
     Room("encoders", ("encoders",), "EfficientNets: weights, heads, fine-tuning, extraction"),
     Room("sae", ("sae",), "SAE variants, their training, codes"),
     Room(

@@ -23,5 +23,9 @@ DEMO: dict[str, Any] = {
         }
     },
     "probes": {"acquisition": ["marker", "manufacturer"], "anatomical": ["density"]},
-    "confounds": {"anatomical": ["density", "view", "side", "age_bin"]},
+    "confounds": {
+        # The marker as the phantom's table has it, and as it is measured in the image.
+        "acquisition": ["marker", "paddle", "manufacturer", "marker_area"],
+        "anatomical": ["density", "view", "side", "age_bin"],
+    },
 }

@@ -46,6 +46,7 @@ class World:
 
     images: Path
     image_stores: list[Path]
+    measurements: list[Path]
     codes: Path
     table: pd.DataFrame
     dense: np.ndarray
@@ -99,6 +100,24 @@ def draw_cohort(rng: np.random.Generator) -> pd.DataFrame:
     return table
 
 
+def draw_measurements(rng: np.random.Generator, table: pd.DataFrame) -> pd.DataFrame:
+    """Most markers are measured, the noise says nothing, and no edge could be measured."""
+    marker, n = table["marker"].to_numpy(), len(table)
+    return pd.DataFrame(
+        {
+            "image_id": table["image_id"],
+            "marker_area": marker * (rng.random(n) > 0.02) * rng.integers(40, 60, n).astype(float),
+            "edge_brightness": np.nan,
+            "mean_grey": 100.0,
+            "noise": rng.normal(3, 0.5, n),
+            "sharpness": rng.normal(0.1, 0.01, n),
+            "breast_area": 3840.0,
+            "density_estimate": rng.random(n),
+            "reason": "the breast covers too little of the chest wall",
+        }
+    )
+
+
 def draw_codes(rng: np.random.Generator, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return codes [n, R, C, h] and each image's lesion cell [n, 2]."""
     n, place = len(table), {name: i for i, name in enumerate(LATENTS)}
@@ -132,6 +151,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     table = draw_cohort(rng)
     codes, lesion = draw_codes(rng, table)
     write_table(table, root / "images.parquet")
+    measured = draw_measurements(np.random.default_rng(21), table)
+    write_table(measured.iloc[::2], root / "measurements" / "0.parquet")
+    write_table(measured.iloc[1::2], root / "measurements" / "1.parquet")
     ids = table["image_id"].tolist()
     breast = np.zeros((HEIGHT, WIDTH), bool)
     breast[8:88, :48] = True
@@ -181,6 +203,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(
         images=root / "images.parquet",
         image_stores=[root / "0.json"],
+        measurements=[root / "measurements" / f"{shard}.parquet" for shard in range(2)],
         codes=root / "codes.json",
         table=table,
         dense=codes,

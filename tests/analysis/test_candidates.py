@@ -4,8 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
+from mammo_sae.analysis.candidates import (
+    unsaid,
+    why_unknown,
+    with_acquisition,
+    with_measurements,
+)
 from mammo_sae.analysis.columns import candidates
+from mammo_sae.images.measurements import MEASUREMENTS
 from mammo_sae.stores.images import ImageReader, ImageRecord, create_image_store
 
 IDS = [f"i{n}" for n in range(6)]
@@ -65,7 +71,7 @@ def test_facts_of_a_file_and_their_absence_become_columns(cases, store):
 
 def test_candidates_vary_and_no_two_are_the_same(cases, store):
     table, names = with_acquisition(cases, store, ["mass"])
-    kept = candidates(table, names, ("training", "test"))
+    kept = candidates(table, names, ("training", "test"), 6)
     # Model and size divide the images in the same way as the manufacturer. The spacing is constant.
     assert kept == [
         "site", "manufacturer", "density_missing", "transfer_syntax", "implant"
@@ -74,7 +80,7 @@ def test_candidates_vary_and_no_two_are_the_same(cases, store):
 
 def test_a_cohort_of_one_make_has_no_candidate_of_it(cases, store):
     table, names = with_acquisition(cases.assign(manufacturer="x"), store, [])
-    assert "manufacturer" not in candidates(table, names, ("training", "test"))
+    assert "manufacturer" not in candidates(table, names, ("training", "test"), 6)
 
 
 @pytest.fixture
@@ -109,7 +115,7 @@ def test_values_that_a_png_lacks_are_unknown_and_no_level_of_a_confounder(cases,
     assert table["pixel_spacing_mm_missing"].fillna(-1).tolist() == [-1, 0, 0, 0, -1, 1]
     assert table["voi"].isna().tolist() == [True, False] * 3
     # The file type is known for all images, so it is a candidate.
-    kept = candidates(table, names, ("training", "test", "external"))
+    kept = candidates(table, names, ("training", "test", "external"), 6)
     assert "transfer_syntax" in kept
     assert unsaid(table, ("training", "test", "external")) == []
 
@@ -118,9 +124,57 @@ def test_a_cohort_of_pngs_names_confounders_that_are_not_testable(cases, write_s
     none = pd.Series([None] * 6, dtype="string")
     table = cases.assign(manufacturer=none, model=none, pixel_spacing_mm=none)
     table, names = with_acquisition(table, write_store(["PNG"] * 6), ["mass"])
-    assert "manufacturer" not in candidates(table, names, ("training", "test"))
+    assert "manufacturer" not in candidates(table, names, ("training", "test"), 6)
     assert unsaid(table, ("training", "test")) == ["manufacturer"]
     assert why_unknown(table, "manufacturer") == (
         "not testable: PNG files do not say manufacturer, model, pixel_spacing_mm"
     )
     assert why_unknown(table, "age_bin") == "not testable: age_bin is known of no image"
+
+
+def _measured(n: int, **columns: object) -> pd.DataFrame:
+    rng = np.random.default_rng(4)
+    drawn = {name: rng.permutation(n).astype(float) for name in MEASUREMENTS}
+    table = pd.DataFrame({"image_id": [f"i{i}" for i in range(n)], **drawn, "reason": ""})
+    return table.assign(**columns)
+
+
+def test_a_measurement_of_tissue_is_no_column_of_the_acquisition(cases):
+    measured = _measured(6).sample(frac=1, random_state=0)
+    table, names = with_measurements(cases, measured)
+    assert names == ["marker_area", "edge_brightness", "mean_grey", "noise", "sharpness"]
+    for name in MEASUREMENTS:
+        expected = measured.set_index("image_id").loc[IDS, name].tolist()
+        assert table[name].tolist() == expected
+
+
+def test_a_covariate_of_the_same_name_as_a_measurement_is_kept(cases):
+    table, names = with_measurements(cases.assign(noise="low"), _measured(6))
+    assert set(table["noise"]) == {"low"}
+    assert "noise" not in names
+
+
+def test_two_measurements_that_differ_in_every_image_are_two_candidates():
+    n = 40
+    cases = pd.DataFrame({"image_id": [f"i{i}" for i in range(n)], "split": "test"})
+    measured = _measured(n)
+    measured["sharpness"] = 3 * measured["noise"] + 1  # the same quarters of the images
+    table, names = with_measurements(cases, measured)
+    kept = candidates(table, names, ("test",), 6)
+    assert kept == ["marker_area", "edge_brightness", "mean_grey", "noise"]
+
+
+def test_a_measurement_of_no_image_is_named_with_its_reason(cases):
+    measured = _measured(6, marker_area=np.nan, breast_area=np.nan, reason="no breast was found")
+    table, _ = with_measurements(cases, measured)
+    assert unsaid(table, ("training", "test")) == ["marker_area"]
+    assert why_unknown(table, "marker_area") == (
+        "not testable: marker_area could not be measured (no breast was found)"
+    )
+    assert why_unknown(table[:0], "marker_area") == (
+        "not testable: marker_area is known of no image"
+    )
+    # Known of an image of another split, but of none that is tested.
+    table.loc[5, "marker_area"] = 7.0
+    assert unsaid(table, ("training", "test")) == ["marker_area"]
+    assert unsaid(table, ("external",)) == []

@@ -13,7 +13,7 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table
 
 SETTINGS = ConfoundSettings(
-    acquisition=("marker", "manufacturer", "paddle"),
+    acquisition=("marker", "manufacturer", "paddle", "marker_area", "noise", "edge_brightness"),
     anatomical=("density", "view", "side", "rows", "implant"),
     bootstrap_draws=100,
     permutation_draws=199,
@@ -34,6 +34,7 @@ def run(world, tmp_path_factory):
     confounds.run(
         SETTINGS,
         image_stores=world.image_stores,
+        measurements=world.measurements,
         latents=root / "latents.parquet",
         concepts=["mass", "suspicious_calcification"],
         output=root / "confounds.parquet",
@@ -71,6 +72,47 @@ def test_a_planted_marker_latent_is_confounded_by_the_marker(table, world):
     assert row["conditional_auroc"] > 0.9
     assert row["confounder_level"] == "1"
     assert "marker better than mass" in row["reason"]
+
+
+def test_a_planted_marker_latent_is_confounded_by_the_measured_marker(table, world):
+    row = verdict_of(table, world, "marker", "marker_area")
+    assert row["verdict"] == "confounded"
+    assert row["kind"] == "acquisition"
+    assert row["confounder_level"] == "other"  # than 0
+    assert row["conditional_auroc"] > 0.9
+    assert verdict_of(table, world, "clean", "marker_area")["verdict"] == "concept-aligned"
+    assert not verdict_of(table, world, "marker", "noise")["discriminates"]
+
+
+def test_a_measurement_that_no_image_has_is_not_testable(table, world):
+    row = verdict_of(table, world, "marker", "edge_brightness")
+    assert row["verdict"] == "insufficient"
+    assert row["reason"] == (
+        "not testable: edge_brightness could not be measured "
+        "(the breast covers too little of the chest wall)"
+    )
+    assert np.isnan(row["q"])
+
+
+def test_without_a_list_the_measurements_are_candidates_of_their_kind(world, run, tmp_path):
+    confounds.run(
+        ConfoundSettings(bootstrap_draws=20, permutation_draws=99, top_latents=1),
+        identity=world.identity,
+        images=world.images,
+        codes=world.codes,
+        image_stores=world.image_stores,
+        measurements=world.measurements,
+        latents=run / "latents.parquet",
+        concepts=["mass", "suspicious_calcification"],
+        output=tmp_path / "confounds.parquet",
+    )
+    found = read_table(tmp_path / "confounds.parquet").groupby("kind")["confounder"].unique()
+    # The mean grey and the breast's area are the same in every image.
+    assert set(found["acquisition"]) == {
+        "marker", "paddle", "manufacturer", "image_size",
+        "marker_area", "noise", "sharpness", "edge_brightness",
+    }  # fmt: skip
+    assert set(found["anatomical"]) == {"density", "view", "density_estimate"}
 
 
 def test_a_planted_vendor_latent_is_confounded_by_the_manufacturer(table, world):

@@ -129,7 +129,9 @@ def analyse(world, models: Path, table: pd.DataFrame, folder: Path) -> dict[str,
     settings = AlignmentSettings(top_latents=4, **DRAWS)
     alignment.run(settings, **after, **stores, output=here["alignment"])
     settings = ConfoundSettings(top_latents=4, **DRAWS)
-    confounds.run(settings, **after, **stores, output=here["confounds"])
+    confounds.run(
+        settings, **after, **stores, measurements=world.measurements, output=here["confounds"]
+    )
     truth.run(TruthSettings(), **after, confounds=here["confounds"], output=here["truth"])
     settings = ProbesSettings(
         k=(1,), penalties=(0.01,), bootstrap_draws=20, outer_folds=2, splits=tuple(PLACES)

@@ -209,6 +209,7 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         # Probes divide a confounder into levels in the same way as the confound report.
         ("analysis/levels.py", {"confounds", "truth", "probes"} | REPORT),
         ("analysis/confounds.py", {"confounds", "truth"} | REPORT),
+        ("images/measurements.py", {"measurements", "confounds", "truth"} | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),
         ("encoders/linear_probe.py", {"linear_probe"}),

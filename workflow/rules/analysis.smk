@@ -105,6 +105,7 @@ rule confounds:
         latents=f"{ANALYSIS}/latents.parquet",
         image_stores=image_manifests,
         stores=image_stores,
+        measurements=MEASUREMENTS,
     output:
         f"{ANALYSIS}/confounds.parquet",
     log:
@@ -127,8 +128,8 @@ rule confounds:
         "python -m mammo_sae confounds --settings {params.cfg:q}"
         " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q}"
-        " --concepts {params.concepts:q} --image-stores {input.image_stores:q} --output {output:q}"
-        " 2> {log:q}"
+        " --concepts {params.concepts:q} --image-stores {input.image_stores:q}"
+        " --measurements {input.measurements:q} --output {output:q} 2> {log:q}"
 
 
 rule truth:

@@ -67,6 +67,7 @@ COHORT = {
     "findings": f"{RESULTS}/cohort/findings.parquet",
 }
 SPLITS = f"{RESULTS}/cohort/splits.parquet"
+MEASUREMENTS = [f"{RESULTS}/measurements/{shard}.parquet" for shard in SHARDS]
 CONCEPTS = list(CONFIG.cohort.concepts)
 RUN = "{encoder}/{layer}/{sae}/seed{seed}"
 

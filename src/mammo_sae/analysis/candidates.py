@@ -1,10 +1,11 @@
 """Confounder candidates: all columns that describe how an image was acquired and that vary.
 
 One source is the image table: manufacturer, model, size and spacing of the original matrix, the
-cohort's covariates, and whether a field is missing. The other is the facts that the conversion
+cohort's covariates, and whether a field is missing. Another is the facts that the conversion
 recorded of each file (`mammo_sae.stores.images`): transfer syntax, photometric interpretation,
 bits, VOI transformation, and findings of triage such as an implant. Defects of a header or table
-(a malformed element, a side other than annotated) are no candidates: no pixel shows them.
+(a malformed element, a side other than annotated) are no candidates: no pixel shows them. The third
+is what was measured in the image (`mammo_sae.images.measurements`), except for tissue.
 
 PNG, JPEG, TIFF and NPY files have no header, so a missing header field is no candidate for them.
 """
@@ -16,12 +17,34 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mammo_sae.analysis.columns import SAID, covariates_of
+from mammo_sae.analysis.columns import SAID, TISSUE, covariates_of
+from mammo_sae.images.measurements import MEASUREMENTS
 from mammo_sae.stores.images import IDENTITIES, NOTICES, RASTERS, ImageReader
 
 OPTIONAL = ("density", "birads", "age_bin", *SAID)
 HEADER = ("age_bin", *SAID)  # read from headers if a dataset's tables lack them
 SYNTAX = "transfer_syntax"
+UNMEASURED = "unmeasured"
+"""The column of the cases that says why a measurement is unknown."""
+
+
+def with_measurements(
+    cases: pd.DataFrame, measured: pd.DataFrame
+) -> tuple[pd.DataFrame, list[str]]:
+    """Add the measurements of images to `cases`; a column of the same name stays as it is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `cases` with more columns.
+    list
+        Names of the added columns that describe how an image was acquired.
+    """
+    rows = measured.set_index("image_id").reindex(cases["image_id"])
+    added = [name for name in MEASUREMENTS if name not in cases]
+    result = cases.assign(**{name: rows[name].to_numpy() for name in added})
+    result[UNMEASURED] = rows["reason"].to_numpy()
+    return result, [name for name in added if name not in TISSUE]
 
 
 def with_acquisition(
@@ -61,14 +84,20 @@ def with_acquisition(
 
 
 def unsaid(cases: pd.DataFrame, splits: Sequence[str]) -> list[str]:
-    """Return columns that headers would give but that no file of `splits` gives, as it has none.
+    """Return columns that are known of no image of `splits` for a reason that should be reported.
 
-    Of columns that divide the images in the same way, only the first is returned.
+    They are the first that headers would give, if the files have none, and all that describe the
+    acquisition and could not be measured.
     """
     rows = cases[cases["split"].isin(splits)]
-    if not len(rows) or SYNTAX not in rows or not rows[SYNTAX].isin(RASTERS).all():
+    if not len(rows):
         return []
-    return [name for name in SAID if rows[name].isna().all()][:1]
+    headless = SYNTAX in rows and rows[SYNTAX].isin(RASTERS).all()
+    unknown = [name for name in SAID if headless and rows[name].isna().all()][:1]
+    if UNMEASURED in rows:
+        measured = [name for name in MEASUREMENTS if name not in TISSUE]
+        unknown += [name for name in measured if rows[name].isna().all()]
+    return unknown
 
 
 def why_unknown(cases: pd.DataFrame, name: str) -> str:
@@ -76,4 +105,7 @@ def why_unknown(cases: pd.DataFrame, name: str) -> str:
     kinds = sorted(set(cases[SYNTAX].dropna()) & RASTERS) if SYNTAX in cases else []
     if kinds and name in SAID:
         return f"not testable: {' and '.join(kinds)} files do not say {', '.join(SAID)}"
+    if name in MEASUREMENTS and UNMEASURED in cases and len(cases):
+        reason = cases[UNMEASURED].value_counts().index[0]
+        return f"not testable: {name} could not be measured ({reason})"
     return f"not testable: {name} is known of no image"

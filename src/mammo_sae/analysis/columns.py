@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from mammo_sae.analysis.levels import levels
 from mammo_sae.cohorts.columns import IMAGE_COLUMNS
 from mammo_sae.cohorts.units import row_columns
 
 # Columns of any cohort that describe how an image was acquired, or what tissue it shows.
 SAID = ("manufacturer", "model", "pixel_spacing_mm")
-TISSUE = ("density", "view", "side", "age_bin")
+TISSUE = ("density", "view", "side", "age_bin", "breast_area", "density_estimate")
 
 
 def covariates_of(cases: pd.DataFrame, concepts: Sequence[str]) -> list[str]:
@@ -21,19 +23,21 @@ def covariates_of(cases: pd.DataFrame, concepts: Sequence[str]) -> list[str]:
     return [name for name in cases if name not in known]
 
 
-def candidates(cases: pd.DataFrame, names: Sequence[str], splits: Sequence[str]) -> list[str]:
+def candidates(
+    cases: pd.DataFrame, names: Sequence[str], splits: Sequence[str], most: int
+) -> list[str]:
     """Return those of `names` that vary over the images of `splits`.
 
-    If several columns divide the images in the same way (for example model and manufacturer), only
-    the first is kept.
+    If several columns divide the images into the same levels, at most `most` (for example model and
+    manufacturer), only the first is kept.
     """
     rows = cases[cases["split"].isin(splits)]
     seen: set[tuple[int, ...]] = set()
     kept = []
     for name in names:
-        code, levels = pd.factorize(rows[name].astype("string"))
-        parts = tuple(code.tolist())
-        if len(levels) > 1 and parts not in seen:
+        code = levels(rows[name], most).code
+        parts = tuple(pd.factorize(np.where(code < 0, np.nan, code))[0].tolist())
+        if max(parts, default=-1) > 0 and parts not in seen:
             seen.add(parts)
             kept.append(name)
     return kept

@@ -30,7 +30,12 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells, exchange
-from mammo_sae.analysis.candidates import unsaid, why_unknown, with_acquisition
+from mammo_sae.analysis.candidates import (
+    unsaid,
+    why_unknown,
+    with_acquisition,
+    with_measurements,
+)
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.verdict import discriminates, verdict
@@ -52,6 +57,7 @@ def run(
     codes: Path,
     latents: Path,
     concepts: Sequence[str],
+    measurements: Sequence[Path],
     output: Path,
 ) -> list[Path]:
     """Judge whether a latent follows its concept or a confounder.
@@ -68,6 +74,8 @@ def run(
         Latents table of the same SAE, written by the step `latents`.
     concepts
         Columns of the image table.
+    measurements
+        Tables of the step `measurements`, all shards.
     output
         Table to write (.parquet): a row per latent, concept and confounder.
     """
@@ -75,13 +83,15 @@ def run(
     store = ImageReader(image_stores, concept_regions(images))
     cases = case.read_cases(images, reader.image_ids)
     cases, acquisition = with_acquisition(cases, store, concepts)
+    cases, measured = with_measurements(cases, pd.concat(map(read_table, measurements)))
     splits = (settings.discovery, settings.confirmation)
     anatomical = settings.anatomical
     if anatomical is None:
-        anatomical = tuple(candidates(cases, TISSUE, splits))
+        anatomical = tuple(candidates(cases, TISSUE, splits, settings.max_levels))
     technical = settings.acquisition
     if technical is None:
-        found = [*candidates(cases, acquisition, splits), *unsaid(cases, splits)]
+        found = candidates(cases, [*acquisition, *measured], splits, settings.max_levels)
+        found += unsaid(cases, splits)
         technical = tuple(n for n in found if n not in anatomical)
     settings = settings.model_copy(update={"acquisition": technical, "anatomical": anatomical})
     table = read_table(latents)

@@ -80,11 +80,12 @@ def run(
     splits = (settings.discovery, *settings.splits)
     anatomical: Sequence[str] | None = settings.anatomical
     if anatomical is None:
-        anatomical = candidates(cases, ("density",), splits)
+        anatomical = candidates(cases, ("density",), splits, settings.max_levels)
     acquisition: Sequence[str] | None = settings.acquisition
     if acquisition is None:
         names = [*covariates_of(cases, concepts), *SAID]
-        acquisition = [n for n in candidates(cases, names, splits) if n not in anatomical]
+        found = candidates(cases, names, splits, settings.max_levels)
+        acquisition = [name for name in found if name not in anatomical]
     confounders = {"acquisition": acquisition, "anatomical": anatomical}
     pooled = reader.pooled(settings.score)
     features = {

@@ -186,13 +186,14 @@ class ConfoundSettings(SplitSettings):
 
     acquisition: tuple[str, ...] | None = Field(
         None,
-        description="columns that describe how an image was acquired; null: all that are known "
-        "and vary",
+        description="columns that describe how an image was acquired, of the image table, its "
+        "files and the measurements; null: all that are known and vary",
     )
     anatomical: tuple[str, ...] | None = Field(
         None,
         description="columns that describe tissue, view or age: distractors, not artefacts; "
-        "null: density, view, side and age_bin, if they are known and vary",
+        "null: density, view, side, age_bin, and as measured breast_area and density_estimate, if "
+        "they are known and vary",
     )
     rankings: tuple[Ranking, ...] = Field(
         ("auroc", "class_mean", "effect"),
