@@ -66,7 +66,7 @@ def test_the_effect_is_the_logit_lost_by_ablating_the_latent():
 def test_the_mean_effect_of_a_single_positive_is_its_contribution():
     labels = np.array([True, False, False])
     contributions = np.array([[3.0], [1.0], [2.0]])
-    found = effects._effects(contributions, labels, np.ones((3, 1)))
+    found = effects.class_effects(contributions, labels, np.ones((3, 1)))
     assert found["effect_positive"] == 3.0
     assert found["effect"] == 1.5
 

@@ -286,7 +286,7 @@ def test_a_head_without_the_concept_and_missing_predictions_are_named(run, tmp_p
         outputs = {name: tmp_path / name for name in ("interventions", "sweep")}
         interventions.run(SETTINGS, concepts=["density"], **outputs, **run["arguments"])
     with pytest.raises(InputError, match="no mass logit of image b"):
-        interventions.original_logits(
+        linear.original_logits(
             pd.DataFrame({"image_id": ["a"], "concept": ["mass"], "logit": [0.1]}),
             "mass",
             ["a", "b"],

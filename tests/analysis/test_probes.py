@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis import probes
+from mammo_sae.analysis import penalised, probes
 from mammo_sae.analysis.settings import ProbesSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import create_embedding_store
@@ -94,7 +94,7 @@ def test_rotating_the_features_leaves_the_l2_probe_as_it_is(world):
         found, truth, 0
     )
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000, tol=1e-8)
-    standard = probes._standardised(features, found)
+    standard = penalised.standardised(features, found)
     expected = model.fit(standard[:40], truth).decision_function(standard)
     assert penalty == 0.01
     np.testing.assert_allclose(scores, expected, atol=1e-3)

@@ -87,7 +87,7 @@ def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:
     table = pd.DataFrame({"latent": fires, "reason": reason, "weight": data.weights[fires]})
     weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
     ones = np.ones((len(data.labels), 1))
-    point, drawn = (_effects(contributions, data.labels, w) for w in (ones, weights))
+    point, drawn = (class_effects(contributions, data.labels, w) for w in (ones, weights))
     for name in MEASURES:
         value = point[name][:, 0]
         low, high = st.interval(drawn[name])
@@ -101,7 +101,7 @@ def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:
     return table
 
 
-def _effects(
+def class_effects(
     contributions: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return mean contributions [h, draws] over positives, over negatives, and the difference."""

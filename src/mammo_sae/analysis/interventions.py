@@ -21,10 +21,9 @@ import pandas as pd
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.edits import intervention_table, mean_codes
-from mammo_sae.analysis.linear import Inputs, each_share
+from mammo_sae.analysis.linear import Inputs, each_share, original_logits
 from mammo_sae.analysis.sweep import sweep_table
 from mammo_sae.cohorts.labels import labelling
-from mammo_sae.errors import InputError
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -136,17 +135,3 @@ class Edits:
         if splice == "error_preserving":
             return on
         return on + self.typical @ (~kept).astype(np.float64)
-
-
-def original_logits(
-    predictions: pd.DataFrame, concept: str, image_ids: Sequence[str]
-) -> np.ndarray:
-    """Return the encoder's logits [n] for `concept`, in the order of `image_ids`."""
-    rows = predictions[predictions["concept"] == concept].set_index("image_id")["logit"]
-    result = rows.reindex(list(image_ids)).to_numpy(dtype=np.float64)
-    if np.isnan(result).any():
-        missing = image_ids[int(np.flatnonzero(np.isnan(result))[0])]
-        raise InputError(
-            f"predictions hold no {concept} logit of image {missing}; run the head's step again"
-        )
-    return result

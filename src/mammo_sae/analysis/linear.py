@@ -128,3 +128,17 @@ def latent_weights(
     weight = head.weight[row].astype(np.float64)
     weights = decoder.astype(np.float64) @ weight
     return weights, float(head.bias[row] + weight @ bias.astype(np.float64))
+
+
+def original_logits(
+    predictions: pd.DataFrame, concept: str, image_ids: Sequence[str]
+) -> np.ndarray:
+    """Return the encoder's logits [n] for `concept`, in the order of `image_ids`."""
+    rows = predictions[predictions["concept"] == concept].set_index("image_id")["logit"]
+    result = rows.reindex(list(image_ids)).to_numpy(dtype=np.float64)
+    if np.isnan(result).any():
+        missing = image_ids[int(np.flatnonzero(np.isnan(result))[0])]
+        raise InputError(
+            f"predictions hold no {concept} logit of image {missing}; run the head's step again"
+        )
+    return result

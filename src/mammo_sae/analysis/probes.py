@@ -31,14 +31,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.columns import SAID, candidates, covariates_of
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.ordinal import concordance, proportional_odds
+from mammo_sae.analysis.penalised import (
+    Model,
+    best_fit,
+    lasso,
+    patient_folds,
+    ridge,
+    rotated,
+    standardised,
+)
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import write_table
@@ -277,11 +284,11 @@ class Probe:
         if self.features == "embedding":
             k = min(self._settings.components, self._values.shape[1])
             return [("l2", 0, self._ridge), ("pca", k, self._ridge)]
-        lasso: list[tuple[str, int, Fit]] = [("l1", 0, self._lasso)]
+        l1: list[tuple[str, int, Fit]] = [("l1", 0, self._lasso)]
         sparse: list[tuple[str, int, Fit]] = [("sparse", k, self._few) for k in self._settings.k]
         return [
             ("l2", 0, self._ridge),
-            *(lasso if self._settings.l1_penalties else []),
+            *(l1 if self._settings.l1_penalties else []),
             *sparse,
         ]
 
@@ -294,7 +301,7 @@ class Probe:
         features, penalties = self._rotated, self._settings.penalties
         own, patients = features[found], self._patients[found]
         totals = np.zeros(len(penalties))
-        for train, held in _patient_folds(patients, self._settings.folds):
+        for train, held in patient_folds(patients, self._settings.folds):
             if len(np.unique(code[train])) < len(names) or len(np.unique(code[held])) < 2:
                 continue
             for i, penalty in enumerate(penalties):
@@ -309,7 +316,7 @@ class Probe:
         NaN if a fold leaves one patient or one class for the fit.
         """
         scores = np.empty(len(found))
-        for train, held in _patient_folds(self._patients[found], self._settings.outer_folds):
+        for train, held in patient_folds(self._patients[found], self._settings.outer_folds):
             one_patient = len(np.unique(self._patients[found[train]])) < 2
             if one_patient or len(np.unique(truth[train])) < 2:
                 return np.full(len(found), np.nan)
@@ -326,33 +333,28 @@ class Probe:
         return ""
 
     def _prepare(self, found: np.ndarray) -> None:
-        """Standardise on the images `found`, and rotate onto their principal components.
-
-        The rotation does not change an L2-penalised fit, and it reduces thousands of latents to at
-        most as many directions as images. Targets with the same known images share the rotation.
-        """
+        """Standardise and rotate. Targets with the same known images share the result."""
         if np.array_equal(found, self._seen):
             return
-        self._seen, self._standard = found, _standardised(self._values, found)
-        _, _, directions = np.linalg.svd(self._standard[found], full_matrices=False)
-        self._rotated = self._standard @ directions.T
+        self._seen, self._standard = found, standardised(self._values, found)
+        self._rotated = rotated(self._standard, found)
 
     def _ridge(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
         self._prepare(found)
         features = self._rotated[:, :k] if k else self._rotated
-        scores, best, _ = self._chosen(features, found, truth, self._settings.penalties, _ridge)
+        scores, best, _ = self._chosen(features, found, truth, self._settings.penalties, ridge)
         return scores, best, k
 
     def _lasso(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
         self._prepare(found)
-        return self._chosen(self._standard, found, truth, self._settings.l1_penalties, _lasso)
+        return self._chosen(self._standard, found, truth, self._settings.l1_penalties, lasso)
 
     def _few(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
         self._prepare(found)
         difference = np.abs(st.standardised_mean_difference(self._standard[found], truth))
         chosen = np.argsort(-np.nan_to_num(difference), kind="stable")[:k]
         features = self._standard[:, chosen]
-        model = _ridge(_SPARSE_PENALTY).fit(features[found], truth)
+        model = ridge(_SPARSE_PENALTY).fit(features[found], truth)
         return model.decision_function(features), _SPARSE_PENALTY, k
 
     def _chosen(
@@ -361,50 +363,12 @@ class Probe:
         found: np.ndarray,
         truth: np.ndarray,
         penalties: Sequence[float],
-        model: Callable[[float], LogisticRegression],
+        model: Model,
     ) -> tuple[np.ndarray, float, int]:
-        """Fit with the penalty that is best in cross-validation over patients."""
-        own, patients = features[found], self._patients[found]
-        totals = np.zeros(len(penalties))
-        for train, held in _patient_folds(patients, self._settings.folds):
-            one_class = truth[train].all() or not truth[train].any()
-            if one_class or st.why_not_estimable(truth[held], patients[held], 1):
-                continue
-            for i, penalty in enumerate(penalties):
-                fitted = model(penalty).fit(own[train], truth[train])
-                totals[i] += st.auroc(fitted.decision_function(own[held]), truth[held])
-        best = penalties[int(totals.argmax())]
-        fitted = model(best).fit(own, truth)
+        patients, folds = self._patients[found], self._settings.folds
+        best, fitted = best_fit(features[found], truth, patients, penalties, folds, model)
         used = int((fitted.coef_ != 0).sum())
         return fitted.decision_function(features), best, used
-
-
-def _patient_folds(patients: np.ndarray, folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (train, held out) positions. No patient is in both."""
-    folds = min(folds, len(np.unique(patients)))
-    return GroupKFold(folds).split(patients, groups=patients)
-
-
-def _standardised(values: np.ndarray, found: np.ndarray) -> np.ndarray:
-    mean = values[found].mean(axis=0, dtype=np.float64)
-    spread = values[found].std(axis=0, dtype=np.float64)
-    varies = spread > 1e-12
-    return (values[:, varies] - mean[varies]) / spread[varies]
-
-
-def _ridge(penalty: float) -> LogisticRegression:
-    return LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
-
-
-def _lasso(penalty: float) -> LogisticRegression:
-    return LogisticRegression(
-        C=penalty,
-        l1_ratio=1.0,
-        solver="liblinear",
-        class_weight="balanced",
-        max_iter=200,
-        random_state=0,
-    )
 
 
 def _score(
