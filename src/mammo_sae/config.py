@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mammo_sae.analysis.settings import (
+    AblationSettings,
     AlignmentSettings,
     ConfoundSettings,
     EffectSettings,
@@ -58,7 +59,10 @@ DEFAULT = SOURCE.parents[1] / "config" / "config.yaml"
 PARTS = ("training", "test", "external")
 
 
-ANALYSES = ("probes", "interventions", "effects", "inner", "alignment", "confounds", "truth")
+ANALYSES = (
+    *("probes", "interventions", "effects", "inner", "alignment", "confounds", "ablation"),
+    "truth",
+)
 
 
 class Config(Settings):
@@ -125,6 +129,9 @@ class Config(Settings):
     )
     confounds: ConfoundSettings = Field(
         ConfoundSettings(), description="whether a confounder explains what latents respond to"
+    )
+    ablation: AblationSettings = Field(
+        AblationSettings(), description="predictions without the latents of a confounder"
     )
     truth: TruthSettings = Field(
         TruthSettings(), description="verdicts compared with the planted confounders (phantom only)"
@@ -451,7 +458,7 @@ def _suited_to_the_cohort(content: dict[str, Any]) -> dict[str, Any]:
         return content
     scored = ["test", "external"] if content["cohort"].get("external") else ["test"]
     filled = {"name": kind, **content}
-    for step in ("probes", "interventions", "effects"):
+    for step in ("probes", "interventions", "effects", "ablation"):
         own = content.get(step, {})
         filled[step] = {"splits": scored, **own} if isinstance(own, dict) else own
     return filled

@@ -303,6 +303,12 @@ STEPS = {
         "confounds",
         tables=("confounds",),
     ),
+    "ablation": Step(
+        "mammo_sae.analysis.ablation", analysis.AblationSettings, "ablation", tables=("ablation",)
+    ),
+    "reliance": Step(
+        "mammo_sae.analysis.reliance", analysis.EffectSettings, "effects", tables=("reliance",)
+    ),
     "truth": Step("mammo_sae.analysis.truth", analysis.TruthSettings, "truth", tables=("truth",)),
     "table": Step("mammo_sae.report.tables"),
     "table_page": Step("mammo_sae.report.pages"),
@@ -329,6 +335,7 @@ STEPS = {
         "mammo_sae.report.latents", report.LatentSheetSettings, "report.latents"
     ),
     "figure_interventions": Step("mammo_sae.report.interventions"),
+    "figure_ablation": Step("mammo_sae.report.ablation"),
     "figure_confounds": Step("mammo_sae.report.confounds"),
     "figure_truth": Step("mammo_sae.report.truth"),
 }

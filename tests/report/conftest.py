@@ -23,6 +23,7 @@ from mammo_sae.analysis.settings import (
     TruthSettings,
 )
 from mammo_sae.grids import LayerGrid
+from mammo_sae.images import measurements
 from mammo_sae.stores.codes import CodesReader, create_codes_store
 from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.tables import read_table, write_table
@@ -183,11 +184,13 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
         image_stores=run.image_stores,
         output=run.table("alignment"),
     )
+    measurements.run(image_stores=run.image_stores, output=run.table("measurements"))
     confounds.run(
         ConfoundSettings(top_latents=10, **RESAMPLES),
         **common,
         **made,
         image_stores=run.image_stores,
+        measurements=[run.table("measurements")],
         output=run.table("confounds"),
     )
     truth.run(

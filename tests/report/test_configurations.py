@@ -21,10 +21,11 @@ import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from mammo_sae.analysis import alignment, confounds, effects, probes, truth
+from mammo_sae.analysis import ablation, alignment, confounds, effects, probes, reliance, truth
 from mammo_sae.analysis import interventions as head_layer
 from mammo_sae.analysis import latents as latents_step
 from mammo_sae.analysis.settings import (
+    AblationSettings,
     AlignmentSettings,
     ConfoundSettings,
     EffectSettings,
@@ -38,6 +39,10 @@ from mammo_sae.analysis.settings import (
 from mammo_sae.config import Config, load_config
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
+from mammo_sae.grids import LayerGrid
+from mammo_sae.report import (
+    ablation as ablation_figure,
+)
 from mammo_sae.report import (
     confounds as confounds_figure,
 )
@@ -127,13 +132,18 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
         folder / "0", folder / "0.json", image_ids=list(ids), grids=[reader.grid]
     ) as writer:
         writer.write({"head": rng.normal(size=shape).astype(np.float32)})
+    with create_embedding_store(
+        folder / "pooled", folder / "pooled.json", image_ids=list(ids),
+        grids=[LayerGrid("pooled", channels, 1, 1, 0, 0.0, 0.0, 0)],
+    ) as writer:  # fmt: skip
+        writer.write({"pooled": rng.normal(size=(len(ids), 1, 1, channels)).astype(np.float32)})
     table = change(read_table(run.images))
     write_table(table, folder / "images.parquet")
     common = {"identity": run.identity, "images": folder / "images.parquet", "codes": run.codes}
     named = {"concepts": CONCEPTS, "image_stores": run.image_stores}
     place = {name: folder / f"{name}.parquet" for name in (
         *("latents", "alignment", "confounds", "truth", "probes", "interventions", "sweep"),
-        "effects",
+        *("effects", "ablation", "reliance"),
     )}  # fmt: skip
     after = {**common, "latents": place["latents"]}
     linear = {**after, "sae": folder / "sae.json", "head": folder, "concepts": CONCEPTS}
@@ -141,9 +151,11 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
     alignment.run(
         AlignmentSettings(top_latents=4, **DRAWS), **after, **named, output=place["alignment"]
     )
+    measured = {"measurements": [run.table("measurements")]}
     confounds.run(
-        ConfoundSettings(top_latents=4, **DRAWS), **after, **named, output=place["confounds"]
-    )
+        ConfoundSettings(top_latents=4, **DRAWS), **after, **named, **measured,
+        output=place["confounds"],
+    )  # fmt: skip
     truth.run(TruthSettings(), **after, confounds=place["confounds"], output=place["truth"])
     probes.run(
         ProbesSettings(k=(1, 5), penalties=(0.01,), l1_penalties=(0.1,), bootstrap_draws=20),
@@ -158,6 +170,15 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
         interventions=place["interventions"], sweep=place["sweep"],
     )  # fmt: skip
     effects.run(EffectSettings(bootstrap_draws=20), **linear, output=place["effects"])
+    judged = {
+        **linear, "predictions": folder / "predictions.parquet", "confounds": place["confounds"],
+    }  # fmt: skip
+    reliance.run(EffectSettings(bootstrap_draws=20), **judged, output=place["reliance"])
+    ablation.run(
+        AblationSettings(bootstrap_draws=20, random_sets=2), **judged, **measured,
+        image_stores=run.image_stores, embeddings=[folder / "pooled.json"],
+        output=place["ablation"],
+    )  # fmt: skip
     return Base(table, {name: read_table(path) for name, path in place.items()})
 
 
@@ -343,6 +364,10 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
         parquet=folder / "verdicts.parquet",
     )
     output = folder / "figure.png"
+    at_head = {}
+    for name in ("ablation", "reliance") if "head" in config.layers else ():
+        rows = run.in_splits(base.tables[name])
+        at_head[name] = write(name, run.labelled(rows, ["head"]))
     yield "encoders", lambda: encoders.run(encoders=written["encoders"], output=output)
     yield (
         "summary",
@@ -352,6 +377,7 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
             verdicts=folder / "verdicts.parquet",
             bases={n: e.base for n, e in config.encoders.items() if e.kind == "finetuned"},
             split=config.latents.confirmation,
+            **at_head,
             output=folder / "summary.html",
         ),
     )
@@ -407,6 +433,10 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
                 interventions=own("interventions"), concept=concept, output=output
             ),
         )
+    if at_head:
+        yield (
+            "ablation", lambda: ablation_figure.run(**at_head, sae_name=sae, output=output)
+        )  # fmt: skip
     if "head" in config.layers:
         rows = run.in_splits(base.tables["effects"])
         rows = run.labelled(rows[rows["split"].isin(config.effects.splits)], ["head"])

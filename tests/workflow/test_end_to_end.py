@@ -28,6 +28,8 @@ TABLES = {
     "probes",
     "alignment",
     "confounds",
+    "ablation",
+    "reliance",
     "verdicts",
     "truth",
 }

@@ -18,8 +18,11 @@ PAGES = {"configuration", "crate", "summary", "table_page"}
 ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_latents"} | {
     "alignment",
     "confounds",
+    "ablation",
+    "reliance",
     "truth",
 }
+BELOW_VERDICTS = {"ablation", "reliance", "truth"}
 BELOW_SAE = {"train_sae", "codes", "sae_quality"} | ANALYSES | REPORT
 BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe"} | BELOW_SAE
 
@@ -95,9 +98,9 @@ def test_a_second_seed_adds_its_saes_and_reruns_the_report_alone(finished):
     assert _kinds(jobs) == BELOW_SAE | {"sae_stability"}
 
 
-def test_a_confound_threshold_reruns_confounds_truth_and_the_report(finished):
+def test_a_confound_threshold_reruns_confounds_what_reads_verdicts_and_the_report(finished):
     jobs = finished.stale(overlay="confounds: {min_kept: 0.4}")
-    assert _kinds(jobs) == {"confounds", "truth"} | REPORT
+    assert _kinds(jobs) == {"confounds"} | BELOW_VERDICTS | REPORT
     assert jobs["confounds"] == RUNS
 
 
@@ -207,9 +210,9 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         ("sae/trainer.py", BELOW_SAE),
         ("sae/codes.py", {"codes", "sae_quality"} | ANALYSES | REPORT),
         # Probes divide a confounder into levels in the same way as the confound report.
-        ("analysis/levels.py", {"confounds", "truth", "probes"} | REPORT),
-        ("analysis/confounds.py", {"confounds", "truth"} | REPORT),
-        ("images/measurements.py", {"measurements", "confounds", "truth"} | REPORT),
+        ("analysis/levels.py", {"confounds", "probes"} | BELOW_VERDICTS | REPORT),
+        ("analysis/confounds.py", {"confounds"} | BELOW_VERDICTS | REPORT),
+        ("images/measurements.py", {"measurements", "confounds"} | BELOW_VERDICTS | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),
         ("encoders/linear_probe.py", {"linear_probe"}),

@@ -1,4 +1,4 @@
-# Figures of one SAE and one concept.
+# Figures of one SAE, most of them of one concept.
 
 
 rule figure_latents:
@@ -92,3 +92,27 @@ use rule figure_encoders as figure_confounds with:
     message:
         "Figure: confounds of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
         " {wildcards.sae}, seed {wildcards.seed}"
+
+
+use rule figure_encoders as figure_ablation with:
+    input:
+        ablation=f"{TABLE}/ablation.parquet",
+        reliance=f"{TABLE}/reliance.parquet",
+    output:
+        report(
+            f"{FIGURE}/ablation/{{sae}}.png",
+            caption="../report/ablation.rst",
+            category=SECTIONS["confounds"],
+            subcategory="what predictions rest on",
+            labels={"encoder": "all", "layer": HEAD, "SAE": "{sae}", "seed": "first"},
+        ),
+    log:
+        log_of("figure_ablation", "{sae}"),
+    benchmark:
+        benchmark_of("figure_ablation", "{sae}")
+    params:
+        step="figure_ablation",
+        code=code("figure_ablation"),
+        shown=["--sae-name", "{sae}"],
+    message:
+        "Figure: what predictions rest on, {wildcards.sae}"

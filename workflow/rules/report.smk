@@ -121,6 +121,8 @@ use rule table_page as summary with:
         encoders=f"{TABLE}/encoders.parquet",
         latents=f"{TABLE}/latents.parquet",
         verdicts=f"{TABLE}/verdicts.parquet",
+        ablation=[f"{TABLE}/ablation.parquet"] if "ablation" in PARTS else [],
+        reliance=[f"{TABLE}/reliance.parquet"] if "reliance" in PARTS else [],
     output:
         report(
             f"{RESULTS}/summary.html",

@@ -33,7 +33,8 @@ if EDITED:
         for path in of_runs(f"{ANALYSIS}/interventions.parquet", layer=layer)
     ]
 if HEAD in CONFIG.layers:
-    PARTS["effects"] = of_runs(f"{ANALYSIS}/effects.parquet", layer=HEAD)
+    for table in ("effects", "ablation", "reliance"):
+        PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", layer=HEAD)
 if HEAD in CONFIG.layers and CONFIG.density_classes:
     PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", layer=HEAD)
 if INNER:
@@ -90,6 +91,7 @@ if "interventions" in PARTS:
     )
 if "effects" in PARTS:
     FIGURES += expand(f"{FIGURE}/effects/{{sae}}.png", sae=CONFIG.saes)
+    FIGURES += expand(f"{FIGURE}/ablation/{{sae}}.png", sae=CONFIG.saes)
 if "truth" in PARTS:
     FIGURES.append(f"{FIGURE}/truth.png")
 PAGES = [

@@ -37,6 +37,7 @@ from mammo_sae.analysis.candidates import (
     with_measurements,
 )
 from mammo_sae.analysis.columns import TISSUE, candidates
+from mammo_sae.analysis.groups import too_few_levels, usable_levels
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.verdict import discriminates, verdict
 from mammo_sae.cohorts.regions import concept_regions
@@ -183,17 +184,10 @@ def confounder_rows(
     truth = case.labels(cases, concept, known)
     patients = cases["patient_id"].to_numpy()[known]
     rows["images"] = len(known)
-    usable = [
-        level
-        for level in range(len(category.names))
-        if not st.why_not_estimable(truth[code == level], patients[code == level])
-    ]
+    usable = usable_levels(code, len(category.names), truth, patients)
     rows["strata"] = len(usable)
+    rows["problem"] = too_few_levels(len(usable), confounder)
     if len(usable) < 2:
-        rows["problem"] = (
-            f"{len(usable)} levels of {confounder} have {st.MIN_POSITIVES} patients with a "
-            f"positive image and {st.MIN_POSITIVES} with a negative one; two are needed"
-        )
         return rows
     inside = np.isin(code, usable)
     known, code, truth = known[inside], code[inside], truth[inside]

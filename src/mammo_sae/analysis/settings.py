@@ -51,6 +51,19 @@ class SplitSettings(ResamplingSettings):
         return self
 
 
+class PenaltySettings(SplitSettings):
+    """Logistic regressions on the discovery split. Folds of its patients choose the penalty."""
+
+    penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        (1e-3, 1e-2),
+        min_length=1,
+        description="inverse strengths of the L2 penalty (scikit-learn's C) to choose among",
+    )
+    folds: int = Field(
+        2, ge=2, description="patient-level folds of the discovery split that choose the penalty"
+    )
+
+
 class QualitySettings(Settings):
     """Scores of an SAE on images it was not trained on."""
 
@@ -226,6 +239,23 @@ class ConfoundSettings(SplitSettings):
     )
 
 
+class AblationSettings(PenaltySettings):
+    """Predictions without the latents that a confounder explains, at the head layer."""
+
+    layer: Literal["head"] = Field(
+        "head", description="layer of the latents: the final map, in which logits are linear"
+    )
+    max_levels: int = Field(
+        6, ge=2, description="most levels of a confounder, as in confounds.max_levels"
+    )
+    random_sets: int = Field(
+        20, ge=1, description="random sets of latents with similar firing rates, for each set"
+    )
+    splits: tuple[Split, ...] = Field(
+        ("test", "external"), min_length=1, description="splits on which predictions are scored"
+    )
+
+
 class MatchedLatentSettings(Settings):
     """Pairs of latents of two encoders' SAEs at the same layer."""
 
@@ -235,7 +265,7 @@ class MatchedLatentSettings(Settings):
     )
 
 
-class ProbesSettings(SplitSettings):
+class ProbesSettings(PenaltySettings):
     """Probes on a layer's pooled embeddings and codes."""
 
     score: Score = Field(
@@ -258,18 +288,10 @@ class ProbesSettings(SplitSettings):
     components: int = Field(
         32, ge=1, description="principal components of the mean embeddings in the PCA probe"
     )
-    penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
-        (1e-3, 1e-2),
-        min_length=1,
-        description="inverse strengths of the L2 penalty (scikit-learn's C) to choose among",
-    )
     l1_penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         (),
         description="inverse strengths of the L1 penalty of the codes' probe to choose among; "
         "none: no L1 probe",
-    )
-    folds: int = Field(
-        2, ge=2, description="patient-level folds of the discovery split that choose the penalty"
     )
     outer_folds: int = Field(
         5,

@@ -15,12 +15,21 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.analysis.cases import IDENTITY
-from mammo_sae.analysis.verdict import JUDGED, MEANING, associated
+from mammo_sae.analysis.verdict import (
+    ALIGNED,
+    ANATOMY,
+    CONFOUNDED,
+    JUDGED,
+    MEANING,
+    MIXED,
+    associated,
+)
 from mammo_sae.report import style
 from mammo_sae.report.verdicts import ON, SIGNIFICANT
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
+CARRIED = (ALIGNED, MIXED, CONFOUNDED, ANATOMY, "not tested", "SAE error")
 TOP = 10  # number of latents with the highest discovery AUROC whose location is counted
 
 PAGE = """<!DOCTYPE html>
@@ -49,6 +58,8 @@ def run(
     split: str,
     output: Path,
     bases: Mapping[str, str] | None = None,
+    ablation: Path | None = None,
+    reliance: Path | None = None,
 ) -> list[Path]:
     """Write the headline figures of a run, and warn where fine-tuning has not helped.
 
@@ -62,6 +73,8 @@ def run(
         Page to write (.html).
     bases
         The pretrained encoder from which each fine-tuned one started. None: none is fine-tuned.
+    ablation, reliance
+        Tables of all SAEs at the head layer. None: the run has no SAE there.
     """
     scores, ranked, judged = (read_table(path) for path in (encoders, latents, verdicts))
     warnings = not_better(scores, bases or {})
@@ -79,6 +92,15 @@ def run(
         "Latents that are not associated are not counted.</p>"
     ]
     content += [_table(*carriers(ranked, judged))]
+    if ablation is not None and reliance is not None:
+        scores, shares = read_table(ablation), read_table(reliance)
+        content += [
+            "<p><b>What the predictions rest on</b>, at the head: parts of the logit's difference "
+            "between positive and negative images, by the verdicts of the latents that carry them, "
+            "and the AUROC in the worst group of a confounder when the latents that it explains "
+            "are ablated.</p>"
+        ]
+        content += [_table(*rests_on(scores, shares))]
     with atomic_file(output) as aside:
         aside.write_text(PAGE.format(content="\n".join(content)), encoding="utf-8")
     return [output]
@@ -154,6 +176,39 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
         *(f"{MEANING[word]} ({word})" for word in JUDGED),
     ]
     return header, [row[-1] for row in sorted(rows, key=lambda row: row[:-1])]
+
+
+def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows, one per concept and SAE: shares, AUROC in the worst group.
+
+    The split is the last one that gave no verdicts, or the only one. The confounder is the one with
+    the lowest AUROC before the ablation, of those that explain latents.
+    """
+    splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
+    split = (splits or style.splits_of(ablation["split"]))[-1]
+    worst = ablation[(ablation["split"] == split) & (ablation["measure"] == "worst_group")]
+    worst = worst[(worst["called_for"] == worst["confounder"]) & ~worst["refit"]]
+    worst = worst[(worst["verdicts"] == CONFOUNDED) & worst["after"].notna()]
+    rows = []
+    keys = ["concept", *IDENTITY]
+    for key, part in reliance.groupby(keys, sort=True):
+        concept, encoder, _, sae, seed = key
+        share = part[part["split"] == split].set_index("verdict")["share"]
+        words = [f"{share[w]:.0%}" if pd.notna(share.get(w)) else "not estimable" for w in CARRIED]
+        mine = worst[(worst[keys] == list(key)).all(axis=1)]
+        said = "no confounded latent"
+        if len(mine):
+            row = mine.loc[mine["before"].idxmin()]
+            change = style.estimate(
+                row["difference"], row["difference_low"], row["difference_high"]
+            )
+            said = (
+                f"{style.words(row['confounder'])}: {row['before']:.2f} to {row['after']:.2f}, "
+                f"difference {change}"
+            )
+        rows.append([style.words(concept), encoder, f"{sae} seed {seed}", *words, said])
+    header = ["concept", "encoder", "SAE", *CARRIED, f"AUROC in the worst group, {split}"]
+    return header, rows
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,0 +1,236 @@
+"""Step: ablate the latents that a confounder explains, and score the predictions that are left.
+
+Let S be latents with a verdict, x an image's pooled embedding, z_t its mean codes and d_t the
+atoms. The ablated embedding keeps the SAE's error:
+
+    x - sum_{t in S} z_t d_t
+
+It is scored in two ways: by the encoder's own head, and by a head fitted on the ablated embeddings
+of the discovery split (`refit`). This is SHIFT (Marks et al. 2024, arXiv 2403.19647) with verdicts
+in the place of a person who judges latents. A difference is compared with that of random sets of
+latents with similar firing rates.
+
+The rows with the verdict ``concept-aligned`` are the targeted probe perturbation of SAEBench
+(Karvonen et al. 2025, arXiv 2503.09532): a concept's aligned latents are ablated, and the
+prediction of every concept is scored.
+
+Verdicts come from the confirmation split. So differences are independent of the choice of latents
+only in the other splits (column `independent`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae import statistics as st
+from mammo_sae.analysis import cases as case
+from mammo_sae.analysis.candidates import with_acquisition, with_measurements
+from mammo_sae.analysis.groups import groups_of
+from mammo_sae.analysis.latent_sets import (
+    ALL,
+    LatentSet,
+    aligned_set,
+    similar_sets,
+    suspected_sets,
+)
+from mammo_sae.analysis.linear import Inputs, each_share, original_logits
+from mammo_sae.analysis.refit import NOTHING, Predict, Refit, without
+from mammo_sae.analysis.scored import Measures, Scored
+from mammo_sae.analysis.verdict import ALIGNED
+from mammo_sae.cohorts.labels import labelling
+from mammo_sae.cohorts.regions import concept_regions
+from mammo_sae.encoders.pooled import read_pooled
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.settings import AblationSettings
+
+
+def run(
+    settings: AblationSettings,
+    *,
+    identity: case.Identity,
+    images: Path,
+    image_stores: Sequence[Path],
+    embeddings: Sequence[Path],
+    codes: Path,
+    sae: Path,
+    head: Path,
+    predictions: Path,
+    latents: Path,
+    confounds: Path,
+    concepts: Sequence[str],
+    measurements: Sequence[Path],
+    output: Path,
+) -> list[Path]:
+    """Score predictions without the latents that a confounder explains.
+
+    Parameters
+    ----------
+    images
+        Image table.
+    image_stores
+        Manifests of the canonical images, all shards.
+    embeddings
+        Manifests of the embeddings of the layer `pooled`, all shards.
+    codes
+        Manifest of the SAE's codes.
+    sae
+        Description (`sae.json`) of the SAE.
+    head
+        Directory of the encoder's head.
+    predictions
+        The encoder's logits, one row per image and concept.
+    latents, confounds
+        Tables of the same SAE, written by the steps of these names.
+    concepts
+        Columns of the image table.
+    measurements
+        Tables of the step `measurements`, all shards.
+    output
+        Table to write (.parquet): a row per concept, split, set of latents, head (refitted or not),
+        confounder and measure, with the AUROC before and after the ablation, their difference, and
+        the difference that random sets make.
+
+    Raises
+    ------
+    InputError
+        If the codes are not of the head layer or the head lacks a concept.
+    """
+    reader = CodesReader(codes)
+    cases = case.read_cases(images, reader.image_ids)
+    cases, _ = with_acquisition(cases, ImageReader(image_stores, concept_regions(images)), concepts)
+    cases, _ = with_measurements(cases, pd.concat(map(read_table, measurements)))
+    verdicts, logits = read_table(confounds), read_table(predictions)
+    stored, pooled = read_pooled(embeddings, reader.image_ids)
+    pooled = pooled[pd.Index(stored).get_indexer(list(reader.image_ids))]
+    atoms = SparseAutoencoder.load(sae).decoder_weight.numpy()
+    means = reader.pooled("mean")
+    aligned = [aligned_set(verdicts, concept) for concept in concepts]
+    parts = []
+    shares = each_share(
+        Inputs(images, codes, sae, head, latents), settings.layer, concepts, settings.splits
+    )
+    for concept, of_splits in groupby(shares, lambda share: share.concept):
+        sets = [*suspected_sets(verdicts, concept), *aligned]
+        names = sorted(verdicts.loc[verdicts["concept"] == concept, "confounder"].unique())
+        refit = Refit(settings, cases, concept, pooled, means, atoms)
+        whole = original_logits(logits, concept, reader.image_ids)
+        for share in of_splits:
+            here = cases.iloc[share.rows].reindex(columns=names)
+            groups = {
+                name: groups_of(here[name], share.labels, share.patients, settings.max_levels)
+                for name in names
+            }
+            data = Scored(share.labels, share.patients, groups)
+            heads = {
+                False: (without(share, whole[share.rows]), ""),
+                True: (refit.of(share.rows), refit.reason),
+            }
+            part = pd.DataFrame(list(ablation_rows(settings, data, heads, sets, share.ranked)))
+            part.insert(0, "concept", concept)
+            part.insert(1, "split", share.split)
+            seen = (settings.discovery, settings.confirmation)
+            part.insert(2, "independent", share.split not in seen)
+            part.insert(3, "labels", labelling(cases, concepts))
+            parts.append(part)
+    write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
+    return [output]
+
+
+def ablation_rows(
+    settings: AblationSettings,
+    data: Scored,
+    heads: Mapping[bool, tuple[Predict, str]],
+    sets: Sequence[LatentSet],
+    ranked: pd.DataFrame,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one concept and split.
+
+    Parameters
+    ----------
+    heads
+        Whether the head is refitted -> its scores, and the reason why there are none, or ``""``.
+    sets
+        The sets of latents to ablate.
+    ranked : [h]
+        The concept's rows of the latents table, by latent.
+    """
+    firing = ranked["firing_rate"].to_numpy(dtype=np.float64)
+    alive = ranked["rank_class_mean"].notna().to_numpy()
+    few = st.why_not_estimable(data.labels, data.patients)
+    weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
+    measures = {refit: Measures(data, predict, weights) for refit, (predict, _) in heads.items()}
+    for group in sets:
+        random = similar_sets(group.latents, firing, alive, settings.random_sets, settings.seed)
+        names: list[str] = [""]
+        if group.verdicts != ALIGNED:
+            names += [name for name in data.groups if group.called_for in (name, ALL)]
+        for refit, (_, problem) in heads.items():
+            if refit and group.verdicts == ALIGNED:
+                continue  # a refitted head would learn to read the other latents
+            for name in names:
+                why = few or problem or (data.groups[name][1] if name else "")
+                measured = {} if why else _compared(measures[refit], group, random, name)
+                nothing = "worst_group" if name else "auroc", ""
+                for (measure, level), row in (measured or {nothing: _numbers({})}).items():
+                    yield {
+                        "latents_of": group.concept,
+                        "called_for": group.called_for,
+                        "verdicts": group.verdicts,
+                        "latents": len(group.latents),
+                        "random_sets": len(random),
+                        "refit": refit,
+                        "confounder": name,
+                        "measure": measure,
+                        "group": level,
+                        "group_after": level,
+                        **row,
+                        "reason": why or group.why_empty,
+                    }
+
+
+def _compared(
+    measures: Measures, group: LatentSet, random: Sequence[np.ndarray], name: str
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return (measure, level) -> columns: before and after the ablation, and of random sets."""
+    latents = group.latents
+    before, drawn = measures.values(NOTHING, name), measures.draws(NOTHING, name)
+    after, drawn_after = measures.values(latents, name), measures.draws(latents, name)
+    others = [measures.values(one, name) for one in random] if len(latents) else []
+    worst, worst_after = measures.worst(NOTHING, name), measures.worst(latents, name)
+    result = {}
+    for key, value in before.items():
+        found = {"before": (value, drawn[key])}
+        if len(latents):
+            found["after"] = after[key], drawn_after[key]
+            found["difference"] = after[key] - value, drawn_after[key] - drawn[key]
+        if others:
+            differences = np.array([other[key][0] for other in others]) - value
+            found["random_difference"] = differences.mean(keepdims=True), differences[None]
+        row: dict[str, Any] = _numbers(found)
+        if key[0] in worst:
+            row |= {"group": worst[key[0]], "group_after": worst_after[key[0]]}
+        result[key] = row
+    return result
+
+
+_NUMBERS = ("before", "after", "difference", "random_difference")
+
+
+def _numbers(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Return columns of values and intervals, from values [1] and samples [1, draws] by name."""
+    row = {f"{name}{end}": np.nan for name in _NUMBERS for end in ("", "_low", "_high")}
+    for name, (value, samples) in found.items():
+        row[name] = float(value[0])
+        row[f"{name}_low"], row[f"{name}_high"] = st.interval(samples[0])
+    return row

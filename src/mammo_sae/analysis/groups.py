@@ -1,0 +1,128 @@
+"""AUROC within and between the groups that the levels of a confounder and the label form.
+
+A group is the images with one label at one level of the confounder. Let
+
+    auroc(a, b) = P(score of a positive image at level a > score of a negative image at level b)
+
+with ties as one half (the cross-group AUROC of Kallus and Zhou 2019, arXiv 1902.05826). Then
+
+- ``level``: auroc(a, a) of each level a;
+- ``worst_stratum``: min over a of auroc(a, a), as in the table of confounds;
+- ``worst_group``: min over a and b of auroc(a, b).
+
+A classifier that adds a constant for a marker keeps every auroc(a, a), since within a level the
+constant is the same for all images. What it gets wrong are pairs across levels: a lesion without a
+marker against a breast with one. Only `worst_group` has these pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae import statistics as st
+from mammo_sae.analysis.levels import levels
+
+Named = dict[tuple[str, str], np.ndarray]  # (measure, level) -> values
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The levels of a confounder that can be scored, and the level of each image.
+
+    Attributes
+    ----------
+    names
+        Names of the levels.
+    code : [n]
+        The level of each image; -1 if it is unknown or can't be scored.
+    """
+
+    names: list[str]
+    code: np.ndarray
+
+
+def usable_levels(
+    code: np.ndarray, count: int, truth: np.ndarray, patients: np.ndarray
+) -> list[int]:
+    """Return those of `count` levels in which a score for `truth` [n] can be estimated."""
+    return [
+        level
+        for level in range(count)
+        if not st.why_not_estimable(truth[code == level], patients[code == level])
+    ]
+
+
+def too_few_levels(usable: int, confounder: str) -> str:
+    """Return why `usable` levels of a confounder do not suffice, or ``""``."""
+    if usable >= 2:
+        return ""
+    return (
+        f"{usable} levels of {confounder} have {st.MIN_POSITIVES} patients with a "
+        f"positive image and {st.MIN_POSITIVES} with a negative one; two are needed"
+    )
+
+
+def groups_of(
+    column: pd.Series, truth: np.ndarray, patients: np.ndarray, most: int
+) -> tuple[Groups, str]:
+    """Return the groups of a confounder's `column` [n] and the reason why they can't be scored.
+
+    The reason is ``""`` if they can.
+    """
+    if column.isna().all():
+        return Groups([], np.full(len(column), -1)), f"{column.name} is known of no image"
+    found = levels(column, most)
+    usable = usable_levels(found.code, len(found.names), truth, patients)
+    code = np.full(len(column), -1)
+    for place, level in enumerate(usable):
+        code[found.code == level] = place
+    groups = Groups([found.names[level] for level in usable], code)
+    return groups, too_few_levels(len(usable), str(column.name))
+
+
+def group_auroc(
+    scores: np.ndarray, truth: np.ndarray, groups: Groups, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Return auroc(a, b) of `scores` [n, m] for all pairs of k levels, [k, k, m].
+
+    With `weights` [n, draws], [k, k, m, draws].
+    """
+    count = len(groups.names)
+    result = []
+    for a in range(count):
+        for b in range(count):
+            pair = np.where(truth, groups.code == a, groups.code == b)
+            drawn = None if weights is None else weights[pair]
+            result.append(st.auroc(scores[pair], truth[pair], drawn))
+    values = np.stack(result)
+    return values.reshape(count, count, *values.shape[1:])
+
+
+def named_scores(
+    scores: np.ndarray, truth: np.ndarray, groups: Groups | None, weights: np.ndarray | None = None
+) -> Named:
+    """Return (measure, level) -> AUROCs of `scores` [n, m], [m], or [m, draws] with weights.
+
+    Without groups, the only measure is ``auroc``, over all images.
+    """
+    if groups is None:
+        return {("auroc", ""): st.auroc(scores, truth, weights)}
+    pairs = group_auroc(scores, truth, groups, weights)
+    within = pairs[np.arange(len(pairs)), np.arange(len(pairs))]
+    # A draw without one of the groups gives NaN, and intervals leave such draws out.
+    return {
+        **{("level", name): within[i] for i, name in enumerate(groups.names)},
+        ("worst_stratum", ""): within.min(axis=0),
+        ("worst_group", ""): pairs.min(axis=(0, 1)),
+    }
+
+
+def worst_names(scores: np.ndarray, truth: np.ndarray, groups: Groups) -> tuple[str, str]:
+    """Return the level and the pair of levels in which one score [n] is worst."""
+    pairs = group_auroc(scores[:, None], truth, groups)[..., 0]
+    a, b = np.unravel_index(pairs.argmin(), pairs.shape)
+    worst = groups.names[int(pairs.diagonal().argmin())]
+    return worst, f"{groups.names[int(a)]} positive, {groups.names[int(b)]} negative"

@@ -1,0 +1,68 @@
+"""AUROCs of a head's scores in one split, with any latents ablated, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mammo_sae.analysis.edits import DIGITS
+from mammo_sae.analysis.groups import Groups, Named, named_scores, worst_names
+from mammo_sae.analysis.refit import Predict
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The n images of a split with a label for a concept.
+
+    Attributes
+    ----------
+    labels : [n] bool
+    patients : [n]
+    groups
+        Confounder -> its groups and the reason why they can't be scored, or ``""``.
+    """
+
+    labels: np.ndarray
+    patients: np.ndarray
+    groups: Mapping[str, tuple[Groups, str]]
+
+
+class Measures:
+    """AUROCs of one head's scores in one split, with their bootstrap draws, each computed once."""
+
+    def __init__(self, data: Scored, predict: Predict, weights: np.ndarray) -> None:
+        self._data, self._predict, self._weights = data, predict, weights
+        self._scores: dict[bytes, np.ndarray] = {}
+        self._drawn: dict[tuple[str, bytes], Named] = {}
+
+    def scores(self, latents: np.ndarray) -> np.ndarray:
+        """Return the scores [n, 1] with `latents` [k] ablated."""
+        key = latents.tobytes()
+        if key not in self._scores:
+            self._scores[key] = np.round(self._predict(latents), DIGITS)[:, None]
+        return self._scores[key]
+
+    def values(self, latents: np.ndarray, confounder: str) -> Named:
+        """Return (measure, level) -> its value [1] within the groups of `confounder`."""
+        return named_scores(self.scores(latents), self._data.labels, self._groups(confounder))
+
+    def draws(self, latents: np.ndarray, confounder: str) -> Named:
+        """Return (measure, level) -> its values in all draws, [1, draws]."""
+        key = confounder, latents.tobytes()
+        if key not in self._drawn:
+            scores, groups = self.scores(latents), self._groups(confounder)
+            self._drawn[key] = named_scores(scores, self._data.labels, groups, self._weights)
+        return self._drawn[key]
+
+    def worst(self, latents: np.ndarray, confounder: str) -> dict[str, str]:
+        """Return measure -> the level or the pair of levels in which it is worst."""
+        groups = self._groups(confounder)
+        if groups is None:
+            return {}
+        names = worst_names(self.scores(latents)[:, 0], self._data.labels, groups)
+        return dict(zip(("worst_stratum", "worst_group"), names, strict=True))
+
+    def _groups(self, confounder: str) -> Groups | None:
+        return self._data.groups[confounder][0] if confounder else None

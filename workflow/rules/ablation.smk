@@ -1,0 +1,88 @@
+# What the prediction rests on, by verdicts: the latents that a confounder explains are ablated at
+# the head, and the logit's difference between the classes is divided among the verdicts.
+
+
+rule ablation:
+    input:
+        images=COHORT["images"],
+        image_stores=image_manifests,
+        stores=image_stores,
+        measurements=MEASUREMENTS,
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
+        embedding_stores=lambda wildcards: embedding_stores(wildcards.encoder, "pooled"),
+        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
+        head=lambda wildcards: head_files(wildcards.encoder),
+        predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
+        latents=f"{ANALYSIS}/latents.parquet",
+        confounds=f"{ANALYSIS}/confounds.parquet",
+    output:
+        f"{ANALYSIS}/ablation.parquet",
+    log:
+        log_of("ablation", RUN),
+    benchmark:
+        benchmark_of("ablation", RUN)
+    wildcard_constraints:
+        layer=CONFIG.ablation.layer,
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(3000),
+        runtime=attempts(120),
+    params:
+        cfg=cfg("ablation"),
+        code=code("ablation"),
+        concepts=CONCEPTS,
+        head=lambda wildcards, input: Path(input.head[1]).parent,
+    message:
+        "Ablation: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae ablation --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --sae {input.sae[1]:q} --head {params.head:q}"
+        " --predictions {input.predictions:q} --latents {input.latents:q}"
+        " --confounds {input.confounds:q} --concepts {params.concepts:q} --output {output:q}"
+        " --image-stores {input.image_stores:q} --measurements {input.measurements:q}"
+        " --embeddings {input.embeddings:q} 2> {log:q}"
+
+
+rule reliance:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
+        head=lambda wildcards: head_files(wildcards.encoder),
+        predictions=f"{RESULTS}/heads/{{encoder}}/predictions.parquet",
+        latents=f"{ANALYSIS}/latents.parquet",
+        confounds=f"{ANALYSIS}/confounds.parquet",
+    output:
+        f"{ANALYSIS}/reliance.parquet",
+    log:
+        log_of("reliance", RUN),
+    benchmark:
+        benchmark_of("reliance", RUN)
+    wildcard_constraints:
+        layer=CONFIG.effects.layer,
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(3000),
+        runtime=attempts(30),
+    params:
+        cfg=cfg("reliance"),
+        code=code("reliance"),
+        concepts=CONCEPTS,
+        head=lambda wildcards, input: Path(input.head[1]).parent,
+    message:
+        "Reliance on verdicts: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
+        " {wildcards.seed}"
+    shell:
+        "python -m mammo_sae reliance --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --sae {input.sae[1]:q} --head {params.head:q}"
+        " --predictions {input.predictions:q} --latents {input.latents:q}"
+        " --confounds {input.confounds:q} --concepts {params.concepts:q} --output {output:q} 2> {log:q}"
