@@ -19,7 +19,7 @@ from mammo_sae.analysis.sae_quality import decoder_cosines
 from mammo_sae.errors import InputError
 from mammo_sae.sae.formats import saelens
 from mammo_sae.sae.formats.published import read_published
-from mammo_sae.sae.formats.tensors import whole_number
+from mammo_sae.sae.formats.tensors import Tensors, whole_number
 from mammo_sae.sae.model import Encoder, SparseAutoencoder
 from mammo_sae.sae.settings import PublishedVariant
 from mammo_sae.sae.stability import matched_cosines
@@ -392,6 +392,15 @@ def test_two_numbers_of_active_latents_are_refused(tmp_path):
     del config["trainer"]["k"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read(found).k == K
+
+
+def test_a_tensor_of_another_shape_than_asked_for_is_refused(tmp_path):
+    torch.save({"full": torch.ones(2, 3), "empty": torch.ones(0, 3)}, tmp_path / "sae.pt")
+    tensors = Tensors(tmp_path / "sae.pt")
+    assert torch.equal(tensors.take("full", None, 3), torch.ones(2, 3).double())
+    for name, *shape in (("full", 2), ("full", 2, 4), ("full", 2, 3, 1), ("empty", None, 3)):
+        with pytest.raises(InputError, match=rf"sae\.pt: {name} has shape"):
+            tensors.take(name, *shape)
 
 
 @pytest.mark.parametrize("k", [0, -1, 2.5, 1 << 31, float("nan"), True, "4", None])

@@ -146,3 +146,22 @@ def test_tensors_that_do_not_fit_are_refused():
         SparseAutoencoder(**{**sae.tensors(), "encoder_bias": torch.zeros(3)}, k=3)
     with pytest.raises(InputError, match="decoder_bias holds NaN"):
         SparseAutoencoder(**{**sae.tensors(), "decoder_bias": torch.full((6,), torch.nan)}, k=3)
+
+
+@pytest.mark.parametrize(
+    ("own", "complaint"),
+    [
+        ({"k": 0}, "can't have 0 of them active"),
+        ({"k": 21}, "can't have 21 of them active"),
+        ({}, "either k or a threshold"),
+        ({"k": 3, "threshold": torch.ones(20)}, "either k or a threshold"),
+        ({"k": 3, "selection": torch.arange(20.0)}, "selection is above 0 and goes with k"),
+        ({"threshold": torch.ones(20), "selection": torch.ones(20)}, "above 0 and goes with k"),
+    ],
+)
+def test_what_decides_on_active_latents_is_given_once_and_valid(own, complaint):
+    weights = make().tensors()
+    with pytest.raises(InputError, match=complaint):
+        SparseAutoencoder(**weights, **own)
+    for k in (1, 20):
+        assert SparseAutoencoder(**weights, k=k, selection=torch.full((20,), 0.1)).k == k

@@ -7,7 +7,16 @@ import pytest
 from pydantic import ValidationError
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae.settings import L1Variant, MammoSaeVariant, SaeSettings, SaeTraining
+from mammo_sae.sae.settings import (
+    ArchetypalVariant,
+    GatedVariant,
+    JumpReLUVariant,
+    L1Variant,
+    MammoSaeVariant,
+    SaeSettings,
+    SaeTraining,
+    TopKVariant,
+)
 from mammo_sae.settings import canonical_json, parse_settings
 
 
@@ -49,6 +58,43 @@ def test_another_layers_override_leaves_a_layers_settings_as_they_are():
 def test_a_wrong_override_is_refused_with_its_layer_and_key(override, complaint):
     with pytest.raises(InputError, match=complaint):
         parse_settings(SaeSettings, canonical_json({"layers": {"head": override}}), "saes")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "least", "below"),
+    [
+        (TopKVariant, "k", 1, 0),
+        (TopKVariant, "k_aux", 0, -1),
+        (TopKVariant, "aux_weight", 0, -0.5),
+        (ArchetypalVariant, "candidates", 2, 1),
+        (ArchetypalVariant, "relaxation", 0, -0.5),
+        (L1Variant, "l1", 0, -0.5),
+        (L1Variant, "resample_every", 0.01, 0),
+        (MammoSaeVariant, "l1", 0, -0.5),
+        (MammoSaeVariant, "resample_every", 0.01, 0),
+        (MammoSaeVariant, "resample_cells", 1, 0),
+        (JumpReLUVariant, "k", 1, 0),
+        (JumpReLUVariant, "l0_weight", 0, -0.5),
+        (JumpReLUVariant, "threshold", 0.01, 0),
+        (JumpReLUVariant, "bandwidth", 0.01, 0),
+        (GatedVariant, "l1", 0, -0.5),
+        (SaeTraining, "lr", 0.01, 0),
+        (SaeTraining, "steps", 1, 0),
+        (SaeTraining, "batch", 1, 0),
+        (SaeTraining, "warm_up", 0, -0.5),
+        (SaeTraining, "decay", 0, -0.5),
+        (SaeTraining, "dead_after", 0.01, 0),
+        (SaeTraining, "background", 0, -0.5),
+        (SaeTraining, "cells_per_image", 1, 0),
+        (SaeTraining, "images", 1, 0),
+        (SaeTraining, "buffer", 1, 0),
+        (SaeTraining, "seed", 0, -1),
+    ],
+)
+def test_the_least_value_is_taken_and_one_below_it_refused(settings, name, least, below):
+    assert getattr(settings(**{name: least}), name) == least
+    with pytest.raises(ValidationError, match=name):
+        settings(**{name: below})
 
 
 def test_the_published_weight_of_the_penalty_is_the_default_of_both_variants():

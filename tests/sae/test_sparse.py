@@ -22,6 +22,23 @@ def test_the_largest_entries_are_those_of_a_full_sort(latents, k, dtype):
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+def test_the_largest_entries_are_sought_among_few(monkeypatch):
+    """Of 2816 entries, twice the maxima of groups of 4; then the members of the best groups."""
+    sorted_widths = []
+    topk = sparse._topk
+
+    def counted(keys, k):
+        sorted_widths.append(keys.shape[1])
+        return topk(keys, k)
+
+    monkeypatch.setattr(sparse, "_topk", counted)
+    sparse.largest(torch.rand(3, 2816), 16)
+    assert sorted_widths == [2816 // 16, 4 * 16, 4 * 16]
+    del sorted_widths[:]
+    sparse.largest(torch.rand(3, 2817), 16)
+    assert sorted_widths == [2817]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_preactivations_are_the_affine_map(dtype):
     random = torch.Generator().manual_seed(2)

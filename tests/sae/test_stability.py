@@ -6,6 +6,8 @@ import pytest
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae import codes, stability
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.codes import CodesReader
 
 
 def test_a_dictionary_in_another_order_is_the_same():
@@ -41,5 +43,24 @@ def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
     table = pd.read_parquet(output)
     assert list(zip(table["seed"], table["other_seed"], strict=True)) == [(0, 1), (0, 2), (1, 2)]
     assert table["cosine"].between(0, 1).all()
-    with pytest.raises(InputError, match="1 seeds, 3 SAEs"):
-        stability.run(**about, seeds=[0], saes=saes, codes=manifests, output=output)
+    first, second = (
+        SparseAutoencoder.load(saes[i]).decoder_weight.numpy()[
+            CodesReader(manifests[i]).pooled("active").any(axis=0)
+        ]
+        for i in (0, 1)
+    )
+    cosine = stability.matched_cosines(first, second)
+    row = table.iloc[0]
+    assert row["latents"] == len(cosine)
+    assert row["share_above_0.7"] == (cosine > 0.7).mean()
+    assert row["share_above_0.9"] == (cosine > 0.9).mean()
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 3, 3), (3, 2, 2), (2, 2, 3), (3, 3, 2)])
+def test_two_seeds_and_an_sae_and_codes_of_each_are_needed(tmp_path, counts):
+    seeds, saes, manifests = (range(n) for n in counts)
+    with pytest.raises(InputError, match="{} seeds, {} SAEs and {} codes".format(*counts)):
+        stability.run(
+            encoder_name="pretrained", layer="head", sae_name="topk", seeds=seeds, saes=saes,
+            codes=manifests, output=tmp_path / "stability.parquet",
+        )  # fmt: skip

@@ -98,6 +98,16 @@ def test_each_block_is_read_once_for_all_of_them(cohort, run, streamed, others, 
     assert abs(len(read) - 2 * alone) <= 2
 
 
+def test_the_progress_names_the_first_sae_and_counts_the_others(cohort, run, streamed, monkeypatch):
+    labels = []
+    fit = train.fit
+    monkeypatch.setattr(train, "fit", lambda *args: (labels.append(args[2]), fit(*args))[1])
+    brief = streamed.model_copy(update={"steps": 1})
+    run(cohort, "alone", brief)
+    run(cohort, "together", brief, seed=brief.model_copy(update={"seed": 5}))
+    assert labels == ["SAE head seed 1", "SAE head seed 1 and 1 more"]
+
+
 def test_an_sae_that_is_there_or_sees_other_cells_is_left_alone(
     cohort, run, streamed, others, steps, tmp_path
 ):
