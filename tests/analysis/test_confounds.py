@@ -281,9 +281,19 @@ def test_the_verdict_follows_its_rule(changes, expected):
     assert verdict(ConfoundSettings(), row_of(**changes))[0] == expected
 
 
-@pytest.mark.parametrize(("low", "said"), [(0.9, False), (1.1, True)])
-def test_only_a_lift_surely_above_chance_is_a_reason(low, said):
-    row = row_of(**FADED, **DISCRIMINATED, artefact_lift=1.5, artefact_lift_low=low)
+@pytest.mark.parametrize(
+    ("low", "on_concept", "said"),
+    [
+        (0.9, np.nan, False),
+        (1.1, np.nan, True),
+        (1.1, 1.4, True),
+        (1.1, 1.5, False),
+        (1.1, 2.0, False),
+    ],
+)
+def test_only_a_lift_surely_above_chance_and_above_the_concepts_is_a_reason(low, on_concept, said):
+    lifts = {"artefact_lift": 1.5, "artefact_lift_low": low, "concept_lift": on_concept}
+    row = row_of(**FADED, **DISCRIMINATED, **lifts)
     reason = verdict(ConfoundSettings(), row)[1]
     assert reason.endswith("and it fires on the artefact (1.5 times chance)") == said
 

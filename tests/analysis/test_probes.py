@@ -139,6 +139,19 @@ def test_the_discovery_split_is_scored_by_probes_that_have_not_seen_the_patient(
     assert st.auroc(seen, labels == 1) > 0.75
 
 
+@pytest.mark.parametrize("is_rare", [True, False])
+def test_a_fold_whose_training_images_have_one_class_chooses_no_penalty(is_rare):
+    patient = np.repeat(np.arange(4), 6)
+    truth = (np.arange(24) < 3) == is_rare
+    features = np.random.default_rng(8).normal(size=(24, 5))
+    settings = ProbesSettings(penalties=(0.3, 0.1), folds=4)
+    probe = probes.Probe(settings, pd.DataFrame({"patient_id": patient}), "codes", features)
+    fit = next(fit for name, _, fit in probe.kinds() if name == "l2")
+    scores, penalty, _ = fit(np.arange(24), truth, 0)
+    assert penalty == 0.3
+    assert st.auroc(scores, truth) > 0.8
+
+
 def test_ordered_levels_are_read_as_one_scale():
     rng = np.random.default_rng(6)
     cases, features, _ = made_up(rng, np.repeat(["training", "test"], 80))

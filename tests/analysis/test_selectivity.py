@@ -24,6 +24,8 @@ def test_monosemanticity_is_the_weighted_mean_similarity_of_pairs():
         weight = [activation[i, latent] * activation[j, latent] for i, j in pairs]
         similar = [unit[i] @ unit[j] for i, j in pairs]
         assert found == pytest.approx(np.average(similar, weights=weight))
+    shrunk = monosemanticity(features / 1000, activation)
+    np.testing.assert_allclose(shrunk, monosemanticity(features, activation))
 
 
 def test_the_monosemanticity_of_a_latent_of_two_images_is_their_cosine():

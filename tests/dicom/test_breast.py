@@ -35,6 +35,16 @@ def test_a_bright_marker_is_not_the_breast(picture, side):
     assert is_on_the_right(found) == (side == "R")
 
 
+@pytest.mark.parametrize(("rows", "level", "stays"), [(2, 30, False), (1, 100, True)])
+def test_a_line_thinner_than_the_opening_of_seven_pixels_is_detached(picture, rows, level, stays):
+    # Averaged over 7 rows and cut 5 levels above black, the first line has 6 rows, the second 7.
+    shown = grey(picture(384, 256))
+    shown[192 : 192 + rows, 170:] = np.maximum(shown[192 : 192 + rows, 170:], level)
+    beyond = breast_mask(shown)[180:205, 200:240]
+    assert beyond.any() == stays
+    assert not stays or (beyond.sum(axis=0) == 7).all()
+
+
 def test_a_dark_hole_inside_the_breast_belongs_to_it(picture):
     shown = grey(picture(384, 256))
     shown[180:200, 40:60] = 0
