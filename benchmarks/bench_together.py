@@ -24,7 +24,7 @@ import pandas as pd
 from mammo_sae.grids import LayerGrid
 from mammo_sae.provenance import Provenance
 from mammo_sae.records import write_record
-from mammo_sae.sae import train
+from mammo_sae.sae import train_sae
 from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.embeddings import EmbeddingReader, create_embedding_store
@@ -92,7 +92,7 @@ def runs(
     """Train all SAEs: the job of the first trains the others too, or each job reads the store."""
     for name, settings in saes.items():
         others = {folder / other / "sae.json": saes[other] for other in saes if other != name}
-        outputs = train.run(
+        outputs = train_sae.run(
             settings,
             splits=images,
             embeddings=[manifest],

@@ -68,7 +68,7 @@ def main() -> None:
 
 def compare(path: Path) -> bool:
     """Import a file and compare layers and logits with Mammo-CLIP's."""
-    from mammo_sae.encoders import importing
+    from mammo_sae.encoders import import_encoder
     from mammo_sae.encoders.mammo_clip import read_checkpoint
     from mammo_sae.encoders.network import load_encoder
     from mammo_sae.encoders.settings import MammoClipSource, PretrainedSettings
@@ -78,7 +78,7 @@ def compare(path: Path) -> bool:
     architecture = ARCHITECTURES[checkpoint.name[:2]]
     source = MammoClipSource(kind="mammo_clip", architecture=architecture, path=str(checkpoint))
     folder = path.parent / "encoder"
-    importing.run(
+    import_encoder.run(
         PretrainedSettings(source=source),
         weights=folder / "encoder.safetensors",
         description=folder / "encoder.json",

@@ -208,13 +208,13 @@ IMPORTED = """
 import json
 from pathlib import Path
 from mammo_sae.config import load_config
-from mammo_sae.encoders import importing
+from mammo_sae.encoders import import_encoder
 from mammo_sae.encoders.settings import PretrainedSettings
 encoder = {"kind": "pretrained", "source": {"kind": "zeros", "of": ["us", "them"]}}
 config = load_config({"layers": ["head"], "encoders": {"e": encoder}}, "mine")
 settings = PretrainedSettings.model_validate_json(config.slice("import_encoder", {"encoder": "e"}))
 weights, description = Path("w.safetensors"), Path("w.json")
-importing.run(settings, weights=weights, description=description)
+import_encoder.run(settings, weights=weights, description=description)
 print(description.read_text())
 """
 

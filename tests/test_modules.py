@@ -46,6 +46,25 @@ def test_the_table_has_no_module_that_is_gone():
     assert documented().keys() == set(modules())
 
 
+# A step named as its room has a module named for what it does.
+NAMED_AS_ITS_ROOM = {
+    "phantom": "phantom.archive",
+    "cohort": "cohorts.build",
+    "images": "images.convert",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_module_has_the_name_of_its_step(step):
+    module = STEPS[step].module.removeprefix(f"{PACKAGE}.")
+    if step in NAMED_AS_ITS_ROOM:
+        assert module == NAMED_AS_ITS_ROOM[step]
+    else:
+        room, _, name = module.partition(".")
+        assert step == (f"figure_{name}" if step.startswith("figure_") else name)
+        assert step.startswith("figure_") <= (room == "report")
+
+
 def write_table() -> None:
     """Write the correct table. The text above it is kept."""
     above = [line for line in TABLE.read_text().splitlines() if not line.startswith("| `")]

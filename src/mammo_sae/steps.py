@@ -204,7 +204,7 @@ STEPS = {
     ),
     "cohort": Step("mammo_sae.cohorts.build", CohortSettings, "cohort", choice=READER),
     "splits": Step(
-        "mammo_sae.cohorts.split_table",
+        "mammo_sae.cohorts.splits",
         SplitSettings,
         "cohort",
         inner_keys={"categories": "cohort.concepts"},
@@ -222,7 +222,7 @@ STEPS = {
     "quarantine": Step("mammo_sae.images.quarantine", tables=("quarantine",)),
     "measurements": Step("mammo_sae.images.measurements"),
     "import_encoder": Step(
-        "mammo_sae.encoders.importing",
+        "mammo_sae.encoders.import_encoder",
         encoders.PretrainedSettings,
         "encoders.{encoder}",
         cut=_import_encoder,
@@ -237,13 +237,13 @@ STEPS = {
         "mammo_sae.encoders.linear_probe", encoders.LinearProbeSettings, "linear_probe"
     ),
     "evaluate_encoder": Step(
-        "mammo_sae.encoders.evaluate",
+        "mammo_sae.encoders.evaluate_encoder",
         encoders.EvaluationSettings,
         "evaluation",
         tables=("encoders",),
     ),
     "train_sae": Step(
-        "mammo_sae.sae.train",
+        "mammo_sae.sae.train_sae",
         SaeTraining,
         "saes.{sae}",
         inner_keys={"": "saes.{sae}.layers.{layer}"},
@@ -257,7 +257,7 @@ STEPS = {
         "sae_quality",
         tables=("sae_quality",),
     ),
-    "sae_stability": Step("mammo_sae.sae.stability", tables=("sae_stability",)),
+    "sae_stability": Step("mammo_sae.sae.sae_stability", tables=("sae_stability",)),
     "latents": Step(
         "mammo_sae.analysis.latents", analysis.LatentSettings, "latents", tables=("latents",)
     ),
@@ -310,8 +310,8 @@ STEPS = {
         "mammo_sae.analysis.reliance", analysis.EffectSettings, "effects", tables=("reliance",)
     ),
     "truth": Step("mammo_sae.analysis.truth", analysis.TruthSettings, "truth", tables=("truth",)),
-    "table": Step("mammo_sae.report.tables"),
-    "table_page": Step("mammo_sae.report.pages"),
+    "table": Step("mammo_sae.report.table"),
+    "table_page": Step("mammo_sae.report.table_page"),
     "verdicts": Step("mammo_sae.report.verdicts", tables=("verdicts",)),
     "summary": Step("mammo_sae.report.summary"),
     "configuration": Step("mammo_sae.report.configuration"),

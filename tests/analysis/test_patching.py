@@ -12,7 +12,7 @@ from mammo_sae.analysis.edits import first
 from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.patching import PatchedNetwork
 from mammo_sae.analysis.settings import InnerSettings
-from mammo_sae.encoders import importing
+from mammo_sae.encoders import import_encoder
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.network import load_encoder
 from mammo_sae.encoders.settings import MammoClipSource, PretrainedSettings
@@ -28,7 +28,7 @@ HEIGHT, WIDTH, LATENTS, SLOTS = 96, 64, 300, 6
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     directory = tmp_path_factory.mktemp("lite0")
-    importing.run(
+    import_encoder.run(
         PretrainedSettings(),
         weights=directory / "encoder.safetensors",
         description=directory / "encoder.json",
@@ -48,7 +48,7 @@ def mammo_clip(tmp_path_factory):
     source = MammoClipSource(
         kind="mammo_clip", architecture="efficientnet-b2", path=str(directory / "b2.tar")
     )
-    importing.run(
+    import_encoder.run(
         PretrainedSettings(source=source),
         weights=directory / "encoder.safetensors",
         description=directory / "encoder.json",

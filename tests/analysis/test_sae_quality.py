@@ -12,7 +12,7 @@ from mammo_sae import statistics
 from mammo_sae.analysis import sae_quality
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.settings import QualitySettings
-from mammo_sae.encoders import importing
+from mammo_sae.encoders import import_encoder
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.network import load_encoder, to_map
 from mammo_sae.encoders.settings import PretrainedSettings, RandomSource
@@ -29,7 +29,7 @@ CONCEPT = "mass"
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
-    importing.run(
+    import_encoder.run(
         PretrainedSettings(source=RandomSource(kind="random", architecture="efficientnet-lite0")),
         weights=folder / "encoder.safetensors",
         description=folder / "encoder.json",

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mammo_sae.cohorts import build, split_table
+from mammo_sae.cohorts import build
+from mammo_sae.cohorts import splits as splits_step
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
 from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.settings import PhantomCohort, SplitSettings, TableCohort, VindrCohort
@@ -50,7 +51,7 @@ def test_the_table_of_splits_has_the_images_tables_splits_in_its_order(vindr_fol
     (external / "images").symlink_to(vindr_folder / "images")
     sources = [vindr_folder, external]
     images, _ = build_cohort(own, sources, tmp_path / "out")
-    split_table.run(SplitSettings(kind="vindr"), sources, tmp_path / "splits.parquet")
+    splits_step.run(SplitSettings(kind="vindr"), sources, tmp_path / "splits.parquet")
     splits = pd.read_parquet(tmp_path / "splits.parquet")
     assert set(splits["split"]) == {"training", "test", "external"}
     assert list(splits.columns) == ["image_id", "split"]
@@ -68,7 +69,7 @@ def test_drawn_splits_are_the_same_in_both_tables_when_a_file_is_lost(folder, tm
     splits = []
     for _ in range(2):
         images, _ = build_cohort(cohort, [folder], tmp_path / "out")
-        split_table.run(SplitSettings.of(cohort), [folder], tmp_path / "splits.parquet")
+        splits_step.run(SplitSettings.of(cohort), [folder], tmp_path / "splits.parquet")
         table = pd.read_parquet(tmp_path / "splits.parquet").set_index("image_id")["split"]
         both = images.set_index("image_id")["split"].astype(str)
         assert both.equals(table[both.index].astype(str))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_sae.encoders import importing
+from mammo_sae.encoders import import_encoder
 from mammo_sae.encoders.settings import PretrainedSettings
 from mammo_sae.stores.images import ImageRecord, create_image_store
 
@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 96, 64
 def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of EfficientNet-Lite0 as imported from its package."""
     directory = tmp_path_factory.mktemp("lite0")
-    importing.run(
+    import_encoder.run(
         PretrainedSettings(),
         weights=directory / "encoder.safetensors",
         description=directory / "encoder.json",

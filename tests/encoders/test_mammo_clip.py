@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mammo_sae.encoders import checkpoints, importing
+from mammo_sae.encoders import checkpoints, import_encoder
 from mammo_sae.encoders.network import load_classifier, load_description, load_encoder
 from mammo_sae.encoders.settings import (
     HeadFile,
@@ -83,7 +83,7 @@ def downstream(model, tmp_path_factory) -> Path:
 
 def run(directory: Path, path: Path, **changes) -> Path:
     source = MammoClipSource(kind="mammo_clip", architecture=B2, path=str(path))
-    importing.run(
+    import_encoder.run(
         PretrainedSettings(source=source.model_copy(update=changes)),
         weights=directory / "encoder.safetensors",
         description=directory / "encoder.json",
@@ -291,7 +291,7 @@ def test_a_file_of_mammo_fm_is_read_under_its_own_terms(tmp_path):
     state = {f"image_encoder.{key}": value for key, value in encoder.state_dict().items()}
     torch.save({"model": state | {"text_encoder.a": torch.zeros(1)}}, tmp_path / "fm.tar")
     source = MammoFmSource(kind="mammo_fm", path=str(tmp_path / "fm.tar"))
-    importing.run(
+    import_encoder.run(
         PretrainedSettings(source=source),
         weights=tmp_path / "encoder" / "encoder.safetensors",
         description=tmp_path / "encoder" / "encoder.json",

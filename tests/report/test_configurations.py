@@ -54,16 +54,18 @@ from mammo_sae.report import (
     interventions,
     latents,
     layers,
-    pages,
     style,
     summary,
     sweep,
-    tables,
+    table_page,
     training,
     verdicts,
 )
 from mammo_sae.report import (
     probes as probes_figure,
+)
+from mammo_sae.report import (
+    table as table_step,
 )
 from mammo_sae.report import (
     truth as truth_figure,
@@ -329,7 +331,7 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
     def write(name: str, rows: pd.DataFrame) -> Path:
         write_table(rows, folder / f"part_{name}.parquet")
         written[name] = folder / f"{name}.parquet"
-        tables.run(
+        table_step.run(
             parts=[folder / f"part_{name}.parquet"],
             csv=folder / f"{name}.csv",
             parquet=written[name],
@@ -456,7 +458,9 @@ def make(run: Run, pick: Callable[[list[Any]], Any]) -> Iterator[tuple[str, Call
         page = folder / f"{name}.html"
         yield (
             f"page {name}",
-            lambda name=name, page=page: pages.run(table=folder / f"{name}.parquet", output=page),
+            lambda name=name, page=page: table_page.run(
+                table=folder / f"{name}.parquet", output=page
+            ),
         )
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mammo_sae.records import write_record
-from mammo_sae.sae import train
+from mammo_sae.sae import train_sae as step
 from mammo_sae.sae.settings import SaeTraining, TopKVariant
 from small_cohort import Cohort, write_cohort
 
@@ -58,7 +58,7 @@ def train_sae(settings: SaeTraining) -> Callable[..., Path]:
             "description": folder / "sae.json",
             "history": folder / "log.csv",
         }
-        outputs = train.run(own, **{**arguments, **changes})
+        outputs = step.run(own, **{**arguments, **changes})
         if "made_by" in changes:
             write_record(outputs, changes["made_by"](own), ["torch"])
         return folder / "sae.json"

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from mammo_sae.sae import settings as s
-from mammo_sae.sae import train, trainer
+from mammo_sae.sae import train_sae as step
+from mammo_sae.sae import trainer
 
 VARIANTS = {
     "topk": s.TopKVariant(k=4, k_aux=4),
@@ -71,7 +72,7 @@ def test_every_variant_goes_on_after_a_kill_as_if_it_had_not_stopped(
             patch.setattr(trainer.Training, "advance", die)
             with pytest.raises(Killed):
                 train_sae(cohort, tmp_path / "killed" / name, own[name])
-        kept = torch.load(tmp_path / "killed" / name / train.CHECKPOINT, weights_only=True)
+        kept = torch.load(tmp_path / "killed" / name / step.CHECKPOINT, weights_only=True)
         assert kept["state"]["step"] == 27
         train_sae(cohort, tmp_path / "killed" / name, own[name])
         train_sae(cohort, tmp_path / "whole" / name, own[name])

@@ -21,8 +21,8 @@ from mammo_sae.sae.formats import saelens
 from mammo_sae.sae.formats.published import read_published
 from mammo_sae.sae.formats.tensors import Tensors, whole_number
 from mammo_sae.sae.model import Encoder, SparseAutoencoder
+from mammo_sae.sae.sae_stability import matched_cosines
 from mammo_sae.sae.settings import PublishedVariant
-from mammo_sae.sae.stability import matched_cosines
 
 TOPK = {"activation_fn_kwargs": {"k": K}}
 # Contents of `cfg.json` in versions of SAELens: the value of each key, or a missing key.

@@ -14,7 +14,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from mammo_sae.sae import train, trainer
+from mammo_sae.sae import train_sae, trainer
 from mammo_sae.sae.settings import SaeTraining
 from mammo_sae.settings import parse_settings
 
@@ -29,7 +29,7 @@ def die_at_step_70(self, u):
     advance(self, u)
 
 trainer.Training.advance = die_at_step_70
-train.run(
+train_sae.run(
     parse_settings(SaeTraining, sys.argv[1], "settings"), splits=Path(images), layer=layer,
     embeddings=[Path(e) for e in embeddings], weights=Path(folder) / "sae.safetensors",
     description=Path(folder) / "sae.json", history=Path(folder) / "log.csv",

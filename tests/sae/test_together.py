@@ -10,7 +10,7 @@ import torch
 
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
-from mammo_sae.sae import train, trainer
+from mammo_sae.sae import trainer
 from mammo_sae.sae.settings import L1Variant
 from mammo_sae.settings import canonical_json
 from mammo_sae.stores.embeddings import EmbeddingReader
@@ -23,7 +23,7 @@ FILES = ("sae.safetensors", "sae.json", "log.csv", RECORD)
 def streamed(settings, monkeypatch):
     """Settings with which cells go through a mixing buffer, in many parts per epoch."""
     monkeypatch.setattr("mammo_sae.stores.embeddings.SHARD_BYTES", 1)
-    monkeypatch.setattr(train, "MIB", 1)
+    monkeypatch.setattr("mammo_sae.sae.train_sae.MIB", 1)
     return settings
 
 
@@ -141,7 +141,7 @@ def test_saes_that_do_not_fit_in_memory_together_are_trained_later(
     cohort, run, streamed, others, steps, monkeypatch
 ):
     one = 2 * 4 * 4 * 32 * 12  # two matrices of 32 x 12, a gradient and two moments each
-    monkeypatch.setattr(train, "TOGETHER_BYTES", 2 * one)
+    monkeypatch.setattr("mammo_sae.sae.train_sae.TOGETHER_BYTES", 2 * one)
     run(cohort, "together", streamed, seed=others["seed"], l1=others["l1"])
     assert set(steps) == {(1, 32, 150), (5, 32, 150)}
 

@@ -7,7 +7,6 @@ import torch
 import zarr
 
 from mammo_sae.errors import InputError, StoreError
-from mammo_sae.sae import train
 from mammo_sae.sae.loader import Cells
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import MammoSaeVariant
@@ -126,7 +125,7 @@ def test_the_buffer_is_given_in_mebibytes(cohort, train_sae, settings, tmp_path,
             budgets.append(budget)
             super().__init__(reader, budget, *more)
 
-    monkeypatch.setattr(train, "Cells", Counted)
+    monkeypatch.setattr("mammo_sae.sae.train_sae.Cells", Counted)
     train_sae(cohort, tmp_path, settings.model_copy(update={"steps": 1, "buffer": 3}))
     assert budgets == [3 * 1024 * 1024]
 

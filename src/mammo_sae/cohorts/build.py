@@ -12,11 +12,11 @@ import pandas as pd
 
 from mammo_sae.cohorts.annotations import Annotations, clipped, read_annotations
 from mammo_sae.cohorts.columns import BOX
+from mammo_sae.cohorts.draw import splits_of_patients
 from mammo_sae.cohorts.left_out import report
 from mammo_sae.cohorts.pseudonyms import Pseudonyms, load_pseudonyms
 from mammo_sae.cohorts.readers import Sources
 from mammo_sae.cohorts.regions import REGIONS
-from mammo_sae.cohorts.splits import splits_of_patients
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
 from mammo_sae.cohorts.units import FINDING, IMAGE, row_columns
 from mammo_sae.dicom.refusal import Policy

@@ -1,102 +1,67 @@
-"""The draw of patients into splits that a dataset lacks, stratified by their labels."""
+"""Step: the split of every image, in a table without labels.
+
+Steps that need no label depend only on this table, so they do not rerun when a concept is renamed
+or added. If patients are drawn into splits, the draw uses labels, but the table contains none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mammo_sae.cohorts.pseudonyms import Pseudonyms
+from mammo_sae.cohorts.annotations import read_annotations
+from mammo_sae.cohorts.draw import splits_of_patients
+from mammo_sae.cohorts.facts import files_unread
+from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+from mammo_sae.cohorts.readers import Sources
+from mammo_sae.stores.tables import write_table
 
 if TYPE_CHECKING:
-    from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
+    from mammo_sae.cohorts.settings import SplitSettings
 
 
-def splits_of_patients(
-    labels: pd.DataFrame,
-    concepts: Mapping[str, str],
-    settings: CohortSettings | SplitSettings,
-    pseudonyms: Pseudonyms,
-) -> pd.Series:
-    """Return the split of every patient, by the source's id of the patient.
+def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> list[Path]:
+    """Read the split of each image, and write it without any label.
 
     Parameters
     ----------
-    labels
-        As `mammo_sae.cohorts.annotations.Annotations.labels`.
-    concepts
-        Column of `labels` -> finding category. The name of a concept, or a second concept of the
-        same category, does not affect the draw.
     settings
-        The shares to draw. A cohort without `test_share` has its own test split.
-    pseudonyms
-        The pseudonyms of the cohort.
+        The settings that determine the cohort's splits.
+    sources
+        The folders of the cohort, see `mammo_sae.cohorts.readers.Sources`.
+    output
+        The table to write (.parquet).
+
+    Raises
+    ------
+    InputError
+        If the sources are missing or malformed.
     """
-    column = {category: name for name, category in sorted(concepts.items())}
-    own_test = (labels["split"] == "test").any()
-    split = drawn_splits(
-        labels,
-        [column[category] for category in sorted(column)],
-        pseudonyms,
-        test_share=0.0 if own_test else getattr(settings, "test_share", 0.0),
-        validation_share=settings.validation_share,
-        seed=settings.split_seed,
-    )
-    return split.groupby(labels["source_patient"]).first()
+    write_table(split_table(settings, Sources(settings.kind, sources)), output)
+    return [output]
 
 
-def drawn_splits(
-    images: pd.DataFrame,
-    concepts: Sequence[str],
-    pseudonyms: Pseudonyms,
-    *,
-    test_share: float,
-    validation_share: float,
-    seed: int,
-) -> pd.Series:
-    """Return the split of every image, with `test` and `validation` taken out of `training`.
+def split_table(settings: SplitSettings, sources: Sources) -> pd.DataFrame:
+    """Return a table of image_id and split, a row per image with an existing file, by image_id.
 
-    Parameters
-    ----------
-    images
-        source_patient, split, and a 0/1 column per concept, NA if unknown.
-    concepts
-        A stratum is a group of patients with equal labels (present, absent or unknown) for all of
-        these.
-    pseudonyms
-        The pseudonyms of the cohort. A keyed hash of the patient and the seed decides who is drawn.
-    test_share
-        Share of the training patients that become `test`.
-    validation_share
-        Share of the other training patients that become `validation`.
-    seed
-        Seed of the draw.
+    Raises
+    ------
+    InputError
+        If the sources are missing or malformed.
 
     Notes
     -----
-    In each stratum the patients with the lowest hashes are drawn, so a patient who is added later
-    moves at most one other patient into a split and one out of it. A hash also decides whether the
-    number of patients to draw is rounded up or down, so that small strata have the right share on
-    average.
+    No image file is opened, so files that can't be read have a row here. They have no row in the
+    image stores and in results that are computed from these.
     """
-    split = images["split"].copy()
-    patients = images["source_patient"]
-
-    def carve(name: str, share: float) -> None:
-        training = split == "training"
-        if share == 0 or not training.any():
-            return
-        has = images.loc[training, [*concepts]].astype("Float64").fillna(-1)
-        # Labels are -1 (unknown), 0 and 1. The largest label of the images is the label of the
-        # patient.
-        of_patient = has.groupby(patients[training]).max()
-        strata = of_patient.apply(lambda row: str(row.tolist()), axis=1)
-        for stratum, members in strata.groupby(strata).groups.items():
-            ranked = sorted(members, key=lambda patient: pseudonyms.share(patient, seed))
-            rounding = pseudonyms.share(f"{name} {stratum}", seed)
-            split[patients.isin(ranked[: int(share * len(ranked) + rounding)])] = name
-
-    carve("test", test_share)
-    carve("validation", validation_share)
-    return split
+    pseudonyms = load_pseudonyms(settings.key_file)
+    concepts = {f"category_{number}": name for number, name in enumerate(settings.categories)}
+    # Tables take seconds to read, headers may take hours, and no header contains a split.
+    with files_unread():
+        found = read_annotations(sources, concepts, {}, pseudonyms)
+    splits = splits_of_patients(found.labels, concepts, settings, pseudonyms)
+    table = found.images.assign(split=found.images["source_patient"].map(splits))
+    return table[["image_id", "split"]].sort_values("image_id", ignore_index=True)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mammo_sae.encoders import evaluate
+from mammo_sae.encoders import evaluate_encoder
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.settings import EvaluationSettings
 from mammo_sae.errors import InputError
@@ -51,7 +51,7 @@ def study(tmp_path):
 
 
 def run(directory):
-    evaluate.run(
+    evaluate_encoder.run(
         EvaluationSettings(bootstrap_draws=200),
         encoder_name="pretrained",
         images=directory / "images.parquet",

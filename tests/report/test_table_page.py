@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_sae.report import pages
+from mammo_sae.report import table_page
 from mammo_sae.stores.tables import write_table
 
 
@@ -22,7 +22,7 @@ def _content(page):
 
 def _page(tmp_path, frame, name="t.parquet"):
     write_table(frame, tmp_path / name)
-    pages.run(table=tmp_path / name, output=tmp_path / "t.html")
+    table_page.run(table=tmp_path / name, output=tmp_path / "t.html")
     return tmp_path / "t.html"
 
 
@@ -63,14 +63,14 @@ def test_of_a_large_table_every_sae_keeps_the_rows_ranked_first():
         pd.DataFrame({"sae": sae, "latent": range(100), "rank_auroc": range(1, 101)})
         for sae in ("a", "b", "c")
     ]
-    kept, said = pages.choose(pd.concat(parts), 35)
+    kept, said = table_page.choose(pd.concat(parts), 35)
     assert said == "those with rank_auroc up to 11"
     assert kept.groupby("sae").size().tolist() == [11, 11, 11]
     assert kept["rank_auroc"].max() == 11
 
 
 def test_a_page_that_leaves_rows_out_names_the_file_that_has_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "MOST_ROWS", 2)
+    monkeypatch.setattr(table_page, "MOST_ROWS", 2)
     text = _page(tmp_path, pd.DataFrame({"a": [1, 2, 3]})).read_text()
     assert "2 of 3 rows: the first ones" in text
     assert "t.csv and t.parquet" in text

@@ -6,14 +6,14 @@ import efficientnet_pytorch
 import pytest
 import torch
 
-from mammo_sae.encoders import checkpoints, importing
+from mammo_sae.encoders import checkpoints, import_encoder
 from mammo_sae.encoders.network import load_description, load_encoder
 from mammo_sae.encoders.settings import EfficientNetSource, PretrainedSettings, RandomSource
 from mammo_sae.errors import InputError
 
 
 def run(settings: PretrainedSettings, directory: Path) -> None:
-    importing.run(
+    import_encoder.run(
         settings,
         weights=directory / "encoder.safetensors",
         description=directory / "encoder.json",

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from mammo_sae.cohorts.draw import drawn_splits
 from mammo_sae.cohorts.pseudonyms import Pseudonyms
-from mammo_sae.cohorts.splits import drawn_splits
 
 PSEUDONYMS = Pseudonyms(b"any")
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from mammo_sae.errors import InputError
-from mammo_sae.report import tables
+from mammo_sae.report import table as table_step
 from mammo_sae.stores.tables import read_table, write_table
 
 
@@ -15,7 +15,7 @@ def _part(path, encoder, seed, **columns):
 
 
 def _together(tmp_path, parts):
-    tables.run(parts=parts, csv=tmp_path / "t.csv", parquet=tmp_path / "t.parquet")
+    table_step.run(parts=parts, csv=tmp_path / "t.csv", parquet=tmp_path / "t.parquet")
     return read_table(tmp_path / "t.parquet")
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae import codes, stability
+from mammo_sae.sae import codes, sae_stability
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 
@@ -14,15 +14,15 @@ def test_a_dictionary_in_another_order_is_the_same():
     random = np.random.default_rng(0)
     atoms = random.normal(size=(20, 8))
     other = 3 * atoms[random.permutation(20)]
-    np.testing.assert_allclose(stability.matched_cosines(atoms, other), 1)
-    null = stability.matched_cosines(atoms, stability.lookalikes(other, seed=0))
+    np.testing.assert_allclose(sae_stability.matched_cosines(atoms, other), 1)
+    null = sae_stability.matched_cosines(atoms, sae_stability.lookalikes(other, seed=0))
     assert null.mean() < 0.8
 
 
 def test_no_atom_is_matched_twice():
     atoms = np.array([[1.0, 0.0], [1.0, 0.0]])
     other = np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert sorted(stability.matched_cosines(atoms, other)) == pytest.approx([0, 1])
+    assert sorted(sae_stability.matched_cosines(atoms, other)) == pytest.approx([0, 1])
 
 
 def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
@@ -39,7 +39,7 @@ def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
         )  # fmt: skip
     about = {"encoder_name": "pretrained", "layer": "head", "sae_name": "topk"}
     output = tmp_path / "stability.parquet"
-    stability.run(**about, seeds=[0, 1, 2], saes=saes, codes=manifests, output=output)
+    sae_stability.run(**about, seeds=[0, 1, 2], saes=saes, codes=manifests, output=output)
     table = pd.read_parquet(output)
     assert list(zip(table["seed"], table["other_seed"], strict=True)) == [(0, 1), (0, 2), (1, 2)]
     assert table["cosine"].between(0, 1).all()
@@ -49,7 +49,7 @@ def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
         ]
         for i in (0, 1)
     )
-    cosine = stability.matched_cosines(first, second)
+    cosine = sae_stability.matched_cosines(first, second)
     row = table.iloc[0]
     assert row["latents"] == len(cosine)
     assert row["share_above_0.7"] == (cosine > 0.7).mean()
@@ -60,7 +60,7 @@ def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
 def test_two_seeds_and_an_sae_and_codes_of_each_are_needed(tmp_path, counts):
     seeds, saes, manifests = (range(n) for n in counts)
     with pytest.raises(InputError, match="{} seeds, {} SAEs and {} codes".format(*counts)):
-        stability.run(
+        sae_stability.run(
             encoder_name="pretrained", layer="head", sae_name="topk", seeds=seeds, saes=saes,
             codes=manifests, output=tmp_path / "stability.parquet",
         )  # fmt: skip
