@@ -40,11 +40,12 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-import test_adding, test_modules
+import test_adding, test_modules, test_slices
 from mammo_sae.config import default_yaml
 print(json.dumps(test_adding.jobs_of_all_steps()))
 Path("config/config.yaml").write_text(default_yaml())
 test_modules.write_table()
+test_slices.write_table()
 """
 
 

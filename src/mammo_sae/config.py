@@ -193,7 +193,7 @@ class Config(Settings):
         published = self.report.published
         if published is None:
             return
-        if self.interventions.layer not in self.layers:
+        if architectures.HEAD not in self.layers:
             yield "report.published: the paper's layer is `head`; add it to layers"
         if published.sae not in self.saes:
             known = listed(list(self.saes))
@@ -359,7 +359,7 @@ class Config(Settings):
         """Return layer -> the split in the figure of interventions, for layers that have one."""
         shown: dict[str, str] = {}
         for layer in self.layers:
-            if layer == self.interventions.layer:
+            if layer == architectures.HEAD:
                 shown[layer] = self.shown_split("interventions")
             elif layer in self.inner.layers:
                 shown[layer] = self.inner.confirmation

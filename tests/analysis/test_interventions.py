@@ -159,11 +159,12 @@ def test_a_dropped_latent_is_replaced_by_its_mean_over_one_split():
 
 
 @pytest.mark.parametrize("layer", ["blocks.10", "head.before"])
-def test_codes_of_another_layer_than_the_head_are_refused(run, layer):
+def test_codes_of_another_layer_than_the_heads_are_refused(run, layer, monkeypatch):
+    monkeypatch.setattr(linear, "HEAD", layer)
     inputs = {name: run["arguments"][name] for name in ("images", "codes", "sae", "head")}
     paths = linear.Inputs(**inputs, latents=run["arguments"]["latents"])
     with pytest.raises(InputError, match=f"codes of layer head; .* from layer {layer} alone"):
-        next(linear.each_share(paths, layer, ["mass"], ["test"]))
+        next(linear.each_share(paths, ["mass"], ["test"]))
 
 
 def test_keeping_no_latent_gives_chance_and_dropping_none_changes_nothing(run):

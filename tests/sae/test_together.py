@@ -10,6 +10,7 @@ import torch
 
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance
+from mammo_sae.sae import train_sae as step
 from mammo_sae.sae import trainer
 from mammo_sae.sae.settings import L1Variant
 from mammo_sae.settings import canonical_json
@@ -23,7 +24,7 @@ FILES = ("sae.safetensors", "sae.json", "log.csv", RECORD)
 def streamed(settings, monkeypatch):
     """Settings with which cells go through a mixing buffer, in many parts per epoch."""
     monkeypatch.setattr("mammo_sae.stores.embeddings.SHARD_BYTES", 1)
-    monkeypatch.setattr("mammo_sae.sae.train_sae.MIB", 1)
+    monkeypatch.setattr(step, "MIB", 1)
     return settings
 
 
@@ -100,8 +101,8 @@ def test_each_block_is_read_once_for_all_of_them(cohort, run, streamed, others, 
 
 def test_the_progress_names_the_first_sae_and_counts_the_others(cohort, run, streamed, monkeypatch):
     labels = []
-    fit = train.fit
-    monkeypatch.setattr(train, "fit", lambda *args: (labels.append(args[2]), fit(*args))[1])
+    fit = step.fit
+    monkeypatch.setattr(step, "fit", lambda *args: (labels.append(args[2]), fit(*args))[1])
     brief = streamed.model_copy(update={"steps": 1})
     run(cohort, "alone", brief)
     run(cohort, "together", brief, seed=brief.model_copy(update={"seed": 5}))
@@ -141,7 +142,7 @@ def test_saes_that_do_not_fit_in_memory_together_are_trained_later(
     cohort, run, streamed, others, steps, monkeypatch
 ):
     one = 2 * 4 * 4 * 32 * 12  # two matrices of 32 x 12, a gradient and two moments each
-    monkeypatch.setattr("mammo_sae.sae.train_sae.TOGETHER_BYTES", 2 * one)
+    monkeypatch.setattr(step, "TOGETHER_BYTES", 2 * one)
     run(cohort, "together", streamed, seed=others["seed"], l1=others["l1"])
     assert set(steps) == {(1, 32, 150), (5, 32, 150)}
 

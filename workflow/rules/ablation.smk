@@ -24,7 +24,7 @@ rule ablation:
     benchmark:
         benchmark_of("ablation", RUN)
     wildcard_constraints:
-        layer=CONFIG.ablation.layer,
+        layer=HEAD,
     conda:
         ENVIRONMENT
     threads: 1
@@ -65,7 +65,7 @@ rule reliance:
     benchmark:
         benchmark_of("reliance", RUN)
     wildcard_constraints:
-        layer=CONFIG.effects.layer,
+        layer=HEAD,
     conda:
         ENVIRONMENT
     threads: 1

@@ -19,7 +19,7 @@ rule interventions:
     benchmark:
         benchmark_of("interventions", RUN)
     wildcard_constraints:
-        layer=CONFIG.interventions.layer,
+        layer=HEAD,
     conda:
         ENVIRONMENT
     threads: 1
@@ -58,7 +58,7 @@ rule classes:
     benchmark:
         benchmark_of("classes", RUN)
     wildcard_constraints:
-        layer=CONFIG.interventions.layer,
+        layer=HEAD,
     conda:
         ENVIRONMENT
     threads: 1
@@ -96,7 +96,7 @@ rule effects:
     benchmark:
         benchmark_of("effects", RUN)
     wildcard_constraints:
-        layer=CONFIG.effects.layer,
+        layer=HEAD,
     conda:
         ENVIRONMENT
     threads: 1

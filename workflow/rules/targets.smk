@@ -22,7 +22,6 @@ PARTS = {
     "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
 }
 # Interventions follow by algebra at the head, and need runs of the network at `inner.layers`.
-HEAD = CONFIG.interventions.layer
 INNER = [layer for layer in CONFIG.layers if layer in CONFIG.inner.layers]
 EDITED = [layer for layer in CONFIG.layers if layer == HEAD or layer in INNER]
 SWEEPS = of_runs(f"{ANALYSIS}/sweep.parquet", layer=HEAD)
@@ -79,9 +78,7 @@ FIGURES = [
         for figure in (
             *of_runs(f"{FIGURE}/latents/{RUN}/{concept}.png"),
             *of_runs(f"{FIGURE}/confounds/{RUN}/{concept}.png"),
-            *of_runs(
-                f"{FIGURE}/interventions/{RUN}/{concept}.png", layer=CONFIG.interventions.layer
-            ),
+            *of_runs(f"{FIGURE}/interventions/{RUN}/{concept}.png", layer=HEAD),
         )
     ),
 ]

@@ -117,9 +117,7 @@ def run(
     means = reader.pooled("mean")
     aligned = [aligned_set(verdicts, concept) for concept in concepts]
     parts = []
-    shares = each_share(
-        Inputs(images, codes, sae, head, latents), settings.layer, concepts, settings.splits
-    )
+    shares = each_share(Inputs(images, codes, sae, head, latents), concepts, settings.splits)
     for concept, of_splits in groupby(shares, lambda share: share.concept):
         sets = [*suspected_sets(verdicts, concept), *aligned]
         names = sorted(verdicts.loc[verdicts["concept"] == concept, "confounder"].unique())

@@ -80,7 +80,7 @@ def run(
     parts = []
     inputs = Inputs(images, codes, sae, head, latents)
     for split in settings.splits:
-        shares = list(each_share(inputs, settings.layer, concepts, [split]))
+        shares = list(each_share(inputs, concepts, [split]))
         part = class_table(settings, shares, whole)
         part.insert(0, "split", split)
         part.insert(1, "labels", unit)

@@ -70,7 +70,7 @@ def run(
     """
     parts = []
     inputs = Inputs(images, codes, sae, head, latents)
-    for share in each_share(inputs, settings.layer, concepts, settings.splits):
+    for share in each_share(inputs, concepts, settings.splits):
         part = effect_table(settings, share)
         part.insert(0, "concept", share.concept)
         part.insert(1, "split", share.split)

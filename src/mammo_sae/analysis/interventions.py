@@ -79,7 +79,7 @@ def run(
     unit = labelling(cases, concepts)
     parts: dict[Path, list[pd.DataFrame]] = {interventions: [], sweep: []}
     inputs = Inputs(images, codes, sae, head, latents)
-    for share in each_share(inputs, settings.layer, concepts, settings.splits):
+    for share in each_share(inputs, concepts, settings.splits):
         data = Edits(
             contributions=share.contributions,
             offset=share.offset,

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis import cases as case
+from mammo_sae.encoders.architectures import HEAD
 from mammo_sae.encoders.heads import Head, load_head
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
@@ -80,21 +81,19 @@ class Shares:
     patients: np.ndarray
 
 
-def each_share(
-    inputs: Inputs, layer: str, concepts: Sequence[str], splits: Sequence[str]
-) -> Iterator[Shares]:
+def each_share(inputs: Inputs, concepts: Sequence[str], splits: Sequence[str]) -> Iterator[Shares]:
     """Yield the shares of every concept and split. Without labelled images, n is 0.
 
     Raises
     ------
     InputError
-        If the codes are not of the head `layer`, or the head lacks a concept.
+        If the codes are not of the head layer, or the head lacks a concept.
     """
     reader = CodesReader(inputs.codes)
-    if reader.grid.layer != layer:
+    if reader.grid.layer != HEAD:
         raise InputError(
             f"{inputs.codes} holds codes of layer {reader.grid.layer}; "
-            f"logits follow linearly from layer {layer} alone"
+            f"logits follow linearly from layer {HEAD} alone"
         )
     autoencoder = SparseAutoencoder.load(inputs.sae)
     atoms, bias = autoencoder.decoder_weight.numpy(), autoencoder.decoder_bias.numpy()

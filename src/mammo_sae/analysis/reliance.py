@@ -82,7 +82,7 @@ def run(
     verdicts, logits = read_table(confounds), read_table(predictions)
     parts = []
     inputs = Inputs(images, codes, sae, head, latents)
-    for share in each_share(inputs, settings.layer, concepts, settings.splits):
+    for share in each_share(inputs, concepts, settings.splits):
         words = severest(verdicts, share.concept)
         original = original_logits(logits, share.concept, ids)[share.rows]
         part = reliance_table(settings, share, original, words)

@@ -103,9 +103,6 @@ class LatentSettings(SplitSettings):
 class InterventionSettings(SplitSettings):
     """Interventions at the head layer: the first k latents kept or dropped."""
 
-    layer: Literal["head"] = Field(
-        "head", description="layer of the interventions: the final map, in which logits are linear"
-    )
     top_k: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 16384),
         min_length=1,
@@ -134,9 +131,6 @@ class InterventionSettings(SplitSettings):
 class EffectSettings(BootstrapSettings):
     """Amounts that latents add to the logits at the head layer."""
 
-    layer: Literal["head"] = Field(
-        "head", description="layer of the latents: the final map, in which logits are linear"
-    )
     splits: tuple[Split, ...] = Field(
         ("test", "external"),
         min_length=1,
@@ -242,9 +236,6 @@ class ConfoundSettings(SplitSettings):
 class AblationSettings(PenaltySettings):
     """Predictions without the latents that a confounder explains, at the head layer."""
 
-    layer: Literal["head"] = Field(
-        "head", description="layer of the latents: the final map, in which logits are linear"
-    )
     max_levels: int = Field(
         6, ge=2, description="most levels of a confounder, as in confounds.max_levels"
     )
