@@ -104,6 +104,8 @@ def main() -> None:
     earlier = read(results)
     if arguments.survivors:
         drawn = [found_again(mutant) for mutant, told in earlier.items() if told == "survived"]
+        if not drawn:
+            sys.exit(f"{results} has no mutant that survived")
         earlier = {}
     else:
         drawn = draw(arguments.count, arguments.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ def test_a_module_reruns_exactly_the_steps_that_the_table_says(module):
 
 def test_the_table_has_no_module_that_is_gone():
     assert documented().keys() == set(modules())
+
+
+def test_no_function_has_more_than_80_lines_without_its_docstring():
+    long = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                described = ast.get_docstring(node) is not None
+                start = node.body[0].end_lineno if described else node.lineno
+                if node.end_lineno - start > 80:
+                    long.append(f"{path.name}: {node.name}")
+    assert long == []
 
 
 # A step named as its room has a module named for what it does.

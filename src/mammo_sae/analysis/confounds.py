@@ -207,7 +207,46 @@ def confounder_rows(
     )
     varies = ~st.is_constant(scores[known])
     rows.loc[~varies, "problem"] = f"{settings.confirmation}: the same score on every image"
-    z = scores[known][:, varies]
+    names = [category.names[level] for level in usable]
+    measured = _measured(
+        settings, scores[known][:, varies], truth, np.searchsorted(usable, code), names, patients
+    )
+    measured["p"] = exchange.patient_permutation_p(
+        scores[known][:, varies],
+        code,
+        patients,
+        draws=settings.permutation_draws,
+        seed=settings.seed,
+        within=truth,
+        breasts=sides,
+    )
+    for name, values in measured.items():
+        rows.loc[varies, name] = values
+    return rows
+
+
+def _measured(
+    settings: ConfoundSettings,
+    z: np.ndarray,
+    truth: np.ndarray,
+    code: np.ndarray,
+    names: Sequence[str],
+    patients: np.ndarray,
+) -> dict[str, Any]:
+    """Return column -> values [m] of the AUROCs of latents' scores, without p-values.
+
+    Parameters
+    ----------
+    z : [n, m]
+        Scores of the latents.
+    truth : [n] bool
+        Labels of the concept.
+    code : [n]
+        Level of the confounder, as a position in `names`.
+    names
+        Names of the levels.
+    patients : [n]
+    """
     weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
     measured: dict[str, Any] = {}
     crude, crude_draws = st.auroc(z, truth), st.auroc(z, truth, weights)
@@ -220,40 +259,30 @@ def confounder_rows(
     ):
         measured[name] = value
         measured[f"{name}_low"], measured[f"{name}_high"] = st.interval(draws)
-    per_level = np.stack([st.auroc(z[code == level], truth[code == level]) for level in usable])
+    places = range(len(names))
+    per_level = np.stack([st.auroc(z[code == level], truth[code == level]) for level in places])
     worst = per_level.argmin(axis=0)
     measured["worst_stratum_auroc"] = per_level.min(axis=0)
-    measured["worst_stratum"] = [category.names[usable[i]] for i in worst]
-    against = np.stack([st.stratified_auroc(z, code == level, truth) for level in usable])
+    measured["worst_stratum"] = [names[i] for i in worst]
+    against = np.stack([st.stratified_auroc(z, code == level, truth) for level in places])
     best = np.abs(against - 0.5).argmax(axis=0)
-    if len(usable) == 2:
+    if len(names) == 2:
         # Two levels mirror each other. Name the second one, the artefact of a 0/1 covariate.
         best = np.ones_like(best)
-    measured["confounder_level"] = [category.names[usable[i]] for i in best]
+    measured["confounder_level"] = [names[i] for i in best]
     measured["conditional_auroc"] = against[best, np.arange(z.shape[1])]
     measured["effect"] = 2 * measured["conditional_auroc"] - 1
     low, high = np.empty(z.shape[1]), np.empty(z.shape[1])
     unconditional = np.empty(z.shape[1])
-    for i, level in enumerate(usable):
-        mine = best == i
+    for level in places:
+        mine = best == level
         draws = st.stratified_auroc(z[:, mine], code == level, truth, weights)
         low[mine], high[mine] = st.interval(draws)
         unconditional[mine] = st.auroc(z[:, mine], code == level)
     measured["conditional_auroc_low"], measured["conditional_auroc_high"] = low, high
     measured["confounder_auroc"] = unconditional
     measured["eta_squared"] = st.eta_squared(z, code)
-    measured["p"] = exchange.patient_permutation_p(
-        z,
-        code,
-        patients,
-        draws=settings.permutation_draws,
-        seed=settings.seed,
-        within=truth,
-        breasts=sides,
-    )
-    for name, values in measured.items():
-        rows.loc[varies, name] = values
-    return rows
+    return measured
 
 
 _TEXT = ("worst_stratum", "confounder_level")

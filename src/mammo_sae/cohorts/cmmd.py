@@ -90,28 +90,7 @@ class CmmdReader(Reader):
 
         check_concepts(concepts, CATEGORIES)
         sheet = self._table(covariates.values()).only("ID1", keep)
-        breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
-        in_doubt: set[tuple[str, str]] = set()
-        for row, (patient, side, kind, malignant) in enumerate(
-            zip(
-                sheet.text("ID1"),
-                sheet.chosen("LeftRight", {"L": "L", "R": "R"}),
-                sheet.required("abnormality", KINDS.__getitem__, "mass, calcification or both"),
-                sheet.chosen("classification", {"Benign": False, "Malignant": True}),
-                strict=True,
-            )
-        ):
-            if not sheet.good_row(row):
-                in_doubt |= {(patient, breast) for breast in side or "LR"}
-                continue
-            assert side is not None and kind is not None  # as in every good row
-            _, known = breasts.setdefault((patient, side), (row, set()))
-            known |= kind | ({"malignant"} if malignant else set())
-        # If the cells of a row can't be separated, the row may be about either side.
-        ragged = sheet.mentioned(sheet.text("ID1"))
-        in_doubt |= {(patient, side) for patient in ragged for side in "LR"}
-        for breast in in_doubt:
-            breasts.pop(breast, None)
+        breasts = _breasts(sheet)
         first = {patient: row for row, patient in reversed(list(enumerate(sheet.text("ID1"))))}
         first.pop("", None)
         ages = sheet.parsed("Age", age_in_years, "years or empty", private=True)
@@ -196,3 +175,31 @@ class CmmdReader(Reader):
 
 
 READER = CmmdReader
+
+
+def _breasts(sheet: Sheet) -> dict[tuple[str, str], tuple[int, set[str]]]:
+    """Return (patient, side) -> the first row about the breast, and its findings.
+
+    A breast that a malformed row may be about is left out.
+    """
+    breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
+    in_doubt: set[tuple[str, str]] = set()
+    for row, (patient, side, kind, malignant) in enumerate(
+        zip(
+            sheet.text("ID1"),
+            sheet.chosen("LeftRight", {"L": "L", "R": "R"}),
+            sheet.required("abnormality", KINDS.__getitem__, "mass, calcification or both"),
+            sheet.chosen("classification", {"Benign": False, "Malignant": True}),
+            strict=True,
+        )
+    ):
+        if not sheet.good_row(row):
+            in_doubt |= {(patient, breast) for breast in side or "LR"}
+            continue
+        assert side is not None and kind is not None  # as in every good row
+        _, known = breasts.setdefault((patient, side), (row, set()))
+        known |= kind | ({"malignant"} if malignant else set())
+    # If the cells of a row can't be separated, the row may be about either side.
+    ragged = sheet.mentioned(sheet.text("ID1"))
+    in_doubt |= {(patient, side) for patient in ragged for side in "LR"}
+    return {breast: known for breast, known in breasts.items() if breast not in in_doubt}

@@ -31,6 +31,7 @@ from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import read_table, write_table
 
 if TYPE_CHECKING:
+    from mammo_sae.encoders.description import EncoderDescription
     from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
 
 SAVE_EVERY = 60.0  # most seconds of training that a kill can lose
@@ -145,21 +146,28 @@ def run(
             "not know the concept; raise the recipe's most_cycles or epochs, or change its rates",
             file=sys.stderr,
         )
-    details = network.description.model_copy(
-        update={
-            "kind": "finetuned",
-            "cached": settings.freeze,
-            "classifier": (),
-            "data": f"{network.description.data}; then {', '.join(concepts)} on the "
-            f"{len(set(learnt))} training images of the cohort",
-        }
-    )
+    details = _described(network.description, settings, concepts, len(set(learnt)))
     weight, bias = (p.detach().cpu().numpy() for p in training.head.parameters())
     save_head(Head(weight, bias, tuple(concepts)), head_weights, head_description)
     write_table(training.log(), history)
     save_encoder(network.state_dict(), details, weights, description)
     checkpoint.remove()
     return [head_weights, head_description, history, weights, description]
+
+
+def _described(
+    base: EncoderDescription, settings: FinetunedSettings, concepts: Sequence[str], images: int
+) -> EncoderDescription:
+    """Return the description of the network that `images` training images have made of `base`."""
+    return base.model_copy(
+        update={
+            "kind": "finetuned",
+            "cached": settings.freeze,
+            "classifier": (),
+            "data": f"{base.data}; then {', '.join(concepts)} on the {images} training images of "
+            "the cohort",
+        }
+    )
 
 
 class Training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,29 +77,9 @@ def run(
             hspace=0.55,
             wspace=0.26,
         )
-
-        unseen = "not estimable: no image in the split that scores SAEs (sae_quality.split)"
-        few = "not estimable: too few positive or negative images"
-
-        def curves(
-            place: tuple[int, int], values: pd.DataFrame, column: str, title: str, why: str
-        ) -> Axes | None:
-            """Draw a panel; if it is empty, write `why` into it and return None."""
-            ax = fig.add_subplot(grid[place])
-            ax.set_title(title)
-            if column not in values or values[column].isna().all():
-                style.empty(ax, why)
-                return None
-            _curves(ax, values, column, layers, palette)
-            return ax
-
-        title = "explained variance (dashed: PCA)"
-        if ax := curves((0, 0), quality, "explained_variance", title, unseen):
-            _dashed(ax, quality, "explained_variance_pca", layers, palette)
-            ax.set_ylim(top=1.0)
-        if ax := curves((0, 1), quality, "dead_share", "share of dead latents", unseen):
-            ax.set_ylim(bottom=0)
-        wide = grid[0, 2:].subgridspec(1, 2, width_ratios=(1, 0.26))
+        panels = [[fig.add_subplot(grid[row, column]) for column in (0, 1)] for row in range(rows)]
+        _fidelity(panels[0], quality, layers, palette)
+        wide = grid[0, 2:].subgridspec(1, 2, width_ratios=(1, 0.42))
         _readability(fig.add_subplot(wide[0]), tested, layers, confounders, palette)
         for i, concept in enumerate(concepts, start=1):
             middle = grid[i, 0].get_position(fig)
@@ -112,14 +93,7 @@ def run(
                 weight="bold",
                 color=colours[concept],
             )
-            lost = f"auroc_lost_{concept}"
-            if ax := curves((i, 0), quality, lost, "AUROC lost by splicing", few):
-                style.reference(ax, 0.0)
-            mine = probed[probed["concept"] == concept]
-            best = best_latents(mine, 1)
-            why = style.reasons(mine[mine["rank_auroc"].isna() | mine["auroc"].isna()])
-            if ax := curves((i, 1), best, "auroc", "AUROC of the best latent", why):
-                style.reference(ax, 0.5)
+            _aurocs(panels[i], quality, probed, concept, layers, palette)
             _lifts(fig.add_subplot(grid[i, 2]), aligned, probed, concept, layers, palette)
             _verdicts(fig.add_subplot(grid[i, 3]), verdicts, concept, layers, palette)
         style.legend(fig, palette)
@@ -143,6 +117,42 @@ def best_latents(rows: pd.DataFrame, count: int) -> pd.DataFrame:
     return rows[rows["rank_auroc"] <= count]
 
 
+def _fidelity(
+    panels: Sequence[Axes], quality: pd.DataFrame, layers: list[str], palette: dict[str, str]
+) -> None:
+    """Draw the explained variance and the share of dead latents."""
+    unseen = "not estimable: no image in the split that scores SAEs (sae_quality.split)"
+    variance, dead = panels
+    variance.set_title("explained variance (dashed: PCA)")
+    if _curves(variance, quality, "explained_variance", layers, palette, unseen):
+        _dashed(variance, quality, "explained_variance_pca", layers, palette)
+        variance.set_ylim(top=1.0)
+    dead.set_title("share of dead latents")
+    if _curves(dead, quality, "dead_share", layers, palette, unseen):
+        dead.set_ylim(bottom=0)
+
+
+def _aurocs(
+    panels: Sequence[Axes],
+    quality: pd.DataFrame,
+    probed: pd.DataFrame,
+    concept: str,
+    layers: list[str],
+    palette: dict[str, str],
+) -> None:
+    """Draw the AUROC that splicing loses, and the AUROC of the best latent."""
+    few = "not estimable: too few positive or negative images"
+    lost, best = panels
+    lost.set_title("AUROC lost by splicing")
+    if _curves(lost, quality, f"auroc_lost_{concept}", layers, palette, few):
+        style.reference(lost, 0.0)
+    mine = probed[probed["concept"] == concept]
+    why = style.reasons(mine[mine["rank_auroc"].isna() | mine["auroc"].isna()])
+    best.set_title("AUROC of the best latent")
+    if _curves(best, best_latents(mine, 1), "auroc", layers, palette, why):
+        style.reference(best, 0.5)
+
+
 def _axis(ax: Axes, layers: list[str]) -> None:
     ax.set_xticks(range(len(layers)), layers)
     ax.set_xlim(-0.35, len(layers) - 0.65)
@@ -155,8 +165,17 @@ def _means(values: pd.DataFrame, column: str, layers: list[str]) -> np.ndarray:
 
 
 def _curves(
-    ax: Axes, values: pd.DataFrame, column: str, layers: list[str], palette: dict[str, str]
-) -> None:
+    ax: Axes,
+    values: pd.DataFrame,
+    column: str,
+    layers: list[str],
+    palette: dict[str, str],
+    why: str,
+) -> bool:
+    """Draw a column against the layers. Without values, write `why` and return False."""
+    if column not in values or values[column].isna().all():
+        style.empty(ax, why)
+        return False
     _axis(ax, layers)
     for number, (encoder, colour) in enumerate(palette.items()):
         here = values[values["encoder"] == encoder]
@@ -173,6 +192,7 @@ def _curves(
                     alpha=0.7,
                 )
             ax.plot(x, row[column], "o", color=colour, markersize=4)
+    return True
 
 
 def _dashed(
@@ -285,7 +305,7 @@ def _readability(
 ) -> None:
     """Draw the best AUROC for each confounder among the latents tested for any concept."""
     palette = style.colours(confounders, style.CONFOUNDER_COLOURS)
-    ax.set_title("AUROC of the best tested latent for each confounder")
+    ax.set_title("best AUROC for each confounder")
     if tested["confounder_auroc"].isna().all():
         style.empty(ax, style.reasons(tested), 60)
         return
@@ -293,10 +313,23 @@ def _readability(
     best = tested.assign(auroc=auroc).groupby(["encoder", "layer", "confounder"])["auroc"].max()
     _axis(ax, layers)
     markers = dict(zip(encoders, "os^DvP", strict=False))
+    # With more confounders than colours, colours repeat and the later lines are dashed.
+    drawn = list(palette.values())
+    dashes = {
+        name: "--" if colour in drawn[:place] else "-"
+        for place, (name, colour) in enumerate(palette.items())
+    }
     for confounder, colour in palette.items():
         for encoder, marker in markers.items():
             values = [best.get((encoder, layer, confounder), np.nan) for layer in layers]
-            ax.plot(values, color=colour, marker=marker, markersize=4, linewidth=1.1)
+            ax.plot(
+                values,
+                color=colour,
+                linestyle=dashes[confounder],
+                marker=marker,
+                markersize=4,
+                linewidth=1.1,
+            )
     style.reference(ax, 0.5)
     ax.set_ylim(0.48, 1.02)
     known = set(tested.loc[tested["confounder_auroc"].notna(), "confounder"])
@@ -305,6 +338,7 @@ def _readability(
             [],
             [],
             color=colour,
+            linestyle=dashes[name],
             label=style.words(name) + ("" if name in known else " (not testable)"),
         )
         for name, colour in palette.items()
@@ -313,4 +347,10 @@ def _readability(
         Line2D([], [], color=style.INK, marker=marker, linestyle="none", markersize=4, label=name)
         for name, marker in markers.items()
     ]
-    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+    ax.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.04),
+        fontsize=6.5,
+        labelspacing=0.3,
+    )

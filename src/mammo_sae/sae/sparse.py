@@ -27,7 +27,7 @@ from mammo_sae.compute.devices import product_type
 # Entries per group in each level of maxima. The maxima reduce a row before `topk`.
 GROUP = 4
 LEVELS = 2
-# Rows that begin at a multiple of 32 entries can be read 16 bytes at a time.
+# On a GPU, rows of a multiple of 16 entries are read 16 bytes at a time, in every number type.
 ALIGNED = 16
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
