@@ -1,28 +1,29 @@
-"""A mutation check: what share of small changes of the code do the unit tests notice?
+"""A mutation check: measure the share of small changes of the code that make a unit test fail.
 
     python benchmarks/check_mutants.py [--count 200] [--seed 0] [--results FILE] [--survivors]
 
 A mutant is the package with one small change: another operator, a number one larger or smaller, a
 negated condition. Cosmic Ray's operators make the mutants. The script draws places in `sae/`,
 `analysis/` and `dicom/` by the seed, in proportion to the lines of each folder, and makes one
-mutant at each place. Left out are `sae/kernels/`, which runs on a GPU alone, and annotations of
-functions, which are not evaluated.
+mutant at each place. Two kinds of code have no mutants: `sae/kernels/`, which needs a GPU, and
+annotations of functions, which are not evaluated.
 
-The tests of these folders and of the configuration first run once without a change, and coverage
-records which test executes which line. A test that fails there is named and not used. As a control,
-the code without a change then runs with the tests of the drawn mutant that has the most. If one of
-them fails, the script ends with a sentence, since it would count mutants wrongly as killed.
+The tests of these folders and of the configuration first run once on the unchanged code, and
+coverage records the lines that each test executes. A test that fails in this run is printed and not
+used. As a control, the unchanged code then runs with the tests of one mutant, the one with the most
+tests. If one of these tests fails, the script ends with a message, since it would also fail for the
+mutants and count them as killed.
 
-Each mutant then runs in a process of its own with the tests that execute its line, the fastest
-first, until one fails. A mutant outside all functions runs with all tests that execute its module.
-Of tests that take more than MOST seconds together, a mutant runs with the fastest: the share killed
-is then a lower bound. A mutant is killed if a test fails, or if the tests take longer than TIMES
-their time plus SPARE seconds.
+Each mutant then runs in its own process with the tests that execute its line, the fastest first,
+until one fails. A mutant outside all functions runs with all tests that execute its module. If the
+tests of a mutant take more than MOST seconds together, only the fastest are used. The share of
+killed mutants is then a lower bound. A mutant is killed if a test fails. It has timed out, which
+counts as killed, if its tests take longer than TIMES their usual time plus SPARE seconds.
 
-Prints the mutants that survive, with file, line and change, and the share killed; ends with
-status 1 if it is below GOAL. With `--results` each verdict is added to a file of JSON lines, and
-a second call goes on behind the verdicts there. With `--survivors` only the mutants that survive
-according to that file run again, in the code as it is now.
+The script prints the mutants that survive, with file, line and change, and the share of killed
+mutants. It ends with status 1 if this share is below GOAL. With `--results`, each verdict is added
+to a file of JSON lines, and a second call continues after the verdicts in that file. With
+`--survivors`, only the mutants that survive according to that file run again, in the present code.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ LIBRARIES = ROOT / ".mutants"
 FOLDERS = ("sae", "analysis", "dicom")
 WITHOUT = PACKAGE / "sae/kernels"
 CONFIGURATION = ["tests/test_config.py", "tests/test_config_advice.py", "tests/test_settings.py"]
-# Imported once, before the processes of the mutants fork. Nothing of the project is among them.
+# Imported once, before the processes of the mutants fork. No module of the project is among them.
 HEAVY = ["torch", "pandas", "scipy.stats", "sklearn.linear_model", "xarray", "zarr", "pyarrow"]
 HEAVY += ["pydantic", "pydicom", "hypothesis", "matplotlib", "pytest"]
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
 OPTIONS += ["-m", "not workflow and not soak and not gpu"]
 MOST, TIMES, SPARE = 30, 10, 60
-NO_TEST = 5  # a status of pytest; wrong arguments have that of a broken conftest.py, 4
+NO_TEST = 5  # pytest's exit status if no test was found
 GOAL = 0.85
 
 
@@ -83,7 +84,7 @@ class Mutant:
 
 @dataclass
 class Measured:
-    """What the run without a change shows: each test's seconds, and the tests of each line."""
+    """The result of the run on the unchanged code: each test's seconds, and each line's tests."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     failed: set[str] = field(default_factory=set)
@@ -139,7 +140,7 @@ def install() -> None:
         places = ["--target", str(LIBRARIES), "--requirement", str(requirements)]
         subprocess.run([*pip, *places], check=True)
         (LIBRARIES / "installed").touch()
-    # Last, so that a library which the project uses too has the project's version.
+    # At the end of the path, so that the project's version of a library is imported first.
     sys.path.append(str(LIBRARIES))
 
 
@@ -154,7 +155,7 @@ def read(path: Path | None) -> dict[Mutant, str]:
 
 
 def draw(count: int, seed: int) -> list[Mutant]:
-    """Draw mutants, at most one a place, in proportion to the lines of each folder."""
+    """Draw mutants, at most one per place, in proportion to the lines of each folder."""
     generator = random.Random(seed)
     modules = {folder: modules_of(folder) for folder in FOLDERS}
     lines = {
@@ -208,7 +209,7 @@ def places(path: Path) -> dict[tuple[int, int], list[tuple[str, int]]]:
 
 
 def annotates(node: NodeOrLeaf) -> bool:
-    """Say whether a node of a parso tree is in an annotation of a function or its variables."""
+    """Return whether a node of a parso tree is in an annotation of a function or its variables."""
     while node.parent is not None:
         parent = node.parent
         if parent.type == "tfpdef" and node is parent.children[-1]:
@@ -222,12 +223,12 @@ def annotates(node: NodeOrLeaf) -> bool:
 
 
 def of_types_alone(node: NodeOrLeaf) -> bool:
-    """Say whether a node is the statement `if TYPE_CHECKING`, whose imports run nowhere."""
+    """Return whether a node is the statement `if TYPE_CHECKING`, whose imports never run."""
     return node.type == "if_stmt" and node.children[1].get_code().strip() == "TYPE_CHECKING"
 
 
 def change(path: Path, line: int, name: str, occurrence: int) -> Mutant | None:
-    """Make a mutant, or none if its code is no Python or does the same as the code."""
+    """Make a mutant; None if the changed code is not valid Python or is equal to the original."""
     code = (ROOT / path).read_text()
     changed = mutated(code, name, occurrence)
     try:
@@ -250,7 +251,7 @@ def mutated(code: str, name: str, occurrence: int) -> str:
 
 
 def found_again(mutant: Mutant) -> Mutant:
-    """Return a mutant of an earlier version of the code, at its place in the code as it is now."""
+    """Return a mutant of an earlier version of the code, at its place in the present code."""
     path = Path(mutant.module)
     same = [
         made
@@ -266,7 +267,7 @@ def found_again(mutant: Mutant) -> Mutant:
 
 
 def measure(path: Path) -> Measured:
-    """Run the tests without a change, in a process of their own, and return what they execute."""
+    """Run the tests on the unchanged code in their own process; return the lines they execute."""
 
     def run() -> int:
         import coverage
@@ -278,13 +279,13 @@ def measure(path: Path) -> Measured:
         class Contexts:
             @pytest.hookimpl(hookwrapper=True)
             def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
-                # A fixture of a module runs in the first test that needs it, for all others.
+                # A fixture of a module runs once, in the first test that needs it.
                 recorder.switch_context(item.nodeid.split("::")[0])
                 yield
 
             @pytest.hookimpl(hookwrapper=True)
             def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-                # What an earlier test left in a cache would hide the lines that this test needs.
+                # A result that an earlier test left in a cache would hide the lines of this test.
                 forget_caches()
                 recorder.switch_context(item.nodeid)
                 yield
@@ -326,7 +327,7 @@ def forget_caches() -> None:
 
 
 def check_control(drawn: list[Mutant], measured: Measured) -> None:
-    """End with a sentence if the code without a change fails the tests of a drawn mutant."""
+    """End with a message if the unchanged code fails the tests of a drawn mutant."""
     mutant = max(drawn, key=lambda mutant: len(tests_of(mutant, measured)))
     path, tests = Path(mutant.module), tests_of(mutant, measured)
     verdict = tried(path, path.read_text(), tests, measured)
@@ -351,7 +352,7 @@ def judge(mutant: Mutant, measured: Measured) -> str:
 
 
 def tried(path: Path, changed: str, tests: list[str], measured: Measured) -> str:
-    """Run tests with other code in a module, write the code back and return the verdict."""
+    """Run tests with changed code in a module, restore the code and return the verdict."""
     code = path.read_text()
     limit = TIMES * sum(measured.seconds[test] for test in tests) + SPARE
 
@@ -381,7 +382,8 @@ def tried(path: Path, changed: str, tests: list[str], measured: Measured) -> str
 
 
 def forget_compiled(path: Path) -> None:
-    # Python compares size and seconds of change alone, and both may be those of the last mutant.
+    # Python recognises old compiled code by file size and time in seconds. Two mutants may have the
+    # same size and time.
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
@@ -411,7 +413,7 @@ def tests_of(mutant: Mutant, measured: Measured) -> list[str]:
 
 
 def statement(path: Path, line: int) -> range:
-    """Return the lines of the innermost statement at a line, of a compound one its head."""
+    """Return the lines of the innermost statement at a line; of a compound one, only its head."""
     spans = []
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.stmt | ast.ExceptHandler):
@@ -424,7 +426,7 @@ def statement(path: Path, line: int) -> range:
 
 
 def apart(run: Callable[[], int], limit: float | None) -> int | None:
-    """Return a function's exit status from a process of its own, or none past the limit."""
+    """Run a function in its own process; return its exit status, or None if it takes too long."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -452,7 +454,7 @@ def apart(run: Callable[[], int], limit: float | None) -> int | None:
 
 
 def report(verdicts: dict[Mutant, str]) -> None:
-    """Print the survivors and the share killed, and end with status 1 if it is too small."""
+    """Print the survivors and the killed share; end with status 1 if this share is too small."""
     count = Counter(verdicts.values())
     print(f"\nsurvived: {count['survived']}")
     for mutant, verdict in verdicts.items():

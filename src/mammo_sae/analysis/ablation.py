@@ -1,21 +1,21 @@
-"""Step: ablate the latents that a confounder explains, and score the predictions that are left.
+"""Step: score predictions after an ablation of the latents that a confounder explains.
 
-Let S be latents with a verdict, x an image's pooled embedding, z_t its mean codes and d_t the
-atoms. The ablated embedding keeps the SAE's error:
+Let S be a set of latents with certain verdicts, x an image's pooled embedding, z_t its mean codes
+and d_t the atoms. The ablated embedding keeps the SAE's error:
 
     x - sum_{t in S} z_t d_t
 
-It is scored in two ways: by the encoder's own head, and by a head fitted on the ablated embeddings
-of the discovery split (`refit`). This is SHIFT (Marks et al. 2024, arXiv 2403.19647) with verdicts
-in the place of a person who judges latents. A difference is compared with that of random sets of
-latents with similar firing rates.
+Two heads score it: the encoder's own head, and a head fitted on the ablated embeddings of the
+discovery split (`refit`). This is the method SHIFT (Marks et al. 2024, arXiv 2403.19647), where a
+person chooses the latents; here the verdicts choose them. Random sets of latents with similar
+firing rates are ablated for comparison.
 
 The rows with the verdict ``concept-aligned`` are the targeted probe perturbation of SAEBench
 (Karvonen et al. 2025, arXiv 2503.09532): a concept's aligned latents are ablated, and the
 prediction of every concept is scored.
 
-Verdicts come from the confirmation split. So differences are independent of the choice of latents
-only in the other splits (column `independent`).
+The discovery split ranks the latents, and the confirmation split gives their verdicts. Differences
+are therefore independent of the choice of latents only in other splits (column `independent`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def run(
     measurements: Sequence[Path],
     output: Path,
 ) -> list[Path]:
-    """Score predictions without the latents that a confounder explains.
+    """Score predictions after an ablation of the latents that a confounder explains.
 
     Parameters
     ----------
@@ -157,7 +157,8 @@ def ablation_rows(
     Parameters
     ----------
     heads
-        Whether the head is refitted -> its scores, and the reason why there are none, or ``""``.
+        For the encoder's own head (False) and the refitted one (True): a function that returns the
+        scores, and the reason why there are none, or ``""``.
     sets
         The sets of latents to ablate.
     ranked : [h]
@@ -175,7 +176,7 @@ def ablation_rows(
             names += [name for name in data.groups if group.called_for in (name, ALL)]
         for refit, (_, problem) in heads.items():
             if refit and group.verdicts == ALIGNED:
-                continue  # a refitted head would learn to read the other latents
+                continue  # a refitted head would learn to use other latents
             for name in names:
                 why = few or problem or (data.groups[name][1] if name else "")
                 measured = {} if why else _compared(measures[refit], group, random, name)
@@ -200,7 +201,7 @@ def ablation_rows(
 def _compared(
     measures: Measures, group: LatentSet, random: Sequence[np.ndarray], name: str
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return (measure, level) -> columns: before and after the ablation, and of random sets."""
+    """Return the columns of each (measure, level): before and after, and of random sets."""
     latents = group.latents
     before, drawn = measures.values(NOTHING, name), measures.draws(NOTHING, name)
     after, drawn_after = measures.values(latents, name), measures.draws(latents, name)

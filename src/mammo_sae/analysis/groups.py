@@ -1,6 +1,6 @@
-"""AUROC within and between the groups that the levels of a confounder and the label form.
+"""AUROC within and between groups of images.
 
-A group is the images with one label at one level of the confounder. Let
+A group has the images with one label at one level of a confounder. Let
 
     auroc(a, b) = P(score of a positive image at level a > score of a negative image at level b)
 
@@ -10,9 +10,10 @@ with ties as one half (the cross-group AUROC of Kallus and Zhou 2019, arXiv 1902
 - ``worst_stratum``: min over a of auroc(a, a), as in the table of confounds;
 - ``worst_group``: min over a and b of auroc(a, b).
 
-A classifier that adds a constant for a marker keeps every auroc(a, a), since within a level the
-constant is the same for all images. What it gets wrong are pairs across levels: a lesion without a
-marker against a breast with one. Only `worst_group` has these pairs.
+If a classifier adds a constant to the scores of images with a marker, auroc(a, a) does not change,
+since all images of a level get the same constant. The errors are in pairs across levels: an image
+with a marker and no lesion gets a higher score than one with a lesion and no marker. Only
+`worst_group` contains these pairs.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Groups:
 def usable_levels(
     code: np.ndarray, count: int, truth: np.ndarray, patients: np.ndarray
 ) -> list[int]:
-    """Return those of `count` levels in which a score for `truth` [n] can be estimated."""
+    """Return the levels (of `count`) in which the AUROC for `truth` [n] can be estimated."""
     return [
         level
         for level in range(count)
@@ -88,7 +89,7 @@ def group_auroc(
 ) -> np.ndarray:
     """Return auroc(a, b) of `scores` [n, m] for all pairs of k levels, [k, k, m].
 
-    With `weights` [n, draws], [k, k, m, draws].
+    With `weights` [n, draws], the result is [k, k, m, draws].
     """
     count = len(groups.names)
     result = []
@@ -104,7 +105,9 @@ def group_auroc(
 def named_scores(
     scores: np.ndarray, truth: np.ndarray, groups: Groups | None, weights: np.ndarray | None = None
 ) -> Named:
-    """Return (measure, level) -> AUROCs of `scores` [n, m], [m], or [m, draws] with weights.
+    """Return the AUROCs of `scores` [n, m] by (measure, level).
+
+    Each value is [m], or [m, draws] with weights.
 
     Without groups, the only measure is ``auroc``, over all images.
     """
@@ -121,7 +124,7 @@ def named_scores(
 
 
 def worst_names(scores: np.ndarray, truth: np.ndarray, groups: Groups) -> tuple[str, str]:
-    """Return the level and the pair of levels in which one score [n] is worst."""
+    """Return the level and the pair of levels in which the AUROC of `scores` [n] is lowest."""
     pairs = group_auroc(scores[:, None], truth, groups)[..., 0]
     a, b = np.unravel_index(pairs.argmin(), pairs.shape)
     worst = groups.names[int(pairs.diagonal().argmin())]

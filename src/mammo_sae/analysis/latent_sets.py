@@ -28,7 +28,7 @@ class LatentSet:
     verdicts
         The verdicts, joined by commas.
     latents : [k]
-        Ascending.
+        Indices of the latents, ascending.
     """
 
     concept: str
@@ -54,7 +54,10 @@ def severest(confounds: pd.DataFrame, concept: str) -> pd.Series:
 
 
 def suspected_sets(confounds: pd.DataFrame, concept: str) -> Iterator[LatentSet]:
-    """Yield the sets of a concept: for each confounder, and by the most severe verdict of all."""
+    """Yield the sets of a concept, for each confounder and for all confounders together.
+
+    For all together, a latent has its most severe verdict.
+    """
     rows = confounds[confounds["concept"] == concept]
     by_confounder = {ALL: severest(confounds, concept)}
     for name, part in rows.groupby("confounder", sort=True):
@@ -77,11 +80,11 @@ def _set(concept: str, name: str, words: Sequence[str], verdicts: pd.Series) -> 
 def similar_sets(
     latents: np.ndarray, firing: np.ndarray, alive: np.ndarray, count: int, seed: int
 ) -> list[np.ndarray]:
-    """Return `count` random sets of as many latents as `latents` [k], with similar firing rates.
+    """Return `count` random sets, each with as many latents as `latents` [k].
 
-    For each latent, one is drawn among the `MATCHED_BLOCK` latents nearest to it in the order of
-    firing rates. Drawn are latents that are alive, not in `latents` and not yet in the set. Without
-    enough such latents, there are no sets.
+    The firing rates are similar: each latent is replaced by one of the `MATCHED_BLOCK` latents
+    nearest to it in the order of firing rates. Only latents that are alive, not in `latents` and
+    not yet in the set are drawn. If there are fewer than k such latents, no set is returned.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Penalised logistic regressions. Folds of patients choose the penalty."""
+"""Penalised logistic regressions, with a penalty from cross-validation over patients."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def best_fit(
     folds: int,
     model: Model,
 ) -> tuple[float, LogisticRegression]:
-    """Return the penalty of highest cross-validated AUROC, and the model fitted with it.
+    """Return the penalty with the highest cross-validated AUROC, and the model fitted with it.
 
     Parameters
     ----------
@@ -47,9 +47,9 @@ def best_fit(
     truth : [n] bool
     patients : [n]
     penalties
-        Inverse strengths to choose among. Of equally good ones, the first is taken.
+        Inverse strengths to choose from. If several give the same AUROC, the first is chosen.
     folds
-        Number of folds. No patient is in two.
+        Number of folds. Each patient is in one fold.
     """
     totals = np.zeros(len(penalties))
     for train, held in patient_folds(patients, folds):
@@ -72,7 +72,7 @@ def patient_folds(patients: np.ndarray, folds: int) -> Iterator[tuple[np.ndarray
 def standardised(values: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return `values` [n, f] with mean 0 and variance 1 over the images `found`.
 
-    Features that do not vary there are left out.
+    Features that do not vary over these images are left out.
     """
     mean = values[found].mean(axis=0, dtype=np.float64)
     spread = values[found].std(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Predictions from ablated embeddings: by the encoder's own head, and by heads fitted anew."""
+"""Predictions from ablated embeddings, by the encoder's own head and by refitted heads."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ NOTHING = np.empty(0, np.int64)
 
 
 def without(share: Shares, original: np.ndarray) -> Predict:
-    """Return a function of latents: the logits `original` [n] without these latents' shares."""
+    """Return a function that subtracts latents' contributions from the logits `original` [n]."""
     return lambda latents: original - share.contributions[:, latents].sum(axis=1)
 
 
 class Refit:
     """Heads that are fitted on the discovery split's pooled embeddings, after an ablation.
 
-    The penalty is chosen once, with nothing ablated, so that heads differ by the ablation alone.
+    The penalty is chosen once, before any ablation, and all heads use it. Heads therefore differ
+    only in the latents that were ablated.
 
     Attributes
     ----------
@@ -59,7 +60,7 @@ class Refit:
             self._penalty, _ = best_fit(own, self._truth, patients, penalties, folds, ridge)
 
     def of(self, rows: np.ndarray) -> Predict:
-        """Return a function of latents: the scores of the images at `rows`."""
+        """Return a function that scores the images at `rows` without the latents it is given."""
         return lambda latents: self.scores(latents)[rows]
 
     def scores(self, latents: np.ndarray) -> np.ndarray:

@@ -1,16 +1,16 @@
 """Step: measure how much of the network's prediction rests on latents of each verdict.
 
-The logit of the head is a constant and a sum over latents, plus the SAE's error:
+The logit of the head is the sum of a constant, a term for each latent and the SAE's error:
 
     logit = b + w.b_dec + sum_t z_t (w.d_t) + w.(mean error)
 
-So is the difference of its means over positive and negative images, without the constant. The
-latents with a verdict carry the share
+The difference between the mean logit of positive images and that of negative images is a sum of the
+same terms, without the constant. The share of the latents with a verdict is
 
     sum_{t with the verdict} (effect of t) / (difference of the logit)
 
-of it, with the effects of the table `effects`. The shares of all verdicts, of the latents without a
-verdict and of the error add up to 1. A share is negative if the latents pull the classes together.
+The effects are those of the table `effects`. The shares of all verdicts, of the latents without a
+verdict and of the error add up to 1. A share is negative if the latents reduce the difference.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> list[Path]:
-    """Measure the share of the predictions that latents of each verdict carry.
+    """Measure the share of the logit's difference that comes from the latents of each verdict.
 
     Parameters
     ----------

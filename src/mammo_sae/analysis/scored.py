@@ -1,4 +1,4 @@
-"""AUROCs of a head's scores in one split, with any latents ablated, each computed once."""
+"""AUROCs of one head in one split, before and after an ablation of latents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scored:
 
 
 class Measures:
-    """AUROCs of one head's scores in one split, with their bootstrap draws, each computed once."""
+    """AUROCs of one head in one split. Scores and bootstrap draws are computed once and kept."""
 
     def __init__(self, data: Scored, predict: Predict, weights: np.ndarray) -> None:
         self._data, self._predict, self._weights = data, predict, weights
@@ -45,11 +45,11 @@ class Measures:
         return self._scores[key]
 
     def values(self, latents: np.ndarray, confounder: str) -> Named:
-        """Return (measure, level) -> its value [1] within the groups of `confounder`."""
+        """Return the value [1] of each (measure, level), for the groups of `confounder`."""
         return named_scores(self.scores(latents), self._data.labels, self._groups(confounder))
 
     def draws(self, latents: np.ndarray, confounder: str) -> Named:
-        """Return (measure, level) -> its values in all draws, [1, draws]."""
+        """Return the values [1, draws] of each (measure, level) in all bootstrap draws."""
         key = confounder, latents.tobytes()
         if key not in self._drawn:
             scores, groups = self.scores(latents), self._groups(confounder)
@@ -57,7 +57,7 @@ class Measures:
         return self._drawn[key]
 
     def worst(self, latents: np.ndarray, confounder: str) -> dict[str, str]:
-        """Return measure -> the level or the pair of levels in which it is worst."""
+        """Return, for each measure, the level or the pair of levels in which it is lowest."""
         groups = self._groups(confounder)
         if groups is None:
             return {}

@@ -1,19 +1,21 @@
-"""Step: measure the canonical images of a shard, for archives whose headers say little.
+"""Step: measure the canonical images of a shard, for archives whose headers lack these properties.
 
 The measurements are candidate confounders (`mammo_sae.analysis.candidates`). Lengths and areas are
-in canonical pixels, and grey levels are those of the canonical image, 0 to 255. An image is
-measured with its breast on the left, so a mirrored image gives the same numbers:
+in canonical pixels. Grey levels are those of the canonical image, 0 to 255. Each image is measured
+with the breast on the left, so a mirrored image gives the same numbers:
 
-- ``marker_area``: pixels of the largest group of bright pixels off the breast;
-- ``edge_brightness``: grey levels of the brightest line along the chest wall, such as the edge of a
-  paddle, above the strips beside it;
+- ``marker_area``: number of pixels in the largest group of bright pixels outside the breast;
+- ``edge_brightness``: grey level of the brightest line along the chest wall, such as the edge of a
+  paddle, minus that of the strips beside it;
 - ``mean_grey``: mean grey level of the breast;
-- ``noise``: standard deviation of the noise in the breast, grey levels (Immerkaer 1996);
-- ``sharpness``: mean square of the Laplacian over the variance of the grey levels, in the breast;
-- ``breast_area``: pixels of the breast;
-- ``density_estimate``: share of the breast above Otsu's threshold (1979), no BI-RADS category.
+- ``noise``: standard deviation of the noise in the breast, in grey levels (Immerkaer 1996);
+- ``sharpness``: mean square of the Laplacian, divided by the variance of the grey levels, both in
+  the breast;
+- ``breast_area``: number of pixels of the breast;
+- ``density_estimate``: share of the breast above Otsu's threshold (1979); it is not a BI-RADS
+  category.
 
-A number that can't be measured is NaN, and ``reason`` says why.
+A measurement that is not possible is NaN, and ``reason`` gives the reason.
 """
 
 from __future__ import annotations
@@ -45,22 +47,23 @@ NO_EDGE = "the breast covers too little of the chest wall"
 NO_INSIDE = "the breast is too narrow"
 FLAT = "the breast has one grey level"
 
-MARGIN = 1 / 40  # share of the width; nearer to the breast's edge is neither breast nor background
+# Share of the width. Pixels nearer to the breast's edge count neither as breast nor as background.
+MARGIN = 1 / 40
 LEAST_BACKGROUND = 0.01  # share of the image
-MARKER_SIZE = (1e-4, 0.05)  # shares of the image; less is a hot pixel, more is no marker
+MARKER_SIZE = (1e-4, 0.05)  # shares of the image; hot pixels are smaller, no marker is larger
 LINE = 1 / 128  # share of the width: half the width of a line
 NEAR_CHEST_WALL = 1 / 4  # share of the width
-TILTS = np.tan(np.radians(np.linspace(-1.5, 1.5, 11)))  # of a line, columns per row
-BLOCKS = 96  # heights into which the rows are averaged before a line is sought
-LEAST_LENGTH = 1 / 3  # of a line, share of the height
-KEPT = 0.9  # share of the responses that count; the highest belong to calcifications and edges
+TILTS = np.tan(np.radians(np.linspace(-1.5, 1.5, 11)))  # slopes of a line, columns per row
+BLOCKS = 96  # before the search for a line, the rows are averaged in about this many blocks
+LEAST_LENGTH = 1 / 3  # shortest line, share of the height
+KEPT = 0.9  # share of the responses that are used; the highest come from calcifications and edges
 # Mean of |z| over the lowest KEPT of |z|, for a standard normal z: sqrt(2 / pi) (1 - exp(-q^2 / 2))
 # / KEPT with the quantile q = 1.645.
 KEPT_MEAN = 0.65735
 
 
 def run(*, image_stores: Sequence[Path], output: Path) -> list[Path]:
-    """Measure images: a row per image, with NaN and a reason for what can't be measured.
+    """Measure images: a row per image. A measurement that is not possible is NaN, with a reason.
 
     Parameters
     ----------
@@ -132,10 +135,10 @@ def measure(pixels: np.ndarray, breast: np.ndarray) -> tuple[dict[str, float], l
 
 
 def _marker_area(pixels: np.ndarray, off: np.ndarray, level: float, gap: int) -> float:
-    """Return the pixels of the largest group of pixels off the breast above `level`.
+    """Return the size of the largest group of pixels outside the breast brighter than `level`.
 
-    Pixels up to 2 `gap` pixels apart are in one group, as the letters of a word. 0 if no group has
-    a plausible size, NaN without background.
+    Pixels up to 2 `gap` pixels apart are in one group, as the letters of a word are. The result is
+    0 if no group has a plausible size, and NaN if the image has almost no background.
     """
     if off.sum() < LEAST_BACKGROUND * off.size:
         return np.nan
@@ -149,11 +152,11 @@ def _marker_area(pixels: np.ndarray, off: np.ndarray, level: float, gap: int) ->
 
 
 def _edge_brightness(grey: np.ndarray, breast: np.ndarray) -> float:
-    """Return how much brighter a line along the left edge is than both sides, in grey levels.
+    """Return how much brighter a line along the left edge is than the strips beside it.
 
-    The brightness of a line is its median over the rows in which it lies in the breast, so a lesion
-    on the line does not count. The result is the largest over all positions and tilts; NaN if no
-    line is long enough.
+    The unit is grey levels. The difference is the median over the rows in which the line lies in
+    the breast, so that a lesion on the line has no effect. The result is the largest difference
+    over all positions and tilts, and NaN if no line is long enough.
     """
     height, width = grey.shape
     half = max(1, round(LINE * width))
@@ -185,10 +188,10 @@ def _edge_brightness(grey: np.ndarray, breast: np.ndarray) -> float:
 
 
 def _noise(grey: np.ndarray, inside: np.ndarray) -> float:
-    """Return the standard deviation of the noise, grey levels; NaN if `inside` is empty.
+    """Return the standard deviation of the noise, in grey levels; NaN if `inside` is empty.
 
     Immerkaer (Comput Vis Image Underst 64:300, 1996): the mask [1 -2 1] in both directions removes
-    structure, and multiplies the deviation of white noise by 6.
+    structure, and multiplies the standard deviation of white noise by 6.
     """
     rows = grey[:-2] - 2 * grey[1:-1] + grey[2:]
     response = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
@@ -197,7 +200,7 @@ def _noise(grey: np.ndarray, inside: np.ndarray) -> float:
 
 
 def _sharpness(grey: np.ndarray, inside: np.ndarray) -> float:
-    """Return the mean square of the Laplacian over the variance of the grey levels.
+    """Return the mean square of the Laplacian, divided by the variance of the grey levels.
 
     NaN if `inside` is empty, or has one grey level.
     """
@@ -211,7 +214,7 @@ def _sharpness(grey: np.ndarray, inside: np.ndarray) -> float:
 
 
 def _lowest(values: np.ndarray) -> np.ndarray:
-    """Return the lowest KEPT of `values` [n]."""
+    """Return the lowest of `values` [n], as many as the share KEPT."""
     count = round(KEPT * len(values))
     return np.partition(values, count - 1)[:count] if count else values[:0]
 
@@ -219,8 +222,8 @@ def _lowest(values: np.ndarray) -> np.ndarray:
 def _share_above_otsu(values: np.ndarray) -> float:
     """Return the share of uint8 values [n] above the threshold that best divides them in two.
 
-    Otsu (IEEE Trans Syst Man Cybern 9:62, 1979): the threshold of the largest variance between the
-    two classes. NaN if there is at most one value.
+    Otsu (IEEE Trans Syst Man Cybern 9:62, 1979): the threshold with the largest variance between
+    the two classes. The result is NaN if all values are equal.
     """
     counts = np.bincount(values, minlength=256).astype(np.float64)
     below = counts.cumsum()

@@ -1,4 +1,4 @@
-"""Step: draw what predictions rest on: AUROC before and after an ablation, shares of the logit."""
+"""Step: draw the AUROC before and after an ablation, and the logit's shares by verdict."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HEADS = {False: ("encoder's own head", "#332E73"), True: ("head fitted anew", "#
 RANDOM = "#C3CBD3"
 UNTESTED, ERROR = "not tested", "SAE error"
 COLOURS = {**style.VERDICT_COLOURS, UNTESTED: "#FFFFFF", ERROR: style.INK}
-NAMED = 0.12  # least share with a number in its bar
+NAMED = 0.12  # the smallest share with a number in its bar
 LINE = 0.52  # inches for a confounder or a split
 GAP = 0.85  # inches for the labels of an axis and the title below
 
 
 def run(*, ablation: Path, reliance: Path, sae_name: str, output: Path) -> list[Path]:
-    """Draw one named SAE at the head layer, first seed: a row per concept and encoder.
+    """Draw one SAE at the head layer, first seed: a row of panels per concept and encoder.
 
     Parameters
     ----------
@@ -100,13 +100,13 @@ def _first_seed(table: pd.DataFrame, sae: str) -> pd.DataFrame:
 
 
 def _drawn(scores: pd.DataFrame, concept: str, encoder: str) -> pd.DataFrame:
-    """Return the rows of one prediction that have something to compare."""
+    """Return the rows of one concept and encoder that have an AUROC after the ablation."""
     mine = (scores["concept"] == concept) & (scores["encoder"] == encoder)
     return scores[mine & scores["after"].notna()]
 
 
 def _reason(scores: pd.DataFrame, concept: str, encoder: str, split: str) -> str:
-    """Return why one prediction has nothing to draw in a split."""
+    """Return why there is no row to draw for one concept, encoder and split."""
     mine = (scores["concept"] == concept) & (scores["encoder"] == encoder)
     rows = scores[mine & (scores["split"] == split)]
     if len(rows) and (rows["latents"] == 0).all():
@@ -123,7 +123,7 @@ def _label(ax: Axes, counts: pd.Series) -> None:
 
 
 def _worst(ax: Axes, rows: pd.DataFrame, names: list[str], reason: str) -> None:
-    """Draw a line per confounder and head: hollow before, filled after, grey for random sets."""
+    """Draw the AUROC before (hollow) and after (filled), and the random sets' range (grey)."""
     ax.set_ylim(max(len(names), 1) - 0.5, -0.5)
     if rows.empty:
         style.empty(ax, reason)
@@ -146,7 +146,7 @@ def _worst(ax: Axes, rows: pd.DataFrame, names: list[str], reason: str) -> None:
 
 
 def _shares(ax: Axes, rows: pd.DataFrame) -> None:
-    """Draw a stacked bar per split. Parts that pull the classes together go left from 0."""
+    """Draw a stacked bar per split. Negative shares are drawn to the left of 0."""
     splits = style.splits_of(rows["split"])
     known = rows[rows["share"].notna()]
     if known.empty:
