@@ -125,7 +125,7 @@ def _verb(name: str) -> str:
 
 
 def run_step(step: str, words: Sequence[str]) -> None:
-    """Run a step with the arguments that `words` give, and write a record beside its outputs.
+    """Run a step with the arguments that `words` give, and write a record next to its outputs.
 
     Raises
     ------

@@ -58,7 +58,7 @@ def complaints(error: ValidationError, model: Any) -> list[str]:
         if item["type"] == BELOW:
             found += [f"{key}.{part}" if key else part for part in item["ctx"]["parts"]]
         elif item["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-            # A value that is no mapping has no tag that could be wrong.
+            # A value that is not a mapping has no tag that could be wrong.
             tag = f".{_tag(item, types)}" if isinstance(item["input"], Mapping) else ""
             found.append(f"{key}{tag}: {text}")
         else:
@@ -185,7 +185,7 @@ def _path(location: Sequence[Any], model: Any) -> tuple[list[str], list[Any]]:
 
 
 def _members(model: Any) -> Iterator[Any]:
-    """Yield the members of a union, or the type itself if it is no union."""
+    """Yield the members of a union, or the type itself if it is not a union."""
     origin = get_origin(model)
     if origin is Annotated:
         yield from _members(get_args(model)[0])

@@ -1,6 +1,6 @@
 """The whole configuration: the settings of all stages, checked when they are loaded.
 
-The settings of a stage are defined beside its code. This module combines them and checks the
+The settings of a stage are defined next to its code. This module combines them and checks the
 references between them (an encoder's base, a layer's name). It gives each rule its *slice*: the
 canonical JSON of exactly the settings that the rule uses. Settings make a rule stale only if its
 slice changes.

@@ -74,7 +74,7 @@ def import_closure(*modules: str) -> tuple[str, ...]:
     Raises
     ------
     ModuleNotFoundError
-        If one of `modules` is no module.
+        If one of `modules` is not a module.
     """
     for module in modules:
         if module_path(module) is None:

@@ -30,8 +30,8 @@ def added(group: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If an addition can't be imported or is no model of settings with `MODULE`. The error names
-        it.
+        If an addition can't be imported or is not a model of settings with `MODULE`. The error
+        names the addition.
     """
     found: dict[str, Any] = {}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
@@ -89,7 +89,7 @@ def or_added(union: Any, group: str) -> Any:
 
     def validate(value: Any, validate_union: Any, info: ValidationInfo) -> Any:
         name = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
-        # A name that is no text, for example a list, is left to the union's complaint.
+        # A name that is not text, for example a list, is left to the union's complaint.
         model = added(group).get(name) if isinstance(name, str) and name not in names else None
         if info.mode == "json":
             # This function gets JSON as Python objects. In strict mode a list would not be accepted
@@ -98,7 +98,7 @@ def or_added(union: Any, group: str) -> Any:
             return chosen.validate_json(canonical_json(value))
         return validate_union(value) if model is None else model.model_validate(value)
 
-    # For type checkers SerializeAsAny is no class but an alias that takes a type.
+    # For type checkers SerializeAsAny is not a class but an alias that takes a type.
     anything = SerializeAsAny()  # type: ignore[type-arg]
     return Annotated[union, WrapValidator(validate), anything]
 

@@ -1,4 +1,4 @@
-"""The verbs of the command line that are no steps of the workflow.
+"""The verbs of the command line that are not steps of the workflow.
 
 Each public function in this module is a verb. Its positional arguments are given by position, its
 keyword arguments are options, and its docstring is the help (see `mammo_sae.arguments`).
@@ -191,7 +191,7 @@ def fetch_checkpoint(*, hub: str, output: Path) -> None:
     Raises
     ------
     InputError
-        If it can't be downloaded.
+        If the file can't be downloaded.
     """
     from mammo_sae.encoders.hub import fetch
 

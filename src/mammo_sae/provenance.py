@@ -38,7 +38,7 @@ class Provenance(Settings):
 
 
 def record_path(first_output: Path) -> Path:
-    """Return the path of a step's record, which is beside the first file that the step wrote."""
+    """Return the path of a step's record, which is next to the first file that the step wrote."""
     return first_output.with_name(first_output.name + SUFFIX)
 
 

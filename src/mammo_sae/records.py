@@ -28,7 +28,7 @@ def write_record(outputs: Sequence[Path], provenance: Provenance, packages: Iter
     Parameters
     ----------
     outputs
-        The output files. A store is given by its manifest. The record is written beside the first
+        The output files. A store is given by its manifest. The record is written next to the first
         file.
     provenance
         Step, settings, code and inputs. Paths of sources and keys are left out of the settings.

@@ -1,6 +1,6 @@
 """The base class of all settings, and their canonical text.
 
-The settings of each stage are beside its code, and `mammo_sae.config` combines them. Modules of
+The settings of each stage are next to its code, and `mammo_sae.config` combines them. Modules of
 settings are imported each time the Snakefile is parsed, so they import nothing slow.
 """
 
@@ -39,7 +39,7 @@ def check_path(text: str) -> str:
     Raises
     ------
     ValueError
-        If it can't. The error names the character.
+        If the path contains a character that Snakemake can't pass. The error names the character.
     """
     wrong = next((c for c in text if c in UNUSABLE or not c.isprintable()), None)
     if wrong is not None:

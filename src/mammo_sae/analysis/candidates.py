@@ -4,10 +4,11 @@ One source is the image table: manufacturer, model, size and spacing of the orig
 cohort's covariates, and whether a field is missing. Another is the facts that the conversion
 recorded of each file (`mammo_sae.stores.images`): transfer syntax, photometric interpretation,
 bits, VOI transformation, and findings of triage such as an implant. Defects of a header or table
-(a malformed element, a side other than annotated) are no candidates: no pixel shows them. The third
-is what was measured in the image (`mammo_sae.images.measurements`), except for tissue.
+(a malformed element, a side other than annotated) are not candidates, because they do not change a
+pixel. The third source is the measurements of the image (`mammo_sae.images.measurements`), except
+those of tissue.
 
-PNG, JPEG, TIFF and NPY files have no header, so a missing header field is no candidate for them.
+PNG, JPEG, TIFF and NPY files have no header, so a missing header field is not a candidate for them.
 """
 
 from __future__ import annotations

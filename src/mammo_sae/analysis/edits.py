@@ -130,7 +130,7 @@ def intervention_table(
     counts = sorted({min(k, h) for k in settings.top_k} | {h})
     rng = np.random.default_rng(settings.seed)
     firing = ranked["firing_rate"].to_numpy()
-    # Latents with the same code on all discovery images carry no information; they come last.
+    # Latents with the same code on all discovery images have no information, so they come last.
     alive = np.flatnonzero(ranked["rank_class_mean"].notna().to_numpy())
     rest = np.setdiff1d(np.arange(h), alive)
     parts = []

@@ -255,7 +255,7 @@ class _Trade:
 
     @staticmethod
     def _statistic(x: list[Floats], z: Floats, spread: Floats) -> Floats:
-        """Return [draws, m] from `x` [draws, p, k, v, levels] of each piece and `spread`."""
+        """Return the statistic [draws, m], from the `x` [draws, p, k, v, levels] of each piece."""
         result = np.zeros((len(x[0]), z.shape[1]))
         for level in range(x[0].shape[-1]):
             flat = np.concatenate([part[..., level].reshape(len(part), -1) for part in x], axis=1)

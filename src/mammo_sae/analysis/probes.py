@@ -7,8 +7,8 @@ Features are an image's mean embedding over its cells (``embedding``) and its po
 - ``l1``: the same with an L1 penalty, on codes; ``k`` is the number of latents with a weight;
 - ``pca``: L2 on the first ``k`` principal components of the discovery split's embeddings;
 - ``sparse``: a logistic regression on the k latents of largest standardised mean difference
-  (k-sparse probing, Gurnee et al., arXiv 2305.01610). It shows whether a few latents suffice for a
-  concept or many share it.
+  (k-sparse probing, Gurnee et al., arXiv 2305.01610). It shows whether a few latents suffice to
+  predict a concept.
 
 Penalties are chosen by the AUROC of cross-validation over the discovery split's patients. Scores
 are AUROCs on other splits with patient-bootstrap intervals, one row per probe, target and split.

@@ -9,10 +9,10 @@ truth, from images that no verdict has used:
 - *clean*: external AUROC for the concept of at least `clean_auroc`, in the direction of the
   association, and confounded by no C.
 
-Counted are the latents for which the confound table has a verdict: those that the confirmation
-split associates with the concept, in either direction. A latent is *called* for C if its verdict is
-confounded or mixed. Both mean that its association with the concept is not evidence of the concept
-alone.
+The counts include only latents for which the confound table has a verdict: those that are
+associated with the concept in the confirmation split, in either direction. A latent is *called* for
+C if its verdict is confounded or mixed. Both mean that its association with the concept may come
+from C.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Annotations:
     boxes
         image_id, category, and the box as given in the source, see `clipped`.
     lost
-        Pseudonyms of images whose file is missing or is no readable image.
+        Pseudonyms of images whose file is missing or is not a readable image.
     counts
         Counts of accepted irregularities, by name.
     labels

@@ -300,7 +300,7 @@ def _or_empty(sheet: Sheet, column: str, parse: Callable[[str], Any], expected: 
 
 
 def _birads(text: str) -> int | None:
-    """Read an assessment. A letter that is no BI-RADS assessment gives None."""
+    """Read an assessment. A letter that is not a BI-RADS assessment gives None."""
     if len(text) != 1 or not text.isalpha():
         raise ValueError
     return BIRADS.get(text)

@@ -79,7 +79,7 @@ def files_unread() -> Iterator[None]:
 
 
 def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
-    """Return the facts of each file, None if the file is missing or is no readable image."""
+    """Return the facts of each file, None if the file is missing or is not a readable image."""
     if _UNREAD.get():
         large = Facts(LARGE, LARGE, "L", "CC", None, None, None, None)
         return [large if path.is_file() else None for path in paths]
@@ -123,7 +123,7 @@ def _origin(path: Path) -> tuple[str, ...]:
 def header_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
     """Return the columns of the images table that come from headers, one value per file.
 
-    For a file that is missing or is no readable image all values are None.
+    For a file that is missing or is not a readable image all values are None.
     """
     return fact_columns(read_facts(paths, "read headers"))
 

@@ -20,8 +20,8 @@ LEFT_BY_SYSTEMS = frozenset({"@eaDir", "__MACOSX"})
 def is_image_name(path: Path) -> bool:
     """Return whether the name of a file is that of an image.
 
-    Systems that copy archives leave files with the same suffixes: macOS leaves `._1-1.dcm` beside
-    `1-1.dcm`, and Synology leaves thumbnails in `@eaDir`. These are no images.
+    Systems that copy archives leave files with the same suffixes: macOS leaves `._1-1.dcm` next to
+    `1-1.dcm`, and Synology leaves thumbnails in `@eaDir`. These are not images.
     """
     return (
         path.suffix.lower() in SUFFIXES
@@ -49,8 +49,8 @@ class Listings:
 def file_in(folder: Path, name: str) -> Path:
     """Return the file below `folder` that a table calls `name`; it need not exist.
 
-    macOS writes decomposed names of files, but tables come from other systems. If no file has this
-    name, a file is taken whose path is the same when both are composed (NFC).
+    macOS writes names of files in decomposed Unicode, but tables come from other systems. If no
+    file has this name, a file is taken whose path is the same after both are composed (NFC).
     """
     found = folder / name
     if name.isascii() or found.exists():

@@ -125,7 +125,7 @@ class Reader(ABC):
         Raises
         ------
         InputError
-            If the file is missing or is no table, or if it lacks columns. The error names all of
+            If the file is missing or is not a table, or if it lacks columns. The error names all of
             them.
         """
         parsed = self._parsed.get(name)

@@ -97,7 +97,7 @@ def tidy(cell: str) -> str:
 
 
 def _lines(content: bytes) -> list[str | None]:
-    """Return the lines as text, None for a line that is no text."""
+    """Return the lines as text, None for a line that is not text."""
     if content.startswith(UTF_16):
         return _split(content.decode("utf-16", errors="replace"))
     content = content.removeprefix(b"\xef\xbb\xbf")

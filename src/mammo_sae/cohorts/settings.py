@@ -220,7 +220,10 @@ class CmmdCohort(UnsplitCohort):
 
 
 class SplitSettings(Settings):
-    """Exactly the settings that determine the splits; `categories` only if patients are drawn."""
+    """The settings that determine the splits, and no others.
+
+    If no patients are drawn, these are the kind and the key file.
+    """
 
     kind: str = Field("phantom", pattern="^[a-z][a-z0-9_]*$", description="kind of the cohort")
     key_file: PathText | None = Field(None, description="file with the secret of the pseudonyms")

@@ -102,7 +102,8 @@ class Sheet:
     Raises
     ------
     InputError
-        If the file is missing or is no table, or if it lacks columns. The error names all of them.
+        If the file is missing or is not a table, or if it lacks columns. The error names all
+        columns that are missing.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Sheet:
 
     @property
     def good(self) -> np.ndarray:
-        """Bool [rows]: whether each row counts, which means that it was not left out so far."""
+        """Bool [rows]: whether each row is used. A row is not used after `leave_out`."""
         return np.array([line not in self._bad for line in self._lines], dtype=bool)
 
     def __len__(self) -> int:
@@ -299,12 +300,12 @@ class Sheet:
         return self._words & set(ids)
 
     def in_doubt(self, ids: Collection[str], column: str) -> set[str]:
-        """Return those of `ids` that a row that was left out may be about.
+        """Return those of `ids` to which a row that was left out may belong.
 
         These are three groups of ids: the ids of the left out rows in `column`; ids in rows whose
         cells can't be separated; and, if there are left out rows without a known id, ids without
-        any row. The third group is empty if it would have more ids than there are rows of this
-        kind, which is the case if only some ids have a row.
+        any row. The third group is empty if more ids are without any row than there are left out
+        rows without a known id. The table then has rows for only some ids.
         """
         known, own = set(ids), self.text(column)
         found = {text for text, good in zip(own, self.good, strict=True) if not good} & known
@@ -322,8 +323,8 @@ class Sheet:
     def typed(self, column: str) -> pd.Series:
         """Return a column as Int64 or Float64 if its cells are numbers, else as string.
 
-        A single cell that is no number becomes unknown, and its row is named. Otherwise all numbers
-        would become levels.
+        A single cell that is not a number becomes unknown, and its row is named. Otherwise each
+        number would become a level.
         """
         cells = pd.Series(self.parsed(column, str, "text"), dtype=object)
         numbers = pd.to_numeric(cells, errors="coerce")
@@ -355,7 +356,7 @@ class Sheet:
         return self.required(column, choices.__getitem__, " or ".join(choices))
 
     def good_row(self, row: int) -> bool:
-        """Return whether a row was not left out so far."""
+        """Return whether a row is used. A row is not used after `leave_out`."""
         return self._lines[row] not in self._bad
 
     def leave_out(self, row: int, column: str, why: str) -> None:

@@ -44,7 +44,7 @@ class SourceCohort:
     ----------
     images
         The columns of the images table with `source_image` and `source_patient` instead of the
-        pseudonyms, and without `shard`. If a file is no readable image, `rows` is empty.
+        pseudonyms, and without `shard`. If a file is not a readable image, `rows` is empty.
     findings
         `FINDING_COLUMNS`: a row per category of a box, in pixels of the original matrix and not yet
         clipped. The reader does not map categories to concepts.

@@ -1,9 +1,9 @@
 """Digests of an archive's current content, which decide staleness. No image is opened.
 
 The digests of this module are parameters of Snakemake's rules, and Snakemake compares them with
-those of the previous run. A shard's digest covers exactly the inputs of the conversion of its
-images. Added, changed or removed images therefore rerun only the conversion of their patients'
-shards.
+those of the previous run. The digest of a shard is computed from everything that the conversion of
+its images reads, and from nothing else. Added, changed or removed images therefore rerun only the
+conversion of their patients' shards.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ def check_categories(concepts: Mapping[str, str]) -> None:
 
 
 def parse_density(text: str) -> str:
-    """Return A to D. Raise ValueError if the text is no density."""
+    """Return A to D. Raise ValueError if the text is not a density."""
     found = re.fullmatch(r"(?:DENSITY )?([A-D])", text, re.IGNORECASE)
     if not found:
         raise ValueError
@@ -275,7 +275,7 @@ def parse_density(text: str) -> str:
 
 
 def parse_birads(text: str) -> int:
-    """Return 0 to 6. Raise ValueError if the text is no assessment."""
+    """Return 0 to 6. Raise ValueError if the text is not an assessment."""
     found = re.fullmatch(r"(?:BI-RADS )?([0-6])", text, re.IGNORECASE)
     if not found:
         raise ValueError
@@ -390,7 +390,7 @@ def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]
 
 
 def parse_categories(text: str) -> Sequence[str]:
-    """Return the categories of a finding. Raise ValueError if the text is no list of categories."""
+    """Return the categories of a finding. Raise ValueError if the text is not a list of them."""
     found = ast.literal_eval(text)
     if not isinstance(found, list) or not set(found) <= CATEGORIES:
         raise ValueError

@@ -19,11 +19,11 @@ LEAST_INSIDE = 0.0001  # share of the image's pixels
 def with_believed_padding(
     header: Header, stored: np.ndarray, unpadded: np.ndarray
 ) -> tuple[Header, frozenset[Reason]]:
-    """Return the header (without a padding value that is no padding), and notices.
+    """Return the header, without the padding value if it is not padding, and notices.
 
     Padding fills the area around the breast, so it reaches the image's edge. Pixels of the padding
     value that do not reach the edge, and would be visible without padding, are tissue. If they are
-    the majority, the value is no padding: all pixels are shown, with a notice. If they are fewer
+    the majority, the value is not padding: all pixels are shown, with a notice. If they are fewer
     but more than `LEAST_INSIDE`, there is only a notice.
 
     Parameters

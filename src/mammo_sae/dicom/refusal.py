@@ -133,8 +133,8 @@ visible, or describe how the image was taken, and may be."""
 class Refusal(Exception):
     """An image file can't be converted.
 
-    The message is only the reason. It never has a value or path from the file, since it is printed
-    and logged with the image's pseudonym.
+    The message contains only the reason. It never contains a value or path from the file, since it
+    is printed and logged with the image's pseudonym.
     """
 
     def __init__(self, reason: Reason, detail: str = ""):

@@ -96,7 +96,7 @@ def published_mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     The published call is ``Affine(rotate=20, translate_percent=0.1, scale=[0.8, 1.2], shear=20)``.
     albumentations takes a single number as a constant, not as a range. So every changed image is
     rotated by 20 degrees, sheared by 20 degrees along both axes, and shifted by a tenth of its
-    edges, always in the same direction. Only the scale is drawn, for each axis.
+    edges, always in the same direction. Only the scale is random, and differs between the axes.
 
     ``ElasticTransform`` first shifts three points by up to 50 pixels each (``alpha_affine``), and
     the whole image with them. Pixels from outside are mirrored. Each change has probability one

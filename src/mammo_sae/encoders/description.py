@@ -1,4 +1,4 @@
-"""The description of an encoder, kept as JSON beside its weights."""
+"""The description of an encoder, kept as JSON next to its weights."""
 
 from __future__ import annotations
 

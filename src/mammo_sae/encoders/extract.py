@@ -141,7 +141,7 @@ def to_store(values: Tensor) -> Callable[[], np.ndarray]:
     # Minimum and maximum propagate NaN and infinity, and read far faster than isfinite.
     fits = torch.isfinite(torch.stack(torch.aminmax(half))).all()
     if not values.is_cuda:
-        # Copy and release the map: memory held until written would have to be allocated anew.
+        # Copy and release the map: memory held until written would have to be allocated again.
         kept = (half if fits else cells.float()).numpy()
         return lambda: kept
     host = torch.empty(half.shape, dtype=half.dtype, pin_memory=True)

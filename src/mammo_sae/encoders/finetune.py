@@ -92,7 +92,7 @@ def run(
 
     Notes
     -----
-    A run that was killed resumes from ``checkpoint.pt`` beside the description, which is at most a
+    A run that was killed resumes from ``checkpoint.pt`` next to the description, which is at most a
     minute old. On a CPU the resumed run gives the same bytes.
     """
     network = load_encoder(base)
@@ -272,8 +272,9 @@ class Training:
     def finished(self) -> bool:
         """Return whether training ends here.
 
-        It ends after the last cycle; after a cycle in which every concept was learnt; and if none
-        of the last `patience` epochs was the best on the validation split.
+        Training ends in any of three cases: after the last cycle, after a cycle in which every
+        concept was learnt, or if the last `patience` epochs were not better on the validation
+        split than an earlier one.
         """
         recipe = self._settings.recipe
         worse = len(self.aurocs) - 1 - self._best_epoch

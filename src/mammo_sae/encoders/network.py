@@ -213,7 +213,7 @@ class Network(nn.Module):
         Raises
         ------
         InputError
-            If a name is no layer of this network, or lies before `start`.
+            If a name is not a layer of this network, or lies before `start`.
         """
         names = layer_names(self.architecture)
         for layer in [*layers, *([start] if start is not None else [])]:

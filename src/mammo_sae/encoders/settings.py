@@ -85,7 +85,7 @@ class MammoClipSource(Settings):
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Return the kinds of cohorts in the training data, as far as the file's name tells.
+        """Return the kinds of cohorts in the training data, as far as the file's name shows them.
 
         Downstream classifiers (.pth) were trained on VinDr-Mammo, and so were checkpoints
         pretrained "with VinDr" (their configuration is pre_train_b5_w_vindr_clip).

@@ -6,7 +6,7 @@ with the breast on the left, so a mirrored image gives the same numbers:
 
 - ``marker_area``: number of pixels in the largest group of bright pixels outside the breast;
 - ``edge_brightness``: grey level of the brightest line along the chest wall, such as the edge of a
-  paddle, minus that of the strips beside it;
+  paddle, minus that of the strips next to it;
 - ``mean_grey``: mean grey level of the breast;
 - ``noise``: standard deviation of the noise in the breast, in grey levels (Immerkaer 1996);
 - ``sharpness``: mean square of the Laplacian, divided by the variance of the grey levels, both in
@@ -152,7 +152,7 @@ def _marker_area(pixels: np.ndarray, off: np.ndarray, level: float, gap: int) ->
 
 
 def _edge_brightness(grey: np.ndarray, breast: np.ndarray) -> float:
-    """Return how much brighter a line along the left edge is than the strips beside it.
+    """Return how much brighter a line along the left edge is than the strips next to it.
 
     The unit is grey levels. The difference is the median over the rows in which the line lies in
     the breast, so that a lesion on the line has no effect. The result is the largest difference

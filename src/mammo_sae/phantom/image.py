@@ -178,8 +178,9 @@ def _noise(
 ) -> np.ndarray:
     """Return the quantum noise of the log signal. Its deviation grows as exp(attenuation / 2).
 
-    I = I0 exp(-A) photons have standard deviation sqrt(I), so -ln I has 1 / sqrt(I).
-    `settings.noise` is this deviation where half of the tissue, at full thickness, is glandular.
+    A number of photons I = I0 exp(-A) has the standard deviation sqrt(I), so that of -ln I is
+    1 / sqrt(I). `settings.noise` is the deviation of -ln I where half of the tissue, at full
+    thickness, is glandular.
     """
     middle = 0.5 * (MU_FAT + MU_GLANDULAR) * THICKNESS_CM[patient.density]
     deviation = settings.noise * np.exp(0.5 * (breast.attenuation - middle))

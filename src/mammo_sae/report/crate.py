@@ -1,7 +1,7 @@
-"""Step: write an RO-Crate, which describes for others which step made which file from what.
+"""Step: write an RO-Crate, which lists each step that ran, its inputs and its outputs.
 
 RO-Crate 1.1 with the Process Run Crate profile has one action per step that ran, taken from the
-records beside the results (`mammo_sae.records`): its settings, code, packages and machine, its
+records next to the results (`mammo_sae.records`): its settings, code, packages and machine, its
 inputs, and its outputs with SHA-256. Only the steps behind the given results are listed; other
 files in the folder may be of older runs.
 """

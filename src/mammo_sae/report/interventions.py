@@ -121,11 +121,11 @@ def _panel(ax: Axes, rows: pd.DataFrame, mode: str, splice: str, low: float) -> 
 
 
 def baselines(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return the AUROC of the unchanged network, and with the SAE's full reconstruction.
+    """Return the AUROC of the unchanged network, and that of the SAE's full reconstruction.
 
-    Both are edits of the table that drop nothing: "off" with k = 0, or "on" with all latents. With
-    the error preserved, such an edit gives the network's own logit; spliced, it gives the logit of
-    the reconstruction. NaN if the table lacks the edit.
+    Both come from edits of the table that drop no latent: "off" with k = 0, or "on" with all
+    latents. With the splice `error_preserving`, such an edit gives the network's own logit. With
+    `spliced`, it gives the logit of the reconstruction. NaN if the table lacks the edit.
     """
     nothing = (rows["mode"] == "off") & (rows["k"] == 0)
     everything = (rows["mode"] == "on") & (rows["k"] == rows["k"].max())

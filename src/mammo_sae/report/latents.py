@@ -1,8 +1,8 @@
 """Step: draw a concept's top latents: the images that activate each, its numbers and its verdict.
 
 The latents have the best AUROC ranks in the discovery split. The images are of the confirmation
-split, which did not take part in the ranking. No image is chosen by eye. Beside the images with the
-highest activation stand a typical positive image and the negative image with the highest
+split, which did not take part in the ranking. No image is chosen by eye. Each row has the images
+with the highest activation, a typical positive image and the negative image with the highest
 activation.
 """
 
@@ -446,7 +446,7 @@ def _badges(
 
 
 def _confounder_lines(names: Sequence[str], verb: str) -> list[str]:
-    """Return `verb` and the confounders in at most two lines that fit beside the pictures."""
+    """Return `verb` and the confounders in at most two lines that fit next to the pictures."""
     if not names:
         return []
     for shown in range(len(names), 0, -1):

@@ -1,4 +1,4 @@
-"""Step: the figures published with Mammo-SAE (arXiv 2507.15227) beside those of the run.
+"""Step: the figures published with Mammo-SAE (arXiv 2507.15227) next to those of the run.
 
 If the run lacks the part of a row of the paper, the row stays in the table and names the missing
 part. Rows that are counts of the cohort have no interval.
@@ -63,7 +63,7 @@ def run(
     csv: Path,
     parquet: Path,
 ) -> list[Path]:
-    """Put the figures of Mammo-SAE's paper beside those of the run.
+    """Put the figures of Mammo-SAE's paper next to those of the run.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def run(
 
 
 class Book:
-    """The run's tables, asked for the paper's models."""
+    """The run's tables, with functions that return the values for the paper's models."""
 
     def __init__(
         self,

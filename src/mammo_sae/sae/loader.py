@@ -151,7 +151,7 @@ class Cells:
 
 
 def _leave_cores() -> None:
-    """Let torch compute in the calling thread alone.
+    """Let torch compute only in the calling thread.
 
     torch's own worker threads would spin on the cores and slow the training by a tenth.
     """

@@ -54,7 +54,7 @@ class SparseAutoencoder:
     selection [h] or None
         Only with k: the k largest p * selection above 0 are active. None: the k largest p.
     description
-        Entries of `sae.json` beside shapes and files.
+        Entries of `sae.json` other than shapes and files.
     """
 
     encoder_weight: Tensor
@@ -192,7 +192,7 @@ class Encoder:
     Every product is float32, even where a lower precision is faster. The products decide which
     latents are active, so a lower precision would give different codes on different machines.
     The decoder's bias is subtracted from embeddings first. Raw embeddings share a large common
-    part, which would use up the digits of float32 that tell cells apart.
+    part, which would use up the digits of float32 in which cells differ.
     """
 
     def __init__(self, sae: SparseAutoencoder) -> None:

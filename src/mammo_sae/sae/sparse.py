@@ -38,7 +38,7 @@ class Preactivations:
     """Computes x W^T + b for batches of one size, into memory that is kept between calls.
 
     The bias is one more column of W, and x has a column of ones. That costs less than a second
-    pass over the [n, h] result. Allocating the result anew would cost as much as the product.
+    pass over the [n, h] result. Allocating a new result would cost as much as the product.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ def run(
 
     Notes
     -----
-    A run that was killed resumes from `checkpoint.pt` beside the description, which is at most a
+    A run that was killed resumes from `checkpoint.pt` next to the description, which is at most a
     minute old. On a CPU the resumed run gives the same bytes. The workflow does not track the
     checkpoint, so Snakemake keeps it when it removes a failed job's outputs.
     """

@@ -70,7 +70,7 @@ def kept_cells(
 
 
 def _thin(kept: np.ndarray, most: int, random: np.random.Generator) -> None:
-    """Leave at most `most` cells of each row of `kept`, in place."""
+    """Draw at most `most` True cells in each row of `kept`; set the others to False, in place."""
     step = max(1, DRAWN // kept.shape[1])
     for start in range(0, len(kept), step):
         part = kept[start : start + step]

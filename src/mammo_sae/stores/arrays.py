@@ -41,7 +41,7 @@ def create_array(
     shard: Sequence[int] | None = None,
     compress: bool,
 ) -> zarr.Array[Any]:
-    """Create an array whose chunks carry a checksum. Chunk and shard are clipped to the array."""
+    """Create an array whose chunks contain a checksum. Chunk and shard are clipped to the array."""
     chunk = [max(1, min(c, s)) for c, s in zip(chunk, shape, strict=True)]
     if shard is not None:
         # A shard holds whole chunks, so round it up to a multiple of the chunk.

@@ -1,4 +1,4 @@
-"""Checksums that small files carry inside themselves, compared at every read.
+"""Checksums that small files contain, compared at every read.
 
 Chunks of a Zarr array have their own checksums (`arrays`), and a store's file list has the SHA-256
 of every file. JSON files and tables are outside stores, so each contains its own SHA-256:

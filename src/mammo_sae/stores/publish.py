@@ -1,8 +1,8 @@
 """Publish a result: write it under a temporary name, hash it, rename it, write the manifest.
 
-A store is a directory. Its manifest is a small JSON file beside it, which describes only the
+A store is a directory. Its manifest is a small JSON file next to it, which describes only the
 content (no times, no host, no code version). So equal content has an equal manifest, and results
-made from it stay fresh. The record of the step that made it is beside it (`mammo_sae.records`).
+made from it stay fresh. The record of the step that made it is next to it (`mammo_sae.records`).
 
 Layout of a published directory::
 
@@ -34,7 +34,7 @@ FILES = "files.json"
 # Snakemake writes this file into a directory that a rule has made, to keep the directory's time.
 TIMESTAMP = ".snakemake_timestamp"
 # Files up to this size (metadata, labels) are compared with the file list's digests whenever a
-# store is opened. Larger files are chunks of arrays, which carry their own checksums.
+# store is opened. Larger files are chunks of arrays, which contain their own checksums.
 SMALL = 64 * 1024
 
 Description = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
@@ -96,7 +96,7 @@ def write_plain_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it to `path` if the block succeeds."""
+    """Yield a path next to `path` to write to; rename it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
@@ -114,7 +114,7 @@ def create_store(
     kind: str,
     describe: Description | None = None,
 ) -> Iterator[Path]:
-    """Yield an empty directory beside `path`; publish it as `path` if the block succeeds.
+    """Yield an empty directory next to `path`; publish it as `path` if the block succeeds.
 
     An older store is renamed first and deleted after the new one is in place: on a network file
     system, a store that a reader has open can be renamed but not deleted. While a store is being

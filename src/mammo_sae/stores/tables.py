@@ -17,7 +17,7 @@ from mammo_sae.stores.publish import atomic_file
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write `frame` without its index, atomically, as .parquet or .csv by the suffix of `path`.
 
-    A Parquet file carries its own checksum, which `read_table` compares.
+    A Parquet file contains its own checksum, which `read_table` compares.
     """
     with atomic_file(path) as aside:
         if path.suffix == ".parquet":

@@ -26,7 +26,7 @@ PLAIN = (str, bytes, int, float, bool, complex, type(None))
 
 
 class Damaged(Exception):
-    """The bytes are no pickle, or claim more than the file holds."""
+    """The bytes are not a pickle, or claim more than the file holds."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -99,7 +99,7 @@ def unpickle(
     Raises
     ------
     Damaged
-        If it is no pickle.
+        If it is not a pickle.
     """
     machine = _Machine(constructors, persistent)
     try:

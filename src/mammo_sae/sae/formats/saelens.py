@@ -96,7 +96,7 @@ def _kind(config: dict[str, Any], path: Path) -> tuple[str, int | None]:
 
 
 def _refuse_what_depends_on_the_cell(config: dict[str, Any], path: Path) -> None:
-    """Refuse an SAE that is no linear map of an embedding, or needs values that the file lacks."""
+    """Refuse an SAE that is not linear in the embedding, or needs values that the file lacks."""
     normal = config.get("normalize_activations")
     if normal is True or normal == "expected_average_only_in":
         raise InputError(
@@ -136,7 +136,7 @@ def _truth(config: dict[str, Any], key: str, default: bool, path: Path) -> bool:
 
 
 def _scaling(tensors: Tensors, config: dict[str, Any], latents: int, path: Path) -> Tensor | float:
-    """Return what codes are multiplied by before they are decoded [h, 1]."""
+    """Return the factor [h, 1] by which codes are multiplied before they are decoded."""
     for name in SCALINGS:
         if name in tensors:
             factor = tensors.take(name, latents)

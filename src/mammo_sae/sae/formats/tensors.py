@@ -56,7 +56,7 @@ class Tensors:
         Raises
         ------
         InputError
-            If it is not there, is no tensor of numbers, has another shape, or holds NaN.
+            If it is not there, is not a tensor of numbers, has another shape, or holds NaN.
         """
         if name not in self._found:
             raise InputError(

@@ -1,8 +1,8 @@
 """The products of `mammo_sae.sae.sparse`, as Triton kernels for a GPU.
 
 Importing this package needs Triton, which comes with PyTorch's CUDA builds. Results are exact up to
-the rounding of float32 sums, and the same bytes in every run: the length of a sum alone decides how
-it is cut into pieces, the pieces are added in order, and no addition is atomic.
+the rounding of float32 sums, and are the same bytes in every run: only the length of a sum
+determines how it is cut into pieces, the pieces are added in order, and no addition is atomic.
 
 Time of a training step on an H100, **estimated** from its published rates, not measured (3 TB/s of
 memory, 5 TB/s of level-2 cache, 700 TFLOP/s in bfloat16; d = 2048, h = 16384, k = 32, batch 4096,

@@ -161,7 +161,7 @@ class TrainingSAE(ABC):
         """Recompute what follows from parameters and buffers, after these were set."""
 
     def remove_radial_gradient(self) -> None:
-        """Remove the radial part of the decoder's gradient: `constrain` would undo its step."""
+        """Remove the radial part of the decoder's gradient, whose step `constrain` would undo."""
         sparse.tangent_(gradient_of(self.atoms), self.atoms)
 
     def fold(
