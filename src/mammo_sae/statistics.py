@@ -192,7 +192,10 @@ def _ratio(numerator: Any, denominator: Any) -> Any:
 def _concordance(
     scores: Floats, labels: NDArray[np.bool_], weights: Floats | None
 ) -> tuple[Any, Any]:
-    """Return the numbers of concordant pairs, ties as one half, [m] or [m, draws], and of pairs."""
+    """Return the number of concordant pairs, [m] or [m, draws], and the number of all pairs.
+
+    A tie counts as one half of a concordant pair.
+    """
     positives = int(labels.sum())
     negatives = labels.size - positives
     if weights is None:

@@ -321,7 +321,7 @@ def score_map(
 def _auprc(
     z: np.ndarray, mask: np.ndarray, breast: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float, float]:
-    """AUPRC over all cells and its interval. The inactive cells of an image enter as one item."""
+    """Return AUPRC over all cells and its interval. An image's inactive cells are one tied item."""
     image, cell = np.nonzero(z)
     score = np.append(z[image, cell], np.zeros(len(z)))
     quiet = z == 0

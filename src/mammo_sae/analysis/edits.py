@@ -86,9 +86,10 @@ def union_places(ranked: pd.DataFrame) -> np.ndarray:
 def end_places(ranked: pd.DataFrame) -> np.ndarray:
     """Return [h]: the place of every latent from the nearer end of the order by mean difference.
 
-    The latents with places below k are the k of largest and the k of smallest difference. The files
-    published with Mammo-SAE rank each class by its mean minus the mean of all images. With two
-    classes the two orders are each other's reverse, so "top k of each class" is 2 k latents.
+    The latents with places below k are the k with the largest difference and the k with the
+    smallest. The files published with Mammo-SAE rank latents for each class by the class mean minus
+    the mean of all images. With two classes, one order is the reverse of the other, so "top k of
+    each class" is 2 k latents.
     """
     places = np.empty((2, len(ranked)))
     difference = ranked["mean_difference"].to_numpy(dtype=np.float64)

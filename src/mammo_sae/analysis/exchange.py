@@ -51,9 +51,9 @@ def patient_permutation_p(
 
     Let x be the indicator of a level of `values`, and r the mid-ranks of the score, centred within
     each stratum of `within`. The statistic T is the sum of x z over patients, breasts and images.
-    For a patient, x and z are the means of x and r over its images. For a breast, or an image, they
-    are the difference of its mean, or value, from the mean of its patient, or breast. z is divided
-    by its standard deviation, which for patients depends on the number of images.
+    For a patient, x and z are the means of x and r over its images. For a breast, they are its mean
+    minus the mean of its patient. For an image, they are its value minus the mean of its breast. z
+    is divided by its standard deviation, which for patients depends on the number of images.
 
     Units of one level are exchanged with each other (see the module). `within` is the label Y, for
     a test of independence of C and score given Y. With it, patients are exchanged only with

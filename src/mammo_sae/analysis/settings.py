@@ -52,7 +52,7 @@ class SplitSettings(ResamplingSettings):
 
 
 class PenaltySettings(SplitSettings):
-    """Logistic regressions on the discovery split. Folds of its patients choose the penalty."""
+    """Logistic regressions on the discovery split, with a cross-validated penalty."""
 
     penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         (1e-3, 1e-2),

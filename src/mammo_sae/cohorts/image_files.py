@@ -39,7 +39,7 @@ class Listings:
     def find(self, folder: Path, name: str) -> Path | None:
         """Return the image `name`, a file name without its suffix, in `folder`.
 
-        The name must be composed (NFC). It also finds a file whose name is decomposed.
+        The name must be in composed Unicode (NFC). A file whose name is decomposed is found too.
         """
         if folder not in self._folders:
             self._folders[folder] = _listed(folder)

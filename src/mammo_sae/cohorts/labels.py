@@ -53,9 +53,9 @@ def truth(images: pd.DataFrame, concept: str, positions: np.ndarray) -> np.ndarr
 def rows_of(images: pd.DataFrame, concepts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the training rows of a model of several concepts: positions [r] and labels [r, c].
 
-    With labels by image, every image occurs once. With labels by finding, an image occurs as often
-    as it has rows for the concept with the most rows. Labels are float32: 0, 1, or NaN if a row has
-    no label for a concept.
+    With labels by image, every image occurs once. With labels by finding, the number of rows of
+    an image is the largest of its numbers of rows per concept. Labels are float32: 0, 1, or NaN if
+    a row has no label for a concept.
     """
     if labelling(images, concepts) == IMAGE:
         known = images[list(concepts)].to_numpy(dtype=np.float32, na_value=np.nan)

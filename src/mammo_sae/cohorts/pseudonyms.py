@@ -29,7 +29,7 @@ class Pseudonyms:
         return self._hash("patient", source_id)[:16]
 
     def content(self, identity: str) -> str:
-        """Return the pseudonym of an identity by which equal files are found: 16 digits."""
+        """Return the pseudonym, 16 hexadecimal digits, of an identity that equal files share."""
         return self._hash("content", identity)[:16]
 
     def shard(self, source_id: str, shards: int) -> int:

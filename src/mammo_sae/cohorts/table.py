@@ -165,7 +165,7 @@ def _optional(
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
-    """Return a parser of `choices`, in upper or lower case."""
+    """Return a function that reads one of `choices`, whether in upper or lower case."""
     return lambda text: {choice.lower(): choice for choice in choices}[text.lower()]
 
 

@@ -258,8 +258,8 @@ def _frame(dataset: pydicom.Dataset) -> tuple[int, bool, tuple[int, int]]:
 def _within_bits(header: Header, stored: np.ndarray) -> tuple[Header, np.ndarray]:
     """Return stored values right-aligned and masked, and a header with their actual bits.
 
-    Bits above those of the header are flags or noise and are cut off. But if the pixel values
-    continue in them, the header is wrong and all bits are used.
+    Bits above those of the header are usually flags or noise, and are cut off. But if they are the
+    upper bits of the pixel values, the header is wrong and all bits are used.
     """
     shift = header.high_bit + 1 - header.bits_stored
     if shift:
@@ -302,12 +302,13 @@ def _bits_of(low: int, high: int) -> int:
 
 
 def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
-    """Return the share of neighbouring pixels that are much nearer with the bits above `bits`.
+    """Return the share of neighbouring pixels whose values differ less with the bits above `bits`.
 
-    Counted are neighbours that differ in these bits. If values cross a multiple of 2 ** bits (half
-    of it more, if signed), a step of a few levels would look like a step of the full range without
-    the upper bits. At the edge of a flag it is the reverse. Unclear neighbours are not counted. If
-    none is clear, the result is a share between the two bounds.
+    Only neighbours that differ in these bits are counted. If the bits belong to the value, a step
+    of a few levels across a multiple of 2 ** bits (plus half of it, if signed) would look like a
+    step of the full range without them. If the bits are flags, a step of a few levels looks like a
+    large step with them. Unclear neighbours are not counted. If none is clear, the result is a
+    share between the two bounds.
     """
     rows = values[:: max(1, len(values) // ROWS_COMPARED)].astype(np.int32)
     above = (rows + ((1 << (bits - 1)) if signed else 0)) >> bits
@@ -344,8 +345,8 @@ def _with_believed_sign(header: Header, stored: np.ndarray) -> Header:
 def _with_shown_range(header: Header, stored: np.ndarray, precision: int) -> Header:
     """Return the header with the range that pixels use, where it is smaller than the header's.
 
-    A stream of `precision` bits holds no more, so the range is that of the smallest of 8, 10, 12 or
-    14 bits that holds `precision`: some encoders leave out the bits that an image does not need.
+    Some encoders leave out the bits that an image does not need. A stream of `precision` bits is
+    therefore shown in the range of the smallest of 8, 10, 12 or 14 bits that holds `precision`.
     No detector has 16 bits; such a header often gives the container's bits. Then the range is that
     of the smallest of these that holds the image without padding.
     """

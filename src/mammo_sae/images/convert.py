@@ -65,8 +65,9 @@ def run(
     settings
         Preprocessing, key of the pseudonyms.
     sources
-        The cohort's folders. Only annotations of the shard's patients count, not the cohort's
-        tables. So new images reconvert only the shards of their patients.
+        The cohort's folders. Only the annotations of the shard's patients are read, not the
+        cohort's tables. After new images are added, only the shards of their patients are
+        converted again.
     shard
         Number of the shard to convert.
     store, manifest

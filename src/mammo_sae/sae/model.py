@@ -214,7 +214,7 @@ class Encoder:
         """Return (index int64, value float32), each [n, m], of embeddings x [n, d].
 
         m is k. With a threshold, m is the largest number of active latents of a cell in the batch.
-        Latents ascend in a cell; unused slots have index 0 and value 0.
+        The latents of a cell are in ascending order. Unused slots have index 0 and value 0.
         """
         sae = self._sae
         x = x.to(torch.float32) - sae.decoder_bias

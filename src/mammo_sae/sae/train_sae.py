@@ -66,7 +66,7 @@ def run(
     layer
         Layer whose cells are decomposed.
     weights, description
-        `sae.safetensors` and `sae.json`, side by side (see `mammo_sae.sae.model`).
+        `sae.safetensors` and `sae.json`, in one folder (see `mammo_sae.sae.model`).
     history
         Table with one row per hundredth of the run: step, loss, error (the loss without its
         penalties), explained_variance (of the step's batch, centred), l0 (active latents per cell),

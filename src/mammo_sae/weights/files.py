@@ -179,7 +179,7 @@ def _read_stream(view: mmap.mmap) -> Any:
 def _legacy_storages(
     view: mmap.mmap, end: int, keys: Any, claims: dict[str, tuple[Any, int]]
 ) -> dict[str, Storage | Foreign]:
-    """Return the storages behind the pickles. Each is a count of numbers, then the numbers."""
+    """Return the storages that follow the pickles: for each, a count of numbers and the numbers."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise Damaged("it has no list of storages")
     storages: dict[str, Storage | Foreign] = {}

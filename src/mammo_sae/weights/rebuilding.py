@@ -38,7 +38,7 @@ NUMPY_TYPE = re.compile(r"[<>|=]?([biufSU]\d{1,6}|\?)")
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A flat run of numbers of one type in a file."""
+    """A one-dimensional array of numbers of one type, contiguous in a file."""
 
     values: Tensor
 

@@ -2,9 +2,10 @@
 
     z = act(x W^T + b),  x_hat = z D,  D = exp(multiplier) (unit rows, or A C + R: archetypal)
 
-The file does not hold what kind of SAE it is. `thresholds` (of a JumpSAE, their logarithm) or
-`running_threshold` (of a BatchTopK SAE, which keeps it outside its state dict) say it, else k has
-to be given: that of a TopK SAE, or the number of latents of a ReLU SAE.
+The file does not contain the kind of the SAE. A JumpSAE is recognised by `thresholds` (it stores
+their logarithm), and a BatchTopK SAE by `running_threshold` (which it keeps outside its state
+dict). For any other file k must be given: that of a TopK SAE, or the number of latents of a ReLU
+SAE.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """SAELens's folders, of every age: `cfg.json` and `sae_weights.safetensors`.
 
-Before version 6 the activation stood apart from the architecture (`activation_fn_str` or
-`activation_fn`, and `activation_fn_kwargs`), and keys that were not there yet have the value that
-SAELens itself gives them: architecture `standard`, activation `relu`, `apply_b_dec_to_input` true.
+Before version 6 the activation had its own keys (`activation_fn_str` or `activation_fn`, and
+`activation_fn_kwargs`). A key that is missing in an old file has the default of SAELens:
+architecture `standard`, activation `relu`, `apply_b_dec_to_input` true.
 BatchTopK and Matryoshka SAEs are stored as `jumprelu`.
 """
 
