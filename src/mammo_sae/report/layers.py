@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -315,7 +316,7 @@ def _readability(
     markers = dict(zip(encoders, "os^DvP", strict=False))
     # With more confounders than colours, colours repeat and the later lines are dashed.
     drawn = list(palette.values())
-    dashes = {
+    dashes: dict[str, Literal["-", "--"]] = {
         name: "--" if colour in drawn[:place] else "-"
         for place, (name, colour) in enumerate(palette.items())
     }
