@@ -16,10 +16,15 @@ published_checkpoints.py) their scripts run as they are, on the CPU, with every 
 Ours is config/reproduce.yaml, run from the same files. The figures that the table `published`
 compares with are held against the result files in their repository.
 
-Their scripts run as they are, and rounded: the SAE gets cells in float16, as our stores keep them,
-and a score has six decimals. Without this two rows may change places. Above all, two rows of one
-image have equal scores in ours, and theirs differ by float32 noise, since an image is encoded once
-per row. Only the rounded run must give our numbers.
+Their scripts run as they are, and rounded. Without the following changes, rows may change places:
+
+- Their SAE gets cells in float32. Our stores keep cells in float16, so theirs are rounded to it.
+- They rank sigmoids in float32, which are 1 for every logit above 17. The sigmoid is replaced by a
+  function that does not saturate. It has the same order and is also 0.5 for a logit of 0.
+- They encode an image once per row, so the rows of an image differ by float32 noise. In ours they
+  tie. Each row gets the mean score of its image.
+
+Only the rounded run must give our numbers.
 
 A k is compared if the first k latents of every class fired in training. The scores of the others
 are equal, so that their order is arbitrary on both sides.
@@ -469,14 +474,29 @@ def drawn_sae(sae: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def round_what_they_compare(sae: type[torch.nn.Module]) -> None:
-    """Round an SAE's cells to float16, and to six decimals the scores that are ranked."""
+    """Round an SAE's cells to float16, and rank the mean score of each image, not sigmoids.
+
+    Logits have one axis [n]. The sigmoids within the network have more axes and stay as they are.
+    """
     from lib.metrics import metrics
     from sklearn import metrics as measures
 
-    forward, auroc, auprc = sae.forward, metrics.auroc, measures.average_precision_score
+    forward, sigmoid = sae.forward, torch.Tensor.sigmoid
+    auroc, auprc = metrics.auroc, measures.average_precision_score
+
+    def squashed(logits: torch.Tensor) -> torch.Tensor:
+        x = logits.double()
+        return 0.5 + 0.5 * x / (1 + x.abs())
+
+    def ranked(scores: np.ndarray) -> np.ndarray:
+        # Their function, which calls `auroc` or `auprc`, has the path of each row's image.
+        paths = sys._getframe(2).f_locals["img_paths_all"]
+        return pd.Series(scores).groupby(np.asarray(paths)).transform("mean").to_numpy()
+
     sae.forward = lambda self, x: forward(self, x.half().float())
-    metrics.auroc = lambda labels, scores: auroc(labels, np.round(scores, 6))
-    measures.average_precision_score = lambda labels, scores: auprc(labels, np.round(scores, 6))
+    torch.Tensor.sigmoid = lambda self: squashed(self) if self.dim() == 1 else sigmoid(self)
+    metrics.auroc = lambda labels, scores: auroc(labels, ranked(scores))
+    measures.average_precision_score = lambda labels, scores: auprc(labels, ranked(scores))
 
 
 def training_rows(script: dict[str, Any], label: str):
