@@ -207,12 +207,11 @@ def confounder_rows(
     )
     varies = ~st.is_constant(scores[known])
     rows.loc[~varies, "problem"] = f"{settings.confirmation}: the same score on every image"
+    z = scores[known][:, varies]
     names = [category.names[level] for level in usable]
-    measured = _measured(
-        settings, scores[known][:, varies], truth, np.searchsorted(usable, code), names, patients
-    )
+    measured = _measured(settings, z, truth, np.searchsorted(usable, code), names, patients)
     measured["p"] = exchange.patient_permutation_p(
-        scores[known][:, varies],
+        z,
         code,
         patients,
         draws=settings.permutation_draws,

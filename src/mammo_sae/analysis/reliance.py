@@ -27,15 +27,14 @@ from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.effects import class_effects
 from mammo_sae.analysis.latent_sets import severest
 from mammo_sae.analysis.linear import Inputs, Shares, each_share, original_logits
-from mammo_sae.analysis.verdict import SEVERITY
+from mammo_sae.analysis.verdict import SAE_ERROR, SEVERITY, UNTESTED
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import EffectSettings
 
-UNTESTED, ERROR = "not tested", "SAE error"
-CARRIERS = (*SEVERITY, UNTESTED, ERROR)
+CARRIERS = (*SEVERITY, UNTESTED, SAE_ERROR)
 
 
 def run(

@@ -40,6 +40,8 @@ UNRESOLVED, ALIGNED = "unresolved", "concept-aligned"
 INSUFFICIENT, UNASSOCIATED = "insufficient", "not associated"
 # The most severe verdict comes first.
 SEVERITY = (CONFOUNDED, MIXED, ANATOMY, UNRESOLVED, ALIGNED, INSUFFICIENT, UNASSOCIATED)
+# The parts of a prediction that have no verdict.
+UNTESTED, SAE_ERROR = "not tested", "SAE error"
 JUDGED = SEVERITY[:-1]  # the verdicts of associated latents
 SUSPECT = (CONFOUNDED, MIXED, ANATOMY)
 MEANING = {

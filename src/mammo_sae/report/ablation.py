@@ -12,15 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from mammo_sae.analysis.verdict import CONFOUNDED
+from mammo_sae.analysis.verdict import CONFOUNDED, SAE_ERROR, UNTESTED
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
-HEADS = {False: ("encoder's own head", "#332E73"), True: ("head fitted anew", "#3F9F97")}
+HEADS = {False: ("encoder's own head", "#332E73"), True: ("refitted head", "#3F9F97")}
 RANDOM = "#C3CBD3"
-UNTESTED, ERROR = "not tested", "SAE error"
-COLOURS = {**style.VERDICT_COLOURS, UNTESTED: "#FFFFFF", ERROR: style.INK}
+COLOURS = {**style.VERDICT_COLOURS, UNTESTED: "#FFFFFF", SAE_ERROR: style.INK}
 NAMED = 0.12  # the smallest share with a number in its bar
 LINE = 0.52  # inches for a confounder or a split
 GAP = 0.85  # inches for the labels of an axis and the title below

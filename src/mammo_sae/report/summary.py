@@ -22,6 +22,8 @@ from mammo_sae.analysis.verdict import (
     JUDGED,
     MEANING,
     MIXED,
+    SAE_ERROR,
+    UNTESTED,
     associated,
 )
 from mammo_sae.report import style
@@ -29,7 +31,7 @@ from mammo_sae.report.verdicts import ON, SIGNIFICANT
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
-CARRIED = (ALIGNED, MIXED, CONFOUNDED, ANATOMY, "not tested", "SAE error")
+CARRIED = (ALIGNED, MIXED, CONFOUNDED, ANATOMY, UNTESTED, SAE_ERROR)
 TOP = 10  # number of latents with the highest discovery AUROC whose location is counted
 
 PAGE = """<!DOCTYPE html>
@@ -181,8 +183,8 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
 def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, one per concept and SAE: shares, AUROC in the worst group.
 
-    The split is the last one that gave no verdicts, or the only one. The confounder is the one with
-    the lowest AUROC before the ablation, of those that explain latents.
+    The split is the last one whose images were not used for the verdicts, or the only one. The
+    confounder is the one with the lowest AUROC before the ablation, of those that explain latents.
     """
     splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
     split = (splits or style.splits_of(ablation["split"]))[-1]
