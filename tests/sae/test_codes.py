@@ -131,7 +131,7 @@ def test_an_image_without_breast_cells_pools_to_nothing_inside_of_it():
 
 
 def test_an_sae_of_another_width_is_refused(cohort, tmp_path):
-    with pytest.raises(InputError, match=r"sae\.json takes 5 channels, layer head has 12"):
+    with pytest.raises(InputError, match=r"sae\.json takes 5 channels, but layer head has 12"):
         run(cohort, make_sae(channels=5), tmp_path)
     assert not (tmp_path / "codes.json").exists()
 

@@ -131,7 +131,7 @@ def test_missing_weights_are_named(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [({"kind": "codes"}, "does not describe an SAE"), ({"format": 99}, "has not format 2")],
+    [({"kind": "codes"}, "does not describe an SAE"), ({"format": 99}, "does not have format 2")],
 )
 def test_another_kind_of_json_is_refused(tmp_path: Path, change, complaint):
     make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
@@ -155,7 +155,7 @@ def test_tensors_that_do_not_fit_are_refused():
         ({"k": 21}, "can't have 21 of them active"),
         ({}, "either k or a threshold"),
         ({"k": 3, "threshold": torch.ones(20)}, "either k or a threshold"),
-        ({"k": 3, "selection": torch.arange(20.0)}, "selection is above 0 and goes with k"),
+        ({"k": 3, "selection": torch.arange(20.0)}, "selection must be above 0 and needs k"),
         ({"threshold": torch.ones(20), "selection": torch.ones(20)}, "above 0 and goes with k"),
     ],
 )

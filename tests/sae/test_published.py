@@ -84,7 +84,7 @@ def test_other_weights_than_named_are_refused(cohort, train_sae, tmp_path):
 
 def test_published_weights_of_another_width_are_refused(cohort, train_sae, tmp_path):
     path, digest, _ = write_published(tmp_path, channels=5)
-    with pytest.raises(InputError, match=r"takes 5 channels, layer head has 12"):
+    with pytest.raises(InputError, match=r"takes 5 channels, but layer head has 12"):
         train_sae(cohort, tmp_path / "out", own=published(path, digest))
 
 

@@ -10,9 +10,9 @@ An SAE has one of two rules for its active latents. With `k`, the k largest p ab
 With `threshold`, every latent with p above its own threshold is active. A published SAE may rank
 latents by p_j selection_j instead of p_j (`selection`).
 
-Training centres and scales its input. Both are folded into these weights, so x and x_hat are raw
-embeddings. The rows of `decoder_weight` (atoms) have Euclidean norm 1 in the embedding's units, so
-a code z_j is the length of its atom's contribution to the embedding.
+Training centres and scales the embeddings. Centring and scaling are folded into the saved weights,
+so x and x_hat are raw embeddings. The rows of `decoder_weight` (atoms) have Euclidean norm 1 in the
+embedding's units, so a code z_j is the length of its atom's contribution to the embedding.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class SparseAutoencoder:
     k or None
         The k largest pre-activations above 0 are active.
     threshold [h] or None
-        A latent is active above its threshold (at least 0). Exactly one of k and threshold is set.
+        A latent is active if its pre-activation is above its threshold, which is at least 0.
+        Exactly one of k and threshold is set.
     selection [h] or None
         Only with k: the k largest p * selection above 0 are active. None: the k largest p.
     description
@@ -84,9 +85,9 @@ class SparseAutoencoder:
             if not torch.isfinite(tensor).all():
                 raise InputError(f"SAE tensor {name} holds NaN or infinity; train it again")
         if (self.k is None) == (self.threshold is None):
-            raise InputError("an SAE has either k or a threshold; correct what was given for it")
+            raise InputError("an SAE needs either k or a threshold, not both; give one of them")
         if self.selection is not None and (self.k is None or not (self.selection > 0).all()):
-            raise InputError("an SAE's selection is above 0 and goes with k; correct it")
+            raise InputError("an SAE's selection must be above 0 and needs k; correct it")
         if self.k is not None and not 1 <= self.k <= h:
             raise InputError(f"an SAE of {h} latents can't have {self.k} of them active per cell")
 
@@ -165,7 +166,7 @@ class SparseAutoencoder:
             description = description / DESCRIPTION
         if not description.is_file():
             raise StoreError(f"{description} is missing; give the path of a trained SAE")
-        # The checksum is compared later: a foreign file has none, and "changed" would be wrong.
+        # Compare the checksum later: a JSON file that is no SAE would seem to have been changed.
         content = read_plain_json(description) if description.suffix == ".json" else None
         if not isinstance(content, dict) or content.get("kind") != KIND:
             raise StoreError(
@@ -173,12 +174,14 @@ class SparseAutoencoder:
             )
         content = without_checksum(content, description)
         if content.get("format") != FORMAT:
-            raise StoreError(f"{description} has not format {FORMAT}; train the SAE again")
+            raise StoreError(f"{description} does not have format {FORMAT}; train the SAE again")
         weights = description.with_name(content["weights"])
         if not weights.is_file():
             raise StoreError(f"{weights} is missing; train the SAE again")
         if file_digest(weights) != content["digest"]:
-            raise StoreError(f"{weights} is not the file {description} describes; train it again")
+            raise StoreError(
+                f"{weights} is not the file that {description} describes; train the SAE again"
+            )
         try:
             tensors = load_file(weights)
         except SafetensorError as error:
@@ -213,7 +216,7 @@ class Encoder:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (index int64, value float32), each [n, m], of embeddings x [n, d].
 
-        m is k. With a threshold, m is the largest number of active latents of a cell in the batch.
+        m is k, or with a threshold the largest number of active latents of a cell in the batch.
         The latents of a cell are in ascending order. Unused slots have index 0 and value 0.
         """
         sae = self._sae
@@ -238,6 +241,6 @@ def check_channels(sae: SparseAutoencoder, grid: LayerGrid, source: Path) -> Non
     """
     if sae.channels != grid.channels:
         raise InputError(
-            f"{source} takes {sae.channels} channels, layer {grid.layer} has {grid.channels}; "
+            f"{source} takes {sae.channels} channels, but layer {grid.layer} has {grid.channels}; "
             "give the SAE of this layer"
         )

@@ -1,7 +1,7 @@
 """Settings of the sparse autoencoders (SAEs): variants, optimisation, data.
 
 `SaeSettings` is what a user writes for one named SAE: common values, and overrides per layer.
-`SaeTraining` is one layer and one seed of it, resolved: the configuration of one training run.
+`SaeTraining` is the configuration of one training run: one layer, one seed, overrides applied.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class AuxKVariant(Settings):
 
 
 class TopKVariant(AuxKVariant):
-    """The k largest pre-activations of each cell."""
+    """The k largest pre-activations of each cell are active."""
 
     name: Literal["topk"] = Field("topk", description="sparsity rule")
 
 
 class BatchTopKVariant(AuxKVariant):
-    """The n k largest pre-activations of n cells together; a threshold after training."""
+    """The n k largest pre-activations of n cells are active; a threshold decides after training."""
 
     name: Literal["batch_topk"] = Field("batch_topk", description="sparsity rule")
 
@@ -53,14 +53,17 @@ class ArchetypalVariant(AuxKVariant):
     """TopK whose atoms point into the convex hull of the data."""
 
     name: Literal["archetypal"] = Field("archetypal", description="sparsity rule")
-    candidates: int = Field(1024, ge=2, description="k-means centroids that atoms mix")
+    candidates: int = Field(1024, ge=2, description="number of k-means centroids that atoms mix")
     relaxation: float = Field(
-        0.1, ge=0, description="how far an atom may leave the hull, in root-mean-square norms"
+        0.1,
+        ge=0,
+        description="largest distance of an atom from the hull before it is scaled to norm 1, "
+        "relative to the root-mean-square norm of the centred cells",
     )
 
 
 class L1Variant(Settings):
-    """ReLU, L1 penalty and resampling, after Mammo-SAE; centred, scaled, tied start."""
+    """ReLU, L1 penalty and resampling, after Mammo-SAE, on centred and scaled embeddings."""
 
     name: Literal["l1"] = Field("l1", description="sparsity rule")
     l1: float = Field(
@@ -96,7 +99,9 @@ class MammoSaeVariant(Settings):
         "one, as a share of the run; 1: never",
     )
     resample_cells: int = Field(
-        20_480, ge=1, description="the last training cells, from which resampled latents are drawn"
+        20_480,
+        ge=1,
+        description="number of last training cells from which resampled latents are drawn",
     )
 
 
@@ -105,7 +110,11 @@ class JumpReLUVariant(Settings):
 
     name: Literal["jumprelu"] = Field("jumprelu", description="sparsity rule")
     k: int = Field(16, ge=1, description="target for the mean number of active latents per cell")
-    l0_weight: float = Field(1.0, ge=0, description="weight of (L0 / k - 1)^2, L0 the mean number")
+    l0_weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of (L0 / k - 1)^2; L0: mean number of active latents per cell",
+    )
     threshold: float = Field(0.5, gt=0, description="initial threshold, scaled units")
     bandwidth: float = Field(
         0.5, gt=0, description="width of the window of the straight-through estimate, scaled units"
@@ -126,7 +135,8 @@ class GatedVariant(Settings):
 class PublishedVariant(Settings):
     """Published weights, used without training.
 
-    Only the seed is used of the SAE's other values, for the name of its results.
+    Of the SAE's other values, only two are used: `seeds` for the names of the results, and `images`
+    for the number of images on which the SAE is scored.
     """
 
     name: Literal["published"] = Field("published", description="weights from a file")
@@ -136,8 +146,8 @@ class PublishedVariant(Settings):
     )
     sha256: str = Field(
         pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of that file; for a folder, of its configuration followed by its "
-        "weights: `cat cfg.json sae_weights.safetensors | sha256sum`",
+        description="SHA-256 of the file at `path`; for a folder, of its configuration followed by "
+        "its weights: `cat cfg.json sae_weights.safetensors | sha256sum`",
     )
     k: int | None = Field(
         None,
@@ -193,13 +203,13 @@ class TrainingValues(Settings):
         "mean", description="initial decoder bias: mean or geometric median of the cells"
     )
     background: float = Field(
-        1.0, ge=0, le=1, description="share of the cells outside the breast used in training"
+        1.0, ge=0, le=1, description="share of the cells outside the breast that training uses"
     )
     cells_per_image: int | None = Field(
-        None, ge=1, description="most cells per image used in training, drawn; null: all"
+        None, ge=1, description="number of random cells per image that training uses; null: all"
     )
     images: int | None = Field(
-        None, ge=1, description="most images used in training, drawn; null: all"
+        None, ge=1, description="number of random images that training uses; null: all"
     )
     buffer: int = Field(
         2048,
@@ -221,7 +231,7 @@ class TrainingValues(Settings):
 
 
 class SaeTraining(TrainingValues):
-    """One SAE to train: one layer, one seed, every value resolved."""
+    """One SAE to train: one layer, one seed, overrides applied."""
 
     seed: int = Field(0, ge=0, description="seed of initialisation and of the order of the cells")
 
@@ -234,7 +244,7 @@ class SaeSettings(TrainingValues):
     )
     layers: dict[str, dict[str, Any]] = Field(
         {},
-        description="per layer, the values that differ from the common ones",
+        description="for each layer, the values that differ from the common values",
     )
 
     @model_validator(mode="after")
@@ -257,7 +267,7 @@ class SaeSettings(TrainingValues):
         Raises
         ------
         InputError
-            If the layer's overrides make no valid settings, naming layer and key.
+            If the layer's overrides are not valid. The message names layer and key.
         """
         try:
             return self._training(layer, seed)

@@ -2,9 +2,10 @@
 
     D_j = unit(sum_c A_jc C_c + R_j),  A_jc >= 0,  sum_c A_jc = 1,  ||R_j|| <= relaxation sqrt(d)
 
-C are the centroids of a k-means over training cells. Up to R, every atom points into the convex
-hull of the data, and seeds agree far better on the dictionary. Encoder, loss and AuxK are those of
-TopK. After every step, A is projected by clipping and normalising, and R by shortening.
+The rows of C are the centroids of a k-means over training cells. Apart from the relaxation R, every
+atom points into the convex hull of the data. Dictionaries of different seeds then agree far better.
+The encoder, the loss and AuxK are those of TopK. After every step, the rows of A are clipped at 0
+and divided by their sum, and the rows of R that are too long are shortened.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROUNDS = 10
 
 
 class Archetypal(TopK):
-    """An archetypal SAE in training. `decoder_weight` is computed from mixture and relaxation."""
+    """An archetypal SAE in training. It trains mixture A and relaxation R, not `decoder_weight`."""
 
     def __init__(self, settings: SaeTraining, start: Start) -> None:
         super().__init__(settings, start)
@@ -47,9 +48,10 @@ class Archetypal(TopK):
         return self._atoms
 
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of TopK's loss with respect to mixture and relaxation."""
+        """Set the `.grad` of mixture and relaxation to the gradients of TopK's loss."""
         step = super().gradients(u, dead)
-        # Chain rule through unit(): the radial part is already removed; divide by the length.
+        # The chain rule through unit() removes the radial part, which `super` has done already,
+        # and divides by the length.
         made = self._atoms.grad / self._length
         self.parameters["relaxation"].grad = made
         self.parameters["mixture"].grad = made @ self._centroids.t()
@@ -57,7 +59,7 @@ class Archetypal(TopK):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Project mixture and relaxation onto their sets and recompute the atoms."""
+        """Project mixture and relaxation onto the module's constraints; recompute the atoms."""
         mixture, relaxation = self.parameters["mixture"], self.parameters["relaxation"]
         mixture.clamp_(min=0)
         total = mixture.sum(dim=1, keepdim=True)
@@ -67,7 +69,7 @@ class Archetypal(TopK):
         self._refresh()
 
     def restored(self) -> None:
-        """Recompute the atoms."""
+        """Recompute the atoms from the restored mixture and relaxation."""
         self._refresh()
 
     def _refresh(self) -> None:
@@ -77,9 +79,9 @@ class Archetypal(TopK):
 
 
 def centroids(cells: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return the centres [count, d] of a k-means over cells [m, d] (Lloyd, random start).
+    """Return the centres [count, d] of a k-means over cells [m, d] (Lloyd's algorithm).
 
-    A centre that loses all its cells keeps its place.
+    The first centres are random cells. A centre without cells does not move.
     """
     order = torch.randperm(len(cells), generator=generator).to(cells.device)
     centre = cells[order[:count]].clone()
@@ -87,7 +89,7 @@ def centroids(cells: Tensor, count: int, generator: torch.Generator) -> Tensor:
         # argmin ||x - c||^2 = argmax x.c - ||c||^2 / 2
         offset = centre.square().sum(dim=1) / 2
         nearest = torch.cat([(part @ centre.t() - offset).argmax(1) for part in cells.split(4096)])
-        # index_add_ has no fixed order of addition on a GPU.
+        # index_add_ would add in a different order in every run on a GPU.
         members = sparse.ByLatent.of(nearest.unsqueeze(1), count)
         size = members.start.diff()
         total = members.sum(torch.ones(len(cells), 1, device=cells.device), cells)

@@ -1,6 +1,7 @@
-"""What all variants share: parameters, unit-norm decoder, folding into raw units.
+"""The part that all SAE variants share: parameters, atoms of norm 1, conversion to raw embeddings.
 
-A variant sees centred and scaled embeddings u = scale (x - mean) with E ||u||^2 = d, or raw ones.
+A variant is trained on centred and scaled embeddings u = scale (x - mean) with E ||u||^2 = d. Only
+a variant with `raw = True` is trained on the raw embeddings x.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
 
 MEDIAN_ROUNDS = 50
-# Norm of the encoder's rows at the start; the atoms that they point along have norm 1. Adam turns
-# a short row in fewer steps (docs/sae.md, "Start").
+# Norm of the encoder's rows at the start. Each row has the direction of its atom, whose norm is 1.
+# Adam needs fewer steps to turn a short row (docs/sae.md, "Variants").
 ENCODER_LENGTH = 0.2
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a variant may use for its start.
+    """Data from which a variant computes its initial weights.
 
     Attributes
     ----------
     cells [m, d]
-        Random training cells, centred and scaled, on the training device; 20,000 in a run.
+        Random training cells on the training device, at most 20,000 in a run. They are centred and
+        scaled, unless the variant is trained on raw embeddings.
     scale
-        The factor that scaled them.
+        The factor by which the cells were scaled.
     dtype
-        Type of dense products; None: the fastest of the device (`product_type`).
+        Number type of dense products. None: the device's fastest type (`product_type`).
     """
 
     cells: Tensor
@@ -45,14 +47,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Step:
-    """Results of one step. Scalars stay on the device until they are logged.
+    """Results of one training step. Scalars are tensors that stay on the device until logged.
 
     Attributes
     ----------
     loss
         The loss whose gradients were computed.
     error
-        Mean squared reconstruction error per channel, scaled units.
+        Squared reconstruction error in scaled units, averaged over cells and channels.
     active
         Mean number of active latents per cell.
     fired [h]
@@ -66,7 +68,7 @@ class Step:
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
-    """Return the gradient of a parameter that has one."""
+    """Return the gradient of a parameter whose gradient has been computed."""
     assert parameter.grad is not None
     return parameter.grad
 
@@ -77,11 +79,11 @@ class TrainingSAE(ABC):
     Attributes
     ----------
     parameters
-        Trained tensors by name. `gradients` fills each one's `.grad`.
+        Trained tensors by name. `gradients` sets the `.grad` of each tensor.
     buffers
         Other tensors by name that change from step to step.
     raw
-        Whether the SAE sees raw embeddings, neither centred nor scaled.
+        Whether the SAE is trained on raw embeddings, neither centred nor scaled.
     """
 
     raw = False
@@ -90,7 +92,7 @@ class TrainingSAE(ABC):
         self.settings: Any = settings.variant
         device, channels = start.cells.device, start.cells.shape[1]
         self.latents = settings.latents
-        # Drawn on the CPU, so that a seed gives the same start on every device.
+        # Draw on the CPU, so that a seed gives the same initial weights on every device.
         self.generator = torch.Generator().manual_seed(settings.seed)
         if settings.init == "cells":
             drawn = torch.randint(len(start.cells), (self.latents,), generator=self.generator)
@@ -98,7 +100,7 @@ class TrainingSAE(ABC):
         else:
             atoms = torch.randn(self.latents, channels, generator=self.generator).to(device)
         atoms = atoms / atoms.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        offset = torch.zeros(channels, device=device)  # the mean of centred cells
+        offset = torch.zeros(channels, device=device)  # centred cells have mean 0
         if settings.bias == "median":
             offset = geometric_median(start.cells)
         self.parameters: dict[str, Tensor] = {
@@ -118,15 +120,15 @@ class TrainingSAE(ABC):
     def loss(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, the reconstruction [n, d] and the codes [n, h] of a batch u [n, d].
 
-        A variant defines this function, and `gradients` differentiates the loss by autograd. Or it
-        overrides `gradients`, where hand-written ones are faster.
+        A variant defines either `loss` or `gradients`. If it defines `loss`, autograd computes the
+        gradients. Hand-written gradients can be faster.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither `loss` nor `gradients`")
 
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the parameters' gradients for a batch u [n, d]; `dead` [m] are dead latents.
+        """Set the parameters' `.grad` for a batch u [n, d]; return the results of the step.
 
-        The decoder's gradient is put into `atoms.grad`.
+        `dead` [m] has the indices of the dead latents. The decoder's gradient is in `atoms.grad`.
         """
         trained = self.parameters
         self.parameters = {name: p.detach().requires_grad_() for name, p in trained.items()}
@@ -155,13 +157,16 @@ class TrainingSAE(ABC):
     def revive(  # noqa: B027 - most variants have nothing to do here
         self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float
     ) -> None:
-        """Restart dead latents, if the variant does so; `progress` is the share of steps done."""
+        """Resample dead latents, if the variant does so; `progress` is the share of steps done."""
 
     def restored(self) -> None:  # noqa: B027 - most variants have nothing to do here
-        """Recompute what follows from parameters and buffers, after these were set."""
+        """Recompute values derived from parameters and buffers after a checkpoint set these."""
 
     def remove_radial_gradient(self) -> None:
-        """Remove the radial part of the decoder's gradient, whose step `constrain` would undo."""
+        """Remove from each atom's gradient the part along the atom.
+
+        A step along the atom changes only its norm, and `constrain` sets the norm back to 1.
+        """
         sparse.tangent_(gradient_of(self.atoms), self.atoms)
 
     def fold(

@@ -1,8 +1,10 @@
 """BatchTopK (Bussmann et al. 2024, arXiv 2412.06410): k latents per cell on average.
 
-As TopK, but the n k largest pre-activations of a batch of n cells are active, so a cell may have
-more or fewer than k; in training at most `SPREAD` k. After training, a latent is active above one
-threshold. The threshold is the running mean of each batch's smallest active pre-activation.
+This variant differs from TopK in the choice of active latents. The n k largest pre-activations of a
+batch of n cells are active, so a cell may have more or fewer than k active latents. In training a
+cell has at most `SPREAD` k. After training, a latent is active where its pre-activation is above a
+threshold, which is the same for all latents. The threshold is the running mean of each batch's
+smallest active pre-activation.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
 
 SPREAD = 4
-MEMORY = 0.99
+MEMORY = 0.99  # weight of the previous value in the running mean
 
 
 class BatchTopK(TopK):

@@ -1,7 +1,8 @@
 """Finds the module of a variant by the variant's name, here or in another package.
 
-A module is imported only when its variant is used, and this file names none of them. So the digest
-of an SAE's training code covers only its own variant, and a new variant makes no result stale.
+A variant's module is imported only when the variant is used, and this file names no variant. So the
+digest of the code that trains an SAE covers only the variant of this SAE. A new variant therefore
+makes no earlier result stale (docs/staleness.md).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def variant_module(name: str) -> str:
     Raises
     ------
     InputError
-        If there is none, here or in another package.
+        If neither this package nor another installed package has the variant.
     """
     own = f"{__package__}.{name}"
     return own if find_spec(own) else module_added(VARIANTS, name)
@@ -35,10 +36,10 @@ def training_sae(settings: SaeTraining, start: Start) -> TrainingSAE:
 
 
 def is_raw(settings: SaeTraining) -> bool:
-    """Return whether a variant sees raw embeddings, neither centred nor scaled."""
+    """Return whether the variant is trained on raw embeddings, neither centred nor scaled."""
     return _class_of(settings).raw
 
 
 def _class_of(settings: SaeTraining) -> Any:
-    """Return the `VARIANT` of the variant's module: the class that trains it."""
+    """Return the class that trains the variant, which its module names `VARIANT`."""
     return import_module(variant_module(settings.variant.name)).VARIANT

@@ -6,8 +6,10 @@
            + l1 scale (mean over cells of sum_j ReLU(gate_j))
            + mean of (ReLU(gate) D' + b_d' - u)^2,  D', b_d' held constant
 
-A trained SAE needs no second path. gate_j > 0 means magnitude_j > b_e_j - exp(r_j) b_g_j. So the
-result has encoder rows exp(r_j) W_j and that threshold, or 0 if the threshold is below 0.
+Here r is `log_gain`, and scale is the factor of the embeddings (`Start.scale`), so that the weight
+l1 applies in raw units. The saved SAE has thresholds instead of gates, because gate_j > 0 is the
+same as magnitude_j > b_e_j - exp(r_j) b_g_j. It has the encoder rows exp(r_j) W_j and these
+thresholds, with 0 in place of negative ones.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Gated(TrainingSAE):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the module's loss. See `TrainingSAE.gradients`."""
+        """Set `.grad` to the gradients of the module's loss. See `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         atoms, gain = p["decoder_weight"].to(dtype), p["log_gain"].exp().to(dtype)
         self.preactivations.load(p["encoder_weight"], torch.zeros_like(p["encoder_bias"]))

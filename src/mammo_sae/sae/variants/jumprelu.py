@@ -4,8 +4,9 @@
     u_hat = z D + b_d
     loss = mean of (u_hat - u)^2 + l0_weight (L0 / k - 1)^2,  L0 = mean over cells of #{z_j > 0}
 
-The step at theta has no useful derivative. Straight-through estimates replace it (section 3 of the
-paper), with K(t) = 1 for |t| < 1/2, else 0, and bandwidth eps:
+z_j jumps at theta_j, so its derivative with respect to theta_j is 0 or infinite. Straight-through
+estimates replace it (section 3 of the paper), with K(t) = 1 for |t| < 1/2, else 0, and bandwidth
+eps:
 
     dz_j / dtheta_j  = -(theta_j / eps) K((p_j - theta_j) / eps)
     d L0 / dtheta_j  = -(1 / eps) K((p_j - theta_j) / eps), averaged over cells
@@ -38,7 +39,7 @@ class JumpReLU(TrainingSAE):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the module's loss. See `TrainingSAE.gradients`."""
+        """Set `.grad` to the gradients of the module's loss. See `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         k, width, strength = self.settings.k, self.settings.bandwidth, self.settings.l0_weight
         atoms, theta = p["decoder_weight"].to(dtype), p["log_threshold"].exp()

@@ -6,10 +6,13 @@ The paper's own SAE is `mammo_sae.sae.variants.mammo_sae`. docs/sae.md says how 
     loss = mean over cells of (mean over channels of (u_hat - u)^2 + l1 scale sum_j z_j)
 
 This loss is scale^2 times the same loss on raw embeddings with weight l1. So the published weight
-can be used unchanged. At every `resample_every` of the run, dead latents restart as in Bricken et
-al.: they point at cells drawn with probability proportional to their squared loss; their encoder
-rows have a fifth of the mean norm of the alive latents' rows; their bias is 0 and their Adam state
-is cleared. The cells are the run's sample (`Start.cells`), 20,000.
+can be used unchanged.
+
+Whenever another share `resample_every` of the steps is done, except at the end, dead latents are
+resampled as in Bricken et al. Each dead latent gets the direction of a cell, for its atom and for
+its encoder row. The cell is drawn with probability proportional to the square of its mean squared
+error. The encoder row gets a fifth of the mean norm of the alive latents' rows. The bias and the
+latent's Adam moments are set to 0. The cells are those of `Start.cells`.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class L1(TrainingSAE):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the module's loss. See `TrainingSAE.gradients`."""
+        """Set `.grad` to the gradients of the module's loss. See `TrainingSAE.gradients`."""
         p, n, dtype = self.parameters, len(u), self.preactivations.dtype
         atoms = p["decoder_weight"].to(dtype)
         self.preactivations.load(p["encoder_weight"], p["encoder_bias"])
@@ -95,7 +98,7 @@ class L1(TrainingSAE):
                 optimiser.state[p[name]][moment][dead] = 0
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
-        """Return the SAE for raw embeddings. A latent is active above 0."""
+        """Return the SAE for raw embeddings. Latents with pre-activations above 0 are active."""
         threshold = torch.zeros_like(self.parameters["encoder_bias"])
         return self.fold(mean, scale, threshold=threshold)
 

@@ -6,19 +6,20 @@ embeddings x:
     z = ReLU((x - b) W^T + b_e),  x_hat = z D + b,  ||D_j|| = 1
     loss = mean over cells of (mean over channels of (x_hat - x)^2 + l1 sum_j z_j)
 
-The bias b is one tensor, used before the encoder and after the decoder, with a gradient from both
-places; it starts at 0. Atoms start as random directions. Encoder rows start independently of them,
-uniform as in He et al. 2015 with a fan-in of h d: the original weights have a leading component
-axis, so torch counts both axes. The rows then have norm sqrt(2 / h). Encoder biases start uniform
-within 1 / sqrt(h). Every product is float32.
+The bias b is one tensor. It is used before the encoder and after the decoder, has a gradient from
+both places, and starts at 0. Atoms start as random directions. Encoder weights start independently
+of the atoms, from the uniform distribution of He et al. 2015 with a fan-in of h d. The fan-in is
+not d, because the original weights have an additional first axis, and torch then multiplies the
+sizes of the other two. The rows then have norm sqrt(2 / h). Encoder biases start uniform between
+-1 / sqrt(h) and 1 / sqrt(h). Every product is float32.
 
-At every `resample_every` of the run, latents that have not fired since the last such time are
-resampled, provided more than one interval remains (8 times in 100 epochs at 0.1). Their directions
-are raw cells x / ||x||, drawn without replacement from `resample_cells` cells with probability
-proportional to (L2 + L1 loss)^2. Their encoder rows have 0.2 times the mean norm of the alive
-latents' rows, their biases are 0, and Adam's moments are cleared. The cells are the last that
-training saw. Every epoch has a new order, so they are a random sample of the data, as in the
-original code. The variant `l1` is this project's own version and explains more of the variance
+Whenever another share `resample_every` of the steps is done, latents that have not fired since the
+last such time are resampled, but only while more than one interval is left. With 0.1 this happens
+8 times. The new directions are raw cells x / ||x||, drawn without replacement from `resample_cells`
+cells with probability proportional to (L2 + L1 loss)^2. The new encoder rows have 0.2 times the
+mean norm of the alive latents' rows. The biases and Adam's moments are set to 0. The cells are the
+last that training used. Every epoch has a new order, so they are a random sample of the data, as in
+the original code. The variant `l1` is this project's own version and explains more of the variance
 (docs/sae.md).
 """
 
@@ -49,7 +50,8 @@ class MammoSae(TrainingSAE):
         super().__init__(settings, start)
         device, channels = start.cells.device, start.cells.shape[1]
         h, random = self.latents, self.generator
-        row = (6 / (h * channels)) ** 0.5  # gain sqrt(2), times sqrt(3) of a uniform's deviation
+        # The gain is sqrt(2). A uniform number between -b and b has standard deviation b / sqrt(3).
+        row = (6 / (h * channels)) ** 0.5
         uniform = torch.empty(h, channels).uniform_(-row, row, generator=random)
         bias = torch.empty(h).uniform_(-(h**-0.5), h**-0.5, generator=random)
         self.parameters["encoder_weight"] = uniform.to(device)
@@ -58,13 +60,13 @@ class MammoSae(TrainingSAE):
         self._held = self.settings.resample_cells
         self.buffers["resampled"] = torch.zeros((), dtype=torch.int64)
         self.buffers["fired"] = torch.zeros(h, dtype=torch.bool, device=device)
-        # A ring of the last cells seen; `seen` counts all cells.
+        # `cells` is a ring buffer of the last cells used; `seen` counts all cells used.
         self.buffers["cells"] = torch.zeros(self._held, channels, device=device)
         self.buffers["seen"] = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the module's loss. Here u are raw embeddings."""
+        """Set `.grad` to the gradients of the module's loss. Here u [n, d] are raw embeddings."""
         p, n = self.parameters, len(u)
         shifted = u - p["decoder_bias"]
         z, residual = self._forward(shifted)
@@ -98,7 +100,7 @@ class MammoSae(TrainingSAE):
             return
         if not living.any():
             raise InputError(
-                "no latent of the SAE has fired since it was resampled last; lower lr or variant.l1"
+                "no latent of the SAE has fired since the last resampling; lower lr or variant.l1"
             )
         cells = self.buffers["cells"][: int(self.buffers["seen"])]
         generator = torch.Generator().manual_seed(done)
@@ -114,7 +116,7 @@ class MammoSae(TrainingSAE):
                 optimiser.state[p[name]][moment][idle] = 0
 
     def losses(self, cells: Tensor) -> Tensor:
-        """Return the loss [n] of each of cells [n, d]: the L2 loss plus the weighted L1 loss."""
+        """Return the loss [n] of each cell of `cells` [n, d]: L2 loss plus weighted L1 loss."""
         found = []
         for part in cells.split(CELLS_AT_ONCE):
             z, residual = self._forward(part - self.parameters["decoder_bias"])
@@ -122,7 +124,7 @@ class MammoSae(TrainingSAE):
         return torch.cat(found)
 
     def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
-        """Return the SAE for raw embeddings. Training saw raw ones: `mean` is 0, `scale` is 1."""
+        """Return the SAE. It was trained on raw embeddings, so `mean` is 0 and `scale` is 1."""
         p = self.parameters
         return SparseAutoencoder(
             encoder_weight=p["encoder_weight"].clone(),
@@ -133,7 +135,7 @@ class MammoSae(TrainingSAE):
         )
 
     def _forward(self, shifted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return codes [n, h] and residual [n, d] of cells from which the bias is subtracted."""
+        """Return codes [n, h] and residual [n, d] of cells minus the bias, `shifted` [n, d]."""
         p = self.parameters
         z = torch.addmm(p["encoder_bias"], shifted, p["encoder_weight"].t()).clamp_(min=0)
         return z, torch.mm(z, p["decoder_weight"]).sub_(shifted)
@@ -147,7 +149,7 @@ class MammoSae(TrainingSAE):
 
 
 def draw(losses: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw `count` different cells, one by one, with probability proportional to loss [n] squared.
+    """Return the indices [count] of different cells, drawn in proportion to losses [n] squared.
 
     Raises
     ------
@@ -158,7 +160,7 @@ def draw(losses: Tensor, count: int, generator: torch.Generator) -> Tensor:
     there = int((weight > 0).sum())
     if count > there:
         raise InputError(
-            f"{count} latents are to be resampled from {there} cells; raise "
+            f"{count} latents are to be resampled from {there} cells with a loss above 0; raise "
             "variant.resample_cells, or lower latents"
         )
     return torch.multinomial(weight, count, replacement=False, generator=generator)

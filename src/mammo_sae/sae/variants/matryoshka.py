@@ -4,8 +4,8 @@ The latents are cut into groups. With u_hat^m the reconstruction from the first 
 
     L = mean over m, cells and channels of (u_hat^m - u)^2
 
-So the first groups must reconstruct without the others, and later groups add detail instead of
-splitting the first latents' features.
+The first groups must therefore reconstruct the input without the later groups. Later groups add
+detail instead of splitting the features of the first groups.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Matryoshka(BatchTopK):
         self._group = torch.bucketize(latent, ends, right=True).to(start.cells.device)
 
     def reconstruction(self, u: Tensor, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Fill the gradients of L; return L and the residual with all groups."""
+        """Set `.grad` to the gradients of L; return L and the residual [n, d] with all groups."""
         p, count = self.parameters, len(self.settings.groups)
         atoms = self.preactivations.rounded(self.atoms)
         group = self._group[index]
@@ -51,7 +51,7 @@ class Matryoshka(BatchTopK):
         self.atoms.grad = torch.zeros_like(self.atoms)
         inner = torch.zeros_like(value)
         outer = torch.zeros_like(u)
-        # A group's gradient sums over its own reconstruction and all larger ones.
+        # A group's gradient is the sum over all reconstructions that contain the group.
         for g in reversed(range(count)):
             outer += outers[g]
             low = self.preactivations.rounded(outer)

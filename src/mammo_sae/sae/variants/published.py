@@ -23,7 +23,7 @@ CELLS_AT_ONCE = 4096
 def taken(
     settings: PublishedVariant, reader: EmbeddingReader
 ) -> tuple[SparseAutoencoder, list[dict[str, float]]]:
-    """Read a published SAE; return it and, as a log, its scores on some training images."""
+    """Return a published SAE and a log with one row: the SAE's scores on some training images."""
     sae = read_published(settings)
     check_channels(sae, reader.grid, Path(settings.path))
     size = reader.grid.rows * reader.grid.columns

@@ -10,7 +10,7 @@ With u [n, d] a batch, p = u W^T + b_e, S_i the k largest p_ij above 0:
     loss = L + aux_weight L_aux
 
 Automatic differentiation would multiply dense [n, h] arrays five times a step. Here one dense
-product finds the active latents. The rest costs k/h of a dense product.
+product finds the active latents. Every other product costs k/h as much.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TopK(TrainingSAE):
 
     @torch.no_grad()
     def gradients(self, u: Tensor, dead: Tensor) -> Step:
-        """Fill the gradients of the module's loss. See `TrainingSAE.gradients`."""
+        """Set `.grad` to the gradients of the module's loss. See `TrainingSAE.gradients`."""
         self.preactivations.load(self.parameters["encoder_weight"], self.parameters["encoder_bias"])
         index, value = self.select(u)
         active = value > 0
@@ -37,7 +37,7 @@ class TopK(TrainingSAE):
         if self.settings.k_aux and len(dead):
             loss = loss + self._auxiliary(u, residual.neg(), dead)
         self.remove_radial_gradient()
-        # Inactive slots point at an extra entry h. Selecting the active ones would wait for a GPU.
+        # Inactive slots set an extra entry h. Selecting the active slots would wait for a GPU.
         fired = torch.zeros(self.latents + 1, dtype=torch.bool, device=u.device)
         fired.index_fill_(0, torch.where(active, index, self.latents).flatten(), True)
         return Step(loss, error, active.sum() / len(u), fired[:-1])
@@ -54,7 +54,7 @@ class TopK(TrainingSAE):
         return index, (sparse.dots(cells, rows, index) + bias[index]).clamp_(min=0)
 
     def reconstruction(self, u: Tensor, index: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Fill the gradients of L for these codes; return L and the residual u_hat - u."""
+        """Set `.grad` to the gradients of L for these codes; return L and u_hat - u [n, d]."""
         p = self.parameters
         atoms = self.preactivations.rounded(self.atoms)
         residual = sparse.residual(index, value, atoms, p["decoder_bias"], u)
@@ -70,9 +70,9 @@ class TopK(TrainingSAE):
         return residual.square().mean(), residual
 
     def _auxiliary(self, u: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-        """Add the AuxK gradients of the dead latents to the gradients; return the weighted loss.
+        """Add the gradients of aux_weight L_aux to `.grad`; return aux_weight L_aux.
 
-        The products are dense over the dead latents, since k_aux is a large share of these few.
+        The products are dense over the dead latents. These are few, so k_aux is a large share.
         """
         p, dtype = self.parameters, self.preactivations.dtype
         weight, atoms = p["encoder_weight"][dead], self.atoms[dead]
