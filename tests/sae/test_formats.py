@@ -242,7 +242,7 @@ LEFT_OUT = {
     "too large a k": (
         "topk",
         {"architecture": "topk", "k": 99},
-        rf"has {H} latents, so k = 99 can't be; correct k",
+        rf"has {H} latents, fewer than k = 99; correct k",
         {"k": K},
     ),
     "true or false": (
@@ -286,17 +286,17 @@ def test_the_flag_for_a_scaling_factor_is_followed(tmp_path, used):
 
 def test_the_advice_of_a_message_about_k_is_accepted(tmp_path):
     topk = foreign.overcomplete(tmp_path / "topk.pt", "TopKSAE")
-    with pytest.raises(InputError, match=r"set variant\.k: top_k of a TopK SAE"):
+    with pytest.raises(InputError, match=r"set variant\.k to top_k for a TopK SAE"):
         read(topk, k=None)
     assert_codes_as(topk, read(topk, k=K))
     relu = foreign.overcomplete(tmp_path / "relu.pt", "SAE")
-    with pytest.raises(InputError, match=rf"set variant\.k: .*, {H} of a ReLU SAE"):
+    with pytest.raises(InputError, match=rf"set variant\.k .*, or to {H} for a ReLU SAE"):
         read(relu, k=None)
     assert_codes_as(relu, read(relu, k=H))
     batch = foreign.overcomplete(tmp_path / "batch.pt", "BatchTopKSAE")
     state = torch.load(batch.path, weights_only=True)
     torch.save({n: t for n, t in state.items() if n != "running_threshold"}, batch.path)
-    with pytest.raises(InputError, match=r"Of a BatchTopK SAE save its running_threshold too"):
+    with pytest.raises(InputError, match=r"For a BatchTopK SAE, save running_threshold too"):
         read(batch, k=None)
     torch.save(state, batch.path)
     assert_codes_as(batch, read(batch))
@@ -304,7 +304,7 @@ def test_the_advice_of_a_message_about_k_is_accepted(tmp_path):
         foreign.overcomplete(tmp_path / "jump.pt", "JumpSAE"),
         foreign.saelens(tmp_path / "s", "standard", {}),
     ):
-        with pytest.raises(InputError, match=r"take variant\.k out"):
+        with pytest.raises(InputError, match=r"remove variant\.k"):
             read(found, k=3)
         assert_codes_as(found, read(found))
 
@@ -354,11 +354,11 @@ def test_latents_without_an_atom_that_are_removed_as_advised_are_no_obstacle(tmp
 
 def test_values_that_a_state_dict_lacks_must_be_given(tmp_path):
     found = foreign.overcomplete(tmp_path / "sae.pt", "TopKSAE")
-    with pytest.raises(InputError, match=r"set variant\.k: top_k of a TopK SAE, 20 of a ReLU"):
+    with pytest.raises(InputError, match=r"top_k for a TopK SAE, or to 20 for a ReLU"):
         read(found, k=None)
-    with pytest.raises(InputError, match=r"has thresholds; take variant\.k out"):
+    with pytest.raises(InputError, match=r"has thresholds; remove variant\.k"):
         read(foreign.overcomplete(tmp_path / "jump.pt", "JumpSAE"), k=3)
-    with pytest.raises(InputError, match=r"says itself .*take variant\.k out"):
+    with pytest.raises(InputError, match=r"states itself .*remove variant\.k"):
         read(foreign.saelens(tmp_path / "s", "standard", {}), k=3)
 
 

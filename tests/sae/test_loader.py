@@ -82,7 +82,7 @@ def test_the_seed_decides_the_order(cohort, budget):
 
 def test_no_training_image_is_refused(cohort):
     reader = EmbeddingReader(cohort.manifests, "head", [])
-    with pytest.raises(InputError, match="layer head: no cell of a training image"):
+    with pytest.raises(InputError, match="layer head: the training images have no cell"):
         Cells(reader, EVERYTHING, CPU)
 
 

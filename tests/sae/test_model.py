@@ -156,7 +156,7 @@ def test_tensors_that_do_not_fit_are_refused():
         ({}, "either k or a threshold"),
         ({"k": 3, "threshold": torch.ones(20)}, "either k or a threshold"),
         ({"k": 3, "selection": torch.arange(20.0)}, "selection must be above 0 and needs k"),
-        ({"threshold": torch.ones(20), "selection": torch.ones(20)}, "above 0 and goes with k"),
+        ({"threshold": torch.ones(20), "selection": torch.ones(20)}, "must be above 0 and needs k"),
     ],
 )
 def test_what_decides_on_active_latents_is_given_once_and_valid(own, complaint):

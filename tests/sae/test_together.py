@@ -130,7 +130,7 @@ def test_an_sae_whose_settings_changed_is_trained_anew(cohort, run, streamed, ot
 def test_one_that_diverges_is_left_to_its_own_run(cohort, run, streamed, others, tmp_path, capfd):
     wild = others["seed"].model_copy(update={"lr": 1e30})
     run(cohort, "together", streamed, wild=wild, wide=others["wide"])
-    assert "warning: an SAE trained in the same pass: training diverged" in capfd.readouterr().err
+    assert "warning: dropped an SAE of the same pass: training diverged" in capfd.readouterr().err
     assert (tmp_path / "together" / "sae.json").is_file()
     assert not (tmp_path / "wild").exists()
     assert (tmp_path / "wide" / "checkpoint.pt").is_file()

@@ -21,7 +21,7 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 
 CELLS_PER_BATCH = 8192
 
-# Positions of images; index and value of their codes; the codes pooled.
+# Positions of images, index and value of their codes, and the pooled codes.
 Encoded = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class DeadLatents:
-    """Counts the steps since each latent fired. A latent that has not fired for `patience` is dead.
+    """Counts the steps since each latent fired.
 
-    The number of dead latents decides the shapes of the next step, so the CPU has to know it.
-    Asking a GPU for a number empties its queue, and the GPU idles. Therefore the number is copied
-    to the CPU asynchronously, as soon as a step knows which latents fired. The next step reads the
-    copy while the GPU still runs the optimiser. The copied number is exact.
+    The number of dead latents decides the shapes of the next step, so the CPU has to know it. If
+    the CPU asked the GPU for the number, it would wait for all submitted work, and the GPU would
+    then be idle. Therefore the number is copied to the CPU asynchronously, as soon as a step knows
+    which latents fired. The next step reads the copy while the GPU still runs the optimiser.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class DeadLatents:
     patience
         A latent that has not fired for this many steps is dead.
     device
-        Where the SAE trains.
+        Device of the SAE.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class DeadLatents:
         """Return the dead latents [m] int64, ascending."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        # nonzero would make the CPU wait for the number.
+        # `nonzero` would make the CPU wait until the GPU has counted the dead latents.
         dead = self._is_dead().to(torch.int8)
         order = torch.sort(dead, descending=True, stable=True).indices
         return order[: int(self._count)]

@@ -1,13 +1,13 @@
 """Cells of an embedding store in random order, epoch after epoch, in bounded memory.
 
 `Cells.parts` reads the same cells in the same order for every SAE of a layer. So several SAEs can
-be trained in one pass over a store. Each SAE cuts its own batches from a part (`Batches`), in an
-order that follows from its seed.
+be trained in one pass over a store. `Batches` cuts the batches of one SAE from the parts, in an
+order that depends on the SAE's seed.
 
 If all cells fit the buffer, they are read once, and an epoch is one part. Otherwise blocks of
 images are read in random order into a mixing buffer. Whenever the buffer is full, a random quarter
-of it becomes the next part, and a thread refills that quarter while training uses the part. Either
-way each epoch gives every cell exactly once.
+of it becomes the next part, and a thread refills that quarter while training uses the part. In both
+cases each epoch gives every cell exactly once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # training on cells in memory needs neither stores nor their 
 
 MIB = 1 << 20
 GIVEN_OUT = 4  # a part is one quarter of a full buffer
-# Memory in units of the buffer: the buffer, the part in use, the next part.
+# Memory in units of the buffer: the buffer itself, the part in use and the next part.
 HELD = 1 + 2 / GIVEN_OUT
 
 
@@ -50,9 +50,9 @@ class Cells:
     reader
         Embeddings of the training images.
     budget
-        Most bytes of cells in memory.
+        Largest number of bytes of cells in memory.
     device
-        Device that holds the parts. A set of cells that fits the budget lies there as a whole.
+        Device of the parts. If all cells fit the budget, all of them are kept there.
     kept
         Bool [images, R * C] in the reader's order: True for the cells to use. None: all cells.
 
@@ -79,7 +79,7 @@ class Cells:
         self.count = int(kept.sum())
         if not self.count:
             raise InputError(
-                f"layer {grid.layer}: no cell of a training image; check split and background"
+                f"layer {grid.layer}: the training images have no cell; check split and background"
             )
         cell = self.channels * reader.dtype.itemsize
         self.resident = self.count * cell <= budget
@@ -94,7 +94,7 @@ class Cells:
                 self._whole[rows.to(device)] = cells.to(device)
 
     def sample(self) -> Tensor:
-        """Return cells [m, d] of random images, one buffer at most, to compute statistics from."""
+        """Return cells [m, d] for statistics: all, or one part if all exceed the budget."""
         return self._whole if self.resident else next(self._mixed(0))
 
     def parts(self, epoch: int = 0) -> Generator[Part, None, None]:
@@ -141,7 +141,7 @@ class Cells:
             yield buffer.index_select(0, rows)
 
     def _blocks(self, order: Iterable[int] | np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (positions, cells [m, d]) block by block."""
+        """Yield, for each block in `order`, its images' positions and their kept cells [m, d]."""
         for number in order:
             positions, cells = self._reader.read_block(int(number))
             check_finite(cells, positions, self._reader)
@@ -151,9 +151,9 @@ class Cells:
 
 
 def _leave_cores() -> None:
-    """Let torch compute only in the calling thread.
+    """Let torch compute without worker threads in the calling thread, which reads the parts.
 
-    torch's own worker threads would spin on the cores and slow the training by a tenth.
+    These worker threads would occupy the cores while they wait, and slow the training by a tenth.
     """
     torch.set_num_threads(1)
 

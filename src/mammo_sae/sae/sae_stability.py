@@ -1,9 +1,9 @@
-"""Step: measure how far the seeds of one SAE agree on its atoms.
+"""Step: measure how well SAEs trained with different seeds agree on their atoms.
 
-Two dictionaries are paired one to one so that the summed cosine of the pairs is largest (Hungarian
-method). Only latents that are active in some cell count: the atom of a dead latent hardly moves
-from its start. The null value pairs one dictionary with random directions that have the other's
-mean and covariance.
+The atoms of two SAEs are paired one to one so that the summed cosine of the pairs is largest
+(Hungarian method). Latents that are active in no cell are left out, because their atoms hardly
+change in training. The null value pairs one dictionary with random directions that have the mean
+and covariance of the other.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ def run(
     codes: Sequence[Path],
     output: Path,
 ) -> list[Path]:
-    """Say how far the seeds of one SAE agree on its atoms, a row per pair of seeds.
+    """Measure how well SAEs trained with different seeds agree on their atoms.
 
     Parameters
     ----------
     encoder_name, layer, sae_name
         Names of the SAE under test.
     seeds
-        Its seeds, at least two.
+        Seeds of the SAE, at least two.
     saes, codes
         Description (`sae.json`) and manifest of the codes of each seed, in the order of `seeds`.
     output
-        Table to write: encoder, layer, sae, seed, other_seed, latents (number of pairs of alive
-        latents), cosine (mean over pairs), cosine_null, share_above_0.7 and share_above_0.9.
+        Table to write, one row per pair of seeds: encoder, layer, sae, seed, other_seed, latents
+        (number of pairs of latents), cosine (mean over these pairs), cosine_null, share_above_0.7
+        and share_above_0.9 (shares of pairs with a larger cosine).
 
     Raises
     ------
@@ -55,7 +56,8 @@ def run(
     """
     if len(seeds) < 2 or not len(seeds) == len(saes) == len(codes):
         raise InputError(
-            f"{len(seeds)} seeds, {len(saes)} SAEs and {len(codes)} codes; give two or more of each"
+            f"there are {len(seeds)} seeds, {len(saes)} SAEs and {len(codes)} codes; give the same "
+            "number of each, at least two"
         )
     atoms = {}
     for seed, description, manifest in zip(seeds, saes, codes, strict=True):
@@ -81,7 +83,7 @@ def run(
 def matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the cosines [min(h, g)] of atoms [h, d] and others [g, d] paired one to one.
 
-    A zero atom has cosine 0 with every other.
+    An atom of norm 0 has cosine 0 with every other atom.
     """
     lengths = (np.linalg.norm(part, axis=1, keepdims=True) for part in (atoms, others))
     unit, other = (
@@ -93,7 +95,7 @@ def matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def lookalikes(atoms: np.ndarray, seed: int) -> np.ndarray:
-    """Return as many Gaussian directions with the mean and covariance of `atoms` [h, d]."""
+    """Return Gaussian directions [h, d] with the mean and covariance of `atoms` [h, d]."""
     mixing = np.random.default_rng(seed).standard_normal((len(atoms), len(atoms)))
     mean = atoms.mean(axis=0)
     return mean + mixing @ (atoms - mean) / np.sqrt(len(atoms))

@@ -1,9 +1,10 @@
 """Products with few active latents per cell, without a dense [cells, h] array of floats.
 
-A code is a pair `index` [n, k] and `value` [n, k]: cell i is the sum over slots s of value[i, s]
-times row index[i, s] of a dictionary [h, d]. An unused slot has index 0 and value 0. In training,
-the dense product that finds the active latents may run in bfloat16 (`product_type`). Values and
-gradients are then computed in float32 for the k active latents only.
+The codes of n cells are a pair `index` [n, k] and `value` [n, k]. The reconstruction of cell i is
+the sum over slots s of value[i, s] times row index[i, s] of a dictionary [h, d]. An unused slot has
+index 0 and value 0. In training, the dense product that finds the active latents may run in
+bfloat16 (`product_type`). Values and gradients are then computed in float32 for the k active
+latents only.
 
 On a GPU with Triton, `mammo_sae.sae.kernels` computes the products; elsewhere torch does. With
 Triton's interpreter (TRITON_INTERPRET=1), tensors on the CPU use the kernels too.
@@ -24,10 +25,10 @@ from torch import Tensor
 
 from mammo_sae.compute.devices import product_type
 
-# Entries per group in each level of maxima. The maxima reduce a row before `topk`.
+# Instead of whole rows, `topk` reads the maxima of groups of GROUP entries, taken LEVELS times.
 GROUP = 4
 LEVELS = 2
-# On a GPU, rows of a multiple of 16 entries are read 16 bytes at a time, in every number type.
+# On a GPU, rows are padded to a multiple of 16 entries, so that 16 bytes are read at a time.
 ALIGNED = 16
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -35,10 +36,10 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 
 class Preactivations:
-    """Computes x W^T + b for batches of one size, into memory that is kept between calls.
+    """Computes x W^T + b for batches of cells, in memory that is reused by later calls.
 
-    The bias is one more column of W, and x has a column of ones. That costs less than a second
-    pass over the [n, h] result. Allocating a new result would cost as much as the product.
+    The bias is one more column of W, and x has a column of ones. This takes less time than a second
+    pass over the [n, h] result. Allocating a new result would take as long as the product.
 
     Parameters
     ----------
@@ -58,12 +59,12 @@ class Preactivations:
         self._output = torch.empty(0, latents, dtype=self.dtype, device=device)
 
     def load(self, weight: Tensor, bias: Tensor) -> None:
-        """Copy weight [h, d] and bias [h]."""
+        """Set the weight [h, d] and bias [h] of later calls."""
         self._weight[:, : self._channels].copy_(weight)
         self._weight[:, self._channels].copy_(bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return [n, h] for x [n, d]. The next call overwrites the result."""
+        """Return pre-activations [n, h] of cells x [n, d]. The next call overwrites the result."""
         n = len(x)
         if n > len(self._input):
             self._input = self._input.new_ones(n, self._input.shape[1])
@@ -72,10 +73,11 @@ class Preactivations:
         return torch.mm(self._input[:n], self._weight.t(), out=self._output[:n])
 
     def rounded(self, x: Tensor) -> Tensor:
-        """Return x in the type in which sparse products should read it.
+        """Return x in the number type in which sparse products should read it.
 
-        Kernels are bound by memory. They read x in the product's type, which has half the bytes,
-        and multiply and add in float32. On a CPU, x is returned unchanged.
+        The time of the kernels is that of reading memory. So they read x in the type of the dense
+        product, which can have half the bytes, and multiply and add in float32. Where torch
+        computes the products, x is returned unchanged.
         """
         return x if _kernels(x) is None else x.to(self.dtype)
 
@@ -105,9 +107,9 @@ def _kernels(x: Tensor) -> ModuleType | None:
 
 
 def largest(preactivation: Tensor, k: int) -> Tensor:
-    """Return the indices [n, k] of the k largest entries of each row, ascending.
+    """Return the indices [n, k] of the k largest entries of each row, in ascending order.
 
-    Entries of 0 and below may come in any order, because they are inactive latents.
+    Entries of 0 and below are inactive latents. If they are needed to reach k, any are returned.
     """
     if (kernels := _kernels(preactivation)) and k <= kernels.MOST:
         return kernels.largest(preactivation, k)
@@ -134,7 +136,8 @@ def only_largest(values: Tensor, k: int) -> Tensor:
 def above(margin: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     """Return index and value [n, m] of the latents whose margin [n, h] is above 0.
 
-    The value is margin + threshold [h]. m is the largest count of a row, at least 1.
+    The value is margin + threshold [h]. m is the largest number of such latents in a row, at least
+    1. Unused slots have index 0 and value 0.
     """
     row, latent = torch.nonzero(margin > 0, as_tuple=True)
     count = torch.bincount(row, minlength=len(margin))
@@ -152,11 +155,11 @@ def _topk(keys: Tensor, k: int) -> Tensor:
 
 
 def _narrowed(keys: Tensor, k: int) -> Tensor:
-    """Return the exact top k of each row, through a pyramid of group maxima.
+    """Return the indices [n, k] of the k largest entries of each row, by maxima of groups.
 
-    The k largest entries lie in the k groups with the largest maxima. So `topk` runs over the
-    groups, then over the members of the best k groups, and most entries are read once. A group
-    holds every (h / GROUP)-th latent, which makes the maxima plain vector operations.
+    The k largest entries are in the k groups with the largest maxima. So `topk` runs over the
+    maxima, then over the members of the k groups, and most entries are read once. A group
+    consists of every (h / GROUP)-th latent, so the maxima are plain vector operations.
     """
     levels = [keys]
     while (
@@ -255,11 +258,11 @@ class ByLatent:
     Attributes
     ----------
     slot [n * k]
-        Flat positions of slots, ordered by latent; cells ascend within a latent.
+        Positions of the slots in the flattened [n, k] arrays, ordered by latent, then by cell.
     cell [n * k]
-        The cell of each slot in that order.
+        The cell of each of these slots.
     start [h + 1]
-        Where each latent's slots begin. The last entry is n * k.
+        The position in `slot` at which each latent's slots begin. The last entry is n * k.
     """
 
     slot: Tensor

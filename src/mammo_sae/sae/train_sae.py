@@ -30,11 +30,11 @@ from mammo_sae.stores.tables import write_table
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
 
-# Cells of the sample that a variant uses for its start and for resampling dead latents.
+# Number of cells that a variant uses for its initial weights and for resampling dead latents.
 SAMPLE_CELLS = 20_000
 CHECKPOINT = "checkpoint.pt"
 FINISHED = "finished"  # key of a checkpoint's state that holds a trained SAE
-# Most memory of the SAEs of one pass: weights, gradients and Adam's moments together.
+# Largest number of bytes for weights, gradients and Adam's moments of all SAEs of one pass.
 TOGETHER_BYTES = 4 << 30
 
 # An SAE and the rows of its training log.
@@ -74,11 +74,11 @@ def run(
     image_stores
         Manifests of the image stores. Required if `settings.background` is below 1.
     beside
-        Other SAEs of the layer, by the path of their description. Those that see the same cells and
-        have no result yet are trained in the same pass. They are left as finished checkpoints, and
-        their own runs only have to write them. They do not change this SAE.
+        Other SAEs of the layer, by the path of their description. Those that use the same cells and
+        have no result yet are trained in the same pass. They are left as finished checkpoints, from
+        which their own runs only write the results. They do not change this SAE.
     made_by
-        Returns the provenance of an SAE that is trained with given settings on these inputs.
+        Function that returns the provenance of an SAE trained with given settings on these inputs.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:
 
 
 def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader) -> list[Member]:
-    """Return those of `others` without a result, as many as fit into `TOGETHER_BYTES`."""
+    """Return the SAEs of `others` without a result, as many as fit beside `first` into memory."""
     taken: list[Member] = []
     total = _bytes(first.settings, reader)
     for member in others:
@@ -164,17 +164,17 @@ def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader
 
 
 def _bytes(settings: SaeTraining, reader: EmbeddingReader) -> int:
-    """Return the bytes of one training: two matrices, each with a gradient and two moments."""
+    """Return the bytes that an SAE needs in training: two matrices, their gradients and moments."""
     return 2 * 4 * 4 * settings.latents * reader.grid.channels
 
 
 def _trained(
     members: Sequence[Member], reader: EmbeddingReader, image_stores: Sequence[Path]
 ) -> Trained:
-    """Train SAEs, each from its checkpoint if there is one; return the first.
+    """Train the SAEs of `members`, each from its checkpoint if there is one; return the first SAE.
 
-    The others are left in their checkpoints. If the first one's checkpoint is finished, no cell is
-    read.
+    The other SAEs are left in their checkpoints. If the checkpoint of the first SAE is finished, no
+    cell is read.
     """
     first, *others = members
     own = first.checkpoint.load()

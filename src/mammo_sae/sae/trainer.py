@@ -43,7 +43,7 @@ class Training:
     sae
         The SAE at its initial weights.
     mean, scale
-        The SAE sees an embedding x as scale (x - mean).
+        The SAE is trained on scale (x - mean) for each embedding x.
     """
 
     settings: SaeTraining
@@ -86,7 +86,7 @@ class Training:
         self.step += 1
         self.sae.revive(u, dead, self.optimiser, self.step / self.settings.steps)
         logged = self.step % self._every == 0 or self.done
-        # Reading the loss makes the CPU wait for a GPU, so there only logged losses are checked.
+        # Reading the loss makes the CPU wait for a GPU, so on a GPU only logged losses are checked.
         if (logged or u.device.type == "cpu") and not torch.isfinite(found.loss):
             raise InputError(
                 f"training diverged at step {self.step}: the loss is {float(found.loss)}; "
@@ -156,21 +156,21 @@ def fit(
     label: str,
     save: Callable[[Training], None] = lambda training: None,
 ) -> None:
-    """Train to the last step in one pass over the cells; show the rate and the time left.
+    """Train several SAEs to their last steps on the same parts; show the rate and the time left.
 
     Parameters
     ----------
     trainings
-        The SAEs, each at its own step before its last. Only the first must succeed: another one
-        that diverges is dropped with a warning.
+        The SAEs, each with steps left. If an SAE other than the first diverges, it is dropped with
+        a warning.
     save
-        Called for each of them every `SAVE_SECONDS` and after its last step, to keep its
-        `state()`.
+        Function that keeps the `state()` of an SAE. It is called for each SAE every `SAVE_SECONDS`
+        and after the SAE's last step.
 
     Raises
     ------
     InputError
-        If the first diverges.
+        If the first SAE diverges.
     """
     batches = [t.settings.batch for t in trainings]
     seen = [t.step * batch for t, batch in zip(trainings, batches, strict=True)]
@@ -210,7 +210,7 @@ def fit(
                 except InputError as error:
                     if position == 0:
                         raise
-                    bar.write(f"warning: an SAE trained in the same pass: {error}", sys.stderr)
+                    bar.write(f"warning: dropped an SAE of the same pass: {error}", sys.stderr)
                     del streams[position]
                 else:
                     if training.done:

@@ -1,4 +1,4 @@
-"""Which cells an SAE is trained on: in the breast, a share outside it, at most so many an image."""
+"""The choice of an SAE's training cells: breast cells, a share of the others, a limit per image."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ def kept_cells(
 ) -> np.ndarray | None:
     """Return bool [n, R * C] of the reader's images: True for cells used in training.
 
-    Used are the cells in the breast and the share `share` of the cells outside it. If `most` is
-    given, at most that many of each image are drawn from these without replacement. Every epoch
-    and every SAE of the layer uses the same cells. The return value None means all cells.
+    Training uses the cells that the breast touches and the share `share` of the other cells. If
+    `most` is given, at most `most` of these cells are drawn from each image, without replacement.
+    Every epoch and every SAE of the layer uses the same cells. The return value None means all
+    cells.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""SAEs of others, and ours in the layouts of others."""
+"""Readers of SAEs from other libraries, and a writer of SAELens's layout."""

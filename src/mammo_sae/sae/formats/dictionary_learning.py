@@ -1,8 +1,8 @@
 """dictionary_learning's folders: `ae.pt`, and `config.json` with the class in `trainer.dict_class`.
 
-Each class's formula as that library's `dictionary.py` and `trainers/` have it. BatchTopK and
-Matryoshka SAEs use the threshold that training has found; -1 means that there is none yet, which
-gives a ReLU.
+The formulas of the classes are those of the library's `dictionary.py` and `trainers/`. BatchTopK
+and Matryoshka SAEs use the threshold found in training. A threshold of -1 means that training has
+not found one yet. The SAE is then read with threshold 0, as a ReLU.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ PLAIN = ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE")
 
 
 def read(folder: Path) -> SparseAutoencoder:
-    """Return the SAE of a folder.
+    """Return the SAE in a folder.
 
     Raises
     ------
     InputError
-        If a file is missing or damaged, or of a class that can't be read.
+        If a file is missing or damaged, or the SAE's class can't be read.
     """
     path = folder / CONFIG
     trainer = part(read_config(path), "trainer", path)
@@ -71,7 +71,7 @@ def read(folder: Path) -> SparseAutoencoder:
         if "threshold" not in tensors:
             raise InputError(
                 f"{tensors.path} has no threshold: it was written before the library kept one; "
-                "load and save it with a newer dictionary_learning after training on"
+                "train the SAE further with a newer dictionary_learning and save it again"
             )
         threshold = tensors.take("threshold").expand(latents)
     return in_embedding_units(
@@ -88,7 +88,7 @@ def read(folder: Path) -> SparseAutoencoder:
 
 
 def _k(tensors: Tensors, trainer: dict[str, Any], path: Path) -> int:
-    """Return k: the file's own, and the configuration's, which must be the same."""
+    """Return k from the weights or the configuration. If both have a k, they must agree."""
     found = [
         *([tensors.take("k").item()] if "k" in tensors else []),
         *([trainer["k"]] if trainer.get("k") is not None else []),

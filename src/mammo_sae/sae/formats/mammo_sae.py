@@ -2,7 +2,7 @@
 
     z = ReLU(W (x - b) + b_e),  x_hat = D z + b
 
-with a first axis of size 1 in every tensor.
+Every tensor in the file has an additional first axis of size 1.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     z = act(x W^T + b),  x_hat = z D,  D = exp(multiplier) (unit rows, or A C + R: archetypal)
 
-The file does not contain the kind of the SAE. A JumpSAE is recognised by `thresholds` (it stores
-their logarithm), and a BatchTopK SAE by `running_threshold` (which it keeps outside its state
-dict). For any other file k must be given: that of a TopK SAE, or the number of latents of a ReLU
-SAE.
+The file does not contain the kind of the SAE. A JumpSAE is recognised by `thresholds`, which are
+stored as logarithms. A BatchTopK SAE is recognised by `running_threshold`, which the user adds to
+the state dict. For any other file k must be given: that of a TopK SAE, or the number of latents of
+a ReLU SAE.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from mammo_sae.sae.formats.units import in_embedding_units
 from mammo_sae.sae.model import SparseAutoencoder
 
 MARK = "dictionary."
-# The largest distance from 1 of norms and sums that the library itself has set to 1, with 1e-8
-# added.
+# Tolerance for norms and sums that should be 1. The library divides by the norm or sum plus 1e-8.
 SET = 1e-4
 LINEAR = "encoder.final_block.0."
 TIED = "encoder.tied_to."
@@ -38,8 +37,8 @@ def read(tensors: Tensors, k: int | None) -> SparseAutoencoder:
     Raises
     ------
     InputError
-        If a tensor is missing or unknown, the dictionary is not the one that the library decodes
-        with, or it is not said which latents are active.
+        If a tensor is missing or unknown, if the dictionary is not normalised as the library uses
+        it, or if neither the file nor `k` says which latents are active.
     """
     unknown = [name for name in tensors.names() if name not in KNOWN]
     if unknown:
@@ -63,11 +62,12 @@ def read(tensors: Tensors, k: int | None) -> SparseAutoencoder:
         threshold = tensors.take("running_threshold").expand(latents)
     if threshold is None and k is None:
         raise InputError(
-            f"{tensors.path} does not say how many latents are active; set variant.k: top_k of a "
-            f"TopK SAE, {latents} of a ReLU SAE. Of a BatchTopK SAE save its running_threshold too"
+            f"{tensors.path} does not say how many latents are active; set variant.k to top_k for "
+            f"a TopK SAE, or to {latents} for a ReLU SAE. For a BatchTopK SAE, save "
+            "running_threshold too"
         )
     if threshold is not None and k is not None:
-        raise InputError(f"{tensors.path} has thresholds; take variant.k out")
+        raise InputError(f"{tensors.path} has thresholds; remove variant.k")
     if threshold is None and k == latents:
         threshold, k = atoms.new_zeros(latents), None
     return in_embedding_units(
@@ -105,8 +105,8 @@ def _atoms(
         if ((length - 1).abs() > SET).any():
             raise InputError(
                 f"{tensors.path}: rows of {at}_weights have norms from {length.min():.3g} to "
-                f"{length.max():.3g}, not 1: call sae.eval() before saving. Other normalisations "
-                "than l2 can't be told from the file"
+                f"{length.max():.3g}, not 1: call sae.eval() before saving. Only the normalisation "
+                "l2 can be read"
             )
         return atoms * factor
     mixture = tensors.take(f"{at}W", latents, None)
@@ -114,7 +114,7 @@ def _atoms(
     points = tensors.take(f"{at}C", candidates, channels)
     if (mixture < 0).any() or ((mixture.sum(dim=1) - 1).abs() > SET).any():
         raise InputError(
-            f"{tensors.path}: rows of {at}W are no mixtures that sum to 1: call sae.eval() "
-            "before saving"
+            f"{tensors.path}: rows of {at}W are not weights of at least 0 that sum to 1: call "
+            "sae.eval() before saving"
         )
     return (mixture @ points + tensors.take(f"{at}Relax", rows, points.shape[1])) * factor

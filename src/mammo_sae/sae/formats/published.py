@@ -1,4 +1,4 @@
-"""The weights that a variant `published` names, whoever wrote them."""
+"""The reader of the variant `published`: finds the library that wrote the files of an SAE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mammo_sae.stores.checksums import file_digest
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import PublishedVariant
 
-# By a folder's file of weights, the library that writes it.
+# The readers of folders, by the name of the file of weights in the folder.
 FOLDERS = {library.WEIGHTS: library for library in (saelens, dictionary_learning)}
 
 
@@ -25,7 +25,7 @@ def read_published(settings: PublishedVariant) -> SparseAutoencoder:
     Raises
     ------
     InputError
-        If the files are missing, not the ones whose SHA-256 was given, or of no readable form.
+        If a file is missing, has another SHA-256 than configured, or can't be read.
     """
     path = Path(settings.path)
     files = [path]
@@ -36,7 +36,7 @@ def read_published(settings: PublishedVariant) -> SparseAutoencoder:
                 f"{path} is a folder with {' and '.join(there) or 'no weights'}; it should "
                 f"hold one of {', '.join(FOLDERS)}"
             )
-        # What the configuration says decides the codes as much as the weights do.
+        # The configuration decides the codes too, so the SHA-256 covers both files.
         library = FOLDERS[there[0]]
         files = [path / library.CONFIG, path / library.WEIGHTS]
     for file in files:
@@ -56,7 +56,7 @@ def read_published(settings: PublishedVariant) -> SparseAutoencoder:
             return overcomplete.read(tensors, settings.k)
         sae = _of_file(tensors)
     if settings.k is not None:
-        raise InputError(f"{path} says itself which latents are active; take variant.k out")
+        raise InputError(f"{path} states itself which latents are active; remove variant.k")
     return sae
 
 

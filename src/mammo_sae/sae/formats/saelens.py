@@ -1,7 +1,7 @@
-"""SAELens's folders, of every age: `cfg.json` and `sae_weights.safetensors`.
+"""Folders of every version of SAELens: `cfg.json` and `sae_weights.safetensors`.
 
 Before version 6 the activation had its own keys (`activation_fn_str` or `activation_fn`, and
-`activation_fn_kwargs`). A key that is missing in an old file has the default of SAELens:
+`activation_fn_kwargs`). A key that is missing in an old file gets the default value of SAELens:
 architecture `standard`, activation `relu`, `apply_b_dec_to_input` true.
 BatchTopK and Matryoshka SAEs are stored as `jumprelu`.
 """
@@ -28,12 +28,12 @@ SCALINGS = ("scaling_factor", "finetuning_scaling_factor")
 
 
 def read(folder: Path) -> SparseAutoencoder:
-    """Return the SAE of a folder.
+    """Return the SAE in a folder.
 
     Raises
     ------
     InputError
-        If a file is missing or damaged, or the SAE needs what can't be folded into weights.
+        If a file is missing or damaged, or the SAE has an operation that weights can't contain.
     """
     path = folder / CONFIG
     config = read_config(path)
@@ -71,7 +71,7 @@ def read(folder: Path) -> SparseAutoencoder:
 
 
 def _kind(config: dict[str, Any], path: Path) -> tuple[str, int | None]:
-    """Return the architecture and, of a TopK SAE, how many latents are active."""
+    """Return the architecture and k, which is None unless the SAE is a TopK SAE."""
     kind = config.get("architecture", "standard")
     activation = config.get("activation_fn", config.get("activation_fn_str"))
     if activation is None:
@@ -86,7 +86,7 @@ def _kind(config: dict[str, Any], path: Path) -> tuple[str, int | None]:
     if activation != "relu" and not (activation == "topk" and kind == "topk"):
         raise InputError(
             f"{path}: activation {json.dumps(activation)[:60]} of architecture {kind} can't be "
-            "read, only relu, and topk of standard and topk"
+            "read, only relu, or topk with the architecture standard or topk"
         )
     if kind != "topk":
         return kind, None
@@ -96,7 +96,7 @@ def _kind(config: dict[str, Any], path: Path) -> tuple[str, int | None]:
 
 
 def _refuse_what_depends_on_the_cell(config: dict[str, Any], path: Path) -> None:
-    """Refuse an SAE that is not linear in the embedding, or needs values that the file lacks."""
+    """Refuse an SAE that rescales cells, reshapes its input, or needs values not in the file."""
     normal = config.get("normalize_activations")
     if normal is True or normal == "expected_average_only_in":
         raise InputError(
@@ -111,7 +111,7 @@ def _refuse_what_depends_on_the_cell(config: dict[str, Any], path: Path) -> None
     if normal not in (None, False, "none"):
         raise InputError(
             f"{path}: normalize_activations = {json.dumps(normal)[:60]} scales every cell by its "
-            "own length, which no weights can; such an SAE can't be read"
+            "own length, which weights can't contain; such an SAE can't be read"
         )
     hook = config.get("hook_name", config.get("hook_point"))
     reshape = config.get("reshape_activations")
@@ -157,10 +157,11 @@ def _scaling(tensors: Tensors, config: dict[str, Any], latents: int, path: Path)
 
 
 def write(sae: SparseAutoencoder, folder: Path) -> None:
-    """Write an SAE as SAELens's `SAE.load_from_disk` reads it: `topk` or `jumprelu`."""
+    """Write an SAE as `topk` or `jumprelu`, in the form that `SAE.load_from_disk` reads."""
     weight, bias, atoms = sae.encoder_weight, sae.encoder_bias, sae.decoder_weight
     if sae.selection is not None:
-        # Theirs chooses by the code itself: codes are selected ones, atoms as much longer.
+        # SAELens has no `selection`: it ranks latents by their codes. So multiply the codes by
+        # `selection` and divide the atoms by it, which does not change the reconstruction.
         scale = sae.selection.unsqueeze(1)
         weight, bias, atoms = weight * scale, bias * sae.selection, atoms / scale
     tensors = {"W_enc": weight.t(), "b_enc": bias, "W_dec": atoms, "b_dec": sae.decoder_bias}

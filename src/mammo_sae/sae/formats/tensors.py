@@ -1,4 +1,4 @@
-"""Named tensors from a file that somebody else wrote, asked for by name and shape."""
+"""Tensors and configurations from files of other libraries, with checks of names and shapes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Tensors:
     Parameters
     ----------
     path
-        A file of safetensors, or what torch.save wrote of a state dict. Nothing in it is run.
+        A safetensors file, or a state dict written by torch.save. No code in the file is run.
 
     Raises
     ------
     InputError
-        If it is missing, damaged, or holds something else than a state dict.
+        If the file is missing or damaged, or does not hold a state dict.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class Tensors:
         return name in self._found
 
     def names(self) -> list[str]:
-        """Return the names, sorted."""
+        """Return the names of the tensors, sorted."""
         return sorted(self._found)
 
     def take(self, name: str, *shape: int | None) -> Tensor:
@@ -51,12 +51,12 @@ class Tensors:
         Parameters
         ----------
         shape
-            The sizes that it must have; None: any, at least 1.
+            Required size of each axis. None: any size from 1 on.
 
         Raises
         ------
         InputError
-            If it is not there, is not a tensor of numbers, has another shape, or holds NaN.
+            If the tensor is missing, is not of real numbers, has another shape, or is not finite.
         """
         if name not in self._found:
             raise InputError(
@@ -73,7 +73,7 @@ class Tensors:
             wanted = tuple("any" if size is None else size for size in shape)
             raise InputError(
                 f"{self.path}: {name} has shape {tuple(tensor.shape)}, not {wanted}; "
-                "the file is not of the form that it seems to be"
+                "the file does not have the format that its other names suggest"
             )
         tensor = tensor.double()
         if not torch.isfinite(tensor).all():
@@ -87,7 +87,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is missing or none.
+        If the file is missing, too large or not JSON, or does not hold an object.
     """
     try:
         if path.stat().st_size > MOST_CONFIG:
@@ -104,12 +104,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def part(config: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
-    """Return the object under `key`, an empty one if it is not there or null.
+    """Return the object under `key`, or an empty object if the key is missing or null.
 
     Raises
     ------
     InputError
-        If it is something else.
+        If the value is not an object.
     """
     value = config.get(key)
     if value is None:
@@ -125,7 +125,7 @@ def whole_number(value: Any, what: str) -> int:
     Raises
     ------
     InputError
-        Saying `what` it should have been.
+        If the value is no such number. The message begins with `what`, the name of the value.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or value != value // 1 or not 1 <= value < 1 << 31:

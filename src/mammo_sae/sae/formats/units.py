@@ -1,9 +1,9 @@
-"""What every reader ends in: atoms of norm 1, codes as lengths in the embedding.
+"""The last conversion of every reader: atoms get norm 1, codes become lengths in the embedding.
 
-With p = W (x - c) + b, x_hat = sum_j z_j D_j + b_d and n_j = ||D_j||, nothing changes in x_hat if
-atom j is divided by n_j and its code multiplied by it. ReLU and thresholds (of p) commute with a
-positive factor, so row j of W, b_j and threshold_j are multiplied by n_j too. The k largest of
-several latents do not: they stay those of the unscaled p, which `selection` = 1 / n_j restores.
+Let p = W (x - c) + b, x_hat = sum_j z_j D_j + b_d and n_j = ||D_j||. x_hat does not change if atom
+j is divided by n_j and its code z_j is multiplied by n_j. With ReLU or thresholds, codes are
+multiplied by n_j if row j of W, b_j and threshold_j are. With k, this would change which p_j are
+the k largest. `selection`, which is proportional to 1 / n_j, keeps the original choice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
 
-# Norms that differ from 1 (or from each other) by less are those of float32 rounding.
+# Norms whose relative difference from 1, or from their mean, is smaller count as equal to it.
 ROUNDING = 1e-6
 
 
@@ -42,30 +42,31 @@ def in_embedding_units(
     path, source
         For messages, and for the SAE's description.
     weight, bias : [h, d], [h]
-        The encoder's, float64.
+        Weight and bias of the encoder, float64.
     atoms, offset : [h, d], [d]
-        The decoder's, of any norm.
+        Weight and bias of the decoder. Atoms may have any norm.
     centre : [d]
-        What the encoder takes off its input; None: nothing.
+        Vector that the encoder subtracts from its input. None: it subtracts nothing.
     k, threshold
-        Which latents are active, as in `SparseAutoencoder`; thresholds [h] of p below 0 are 0.
+        The rule for active latents, as in `SparseAutoencoder`. Thresholds [h] below 0 become 0.
     chosen_by_length
         The k largest p_j ||D_j|| are active, not the k largest p_j.
 
     Raises
     ------
     InputError
-        If atoms are 0 and would take places among the k largest.
+        If k is larger than the number of latents, a norm is infinite, or an atom is 0 although its
+        latent could be among the k largest.
     """
     if k is not None and k > len(atoms):
-        raise InputError(f"{path} has {len(atoms)} latents, so k = {k} can't be; correct k")
+        raise InputError(f"{path} has {len(atoms)} latents, fewer than k = {k}; correct k")
     if centre is not None:
         bias = bias - weight @ centre
     if threshold is not None:
         threshold = threshold.clamp(min=0)
     length = torch.linalg.vector_norm(atoms, dim=1)
     if not torch.isfinite(length).all():
-        raise InputError(f"{path}: atoms are too long to be measured; save the SAE again")
+        raise InputError(f"{path}: the norm of an atom is infinite; save the SAE again")
     selection = None
     if (length - 1).abs().max() > ROUNDING:
         empty = length == 0

@@ -19,8 +19,9 @@ operands of products in bfloat16):
 | radial part, unit norm of atoms | 0.22 | memory |
 | Adam on 67 million values | 0.65 | memory: 28 bytes a value |
 
-The dense product is cuBLAS's. A custom kernel that also computed the group maxima would save half
-of a 0.05 ms pass, and would lose more than that below 90 % of cuBLAS's rate.
+cuBLAS computes the dense product. A custom kernel could compute the group maxima in the same pass.
+This would save half of a pass of 0.05 ms. The kernel would lose more than that if its rate were
+below 90 % of cuBLAS's.
 """
 
 from __future__ import annotations

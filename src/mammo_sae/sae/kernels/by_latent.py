@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mammo_sae.sae.kernels.products import WIDEST
 
-# Slots that one program adds up. Few latents have more, and those have up to a hundred times more.
+# Largest number of slots that one program adds up. A few latents have up to a hundred times more.
 PIECE = 128
 
 
@@ -21,6 +21,7 @@ class Pieces:
 
     Attributes
     ----------
+    first [h + 1]
         The number of each latent's first piece. The last entry is the number of pieces. A latent
         without slots has one empty piece.
     owner [h + n k // PIECE]
@@ -33,7 +34,7 @@ class Pieces:
 
     @classmethod
     def of(cls, start: Tensor, slots: int) -> Pieces:
-        """Cut `slots` slots into pieces; latent j's slots begin at start[j], start [h + 1]."""
+        """Return the pieces of `slots` slots. start [h + 1] tells where a latent's slots begin."""
         latents = len(start) - 1
         count = (start.diff() + (PIECE - 1)).div_(PIECE, rounding_mode="floor").clamp_(min=1)
         first = torch.zeros_like(start)
@@ -103,8 +104,8 @@ def sum_by_latent(
 ) -> Tensor:
     """Return [h, d] float32: for each latent, the sum of value * x[cell] over its slots.
 
-    The numbers of slots of latents differ a thousandfold. So each program sums one piece of a
-    limited number of slots, and a second pass adds up the pieces of latents with several.
+    Some latents have a thousand times as many slots as others. So each program sums one piece, and
+    a second pass adds up the pieces of each latent that has several.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Products of cells with the few rows of a matrix whose latents are active in them."""
+"""Sparse products: of each cell with the rows of a matrix that belong to its active latents."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def dots(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
 def combine(index: Tensor, value: Tensor, dictionary: Tensor) -> Tensor:
     """Return [n, d] float32: sum over s of value[i, s] * dictionary[index[i, s]].
 
-    Programs treat all cells before they go on to the next channels. So the part of the rows in
-    use stays in the cache.
+    One block of channels is computed for all cells before the next block. So the part of the
+    dictionary that is in use stays in the cache.
 
     Parameters
     ----------

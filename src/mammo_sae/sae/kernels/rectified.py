@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# One program treats ROWS rows of LATENTS latents, TILE rows at a time.
+# One program computes ROWS rows of LATENTS latents, TILE rows at a time.
 ROWS, TILE, LATENTS = 128, 16, 128
 
 
@@ -68,8 +68,8 @@ def rectify_(preactivation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns
     -------
     tuple
-        The sum of the other entries, float32; the number of entries above 0; for each latent
-        whether it has one, bool [h].
+        The sum of the other entries, float32; the number of entries above 0; bool [h], True for
+        each latent that has an entry above 0.
     """
     n, latents = preactivation.shape
     columns, parts = triton.cdiv(latents, LATENTS), triton.cdiv(n, ROWS)

@@ -1,4 +1,4 @@
-"""The k largest entries of each row, from one read: their indices, or all others set to 0."""
+"""The k largest entries of each row: their indices, or the row with all other entries set to 0."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The largest k. The candidates of a larger k would not fit a program's registers.
+# The largest k of `largest`. The candidates of a larger k would not fit a program's registers.
 MOST = 128
 # The longest row that one program of `only_largest_` can hold.
 LONGEST = 1 << 15
@@ -15,7 +15,7 @@ LONGEST = 1 << 15
 
 @triton.jit
 def _packed(key, latent, inside, WIDE: tl.constexpr):
-    """Return integers that order by key, then by descending latent.
+    """Return integers that sort by key and, among equal keys, by descending latent.
 
     Entries outside the row get the smallest integer, which decodes to the highest latent.
     """
@@ -85,12 +85,12 @@ def _only_largest(rows, length, k, BITS: tl.constexpr, LENGTH: tl.constexpr):
 
 
 def largest(preactivation: Tensor, k: int) -> Tensor:
-    """Return the indices [n, k] int64 of the k largest entries of each row, ascending.
+    """Return the indices [n, k] int64 of the k largest entries of each row, in ascending order.
 
-    Among equal entries, the group of the lowest latent is chosen. Entries of 0 and below may come
-    in any order, because they are inactive latents. One pass over the row finds the maxima of
-    groups; after it only the k best groups are read, from the cache. A group holds every g-th
-    latent, which makes the maxima plain vector operations.
+    Entries of 0 and below are inactive latents. If they are needed to reach k, any are returned.
+    One pass over the row finds the maxima of groups. Among equal maxima, the group with the lowest
+    latent is chosen. Then only the k groups with the largest maxima are read, from the cache. A
+    group consists of every g-th latent, so the maxima are plain vector operations.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
     """
     n, latents = preactivation.shape
     kept = max(triton.next_power_of_2(k), 2)
-    # The sum of groups and candidates is smallest where both are equally many.
+    # Groups and candidates together are fewest where their numbers are equal.
     members = 1
     while 4 * members * members * kept <= latents:
         members *= 2
