@@ -1,7 +1,7 @@
 """Checkpoints: the state of an unfinished training run, from which it resumes after a kill.
 
-A checkpoint is a file of `torch.save`, followed by the 32 bytes of its SHA-256: torch itself reads
-changed tensors without an error.
+A checkpoint is a file of `torch.save`, followed by the 32 bytes of its SHA-256. The SHA-256 is
+needed because torch reads damaged tensors without an error.
 """
 
 from __future__ import annotations

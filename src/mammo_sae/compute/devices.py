@@ -25,9 +25,9 @@ def product_type(device: torch.device) -> torch.dtype:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         units = torch.cpu.get_capabilities()
-        # Matrix units are always faster. AVX-512's instruction on Intel has the rate of float32 and
-        # needs conversions (measured: 1.8 times slower). On AMD it has twice the rate; only AMD's
-        # processors have SSE4a.
+        # Matrix units are always faster. AVX-512's bfloat16 instruction has the rate of float32 on
+        # Intel, and conversions make it slower (measured: 1.8 times). On AMD it has twice the rate
+        # of float32. SSE4a shows that a processor is from AMD.
         fast = any(units.get(unit, False) for unit in ("amx_bf16", "sve_bf16")) or (
             units.get("avx512_bf16", False) and units.get("sse4a", False)
         )
@@ -35,10 +35,10 @@ def product_type(device: torch.device) -> torch.dtype:
 
 
 def in_parts(function: Callable[[slice], Result], count: int) -> list[Result]:
-    """Return the results of `function` for the items 0 to `count`, in few parts that fit the GPU.
+    """Return the results of `function` for parts of `count` items, each as a slice, in order.
 
-    A part that does not fit into the GPU's memory is halved. The result of `function` for an item
-    must not depend on other items.
+    The first part is all items. A part that does not fit into the GPU's memory is halved. The
+    result of `function` for an item must not depend on other items.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The architectures: their layers, with channels, strides and positions. Does not import torch.
+"""EfficientNet architectures: layers, channels, strides, positions. This module needs no torch.
 
 A network of the EfficientNet family has a stem, blocks of inverted residuals, and a head: a 1x1
 convolution with BatchNorm and activation. Its layers, by name:
@@ -66,7 +66,10 @@ ArchitectureName = Literal[
 
 @dataclass(frozen=True)
 class Convolution:
-    """Size, stride and zero padding of a square convolution, equal in both directions."""
+    """Size, stride and zero padding of a square convolution, equal in both directions.
+
+    `before` and `after` are the zeros that are added at the start and at the end of an axis.
+    """
 
     kernel: int
     stride: int
@@ -80,7 +83,10 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Block:
-    """An inverted residual block. `squeezed` is None without squeeze-and-excitation."""
+    """Channels and depthwise convolution of an inverted residual block.
+
+    `squeezed` is the number of channels inside squeeze-and-excitation, or None without it.
+    """
 
     inputs: int
     expanded: int
@@ -119,7 +125,10 @@ class Layer:
 
     @property
     def offset(self) -> float:
-        """Return where cell 0 begins, in pixels: a cell is `stride` wide, centred in its field."""
+        """The pixel where cell 0 begins.
+
+        A cell is `stride` pixels wide and lies in the middle of its receptive field.
+        """
         return self.start + (self.receptive_field - self.stride) / 2
 
 
@@ -225,8 +234,8 @@ def grid_shape(name: str, layer: str, height: int, width: int) -> tuple[int, int
 
     Raises
     ------
+    InputError
         If there is no such layer, or the image is too small for one cell.
-        If there is no such layer, or the image is too small to give a cell.
     """
     find_layer(name, layer)
     network = architecture(name)
@@ -280,13 +289,13 @@ def largest_map(name: str, height: int, width: int) -> int:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """Scale by `width` to a multiple of 8, at most a tenth below the exact value."""
+    """Return `channels` * `width`, rounded to a multiple of 8 that is at most a tenth too small."""
     wanted = channels * width
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
 def _same_padding(kernel: int, stride: int, size: int) -> Convolution:
-    """Return the convolution with TensorFlow's "SAME" padding for an input of `size`."""
+    """Return a convolution with TensorFlow's "SAME" padding for inputs of edge length `size`."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return Convolution(kernel, stride, before=total // 2, after=total - total // 2)

@@ -20,15 +20,16 @@ ELASTIC_BLUR = 15.0  # standard deviation of the blur, pixels
 
 
 def mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change uint8 images [n, H, W] as Mammo-CLIP's settings for training classifiers describe.
+    """Return uint8 images [n, H, W], changed as Mammo-CLIP's settings for classifiers describe.
 
     The changes are horizontal and vertical flips; one affine map of rotation, translation, scale
     and shear; and elastic deformation (Simard et al., ICDAR 2003). Each has probability one half.
     Pixels from outside the image are black.
 
     Source: https://github.com/batmanlab/Mammo-CLIP, Datasets/dataset_utils.py, `get_transforms`.
-    Here its numbers are limits: angles and shifts are drawn up to them, in either direction. The
-    library used there treats the numbers differently: see `published_mammo_clip`.
+    Here the numbers of these settings are limits: angles and shifts are drawn between minus and
+    plus the number. The library used there treats the numbers differently (see
+    `published_mammo_clip`).
     """
     count, height, width = pixels.shape
     y, x = torch.meshgrid(
@@ -47,7 +48,10 @@ def mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _source(centred: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return the source position in the image of each pixel [H, W, (x, y)] of the changed image."""
+    """Return [H, W, (x, y)]: the position in the original image of each pixel of the changed image.
+
+    Positions are relative to the image's centre, in pixels.
+    """
     chosen = rng.random(4) < PROBABILITY
     flips = torch.tensor([-1.0 if flip else 1.0 for flip in chosen[:2]], device=centred.device)
     source = centred * flips
@@ -87,11 +91,11 @@ def _elastic(shape: Sequence[int], rng: np.random.Generator) -> Tensor:
 # --- The published settings as albumentations 1.4.7 executes them --------------------------------
 
 PUBLISHED_ANGLE = -20.0  # degrees; the library negates rotation and shear, and draws neither
-CORNER_SHIFT = 50.0  # pixels; its elastic transform also shifts three points by up to this
+CORNER_SHIFT = 50.0  # pixels; the library's elastic transform shifts three points by up to this
 
 
 def published_mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change uint8 images [n, H, W] as Mammo-CLIP's published training did.
+    """Return uint8 images [n, H, W], changed as Mammo-CLIP's published training did.
 
     The published call is ``Affine(rotate=20, translate_percent=0.1, scale=[0.8, 1.2], shear=20)``.
     albumentations takes a single number as a constant, not as a range. So every changed image is
@@ -100,7 +104,7 @@ def published_mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
     ``ElasticTransform`` first shifts three points by up to 50 pixels each (``alpha_affine``), and
     the whole image with them. Pixels from outside are mirrored. Each change has probability one
-    half, and the image is rounded to 8 bits after each.
+    half, and the image is rounded to 8 bits after each change.
 
     Source: https://github.com/albumentations-team/albumentations, version 1.4.7,
     augmentations/geometric/transforms.py, `Affine`, `ElasticTransform`.

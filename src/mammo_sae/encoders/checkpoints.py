@@ -24,7 +24,7 @@ BATCH_NORM_EPSILON = 1e-3  # of both packages; PyTorch's default is 1e-5
 NORM = ("weight", "bias", "running_mean", "running_var")
 ANCHOR = "_conv_stem.weight"  # the first tensor of every network of the package
 LEVELS = 3  # depth to which nested dicts are searched
-NAMED = 3  # most keys named in a message
+NAMED = 3  # largest number of keys that a message names
 
 Shape = tuple[int, ...]
 
@@ -64,8 +64,9 @@ def check_sha256(path: Path, expected: str | None) -> str:
 class Found:
     """An encoder's tensors in a checkpoint.
 
-    `state` has the packages' names. `around` is the state dict that holds the tensors, where
-    `prefix` stands before each name. `content` is the whole checkpoint.
+    `state` has the tensors by their names in efficientnet-pytorch. `around` is the state dict of
+    the file in which each of these names has the prefix `prefix`. `content` is the whole
+    checkpoint.
     """
 
     state: dict[str, Any]
@@ -91,7 +92,7 @@ def find(path: Path, name: str) -> Found:
     Raises
     ------
     InputError
-        If the file is damaged, or holds no such encoder, or several different ones.
+        If the file is damaged, or holds no such encoder, or several encoders that differ.
     """
     where = f"checkpoint {path}"
     content = files.read_weights(path)
@@ -147,7 +148,7 @@ def _state_dicts(content: Any) -> Iterator[Mapping[Any, Any]]:
 
 
 def _nothing(content: Any, states: Sequence[Mapping[Any, Any]]) -> str:
-    """Return what a checkpoint without an EfficientNet holds, and the remedy."""
+    """Return words for a message: what a checkpoint without an EfficientNet holds, what to do."""
     do = "save model.state_dict() with torch.save and give that file"
     if isinstance(content, Foreign):
         return f"holds an object of {content.name}, not weights; where its code is, {do}"
@@ -160,7 +161,7 @@ def _nothing(content: Any, states: Sequence[Mapping[Any, Any]]) -> str:
     held = _named([repr(key)[:60] for key in tensors]) if tensors else "no tensors"
     return (
         f"holds {held}, but no {ANCHOR} behind any prefix: it is of no network of the package "
-        "efficientnet-pytorch; give a checkpoint of one"
+        "efficientnet-pytorch; give a checkpoint of such a network"
     )
 
 
@@ -177,7 +178,7 @@ def folded(path: Path, name: str) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        As `find` and `fold`.
+        For the same reasons as in `find` and `fold`.
     """
     return fold(find(path, name).state, name, f"checkpoint {path}")
 
@@ -236,7 +237,7 @@ def check_keys(
     where: str,
     optional: tuple[str, ...] = (),
 ) -> None:
-    """Compare names and shapes of a state dict with what a network needs.
+    """Refuse a state dict whose names or shapes differ from those that a network needs.
 
     Raises
     ------

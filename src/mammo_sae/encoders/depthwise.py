@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# oneDNN computes the gradient of kernels up to this width several times faster than of wider ones.
+# For kernels up to this width, oneDNN computes the gradient several times faster than for others.
 FAST_WIDTH = 3
 
 

@@ -52,7 +52,7 @@ def run(
         Table to write, one row per (encoder, concept, split): `labels` (image or finding), number
         of images, number scored (rows of findings, with labels by finding), positives, patients,
         auroc and auprc with their 95 % patient-bootstrap intervals, the share of positives (the
-        AUPRC of chance), and a reason if they can't be estimated.
+        AUPRC of chance), and the reason if the scores can't be estimated.
 
     Raises
     ------

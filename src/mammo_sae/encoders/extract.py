@@ -25,10 +25,10 @@ from mammo_sae.stores.images import ImageReader
 if TYPE_CHECKING:
     from mammo_sae.encoders.settings import ExtractionSettings
 
-# Images that are read at a time.
+# Number of images that are read at a time.
 BATCH = 16
 # Largest map of a forward pass, in bytes. On a CPU, allocations above 32 MiB are returned to the
-# system after each use, and new page faults would cost more than the arithmetic.
+# system after each use. The page faults of the next use would take longer than the arithmetic.
 LARGEST_MAP = {"cpu": 24 << 20, "cuda": 2 << 30}
 
 
@@ -51,7 +51,7 @@ def run(
     encoder
         Directory of the encoder.
     layers
-        Layers to keep. The network stops after the deepest.
+        Layers whose maps are stored. The network stops after the deepest of them.
     image_store
         Manifest of the shard's image store.
     base_embeddings
@@ -63,7 +63,7 @@ def run(
     Raises
     ------
     InputError
-        If the encoder has no such layer, or `base_embeddings` does not fit.
+        If the encoder has no such layer, or `base_embeddings` does not fit the encoder or images.
     """
     network = load_encoder(encoder)
     start = None
@@ -141,7 +141,7 @@ def to_store(values: Tensor) -> Callable[[], np.ndarray]:
     # Minimum and maximum propagate NaN and infinity, and read far faster than isfinite.
     fits = torch.isfinite(torch.stack(torch.aminmax(half))).all()
     if not values.is_cuda:
-        # Copy and release the map: memory held until written would have to be allocated again.
+        # Copy, so that the next pass can use the map's memory and need not allocate new memory.
         kept = (half if fits else cells.float()).numpy()
         return lambda: kept
     host = torch.empty(half.shape, dtype=half.dtype, pin_memory=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mammo_sae.encoders.description import EncoderDescription
     from mammo_sae.encoders.settings import FastRecipe, FinetunedSettings
 
-SAVE_EVERY = 60.0  # most seconds of training that a kill can lose
+SAVE_EVERY = 60.0  # seconds of training between two checkpoints
 
 
 def run(
@@ -55,9 +55,9 @@ def run(
     """Train an encoder and its head further on the concepts of the training split.
 
     The loss is binary cross-entropy. Positives have the weight negatives / positives of the
-    training split, and images without a label for a concept do not count for it. BatchNorm stays
-    folded, so its statistics are those of pretraining. The head starts as the base's head (linear
-    probing, then fine-tuning: Kumar et al., arXiv 2202.10054).
+    training split. Images without a label for a concept do not count for this concept. BatchNorm
+    stays folded, so its statistics are those of pretraining. The head starts as the base's head
+    (linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054).
 
     The learning rate rises and falls once a cycle. More cycles follow until each concept's AUROC
     over the training images is at least the recipe's ``learnt``. This AUROC uses the logits of each
@@ -158,7 +158,7 @@ def run(
 def _described(
     base: EncoderDescription, settings: FinetunedSettings, concepts: Sequence[str], images: int
 ) -> EncoderDescription:
-    """Return the description of the network that `images` training images have made of `base`."""
+    """Return the description of a network trained from `base` on `images` training images."""
     return base.model_copy(
         update={
             "kind": "finetuned",
@@ -234,7 +234,7 @@ class Training:
         self._learnt.append(self._training_aurocs())
 
     def advance(self, chosen: Tensor, batch: Tensor) -> None:
-        """Take a step on a batch: rows of its images in the labels, and their pixels or maps."""
+        """Train on a batch. `chosen` has its rows in the labels, `batch` its pixels or maps."""
         recipe = self._settings.recipe
         logits = self._logits(batch)
         self._seen[chosen.numpy()] = logits.detach().float().cpu().numpy()
@@ -270,7 +270,7 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Return whether training ends here.
+        """Whether training ends here.
 
         Training ends in any of three cases: after the last cycle, after a cycle in which every
         concept was learnt, or if the last `patience` epochs were not better on the validation
@@ -289,7 +289,7 @@ class Training:
         return [concept for concept, now in pairs if now < self._settings.recipe.learnt]
 
     def take_best(self) -> None:
-        """Restore the weights of the best epoch, if epochs were scored."""
+        """Restore the weights of the best epoch, if epochs were scored on the validation split."""
         for part, best in zip((self._network, self.head), self._best, strict=False):
             part.load_state_dict(best)
 
@@ -328,7 +328,7 @@ class Training:
             parameter.grad = gradient
 
     def _cycle(self) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return the schedule of one cycle, from its first step."""
+        """Return the learning-rate schedule of a new cycle."""
         recipe = self._settings.recipe
         return torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser,
@@ -394,7 +394,7 @@ class Inputs:
             if self._maps.dtype != np.float16:
                 raise InputError(
                     f"layer {freeze} overflows float16, so its maps can't be cached for "
-                    "fine-tuning; freeze up to another layer, or null"
+                    "fine-tuning; set freeze to another layer or to null"
                 )
             self._position = {image: i for i, image in enumerate(self._maps.image_ids)}
 
@@ -421,7 +421,7 @@ def _unfreeze(network: Network, freeze: str | None) -> list[nn.Parameter]:
 def _batches(
     inputs: Inputs, images: Sequence[str], recipe: FastRecipe, done: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (rows of `images`, their pixels or maps) after `done` batches, to the last epoch.
+    """Yield the batches after the first `done`: rows of `images`, and their pixels or maps.
 
     Order and augmentation depend only on the seed and on the numbers of epoch and batch, so a run
     can resume at any batch.

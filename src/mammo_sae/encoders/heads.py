@@ -48,7 +48,7 @@ class Head:
 
 
 def save_head(head: Head, weights: Path, description: Path) -> None:
-    """Write `head`, its description last, so that a description implies complete weights."""
+    """Write `head`: first the weights, then the description, which therefore has whole weights."""
     with atomic_file(weights) as path:
         tensors = {"weight": head.weight, "bias": head.bias}
         path.write_bytes(

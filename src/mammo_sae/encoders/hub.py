@@ -11,7 +11,7 @@ from pathlib import Path
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import atomic_file
 
-TIMEOUT = 30.0  # most seconds without an answer
+TIMEOUT = 30.0  # seconds without an answer after which the download fails
 
 
 def fetch(file: str, path: Path) -> None:

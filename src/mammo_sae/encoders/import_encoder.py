@@ -25,8 +25,8 @@ def run(settings: PretrainedSettings, *, weights: Path, description: Path) -> li
     Raises
     ------
     InputError
-        If the source is missing, damaged, of another architecture or SHA-256, or holds more than
-        weights. Then nothing is written.
+        If the source is missing or damaged, has another architecture or SHA-256 than configured, or
+        has unexpected tensors. Nothing is written then.
     """
     state, details = read_source(settings.source)
     save_encoder(state, details, weights, description)

@@ -23,7 +23,7 @@ def concept_labels(
     cohort
         One row per image: image_id, split, a column per concept.
     split
-        Split of the rows.
+        Split whose images are returned.
     concepts
         Columns of the labels.
     where
@@ -37,7 +37,7 @@ def concept_labels(
     Raises
     ------
     InputError
-        If a column is missing, holds another value, or lacks positives or negatives.
+        If a column is missing, has values other than 0 and 1, or lacks positives or negatives.
     """
     missing = [concept for concept in concepts if concept not in cohort]
     if missing:

@@ -33,7 +33,7 @@ def run(
     head_weights: Path,
     head_description: Path,
 ) -> list[Path]:
-    """Fit a linear head per concept on an encoder's pooled features, the encoder untouched.
+    """Fit a linear head per concept on pooled features, without changing the encoder.
 
     Features are standardised by the training split's mean and standard deviation, which are then
     folded into weight and bias, so that the head applies to raw features. Both classes have the

@@ -1,7 +1,7 @@
 """Published checkpoints of Mammo-CLIP (https://github.com/batmanlab/Mammo-CLIP, MICCAI 2024).
 
-Two kinds of file hold its image encoder. The keys begin with ``image_encoder.``, possibly after the
-prefix of Lightning (``model.``) or DataParallel (``module.``):
+Two kinds of files contain the image encoder. Its keys begin with ``image_encoder.``, possibly after
+the prefix of Lightning (``model.``) or DataParallel (``module.``):
 
 - pretraining (``b2-model-best-epoch-10.tar``, ``b5-model-best-epoch-7.tar``): ``model`` also holds
   the text encoder, and ``config`` names the image encoder, an EfficientNet;

@@ -154,12 +154,12 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 
 class Network(nn.Module):
-    """An encoder's network without its head.
+    """An encoder's network, from images to pooled features, without the linear head.
 
     Parameters
     ----------
     description
-        Architecture, normalisation, and the layer whose map is rounded (`cached`), if any.
+        Architecture, normalisation, and the layer whose map is rounded to float16 (`cached`).
 
     Notes
     -----
@@ -179,12 +179,12 @@ class Network(nn.Module):
 
     @property
     def architecture(self) -> str:
-        """Return the name of the architecture."""
+        """The name of the architecture."""
         return self.description.architecture
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the type of weights and maps."""
+        """The number type of weights and maps."""
         return self.stem.weight.dtype
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class Network(nn.Module):
     def forward_layers(
         self, x: Tensor, layers: Sequence[str], start: str | None = None
     ) -> dict[str, Tensor]:
-        """Return the maps of `layers`; nothing after the deepest is computed.
+        """Return the maps of `layers`. Layers after the deepest of them are not computed.
 
         Parameters
         ----------
@@ -203,12 +203,12 @@ class Network(nn.Module):
         layers
             Names of the layers wanted, none shallower than `start`.
         start
-        Layer of the map `x`. The network runs from there.
+            Layer of the map `x`, from which the network starts. None: the image.
 
         Returns
         -------
-        One tensor [n, c, rows, columns] per layer, in the order of `layers`; `pooled` is
-        [n, c, 1, 1] and float32.
+        One tensor [n, c, rows, columns] per layer, in the order of `layers`. The tensor of `pooled`
+        is float32 [n, c, 1, 1].
 
         Raises
         ------
@@ -298,7 +298,7 @@ class Network(nn.Module):
 def normalise(pixels: Tensor, how: Normalisation) -> Tensor:
     """Turn uint8 images [n, H, W] into float32 [n, 3, H, W], channels last.
 
-    Each of the 256 grey levels is computed once per image, then looked up.
+    Each of the 256 grey levels is normalised once per image. Pixels look up their level.
     """
     count, device = len(pixels), pixels.device
     levels = torch.arange(256, dtype=torch.float32, device=device).expand(count, 256)
@@ -321,7 +321,7 @@ def to_map(cells: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def save_encoder(
     state: Mapping[str, Tensor], description: EncoderDescription, weights: Path, details: Path
 ) -> None:
-    """Write an encoder, its description last, so that a description implies complete weights."""
+    """Write an encoder: weights, then description. A description so always has whole weights."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic_file(weights) as path:
         # `safetensors.torch.save_file` would make the file readable by its owner only.

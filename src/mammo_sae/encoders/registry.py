@@ -19,7 +19,7 @@ def run(*, descriptions: Sequence[Path], output: Path) -> list[Path]:
     Parameters
     ----------
     descriptions
-        ``encoder.json`` of each encoder, in a folder of its name.
+        ``encoder.json`` of each encoder, in a folder with the encoder's name.
     output
         The table to write (.csv).
 

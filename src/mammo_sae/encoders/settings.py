@@ -36,11 +36,11 @@ class EfficientNetSource(Settings):
         default=None, description="required SHA-256, 64 hexadecimal digits; null: not checked"
     )
     licence: str = Field(default="unknown", description="licence of the weights, for the report")
-    forbids: str = Field(default="unknown", description="uses it forbids, for the report")
+    forbids: str = Field(default="unknown", description="forbidden uses, for the report")
     data: str = Field(default="unknown", description="pretraining data, for the report")
     seen: tuple[str, ...] = Field(
         default=(),
-        description="kinds of cohorts (vindr, cmmd, ...) in its pretraining data; the report's "
+        description="kinds of cohorts (vindr, cmmd, ...) in the pretraining data; the report's "
         "first page warns if the run's cohort is one of them",
     )
 
@@ -109,7 +109,7 @@ class MammoFmSource(MammoClipSource):
 
     kind: Literal["mammo_fm"]  # type: ignore[assignment]
     architecture: Literal["efficientnet-b5"] = Field(
-        default="efficientnet-b5", description="its only image encoder"
+        default="efficientnet-b5", description="the only image encoder of Mammo-FM"
     )
 
 
@@ -117,7 +117,7 @@ class RandomSource(Settings):
     """Seeded random weights, the control for claims about trained encoders."""
 
     kind: Literal["random"]
-    architecture: ArchitectureName = Field(description="which network")
+    architecture: ArchitectureName = Field(description="architecture of the network")
     seed: int = Field(default=0, ge=0, description="seed of the weights")
 
 
@@ -146,7 +146,7 @@ class PretrainedSettings(Settings):
 
 
 class FastRecipe(Settings):
-    """Fine-tuning in minutes: one cycle, few epochs, a head that learns faster than the network."""
+    """Fine-tuning in minutes: short cycles, and a head that learns faster than the network."""
 
     kind: Literal["fast"] = "fast"
     epochs: int = Field(
@@ -155,8 +155,8 @@ class FastRecipe(Settings):
     most_cycles: int = Field(
         default=4,
         ge=1,
-        description="most cycles; training ends after an earlier one if every concept has been "
-        "learnt",
+        description="largest number of cycles; training ends after an earlier cycle if every "
+        "concept has been learnt",
     )
     learnt: float = Field(
         default=0.99,
@@ -205,7 +205,7 @@ class MammoClipRecipe(FastRecipe):
 
 
 def _recipe_kind(recipe: Any) -> Any:
-    """Return the kind of a recipe; a recipe need not give it."""
+    """Return the kind of a recipe. A recipe without a kind is of the kind `fast`."""
     if isinstance(recipe, dict):
         return recipe.get("kind", "fast")
     return getattr(recipe, "kind", None)
@@ -262,7 +262,7 @@ class LinearProbeSettings(Settings):
     c: float = Field(
         default=0.01, gt=0, description="inverse strength of the L2 penalty (scikit-learn's C)"
     )
-    max_iterations: int = Field(default=1000, ge=1, description="most iterations of the solver")
+    max_iterations: int = Field(default=1000, ge=1, description="largest number of iterations")
 
 
 class EvaluationSettings(Settings):

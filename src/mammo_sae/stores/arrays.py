@@ -48,8 +48,8 @@ def create_array(
         shard = [
             c * max(1, -(-min(big, s) // c)) for c, big, s in zip(chunk, shard, shape, strict=True)
         ]
-    # One worker: several would order a shard's chunks by when they finish, and the same content
-    # would have different bytes each time.
+    # Use one worker. With several, a shard's chunks would be in the order in which the workers
+    # finish, so the same content would have different bytes each time.
     with zarr.config.set({"codec_pipeline.path": FAST, "threading.max_workers": 1}):
         return group.create_array(
             name,
@@ -100,7 +100,7 @@ def write_texts(
 def consolidate(path: Path) -> None:
     """Copy every array's metadata into the group's, so that readers need not list the folder.
 
-    Without a listing, readers also don't take the manifest's files for parts of the hierarchy.
+    Without a listing, readers also don't take the file list of a store for a part of its hierarchy.
     """
     with warnings.catch_warnings():
         # Zarr's format 3 does not define consolidation yet, but zarr-python and xarray read it.
@@ -124,7 +124,7 @@ def open_array(path: Path, name: str, *, streaming: bool) -> zarr.Array[Any]:
 
 
 def read(array: zarr.Array[Any], selection: Any, where: Path) -> np.ndarray:
-    """Read part of an array along its first axis (slice or list of positions).
+    """Return part of an array along its first axis, given a slice or a list of positions.
 
     Raises
     ------
@@ -142,10 +142,10 @@ def read(array: zarr.Array[Any], selection: Any, where: Path) -> np.ndarray:
 
 
 def _gather(array: zarr.Array[Any], positions: np.ndarray) -> np.ndarray:
-    """Return the rows at `positions`, in any order, with one slice per run of neighbouring chunks.
+    """Return the rows at `positions`, reading one slice per run of neighbouring chunks.
 
-    The fast pipeline reads only slices. For a list it would fall back to the slow one, which also
-    keeps every shard file that it touches in memory.
+    Positions may be in any order. The fast pipeline reads only slices. For a list, the slow
+    pipeline would be used, which also keeps every shard file that it reads in memory.
     """
     out = np.empty((len(positions), *array.shape[1:]), dtype=array.dtype)
     order = np.argsort(positions, kind="stable")

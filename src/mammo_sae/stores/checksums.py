@@ -4,7 +4,7 @@ Chunks of a Zarr array have their own checksums (`arrays`), and a store's file l
 of every file. JSON files and tables are outside stores, so each contains its own SHA-256:
 
 - a JSON object in its key `checksum`, over the canonical text of all other keys;
-- a Parquet file in its metadata, over all of its bytes with the digest's 64 bytes set to zero.
+- a Parquet file in its metadata, over all of its bytes, with 64 zeros in place of the digest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def without_checksum(content: Any, path: Path) -> dict[str, Any]:
 
 
 def seal_parquet(path: Path) -> None:
-    """Write a Parquet file's digest over the blank of its metadata (`PARQUET_KEY: BLANK`)."""
+    """Replace the placeholder in a Parquet file's metadata (`PARQUET_KEY: BLANK`) by its digest."""
     content = path.read_bytes()
     place = _place(content)
     if place is None or content[place : place + 64] != BLANK:

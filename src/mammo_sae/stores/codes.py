@@ -234,7 +234,8 @@ class CodesReader:
         self.k: int | None = store.manifest["k"]
         self._index = Index([arrays.read_labels(self.path, "image_id")], KIND)
         ragged = ("count", "offset") if self.k is None else ()
-        # Values carry only CRC-32C and single images are read, so the checking pipeline is needed.
+        # Values have only a CRC-32C, and single images are read. Only the pipeline of zarr-python
+        # compares the CRC-32C then.
         self._arrays = {
             name: arrays.open_array(self.path, name, streaming=name != "value")
             for name in ("index", "value", *ragged, *POOLED)
@@ -257,7 +258,8 @@ class CodesReader:
     def cells(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
         """Return (index int32, value float32), each [n, R, C, m], at `positions`.
 
-        m is k, or the largest number of codes of a cell here. Unused slots: index 0, value 0.
+        m is k, or the largest number of codes of a cell in these images. Unused slots have index 0
+        and value 0.
         """
         if self.k is not None:
             index = self._read("index", positions).astype(np.int32)

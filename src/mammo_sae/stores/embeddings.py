@@ -46,7 +46,7 @@ class EmbeddingWriter:
         """Append a batch: for each layer an array [b, R, C, d] of any float type.
 
         `finite` names layers whose values the caller has already found finite, in the given type.
-        Checking again, after they have left the processor's cache, would cost as much as writing.
+        Checking them again, when they are no longer in the cache, would take as long as writing.
 
         Raises
         ------
@@ -137,8 +137,9 @@ class EmbeddingWriter:
 def _all_finite(values: np.ndarray) -> bool:
     """Return whether no value is NaN or infinite.
 
-    float16 is checked by its bits, seventeen times faster than isfinite. Exponents of all ones are
-    the largest integers: signed ones for positive values, unsigned ones for negative values.
+    float16 is checked by its bits, which is seventeen times faster than isfinite. The exponent of
+    NaN and infinity has all bits set. Of all positive values, these are therefore the largest when
+    the bits are read as signed integers; of all negative values, when read as unsigned integers.
     """
     if values.dtype != np.float16 or not values.size:
         return bool(np.isfinite(values).all())
@@ -154,7 +155,7 @@ def create_embedding_store(
     image_ids: Sequence[str],
     grids: Sequence[LayerGrid],
 ) -> Iterator[EmbeddingWriter]:
-    """Yield a writer for one shard of one pass; publish `path`, a folder of `<layer>.zarr`."""
+    """Yield a writer for one shard of one pass; publish the folder `path` if the block succeeds."""
     described: dict[str, Any] = {"images": len(image_ids), "layers": {}}
     with create_store(path, manifest, kind=KIND, describe=lambda _: described) as aside:
         writer = EmbeddingWriter(aside, image_ids, grids)
@@ -197,7 +198,10 @@ class EmbeddingReader:
             entry = dict(store.manifest["layers"][layer])
             found.setdefault("dtypes", set()).add(entry.pop("dtype"))
             if found.setdefault("grid", entry) != entry:
-                raise StoreError(f"{manifest}: layer {layer} has another grid than its siblings")
+                raise StoreError(
+                    f"{manifest}: layer {layer} has another grid than in the other shards; extract "
+                    "all shards again"
+                )
         self.grid = LayerGrid(**found["grid"])
         self.dtype = np.dtype("float32" if "float32" in found["dtypes"] else "float16")
         self._paths = [store.path / f"{layer}.zarr" for store in stores]

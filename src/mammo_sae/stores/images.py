@@ -36,9 +36,9 @@ IMAGES_PER_SHARD = 16
 IDENTITIES = ("same_pixels", "same_uid")
 """Facts that two files share only if the files are the same."""
 NOTICES = "notices"
-"""The fact that lists a file's defects that change no pixel: codes, separated by ;."""
+"""The fact that lists those defects of a file that change no pixel, as codes separated by `;`."""
 RASTERS = frozenset({"JPEG", "NPY", "PNG", "TIFF"})
-"""The value of the fact `transfer_syntax` of files without a DICOM header."""
+"""The values of the fact `transfer_syntax` for files without a DICOM header."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ImageWriter:
             )
 
     def write(self, position: int, record: ImageRecord) -> None:
-        """Store `record` at `position` of the store's ids; the order of calls is free."""
+        """Store `record` at `position` of the store's ids. Positions may come in any order."""
         self._facts[position] = record.facts
         for name, block in self._blocks.items():
             block.write(position, np.asarray(getattr(record, name)))
@@ -165,7 +165,10 @@ class ImageReader:
             raise StoreError("no image store given; name at least one manifest")
         shapes = {(s.manifest["height"], s.manifest["width"]) for s in stores}
         if len(shapes) > 1:
-            raise StoreError(f"the shards beside {manifests[0]} differ in image size")
+            raise StoreError(
+                f"the images of {manifests[0]} and of other shards differ in size; convert all "
+                "shards again"
+            )
         self.height, self.width = shapes.pop()
         self._stored: list[list[str]] = [store.manifest["regions"] for store in stores]
         everything = dict.fromkeys(name for names in self._stored for name in names)

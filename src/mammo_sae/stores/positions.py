@@ -45,7 +45,7 @@ class Index:
         return np.array([self.position(image) for image in image_ids], dtype=np.int64)
 
     def split(self, positions: Positions) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield (store, positions in it, their places in `positions`) for each store touched."""
+        """Yield (store, positions in this store, their places in `positions`) for each store."""
         wanted = np.asarray(positions, dtype=np.int64)
         store = np.searchsorted(self._starts, wanted, side="right") - 1
         for number in np.unique(store):

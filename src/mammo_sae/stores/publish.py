@@ -2,7 +2,8 @@
 
 A store is a directory. Its manifest is a small JSON file next to it, which describes only the
 content (no times, no host, no code version). So equal content has an equal manifest, and results
-made from it stay fresh. The record of the step that made it is next to it (`mammo_sae.records`).
+computed from the store do not become stale. The record of the step that made the store is next to
+the manifest (`mammo_sae.records`).
 
 Layout of a published directory::
 
@@ -118,8 +119,8 @@ def create_store(
 
     An older store is renamed first and deleted after the new one is in place: on a network file
     system, a store that a reader has open can be renamed but not deleted. While a store is being
-    replaced, it has no manifest. A writer can be orphaned when its workflow is killed and started
-    again. It then finds another writer's mark and leaves the new store unchanged.
+    replaced, it has no manifest. If a workflow was killed and started again, a writer of the killed
+    workflow may still run. It then finds the mark of the new writer and does not change the store.
 
     Parameters
     ----------
@@ -182,9 +183,9 @@ def create_store(
 def open_store(manifest: Path, *, kind: str) -> StoreInfo:
     """Open the store that `manifest` describes, after quick checks.
 
-    Checked are the manifest's checksum, form and kind, the digest of the file list, the presence
-    and size of every file, and the content of small files. Large files are checked chunk by chunk
-    as they are read, and as a whole by `verify_store`.
+    The checks cover the manifest's checksum, form and kind, the digest of the file list, the
+    presence and size of every file, and the content of small files. Large files are checked chunk
+    by chunk when they are read, and as a whole by `verify_store`.
 
     Raises
     ------

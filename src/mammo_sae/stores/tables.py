@@ -44,7 +44,8 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises
     ------
     InputError, StoreError
-        If the file is missing, unreadable, or a Parquet file that was changed. Names the file.
+        If the file is missing or unreadable, or is a Parquet file that was changed after it was
+        written. The message names the file.
     """
     try:
         if path.suffix == ".csv":

@@ -23,10 +23,10 @@ from mammo_sae.weights.rebuilding import Constructors, Storage, storage, storage
 from mammo_sae.weights.unpickling import Damaged, Foreign, unpickle
 
 ZIP = b"PK\x03\x04"
-# Before version 1.6, torch.save wrote this number and two more pickles ahead of the object's.
+# Before version 1.6, torch.save wrote this number and two more pickles before the object's pickle.
 LEGACY_NUMBER = 0x1950A86A20F9469CFC6C
 BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, struct.error)
-MOST_PICKLE = 256 << 20  # bytes; the pickle holds no tensor data
+MOST_PICKLE = 256 << 20  # largest pickle in bytes; it does not contain the data of tensors
 
 
 def read_weights(path: Path) -> Any:
@@ -94,7 +94,7 @@ class _Archive:
         """Return the object in the file."""
         order = self._records.get(f"{self._folder}byteorder")
         if order is not None and self._bytes(order) != b"little":
-            raise Damaged("of another byte order; save it on an ordinary machine")
+            raise Damaged("it is big-endian; save it on a little-endian machine")
         data = self._bytes(self._records[self._pickle])
         value, _ = unpickle(io.BytesIO(data), Constructors(len(self._view)).table, self._persistent)
         return value
@@ -122,11 +122,11 @@ class _Archive:
             found = storage(self._view, self._start(record), count, kind)
             self._storages[key] = found
         if found.values.dtype != kind or found.values.numel() != count:
-            raise Damaged(f"storage {key!r} is claimed twice, differently")
+            raise Damaged(f"storage {key!r} has two different descriptions")
         return found
 
     def _start(self, record: zipfile.ZipInfo) -> int:
-        """Return where a record's bytes begin, after a check of their checksum."""
+        """Return the offset of a record's bytes in the file, after a check of their checksum."""
         name, at = record.filename, record.header_offset
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
             raise Damaged(f"{name} is compressed, which torch.save never does")
@@ -152,13 +152,13 @@ def _read_stream(view: mmap.mmap) -> Any:
         return first
     for _ in range(2):  # the protocol's version, and the sizes of number types
         unpickle(view, table, _no_storage)
-    # The pickle must be read twice: the storages stand behind it and their keys follow from it.
+    # Read the pickle twice: the storages come after it, and only it gives their types and sizes.
     claims: dict[str, tuple[Any, int]] = {}
 
     def look(claim: Any) -> Foreign:
         kind, key, count = _claim(claim)
         if claims.setdefault(key, (kind, count)) != (kind, count):
-            raise Damaged(f"storage {key[:40]!r} is claimed twice, differently")
+            raise Damaged(f"storage {key[:40]!r} has two different descriptions")
         return Foreign("storage")
 
     start = view.tell()
@@ -179,14 +179,14 @@ def _read_stream(view: mmap.mmap) -> Any:
 def _legacy_storages(
     view: mmap.mmap, end: int, keys: Any, claims: dict[str, tuple[Any, int]]
 ) -> dict[str, Storage | Foreign]:
-    """Return the storages that follow the pickles: for each, a count of numbers and the numbers."""
+    """Return the storages after the pickles, by key. In the file, a count precedes the numbers."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise Damaged("it has no list of storages")
     storages: dict[str, Storage | Foreign] = {}
     for key in keys:
         kind, count = claims.get(key, (None, 0))
         if not isinstance(kind, torch.dtype):
-            raise Damaged(f"storage {key[:40]!r} is of no type that is known")
+            raise Damaged(f"storage {key[:40]!r} has an unknown number type")
         if len(view) < end + 8 or struct.unpack("<q", view[end : end + 8])[0] != count:
             raise Damaged(f"storage {key[:40]!r} has another size than its tensors say")
         if end + 8 + count * kind.itemsize > len(view):
@@ -197,7 +197,7 @@ def _legacy_storages(
 
 
 def _no_storage(_claim: Any) -> Any:
-    raise Damaged("its pickle has a storage where there can be none")
+    raise Damaged("its pickle has a storage at a place where none is allowed")
 
 
 def _claim(claim: Any) -> tuple[Any, str, int]:
@@ -205,7 +205,7 @@ def _claim(claim: Any) -> tuple[Any, str, int]:
     if isinstance(claim, str):
         raise Damaged("saved with pickle protocol 0, which torch can't load either; use protocol 2")
     if not isinstance(claim, tuple) or len(claim) < 5 or claim[0] != "storage":
-        raise Damaged("its pickle refers to what is no storage")
+        raise Damaged("its pickle refers to something that is not a storage")
     if len(claim) > 5 and claim[5] is not None:
         raise Damaged("a storage is part of another one")
     _, kind, key, _, count = claim[:5]

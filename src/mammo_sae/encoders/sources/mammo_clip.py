@@ -34,7 +34,7 @@ TERMS = Terms(
     data="ImageNet-1k, then mammograms and reports of UPMC",
 )
 WITH_VINDR = "; the file's configuration names VinDr-Mammo among the pretraining data"
-DOWNSTREAM = "; the classifier was trained further, on VinDr-Mammo where its publisher made it"
+DOWNSTREAM = "; the file has a downstream classifier, which its publisher trains on VinDr-Mammo"
 
 
 def read(source: MammoClipSource) -> tuple[dict[str, Tensor], EncoderDescription]:
@@ -103,6 +103,7 @@ def _classifier(
         )
     if outputs == 1:
         return weight, bias
-    # Several outputs go through a softmax, which does not change if a constant is added to all.
-    # Centred, each output is its class's log-odds against the geometric mean of the classes.
+    # Several outputs are passed to a softmax, which does not change if a constant is added to all
+    # of them. After centring, an output is the log-odds of its class against the geometric mean of
+    # the classes.
     return weight - weight.mean(0), bias - bias.mean()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # As its publishers state them in November 2026.
 TERMS = Terms(
     licence="academic use only",
-    forbids="commercial use; redistribution of weights and derivatives, which SAEs trained on its "
-    "embeddings may be: ask before you publish one",
+    forbids="commercial use; redistribution of weights and derivatives; an SAE trained on the "
+    "embeddings may be a derivative: ask before you publish one",
     data="mammograms and reports, as its authors describe",
 )
 
