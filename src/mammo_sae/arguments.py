@@ -24,12 +24,12 @@ SHARED = {
     "settings": "The step's settings: JSON, or @ and a file that contains JSON.",
     "identity": "Identity of the SAE.",
 }
-# The argument that the command line itself passes to a function.
+# Arguments that are not options, because the command line itself passes them to the function.
 NOT_ON_THE_COMMAND_LINE = {"made_by"}
 
 
 class UsageError(InputError):
-    """The words of a command are wrong. The message is one sentence."""
+    """The verb or an option of a command is wrong. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,15 @@ class Argument:
     Attributes
     ----------
     name
-        Its name.
+        Name of the argument.
     kind
         The text of its annotation, without `| None`.
-    required, positional
-        Whether it has no default; whether it is given only by its position.
+    required
+        Whether the argument has no default.
+    positional
+        Whether the argument is positional in the function's signature.
     help
-        Its description in the docstring.
+        Description of the argument in the docstring.
     """
 
     name: str
@@ -168,7 +170,7 @@ def parser_of(prog: str, function: Function, *, places: bool) -> Parser:
 
 
 def _form(argument: Argument) -> dict[str, Any]:
-    """Return the keywords with which argparse reads an argument of its kind.
+    """Return the keywords of argparse's `add_argument` for an argument of this kind.
 
     Raises
     ------

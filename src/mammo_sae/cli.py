@@ -31,7 +31,7 @@ from mammo_sae.steps import STEPS
 PROGRAM = "python -m mammo_sae"
 PEOPLE = "mammo_sae.people"
 
-# Errors of the machine or of a path, and not of the program, with advice.
+# Advice for errors that the machine or a path causes, and not the program.
 ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "make room and run again",
     errno.EDQUOT: "make room within your quota and run again",
@@ -51,7 +51,7 @@ LESS_MEMORY = {
 
 
 def main() -> None:
-    """Run the command line and exit: with 2 if its words are wrong, with 1 if an input is wrong.
+    """Run the command line and exit: with 2 if verb or options are wrong, with 1 if an input is.
 
     In both cases a message of one sentence is printed.
     """
@@ -75,7 +75,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in ENVIRONMENT_ERRORS:
             raise
-        file = error.filename2 or error.filename  # a file is renamed to the second
+        file = error.filename2 or error.filename  # the second is the target of a renaming
         where = f"{file}: " if file else ""
         _fail(f"{where}{error.strerror}; {ENVIRONMENT_ERRORS[error.errno]}", 1)
 
@@ -130,7 +130,7 @@ def run_step(step: str, words: Sequence[str]) -> None:
     Raises
     ------
     InputError
-        If the words, the settings or the inputs are wrong.
+        If the options, the settings or the inputs are wrong.
     """
     function = read_functions(STEPS[step].module)["run"]
     given = parse(parser_of(f"{PROGRAM} {_verb(step)}", function, places=False), words)
@@ -209,4 +209,4 @@ def missing_column(error: KeyError, words: Sequence[str]) -> str | None:
     if not without:
         return None
     which = " or ".join(dict.fromkeys(without))
-    return f"{which} lacks the column {column!r}; give each option the table of its name"
+    return f"{which} lacks the column {column!r}; give each option the table that it names"

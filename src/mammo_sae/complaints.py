@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
-# Words for pydantic's names of errors.
+# The words of a message for each of pydantic's types of errors.
 MUST_BE = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -79,7 +79,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def listed(words: Sequence[object], last: str = "or") -> str:
-    """Return words as "a, b or c"."""
+    """Return words joined as "a, b or c"."""
     *most, end = [str(word) for word in words]
     return f"{', '.join(most)} {last} {end}" if most else end
 

@@ -102,7 +102,7 @@ class Config(Settings):
         description="feature maps to train SAEs on: blocks.N, head, pooled",
     )
     saes: dict[Name, SaeSettings] = Field(
-        {"topk": SaeSettings()}, min_length=1, description="the SAEs to train on each, by name"
+        {"topk": SaeSettings()}, min_length=1, description="SAEs to train on each layer, by name"
     )
     sae_quality: QualitySettings = Field(QualitySettings(), description="how well SAEs reconstruct")
     latents: LatentSettings = Field(
@@ -396,7 +396,7 @@ class Config(Settings):
                 raise InputError(f"step {step} needs {name}: give {name}={listed(there)}")
             if given not in there:
                 raise InputError(
-                    f"step {step}: {name}={given} is none of the configuration's; choose "
+                    f"step {step}: {name}={given} is not in the configuration; choose "
                     f"{listed(there)}"
                 )
 
@@ -420,7 +420,7 @@ def kept_configuration(name: str) -> Path:
     return Path(".snakemake") / "mammo_sae" / f"{name}.yaml"
 
 
-# Those that settings of steps depend on.
+# The wildcards on which the settings of steps depend.
 WILDCARDS = {"part", "encoder", "layer", "sae", "seed"}
 # Keys of earlier versions. For these, advice to use the most similar current key would be wrong.
 RENAMED = {"probing": "latents", "readout": "probes", "matching": "matched_latents"}
@@ -429,8 +429,9 @@ RENAMED = {"probing": "latents", "readout": "probes", "matching": "matched_laten
 def load_config(content: Mapping[str, Any], where: str) -> Config:
     """Validate a configuration, as read from YAML.
 
-    An encoder, an SAE or a concept that is null is left out, so that a later file can remove an
-    entry of an earlier one. If nothing else is named, the default is used.
+    An encoder, an SAE, a concept or a covariate that is null is left out, so that a later file can
+    remove an entry of an earlier file. If this leaves no encoder or no SAE, the default entries
+    that are not null are used.
 
     Raises
     ------

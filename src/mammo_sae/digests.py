@@ -35,9 +35,9 @@ SOURCE = Path(__file__).resolve().parent
 
 
 def module_path(module: str) -> Path | None:
-    """Return the file of `module`, a dotted name, or None if there is none.
+    """Return the file of `module`, a dotted name, or None if there is no such module.
 
-    It is a module of this package, or of a package that extends it.
+    The module belongs to this package, or to a package that extends this one.
     """
     top, *parts = module.split(".")
     root = SOURCE if top == PACKAGE else _other_package(top)

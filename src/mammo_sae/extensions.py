@@ -1,9 +1,9 @@
 """Datasets, SAE variants and encoder sources of other packages, found by entry points.
 
-A package adds one by an entry point. Configurations use the name of the entry point. Its value is
-the model of the addition's settings, a subclass of `Settings`. The class attribute `MODULE` of this
-model is the dotted name of the module that does the work. Configurations are read without torch, so
-settings and work are in separate modules.
+Another package adds a dataset, a variant or a source by an entry point. Configurations use the name
+of the entry point. The value of the entry point is the model of the addition's settings, a subclass
+of `Settings`. The class attribute `MODULE` of this model is the dotted name of the module that does
+the work. Configurations are read without torch, so settings and work are in separate modules.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def added(group: str) -> dict[str, Any]:
         if (point.name,) not in own:
             raise InputError(f"{where}: no key of the settings is the literal {point.name!r}")
         if point.name in found:
-            raise InputError(f"{where} has the name of another one; remove one of the packages")
+            raise InputError(f"{where}: another package has the same name; remove one of them")
         found[point.name] = model
     return found
 
@@ -62,7 +62,7 @@ def module_added(group: str, name: str) -> str:
     Raises
     ------
     InputError
-        If no package adds it.
+        If no installed package adds `name`.
     """
     models = added(group)
     if name not in models:
@@ -89,7 +89,7 @@ def or_added(union: Any, group: str) -> Any:
 
     def validate(value: Any, validate_union: Any, info: ValidationInfo) -> Any:
         name = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
-        # A name that is not text, for example a list, is left to the union's complaint.
+        # The union itself refuses a name that is not text, for example a list.
         model = added(group).get(name) if isinstance(name, str) and name not in names else None
         if info.mode == "json":
             # This function gets JSON as Python objects. In strict mode a list would not be accepted

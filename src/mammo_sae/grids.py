@@ -61,7 +61,7 @@ def touched_cells(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
 
 
 def _spans(cells: int, stride: int, offset: float, pixels: int) -> list[tuple[int, int]]:
-    """Return the first pixel, and the last pixel + 1, that overlap each cell."""
+    """Return, for each cell, the first pixel that overlaps it and the last such pixel + 1."""
     start = offset + stride * np.arange(cells)
     first = np.clip(np.floor(start), 0, pixels).astype(int)
     last = np.clip(np.ceil(start + stride), 0, pixels).astype(int)

@@ -69,7 +69,7 @@ def slice(step: str, wildcards: Sequence[str] = (), *, configfile: Sequence[Path
     from mammo_sae.config import read_config
     from mammo_sae.steps import STEPS
 
-    step = step.replace("-", "_")  # as its verb is written
+    step = step.replace("-", "_")  # the verb of a step has hyphens
     if step not in STEPS or STEPS[step].settings is None:
         known = ", ".join(name for name, entry in STEPS.items() if entry.settings is not None)
         raise InputError(f"{step!r} is not a step with settings; choose one of {known}")
@@ -87,7 +87,9 @@ def slice(step: str, wildcards: Sequence[str] = (), *, configfile: Sequence[Path
 
 
 def find(pseudonyms: Sequence[str], *, configfile: Sequence[Path] = ()) -> None:
-    """Print the files of pseudonyms. This needs the source and its key, and writes nothing.
+    """Print the original files of images or patients, given their pseudonyms.
+
+    This needs the source and the key of the pseudonyms, and writes nothing.
 
     Parameters
     ----------
@@ -100,7 +102,8 @@ def find(pseudonyms: Sequence[str], *, configfile: Sequence[Path] = ()) -> None:
     Raises
     ------
     InputError
-        If the configuration or its source is wrong, or if no image or patient has a pseudonym.
+        If the configuration or its source is wrong, or if no image or patient has one of the
+        pseudonyms.
     """
     from mammo_sae.cohorts.find import find_files
     from mammo_sae.config import read_config

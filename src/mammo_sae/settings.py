@@ -28,8 +28,8 @@ class Settings(BaseModel):
     )
 
 
-# Snakemake reads braces as wildcards, and the other characters do not survive in the commands into
-# which it writes paths.
+# Snakemake reads braces as wildcards. The other characters have a meaning in the shell commands
+# into which Snakemake writes paths.
 UNUSABLE = '{}\\"`$'
 
 
@@ -59,7 +59,7 @@ def _path(text: str) -> str:
         return check_path(str(Path(text).expanduser()))
     except RuntimeError:
         raise ValueError(
-            f"{text!r} names a home folder that is not known; write the path out"
+            f"{text!r} names a home folder that is not known; write the whole path"
         ) from None
 
 

@@ -73,7 +73,7 @@ def settle_states() -> None:
             await (await asyncio.create_subprocess_exec("scancel", job)).wait()
             logger.warning(f"SLURM holds job {job} and would not run it; it was cancelled")
         for job in sorted(lost):
-            said = states.get(job, "gone, without a word of how it ended")
+            said = states.get(job, "no longer known, and its final state was not reported")
             logger.warning(f"SLURM job {job} is {said}; it counts as failed")
         return answer, seconds
 

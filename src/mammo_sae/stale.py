@@ -100,7 +100,7 @@ class _StaleJob:
     wildcards: dict[str, str]
     reason: Any  # snakemake.jobs.Reason
     parameters: Any  # snakemake.persistence.ParamsChange
-    names: dict[str, str]  # of its parameters, by their `repr`
+    names: dict[str, str]  # names of the rule's parameters, by the `repr` of their values
 
 
 def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[_StaleJob]:
@@ -122,7 +122,7 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
             snakemake.print_exception(error)
             told.seek(0)
             lines = [line.strip() for line in told]
-            # The lines from there on give the place in the rules. The sentence is the line before.
+            # From "Wildcards:" on, lines give the place in the rules. The message is before them.
             if "Wildcards:" in lines:
                 del lines[lines.index("Wildcards:") :]
             *_, last = [line for line in lines if line and not line.startswith("File ")]
@@ -130,7 +130,7 @@ def _stale_jobs(folder: Path, configs: Sequence[Path], directory: Path) -> list[
         # The plan is not part of Snakemake's public interface, but the pin in envs keeps the
         # version fixed.
         dag = workflow._workflow.dag
-        # Snakemake does not compare the parameters of a job that follows from a stale one. They are
+        # Snakemake does not compare the parameters of a job that depends on a stale job. They are
         # compared here, to name all causes.
         changed = workflow._workflow.persistence.params_changed
         return [

@@ -57,7 +57,7 @@ def _numbered(patients: ArrayLike) -> NDArray[np.int64]:
 
 
 def is_constant(scores: ArrayLike) -> NDArray[np.bool_]:
-    """Return bool [m]: whether a column of `scores` [n, m] has only one value, so never varies."""
+    """Return bool [m]: whether each column of `scores` [n, m] has only one value."""
     scores = np.asarray(scores)
     return (scores == scores[:1]).all(axis=0)
 
@@ -342,11 +342,11 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
 def family_q(p: ArrayLike) -> Floats:
     """Return q-values of a family of tests `p` [m, k] of m latents and k confounders.
 
-    The error rate counts latents, for any number of confounders. The p-values of a latent are
-    adjusted over its confounders by Holm's method. Then the procedure of Benjamini and Hochberg is
-    applied over latents, to the smallest adjusted p-value of each (families of hypotheses,
-    Benjamini and Bogomolov 2014). Among the latents with a q below alpha, the expected share of
-    latents with a false discovery is at most alpha. NaN stays NaN and is not counted.
+    The false discovery rate is that of latents, for any number of confounders. The p-values of a
+    latent are adjusted over its confounders by Holm's method. Then the procedure of Benjamini and
+    Hochberg is applied over latents, to the smallest adjusted p-value of each (families of
+    hypotheses, Benjamini and Bogomolov 2014). Among the latents with a q below alpha, the expected
+    share of latents with a false discovery is at most alpha. NaN stays NaN and is not counted.
     """
     p = np.asarray(p, dtype=np.float64)
     q = np.full(p.shape, np.nan)
@@ -364,7 +364,7 @@ def family_q(p: ArrayLike) -> Floats:
         smallest, holm, side="right"
     )  # number of latents that are at least as extreme
     direct = holm * smallest.size / np.maximum(place, 1)
-    # A latent may also be selected together with less extreme ones, at their threshold.
+    # A latent may also be selected together with less extreme latents, at their threshold.
     beyond = np.append(step, np.inf)[place]
     np.put_along_axis(q, order, np.minimum(np.minimum(direct, beyond), 1.0), axis=1)
     return np.where(known, q, np.nan)

@@ -1,8 +1,8 @@
 """The steps of the workflow: their modules and the types of their settings.
 
 Each step has one rule, one verb of the command line and one `run` function. The row of a step
-contains everything that rules, the command line, `stale` and the documentation need. The files
-among the arguments of `run` that it does not write are the inputs in its record.
+contains everything that rules, the command line, `stale` and the documentation need. The record of
+a step lists as inputs those files among the arguments of `run` that `run` does not write.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ MISSING = object()
 
 @dataclass(frozen=True)
 class Choice:
-    """A module that a step imports by name, as chosen in its settings.
+    """The choice of a module that a step imports by a name in its settings.
 
     Attributes
     ----------
     key
-        The key of the settings with the name.
+        The key of the name in the settings, one step of the path after the other.
     module
-        Name -> module.
+        Function that returns the module of a name.
     names
-        All names that the key may have.
+        All names that can be chosen.
     """
 
     key: Sequence[str]
@@ -58,19 +58,20 @@ class Step:
     module
         Name of the module whose `run` does the work.
     settings
-        Type of its settings; None if it has no settings.
+        Type of the step's settings; None if it has no settings.
     key
-        The key of the configuration with its settings. Words in braces are wildcards of the rule.
+        The key of the step's settings in the configuration. Words in braces are wildcards of the
+        rule.
     inner_keys
-        Place in the settings -> key of the configuration, for values that come from another key.
-        The key counts only if the configuration has it.
+        Key in the settings -> key of the configuration, for values that come from another key. An
+        entry is used only if the configuration has its key.
     cut
         Function that returns the settings from the configuration and the wildcards; None if the
         settings are the value of `key`.
     choice
-        A further module that it imports, if its settings name one.
+        The module that the step imports by a name in its settings; None if there is no such module.
     tables
-        The tables of the report that it writes, or whose parts it writes.
+        The tables of the report that the step writes, as a whole or in part.
     """
 
     module: str
@@ -89,13 +90,16 @@ class Step:
         return tuple(re.findall(r"{(\w+)}", self.key))
 
     def slice(self, config: Any, wildcards: Mapping[str, str]) -> Any:
-        """Return its settings in a configuration, for the wildcards of a rule."""
+        """Return the step's settings in a configuration, for the wildcards of a rule."""
         if self.cut is not None:
             return self.cut(config, **{name: wildcards[name] for name in self.wildcards})
         return _at(config, _steps_to(self.key, wildcards))
 
     def key_of(self, path: Sequence[str], config: Any, wildcards: Mapping[str, str]) -> str:
-        """Return the key of the configuration from which a leaf of its settings was made."""
+        """Return the key of the configuration from which a value of the step's settings comes.
+
+        `path` is the path of the value in the settings.
+        """
         for place, key in self.inner_keys.items():
             steps = [*_steps_to(key, wildcards), *path[len(_steps_to(place)) :]]
             if [*path[: len(_steps_to(place))]] == _steps_to(place) and _has(config, steps):
@@ -130,7 +134,7 @@ class Step:
 
 
 def _reader(kind: str) -> str:
-    # Imported here because it imports pandas.
+    # Import here, because this module imports pandas, which takes long.
     from mammo_sae.cohorts.readers import reader_module
 
     return reader_module(kind)
@@ -142,12 +146,12 @@ VARIANT = Choice(("variant", "name"), variant_module, tags(Variant))
 
 
 def _steps_to(key: str, wildcards: Mapping[str, str] | None = None) -> list[str]:
-    """Return the steps of a key. A wildcard is one step, even if its value contains dots."""
+    """Return the parts of a key between its dots. The value of a wildcard is one part."""
     return [step.format(**(wildcards or {})) for step in key.split(".") if step]
 
 
 def _at(value: Any, steps: Sequence[str]) -> Any:
-    """Return the value that is reached from `value` by following `steps`.
+    """Return the value inside `value` under the keys or attributes `steps`.
 
     Raises
     ------

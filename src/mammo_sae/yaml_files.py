@@ -22,7 +22,7 @@ from mammo_sae.errors import InputError
 MOST_BYTES = 1 << 20
 MOST_VALUES = 20_000
 MOST_DEPTH = 32
-# The limit of arrays and random generators on every machine.
+# Array sizes and seeds up to this number are valid on every machine.
 LARGEST = 2**31 - 1
 
 

@@ -171,7 +171,8 @@ def test_a_job_that_slurm_forgets_is_tried_again(toy):
     command(str(SLURM), "start")
     text = toy.ends()
     assert (
-        f"SLURM job {toy.job} is gone, without a word of how it ended; it counts as failed" in text
+        f"SLURM job {toy.job} is no longer known, and its final state was not reported; it counts "
+        "as failed" in text
     )
     assert len(toy.jobs()) == 2
 
