@@ -1,7 +1,7 @@
 """The whole configuration: the settings of all stages, checked when they are loaded.
 
-The settings of a stage are defined next to its code. This module combines them and checks the
-references between them (an encoder's base, a layer's name). It gives each rule its *slice*: the
+The settings of a stage are defined next to its code. This module combines these settings and checks
+the references between them (an encoder's base, a layer's name). It gives each rule its *slice*: the
 canonical JSON of exactly the settings that the rule uses. Settings make a rule stale only if its
 slice changes.
 """
@@ -356,7 +356,7 @@ class Config(Settings):
         return self.latents.confirmation if self.latents.confirmation in splits else splits[0]
 
     def shown_splits(self) -> dict[str, str]:
-        """Return layer -> the split in the figure of interventions, for layers that have one."""
+        """Return layer -> split, for each layer with a figure of interventions and its split."""
         shown: dict[str, str] = {}
         for layer in self.layers:
             if layer == architectures.HEAD:

@@ -36,7 +36,7 @@ def in_order(
 def ahead(
     items: Iterable[T], size: int = 1, start: Callable[[], None] | None = None
 ) -> Iterator[T]:
-    """Yield `items` in order. While one is used, a thread prepares up to `size` more.
+    """Yield `items` in order. While the caller uses one, a thread prepares up to `size` more.
 
     The thread calls `start` first.
     """

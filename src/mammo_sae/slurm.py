@@ -1,9 +1,10 @@
 """Final states for SLURM jobs for which Snakemake's plugin would wait for ever.
 
-The plugin (2.8) treats a job as done, failed or running. It treats some jobs as running that never
-end: a job that was preempted and is not requeued, a job that was revoked, a job that `sacct`
-reports as "CANCELLED by 0", a job that is held after it failed to start, and a job that SLURM no
-longer knows. This module reports these jobs to the plugin as failed, so that they are tried again.
+The plugin (2.8) treats a job as done, failed or running. Some jobs never end, but the plugin treats
+them as running: a job that was preempted and is not requeued, a job that was revoked, a job that
+`sacct` reports as "CANCELLED by 0", a job that is held after it failed to start, and a job that
+SLURM no longer knows. This module reports these jobs to the plugin as failed, so that they are
+tried again.
 """
 
 from __future__ import annotations

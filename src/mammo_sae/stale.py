@@ -232,7 +232,7 @@ def _archive(old: Any, new: Any, config: Config) -> Iterator[str]:
     for name, was, now in changes:
         word = "removed" if now is MISSING else "added" if was is MISSING else "changed"
         if name == "every image":
-            continue  # the rule `images` names them
+            continue  # the parameters of the rule `images` name the images
         table = "/" in name or name in WHOLE
         what = f"{name} of the archive" if table else files.get(name, f"image {name}")
         yield f"{what} {word}"

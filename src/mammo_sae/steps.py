@@ -37,7 +37,7 @@ class Choice:
     Attributes
     ----------
     key
-        The key of the name in the settings, one step of the path after the other.
+        The keys that lead to the name in the settings, the outermost first.
     module
         Function that returns the module of a name.
     names
@@ -189,7 +189,7 @@ def _images(config: Any) -> ConversionSettings:
 
 
 def _import_encoder(config: Any, encoder: str) -> encoders.PretrainedSettings:
-    # The weights do not depend on the encoder with which they are compared.
+    # Leave `base` out: the imported weights do not depend on it.
     return config.encoders[encoder].model_copy(update={"base": None})
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of an unfinished training run, from which it resumes after a kill.
+"""Checkpoints: the state of an unfinished training run, from which a killed run resumes.
 
 A checkpoint is a file of `torch.save`, followed by the 32 bytes of its SHA-256. The SHA-256 is
 needed because torch reads damaged tensors without an error.

@@ -184,10 +184,10 @@ def folded(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor]:
-    """Convert a state dict of the packages to one of `network.Network`, with BatchNorm folded.
+    """Return a state dict of `network.Network`, made from one of the packages by folding BatchNorm.
 
     A convolution w followed by BatchNorm (g, b, mean, var) equals the convolution w * s with bias
-    b - mean * s, where s = g / sqrt(var + epsilon). It is computed in float64.
+    b - mean * s, where s = g / sqrt(var + epsilon). This is computed in float64.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ def _folds(name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _expected(name: str) -> dict[str, Shape]:
-    """Return key and shape of every tensor of the packages' state dict, in its order."""
+    """Return key and shape of every tensor in a state dict of efficientnet-pytorch, in order."""
     plan = architecture(name)
     found: dict[str, Shape] = {}
 

@@ -358,7 +358,7 @@ def load_classifier(directory: Path) -> tuple[tuple[str, ...], Tensor, Tensor] |
 
     Returns
     -------
-    Its concepts, weight [c, d] and bias [c].
+    The classifier's concepts, weight [c, d] and bias [c].
 
     Raises
     ------

@@ -94,7 +94,7 @@ class Cells:
                 self._whole[rows.to(device)] = cells.to(device)
 
     def sample(self) -> Tensor:
-        """Return cells [m, d] for statistics: all, or one part if all exceed the budget."""
+        """Return cells [m, d] for statistics: all cells, or a part if they exceed the budget."""
         return self._whole if self.resident else next(self._mixed(0))
 
     def parts(self, epoch: int = 0) -> Generator[Part, None, None]:

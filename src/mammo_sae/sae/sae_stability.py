@@ -2,8 +2,8 @@
 
 The atoms of two SAEs are paired one to one so that the summed cosine of the pairs is largest
 (Hungarian method). Latents that are active in no cell are left out, because their atoms hardly
-change in training. The null value pairs one dictionary with random directions that have the mean
-and covariance of the other.
+change in training. For the null value, the atoms of one SAE are paired with random directions that
+have the mean and covariance of the atoms of the other.
 """
 
 from __future__ import annotations

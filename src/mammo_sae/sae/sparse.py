@@ -109,7 +109,8 @@ def _kernels(x: Tensor) -> ModuleType | None:
 def largest(preactivation: Tensor, k: int) -> Tensor:
     """Return the indices [n, k] of the k largest entries of each row, in ascending order.
 
-    Entries of 0 and below are inactive latents. If they are needed to reach k, any are returned.
+    Entries of 0 and below are inactive latents. If fewer than k entries are above 0, any of the
+    others complete the k.
     """
     if (kernels := _kernels(preactivation)) and k <= kernels.MOST:
         return kernels.largest(preactivation, k)

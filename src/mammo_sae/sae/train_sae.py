@@ -74,7 +74,7 @@ def run(
     image_stores
         Manifests of the image stores. Required if `settings.background` is below 1.
     beside
-        Other SAEs of the layer, by the path of their description. Those that use the same cells and
+        Other SAEs of the layer, by the path of their description. SAEs that use the same cells and
         have no result yet are trained in the same pass. They are left as finished checkpoints, from
         which their own runs only write the results. They do not change this SAE.
     made_by

@@ -12,7 +12,7 @@ class BlockWriter:
     """Collects rows (images) until a shard is complete, then writes it once.
 
     Writing single rows into a sharded array would read and rewrite the shard for every row. Memory
-    holds the incomplete shards: one, if the rows come in order.
+    holds the incomplete shards. If the rows come in order, only one shard is incomplete.
     """
 
     def __init__(self, array: zarr.Array[Any]) -> None:
@@ -22,7 +22,7 @@ class BlockWriter:
         self._written = np.zeros(array.shape[0], dtype=bool)
 
     def write(self, position: int, row: np.ndarray) -> None:
-        """Add one row. Its shape is the array's without the first axis."""
+        """Add one row. It has the shape of the array without the first axis."""
         if row.shape != self._array.shape[1:]:
             raise ValueError(f"row of shape {row.shape} in an array of {self._array.shape}")
         block = position // self._rows

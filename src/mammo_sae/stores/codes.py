@@ -273,7 +273,7 @@ class CodesReader:
         return index, value
 
     def pooled(self, name: str, image_ids: Sequence[str] | None = None) -> np.ndarray:
-        """Return float32 [n, h]: the codes of each image, pooled by `name`, one of `POOLED`."""
+        """Return float32 [n, h]: the pooled codes `name` (one of `POOLED`) of each image."""
         if image_ids is None:
             return arrays.read(self._arrays[name], slice(None), self.path / name)
         return self._read(name, self._index.positions(image_ids))

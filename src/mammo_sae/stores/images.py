@@ -45,7 +45,7 @@ RASTERS = frozenset({"JPEG", "NPY", "PNG", "TIFF"})
 class ImageRecord:
     """One canonical image: pixels and breast [H, W], regions [r, H, W], affine [2, 3].
 
-    `facts` are the facts recorded of its file, by name.
+    `facts` are the recorded facts about the image's file, by name.
     """
 
     pixels: np.ndarray
@@ -233,7 +233,7 @@ class ImageReader:
         return self._read("spacing_mm", image_ids)
 
     def facts(self, image_ids: Sequence[str]) -> pd.DataFrame:
-        """Return the facts of the files of `image_ids`, one column per fact; empty: not given."""
+        """Return the facts of the images' files, one column per fact; "" if the file has none."""
         parts = []
         for path in self._paths:
             names = arrays.read_labels(path, "fact")

@@ -152,7 +152,7 @@ def _read_stream(view: mmap.mmap) -> Any:
         return first
     for _ in range(2):  # the protocol's version, and the sizes of number types
         unpickle(view, table, _no_storage)
-    # Read the pickle twice: the storages come after it, and only it gives their types and sizes.
+    # Read the pickle twice: the storages come after it, but only the pickle gives their types.
     claims: dict[str, tuple[Any, int]] = {}
 
     def look(claim: Any) -> Foreign:

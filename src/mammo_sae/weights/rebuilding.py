@@ -129,7 +129,7 @@ class _Type(Unfinished):
 
 
 class Constructors:
-    """The known constructors, for one file.
+    """The known constructors, with a limit on the bytes that they copy for one file.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ class Constructors:
         if not whole or len(shape) > MOST_AXES:
             raise Damaged("an array of NumPy has no shape")
         if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(data):
-            raise Damaged(f"an array of NumPy claims other bytes than the {len(data)} it has")
+            raise Damaged(f"an array of NumPy claims another size than its {len(data)} bytes")
         array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if by_column else "C")
         if not dtype.isnative:
             self._spend(len(data))

@@ -80,7 +80,7 @@ def unpickle(
     constructors: Mapping[Global, Constructor],
     persistent: Callable[[Any], Any],
 ) -> tuple[Any, int]:
-    """Run one pickle.
+    """Return the value that a pickle describes.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ def read_published(
 def _check_same_encoder(
     path: Path, encoder: dict[str, Tensor], other: Path, further: dict[str, Tensor]
 ) -> None:
-    """Refuse a classifier of another image encoder, since its features would differ."""
+    """Refuse a classifier of another image encoder, because it needs that encoder's features."""
     differ = [key for key, value in encoder.items() if not torch.equal(value, further[key])]
     if differ:
         raise InputError(

@@ -105,7 +105,7 @@ def sum_by_latent(
     """Return [h, d] float32: for each latent, the sum of value * x[cell] over its slots.
 
     Some latents have a thousand times as many slots as others. So each program sums one piece, and
-    a second pass adds up the pieces of each latent that has several.
+    a second pass adds up the pieces of each latent that has several pieces.
 
     Parameters
     ----------

@@ -87,7 +87,8 @@ def _only_largest(rows, length, k, BITS: tl.constexpr, LENGTH: tl.constexpr):
 def largest(preactivation: Tensor, k: int) -> Tensor:
     """Return the indices [n, k] int64 of the k largest entries of each row, in ascending order.
 
-    Entries of 0 and below are inactive latents. If they are needed to reach k, any are returned.
+    Entries of 0 and below are inactive latents. If fewer than k entries are above 0, any of the
+    others complete the k.
     One pass over the row finds the maxima of groups. Among equal maxima, the group with the lowest
     latent is chosen. Then only the k groups with the largest maxima are read, from the cache. A
     group consists of every g-th latent, so the maxima are plain vector operations.

@@ -14,13 +14,13 @@ sizes of the other two. The rows then have norm sqrt(2 / h). Encoder biases star
 -1 / sqrt(h) and 1 / sqrt(h). Every product is float32.
 
 Whenever another share `resample_every` of the steps is done, latents that have not fired since the
-last such time are resampled, but only while more than one interval is left. With 0.1 this happens
-8 times. The new directions are raw cells x / ||x||, drawn without replacement from `resample_cells`
-cells with probability proportional to (L2 + L1 loss)^2. The new encoder rows have 0.2 times the
-mean norm of the alive latents' rows. The biases and Adam's moments are set to 0. The cells are the
-last that training used. Every epoch has a new order, so they are a random sample of the data, as in
-the original code. The variant `l1` is this project's own version and explains more of the variance
-(docs/sae.md).
+previous such time are resampled, but only while more than one interval is left. With 0.1 this
+happens 8 times. The new directions are raw cells x / ||x||, drawn without replacement from
+`resample_cells` cells with probability proportional to (L2 + L1 loss)^2. The new encoder rows have
+0.2 times the mean norm of the alive latents' rows. The biases and Adam's moments are set to 0. The
+cells are the last that training used. Every epoch has a new order, so they are a random sample of
+the data, as in the original code. The variant `l1` is this project's own version and explains more
+of the variance (docs/sae.md).
 """
 
 from __future__ import annotations

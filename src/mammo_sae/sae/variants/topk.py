@@ -72,7 +72,7 @@ class TopK(TrainingSAE):
     def _auxiliary(self, u: Tensor, error: Tensor, dead: Tensor) -> Tensor:
         """Add the gradients of aux_weight L_aux to `.grad`; return aux_weight L_aux.
 
-        The products are dense over the dead latents. These are few, so k_aux is a large share.
+        The products are dense over the dead latents, because k_aux is a large share of them.
         """
         p, dtype = self.parameters, self.preactivations.dtype
         weight, atoms = p["encoder_weight"][dead], self.atoms[dead]
