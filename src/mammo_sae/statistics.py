@@ -77,8 +77,8 @@ def auroc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -
 
     Returns
     -------
-    float, or [m] for m scores; with weights [draws] or [m, draws]. NaN if a class is empty. A
-    constant score gives 0.5.
+    A float, or [m] for m scores. With weights, [draws] or [m, draws]. The value is NaN if a class
+    is empty, and 0.5 for a constant score.
     """
     scores, labels, single = _check(scores, labels)
     concordant, pairs = _concordance(scores, labels, weights)

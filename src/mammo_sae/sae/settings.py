@@ -153,7 +153,7 @@ class PublishedVariant(Settings):
         None,
         ge=1,
         description="active latents per cell; only for a state dict of overcomplete, which does "
-        "not store k. With k = number of latents, all latents above 0 are active",
+        "not store k; k equal to the number of latents makes every pre-activation above 0 active",
     )
 
 
