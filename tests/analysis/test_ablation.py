@@ -234,7 +234,7 @@ def test_a_confounder_with_one_level_that_can_be_scored_has_no_groups():
     _, why = groups.groups_of(column, truth, patients, 6)
     assert why.startswith("1 levels of vendor have 10 patients")
     _, why = groups.groups_of(pd.Series([pd.NA] * 60, name="vendor"), truth, patients, 6)
-    assert why == "vendor is known of no image"
+    assert why == "vendor is unknown for every image"
 
 
 VERDICTS = pd.DataFrame(

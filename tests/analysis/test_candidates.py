@@ -127,9 +127,9 @@ def test_a_cohort_of_pngs_names_confounders_that_are_not_testable(cases, write_s
     assert "manufacturer" not in candidates(table, names, ("training", "test"), 6)
     assert unsaid(table, ("training", "test")) == ["manufacturer"]
     assert why_unknown(table, "manufacturer") == (
-        "not testable: PNG files do not say manufacturer, model, pixel_spacing_mm"
+        "not testable: PNG files do not record manufacturer, model, pixel_spacing_mm"
     )
-    assert why_unknown(table, "age_bin") == "not testable: age_bin is known of no image"
+    assert why_unknown(table, "age_bin") == "not testable: age_bin is unknown for every image"
 
 
 def _measured(n: int, **columns: object) -> pd.DataFrame:
@@ -172,7 +172,7 @@ def test_a_measurement_of_no_image_is_named_with_its_reason(cases):
         "not testable: marker_area could not be measured (no breast was found)"
     )
     assert why_unknown(table[:0], "marker_area") == (
-        "not testable: marker_area is known of no image"
+        "not testable: marker_area is unknown for every image"
     )
     # Known of an image of another split, but of none that is tested.
     table.loc[5, "marker_area"] = 7.0

@@ -179,7 +179,7 @@ def test_values_that_png_files_lack_are_not_testable():
     )
     scores = np.random.default_rng(0).random((n, 3))
     rows = confounds.confounder_rows(SETTINGS, cases, scores, "mass", "manufacturer")
-    reason = "not testable: PNG files do not say manufacturer, model, pixel_spacing_mm"
+    reason = "not testable: PNG files do not record manufacturer, model, pixel_spacing_mm"
     assert rows["problem"].tolist() == [reason] * 3
 
 

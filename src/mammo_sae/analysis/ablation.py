@@ -201,7 +201,11 @@ def ablation_rows(
 def _compared(
     measures: Measures, group: LatentSet, random: Sequence[np.ndarray], name: str
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the columns of each (measure, level): before and after, and of random sets."""
+    """Return the columns of each (measure, level) for one set of latents and one confounder.
+
+    The columns hold the AUROC before and after the ablation, their difference, and the difference
+    after ablations of the `random` sets.
+    """
     latents = group.latents
     before, drawn = measures.values(NOTHING, name), measures.draws(NOTHING, name)
     after, drawn_after = measures.values(latents, name), measures.draws(latents, name)

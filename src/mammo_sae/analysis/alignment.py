@@ -2,12 +2,12 @@
 
 The images are those of the confirmation split that are positive for a concept and have a mask of
 it. A cell's weight is its area inside the breast, and its positive part is the area of the mask in
-it. So every score equals the pixel score of a map drawn with constant cells, without drawing it.
+it. So every score equals the score over pixels of a map that is constant inside each cell.
 
 - ``auprc``: average precision over breast pixels, mask against rest.
 - ``pooled_iou``: intersection over union, summed over images, of the mask and the cells above a
-  threshold. `quantile` of all breast area lies below the threshold (Network Dissection, Bau et al.
-  2017).
+  threshold. The cells above the threshold hold the share `quantile` of all breast area (Network
+  Dissection, Bau et al. 2017).
 - ``energy_lift``: mean share of an image's activation inside the mask, divided by the mean share of
   the breast that the mask covers, over images in which the latent fires (energy-based pointing
   game, Wang et al. 2020).
@@ -15,10 +15,15 @@ it. So every score equals the pixel score of a map drawn with constant cells, wi
   2016); ``pointing_near`` also accepts the cell's eight neighbours. An image without activation is
   a miss.
 
-Baselines are the chance value of an area; ``shuffled_*``, with masks exchanged between patients'
-images of the same view, which also gives p; and ``matched_*``, the mean of random latents with a
-similar firing rate. The matched latents (``selection`` = matched) and a map of lesion locations in
-the discovery split (``selection`` = prior) also have rows of their own.
+Every score has up to three baselines:
+
+- ``chance_*``: the expected score of a map that does not depend on the mask;
+- ``shuffled_*``: the mean score after masks are exchanged between patients' images of the same
+  view. These exchanges also give the p-value;
+- ``matched_*``: the mean score of random latents with a similar firing rate.
+
+The matched latents (``selection`` = matched) and a map of lesion locations in the discovery split
+(``selection`` = prior) also have rows of their own.
 """
 
 from __future__ import annotations
@@ -44,8 +49,9 @@ if TYPE_CHECKING:
     from mammo_sae.analysis.settings import AlignmentSettings
 
 MEASURES = ("auprc", "pooled_iou", "energy_lift", "pointing", "pointing_near")
-_NO_BASELINE = ("chance_energy_lift", "chance_pooled_iou", "shuffled_auprc")  # 1; not computed
-_MATCHED_AMONG = 4  # a matched latent is drawn among this many times the number asked for
+# The first of these columns would always be 1. The other two are not computed.
+_NO_BASELINE = ("chance_energy_lift", "chance_pooled_iou", "shuffled_auprc")
+_MATCHED_AMONG = 4  # number of candidates for each matched latent that is drawn
 
 
 def run(
@@ -112,7 +118,7 @@ class Scene:
 
 
 def scene(breast: np.ndarray, region: np.ndarray, patients: Any, views: Any, area: float) -> Scene:
-    """Return the scene of `breast` and `region` areas [n, R, C]; `area` is a whole cell's."""
+    """Return the scene of the areas `breast` and `region` [n, R, C], for cells of size `area`."""
     return Scene(
         breast=breast,
         mask=np.minimum(region, breast),
@@ -130,7 +136,7 @@ def concept_rows(
     table: pd.DataFrame,
     concept: str,
 ) -> pd.DataFrame:
-    """Return the rows of one concept: ranked latents, matched latents, and the prior."""
+    """Return one concept's rows: its ranked latents, their matched latents, and the prior map."""
     ranked = case.top_latents(table, concept, settings.rankings, settings.top_latents)
     matched = matched_latents(table, ranked, settings.matched_latents, settings.seed)
     chosen = np.unique(np.concatenate([ranked, matched.ravel()]))
@@ -173,8 +179,9 @@ def concept_rows(
 def matched_latents(table: pd.DataFrame, ranked: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return [len(ranked), count] random latents with a similar firing rate, none of them ranked.
 
-    Each is drawn among the latents nearest in the logarithm of the firing rate. There are fewer
-    columns if too few latents of the SAE fire.
+    Row i holds the latents drawn for ``ranked[i]``, from those that are nearest to it in the
+    logarithm of the firing rate. If fewer than `count` latents can be drawn, there are fewer
+    columns.
     """
     rng = np.random.default_rng(seed)
     rate = table.set_index("latent")["firing_rate"]
@@ -253,7 +260,7 @@ def score_map(
     weights: np.ndarray,
     moves: np.ndarray,
 ) -> dict[str, Any]:
-    """Return the row of one latent from its maps `activation` [n, R, C] over the scene.
+    """Return one latent's row, from its maps `activation` [n, R, C] of the images in `here`.
 
     `weights` [n, draws] belong to the bootstrap, `moves` [draws, n] to the permutations.
     """
@@ -321,7 +328,10 @@ def score_map(
 def _auprc(
     z: np.ndarray, mask: np.ndarray, breast: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float, float]:
-    """Return AUPRC over all cells and its interval. An image's inactive cells are one tied item."""
+    """Return the AUPRC over all cells, and its interval.
+
+    The inactive cells of an image all have score 0, so they are counted together as one item.
+    """
     image, cell = np.nonzero(z)
     score = np.append(z[image, cell], np.zeros(len(z)))
     quiet = z == 0
@@ -342,7 +352,7 @@ def _auprc(
 
 
 def _paired(crossed: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Return [draws, n]: the entry of `crossed` [n, n] for image i and the mask that it gets."""
+    """Return [draws, n]: in each draw, the entry of `crossed` [n, n] for image i and its mask."""
     return crossed[np.arange(len(crossed))[None], moves]
 
 
@@ -359,7 +369,11 @@ def _prior(
     concept: str,
     grid: Any,
 ) -> np.ndarray:
-    """Return [n, R, C]: how often masks of the discovery split cover each cell, by view."""
+    """Return a map [n, R, C] of lesion locations for each image in `here`.
+
+    The value of a cell is its mean area inside the masks of the discovery split's positive images
+    of the same view.
+    """
     found = case.labelled_images(cases, concept, settings.discovery)
     found = found[case.labels(cases, concept, found)]
     views = cases["view"].to_numpy()[found]

@@ -1,10 +1,11 @@
-"""Latents on which a prediction rests, at any layer: attribution, checked by ablation.
+"""Each latent's effect on a prediction, at any layer: attribution, checked by ablation.
 
 Attribution patching gives every latent's effect on a logit to first order, from one backward pass.
 The latents with the largest effects are then ablated with the SAE's error kept, and the rest of the
-network is run. ``attribution`` and ``ablation`` are the amount that the latent adds to the logit:
-the mean over the concept's positive images minus the mean over the negative ones. ``agreement`` is
-the Pearson correlation of both, over the images of the ablated latents.
+network is run. The columns ``attribution`` and ``ablation`` estimate the same amount by these two
+methods: what the latent adds to the logit, as the mean over the concept's positive images minus the
+mean over its negative images. ``agreement`` is the Pearson correlation of the two estimates, over
+all pairs of an image and an ablated latent.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ One source is the image table: manufacturer, model, size and spacing of the orig
 cohort's covariates, and whether a field is missing. Another is the facts that the conversion
 recorded of each file (`mammo_sae.stores.images`): transfer syntax, photometric interpretation,
 bits, VOI transformation, and findings of triage such as an implant. Defects of a header or table
-(a malformed element, a side other than annotated) are not candidates, because they do not change a
-pixel. The third source is the measurements of the image (`mammo_sae.images.measurements`), except
-those of tissue.
+(a malformed element, a side that differs from the annotated side) are not candidates, because they
+do not change a pixel. The third source is the measurements of the image
+(`mammo_sae.images.measurements`), except those of tissue.
 
 PNG, JPEG, TIFF and NPY files have no header, so a missing header field is not a candidate for them.
 """
@@ -85,10 +85,11 @@ def with_acquisition(
 
 
 def unsaid(cases: pd.DataFrame, splits: Sequence[str]) -> list[str]:
-    """Return columns that are known of no image of `splits` for a reason that should be reported.
+    """Return columns that are unknown for all images of `splits` and must appear in the table.
 
-    They are the first that headers would give, if the files have none, and all that describe the
-    acquisition and could not be measured.
+    These are the measurements that describe the acquisition and could not be made. If no image
+    file has a header, the first unknown column of `SAID` also appears, and its reason names all
+    columns of `SAID`.
     """
     rows = cases[cases["split"].isin(splits)]
     if not len(rows):
@@ -105,8 +106,8 @@ def why_unknown(cases: pd.DataFrame, name: str) -> str:
     """Return why column `name` is unknown for all images of `cases`."""
     kinds = sorted(set(cases[SYNTAX].dropna()) & RASTERS) if SYNTAX in cases else []
     if kinds and name in SAID:
-        return f"not testable: {' and '.join(kinds)} files do not say {', '.join(SAID)}"
+        return f"not testable: {' and '.join(kinds)} files do not record {', '.join(SAID)}"
     if name in MEASUREMENTS and UNMEASURED in cases and len(cases):
         reason = cases[UNMEASURED].value_counts().index[0]
         return f"not testable: {name} could not be measured ({reason})"
-    return f"not testable: {name} is known of no image"
+    return f"not testable: {name} is unknown for every image"

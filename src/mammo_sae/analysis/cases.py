@@ -1,4 +1,4 @@
-"""Shared by the analyses of one SAE: its identity, and its images with their table rows."""
+"""Parts that all analyses of an SAE use: its identity, its images, their labels and its latents."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def labelled(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
 
 
 def labelled_images(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
-    """Return `labelled` with each image once. Its label is 1 if any of its rows is positive."""
+    """Return the positions that `labelled` returns, with each image once.
+
+    The label of an image is 1 if any of its rows is positive.
+    """
     return np.unique(labelled(cases, concept, split))
 
 
@@ -84,8 +87,9 @@ def units(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Return the breast or patient of each image, int [n], and the table [u] of these units.
 
-    A unit's label is 1 if one of its images is positive, else unknown if one is unknown, else 0.
-    Its other columns are those of its first image. A patient has neither side nor view.
+    A unit's label is 1 if one of its images is positive. If no image is positive, the label is
+    unknown if an image's label is unknown, and 0 otherwise. The unit's other columns come from its
+    first image, except that a breast's view and a patient's side and view are empty.
     """
     keys = ["split", "patient_id", *(["side"] if unit == "breast" else [])]
     member = cases.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()

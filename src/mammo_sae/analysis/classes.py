@@ -1,8 +1,8 @@
 """Step: predict density as one of four classes, with latents kept or dropped at the head.
 
 The concepts of the classes A to D give four logits, from one classifier with four outputs or from
-one linear probe per class. The class with the largest logit is the prediction. Scores follow
-Mammo-SAE (arXiv 2507.15227, its public scripts): accuracy and macro-F1. The group of latents is the
+one linear probe per class. The class with the largest logit is the prediction. The scores are those
+of Mammo-SAE's public scripts (arXiv 2507.15227): accuracy and macro-F1. The group of latents is the
 union over the classes of the first k latents of each class's ranking. A class ranks latents by its
 mean code minus the mean code of all images, which gives the order of ``mean_difference`` of the
 class against the others.
@@ -131,10 +131,11 @@ def class_table(
 
 
 def scores(answer: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return accuracy and macro-F1, each [draws], of predicted classes `answer` [n].
+    """Return the accuracy and macro-F1, each [draws], of the predicted classes `answer` [n].
 
-    A class that is neither predicted nor true in a draw is left out of the mean, as in
-    scikit-learn. `weights` [n, draws] gives how often each image was drawn.
+    `truth` [n] holds the true classes, and `weights` [n, draws] how often each image was drawn.
+    Macro-F1 is the mean of F1 over classes. A class that is neither predicted nor true in a draw is
+    left out of this mean, as in scikit-learn.
     """
     weights = np.asarray(weights, dtype=np.float64)
     right = answer == truth
@@ -149,7 +150,7 @@ def scores(answer: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[s
 
 
 def _places(ranked: pd.DataFrame) -> np.ndarray:
-    """Return [h]: the place of every latent by mean difference, largest first."""
+    """Return [h]: each latent's place, from 0, in the order of falling mean difference."""
     place = np.empty(len(ranked), dtype=np.int64)
     difference = ranked["mean_difference"].to_numpy(dtype=np.float64)
     place[np.argsort(-difference, kind="stable")] = np.arange(len(ranked))

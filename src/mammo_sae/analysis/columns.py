@@ -28,8 +28,8 @@ def candidates(
 ) -> list[str]:
     """Return those of `names` that vary over the images of `splits`.
 
-    If several columns divide the images into the same levels, at most `most` (for example model and
-    manufacturer), only the first is kept.
+    Each column is reduced to at most `most` levels. If several columns (for example model and
+    manufacturer) then divide the images in the same way, only the first is kept.
     """
     rows = cases[cases["split"].isin(splits)]
     seen: set[tuple[int, ...]] = set()

@@ -4,18 +4,18 @@ Latents are chosen on the discovery split and measured on the confirmation split
 image score, Y the concept and C the confounder:
 
 - ``crude_auroc``: AUROC of z for Y.
-- ``stratified_auroc``: the same over pairs of images with equal C; ``kept`` is the share of the
-  crude excess over 0.5 that remains.
+- ``stratified_auroc``: AUROC of z for Y over pairs of images with equal C. ``kept`` is its excess
+  over 0.5, divided by that of the crude AUROC.
 - ``conditional_auroc``: AUROC of z for C over pairs of images with equal Y, for the level of C that
-  z discriminates best. Its p exchanges C between patients of equal Y (partial confounder test,
-  Spisak 2022, PMC9412867; see `mammo_sae.analysis.exchange`). Its q is over the concept's latents
-  and all confounders together (`mammo_sae.statistics.family_q`).
+  z discriminates best. Its p-value comes from exchanges of C between patients of equal Y (partial
+  confounder test, Spisak 2022, PMC9412867; see `mammo_sae.analysis.exchange`). Its q-value corrects
+  for all of the concept's latents and all confounders (`mammo_sae.statistics.family_q`).
 - ``artefact_lift``: share of z's activation on the artefact's mask, divided by the mask's share of
   the image, over images with such a mask; ``concept_lift`` is the same for the lesion.
 
-`mammo_sae.analysis.verdict` turns these into verdicts for the latents that are associated with Y.
-The other latents form a family of their own in the correction for multiple tests, since their
-associations with C say nothing about errors among the first.
+`mammo_sae.analysis.verdict` turns these numbers into verdicts for the latents that are associated
+with Y. The latents that are not associated with Y form a family of their own in the correction for
+multiple tests, so they do not change the q-values of the associated latents.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(
     measurements: Sequence[Path],
     output: Path,
 ) -> list[Path]:
-    """Judge whether a latent follows its concept or a confounder.
+    """Test whether each latent's association with a concept is due to a confounder.
 
     Parameters
     ----------
@@ -125,8 +125,8 @@ def run(
 def judged(settings: ConfoundSettings, rows: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `confounder_rows` with q, verdict and reason.
 
-    `latents` is the table that the step of that name wrote. Its AUROC, q and reason for the
-    concept decide which latents get a verdict.
+    `latents` is the table that the step `latents` wrote. Its AUROC, q and reason for the concept
+    decide which latents are associated with the concept.
     """
     rows = rows.merge(
         latents[["latent", "concept", "auroc", "q", "reason"]].rename(
@@ -158,7 +158,7 @@ def confounder_rows(
     concept: str,
     confounder: str,
 ) -> pd.DataFrame:
-    """Return the measures of one family without verdicts, one row per latent of `scores` [n, m].
+    """Return the measures for one concept and confounder, one row per latent of `scores` [n, m].
 
     If a row could not be estimated, `problem` says why and its numbers are NaN.
     """
@@ -266,7 +266,8 @@ def _measured(
     against = np.stack([st.stratified_auroc(z, code == level, truth) for level in places])
     best = np.abs(against - 0.5).argmax(axis=0)
     if len(names) == 2:
-        # Two levels mirror each other. Name the second one, the artefact of a 0/1 covariate.
+        # The AUROCs of two levels add up to 1. Name the second level: for a 0/1 covariate, it is
+        # the presence of the artefact.
         best = np.ones_like(best)
     measured["confounder_level"] = [names[i] for i in best]
     measured["conditional_auroc"] = against[best, np.arange(z.shape[1])]

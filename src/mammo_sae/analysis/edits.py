@@ -7,13 +7,13 @@
   3.3);
 - ``error_preserving``: the embedding minus the contributions of the dropped latents, so that the
   SAE's error stays (Marks et al., arXiv 2403.19647);
-- ``mean_ablated``: the same, plus the contribution of each dropped latent's mean code in the
-  discovery split (mean ablation). At the head this shifts the logits of all images equally, so
-  AUROC and AUPRC equal those of ``error_preserving``.
+- ``mean_ablated``: the error-preserving embedding plus the contribution of each dropped latent's
+  mean code in the discovery split (mean ablation). At the head this shifts the logits of all images
+  equally, so AUROC and AUPRC equal those of ``error_preserving``.
 
 Every ranking has two controls: latents in random order, and latents ``matched`` to the ranked ones
-in firing rate. `mammo_sae.analysis.interventions` computes the edits by algebra,
-`mammo_sae.analysis.inner` by running the rest of the network.
+in firing rate. `mammo_sae.analysis.interventions` computes the edited logits in closed form, and
+`mammo_sae.analysis.inner` computes them by running the rest of the network.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     EditSettings = InterventionSettings | InnerSettings
 
 MEASURES = ("auroc", "auprc", "precision", "recall", "f1")
-# Sums of the same numbers in another order differ by rounding. Without this limit, a group of
-# latents without any effect would rank images by that noise.
+# Logits are rounded to this number of decimals, because sums of the same numbers in another order
+# differ by rounding errors. Otherwise latents without any effect would rank images by these errors.
 DIGITS = 9
 MATCHED_BLOCK = 20  # a matched control is drawn among this many neighbours in firing rate
 
@@ -57,22 +57,26 @@ class Editable(Protocol):
 
 
 def mean_codes(codes: np.ndarray, cases: pd.DataFrame, split: str) -> np.ndarray:
-    """Return [h], float64: the mean of `codes` [n, h] over the images of `split`; 0 without any."""
+    """Return float64 [h]: the mean of `codes` [n, h] over the images of `split`, 0 if none."""
     here = (cases["split"] == split).to_numpy()
     return codes[here].sum(axis=0, dtype=np.float64) / max(1, here.sum())
 
 
 def ranked_order(ranked: pd.DataFrame, ranking: str) -> np.ndarray:
-    """Return latents [h], the best by `ranking` first; unranked ones last, by number."""
+    """Return the indices of all latents [h], the best by `ranking` first.
+
+    Latents without a rank come last, in the order of their index.
+    """
     place = ranked[f"rank_{ranking}"].to_numpy(dtype=np.float64, na_value=np.inf)
     return np.lexsort((ranked["latent"].to_numpy(), place))
 
 
 def union_places(ranked: pd.DataFrame) -> np.ndarray:
-    """Return [h]: the better of every latent's places in both classes' class-mean rankings.
+    """Return [h]: each latent's better place, from 0, in two rankings.
 
-    The latents with places below k are the union of the positive class's top k and the negative
-    class's top k. This is the group of Mammo-SAE's text.
+    The rankings are those by the mean code of positive and of negative images. The latents with
+    places below k are the union of both classes' top k. Mammo-SAE's paper defines its groups of
+    latents in this way.
     """
     places = []
     for column in ("mean_positive", "mean_negative"):
@@ -84,12 +88,14 @@ def union_places(ranked: pd.DataFrame) -> np.ndarray:
 
 
 def end_places(ranked: pd.DataFrame) -> np.ndarray:
-    """Return [h]: the place of every latent from the nearer end of the order by mean difference.
+    """Return [h]: each latent's place, from 0, counted from the nearer end of the ranking.
+
+    The ranking is the order by mean difference.
 
     The latents with places below k are the k with the largest difference and the k with the
     smallest. The files published with Mammo-SAE rank latents for each class by the class mean minus
-    the mean of all images. With two classes, one order is the reverse of the other, so "top k of
-    each class" is 2 k latents.
+    the mean of all images. With two classes, one ranking is the reverse of the other, so the top k
+    of both classes are 2 k latents.
     """
     places = np.empty((2, len(ranked)))
     difference = ranked["mean_difference"].to_numpy(dtype=np.float64)
@@ -113,7 +119,7 @@ def matched_order(order: np.ndarray, firing: np.ndarray, rng: np.random.Generato
 
 
 def first(order: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """Return bool [h, e]: column e holds the first ``counts[e]`` latents of `order`."""
+    """Return bool [h, e]: column e is True for the first ``counts[e]`` latents of `order` [h]."""
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     return place[:, None] < np.asarray(counts)[None]
@@ -124,8 +130,9 @@ def intervention_table(
 ) -> pd.DataFrame:
     """Return the rows of one concept and split.
 
-    `ranked` [h] has the concept's rows of the latents table, by latent. Intervals come from the
-    patient bootstrap for ranked latents. For controls they are the central 95 % over the sets.
+    `ranked` [h] has the concept's rows of the latents table, by latent. The intervals of ranked
+    latents come from the patient bootstrap. The intervals of controls are the central 95 % over the
+    random orders.
     """
     h = len(ranked)
     counts = sorted({min(k, h) for k in settings.top_k} | {h})
@@ -156,7 +163,10 @@ def intervention_table(
 def _edits(
     settings: EditSettings, data: Editable, members: np.ndarray, counts: Sequence[int]
 ) -> list[tuple[dict[str, object], np.ndarray]]:
-    """Return (columns, logits [n, e]) for on and off and for every splice."""
+    """Return (columns of the table, logits [n, e]) for each mode (on, off) and each splice.
+
+    `members` [h, e] is True for the latents of each of e groups.
+    """
     result = []
     for mode in ("on", "off"):
         kept = members if mode == "on" else ~members
@@ -234,7 +244,7 @@ def _control_rows(
 
 
 def _mean(sets: np.ndarray) -> np.ndarray:
-    """Return the mean of each row's numbers, NaN if it has none."""
+    """Return the mean of each row of `sets` without its NaN values; NaN if all are NaN."""
     count = (~np.isnan(sets)).sum(axis=1)
     missing = np.full(len(sets), np.nan)
     return np.divide(np.nansum(sets, axis=1), count, out=missing, where=count > 0)

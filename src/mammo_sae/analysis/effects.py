@@ -1,8 +1,8 @@
 """Step: measure each latent's effect on the logits at the head layer.
 
-The effect of latent t on an image is the amount z_t (w.d_t) that it adds to the logit. Ablating
-only t lowers the logit by exactly this amount, spliced or error-preserving, since pooling and head
-are linear. The table has one row per (latent, concept, split):
+The effect of latent t on an image is the amount z_t (w.d_t) that it adds to the logit. Pooling and
+head are linear, so the ablation of t alone lowers the logit by exactly this amount, in the spliced
+and in the error-preserving form. The table has one row per (latent, concept, split):
 
 - ``effect_positive``, ``effect_negative``: mean over the concept's positive and negative images;
 - ``effect``: their difference, the amount that the latent adds to the separation of the classes;

@@ -6,10 +6,11 @@ values. The breasts of a patient exchange their differences from the patient's m
 a breast exchange their differences from the breast's mean. Means can be exchanged between units
 with different numbers of images.
 
-The mean score of a patient with more images varies less. It is divided by its standard deviation,
-so that it has mean 0 and variance 1 for any number of images. Therefore patients may be exchanged
-even if the positive ones have more images (cluster-adjusted rank sum, Rosner, Glynn and Lee 2003;
-here standardised by size, not stratified).
+The mean score of a patient varies less if the patient has more images. Each mean score is therefore
+divided by its standard deviation, so that it has mean 0 and variance 1 for any number of images.
+Then patients may be exchanged even if positive patients have more images than negative ones
+(cluster-adjusted rank sum, Rosner, Glynn and Lee 2003; their test stratifies patients by the number
+of images, and this one standardises instead).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from scipy.stats import rankdata
 from mammo_sae.statistics import Floats, blocks_of, is_constant
 
 REFINE_BELOW = 0.05
-"""Below this p-value a score gets more exchanges, since its q-value depends on small p-values."""
+"""Scores with p below this value get more exchanges, so that their q-values are precise."""
 
 REFINEMENT = 20
 """Factor by which the number of exchanges is raised."""
@@ -49,20 +50,23 @@ def patient_permutation_p(
 ) -> Any:
     """Return two-sided p-values for the association of `scores` with categorical `values`.
 
-    Let x be the indicator of a level of `values`, and r the mid-ranks of the score, centred within
-    each stratum of `within`. The statistic T is the sum of x z over patients, breasts and images.
-    For a patient, x and z are the means of x and r over its images. For a breast, they are its mean
-    minus the mean of its patient. For an image, they are its value minus the mean of its breast. z
-    is divided by its standard deviation, which for patients depends on the number of images.
+    Let a be the indicator of one level of `values`, and r the mid-ranks of the score, centred
+    within each stratum of `within`. Every patient, breast and image has a pair of numbers (x, z).
+    For a patient, x and z are the means of a and r over its images. For a breast, they are its
+    means minus those of its patient. For an image, they are its values minus the means of its
+    breast. z is divided by its standard deviation, which for patients depends on the number of
+    images. T is the sum of x z over all patients, breasts and images. The test statistic is the
+    largest T^2 / variance(T) over the levels, with the variance over exchanges.
 
-    Units of one level are exchanged with each other (see the module). `within` is the label Y, for
-    a test of independence of C and score given Y. With it, patients are exchanged only with
-    patients that have the same set of `within` values, one mean per value, and breasts and images
-    only within one value. Levels are judged by the largest T^2 / variance of T, over all exchanges.
+    Patients are exchanged with patients, breasts with breasts of the same patient, and images with
+    images of the same breast (see the module). `within` is given in a test of independence of
+    `values` and score given a label. Then each patient has one mean for each of its `within`
+    values, and is exchanged only with patients that have the same set of these values. Breasts and
+    images are exchanged only within one value.
 
-    Scores with p below `REFINE_BELOW` after `draws` exchanges get `REFINEMENT` times as many new
-    ones. With m scores in a family, q < 0.05 of one score needs m / 0.05 exchanges, and only the
-    few scores with small p-values need that many.
+    Scores with p below `REFINE_BELOW` after `draws` exchanges are tested again with `REFINEMENT`
+    times as many exchanges. In a family of m scores, one score reaches q < 0.05 only with more than
+    m / 0.05 exchanges, and only the few scores with small p-values need that many.
 
     Parameters
     ----------
@@ -101,7 +105,10 @@ def why_not_exchangeable(
     within: ArrayLike | None = None,
     breasts: ArrayLike | None = None,
 ) -> str:
-    """Return why exchanges of `values` [n] can't give a p-value, or ``""``. Inputs as above."""
+    """Return why exchanges of `values` [n] can't give a p-value, or ``""``.
+
+    The parameters are those of `patient_permutation_p`.
+    """
     count = _Trade(values, patients, within, breasts).arrangements
     if count >= FEWEST_EXCHANGES - 0.5:
         return ""
@@ -114,11 +121,11 @@ def patient_exchanges(
 ) -> NDArray[np.int64]:
     """Return `draws` exchanges [draws, n] of whole patients' images.
 
-    ``images[exchanges[d]]`` gives each image one image of another patient. With `within` [n] (for
-    example the view), the two images have the same `within` value, and patients are exchanged with
-    patients that have the same set of values. If the other patient has more images of a value, only
-    as many as needed are used; if it has fewer, they are repeated. With equal numbers every draw is
-    a permutation.
+    ``images[exchanges[d]]`` holds, for each image, one image of the patient drawn for its patient.
+    With `within` [n] (for example the view), the two images have the same `within` value, and
+    patients are exchanged with patients that have the same set of values. If the drawn patient has
+    more images of a value, only as many as needed are used. If it has fewer, they are repeated. If
+    all patients have equally many images, every draw is a permutation.
     """
     patient, key, group = _cells(patients, within)
     cell = group[patient, key]
@@ -142,8 +149,8 @@ def _cells(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return each image's patient and `within` value as numbers, and the table of their cells.
 
-    A cell is the set of a patient's images with one value. The last result, [patients, values],
-    holds the number of the cell, or -1 if there is none.
+    A cell is the set of a patient's images with one value. The table [patients, values] holds the
+    number of each cell, or -1 if the patient has no image with that value.
     """
     _, patient = np.unique(np.asarray(patients), return_inverse=True)
     key = np.zeros(patient.size, np.int64)
@@ -156,7 +163,7 @@ def _cells(
 
 
 def _trading(group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return lists of patients that have the same set of `within` values."""
+    """Return one list of patients for each set of `within` values that patients have."""
     _, held = np.unique(group >= 0, axis=0, return_inverse=True)
     held = held.ravel()
     return [np.flatnonzero(held == number) for number in range(int(held.max(initial=-1)) + 1)]
@@ -164,10 +171,17 @@ def _trading(group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Exchangeable units: `members` [p, k, v], k units of v values each in each of p families.
+    """Families of units; the units of one family are exchanged with each other.
 
-    A member is the number of a cell, breast or image (by `level`). `x` [p, k, v, levels of the
-    covariate] is its mean minus its family's mean.
+    Attributes
+    ----------
+    level
+        Kind of the units: 0 for patients, 1 for breasts, 2 for images.
+    members : [p, k, v]
+        Numbers of the cells, breasts or images, for p families of k units. A patient has v cells, a
+        breast or image is a single number (v = 1).
+    x : [p, k, v, levels of the covariate]
+        Mean indicator of each level of the covariate, minus its mean over the family.
     """
 
     level: int
@@ -188,13 +202,15 @@ class _Trade:
         patient, self.strata, group = _cells(patients, within)
         _, code = np.unique(np.asarray(values), return_inverse=True)
         levels = int(code.max(initial=0)) + 1
-        tested = np.arange(1, levels) if levels <= 2 else np.arange(levels)  # two levels mirror
+        # One indicator is enough for two levels, since the other is 1 minus the first.
+        tested = np.arange(1, levels) if levels <= 2 else np.arange(levels)
         cell = group[patient, self.strata]
         side = np.zeros(len(cell), np.int64)
         if breasts is not None:
             _, side = np.unique(np.asarray(breasts), return_inverse=True)
         _, breast = np.unique(cell * (int(side.max(initial=0)) + 1) + side, return_inverse=True)
-        # For each level of the nesting: the unit of every image and the parent of every unit.
+        # For each level (patient, breast, image): the unit of every image. For the lower levels
+        # also the parent of every unit.
         self.units = [cell, breast, np.arange(len(cell))]
         self.sizes = [np.bincount(unit).astype(np.float64) for unit in self.units]
         indicator = (code[:, None] == tested).astype(np.float64)
@@ -222,7 +238,7 @@ class _Trade:
         return float(np.exp(min(total, 700.0)))
 
     def extreme(self, scores: Floats, draws: int, seeds: Iterable[int]) -> Floats:
-        """Count [m] the exchanges whose statistic is at least the observed one."""
+        """Return [m]: for each score, the number of exchanges that reach the observed statistic."""
         count = np.zeros(scores.shape[1])
         seeds = list(seeds)
         for columns in blocks_of(scores.shape[1]):
@@ -299,7 +315,7 @@ def _first(unit: NDArray[np.int64], parent: NDArray[np.int64]) -> NDArray[np.int
 
 
 def _families(parents: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return groups of units with one parent, [p, k] for each number k above 1 of such units."""
+    """Return an array [p, k] for each k above 1: the units of the p parents that have k units."""
     order = np.argsort(parents, kind="stable")
     sizes = np.bincount(parents)
     starts = np.cumsum(sizes) - sizes
@@ -307,7 +323,7 @@ def _families(parents: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _piece(level: int, members: NDArray[np.int64], means: Floats) -> _Piece:
-    """Return those families of `members` whose units have different values `means`."""
+    """Return the families of `members` [p, k, v] whose units differ in `means` [units, levels]."""
     x = means[members]
     x = x - x.mean(axis=1, keepdims=True)
     vary = (np.abs(x) > 1e-12).any(axis=(1, 2, 3))

@@ -48,7 +48,7 @@ class Groups:
 def usable_levels(
     code: np.ndarray, count: int, truth: np.ndarray, patients: np.ndarray
 ) -> list[int]:
-    """Return the levels (of `count`) in which the AUROC for `truth` [n] can be estimated."""
+    """Return the levels, among 0 to `count` - 1, whose images [n] allow an AUROC for `truth`."""
     return [
         level
         for level in range(count)
@@ -74,7 +74,7 @@ def groups_of(
     The reason is ``""`` if they can.
     """
     if column.isna().all():
-        return Groups([], np.full(len(column), -1)), f"{column.name} is known of no image"
+        return Groups([], np.full(len(column), -1)), f"{column.name} is unknown for every image"
     found = levels(column, most)
     usable = usable_levels(found.code, len(found.names), truth, patients)
     code = np.full(len(column), -1)
@@ -107,9 +107,8 @@ def named_scores(
 ) -> Named:
     """Return the AUROCs of `scores` [n, m] by (measure, level).
 
-    Each value is [m], or [m, draws] with weights.
-
-    Without groups, the only measure is ``auroc``, over all images.
+    Each value has shape [m], or [m, draws] with `weights` [n, draws]. Without groups, the only
+    measure is ``auroc``, over all images.
     """
     if groups is None:
         return {("auroc", ""): st.auroc(scores, truth, weights)}
@@ -124,7 +123,7 @@ def named_scores(
 
 
 def worst_names(scores: np.ndarray, truth: np.ndarray, groups: Groups) -> tuple[str, str]:
-    """Return the level and the pair of levels in which the AUROC of `scores` [n] is lowest."""
+    """Return the names of the worst stratum and of the worst group for `scores` [n]."""
     pairs = group_auroc(scores[:, None], truth, groups)[..., 0]
     a, b = np.unravel_index(pairs.argmin(), pairs.shape)
     worst = groups.names[int(pairs.diagonal().argmin())]

@@ -2,7 +2,7 @@
 
 The table `interventions` has the same edits as at the head: the first k latents kept or dropped.
 The table `attribution` has every latent's effect, estimated by attribution and checked by ablation.
-The network behind an inner layer is not linear, so each edit is a run of the rest of the network
+The network after an inner layer is not linear, so each edit needs a run of the rest of the network
 from the stored embeddings. Therefore only a limited number of confirmation images is used.
 """
 
@@ -122,7 +122,11 @@ def run(
 
 
 def whole_patients(patients: np.ndarray, known: np.ndarray, most: int) -> np.ndarray:
-    """Return the positions in `known` of whole patients, in order, with at most `most` images."""
+    """Return the positions, among `known`, of the images of the first patients.
+
+    As many whole patients are taken as have at most `most` images together. The array `patients`
+    holds the patient of every image.
+    """
     order = pd.unique(patients[known])
     counts = pd.Series(patients[known]).value_counts().reindex(order).cumsum()
     taken = counts.index[counts <= most]

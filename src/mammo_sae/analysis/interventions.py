@@ -1,12 +1,12 @@
 """Step: keep or drop groups of latents at the head layer, exactly and without running the network.
 
-`mammo_sae.analysis.linear` gives the amount that each latent adds to a logit. So every edit of the
-codes has an exact logit, since
+`mammo_sae.analysis.linear` gives the amount that each latent adds to a logit. The logit after any
+edit of the codes follows from these amounts and from
 
     original logit = spliced logit + w.(mean of the SAE's error)
 
-The step writes two tables: groups of latents at chosen k with intervals and controls
-(`interventions`), and the curve over all k (`sweep`).
+The step writes two tables. `interventions` has groups of latents at chosen k, with intervals and
+controls. `sweep` has the AUROC for every k.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run(
     interventions: Path,
     sweep: Path,
 ) -> list[Path]:
-    """Keep or drop latents at the head layer, every k, and score the prediction that is left.
+    """Keep or drop the first k latents at the head layer, and score the edited predictions.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def run(
 
 @dataclass(frozen=True)
 class Edits:
-    """One concept's logits of n images at the head, for every edit.
+    """One concept's data of n images at the head, from which the logits of every edit follow.
 
     Attributes
     ----------

@@ -17,14 +17,14 @@ SUSPECTED = ((CONFOUNDED,), (CONFOUNDED, MIXED))
 
 @dataclass(frozen=True)
 class LatentSet:
-    """The latents with some verdicts.
+    """A set of latents that have one of some verdicts.
 
     Attributes
     ----------
     concept
-        The concept for which they have the verdicts.
+        The concept of the verdicts.
     called_for
-        The confounder for which they have the verdicts, or `ALL`.
+        The confounder of the verdicts, or `ALL`.
     verdicts
         The verdicts, joined by commas.
     latents : [k]
@@ -54,9 +54,9 @@ def severest(confounds: pd.DataFrame, concept: str) -> pd.Series:
 
 
 def suspected_sets(confounds: pd.DataFrame, concept: str) -> Iterator[LatentSet]:
-    """Yield the sets of a concept, for each confounder and for all confounders together.
+    """Yield a concept's sets of suspected latents, for all confounders together and for each one.
 
-    For all together, a latent has its most severe verdict.
+    For all confounders together, a latent's verdict is the most severe one.
     """
     rows = confounds[confounds["concept"] == concept]
     by_confounder = {ALL: severest(confounds, concept)}

@@ -5,7 +5,7 @@ Rankings (1 = first), all on the discovery split:
 - ``class_mean``: mean over the concept's positive images of the image-mean code, not centred. This
   is the ranking of Mammo-SAE (arXiv 2507.15227, section 3).
 - ``mean_difference``: this mean minus that of the negative images. The files published with
-  Mammo-SAE have this order of centred scores.
+  Mammo-SAE rank latents by centred means, which gives the same order.
 - ``class_contrast``: the absolute value of that difference.
 - ``effect``: standardised mean difference of the image's score.
 - ``auroc``: AUROC of the image's score.
@@ -15,8 +15,9 @@ Rankings (1 = first), all on the discovery split:
 The confirmation split has other patients. It gives each latent's AUROC with a patient-bootstrap
 interval, a patient-level permutation p, and the Benjamini-Hochberg q over the concept's latents.
 
-A patient has several views. With `unit` breast or patient, scores and mean codes are aggregated
-over the unit's images before ranks and tests. A unit is positive if one of its images is.
+A patient has several images. If the setting `unit` is breast or patient, scores and mean codes are
+aggregated over the unit's images before ranks and tests are computed. A unit is positive if one of
+its images is positive.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The levels of a confounder: a column of the image table as a few categories."""
+"""Reduction of a confounder, a column of the image table, to a few levels (categories)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class Levels:
 
 
 def levels(column: pd.Series, most: int) -> Levels:
-    """Return `column` as at most `most` categories.
+    """Return the values of `column` as at most `most` categories.
 
-    Numbers with more than `most` values are binned (see `_binned`). Levels of numbers ascend, and
-    values that are not finite are unknown. Of words, the `most` - 1 most frequent are kept, and the
+    A numeric column with more than `most` different values is binned (see `_binned`). The levels of
+    a numeric column are in ascending order, and values that are not finite are unknown. If a text
+    column has more than `most` different values, the `most` - 1 most frequent are kept and the
     others become one level, "other".
     """
     known = column.dropna()
@@ -45,7 +46,7 @@ def levels(column: pd.Series, most: int) -> Levels:
 
 
 def _few(values: np.ndarray) -> Levels:
-    """Return every number of `values` [n] as a level of its own; NaN is unknown."""
+    """Return a level for each different number in `values` [n]; NaN is unknown."""
     found = np.unique(values[~np.isnan(values)])
     code = np.where(np.isnan(values), -1, np.searchsorted(found, values))
     return Levels(code.astype(np.int64), [_name(value) for value in found])
@@ -54,9 +55,9 @@ def _few(values: np.ndarray) -> Levels:
 def _binned(values: np.ndarray, bins: int) -> Levels:
     """Return numbers [n] as at most `bins` levels with about equally many images; NaN is unknown.
 
-    A value that fills a bin by itself (the 0 of a count, a sentinel such as 99) is a level of its
-    own. The other numbers are cut at quantiles into the remaining bins. Quantiles of all numbers
-    would coincide with that value and put everything into one level.
+    A value of at least 1 / `bins` of the images (the 0 of a count, a sentinel such as 99) is a
+    level of its own. The other numbers are cut at their quantiles into the remaining bins.
+    Otherwise several quantiles could equal the frequent value, and their bins would be empty.
     """
     found, counts = np.unique(values[~np.isnan(values)], return_counts=True)
     repeated = found[counts * bins >= counts.sum()]

@@ -82,7 +82,7 @@ class Shares:
 
 
 def each_share(inputs: Inputs, concepts: Sequence[str], splits: Sequence[str]) -> Iterator[Shares]:
-    """Yield the shares of every concept and split. Without labelled images, n is 0.
+    """Yield the `Shares` of every concept and split; n is 0 if no image has a label.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def each_share(inputs: Inputs, concepts: Sequence[str], splits: Sequence[str]) -
     if reader.grid.layer != HEAD:
         raise InputError(
             f"{inputs.codes} holds codes of layer {reader.grid.layer}; "
-            f"logits follow linearly from layer {HEAD} alone"
+            f"only the logits of layer {HEAD} are linear in its codes"
         )
     autoencoder = SparseAutoencoder.load(inputs.sae)
     atoms, bias = autoencoder.decoder_weight.numpy(), autoencoder.decoder_bias.numpy()

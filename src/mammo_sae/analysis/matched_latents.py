@@ -1,10 +1,11 @@
 """Step: find latents of a fine-tuned encoder that the pretrained encoder did not have.
 
-Each latent of the `after` SAE is paired with the latent of the `before` SAE whose atom has the
-largest cosine with its own. Both SAEs are of the same layer. Fine-tuning started from the
-pretrained channels, so the atoms can be compared. The table also gives the effects of both latents
-on the logit. The null value is the largest cosine of a random direction, drawn with the covariance
-of the `after` atoms.
+Let `before` be the SAE of the pretrained encoder and `after` the SAE of the fine-tuned encoder, at
+the same layer. Each latent of `after` is paired with the latent of `before` whose atom has the
+largest cosine with its own atom. Fine-tuning started from the pretrained weights, so the atoms can
+be compared. The table also gives the effects of both latents on the logit. A latent is new if its
+cosine is below the null value: the 95 % quantile of the largest cosine of random directions, which
+are drawn with the mean and covariance of the `after` atoms.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mammo_sae.analysis.settings import MatchedLatentSettings
 
 NULL_QUANTILE = 0.95
-_ROWS = 1024  # atoms compared at a time, to limit memory to this times the other SAE's latents
+_ROWS = 1024  # atoms compared at a time: memory holds at most this many rows of cosines
 
 
 def run(
@@ -43,8 +44,8 @@ def run(
     effects_before, effects_after
         Tables that the step `effects` wrote for these SAEs.
     output
-        Table to write (.parquet): a row per latent of the
-        fine-tuned encoder's SAE, concept and split.
+        Table to write (.parquet): a row per concept, split and latent of the fine-tuned encoder's
+        SAE that fires in the split.
 
     Raises
     ------
@@ -85,7 +86,10 @@ _KEYS = ("encoder", "layer", "sae", "seed", "concept", "split", "latent")
 
 
 def best_match(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each of `atoms` [h, d] the row of `others` [g, d] of largest cosine, and it."""
+    """Return each atom's most similar row of `others` [g, d], and their cosine.
+
+    Both results have shape [h], for `atoms` [h, d]. The first holds indices of rows.
+    """
     match, cosine = np.empty(len(atoms), np.int64), np.empty(len(atoms))
     unit = others / np.linalg.norm(others, axis=1, keepdims=True)
     for start in range(0, len(atoms), _ROWS):

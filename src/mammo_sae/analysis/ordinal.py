@@ -16,7 +16,7 @@ from mammo_sae import statistics as st
 
 
 def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) -> np.ndarray:
-    """Return the direction w [f] that maximises the L2-penalised likelihood.
+    """Return the direction w [f] that maximises the L2-penalised weighted likelihood.
 
     Parameters
     ----------
@@ -25,8 +25,9 @@ def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) 
     levels : [n] int
         Ordered classes 0 to K - 1, each with at least one image.
     penalty
-        Inverse strength of the penalty, as scikit-learn's C: the loss is the negative log
-        likelihood plus w.w / (2 C). Classes are not reweighted by their size.
+        Inverse strength of the penalty, as scikit-learn's C: the loss is the weighted negative
+        log likelihood plus w.w / (2 C). An image of a class of size n_j has the weight
+        n / (K n_j), as with scikit-learn's ``class_weight="balanced"``.
     """
     n, f = features.shape
     count = np.bincount(levels)
@@ -34,7 +35,7 @@ def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) 
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         direction, steps = parameters[:f], parameters[f:]
-        # Exponentials as distances between thresholds keep the thresholds in order.
+        # The distances between thresholds are exponentials, so the thresholds stay in order.
         threshold = steps[0] + np.concatenate([[0.0], np.cumsum(np.exp(steps[1:]))])
         bounds = np.concatenate([[-np.inf], threshold, [np.inf]])
         score = features @ direction
@@ -45,7 +46,7 @@ def proportional_odds(features: np.ndarray, levels: np.ndarray, penalty: float) 
         by_bound = np.zeros(len(bounds))
         np.add.at(by_bound, levels + 1, -weight * rising)
         np.add.at(by_bound, levels, weight * falling)
-        # A threshold's gradient goes to every step at or before it.
+        # A threshold is the sum of all steps up to it, so its gradient is added to each of them.
         after = np.cumsum(by_bound[1:-1][::-1])[::-1]
         by_step = np.concatenate([after[:1], after[1:] * np.exp(steps[1:])])
         value = -(weight * np.log(share)).sum() + direction @ direction / (2 * penalty)
@@ -85,7 +86,7 @@ def concordance(
             part = multiplicity[rows]
             both = part[truth].sum(axis=0) * part[~truth].sum(axis=0)
             value = np.atleast_1d(st.auroc(scores[rows], truth, part))
-            ordered = ordered + np.nan_to_num(value) * both  # no number where there are no pairs
+            ordered = ordered + np.nan_to_num(value) * both  # value is NaN if there are no pairs
             pairs = pairs + both
     with np.errstate(invalid="ignore"):
         result = np.asarray(ordered / pairs)

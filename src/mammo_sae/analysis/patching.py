@@ -1,12 +1,14 @@
 """Edits the codes of a layer and runs the rest of the network from there.
 
-Let x_j be a cell's embedding and z_jt its codes. Dropping latents has one of three forms:
+Let x_j be a cell's embedding and z_jt its codes. Latents are dropped in one of three ways:
 
 - ``spliced``: x_j is replaced by the reconstruction from the remaining latents;
-- ``error_preserving``: x_j - sum_t z_jt d_t over the dropped t, so that the SAE's error stays;
-- ``mean_ablated``: x_j - sum_t (z_jt - m_t) d_t, with m_t the mean code of the dropped latent.
+- ``error_preserving``: x_j is replaced by x_j - sum_t z_jt d_t, where t runs over the dropped
+  latents and d_t is the atom of t, so that the SAE's error stays;
+- ``mean_ablated``: x_j is replaced by x_j - sum_t (z_jt - m_t) d_t, where m_t is the mean code of
+  latent t.
 
-No part of the network before the layer is run again.
+The network up to the layer is not run again.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 
-# Logits are float32 sums over the whole network. More digits depend on the batch.
+# Logits are rounded to this number of decimals. They are computed in float32, and further decimals
+# would depend on the size of the batch.
 _DIGITS = 4
 
 Batch = tuple[np.ndarray, Tensor, Tensor, Tensor]  # positions, embeddings, index, value
@@ -90,7 +93,8 @@ class PatchedNetwork:
         logit = self.logits(start)[:, self.head.row(concept)].sum()
         (slope,) = torch.autograd.grad(logit, start)
         slope = slope.flatten(0, 2)
-        # Loop over slots: the atoms of all slots at once would need k times the embeddings' memory.
+        # One pass per active latent of a cell: the atoms of all k together would need k times the
+        # memory of the embeddings.
         along = [
             (slope * self.sae.decoder_weight[slot]).sum(1)
             for slot in index.flatten(0, 2).unbind(dim=1)

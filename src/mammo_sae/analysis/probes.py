@@ -1,10 +1,11 @@
 """Step: probe a layer for every concept and confounder.
 
 Features are an image's mean embedding over its cells (``embedding``) and its pooled codes
-(``codes``), standardised on the discovery split. The probes are fitted there:
+(``codes``). They are standardised on the discovery split, and the probes are fitted on it:
 
 - ``l2``: logistic regression with an L2 penalty (Alain and Bengio 2016);
-- ``l1``: the same with an L1 penalty, on codes; ``k`` is the number of latents with a weight;
+- ``l1``: logistic regression on codes with an L1 penalty; ``k`` is the number of latents whose
+  weight is not 0;
 - ``pca``: L2 on the first ``k`` principal components of the discovery split's embeddings;
 - ``sparse``: a logistic regression on the k latents of largest standardised mean difference
   (k-sparse probing, Gurnee et al., arXiv 2305.01610). It shows whether a few latents suffice to
@@ -13,10 +14,11 @@ Features are an image's mean embedding over its cells (``embedding``) and its po
 Penalties are chosen by the AUROC of cross-validation over the discovery split's patients. Scores
 are AUROCs on other splits with patient-bootstrap intervals, one row per probe, target and split.
 
-A column with several levels is probed level by level against the rest. The level ``macro`` is the
-mean of these AUROCs over the levels that can be estimated, so density is a problem of four classes.
-Ordered levels are also probed as one scale, level ``ordered``: the proportional odds model
-(`mammo_sae.analysis.ordinal`), scored by concordance, which is the AUROC for two levels.
+If a column has more than two levels, each level is probed against all others. The rows with level
+``macro`` have the mean of these AUROCs over the levels that can be estimated. Ordered levels are
+also probed as one scale, in the rows with level ``ordered``. Their model is the proportional odds
+model (`mammo_sae.analysis.ordinal`), and their score is the concordance, which for two levels
+equals the AUROC.
 
 The discovery split can be scored too, by nested cross-validation: every choice is made again
 without the patients that are scored.
@@ -53,7 +55,7 @@ from mammo_sae.stores.tables import write_table
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import ProbesSettings
 
-ONE_SIDED = "a fold of patients leaves one class or one patient to fit on"
+ONE_SIDED = "without one fold of patients, only one class or one patient is left to fit on"
 _SPARSE_PENALTY = 1.0  # k coefficients for hundreds of images need little shrinkage
 
 
@@ -148,7 +150,7 @@ def targets(
             unknown = found.code < 0
             for level, label in enumerate(found.names):
                 if len(found.names) == 2 and level == 0:
-                    continue  # two levels mirror each other
+                    continue  # the second level gives the same probe with the classes exchanged
                 yield kind, name, label, np.where(unknown, np.nan, found.code == level)
 
 
@@ -158,7 +160,10 @@ def read(
     probes: Sequence[Probe],
     targets: Sequence[tuple[str, np.ndarray]],
 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield (level, rows) for the levels of one column (labels [n] are 0, 1 or NaN) and `macro`."""
+    """Yield (level, rows of the table) for each level of one column, and then for ``macro``.
+
+    `targets` holds (level, labels) of each level; labels [n] are 0, 1 or NaN (unknown).
+    """
     drawn: dict[tuple[object, ...], list[tuple[float, np.ndarray]]] = {}
     for level, labels in targets:
         known = ~np.isnan(labels)
@@ -240,7 +245,7 @@ def _why_not_ordered(code: np.ndarray, patients: np.ndarray) -> str:
 
 
 def _macro(key: tuple[object, ...], parts: list[tuple[float, np.ndarray]]) -> dict[str, object]:
-    """Return the mean AUROC over levels. All levels share the bootstrap draws of patients."""
+    """Return the row of the mean AUROC over levels. All levels have the same bootstrap draws."""
     low, high = st.interval(np.mean([draws for _, draws in parts], axis=0))
     return {
         **dict(zip(("features", "probe", "k", "split"), key, strict=True)),
@@ -264,10 +269,11 @@ Fit = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, float, int]]
 
 
 class Probe:
-    """The probes of one set of features, `values` [n, f]. Shared parts are computed once.
+    """The probes of one set of features, `values` [n, f].
 
-    A fit gets the positions of the images it may see, their labels, and k. It returns the scores
-    [n] of all images, the penalty, and the number of features used (0: all).
+    Features that several probes use are standardised and rotated once. A `Fit` gets the positions
+    of the images to fit on, their labels, and k. It returns the scores [n] of all images, the
+    penalty, and the number of features used (0: all).
     """
 
     def __init__(
@@ -311,9 +317,10 @@ class Probe:
         return features @ proportional_odds(own, code, best), best, k
 
     def nested(self, fit: Fit, found: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
-        """Return scores [len(found)]; no image is scored by a fit that has seen its patient.
+        """Return scores [len(found)] by cross-validation over patients.
 
-        NaN if a fold leaves one patient or one class for the fit.
+        Each image is scored by a fit on other patients. All scores are NaN if a fit would have only
+        one patient or one class.
         """
         scores = np.empty(len(found))
         for train, held in patient_folds(self._patients[found], self._settings.outer_folds):
@@ -327,13 +334,16 @@ class Probe:
     def why_not_fitted(self, found: np.ndarray) -> str:
         """Return why no probe can be fitted on the images `found`, or ``""``."""
         if len(np.unique(self._patients[found])) < 2:
-            return "one patient; penalties are chosen on others"
+            return "only one patient is labelled, and the choice of a penalty needs two"
         if st.is_constant(self._values[found]).all():
             return f"every feature of the {self.features} is the same on every image"
         return ""
 
     def _prepare(self, found: np.ndarray) -> None:
-        """Standardise and rotate. Targets with the same known images share the result."""
+        """Standardise and rotate the features on the images `found`.
+
+        Nothing is computed if `found` is the same as in the last call.
+        """
         if np.array_equal(found, self._seen):
             return
         self._seen, self._standard = found, standardised(self._values, found)
@@ -379,7 +389,10 @@ def _score(
     split: str,
     reason: str,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the AUROC on `split` with its interval or a reason for none, and the draws."""
+    """Return the columns for the AUROC on `split`, and its bootstrap draws [draws].
+
+    The columns are the AUROC, its interval, and the reason if it can't be estimated.
+    """
     rows = np.flatnonzero(~np.isnan(labels) & (cases["split"] == split).to_numpy())
     truth = labels[rows] == 1
     patients = cases["patient_id"].to_numpy()[rows]

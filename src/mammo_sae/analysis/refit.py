@@ -28,8 +28,8 @@ def without(share: Shares, original: np.ndarray) -> Predict:
 class Refit:
     """Heads that are fitted on the discovery split's pooled embeddings, after an ablation.
 
-    The penalty is chosen once, before any ablation, and all heads use it. Heads therefore differ
-    only in the latents that were ablated.
+    The penalty is chosen once, before any ablation, and all heads use it. So all differences
+    between heads come from the ablated latents.
 
     Attributes
     ----------
@@ -60,11 +60,11 @@ class Refit:
             self._penalty, _ = best_fit(own, self._truth, patients, penalties, folds, ridge)
 
     def of(self, rows: np.ndarray) -> Predict:
-        """Return a function that scores the images at `rows` without the latents it is given."""
+        """Return a function: latents [k] -> scores of the images at `rows`, as by `scores`."""
         return lambda latents: self.scores(latents)[rows]
 
     def scores(self, latents: np.ndarray) -> np.ndarray:
-        """Return the scores [n] of all images by a head fitted without `latents` [k]."""
+        """Return the scores [n] of all images by a head refitted after an ablation of `latents`."""
         key = latents.tobytes()
         if key not in self._done:
             features = self._features(latents)

@@ -127,7 +127,7 @@ def reliance_table(
     if low <= 0 <= high:
         table["reason"] = (
             f"the logit hardly differs between the classes ({point[-1]:.3g}, 95 % interval "
-            f"{low:.3g} to {high:.3g}), so it has no shares"
+            f"{low:.3g} to {high:.3g}), so no shares of it are given"
         )
         return table
     table["share"] = point[:-1] / point[-1]

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 CELLS_PER_BATCH = 8192
 RECONSTRUCTIONS = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
-# log10 of the density: half decades from 1e-5 to 1. The first bin also holds all lower densities.
+# Edges of a histogram of log10(density), in steps of 0.5 from -5 to 0. The first bin also holds the
+# alive latents with lower densities.
 DENSITY_EDGES = np.arange(-5.0, 0.5, 0.5)
 
 
@@ -73,10 +74,10 @@ def run(
         Manifests of the layer's embedding stores, one per shard.
     output
         Table to write: identity, explained_variance (also of the baselines), l0, dead_share,
-        density and decoder-cosine quantiles, monosemanticity and spatial autocorrelation of the
-        latents with their chance values, and for each concept of the head auroc (original and
-        spliced), auroc_lost with its patient-bootstrap interval, logit_mse. If the split has no
-        image, the numbers are missing and `reason` says why.
+        density and decoder-cosine quantiles, quantiles of the latents' monosemanticity (also with
+        shuffled images) and spatial autocorrelation. For each concept of the head: auroc (original
+        and spliced), auroc_lost with its patient-bootstrap interval, and logit_mse. If the split
+        has no image, the numbers are missing and `reason` says why.
 
     Raises
     ------
@@ -128,7 +129,7 @@ def run(
 
 @dataclass
 class Error:
-    """Sums of squares of one reconstruction: of its error, and of the centred embeddings."""
+    """Sums of squares for one reconstruction: its errors, and the centred embeddings."""
 
     residual: float = 0.0
     variance: float = 0.0
@@ -136,7 +137,7 @@ class Error:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Reconstructions without an SAE from `count` coefficients per cell.
+    """Reconstructions without an SAE, from `count` (the rounded L0) coefficients per cell.
 
     Attributes
     ----------
@@ -175,7 +176,10 @@ class Baselines:
         return (x - self.mean) @ self.components.t() @ self.components + self.mean
 
     def channels(self, x: Tensor) -> Tensor:
-        """Return x [n, d] with all channels but the most deviating ones set to their mean."""
+        """Return x [n, d] with the channels set to their mean that deviate least from it.
+
+        In each row, the `count` channels that deviate most keep their values.
+        """
         deviation = x - self.mean
         kept = deviation.abs().topk(len(self.components), dim=1).indices
         return torch.zeros_like(x).scatter_(1, kept, deviation.gather(1, kept)) + self.mean
@@ -206,10 +210,16 @@ def _pass(
     network: Network,
     baselines: Baselines,
 ) -> tuple[dict[str, Error], dict[str, np.ndarray], np.ndarray]:
-    """Read embeddings and codes once and return the values computed from them.
+    """Read embeddings and codes once, and return what the scores need from them.
 
-    These are the squared errors of each reconstruction, the pooled features [n, d'] with and
-    without the SAE, and the latents' spatial autocorrelation [h].
+    Returns
+    -------
+    dict
+        Name of a reconstruction -> its sums of squares.
+    dict
+        ``original`` and ``spliced`` -> pooled features [n, d'] without and with the SAE.
+    numpy.ndarray : [h]
+        Spatial autocorrelation of the latents.
     """
     grid = reader.grid
     maps = Autocorrelation(model.latents, grid.rows, grid.columns)
@@ -265,7 +275,7 @@ def _selectivity(
 def _fidelity(
     settings: QualitySettings, cases: pd.DataFrame, concept: str, logits: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return the effect of splicing on one concept: AUROC lost, with interval, and logit error."""
+    """Return one concept's columns: AUROC lost by splicing, with interval, and logit error."""
     difference = logits["spliced"].astype(np.float64) - logits["original"]
     row: dict[str, Any] = {
         f"logit_mse_{concept}": float(np.square(difference).mean()),
@@ -307,7 +317,7 @@ def _density(density: np.ndarray) -> dict[str, Any]:
 def _cells(
     reader: EmbeddingReader, device: torch.device, label: str
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield (positions, cells float32 [m, d]) in stored order."""
+    """Yield batches in stored order: the positions of images, and their cells float32 [m, d]."""
     size = max(1, CELLS_PER_BATCH // (reader.grid.rows * reader.grid.columns))
     total = sum(-(-len(block[-1]) // size) for block in reader.blocks)
     for positions, cells in progress(reader.batches(size), label=label, total=total):

@@ -1,4 +1,4 @@
-"""AUROCs of one head in one split, before and after an ablation of latents."""
+"""AUROCs of one head's scores in one split, before and after an ablation of latents."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Measures:
         return self._drawn[key]
 
     def worst(self, latents: np.ndarray, confounder: str) -> dict[str, str]:
-        """Return, for each measure, the level or the pair of levels in which it is lowest."""
+        """Return the level of the measure worst_stratum and the pair of levels of worst_group."""
         groups = self._groups(confounder)
         if groups is None:
             return {}

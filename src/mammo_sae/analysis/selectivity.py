@@ -1,12 +1,12 @@
 """Two scores of a latent: the similarity of its images, and the compactness of its maps.
 
-Monosemanticity (Pach et al. 2025, arXiv 2504.02821) of a latent with activations a_n on images n,
-whose features E_n are centred and scaled to length 1:
+Monosemanticity (Pach et al. 2025, arXiv 2504.02821). Let a_n be the latent's activation on image n,
+and E_n the image's features, centred and scaled to length 1:
 
     sum over n < m of a_n a_m <E_n, E_m> / sum over n < m of a_n a_m
 
-Spatial autocorrelation (Moran 1950) of a latent's maps. Let z be its codes and m an image's mean
-code. Pairs are cells that share an edge, and sums run over all images:
+Spatial autocorrelation (Moran 1950). Let z be the latent's codes and m their mean in an image. A
+pair is two cells that share an edge, and the means are over all images:
 
     I = mean over pairs of (z_i - m)(z_j - m) / mean over cells of (z_i - m)^2
 
@@ -25,7 +25,7 @@ def monosemanticity(features: np.ndarray, activation: np.ndarray) -> np.ndarray:
     unit = centred / np.maximum(length, 1e-12)
     a = activation.astype(np.float64)
     squares = np.square(a)
-    # Each sum over pairs is half of the sum of all products minus those of images with themselves.
+    # A sum over pairs n < m is half of: the sum over all n and m, minus the sum over n = m.
     similar = np.square(unit.T @ a).sum(axis=0) - np.square(unit).sum(axis=1) @ squares
     weight = np.square(a.sum(axis=0)) - squares.sum(axis=0)
     several = (a > 0).sum(axis=0) >= 2
@@ -46,7 +46,7 @@ class Autocorrelation:
         self._neighbours = neighbours.ravel()
 
     def add(self, index: np.ndarray, value: np.ndarray) -> None:
-        """Add the codes of n images, index and value [n, R, C, k]. Latents ascend in a cell."""
+        """Add the codes of n images: `index` and `value` [n, R, C, k], with ascending indices."""
         latents, rows, columns = self._shape
         images, cells, pairs = len(index), rows * columns, self._neighbours.sum() / 2
         on = np.flatnonzero(value > 0)

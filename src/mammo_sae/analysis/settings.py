@@ -116,12 +116,14 @@ class InterventionSettings(SplitSettings):
     splices: tuple[Splice, ...] = Field(
         ("spliced", "error_preserving"),
         min_length=1,
-        description="form of the edited embedding: the edited reconstruction (spliced), the "
-        "embedding minus the dropped latents (error_preserving), or with their discovery means "
-        "instead (mean_ablated)",
+        description="form of the edited embedding: the reconstruction from the kept latents "
+        "(spliced), the embedding minus the dropped latents (error_preserving), or the same plus "
+        "the dropped latents' mean codes in the discovery split (mean_ablated)",
     )
     random_sets: int = Field(
-        20, ge=1, description="random orders of the alive latents, the controls of each ranking"
+        20,
+        ge=1,
+        description="number of random orders of latents in each control (matched, random)",
     )
     splits: tuple[Split, ...] = Field(
         ("test", "external"), min_length=1, description="splits on which edited logits are scored"
@@ -134,7 +136,7 @@ class EffectSettings(BootstrapSettings):
     splits: tuple[Split, ...] = Field(
         ("test", "external"),
         min_length=1,
-        description="splits with the measured effects",
+        description="splits on which effects are measured",
     )
 
 
@@ -147,7 +149,8 @@ class InnerSettings(SplitSettings):
     top_k: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (10,),
         min_length=1,
-        description="numbers of latents kept (on) or dropped (off); the number of all is added",
+        description="numbers of latents kept (on) or dropped (off); the number of all latents is "
+        "always added",
     )
     rankings: tuple[Ranking, ...] = Field(
         ("auroc",), min_length=1, description="orders in which latents are kept or dropped"
@@ -157,9 +160,14 @@ class InnerSettings(SplitSettings):
         min_length=1,
         description="form of the edited embedding, as in interventions.splices",
     )
-    random_sets: int = Field(1, ge=1, description="matched and random orders for each ranking")
+    random_sets: int = Field(
+        1, ge=1, description="number of random orders, as in interventions.random_sets"
+    )
     images: int = Field(
-        48, ge=1, description="most images used; whole patients, in the order of the image table"
+        48,
+        ge=1,
+        description="largest number of images used; patients are taken whole, in the order of the "
+        "image table",
     )
     batch_size: int = Field(32, ge=1, description="images per run of the network")
     ablated: int = Field(
@@ -193,14 +201,14 @@ class ConfoundSettings(SplitSettings):
 
     acquisition: tuple[str, ...] | None = Field(
         None,
-        description="columns that describe how an image was acquired, of the image table, its "
-        "files and the measurements; null: all that are known and vary",
+        description="columns that describe how an image was acquired, from the image table, the "
+        "image files and the measurements; null: all that are known and vary",
     )
     anatomical: tuple[str, ...] | None = Field(
         None,
-        description="columns that describe tissue, view or age: distractors, not artefacts; "
-        "null: density, view, side, age_bin, and as measured breast_area and density_estimate, if "
-        "they are known and vary",
+        description="columns that describe tissue, view or age; a latent that follows one gets the "
+        "verdict anatomy, not confounded; null: density, view, side, age_bin and the measured "
+        "breast_area and density_estimate, if they are known and vary",
     )
     rankings: tuple[Ranking, ...] = Field(
         ("auroc", "class_mean", "effect"),
@@ -211,20 +219,25 @@ class ConfoundSettings(SplitSettings):
         40, ge=1, description="latents tested per concept and ranking, best first"
     )
     max_levels: int = Field(
-        6, ge=2, description="most levels of a confounder; rarer ones are merged, numbers binned"
+        6,
+        ge=2,
+        description="largest number of levels of a confounder; rare levels are merged, and numbers "
+        "are binned",
     )
     alpha: Share = Field(0.05, description="q-value below which an association is significant")
     min_concept_excess: float = Field(
         0.10,
         gt=0.0,
         lt=0.5,
-        description="excess over 0.5 that the interval of the stratified AUROC must exceed",
+        description="a latent discriminates the concept if the interval of its stratified AUROC "
+        "lies more than this beyond 0.5",
     )
     min_confounder_excess: float = Field(
         0.10,
         gt=0.0,
         lt=0.5,
-        description="least distance from 0.5 of the confounder's AUROC within concept classes",
+        description="a latent discriminates the confounder only if its conditional AUROC differs "
+        "from 0.5 by at least this",
     )
     min_kept: Share = Field(
         0.5,
@@ -237,7 +250,7 @@ class AblationSettings(PenaltySettings):
     """Predictions without the latents that a confounder explains, at the head layer."""
 
     max_levels: int = Field(
-        6, ge=2, description="most levels of a confounder, as in confounds.max_levels"
+        6, ge=2, description="largest number of levels of a confounder, as in confounds.max_levels"
     )
     random_sets: int = Field(
         20, ge=1, description="random sets of latents with similar firing rates, for each set"
@@ -250,9 +263,11 @@ class AblationSettings(PenaltySettings):
 class MatchedLatentSettings(Settings):
     """Pairs of latents of two encoders' SAEs at the same layer."""
 
-    seed: int = Field(0, ge=0, description="seed of the random directions of the null")
+    seed: int = Field(0, ge=0, description="seed of the random directions that give the null value")
     directions: int = Field(
-        2000, ge=100, description="random directions whose largest cosines give the null's quantile"
+        2000,
+        ge=100,
+        description="number of random directions whose largest cosines give the null value",
     )
 
 
@@ -271,7 +286,10 @@ class ProbesSettings(PenaltySettings):
         None, description="anatomical columns to probe; null: density, if it is known and varies"
     )
     max_levels: int = Field(
-        6, ge=2, description="most levels of a column; rarer ones are merged, numbers binned"
+        6,
+        ge=2,
+        description="largest number of levels of a column; rare levels are merged, and numbers are "
+        "binned",
     )
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 2, 5, 10, 50), min_length=1, description="numbers of latents of the k-sparse probes"
@@ -281,14 +299,14 @@ class ProbesSettings(PenaltySettings):
     )
     l1_penalties: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         (),
-        description="inverse strengths of the L1 penalty of the codes' probe to choose among; "
-        "none: no L1 probe",
+        description="inverse strengths of the L1 penalty to choose among, for the L1 probe on "
+        "codes; empty: no L1 probe",
     )
     outer_folds: int = Field(
         5,
         ge=2,
         description="patient-level folds that score the discovery split, if it is among splits; "
-        "the other folds fit the probes and choose penalties and latents",
+        "each fold is scored by probes fitted and chosen on the other folds",
     )
     ordered: tuple[str, ...] = Field(
         ("density",),

@@ -42,10 +42,11 @@ class Linear(Protocol):
 
 
 def sweep_table(settings: InterventionSettings, data: Linear, ranked: pd.DataFrame) -> pd.DataFrame:
-    """Return one concept's and split's curves, one row per (ranking, mode, k), spliced logits.
+    """Return the curves of one concept and split, one row per (ranking, mode, k).
 
-    The rows end at the k from which on all latents that fire are included, since nothing changes
-    after it. A split without enough positives or negatives has one row with the reason.
+    The AUROC is that of spliced logits. The rows end at the smallest k that includes all latents
+    that fire, since nothing changes after it. A split without enough positives or negatives has one
+    row with the reason.
     """
     reason = st.why_not_estimable(data.labels, data.patients)
     if reason:

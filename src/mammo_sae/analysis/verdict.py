@@ -1,17 +1,18 @@
 """The rule that turns a latent's numbers for a concept and a confounder into a verdict.
 
 A latent without an association with the concept in the confirmation split is ``not associated``:
-without an association, nothing can be confounded. For the other latents, z *discriminates the
-concept* if the interval of the stratified AUROC lies more than `min_concept_excess` beyond 0.5 in
-the direction of the association. z *discriminates the confounder* if q < `alpha` and the
-conditional AUROC differs from 0.5 by at least `min_confounder_excess`.
+without an association, nothing can be confounded. Another latent *discriminates the concept* if the
+interval of its stratified AUROC lies more than `min_concept_excess` beyond 0.5 in the direction of
+the association. It *discriminates the confounder* if q < `alpha` and its conditional AUROC differs
+from 0.5 by at least `min_confounder_excess`.
 
-z is *suspect* if three things hold:
+A latent is *suspect* if three things hold:
 
-- z discriminates the confounder;
+- it discriminates the confounder;
 - the confounder is associated with the concept (`association_p` < `alpha`);
-- within the confounder's levels, less than `min_kept` of the crude excess over 0.5 remains, or z
-  discriminates the confounder better than the concept, each with the other held fixed.
+- its stratified AUROC keeps less than `min_kept` of the crude AUROC's excess over 0.5, or its
+  conditional AUROC is farther from 0.5 than its stratified AUROC is in the direction of the
+  association.
 
 =================== ======================================== ====================
 ..                  discriminates the concept                does not
@@ -56,12 +57,12 @@ MEANING = {
 
 
 def associated(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a table of verdicts whose latent is associated with the concept."""
+    """Return those rows of a table of verdicts whose latent is associated with the concept."""
     return rows[rows["concept_auroc"].notna() & (rows["verdict"] != UNASSOCIATED)]
 
 
 def discriminates(settings: ConfoundSettings, row: dict[str, Any]) -> bool:
-    """Return whether the latent discriminates the confounder, the concept held fixed."""
+    """Return whether the latent discriminates the confounder among images alike in the concept."""
     excess = abs(row["conditional_auroc"] - 0.5)
     return bool(row["q"] < settings.alpha and excess >= settings.min_confounder_excess)
 
@@ -102,12 +103,13 @@ def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
         return word, f"{numbers}: {' and '.join(why)}"
     beside = f"{confounder} does not explain the association"
     if shows_confounder and not goes:
-        beside = f"{confounder} does not go with {concept} (p {row['association_p']:.2f})"
+        beside = f"{confounder} is not associated with {concept} (p {row['association_p']:.2f})"
     if shows_concept:
-        return ALIGNED, f"{numbers}: it discriminates {concept} by itself, and {beside}"
+        return ALIGNED, f"{numbers}: it discriminates {concept} at equal {confounder}, and {beside}"
     return (
         UNRESOLVED,
-        f"{numbers}: by itself it does not surely discriminate {concept}, yet {beside}",
+        f"{numbers}: at equal {confounder} it does not clearly discriminate {concept}, "
+        f"but {beside}",
     )
 
 
