@@ -68,7 +68,7 @@ def test_malformed_rows_that_are_corrected_or_allowed_are_no_obstacle(folder):
     table = folder / "images.csv"
     table.write_text(IMAGES.replace("training,CC", "trainig,CC"))
     said = refusal(lambda: check(own(folder), folder))
-    key = re.search(r"more than cohort\.(\w+) = \S+ allows; correct the rows, or raise it", said)
+    key = re.search(r"more than cohort\.(\w+) = \S+ allows; correct the rows, or raise", said)
     assert key, said
     check(own(folder, **{key[1]: 0.9}), folder)
     wrong = re.search(r"'split' is '(\w+)'; expected (\w+) or .* \(rows with it: 2\)", said)

@@ -88,7 +88,7 @@ def test_two_files_with_equal_names_are_both_left_out(tmp_path):
 def test_ids_that_may_be_equal_are_noticed_and_count_as_two(tmp_path, first, second, alike):
     read = sheet(tmp_path, "id,x", f"{first},1", "zz,2", f"{second},3", f"{second},4")
     assert read.ids("id") == [first, "zz", second, second]
-    said = "differ by how a number or letters are written, and count as two ids"
+    said = "differ only in zeros or in upper and lower case, and count as two ids"
     assert list(read.notices) == [f"column 'id': the ids of lines 2 and 4 {said}"] * alike
 
 

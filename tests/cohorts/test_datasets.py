@@ -618,7 +618,7 @@ MALFORMED = [
     ("inbreast", "INbreast.csv", ";R;CC", ";R;XX", r"line 3, column 'View' is 'XX'"),
     ("inbreast", "INbreast.csv", "20001;", "20009;", r"line 3, column 'File Name' has 0 images"),
     ("inbreast", "AllXML/20000.xml", "(18, 25)", "(18 25)", r"line 2, .* are malformed: contour 1"),
-    ("inbreast", "AllXML/20000.xml", "<dict>", "", r"line 2, .* are no list of contours"),
+    ("inbreast", "AllXML/20000.xml", "<dict>", "", r"line 2, .* can't be read as a list"),
     ("embed", CLINICAL, "L,S,3.0", "Q,S,3.0", r"line 2, column 'side' is 'Q'"),
     ("embed", CLINICAL, "L,S,3.0", "L,SS,3.0", r"line 2, column 'asses' is 'SS'"),
     ("embed", CLINICAL, "S,3.0", "S,9.0", r"line 2, column 'tissueden' is '9.0'"),

@@ -101,9 +101,9 @@ def read_annotations(
         source.images["source_patient"].nunique(), most_malformed
     ):
         raise InputError(
-            f"patient {pseudonyms.patient(torn[0])} is in two splits, and {len(torn) - 1} others "
-            f"are, more than cohort.most_malformed = {most_malformed:g} allows; a patient's images "
-            "must stay together"
+            f"patient {pseudonyms.patient(torn[0])} is in two splits, as are {len(torn) - 1} other "
+            f"patients, more than cohort.most_malformed = {most_malformed:g} allows; a patient's "
+            "images must stay together"
         )
     whole = ~source.images["source_patient"].isin(torn)
     labels = source.images.loc[whole, ["source_patient", "split", *concepts]]
@@ -142,7 +142,10 @@ def _torn(images: pd.DataFrame) -> list[str]:
 
 
 def clipped(boxes: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return boxes cut at the image's edges, without boxes wholly outside, and counts of both."""
+    """Return boxes cut at the image's edges, and the numbers of kept, cut and dropped boxes.
+
+    Boxes that lie wholly outside of their image are dropped.
+    """
     size = images.set_index("image_id").loc[boxes["image_id"], ["rows", "columns"]]
     width, height = size["columns"].to_numpy(float), size["rows"].to_numpy(float)
     before = boxes[BOX].to_numpy(float)

@@ -69,7 +69,7 @@ def run(
         print(f"warning: {notice}", file=sys.stderr)
 
     summary.unlink(missing_ok=True)
-    # Steps that read masks find in the table which regions of an image store belong to a concept.
+    # The table tells the steps that read masks which regions of an image store belong to a concept.
     image_table.attrs[REGIONS] = {name: list(of) for name, of in regions.items()}
     write_table(image_table, images)
     write_table(finding_table, findings)
@@ -141,7 +141,8 @@ def _with_rows(
     """Return the images table with two columns per concept that count its rows of findings."""
     if rows is None:
         raise InputError(
-            "cohort.labels: the source has no table with a row per finding; set it to image"
+            "cohort.labels is finding, but the source has no table with a row per finding; set "
+            "cohort.labels to image"
         )
     result = images.copy()
     for concept in concepts:
@@ -152,7 +153,7 @@ def _with_rows(
 
 
 def _concept_boxes(boxes: pd.DataFrame, regions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return the boxes of each concept; several concepts may have the same category."""
+    """Return one row per box and concept. A box has several rows if concepts share its category."""
     parts = [
         boxes[boxes["category"].isin(categories)].assign(concept=concept)
         for concept, categories in regions.items()

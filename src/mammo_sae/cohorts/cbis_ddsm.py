@@ -280,7 +280,7 @@ def _boxes(
             box, why = _extent(files, size)
             if box is None:
                 without += 1
-                if size[0]:  # Otherwise the path names the film itself.
+                if size[0]:  # A film that can't be read is reported by itself.
                     sheet.remark(row, "ROI mask file path", f"gives no box: {why}")
                 continue
             rows.extend((name, category, *box) for category in sorted(categories))
@@ -331,9 +331,9 @@ def _same_aspect(one: tuple[int, ...], other: tuple[int, int]) -> bool:
 
 
 def _is_mask(stored: np.ndarray) -> bool:
-    """Return whether an image is a mask. It has two values, or three if it has been scaled.
+    """Return whether an image is a mask: it has two values, or three if it was scaled.
 
-    The edges may be a little blurred by JPEG.
+    JPEG adds further values at edges, so 1 % of the pixels may have values between black and white.
     """
     most = int(stored.max())
     if len(np.unique(stored)) in (2, 3):

@@ -180,7 +180,7 @@ READER = CmmdReader
 def _breasts(sheet: Sheet) -> dict[tuple[str, str], tuple[int, set[str]]]:
     """Return (patient, side) -> the first row about the breast, and its findings.
 
-    A breast that a malformed row may be about is left out.
+    If a malformed row may be about a breast, the breast is left out.
     """
     breasts: dict[tuple[str, str], tuple[int, set[str]]] = {}
     in_doubt: set[tuple[str, str]] = set()

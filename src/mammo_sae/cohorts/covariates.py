@@ -8,15 +8,15 @@ import pandas as pd
 
 SENTINELS = (-999, -99, -9, -1, 99, 999, 9999)
 """Numbers that mean "unknown" in many tables."""
-APART = 0.1  # No other number may lie within this share below a sentinel.
+APART = 0.1  # Other numbers must be below a positive sentinel by at least this share of it.
 DATE = r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})(?:[ T].*)?"
 
 
 def column_notices(column: pd.Series) -> Iterator[str]:
-    """Yield notices about a covariate. Each continues a sentence that begins with its column.
+    """Yield notices about a covariate. The name of its column goes before each notice.
 
-    A number of `SENTINELS` is reported if all other numbers are far from it: -1 if they are 0 or
-    more, 999 if they are well below.
+    A number of `SENTINELS` is reported if all other numbers are far from it. For -1 these must be 0
+    or more, and for 999 they must be well below 999.
     """
     known = column.dropna()
     if known.empty:

@@ -4,7 +4,7 @@
 
     tables/EMBED_OpenData_clinical.csv    one row per finding: exam, side, assessment, descriptors
     tables/EMBED_OpenData_metadata.csv    one row per file: exam, side, view, kind, boxes
-    images/...                            anon_dicom_path from its cohort folder on
+    images/...                            the part of anon_dicom_path from the cohort folder on
 
 Peculiarities: findings belong to an exam and a side. If `side` is B or empty, a finding belongs to
 both sides. Boxes are [ymin, xmin, ymax, xmax] and do not name their finding, so they are used only
@@ -291,7 +291,7 @@ def _findings(sheet: Sheet) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 
 def _or_empty(sheet: Sheet, column: str, parse: Callable[[str], Any], expected: str) -> list[Any]:
-    """Return `parse` of each cell, None if it is empty. Malformed rows are left out."""
+    """Return `parse` of each cell, None if the cell is empty. Malformed rows are left out."""
     found = sheet.parsed(column, parse, expected)
     for row, (value, text) in enumerate(zip(found, sheet.text(column), strict=True)):
         if value is None and text not in EMPTY:
@@ -336,7 +336,7 @@ def _boxes(
 
 
 def _boxes_of_row(sheet: Sheet) -> list[list[Box]]:
-    """Return the boxes of every row without a change, from the most exact column of the table."""
+    """Return each row's boxes as the table gives them, from its most exact column of boxes."""
     column = next((name for name in BOXES if name in sheet), BOXES[-1])
     found = sheet.parsed(column, _parsed_boxes, "a list of [ymin, xmin, ymax, xmax]")
     return [boxes or [] for boxes in found]

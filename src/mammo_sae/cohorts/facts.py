@@ -66,10 +66,10 @@ _UNREAD: ContextVar[bool] = ContextVar("_UNREAD", default=False)
 
 @contextmanager
 def files_unread() -> Iterator[None]:
-    """Within the block no header is read: every existing file counts as a large image of a view.
+    """Read no header inside the block: every existing file counts as a large image, left CC.
 
-    This is for checking only a cohort's tables. Tables take seconds to read, headers may take
-    hours.
+    This serves checks of a cohort's tables. Reading tables takes seconds, but reading headers may
+    take hours.
     """
     token = _UNREAD.set(True)
     try:
@@ -90,8 +90,8 @@ def read_facts(paths: Sequence[Path], label: str) -> list[Facts | None]:
 def read_origins(paths: Sequence[Path]) -> list[tuple[str, ...]]:
     """Return PatientID, StudyInstanceUID and SeriesInstanceUID of each DICOM file, if present.
 
-    They are compared with the ids of a source's tables and are not stored or printed. In a folder
-    that is named by the study or the series only one file is read, in other folders all files.
+    These ids are compared with the ids of a source's tables. They are not stored or printed. If a
+    folder's name is the UID of the study or the series, only one of its files is read.
     """
     found: dict[Path, tuple[str, ...]] = {}
     folders: dict[Path, list[Path]] = {}
@@ -129,7 +129,10 @@ def header_columns(paths: Sequence[Path]) -> dict[str, list[Any]]:
 
 
 def fact_columns(headers: Sequence[Facts | None]) -> dict[str, list[Any]]:
-    """Return the columns of the images table from `headers`; None for a header that is None."""
+    """Return the columns of the images table from `headers`, one value per header.
+
+    The values are None for a header that is None.
+    """
     names = {
         "rows": "rows",
         "columns": "columns",

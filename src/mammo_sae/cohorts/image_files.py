@@ -13,7 +13,7 @@ SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 
 
 LONGEST_NAME, LONGEST_PATH = 200, 2000
-"""In bytes. File systems allow a little more, which other parts of a path may need."""
+"""Limits in bytes. File systems allow a little more, but other parts of a path need room too."""
 LEFT_BY_SYSTEMS = frozenset({"@eaDir", "__MACOSX"})
 
 

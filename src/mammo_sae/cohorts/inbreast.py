@@ -150,12 +150,12 @@ def _birads(text: str) -> int:
 
 
 def _contours(path: Path) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Return finding and box of each contour; no file means no finding.
+    """Return the finding and the box of each contour. If there is no file, there is no finding.
 
     Raises
     ------
     ValueError
-        If the file is malformed. The message continues "contours that".
+        If the file is malformed. The words "has contours in AllXML that" go before the message.
     """
     if not path.is_file():
         return []
@@ -163,7 +163,7 @@ def _contours(path: Path) -> list[tuple[str, tuple[float, float, float, float]]]
         images = plistlib.loads(path.read_bytes())["Images"]
         rois = [roi for image in images for roi in image["ROIs"]]
     except (LookupError, TypeError, ValueError, ExpatError) as error:
-        raise ValueError(f"are no list of contours ({type(error).__name__})") from None
+        raise ValueError(f"can't be read as a list ({type(error).__name__})") from None
     found = []
     for position, roi in enumerate(rois, start=1):
         try:

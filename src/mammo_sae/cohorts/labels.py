@@ -4,7 +4,7 @@ With labels by image, an image has a concept if any of its findings has it. With
 each row of the source's table is scored, as in the published code of Mammo-CLIP and Mammo-SAE: an
 image with three findings counts three times, and the rows of one image may contradict each other.
 The images table then has two more columns per concept: the number of rows with a known label for
-it, and the number of positive rows. Every row has the score of its image.
+the concept, and the number of positive rows. Every row has the score of its image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def labelling(images: pd.DataFrame, concepts: Iterable[str]) -> str:
 
 
 def labelled(images: pd.DataFrame, concept: str) -> np.ndarray:
-    """Return the positions of images with a known label, in order, each once or once per row."""
+    """Return the positions of images with a known label, in order.
+
+    Each position occurs once, or with labels by finding once per row.
+    """
     positions = np.flatnonzero(images[concept].notna())
     rows, _ = row_columns(concept)
     if rows not in images:

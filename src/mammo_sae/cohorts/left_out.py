@@ -23,7 +23,7 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
     sheets
         The tables, after reading.
     most
-        Largest share of a table's rows that may be named as malformed.
+        Largest share of a table's rows that may be malformed.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
         all_bad = bool(sheet.rows) and len(lines) == sheet.rows and not sheet.good.any()
         if not lines or (not all_bad and len(lines) <= allowed(sheet.rows, most)):
             continue
-        # One clause per fault, however many rows have it: a column may be wrong throughout.
+        # A fault may be in every row of a column, so each fault is named only once.
         faults = Counter((one.column, one.why) for one in found)
         first = {(one.column, one.why): one for one in reversed(found)}
         clauses = [
@@ -52,14 +52,14 @@ def check_share(sheets: Sequence[Sheet], most: float) -> None:
     if wrong:
         raise InputError(
             f"{'; '.join(wrong)}, more than cohort.most_malformed = {most:g} allows; correct the "
-            "rows, or raise it"
+            "rows, or raise this limit"
         )
 
 
 def allowed(total: int, most: float) -> float:
-    """Return how many of `total` may be left out: the share `most`, or one if that is more.
+    """Return how many of `total` rows may be left out: the share `most`, but at least one row.
 
-    None may be left out if `most` is 0.
+    If `most` is 0, no row may be left out.
     """
     return max(most * total, 1 if most else 0)
 

@@ -122,8 +122,8 @@ class MammoClipReader(Reader):
             if (self.folder / name).is_file():
                 sheet = self.table(name, needed=NEEDED[name])
                 sheet.ids("patient_id", files=True)
-                # This comes before patients are selected, because an image of two patients belongs
-                # to neither.
+                # An image of two patients belongs to neither, so it must be found before patients
+                # are selected.
                 if name == FOLDS:
                     sheet.ids("image_id", files=True)
                     owners = pd.DataFrame({"of": _image_ids(sheet), "by": sheet.text("patient_id")})
@@ -245,7 +245,7 @@ def _agreeing(
 
 
 def _finding_rows(labels: pd.DataFrame, image: pd.Series) -> pd.DataFrame:
-    """Return source_image, concept, the number of its `rows` and of its `positive` rows."""
+    """Return a table with source_image, concept, and the numbers of `rows` and `positive` rows."""
     long = labels.assign(source_image=image).melt(
         "source_image", var_name="concept", value_name="label"
     )

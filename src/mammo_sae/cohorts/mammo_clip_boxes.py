@@ -89,9 +89,10 @@ def _completed(
     """Return the resized box with the part that the published script wrongly cut off.
 
     Also return whether a part was cut off. The script limits x by the number of rows and y by the
-    number of columns (its `adjusted_bbox`). Boxes low in an upright image therefore become too
-    short, or their minimum exceeds their maximum. The crop has a size of whole pixels. This shows
-    whether a box was cut, and allows computing the missing part.
+    number of columns (its `adjusted_bbox`). In an upright image, boxes near the lower edge
+    therefore become too short, or their minimum exceeds their maximum. The height and width of the
+    crop are whole numbers of pixels. A scale that gives whole numbers shows that a box was cut, and
+    by how much.
     """
     if original is None or height is None or width is None:
         return resized, False

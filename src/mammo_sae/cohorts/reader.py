@@ -30,7 +30,7 @@ class Reader(ABC):
     tables
         Paths in the folder of all tables and descriptions that are read.
     pattern
-        Where images are in the folder, as a glob.
+        Glob pattern of the images' paths in the folder.
     categories
         The categories of findings that masks may show. Other masks show artefacts.
     simulated
@@ -93,7 +93,7 @@ class Reader(ABC):
         return {path for files in self.files().values() for path in (files.dicom, *files.others)}
 
     def mask_bits(self) -> dict[str, int]:
-        """Return category or artefact -> bit of the mask. It is empty without exact masks."""
+        """Return category or artefact -> its bit in the masks; empty if there are no masks."""
         return {}
 
     @classmethod

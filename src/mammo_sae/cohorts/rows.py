@@ -46,7 +46,7 @@ def table_rows(content: bytes, separator: str) -> Rows:
     content
         Content of the file in UTF-8, UTF-16 or Windows-1252.
     separator
-        The separator to use if the header row has the same number of another one.
+        The separator to use if no other one is more frequent in the header row.
     """
     rows = Rows()
     lines = _lines(content)
@@ -105,7 +105,7 @@ def _lines(content: bytes) -> list[str | None]:
     decoded = [_decoded(line, "utf-8") for line in found]
     damaged = sum(line is None for line in decoded)
     beyond = sum(line is not None and not line.isascii() for line in decoded)
-    # A damaged byte must not change the letters of all other rows.
+    # A few damaged bytes must not change how all other rows are decoded.
     return decoded if damaged <= beyond else [_decoded(line, "cp1252") for line in found]
 
 
@@ -142,10 +142,11 @@ def _records(
 def _over_several(
     lines: Sequence[str | None], at: int, separator: str, width: int
 ) -> tuple[list[str] | None, int]:
-    """Return the row that begins in a line and continues in the next ones, and the line after it.
+    """Return the cells of the row that begins in line `at`, and the number of the line after it.
 
-    A quote that was never closed would include all rows up to the next quote. A row over several
-    lines therefore counts only if it has as many cells as the header row.
+    The row continues in the next lines, because a quote is open. A quote that is never closed would
+    include all rows up to the next quote. So a row over several lines counts only if it has as many
+    cells as the header row. Otherwise the cells are None.
     """
     for last in range(at + 1, min(at + LONGEST_CELL, len(lines))):
         line = lines[last]

@@ -31,7 +31,7 @@ from mammo_sae.cohorts.tables import age_bin
 
 IMAGES = "train.csv"
 FOLDS = "train_folds.csv"
-VIEWS = ("CC", "MLO")  # The other views (AT, LM, ML, LMO) are one in a hundred images.
+VIEWS = ("CC", "MLO")  # About 1 % of the images have other views (AT, LM, ML, LMO).
 FLAGS = {"0": 0, "1": 1, "False": 0, "True": 1}
 
 
@@ -154,7 +154,7 @@ class RsnaReader(Reader):
             return self.folder / "train_images" / patient / f"{image}.dcm"
 
         ids = zip(sheet.text("patient_id"), sheet.text("image_id"), sheet.good, strict=True)
-        # The id of a row that was left out may be invalid and lead to another folder.
+        # A row may have been left out because its id would lead to another folder.
         return [file(patient, image) if good else self.folder for patient, image, good in ids]
 
 

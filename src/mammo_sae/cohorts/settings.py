@@ -19,7 +19,7 @@ class _Cohort(Settings):
     concepts: dict[ConceptName, str] = Field(
         {"mass": "Mass", "suspicious_calcification": "Suspicious Calcification"},
         min_length=1,
-        description="concepts to explain: name used everywhere -> finding category of the source",
+        description="concepts to explain: name in the results -> finding category of the source",
     )
     covariates: dict[ConceptName, str] = Field(
         {},
@@ -32,8 +32,8 @@ class _Cohort(Settings):
         0.0,
         ge=0,
         lt=1,
-        description="share of the training patients moved to `validation`; for each concept the "
-        "same share of the patients with it and without it",
+        description="share of the training patients who are moved to `validation`; the draw is "
+        "stratified by the patients' labels",
     )
     split_seed: int = Field(0, ge=0, description="seed of the draw of patients into splits")
     unannotated: Policy = Field(
@@ -46,8 +46,8 @@ class _Cohort(Settings):
         0.05,
         ge=0,
         le=1,
-        description="largest share of malformed rows in a table, which are left out; more end "
-        "the run with an error; unless it is 0, a single row never does",
+        description="largest share of malformed rows in a table; malformed rows are left out, and "
+        "a larger share ends the run with an error; a single row ends it only if this is 0",
     )
 
     @model_validator(mode="after")
@@ -83,8 +83,8 @@ class _Downloaded(_Cohort):
     )
     key_file: PathText | None = Field(
         None,
-        description="file with the secret that pseudonyms are made with, kept outside of the "
-        "results; without one a public key is used, for ids that are pseudonyms already",
+        description="file with the secret key of the pseudonyms, kept outside of the results; "
+        "null: a public key, which suits only ids that are pseudonyms already",
     )
 
 
@@ -95,9 +95,8 @@ class UnsplitCohort(_Downloaded):
         0.2,
         gt=0,
         lt=1,
-        description="share of the patients that become the split `test`; for each concept the same "
-        "share of the patients with it and without it; a test split in the source's table is used "
-        "instead",
+        description="share of the patients who become the split `test`; the draw is stratified by "
+        "the patients' labels; nobody is drawn if the source's table has a test split",
     )
 
 
@@ -106,10 +105,10 @@ class FindingsCohort(_Downloaded):
 
     labels: Literal["image", "finding"] = Field(
         "image",
-        description="what is learnt from and scored: `image`, which has a concept if one of its "
-        "findings is of it; or `finding`, each row of the source's table of findings with its "
-        "image's score, as the published code of Mammo-CLIP and Mammo-SAE does. Patients stay the "
-        "unit of intervals. What can be read (`probes`), inner layers and alignment stay by image",
+        description="unit of labels in training and in scores: `image`, which has a concept if one "
+        "of its findings has it; or `finding`, each row of the source's table of findings with its "
+        "image's score, as in the published code of Mammo-CLIP and Mammo-SAE. Intervals always "
+        "resample patients. Probes, inner layers and alignment always use images",
     )
 
     @model_validator(mode="after")
@@ -154,8 +153,7 @@ class TableCohort(_Cohort):
     )
     key_file: PathText = Field(
         min_length=1,
-        description="file with the secret that pseudonyms are made with, kept outside of the "
-        "results",
+        description="file with the secret key of the pseudonyms, kept outside of the results",
     )
 
 
@@ -163,7 +161,7 @@ def _concepts(default: dict[str, str], meaning: str) -> Any:
     return Field(
         default,
         min_length=1,
-        description=f"concepts to explain: name used everywhere -> {meaning}",
+        description=f"concepts to explain: name in the results -> {meaning}",
     )
 
 
@@ -186,7 +184,7 @@ class RsnaCohort(UnsplitCohort):
 class CbisDdsmCohort(_Downloaded):
     """CBIS-DDSM, with the training and test parts of its tables."""
 
-    kind: Literal["cbis_ddsm"] = Field("cbis_ddsm", description="a folder with its tables, series")
+    kind: Literal["cbis_ddsm"] = Field("cbis_ddsm", description="a folder with tables and series")
     concepts: dict[ConceptName, str] = _concepts(
         MASS_AND_CALCIFICATION, "mass, calcification or malignant"
     )

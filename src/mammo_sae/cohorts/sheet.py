@@ -19,8 +19,8 @@ from mammo_sae.cohorts.rows import table_rows
 from mammo_sae.errors import InputError
 
 T = TypeVar("T")
-FEW_ODD = 0.05  # largest share of a column of numbers that may be no numbers
-LEAST_NUMBERS = 3  # one cell may be no number if there are more numbers than this
+FEW_ODD = 0.05  # largest share of cells in a column of numbers that are not numbers
+LEAST_NUMBERS = 3  # one such cell is always allowed if more cells than this are not empty
 LONGEST = 24  # characters of a cell that a message shows
 MALFORMED = (
     ArithmeticError,
@@ -64,9 +64,9 @@ def whole(text: str) -> int:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that was left out: its table, line and column, and the reason.
+    """A row that was left out, as a whole or in part: its table, line and column, and the reason.
 
-    The text of the reason continues a sentence that begins with the column.
+    The name of the column goes before the text of the reason.
     """
 
     table: str
@@ -85,15 +85,15 @@ class Sheet:
     The separator is the comma, semicolon or tab, whichever occurs most in the header row. The text
     is UTF-8, UTF-16 or, as older versions of Excel save it, Windows-1252.
 
-    A malformed row is left out, see `left_out`, and other rows are not affected. Columns keep their
-    length, and `good` marks the rows that count.
+    A malformed row is left out and added to `left_out`. Other rows are not affected. Columns keep
+    their length, and `good` marks the rows that are used.
 
     Parameters
     ----------
     folder, name
         The source, and the table's path in it. Messages show only the name.
     separator
-        The separator to use if the header row has the same number of another one.
+        The separator to use if no other one is more frequent in the header row.
     columns
         Only these columns are read, because some tables have hundreds.
     needed
@@ -213,9 +213,9 @@ class Sheet:
     def ids(self, column: str, *, files: bool = False) -> list[str]:
         """Return a column of ids as text. A row without an id is left out.
 
-        With `files` the ids become part of a path, so an id that would lead to another folder is
-        refused. If two ids differ only in the notation of a number or of letters, a notice reports
-        it, and they count as two ids.
+        With `files` the ids become part of a path, so a row is also left out if its id would lead
+        to another folder. If two ids differ only in leading zeros or in upper and lower case, they
+        count as two ids, and a notice reports them.
         """
         values = self.text(column)
         alike: dict[str, tuple[str, int]] = {}
@@ -232,15 +232,18 @@ class Sheet:
             other, line = alike.setdefault(key, (value, self._lines[row]))
             if other != value:
                 self.notices.setdefault(
-                    f"column {column!r}: the ids of lines {line} and {self._lines[row]} differ by "
-                    "how a number or letters are written, and count as two ids",
+                    f"column {column!r}: the ids of lines {line} and {self._lines[row]} "
+                    "differ only in zeros or in upper and lower case, and count as two ids",
                     None,
                 )
                 alike[key] = (value, self._lines[row])
         return values
 
     def distinct(self, ids: Sequence[str], column: str) -> None:
-        """Leave out rows that share an id: equal rows but the first, and all rows that differ."""
+        """Leave out rows that share an id.
+
+        Of rows that are equal, the first is kept. Rows that differ are all left out.
+        """
         first: dict[str, int] = {}
         for row, name in enumerate(ids):
             if name in EMPTY:
@@ -259,10 +262,10 @@ class Sheet:
     def parsed(
         self, column: str, parse: Callable[[str], T], expected: str, *, private: bool = False
     ) -> list[T | None]:
-        """Return `parse` of each cell, None if it is empty or malformed.
+        """Return `parse` of each cell, None if the cell is empty or malformed.
 
-        If `parse` raises an error, the cell is malformed. Its row is named with the content of the
-        cell, unless the column is `private`. `expected` describes valid cells in the message.
+        If `parse` raises an error, the cell is malformed, and a message names its row. The message
+        shows the cell, unless the column is `private`. `expected` describes valid cells.
         """
         return self._parsed(column, parse, expected, self.note, private=private)
 
@@ -302,10 +305,12 @@ class Sheet:
     def in_doubt(self, ids: Collection[str], column: str) -> set[str]:
         """Return those of `ids` to which a row that was left out may belong.
 
-        These are three groups of ids: the ids of the left out rows in `column`; ids in rows whose
-        cells can't be separated; and, if there are left out rows without a known id, ids without
-        any row. The third group is empty if more ids are without any row than there are left out
-        rows without a known id. The table then has rows for only some ids.
+        These are up to three groups of ids:
+
+        - the ids of the left out rows in `column`;
+        - ids that occur in rows whose cells can't be separated;
+        - ids without any row, if there are at least as many left out rows without a known id.
+          Otherwise the table has rows for only some ids.
         """
         known, own = set(ids), self.text(column)
         found = {text for text, good in zip(own, self.good, strict=True) if not good} & known
@@ -323,8 +328,13 @@ class Sheet:
     def typed(self, column: str) -> pd.Series:
         """Return a column as Int64 or Float64 if its cells are numbers, else as string.
 
-        A single cell that is not a number becomes unknown, and its row is named. Otherwise each
-        number would become a level.
+        If only a few cells are not numbers (at most one, or the share `FEW_ODD`), they become
+        unknown and their rows are named. Otherwise each number of the column would become a level.
+
+        Raises
+        ------
+        InputError
+            If a comma may separate decimals or thousands.
         """
         cells = pd.Series(self.parsed(column, str, "text"), dtype=object)
         numbers = pd.to_numeric(cells, errors="coerce")
@@ -340,7 +350,7 @@ class Sheet:
                 )
             numbers = pd.to_numeric(cells.str.replace(",", "."), errors="coerce")
         odd = numbers.isna() & cells.notna()
-        # In a column of codes or names that sometimes are digits, more cells would be no numbers.
+        # With more such cells, the column has codes or names, and some of them are digits.
         if odd.sum() > max(FEW_ODD * cells.notna().sum(), cells.notna().sum() > LEAST_NUMBERS):
             found = cells.astype("string")
         else:
@@ -367,15 +377,15 @@ class Sheet:
             self.note(row, column, why)
 
     def note(self, row: int, column: str, why: str) -> None:
-        """Name a row with a part that is left out. The rest of the row counts."""
+        """Record that a part of a row is left out. The rest of the row is used."""
         found = LeftOut(self.name, self._lines[row], column, why)
         self.left_out.setdefault((found.line, column), found)
 
     def remark(self, row: int, column: str, why: str) -> None:
-        """Name a row with a part that is left out, although the table has no error."""
+        """Record that a part of a row is left out, although the table has no error."""
         self.remarks.append(LeftOut(self.name, self._lines[row], column, why))
 
     def named(self) -> list[LeftOut]:
-        """Return all rows that were named, in the order of the table."""
+        """Return all records of rows that were left out, as a whole or in part, in table order."""
         found = [*self.left_out.values(), *self.remarks]
         return sorted(found, key=lambda one: (one.line, one.column))

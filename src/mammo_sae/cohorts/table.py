@@ -134,7 +134,10 @@ class TableReader(Reader):
         }
 
     def _sheets(self, more: Iterable[str] = ()) -> tuple[Sheet, Sheet | None]:
-        """Return both tables. Rows of images without a name or with an equal name are left out."""
+        """Return both tables.
+
+        Rows of `images.csv` are left out if the file's name is not valid or is that of another row.
+        """
         sheets = self.every_table(
             {
                 IMAGES: ["file", "patient_id", "split", "view", "side", *more],
@@ -183,7 +186,7 @@ def _birads(text: str) -> int:
 def _findings(
     found: Sheet | None, sheet: Sheet, files: Sequence[str], keep: Keep | None
 ) -> pd.DataFrame:
-    """Return the boxes of images that count. The box of a malformed row is left out."""
+    """Return the boxes of images that are used. The box of a malformed row is left out."""
     if found is None:
         return pd.DataFrame(columns=FINDING_COLUMNS)
     if keep is not None:

@@ -26,7 +26,7 @@ age_bin             string    <40, 40-49, 50-59, 60-69, >=70 or NA
 ==================  ========  ======================================================
 
 `findings`: image_id, concept, and xmin, ymin, xmax, ymax (Float64) in pixels of the original
-matrix, pixel edges on whole numbers, inside the image.
+matrix. Edges of pixels are at whole numbers, and boxes lie inside the image.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ class FindingRow(BaseModel):
 
 
 def age_bin(years: int | None) -> str | None:
-    """Return the ten-year bin of an age. The tails are pooled, because few patients are in them."""
+    """Return the ten-year bin of an age.
+
+    Ages below 40 share one bin, and so do ages from 70 on, because few patients have them.
+    """
     if years is None:
         return None
     if years < 40:
@@ -185,7 +188,7 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
 
 def _check(frame: pd.DataFrame, row: type[BaseModel], what: str) -> None:
     """Raise an error for the first cell that `row` does not allow. It names image and column."""
-    # Type checkers allow no type that is made when the program runs.
+    # Type checkers do not allow types that are created at run time.
     rows = TypeAdapter(list[row])  # type: ignore[valid-type]
     # As objects, rows need ten times the memory of the table.
     for start in range(0, len(frame), ROWS_AT_ONCE):

@@ -213,7 +213,11 @@ class VindrReader(Reader):
         return {categories.get(name, name): bit for name, bit in bits.items()}
 
     def _sheets(self) -> list[Sheet]:
-        """Return the three tables. Rows without an image, or with the same image, are left out."""
+        """Return the three tables.
+
+        Rows without an id are left out. If two rows of images or metadata share an id, see
+        `Sheet.distinct`.
+        """
         if (self.folder / "images_png").is_dir() and not (self.folder / "images").is_dir():
             raise InputError(
                 "the source has images_png/ and no images/: that is the layout of Mammo-CLIP's "
@@ -283,7 +287,7 @@ def parse_birads(text: str) -> int:
 
 
 def parse_size(text: str) -> int:
-    """Return a number of pixels. Raise ValueError if the text is none."""
+    """Return a number of pixels. Raise ValueError if the text is not a positive whole number."""
     value = float(text)
     if value != int(value) or value < 1:
         raise ValueError
@@ -361,10 +365,11 @@ def _findings(sheet: Sheet, known: set[str]) -> tuple[dict[str, set[str]], pd.Da
 
 
 def finding_rows(sheet: Sheet, images: pd.DataFrame, concepts: Mapping[str, str]) -> pd.DataFrame:
-    """Return source_image, concept, rows, positive. Without a row, an image has one negative row.
+    """Return a table with source_image, concept, and the numbers of `rows` and `positive` rows.
 
-    A class of a column (density, BI-RADS) belongs to the image, so either all of its rows have it
-    or no row.
+    An image that the table of findings does not name counts as one negative row. A class of a
+    column (density, BI-RADS) belongs to the image, so it is present in all of the image's rows or
+    in none.
     """
     found = sheet.required("finding_categories", parse_categories, "a list of known categories")
     ids = [i for i, good in zip(sheet.text("image_id"), sheet.good, strict=True) if good]

@@ -116,9 +116,10 @@ class Acquisition:
     """How one image was taken. A value is None or False if the header does not give it.
 
     `uid` identifies the file. It is only compared, never written. `special` holds the reasons why
-    it is not a plain mammogram. `ambiguous` is True if elements give different sides or views.
-    `orientation` gives the directions of rows and columns of pixels, in words of the letters A, P,
-    L, R, H and F; it is empty if the header does not give them.
+    the image is not a plain mammogram. `ambiguous` is True if elements give different sides or
+    views. `orientation` gives the directions of rows and columns of pixels, in words of the letters
+    A, P, L, R, H and F; it is empty if the header does not give them. `linear` is True if pixel
+    values are proportional to the X-ray intensity.
     """
 
     uid: str

@@ -40,7 +40,7 @@ def breast_mask(pixels: np.ndarray) -> np.ndarray:
     below = counts[: background + 1]
     noise = np.sqrt(((darker - background) ** 2 * below).sum() / max(below.sum(), 1))
     bright = smooth > background + max(LEAST_CONTRAST, 4.0 * noise)
-    # `nearest`: the image's edge cuts through the breast, and erosion must not start there.
+    # Mode `nearest`: the image's edge may cut through the breast, and must not erode it.
     size = 2 * radius + 1
     opened = ndimage.maximum_filter(
         ndimage.minimum_filter(bright.view(np.uint8), size, mode="nearest"), size, mode="nearest"

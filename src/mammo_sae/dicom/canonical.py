@@ -23,14 +23,15 @@ from mammo_sae.dicom.settings import (
 NEARLY_ALL = 0.99  # share of an image
 THUMBNAIL = 192  # pixels of the longer side of the reduced image that decides on the flip
 MAMMO_CLIP_BORDER = 5  # pixels
-MAMMO_CLIP_BACKGROUND = 40  # grey level of 255
+MAMMO_CLIP_BACKGROUND = 40  # grey level, on a scale from 0 to 255
 
 
 @dataclass(frozen=True)
 class Canonical:
     """A canonical image: pixels uint8 [H, W], breast bool [H, W], and its geometry.
 
-    `resized` is True if the preprocessing `as_is` had to resize the image.
+    `resized` is True if the preprocessing `as_is` had to resize the image. `notices` are findings
+    that do not keep the image out.
     """
 
     pixels: np.ndarray
@@ -141,7 +142,7 @@ def _check_content(shown: np.ndarray, stored: np.ndarray) -> None:
 
 
 def _whole_image(stored: np.ndarray, height: int, width: int, *, flipped: bool) -> Geometry:
-    """Return the geometry of the whole image, undistorted, at the left, centred vertically."""
+    """Return the geometry that fits in the whole image, aspect ratio kept, left and mid-height."""
     rows, columns = stored.shape
     scale = min(height / rows, width / columns)
     return Geometry(
@@ -204,8 +205,8 @@ def published_boxes(boxes: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Return the boxes [m, 4] that Mammo-CLIP's published script makes of `boxes` [n, 4].
 
     Both are in pixels of the original image. After cropping the border, the script limits x by the
-    number of rows and y by the number of columns. So boxes low in an upright image are truncated.
-    Boxes that become inverted by this are left out here.
+    number of rows and y by the number of columns. In an upright image this truncates boxes near the
+    lower edge. Boxes whose minimum then exceeds their maximum are left out here.
     """
     inner_rows, inner_columns = rows - 2 * MAMMO_CLIP_BORDER, columns - 2 * MAMMO_CLIP_BORDER
     inside = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) - MAMMO_CLIP_BORDER

@@ -18,7 +18,11 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 
 class Elements:
-    """The elements of one dataset. `malformed` and `commas` are the keywords noticed so far."""
+    """The elements of one dataset.
+
+    Elements are parsed when they are read. `malformed` holds the keywords of the malformed ones
+    that were read so far, and `commas` the keywords of numbers with decimal commas.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

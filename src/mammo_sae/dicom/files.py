@@ -18,7 +18,7 @@ def read_image(path: Path) -> tuple[Header, np.ndarray]:
     Raises
     ------
     Refusal
-        If the file can't be read with certainty. It holds the reason.
+        If the file can't be read with certainty. The refusal holds the reason.
     """
     return read_raster(path) if raster_kind(path) else pixels.read_pixels(path)
 

@@ -114,7 +114,11 @@ class Geometry:
         return filled
 
     def _coverage(self, part: np.ndarray, row: int, column: int) -> tuple[np.ndarray, int, int]:
-        """Return the covered share of each canonical pixel for `part` at (row, column), cut out."""
+        """Return the share of each canonical pixel that a mask covers, in a cut-out around it.
+
+        `part` is the mask, whose first pixel lies at (`row`, `column`) of the original image. Also
+        return the top row and the left column of the cut-out.
+        """
         box = np.array([[column, row, column + part.shape[1], row + part.shape[0]]], dtype=float)
         x0, y0, x1, y1 = transform_boxes(self.affine, box)[0]
         left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
@@ -125,7 +129,7 @@ class Geometry:
         vertical = area_weights(part.shape[0], bottom - top, self.scale_y, y0 - top)
         horizontal = area_weights(part.shape[1], right - left, self.scale_x, x0 - left)
         dense = np.ascontiguousarray(part, dtype=np.float32)
-        # Sums of float32 weights can fall below a half by rounding.
+        # The added 1e-5 is for sums of float32 weights that fall below a half by rounding.
         return (horizontal @ (vertical @ dense).T).T + 1e-5 * part.any(), top, left
 
 
@@ -151,7 +155,7 @@ def area_weights(source: int, target: int, scale: float, offset: float) -> spars
 
 @dataclass(frozen=True)
 class _RowBlock:
-    """Neighbouring rows of the target, the rows of the source that they average, the weights."""
+    """Neighbouring rows of the target, the source rows that they average, and the weights."""
 
     target: slice
     source: slice
@@ -172,7 +176,7 @@ def _row_blocks(source: int, target: int, scale: float, offset: float) -> tuple[
 
 
 def _overlap(start: float, stop: float, length: int) -> np.ndarray:
-    """Return the length of each of `length` unit cells that the interval covers."""
+    """Return [length]: the length inside each unit cell that the interval covers."""
     cells = np.arange(length)
     return np.clip(np.minimum(stop, cells + 1) - np.maximum(start, cells), 0, 1)
 

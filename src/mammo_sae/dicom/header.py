@@ -58,7 +58,7 @@ class Lut:
 
     @property
     def top(self) -> float:
-        """Return the brightest output: by the bits, or the largest if it needs fewer bits."""
+        """Return the brightest output: 2 ** bits - 1, or the largest value if that is far lower."""
         largest, nominal = float(self.values.max()), 2.0**self.bits - 1
         return largest if 0 < largest < 2.0 ** (self.bits - 1) else nominal
 
@@ -75,12 +75,13 @@ class Window:
 class Header:
     """The image attributes of one file, checked and typed.
 
-    `spacing_mm` is the (row, column) spacing in the breast plane's own attribute, or NaN.
+    `spacing_mm` is the (row, column) spacing that the function `spacing_mm` returns.
     `contradictory` is True if PresentationLUTShape and the photometric interpretation disagree.
     `syntax` is the keyword of the transfer syntax, empty if DICOM does not define it. `refused`
-    holds elements that can't be used; only code that needs one raises. `notices` are findings that
-    do not keep the image out. `shown` is the range of stored values that the pixels use, if it is
-    narrower than their bits. `padding` is the inclusive range of stored padding values, or None.
+    holds elements that can't be used; an error is raised only if one of them is needed. `notices`
+    are findings that do not keep the image out. `shown` is the range of stored values that the
+    pixels use, if it is narrower than their bits allow. `padding` is the inclusive range of stored
+    padding values, or None.
     """
 
     syntax: str
@@ -284,7 +285,7 @@ def _padding(elements: Elements, bits: int, signed: bool) -> tuple[int, int] | N
 
 
 def _as_stored(value: int, bits: int, signed: bool) -> int:
-    """Return a padding value as the pixels store it, for any VR and width in the header."""
+    """Return a padding value as the pixels store it, whatever its VR and width in the header."""
     if not signed:
         return value & 0xFFFF
     if value >= 1 << 15:
@@ -310,9 +311,10 @@ def spacing_mm(elements: Elements) -> tuple[float, float]:
 
 
 def spacing_is_odd(elements: Elements) -> bool:
-    """Return whether a spacing is impossible or unequal, or larger in the breast than the detector.
+    """Return whether spacings are impossible, unequal, or contradict each other.
 
-    Images are not stretched, so lengths in mm are wrong if pixels are not square.
+    They contradict each other if the spacing in the breast is larger than the detector's, or less
+    than 0.4 of it. Images are not stretched, so lengths in mm are wrong if pixels are not square.
     """
     in_plane, detector = (elements.numbers(k) for k in ("PixelSpacing", "ImagerPixelSpacing"))
     given = [values for values in (in_plane, detector) if values]

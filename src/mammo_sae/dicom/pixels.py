@@ -89,7 +89,7 @@ def read_pixels(path: Path) -> tuple[Header, np.ndarray]:
     Raises
     ------
     Refusal
-        If the file can't be read and decoded with certainty. It holds the reason.
+        If the file can't be read and decoded with certainty. The refusal holds the reason.
     """
     dataset, header = _parse(path)
     stored, precision = _decode(dataset, header)
@@ -166,7 +166,7 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> tuple[np.ndarray, int]:
             decoding_plugin="" if native else DECODERS[syntax],
             **options,
         )
-    except Exception as error:  # decoders raise different kinds with one meaning
+    except Exception as error:  # decoders raise many kinds of errors for the same fault
         reason = Reason.TRUNCATED if _is_truncated(dataset, header) else Reason.DECODE
         raise Refusal(reason, type(error).__name__) from None
     if pixels.shape != (header.rows, header.columns) or pixels.dtype.itemsize > 2:
@@ -178,7 +178,7 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> tuple[np.ndarray, int]:
         raise Refusal(Reason.BITS)
     fewer = 0 < precision < header.bits_stored
     if header.signed and fewer and not has_sign and (stored >> (precision - 1)).any():
-        # It may be the sign, which the header has in a higher bit.
+        # The stream's highest bit may be the sign, which the header has in a higher bit.
         raise Refusal(Reason.BITS)
     if header.signed and header.bits_stored < precision <= header.bits_allocated:
         # Some decoders leave the sign in the stream's highest bit.
@@ -188,9 +188,10 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> tuple[np.ndarray, int]:
 
 
 def _check_excess(dataset: pydicom.Dataset, header: Header) -> None:
-    """Refuse uncompressed or RLE data with a row more than the header says: its size is wrong.
+    """Refuse uncompressed or RLE data that hold at least one row more than the header says.
 
-    Decoders cut off the excess. Empty rows at the end are padding.
+    The header's size is then wrong, but decoders would cut off the excess. Excess of uncompressed
+    zeros is allowed as padding.
     """
     pixels, columns = header.rows * header.columns, header.columns
     if dataset.file_meta.TransferSyntaxUID == uid.RLELossless:
@@ -307,8 +308,8 @@ def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
     Only neighbours that differ in these bits are counted. If the bits belong to the value, a step
     of a few levels across a multiple of 2 ** bits (plus half of it, if signed) would look like a
     step of the full range without them. If the bits are flags, a step of a few levels looks like a
-    large step with them. Unclear neighbours are not counted. If none is clear, the result is a
-    share between the two bounds.
+    large step with them. Unclear neighbours are not counted. If no neighbours are clear, the result
+    lies between `FLAGS` and `CONTINUED`.
     """
     rows = values[:: max(1, len(values) // ROWS_COMPARED)].astype(np.int32)
     above = (rows + ((1 << (bits - 1)) if signed else 0)) >> bits
@@ -324,8 +325,10 @@ def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
 def _with_believed_sign(header: Header, stored: np.ndarray) -> Header:
     """Return the header, with a notice if its pixels seem to have the other sign.
 
-    They seem so if two things hold. Similar neighbours lie at both ends of the header's range, but
-    in its middle with the other sign. And hardly any lie on both sides of the header's middle.
+    Only neighbouring pixels whose highest bits differ are examined. With the right sign, most of
+    them lie close together, on both sides of the middle of the range. With the wrong sign, most of
+    them lie at opposite ends of the range. The notice is given if the second case is far more
+    frequent than the first.
     """
     bits = header.bits_stored
     if int(stored.max()) >> (bits - 1) == 0:
@@ -343,12 +346,12 @@ def _with_believed_sign(header: Header, stored: np.ndarray) -> Header:
 
 
 def _with_shown_range(header: Header, stored: np.ndarray, precision: int) -> Header:
-    """Return the header with the range that pixels use, where it is smaller than the header's.
+    """Return the header with the range that pixels use, if it is smaller than the header's.
 
     Some encoders leave out the bits that an image does not need. A stream of `precision` bits is
     therefore shown in the range of the smallest of 8, 10, 12 or 14 bits that holds `precision`.
-    No detector has 16 bits; such a header often gives the container's bits. Then the range is that
-    of the smallest of these that holds the image without padding.
+    No detector has 16 bits. A header with 16 bits often gives the bits of the container. The range
+    is then that of the smallest of these depths that holds all pixels except padding.
     """
     bits = next((depth for depth in DEPTHS if 0 < precision <= depth), 16)
     if bits < header.bits_stored:
@@ -375,7 +378,7 @@ def _range_of(bits: int, *, signed: bool) -> tuple[int, int]:
 
 
 def _is_truncated(dataset: pydicom.Dataset, header: Header) -> bool:
-    """Return whether the end of the pixels is missing, as far as the syntax shows it."""
+    """Return whether the end of the pixel data is missing, if the transfer syntax can show it."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in NATIVE:
         return len(dataset.PixelData) < header.rows * header.columns * header.bits_allocated // 8

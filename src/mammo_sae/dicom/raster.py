@@ -1,7 +1,7 @@
 """PNG, JPEG, TIFF and NumPy files, the formats of mammograms besides DICOM.
 
-A file's kind is decided by its first bytes, never by its name. Of its metadata only what the pixels
-need is read: size, sample format, orientation. Colour profiles and gamma are not applied: a grey
+A file's kind is decided by its first bytes, never by its name. Only the metadata that the pixels
+need are read: size, sample format, orientation. Colour profiles and gamma are not applied: a grey
 level is the number in the file.
 """
 
@@ -94,7 +94,7 @@ def read_raster(path: Path) -> tuple[Header, np.ndarray]:
     Header
         The attributes of a raster file: its kind as transfer syntax, its size, the bits of a pixel.
         The nominal range of 16-bit files is the smallest of 8, 10, 12, 14 or 16 bits that holds the
-        image's largest value, since many hold 12 bits unscaled.
+        image's largest value, since many of these files hold unscaled values of 12 bits.
     numpy.ndarray
         Grey levels [rows, columns], uint8 or uint16, upright; 0 is dark. Floats between 0 and 1 are
         scaled to 16 bits.
@@ -102,7 +102,8 @@ def read_raster(path: Path) -> tuple[Header, np.ndarray]:
     Raises
     ------
     Refusal
-        If the file is not one grey image that can be read with certainty. It holds the reason.
+        If the file is not one grey image that can be read with certainty. The refusal holds the
+        reason.
     """
     kind = raster_kind(path)
     if kind is None:
@@ -140,13 +141,13 @@ def _readable(kind: str, stream: BinaryIO) -> Iterator[None]:
         raise
     except Image.DecompressionBombError:
         raise Refusal(Reason.TOO_LARGE) from None
-    except Exception as error:  # many kinds with one meaning
+    except Exception as error:  # Pillow raises many kinds of errors for the same fault
         reason = Reason.TRUNCATED if _is_cut_off(kind, stream) else Reason.DECODE
         raise Refusal(reason, type(error).__name__) from None
 
 
 def _is_cut_off(kind: str, stream: BinaryIO) -> bool:
-    """Return whether the end marker of such files is missing. TIFF has none."""
+    """Return whether a PNG or JPEG file lacks its end marker. Other kinds have no end marker."""
     length = stream.seek(0, 2)
     stream.seek(max(0, length - 64))
     end = stream.read()
@@ -166,7 +167,7 @@ def _open(stream: BinaryIO) -> Image.Image:
 def _decoded(kind: str, data: BytesIO) -> tuple[np.ndarray, int]:
     image = _open(data)
     if kind == "PNG":
-        image.verify()  # compares its checksums, which decoding does not
+        image.verify()  # compares checksums; decoding does not
         image = _open(data)
     if getattr(image, "n_frames", 1) > 1:
         raise Refusal(Reason.MULTI_FRAME)
@@ -188,7 +189,7 @@ def _orientation(image: Image.Image) -> int:
     """Return the orientation as EXIF's number; 1 is upright."""
     if image.format == "TIFF":  # Pillow turns TIFF images upright
         return 1
-    # EXIF behind the pixels is ignored, since reading a size would have to decode them.
+    # EXIF data after the pixels are ignored, since they can be read only by decoding the pixels.
     return Image.Image.getexif(image).get(ORIENTATION, 1)
 
 

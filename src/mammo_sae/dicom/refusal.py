@@ -35,7 +35,7 @@ class Reason(Enum):
     UNANNOTATED = ("unannotated", "no annotation refers to the file")
     BLANK = ("blank", "all pixels have the same value or the same displayed grey level")
 
-    MODALITY = ("modality", "the image is not a mammogram by its modality")
+    MODALITY = ("modality", "the header's modality is not MG (mammography)")
     FOR_PROCESSING = ("for_processing", "the image is raw data, for processing")
     TOMOSYNTHESIS = (
         "tomosynthesis",
@@ -126,8 +126,8 @@ HEADER_ALONE = frozenset(
         Reason.VIEW,
     }
 )
-"""Reasons that change no pixel of a converted image, so they are no confounders. Other reasons are
-visible, or describe how the image was taken, and may be."""
+"""Reasons that change no pixel of a converted image, so they can't be confounders. Other reasons
+are visible, or describe how the image was taken, so they may be confounders."""
 
 
 class Refusal(Exception):

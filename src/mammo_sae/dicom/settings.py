@@ -78,8 +78,8 @@ class TriageSettings(Settings):
         0.05,
         ge=0,
         le=1,
-        description="largest share of refused images in a shard; more end the run with an error; "
-        "unless it is 0, a single image never does",
+        description="largest share of refused images in a shard; a larger share ends the run with "
+        "an error; a single image ends it only if this is 0",
     )
 
 

@@ -46,7 +46,13 @@ def judge_header(header: Header, expected: Expected, policy: TriageSettings) -> 
 
 
 def judge_image(canonical: Canonical, expected: Expected, policy: TriageSettings) -> list[Reason]:
-    """Return the reasons found in an image's pixels that the policy lets pass; see above."""
+    """Return the reasons found in an image's pixels that the policy lets pass.
+
+    Raises
+    ------
+    Refusal
+        For the first reason whose policy is `refuse`.
+    """
     empty = not canonical.breast.any()
     found = {
         Reason.NO_BREAST: empty,
@@ -58,10 +64,11 @@ def judge_image(canonical: Canonical, expected: Expected, policy: TriageSettings
 
 
 def _is_upright(orientation: tuple[str, ...], side: str) -> bool:
-    """Return whether columns of pixels go to the feet, or in cranio-caudal views to the middle.
+    """Return whether `orientation` is that of an upright image, or is not given.
 
-    PS3.3 C.7.6.1.1.1 describes images in usual hanging so: `A\\R` for the left breast, `P\\L` for
-    the right, with F for the feet in oblique views. True if the orientation is not given.
+    Down the columns, an upright oblique view goes towards the feet (F). An upright cranio-caudal
+    view goes towards the middle of the body. So PS3.3 C.7.6.1.1.1 gives `A\\R` for the left breast
+    and `P\\L` for the right breast.
     """
     downwards = orientation[1] if len(orientation) == 2 else ""
     return "H" not in downwards and side not in downwards

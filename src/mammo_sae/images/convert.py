@@ -114,8 +114,8 @@ def run(
     jobs = [job for job in jobs if not job.is_missing]
     _report(refused, policy)
     _check_share(refused, in_all, policy, settings.kind)
-    # The content of a file is known only after decoding, but the size of a store is fixed before.
-    # So a shard with files to leave out is converted a second time without them.
+    # The number of images in a store is fixed before the files are decoded, and only decoding shows
+    # which files must be left out. So a shard with such files is converted again without them.
     while True:
         try:
             with create_image_store(
@@ -246,10 +246,10 @@ def isolated(
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed by `processes` processes.
 
-    0 means this process. At most `processes` + 1 results wait at any time. Threads would not run in
-    parallel, since the decoders of JPEG Lossless, JPEG-LS and JPEG 2000 hold Python's lock. Some of
-    them also end their process on damaged data. An item that crashes its own process gives
-    `lost(item)`.
+    If `processes` is 0, this process computes them. At most `processes` + 1 results wait at any
+    time. Threads would not run in parallel, since the decoders of JPEG Lossless, JPEG-LS and JPEG
+    2000 hold Python's lock. Some decoders also end their process on damaged data. The result of an
+    item that ends its process is `lost(item)`.
     """
     if processes == 0:
         yield from map(function, items)
@@ -261,7 +261,8 @@ def isolated(
                 yield result
                 position += 1
         except BrokenProcessPool:
-            # One of the next items ended the process. Run them one by one until it is found.
+            # One of the next items ended its process. Run the first of them alone, and then the
+            # others together again.
             try:
                 result = next(_pooled(function, items[position : position + 1], 1))
             except BrokenProcessPool:
@@ -389,10 +390,10 @@ class Job:
 
 
 def _facts(header: Header) -> dict[str, str]:
-    """Return the facts that may confound: the file's coding and the display of its values.
+    """Return facts that may be confounders: the file's coding and the display of its values.
 
-    Of texts, only those that the standard defines are returned, since others may hold anything. For
-    a raster file only its coding is known.
+    A text is returned only if the DICOM standard defines it, since other texts may hold anything.
+    For a raster file only its coding is known.
     """
     if header.syntax in RASTERS:
         return {"transfer_syntax": header.syntax}

@@ -42,7 +42,7 @@ MEASUREMENTS = (
     "density_estimate",
 )
 NO_BREAST = "no breast was found"
-NO_BACKGROUND = "almost nothing of the image lies off the breast"
+NO_BACKGROUND = "almost no part of the image lies outside the breast"
 NO_EDGE = "the breast covers too little of the chest wall"
 NO_INSIDE = "the breast is too narrow"
 FLAT = "the breast has one grey level"
@@ -112,7 +112,7 @@ def measure(pixels: np.ndarray, breast: np.ndarray) -> tuple[dict[str, float], l
         pixels, breast = pixels[:, ::-1], breast[:, ::-1]
     grey = pixels.astype(np.int16)
     margin = max(1, round(MARGIN * grey.shape[1]))
-    # `nearest`: the breast continues beyond the image's edge.
+    # Mode `nearest`, because the breast continues beyond the image's edge.
     inside = ndimage.minimum_filter(breast, 2 * margin + 1, mode="nearest")
     off = ~ndimage.maximum_filter(breast, 2 * margin + 1, mode="nearest")
     values["breast_area"] = float(breast.sum())
@@ -214,7 +214,7 @@ def _sharpness(grey: np.ndarray, inside: np.ndarray) -> float:
 
 
 def _lowest(values: np.ndarray) -> np.ndarray:
-    """Return the lowest of `values` [n], as many as the share KEPT."""
+    """Return the lowest values of `values` [n]: the share `KEPT` of them."""
     count = round(KEPT * len(values))
     return np.partition(values, count - 1)[:count] if count else values[:0]
 

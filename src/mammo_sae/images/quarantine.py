@@ -19,9 +19,9 @@ COLUMNS = ["image_id", "action", "reason", "sentence"]
 
 
 def run(*, image_stores: Sequence[Path], summary: Path, output: Path) -> list[Path]:
-    """List the files that were left out or noticed, a row per file and reason.
+    """List the files that were left out or have a notice, with a row per file and reason.
 
-    Duplicates of images of another shard are found here; they stay converted.
+    This step finds duplicates across shards. Both images of such a pair stay converted.
 
     `action` has three values. `left out`: the file was not converted. `converted`: the policy
     (`images.triage`) let a file with this reason pass. `row`: a row of the source's tables is
@@ -60,7 +60,7 @@ def run(*, image_stores: Sequence[Path], summary: Path, output: Path) -> list[Pa
 
 
 def _rows(malformed: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the malformed rows of the source's tables. They have no image's pseudonym."""
+    """Return table rows for malformed rows of the source's tables; their `image_id` is empty."""
     found = [("", "row", "malformed_row", str(LeftOut(**row))) for row in malformed]
     return pd.DataFrame(found, columns=COLUMNS)
 
