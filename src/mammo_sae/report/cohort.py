@@ -114,7 +114,11 @@ def count(table: pd.DataFrame, concepts: Sequence[str]) -> pd.DataFrame:
 def draw(
     rows: pd.DataFrame, concepts: Sequence[str], group: str, count: int, seed: int
 ) -> list[str]:
-    """Return ids of `count` random images of concept `group` (or none), one per patient."""
+    """Return the ids of at most `count` random images, one per patient.
+
+    The images are positive for the concept `group`. If `group` is "none", they are negative for all
+    concepts.
+    """
     wanted = (
         (rows[list(concepts)] == 0).fillna(False).all(axis=1)
         if group == "none"

@@ -22,7 +22,7 @@ from mammo_sae.stores.tables import read_table
 
 SHADE = "#F7DCCD"
 MOST_ROWS = 30  # most latents in the matrix; more would be unreadable
-# One end: the latent discriminates the level's absence; other end: its presence.
+# Blue: the latent fires more without the confounder's level. Brown: it fires more with the level.
 DIVERGING = LinearSegmentedColormap.from_list(
     "diverging", ["#0B5C73", "#8FC1CF", "#FFFFFF", "#D9B48F", "#7A4A12"]
 )
@@ -31,12 +31,12 @@ DIVERGING = LinearSegmentedColormap.from_list(
 def run(
     *, latents: Path, confounds: Path, concept: str, min_kept: float, output: Path
 ) -> list[Path]:
-    """Draw which of a concept's latents are really a confounder's.
+    """Draw the confounder tests and the verdicts of a concept's latents.
 
     Parameters
     ----------
     latents, confounds
-        Confounder and latents tables of the same SAE.
+        Tables of the same SAE, written by the steps of these names.
     concept
         Column of the image table.
     min_kept
@@ -103,7 +103,7 @@ def _scatters(
     )
     both = rows[["crude_auroc", "stratified_auroc"]].to_numpy(dtype=float)
     low = min(0.4, np.nanmin(both) - 0.02) if np.isfinite(both).any() else 0.4
-    labelled = -1  # the last line of panels whose numbers are already at its first drawn panel
+    labelled = -1  # the last row of panels that already has numbers on its left axis
     for i, name in enumerate(names):
         ax = fig.add_subplot(grid[i // columns, i % columns])
         _scatter(ax, rows[rows["confounder"] == name], low, min_kept)

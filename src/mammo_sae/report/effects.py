@@ -114,7 +114,7 @@ def _first_seed(table: pd.DataFrame, sae: str, split: str) -> pd.DataFrame:
 
 
 def _largest(ax: Axes, rows: pd.DataFrame) -> None:
-    """Draw the effects of the latents with the largest ones, with intervals."""
+    """Draw the largest effects, with intervals."""
     top = rows[rows["rank_causal"] <= TOP].sort_values("rank_causal")
     places = np.arange(len(top))
     spread = np.abs(top[["effect_low", "effect_high"]].to_numpy().T - top["effect"].to_numpy())

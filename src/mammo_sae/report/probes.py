@@ -1,4 +1,4 @@
-"""Step: what probes read from layer to layer."""
+"""Step: draw the AUROC of probes against the layers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(*, probes: Path, sae_name: str, split: str, output: Path) -> list[Path]:
     Raises
     ------
     InputError
-        If the table has rows, and none of such an SAE.
+        If the table has rows, but none of this SAE.
     """
     table = read_table(probes)
     if len(table) and sae_name not in set(table["sae"]):
@@ -58,7 +58,7 @@ def run(*, probes: Path, sae_name: str, split: str, output: Path) -> list[Path]:
     if table.empty:
         style.absent(output, title, f"the table probes has no row of the {split} split")
         return [output]
-    # Of a column with several levels the macro mean is shown, of others the only level.
+    # A column with several levels is shown by its macro mean, another column by its only level.
     many = table.groupby("target")["level"].transform(lambda level: (level == "macro").any())
     table = table[~many | (table["level"] == "macro")]
     drawn = shown_probes(table)

@@ -1,7 +1,7 @@
-"""Step: the figures published with Mammo-SAE (arXiv 2507.15227) next to those of the run.
+"""Step: compare the numbers published with Mammo-SAE (arXiv 2507.15227) with those of the run.
 
-If the run lacks the part of a row of the paper, the row stays in the table and names the missing
-part. Rows that are counts of the cohort have no interval.
+The table has one row per published number. If the run has no value for it, the row says what is
+missing. Rows that are counts of the cohort have no interval.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLICED = {
 }
 # Latents of each class kept -> AUROC; twice as many are kept in all.
 TOP_K = {0: 0.500, 1: 0.668, 5: 0.911, 10: 0.964, 50: 0.978, 100: 0.978}
-# Rows of findings, and positive ones, of both splits.
+# Numbers of rows of findings, and of positive rows, in both splits.
 ROWS = {"training": 16391, "test": 4095}
 POSITIVE = {
     CALCIFICATION: {"training": 428, "test": 115},
@@ -36,7 +36,8 @@ POSITIVE = {
 }
 POSITIVE_WEIGHT = {CALCIFICATION: 37.2967, MASS: 15.5733}
 AUPRC_WITHOUT_LATENTS = 0.028083
-# Of each class's published ranking, the fewest and the most over both classes, models and concepts.
+# Number of latents whose class mean is above the mean of all images: the fewest and the most over
+# classes, models and concepts.
 ABOVE_ALL = (31, 797)
 SHARED, TOP = 5, 10
 LABELS = "labels: published by finding row, ours by image, so no image has contradictory labels"
@@ -63,7 +64,7 @@ def run(
     csv: Path,
     parquet: Path,
 ) -> list[Path]:
-    """Put the figures of Mammo-SAE's paper next to those of the run.
+    """Compare the numbers of Mammo-SAE's paper with those of the run.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ class Book:
         return getattr(self._settings, f"{model}_{concept}")
 
     def score(self, model: str, concept: str, split: str, measure: str) -> Found:
-        """Return a column of the table of encoders."""
+        """Return the value of column `measure` in the table of encoders."""
         name = self.encoder(model, concept)
         if name is None:
             return _lacks(f"{model}_{concept}")
@@ -118,7 +119,7 @@ class Book:
         return _one(self._scores, where, measure, self._settings.split)
 
     def spliced(self, model: str, concept: str, k: int | None, measure: str) -> Found:
-        """Return a score with 2 k latents kept, or with all (None), at the head."""
+        """Return a score at the head with 2 k latents kept, or with all latents if k is None."""
         name = self.encoder(model, concept)
         if name is None:
             return _lacks(f"{model}_{concept}")
@@ -127,7 +128,10 @@ class Book:
         return _one(here, {"k": wanted}, measure, self._settings.split, f"k = {wanted}")
 
     def ranked(self, model: str, concept: str) -> pd.DataFrame | None:
-        """Return the latents of a model's own concept, of the first seed."""
+        """Return a model's latents, ranked for the concept that it predicts, of the first seed.
+
+        None if the run has no such latents.
+        """
         here = self._latents
         here = here[(here["encoder"] == self.encoder(model, concept))]
         here = here[here["concept"] == concept]
@@ -135,7 +139,7 @@ class Book:
 
 
 def rows(book: Book) -> Iterator[dict[str, object]]:
-    """Yield a row for every published figure."""
+    """Yield a row for every published number."""
     for concept, splits in POSITIVE.items():
         for split, positives in splits.items():
             name = f"{split}: "
@@ -175,7 +179,8 @@ def _latent_rows(book: Book) -> Iterator[dict[str, object]]:
         if ranked is None:
             missing.append(f"{model}_{concept}")
         else:
-            # Of two classes one's mean is above that of all images where the other's is below.
+            # The mean of all images lies between both class means. So one class mean is above it
+            # if the difference is positive, and the other if the difference is negative.
             difference = ranked["mean_difference"]
             counts += [int((difference > 0).sum()), int((difference < 0).sum())]
     differs = f"ours without {', '.join(missing)}" if missing else ""
@@ -197,7 +202,7 @@ def _latent_rows(book: Book) -> Iterator[dict[str, object]]:
 
 
 def _any(book: Book, concept: str, split: str, measure: str) -> Found:
-    """Return a count, which is the same for either model, from whichever the run has."""
+    """Return a count of the cohort, from the row of either model, since both rows have it."""
     found = book.score("finetuned", concept, split, measure)
     return found if not found.reason else book.score("pretrained", concept, split, measure)
 

@@ -31,7 +31,7 @@ class PublishedSettings(Settings):
     sae: str = Field(description="name of the SAE that corresponds to the paper's")
     split: Literal["test", "external"] = Field("test", description="split that is compared")
     pretrained_mass: str | None = Field(
-        None, description="encoder with the linear probe for Mass; null: its figures are missing"
+        None, description="encoder with the linear probe for Mass; null: its numbers are missing"
     )
     finetuned_mass: str | None = Field(None, description="encoder fine-tuned for Mass")
     pretrained_suspicious_calcification: str | None = Field(

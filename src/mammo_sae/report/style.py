@@ -30,7 +30,8 @@ from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import atomic_file
 
 DPI = 110  # enough for a screen; a report has many figures
-GREYS, GREY_TOLERANCE = 64, 6  # grey levels in a file; most difference of the channels of a grey
+# Number of greys in a file, and the largest difference between the channels of a grey.
+GREYS, GREY_TOLERANCE = 64, 6
 INK = "#1F2933"
 FAINT = "#6B7683"
 RULE = "#D9DEE3"
@@ -125,7 +126,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     Raises
     ------
     InputError
-        If the name of `path` says another form.
+        If the name of `path` does not end in .png.
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: figures are PNG files; give a name that ends in .png")
@@ -145,8 +146,8 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 def _with_palette(picture: Image.Image) -> Image.Image:
     """Return an RGB picture in 256 colours (64 greys, 192 others), for a third of the file size.
 
-    Greys have levels of their own, so that tissue has no tint. The method for the other colours
-    keeps rare ones: a few dots of one verdict must not take another verdict's colour.
+    Greys have levels of their own, so that tissue has no tint. The other colours are reduced by a
+    method that keeps rare colours, so that a few dots keep the colour of their verdict.
     """
     pixels = np.asarray(picture).astype(np.int16)
     grey = np.ptp(pixels, axis=2) <= GREY_TOLERANCE
@@ -175,8 +176,8 @@ def colours(names: Iterable[str], palette: Mapping[str, str]) -> dict[str, str]:
     """Return a colour per name, names sorted.
 
     A name in the palette has its own colour. For another name, the search begins at a place that
-    follows from its letters, and takes the first colour that no earlier name has. So colours depend
-    neither on the run nor on the figure. With more names than colours, colours repeat.
+    follows from its letters, and takes the first colour that no earlier name has. So equal sets of
+    names have equal colours in every figure. With more names than colours, colours repeat.
     """
     slots = list(palette.values())
     result = {name: palette[name] for name in sorted(set(names)) if name in palette}

@@ -1,8 +1,8 @@
 """Step: write the headline figures of a run, for the first page of its report.
 
-The page, and the log, begin with what would mislead a reader who missed it. A fine-tuned encoder
-that does not beat a linear probe on its base encoder has learnt nothing new. All results for that
-encoder then describe a network without an improvement.
+The page and the log begin with a warning if a fine-tuned encoder does not beat a linear probe on
+its base encoder. Such an encoder has learnt nothing new, so all results for it describe a network
+without an improvement.
 """
 
 from __future__ import annotations
@@ -87,20 +87,20 @@ def run(
     content += [_table(*predictions(scores))]
     content += [
         f"<p><b>Which latents respond to a concept</b>, in the {html.escape(split)} split. "
-        f"<i>Associated</i>: an AUROC above or below 0.5 with q below {SIGNIFICANT:g}, of all "
-        f"latents. <i>On the lesion</i>: of the {TOP} latents that the discovery split ranks "
-        "first, where that is known. <i>Tested</i>: associated latents that were tested for "
-        "other causes of their association; the next columns count their verdicts. "
-        "Latents that are not associated are not counted.</p>"
+        "<i>Associated</i>: number of latents whose AUROC differs from 0.5 with q below "
+        f"{SIGNIFICANT:g}, of all latents. <i>On the lesion</i>: number of latents that fire on "
+        f"the lesion, of the {TOP} latents that the discovery split ranks first and whose location "
+        "can be estimated. <i>Tested</i>: number of associated latents that were tested for other "
+        "causes of their association; the next columns count their verdicts.</p>"
     ]
     content += [_table(*carriers(ranked, judged))]
     if ablation is not None and reliance is not None:
         scores, shares = read_table(ablation), read_table(reliance)
         content += [
-            "<p><b>What the predictions rest on</b>, at the head: parts of the logit's difference "
-            "between positive and negative images, by the verdicts of the latents that carry them, "
-            "and the AUROC in the worst group of a confounder when the latents that it explains "
-            "are ablated.</p>"
+            "<p><b>What the predictions rest on</b>, at the head. The columns with shares divide "
+            "the logit's difference between positive and negative images among the latents of each "
+            "verdict. The last column gives the AUROC in the worst group of a confounder, before "
+            "and after the latents that it explains are ablated.</p>"
         ]
         content += [_table(*rests_on(scores, shares))]
     with atomic_file(output) as aside:
@@ -183,8 +183,9 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
 def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, one per concept and SAE: shares, AUROC in the worst group.
 
-    The split is the last one whose images were not used for the verdicts, or the only one. The
-    confounder is the one with the lowest AUROC before the ablation, of those that explain latents.
+    The split is the last one whose images were not used for the verdicts. If there is none, it is
+    the last split. Of the confounders that explain latents, the one with the lowest AUROC before
+    the ablation is shown.
     """
     splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
     split = (splits or style.splits_of(ablation["split"]))[-1]

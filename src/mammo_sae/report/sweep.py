@@ -121,7 +121,7 @@ def _panel(
 ) -> None:
     for number, (ranking, (_, colour)) in enumerate(names.items()):
         line = curve[curve["ranking"] == ranking].sort_values("k", kind="stable")
-        # The rows between the dots are not measured, so no line joins the dots.
+        # The AUROC between the dots of `rows` is not measured, so no line joins the dots.
         ax.plot(line["k"], line["auroc"], color=colour, linewidth=1.1)
         points = rows[(rows["ranking"] == ranking) & (rows["selection"] != "matched")]
         # Without lines, dots of equal k stand side by side, in the order of the legend.

@@ -54,12 +54,16 @@ def run(*, latents: Path, alignment: Path, confounds: Path, csv: Path, parquet: 
 def overall(confounds: pd.DataFrame) -> pd.DataFrame:
     """Return one row per SAE, concept and latent: the most severe verdict and its confounders.
 
-    If any confounder explains a latent, it is confounded, with any other verdicts. It is
-    insufficient only if no confounder could be tested. A latent that is not associated with the
-    concept has that verdict for every confounder. Columns: encoder, layer, sae, seed, concept,
-    latent, concept_auroc, verdict, confounders (names with this verdict, joined by commas), reason
-    (for the one of these confounders that the latent discriminates best), discriminates (columns
-    that the latent discriminates with the concept held fixed, with AUROC, best first).
+    A latent is confounded if any confounder explains it, whatever its verdicts for the others. It
+    is insufficient only if no confounder could be tested. A latent that is not associated with the
+    concept has that verdict for every confounder.
+
+    The columns are encoder, layer, sae, seed, concept, latent, concept_auroc, verdict and:
+
+    - ``confounders``: names with this verdict, joined by commas;
+    - ``reason``: that of the one among these confounders that the latent discriminates best;
+    - ``discriminates``: the confounders that the latent discriminates with the concept held fixed,
+      each with its AUROC, best first.
     """
     keys = [*IDENTITY, "concept", "latent"]
     rows = confounds.assign(
