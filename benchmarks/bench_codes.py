@@ -36,7 +36,7 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="folder of a finished run; else made up")
+    parser.add_argument("--run", type=Path, help="folder of a finished run; default: random data")
     parser.add_argument("--encoder", default="pretrained")
     parser.add_argument("--layer", default="head")
     parser.add_argument("--images", type=int, default=32, help="made-up images")
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def of_run(run: Path, encoder: str, layer: str) -> tuple[Path, list[Path], list[Path]]:
-    """The SAE and the manifests of embeddings and images of a finished run."""
+    """Return the paths of the SAE and of the manifests of embeddings and images of a run."""
     shards = [p for p in (run / "embeddings" / encoder).glob("*/*.json") if p.stem.isdigit()]
     embeddings = sorted(path for path in shards if layer in path.parent.name.split("+"))
     masks = sorted(path for path in (run / "images").glob("*.json") if path.stem.isdigit())
@@ -60,7 +60,10 @@ def of_run(run: Path, encoder: str, layer: str) -> tuple[Path, list[Path], list[
 
 
 def made_up(folder: Path, images: int) -> tuple[Path, list[Path], list[Path]]:
-    """The same files with random cells and atoms of the size of Mammo-CLIP B5's head."""
+    """Write such files for random cells and atoms of the size of Mammo-CLIP B5's head.
+
+    The paths are returned as by `of_run`.
+    """
     rng = np.random.default_rng(0)
     grid = LayerGrid("head", CHANNELS, ROWS, COLUMNS, 32, 0.0, 0.0, 800)
     ids = [f"{number:016x}" for number in range(images)]

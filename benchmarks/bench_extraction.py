@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("encoders", nargs="*", default=["lite0", "b2"], help=", ".join(NAMES))
     parser.add_argument("--images", type=int, default=1024, help="N, images of the step")
     parser.add_argument("--size", default="384x256", help="height x width in pixels")
-    parser.add_argument("--csv", type=Path, help="also write the figures to this file")
+    parser.add_argument("--csv", type=Path, help="also write the numbers to this file")
     arguments = parser.parse_args()
     height, width = (int(edge) for edge in arguments.size.split("x"))
     rows = []

@@ -27,7 +27,7 @@ KS = (0, 1, 5, 10, 50, 100, 250, 500, 1000, 5000, 10000, 16384)
 
 
 def draw_image(rng: np.random.Generator, latents: int) -> tuple[np.ndarray, np.ndarray]:
-    """The codes of an image: index and value [cells, slots]. Latents of low number fire more."""
+    """Return an image's codes: index and value [cells, SLOTS]. Latents of low index fire more."""
     cells = ROWS * COLUMNS
     index = (latents * rng.random((cells, SLOTS)) ** 4).astype(np.int64)
     return index, rng.random((cells, SLOTS)).astype(np.float32)
@@ -44,7 +44,7 @@ def rerun(
     decoder: torch.Tensor,
     weight: torch.Tensor,
 ) -> torch.Tensor:
-    """Logit after editing the codes of every cell, decoding, pooling and the head."""
+    """Return the logit after editing the codes of every cell, decoding, pooling and the head."""
     edited = value * kept[index]
     embedding = torch.nn.functional.embedding_bag(
         index, decoder, per_sample_weights=edited, mode="sum"

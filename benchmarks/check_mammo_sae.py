@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def cells(number: int) -> torch.Tensor:
-    """Raw cells of a batch, with values as after a swish."""
+    """Return the raw cells [N, D] of a batch. Their values have the range of a swish's outputs."""
     random = torch.Generator().manual_seed(number)
     return torch.randn(N, D, generator=random).mul(2).add(1.5).clamp(min=-0.28)
 

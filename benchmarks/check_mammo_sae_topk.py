@@ -1,37 +1,39 @@
-"""Mammo-SAE's own top-k scripts beside our tables: the same scores for the same groups of latents?
+"""Compare the scores of Mammo-SAE's own top-k scripts with our tables, for the same latents.
 
     git clone https://github.com/krishnakanthnakka/MammoSAE
     python benchmarks/check_mammo_sae_topk.py MammoSAE [--peers DIR]
 
-PNGs of a phantom with their `vindr_detection_v1_folds.csv`, a classifier of Suspicious
-Calcification, one of density (B2) and an SAE lie where their scripts look for them, in the
-published layouts; no weight is a published one. In the peers' environment (that of
-published_checkpoints.py) their scripts run as they are, on the CPU, with every k that they name:
+The script writes files in the published layouts, with random weights instead of published ones:
+PNGs of a phantom with `vindr_detection_v1_folds.csv`, a B2 classifier of Suspicious Calcification,
+a B2 classifier of density, and an SAE. In the environment of the other libraries (that of
+published_checkpoints.py), Mammo-SAE's scripts score every k that they name, on the CPU. They use
+two rankings:
 
-- by the ranking `repository`, which their `find_top_concepts_by_class` writes, against our group
-  `class_union`;
-- by the ranking `published`, as the ranking files in their repository have it (each class's mean
-  less that of all rows), against `both_ends`, and of density against our table `classes`.
+- `repository` is written by their function `find_top_concepts_by_class`. It is compared with our
+  group `class_union`.
+- `published` is the ranking of the files in their repository: each class's mean minus the mean of
+  all rows. It is compared with our group `both_ends`, and for density with our table `classes`.
 
-Ours is config/reproduce.yaml, run from the same files. The figures that the table `published`
-compares with are held against the result files in their repository.
+Our tables come from a run of config/reproduce.yaml on the same files. The script also compares the
+paper's numbers in the table `published` with the result files in their repository.
 
-Their scripts run as they are, and rounded. Without the following changes, rows may change places:
+Their scripts run once as they are (calcification, `published`). In all other runs, called rounded,
+three things are changed, because otherwise small errors change the order of rows:
 
-- Their SAE gets cells in float32. Our stores keep cells in float16, so theirs are rounded to it.
+- Our stores keep cells in float16, and their SAE gets float32. Their cells are rounded to float16.
 - They rank sigmoids in float32, which are 1 for every logit above 17. The sigmoid is replaced by a
   function that does not saturate. It has the same order and is also 0.5 for a logit of 0.
-- They encode an image once per row, so the rows of an image differ by float32 noise. In ours they
-  tie. Each row gets the mean score of its image.
+- They encode an image once per row, so the scores of its rows differ by float32 noise. In our
+  tables these scores are equal. Each row gets the mean score of its image.
 
-Only the rounded run must give our numbers.
+Only the rounded runs must give our numbers.
 
-A k is compared if the first k latents of every class fired in training. The scores of the others
-are equal, so that their order is arbitrary on both sides.
+A k is compared only if the first k latents of every class fired in training. All other latents have
+equal scores, so their order is arbitrary.
 
-Prints the largest difference of codes, and of every score over the compared k. Ends with status 1
-if one of the rounded run exceeds 1e-6, a group has another number of latents, or a published figure
-is not that of their files.
+The script prints the largest difference of codes, and of each score over the compared k. It ends
+with status 1 if a difference of codes or of a rounded run exceeds 1e-6, if a group has another
+number of latents, or if a published number differs from their files.
 """
 
 from __future__ import annotations
@@ -56,10 +58,13 @@ import torch
 
 PROJECT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 192, 128
-CHANNELS, EXPANSION = 1408, 2  # of a B2; latents per channel
-ALIVE, FIRING = 0.3, 0.015  # shares: of latents that are ever active, of cells where one is
+CHANNELS, EXPANSION = 1408, 2  # channels of a B2; latents per channel
+ALIVE = 0.3  # share of the latents that are not dead
+FIRING = 0.015  # share of the cells in which such a latent fires
 TOLERANCE = 1e-6
-CENTRED = 1e-4  # of the largest sum; over all 16,391 rows 4e-4 would be left
+# Largest sum of centred class means, relative to a class's own sum. Over all 16,391 rows it would
+# be 4e-4.
+CENTRED = 1e-4
 CALCIFICATION, DENSITY = "Suspicious_Calcification", "density"
 CLASSES = {CALCIFICATION: 2, DENSITY: 4}
 CONCEPTS = {
@@ -67,7 +72,7 @@ CONCEPTS = {
     DENSITY: {f"density_{letter.lower()}": f"DENSITY {letter}" for letter in "ABCD"},
 }
 ENCODERS = {CALCIFICATION: "finetuned_calcification", DENSITY: "finetuned_density"}
-# Their scores and our columns.
+# Name of a score in their files -> our column.
 SCORES = {
     CALCIFICATION: {
         "aucroc": "auroc", "auprc": "auprc", "precision": "precision", "recall": "recall",
@@ -83,12 +88,12 @@ RUNS = [
     (ROUNDED, CALCIFICATION, "repository"),
     (ROUNDED, DENSITY, "published"),
 ]
-# Where their scripts look.
+# Paths at which their scripts look for files.
 PRETRAINED = Path("Mammo-CLIP_weights/b5-model-best-epoch-7.tar")
 SAE = "sparse_autoencoder_final.pt"
 CODES = "codes.pt"
 SCRIPT = "latent_neuron_intervention_class_wise_topk{mode}.py"
-STUBS = (  # imported by theirs, and not used here
+STUBS = (  # modules that their code imports and that are not used here
     "ftfy",
     "lib.Datasets.dataset_utils",
     "lib.clip",
@@ -104,7 +109,7 @@ STUBS = (  # imported by theirs, and not used here
 
 
 def main() -> None:
-    """Have them score, score, compare."""
+    """Run their scripts, run our workflow, and compare the scores."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("code", type=Path, help="a clone of their repository")
     parser.add_argument("--peers", type=Path, default=Path(".venv-bench"))
@@ -133,7 +138,7 @@ def main() -> None:
 
 
 def write_images(folder: Path) -> None:
-    """Write PNGs and their table; some images have rows that contradict each other."""
+    """Write PNGs and their table of findings. Some rows of an image contradict each other."""
     from mammo_sae.phantom import archive
     from mammo_sae.phantom.settings import PhantomSettings
 
@@ -162,7 +167,7 @@ def write_images(folder: Path) -> None:
     findings = pd.concat(tables["finding_annotations"])
     found = findings[findings["finding_categories"].str.contains("Suspicious")]
     second = found.groupby("split").head(6).assign(finding_categories="['Asymmetry']")
-    # Their loop ends with an error where one row is left for the last batch of 8.
+    # Their loop ends with an error if the last batch of 8 has only one row.
     of_test = int((pd.concat([findings, second])["split"] == "test").sum())
     second = second.iloc[: len(second) - (of_test % 8 == 1)]
     pd.concat([findings, second]).to_csv(vindr / "finding_annotations.csv", index=False)
@@ -226,7 +231,7 @@ def run_ours(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def codes_agree(folder: Path) -> bool:
-    """Print how far our codes and reconstructions of cells are from theirs."""
+    """Print the differences of codes and reconstructions. Return whether they are small enough."""
     from mammo_sae.sae.formats.published import read_published
     from mammo_sae.sae.model import Encoder
     from mammo_sae.sae.settings import PublishedVariant
@@ -249,7 +254,7 @@ def codes_agree(folder: Path) -> bool:
 
 
 def scores_agree(found: list[dict[str, Any]], ours: dict[str, pd.DataFrame]) -> bool:
-    """Print how far their scores are from ours."""
+    """Print the differences of scores. Return whether those of rounded runs are small enough."""
     agree = True
     for (precision, label, ranking), theirs in zip(RUNS, found, strict=True):
         if label == DENSITY:
@@ -276,7 +281,7 @@ def scores_agree(found: list[dict[str, Any]], ours: dict[str, pd.DataFrame]) -> 
                     latents = rows["latents_kept"].max() - latents
                 sizes += latents != row["topk"]
                 for score, column in SCORES[label].items():
-                    # With nothing called positive their precision is 0 and ours is missing.
+                    # If no row is called positive, their precision is 0 and ours is missing.
                     undefined = column == "precision" and np.isnan(own[column])
                     value = 0.0 if undefined else own[column]
                     value *= 100 if score == "accuracy" else 1
@@ -284,8 +289,8 @@ def scores_agree(found: list[dict[str, Any]], ours: dict[str, pd.DataFrame]) -> 
             told = ", ".join(f"{score} {value:.1e}" for score, value in differences.items())
             print(
                 f"{label}, {ranking}, {mode}, {precision}: {told}, {sizes} groups of another "
-                f"size; {compared} of {len(theirs[mode])} k, since {theirs['ordered']} latents "
-                "stand before one that never fired"
+                f"size; {compared} of {len(theirs[mode])} k compared, since {theirs['ordered']} "
+                "latents rank before one that never fired"
             )
             if precision == ROUNDED:
                 agree &= sizes == 0 and all(of <= TOLERANCE for of in differences.values())
@@ -293,7 +298,10 @@ def scores_agree(found: list[dict[str, Any]], ours: dict[str, pd.DataFrame]) -> 
 
 
 def figures_agree(results: Path) -> bool:
-    """Print whether the figures of the table `published` are those of their result files."""
+    """Compare the numbers of the table `published` with their result files, and print differences.
+
+    Return whether all are equal.
+    """
     from mammo_sae.report import published
 
     named = {"mass": "Mass", "suspicious_calcification": "Suspicious_Calcification"}
@@ -325,23 +333,24 @@ def figures_agree(results: Path) -> bool:
     if len(tops[0] & tops[1]) != published.SHARED:
         wrong.append("latents shared")
     for (model, concept), (negative, positive) in rankings.items():
-        # Of the training rows in whole batches of 8: both classes' sums of centred means cancel.
+        # If their means are over the training rows in whole batches of 8, the centred sums of both
+        # classes add up to 0.
         positives = published.POSITIVE[concept]["training"]
         rows = published.ROWS["training"] // 8 * 8
         left = ((rows - positives) * negative + positives * positive).abs().max()
         left /= positives * positive.abs().max()
-        print(f"{model} {concept}, {rows} rows: both classes' sums cancel to {left:.0e}")
+        print(f"{model} {concept}, {rows} rows: both classes' sums add up to {left:.0e}")
         if left > CENTRED:
             wrong.append("centring over whole batches")
-    print(f"published figures that differ from their files: {', '.join(wrong) or 'none'}")
+    print(f"published numbers that differ from their files: {', '.join(wrong) or 'none'}")
     return not wrong
 
 
-# What follows runs in the peers' environment.
+# The code below runs in the environment of the other libraries.
 
 
 def theirs(code: Path, folder: Path) -> None:
-    """Write weights and rankings, run their scripts in `folder`, and keep what they score."""
+    """Write weights and rankings, run their scripts in `folder`, and write their scores."""
     prepare(code)
     os.chdir(folder)
     sys.argv = ["", "--label", CALCIFICATION]
@@ -360,23 +369,23 @@ def theirs(code: Path, folder: Path) -> None:
 
 
 def prepare(code: Path) -> None:
-    """Make their modules importable, and `.cuda()` harmless."""
-    # Names of axes: only their annotations use them.
+    """Make their modules importable, and let `.cuda()` do nothing."""
+    # Names of axes, which only annotations in their code use.
     strenum = types.ModuleType("strenum")
     strenum.LowercaseStrEnum = enum.StrEnum  # type: ignore[attr-defined]
     strenum.SnakeCaseStrEnum = enum.StrEnum  # type: ignore[attr-defined]
-    # Augmentations of the training loader, which is made and not used.
+    # Augmentations of the training loader, which is created but not used.
     albumentations = types.ModuleType("albumentations")
     for name in ("Compose", "HorizontalFlip", "VerticalFlip", "Affine", "ElasticTransform"):
         setattr(albumentations, name, mock.MagicMock())
     sys.modules |= {"strenum": strenum, "albumentations": albumentations}
     sys.path[:0] = [str(code), str(code / "lib"), str(code / "lib/sparse_autoencoder")]
-    # What this imports looks for torchvision; it comes before the stubs.
+    # This package imports libraries that look for torchvision, so it is imported before the stubs.
     sys.modules["torchvision"] = None  # type: ignore[assignment]
     import sparse_autoencoder  # noqa: F401
 
     sys.modules |= {name: mock.MagicMock() for name in STUBS}
-    # Without their __init__, which imports the training.
+    # These packages are created without their __init__, which imports the training code.
     for name in ("lib.breastclip", "lib.breastclip.model"):
         package = types.ModuleType(name)
         package.__path__ = [str(code / name.replace(".", "/"))]
@@ -393,7 +402,10 @@ def prepare(code: Path) -> None:
 
 
 def write_weights(script: dict[str, Any]) -> None:
-    """Write the pretraining checkpoint, two classifiers and the SAE, drawn for the images."""
+    """Write the pretraining checkpoint, two classifiers and the SAE, all with random weights.
+
+    Statistics, atoms and heads are computed from the images.
+    """
     torch.manual_seed(0)
     config = {"model": {"image_encoder": {"source": "cnn", "name": "tf_efficientnetv2-detect"}}}
     encoders = {
@@ -434,7 +446,7 @@ def set_statistics(encoder: torch.nn.Module, batches: list[torch.Tensor]) -> Non
     """Give every BatchNorm the mean and variance that it sees in the batches."""
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # of all batches alike
+            module.momentum = None  # all batches count equally
     for images in batches:
         feature_map(encoder.train(), images)
     encoder.eval()
@@ -452,7 +464,7 @@ def cells_of(maps: torch.Tensor) -> torch.Tensor:
 
 
 def drawn_sae(sae: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return their state dict of an SAE whose atoms are drawn from cells, most of them dead."""
+    """Return an SAE's state dict in their format. Atoms are random cells, most latents are dead."""
     h = CHANNELS * EXPANSION
     mean = x.mean(0)
     atoms = x[torch.randint(len(x), (h,))] - mean
@@ -502,7 +514,7 @@ def round_what_they_compare(sae: type[torch.nn.Module]) -> None:
 def training_rows(script: dict[str, Any], label: str):
     """Yield images [n, 3, rows, columns] and labels [n] of the training rows, as their loader does.
 
-    Not augmented, and in the table's order.
+    The images are not augmented, and the rows are in the table's order.
     """
     table = pd.read_csv("datasets/VinDr/vindr_detection_v1_folds.csv").fillna(0)
     data = script["MammoDataset"](
@@ -518,7 +530,7 @@ def training_rows(script: dict[str, Any], label: str):
 def write_ranking(script: dict[str, Any], label: str, ranking: str) -> int:
     """Write each class's ranking where their scripts look for it.
 
-    Returns how many latents stand before the first that never fired, in the class that has fewest.
+    Return the number of latents before the first one that never fired, the smallest over classes.
     """
     from sae_training.analyse_concepts import find_top_concepts_by_class
 
@@ -559,7 +571,7 @@ def write_ranking(script: dict[str, Any], label: str, ranking: str) -> int:
 
 
 def scores(code: Path, mode: str, label: str) -> list[tuple[int, dict[str, float]]]:
-    """Run one of their scripts; return every k that it names and what it wrote for it."""
+    """Run one of their scripts. Return (k, its scores) for every k that the script names."""
     sys.argv = [
         "", "--label", label, "--sae_layer", "39", "--split", "val", "--split_for_top_concepts",
         "train", "--num_images", "-1", "--expansion_factor", str(EXPANSION), "--sae_dataset",

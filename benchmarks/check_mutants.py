@@ -96,7 +96,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="how many mutants to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, help="a file of verdicts, one JSON object a line")
-    parser.add_argument("--survivors", action="store_true", help="only those of --results again")
+    parser.add_argument(
+        "--survivors", action="store_true", help="run only the survivors of --results"
+    )
     arguments = parser.parse_args()
     if arguments.survivors and not arguments.results:
         parser.error("--survivors needs --results with the verdicts of an earlier call")

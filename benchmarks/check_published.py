@@ -2,12 +2,12 @@
 
     python benchmarks/check_published.py [--peers DIR] [--mammo-sae CLONE] [PART...]
 
-A part is a file `benchmarks/published_NAME.py` that takes `--peers`. It writes files with the
-public code of another project in that environment (requirements-sae.txt,
-requirements-published.txt), reads them with our code and prints the differences. It ends with
-status 1 if a difference is too large. To add a part, add a file with such a name. Mammo-SAE's code
-is on no package index. With a clone of its repository, `check_mammo_sae.py` and
-`check_mammo_sae_topk.py` are run after all parts.
+A part is a file `benchmarks/published_NAME.py` that takes `--peers`, an environment with the
+libraries of requirements-sae.txt and requirements-published.txt. In this environment the part
+writes files with the public code of another project. It reads them with our code and prints the
+differences. It ends with status 1 if a difference is too large. To add a part, add a file with such
+a name. Mammo-SAE's code is on no package index. With a clone of its repository,
+`check_mammo_sae.py` and `check_mammo_sae_topk.py` are run after all parts.
 
 The script prints the lines of each part and, at the end, the parts that failed. It ends with status
 1 if one failed.

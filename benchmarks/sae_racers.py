@@ -80,7 +80,7 @@ class Products:
     """The three dense products that every training step needs, in bfloat16.
 
     They are the pre-activations and the gradients of both weight matrices, 6 d h operations per
-    cell. The rates of trainers are given as shares of their rate.
+    cell. The rates of trainers are given as shares of the rate of these products.
     """
 
     def __init__(self, d: int, h: int, batch: int, device: str) -> None:
