@@ -1,5 +1,5 @@
-# Analyses of the codes: which latents respond to a concept, what probes can predict from them,
-# where they look, and which depend on a confounder.
+# Analyses of the codes: which latents respond to a concept, what probes can predict from the codes,
+# whether latents fire on the lesion, and which latents depend on a confounder.
 ANALYSIS = f"{RESULTS}/analysis/{RUN}"
 
 

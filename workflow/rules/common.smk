@@ -130,8 +130,8 @@ def of_runs(pattern, **wanted):
 
 
 # Rules that read stores depend on their manifests, which are compared by content. The stores
-# themselves are inputs too, as ancient files, so that a deleted store is made again. Nothing else
-# about a store counts.
+# themselves are inputs too, as ancient files, so that a deleted store is made again. Snakemake
+# ignores every other change of a store.
 
 
 def image_manifests(wildcards=None):

@@ -1,5 +1,5 @@
-# Interventions show which latents predictions depend on. Latents are kept or dropped. At the head
-# the logits follow by algebra. At inner layers the rest of the network is run on the CPU.
+# Interventions show which latents predictions depend on: latents are kept or dropped. At the head
+# the edited logits have a closed form. At inner layers the rest of the network is run on the CPU.
 
 
 rule interventions:

@@ -78,7 +78,7 @@ rule published:
         cfg=cfg("published"),
         code=code("published"),
     message:
-        "Published figures beside the run's"
+        "Numbers of the paper and of the run"
     shell:
         "python -m mammo_sae published --settings {params.cfg:q} --encoders {input.encoders:q}"
         " --latents {input.latents:q} --interventions {input.interventions:q}"

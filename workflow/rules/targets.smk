@@ -21,7 +21,7 @@ PARTS = {
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
     "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
 }
-# Interventions follow by algebra at the head, and need runs of the network at `inner.layers`.
+# Interventions have a closed form at the head, and need runs of the network at `inner.layers`.
 INNER = [layer for layer in CONFIG.layers if layer in CONFIG.inner.layers]
 EDITED = [layer for layer in CONFIG.layers if layer == HEAD or layer in INNER]
 SWEEPS = of_runs(f"{ANALYSIS}/sweep.parquet", layer=HEAD)
