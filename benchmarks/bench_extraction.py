@@ -105,7 +105,7 @@ def write_encoder(name: str, directory: Path) -> torch.nn.Module:
 
 
 def write_images(directory: Path, count: int, height: int, width: int) -> Path:
-    """Write an image store of smooth noise. Return its manifest."""
+    """Write an image store of random grey blocks of 8 x 8 pixels. Return its manifest."""
     rng = np.random.default_rng(0)
     manifest = directory / f"{count}.json"
     blank = np.ones((height, width), bool)

@@ -3,10 +3,10 @@
     python benchmarks/bench_images.py [--images 8] [--turns 4] [--threads 2]
 
 Both read the same 3518 x 2800 16-bit files one after the other in one process. They run in turns,
-and the best turn of each counts, because some values are computed once per size of matrix and
-belong to the shard and not to an image. CPU seconds are compared, because they are reliable on a
-busy machine too. `ratio` is the time of the simple loop over the time of the conversion: 1 means no
-overhead. Memory is the peak of the process that converts a whole shard through the step.
+and the best turn of each counts. The first turn is slower, because it computes values that all
+images of a size share. CPU seconds are compared, because they are reliable on a busy machine too.
+`ratio` is the time of the simple loop over the time of the conversion: 1 means no overhead. Memory
+is the peak of the process that converts a whole shard through the step.
 
 Then the whole step, with the store and its checks, is compared with a pool of the same number of
 processes that run the simple loop, on a shard eight times as large. The CPU seconds of all

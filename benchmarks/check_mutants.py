@@ -415,7 +415,10 @@ def tests_of(mutant: Mutant, measured: Measured) -> list[str]:
 
 
 def statement(path: Path, line: int) -> range:
-    """Return the lines of the innermost statement at a line; of a compound one, only its head."""
+    """Return the lines of the innermost statement at a line.
+
+    For a compound statement these are only the lines of its head.
+    """
     spans = []
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.stmt | ast.ExceptHandler):

@@ -261,7 +261,7 @@ def _dictionary_learning(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             sae.threshold.fill_(0.4)
         at = folder / f"dictionary_learning {kind}"
         at.mkdir()
-        # In the layout in which its `trainSAE` writes them.
+        # The files have the layout in which the library's `trainSAE` writes them.
         torch.save(sae.state_dict(), at / "ae.pt")
         trainer: dict[str, Any] = {"dict_class": kind, "activation_dim": D, "dict_size": H}
         if hasattr(sae, "k"):

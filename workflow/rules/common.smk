@@ -125,7 +125,10 @@ def attempts(amount):
 
 
 def of_runs(pattern, **wanted):
-    """Files of the runs with the given wildcards, from a pattern with the wildcards of RUN."""
+    """Files of all runs whose wildcards have the values `wanted`.
+
+    `pattern` is a path with the wildcards of RUN.
+    """
     return [pattern.format(**run) for run in RUNS if wanted.items() <= run.items()]
 
 

@@ -16,9 +16,9 @@ MAP_BYTES = 128 << 20  # bytes of dense maps in memory at a time
 def image_areas(
     store: ImageReader, image_ids: Sequence[str], regions: Sequence[str], grid: LayerGrid
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (breast [n, R, C], regions [n, r, R, C]): areas in pixels inside each cell.
+    """Return the area in pixels of the breast [n, R, C] and of regions [n, r, R, C] in each cell.
 
-    Regions count in full, inside the breast and outside it. Images are read a few at a time.
+    The area of a region includes its parts outside the breast. Images are read a few at a time.
     """
     wanted = [store.regions.index(region) for region in regions]
     shape = (grid.rows, grid.columns)

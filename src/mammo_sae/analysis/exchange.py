@@ -35,7 +35,7 @@ REFINEMENT = 20
 FEWEST_EXCHANGES = 20
 """Fewest different arrangements of the values. With fewer, no p-value can reach 0.05."""
 
-_HELD = 1 << 22  # most numbers of exchanged values in memory, for cohorts of any size
+_HELD = 1 << 22  # largest number of exchanged values in memory at a time
 
 
 def patient_permutation_p(
@@ -132,7 +132,7 @@ def patient_exchanges(
     order = np.argsort(cell, kind="stable")
     sizes = np.bincount(cell)
     starts = np.cumsum(sizes) - sizes
-    place = np.empty(len(cell), np.int64)  # index of an image within its list
+    place = np.empty(len(cell), np.int64)  # index of an image within its cell
     place[order] = np.arange(len(cell)) - np.repeat(starts, sizes)
     donor = np.tile(np.arange(len(group)), (draws, 1))
     rng = np.random.default_rng(seed)
@@ -289,7 +289,10 @@ class _Trade:
         return np.add.reduceat(values[order], starts, axis=0) / self.sizes[level][:, None]
 
     def _standardised(self, scores: Floats) -> list[Floats]:
-        """Return the ranks of `scores` [n, m] for each level, [units, m], with variance 1."""
+        """Return z [units, m] for each level: the units' numbers from the ranks of `scores` [n, m].
+
+        The numbers z of `patient_permutation_p` have variance 1 at each level.
+        """
         ranks = _centred_ranks(scores, self.strata)
         cell = self._mean(0, ranks)
         size = self.sizes[0][:, None]

@@ -31,7 +31,7 @@ from mammo_sae.stores.tables import read_table, write_table
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import InnerSettings
 
-# The row of a concept without images to run.
+# Columns of the row of a concept for which no image can be used.
 NO_EDIT = {"ranking": "", "selection": "", "mode": "", "splice": "", "k": 0} | dict.fromkeys(
     [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")], np.nan
 )

@@ -55,8 +55,8 @@ def _few(values: np.ndarray) -> Levels:
 def _binned(values: np.ndarray, bins: int) -> Levels:
     """Return numbers [n] as at most `bins` levels with about equally many images; NaN is unknown.
 
-    A value of at least 1 / `bins` of the images (the 0 of a count, a sentinel such as 99) is a
-    level of its own. The other numbers are cut at their quantiles into the remaining bins.
+    A value that at least 1 / `bins` of the images have (the 0 of a count, a sentinel such as 99) is
+    a level of its own. The other numbers are cut at their quantiles into the remaining bins.
     Otherwise several quantiles could equal the frequent value, and their bins would be empty.
     """
     found, counts = np.unique(values[~np.isnan(values)], return_counts=True)

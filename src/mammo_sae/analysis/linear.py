@@ -27,7 +27,7 @@ from mammo_sae.stores.tables import read_table
 
 @dataclass(frozen=True)
 class Inputs:
-    """Paths of the files that an SAE's head analyses read.
+    """Paths of the files that the analyses of an SAE at the head layer read.
 
     Attributes
     ----------

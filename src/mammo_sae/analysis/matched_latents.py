@@ -35,7 +35,7 @@ def run(
     effects_after: Path,
     output: Path,
 ) -> list[Path]:
-    """Pair the latents of a fine-tuned encoder with those of its base, and their effects.
+    """Pair the latents of a fine-tuned encoder with those of its base, and compare their effects.
 
     Parameters
     ----------

@@ -107,7 +107,9 @@ class PatchedNetwork:
 
 
 class Reruns:
-    """Edits of one concept's logits over the images of `source`. Each edit runs the network.
+    """One concept's logits of the images of `source` after edits of the codes.
+
+    Each edit runs the rest of the network.
 
     Attributes
     ----------

@@ -81,7 +81,7 @@ def standardised(values: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def rotated(values: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return `values` [n, f] on the principal directions of the images `found`, [n, r].
+    """Return the coordinates [n, r] of `values` [n, f] along the principal directions of `found`.
 
     The rotation does not change an L2-penalised fit, and it reduces thousands of features to at
     most as many directions as images.

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 CELLS_PER_BATCH = 8192
 RECONSTRUCTIONS = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
-# Edges of a histogram of log10(density), in steps of 0.5 from -5 to 0. The first bin also holds the
-# alive latents with lower densities.
+# Edges of a histogram of log10(density), in steps of 0.5 from -5 to 0. The first bin also holds
+# lower densities, but not dead latents.
 DENSITY_EDGES = np.arange(-5.0, 0.5, 0.5)
 
 
@@ -168,7 +168,7 @@ class Baselines:
         centre = total / cells
         covariance = products / cells - torch.outer(centre, centre)
         components = torch.linalg.eigh(covariance).eigenvectors[:, -count:].t()
-        assert shift is not None  # a reader has images
+        assert shift is not None  # a reader has at least one image
         return cls((centre + shift).float(), components.float())
 
     def principal(self, x: Tensor) -> Tensor:
@@ -176,9 +176,9 @@ class Baselines:
         return (x - self.mean) @ self.components.t() @ self.components + self.mean
 
     def channels(self, x: Tensor) -> Tensor:
-        """Return x [n, d] with the channels set to their mean that deviate least from it.
+        """Return x [n, d] with only the `count` most deviating channels of each row kept.
 
-        In each row, the `count` channels that deviate most keep their values.
+        The other channels are set to their mean.
         """
         deviation = x - self.mean
         kept = deviation.abs().topk(len(self.components), dim=1).indices

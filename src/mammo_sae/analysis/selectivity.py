@@ -19,7 +19,10 @@ import numpy as np
 
 
 def monosemanticity(features: np.ndarray, activation: np.ndarray) -> np.ndarray:
-    """Return float64 [h] from features [n, d] and activations [n, h]; NaN for one image."""
+    """Return float64 [h], from features [n, d] and activations [n, h].
+
+    NaN for a latent that fires in fewer than two images.
+    """
     centred = features - features.mean(axis=0, dtype=np.float64)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = centred / np.maximum(length, 1e-12)

@@ -74,7 +74,7 @@ def sweep(data: Linear, order: np.ndarray) -> dict[str, np.ndarray]:
     kept = np.zeros(n)
     result["on"][0], result["off"][0] = 0.5, _auroc(total[None], data.labels)[0]
     step = max(1, _BYTES // (8 * n))
-    with ThreadPoolExecutor(2) as pool:  # sorting, most of the work, releases Python's lock
+    with ThreadPoolExecutor(2) as pool:  # most of the work is sorting, which releases Python's lock
         for start in range(0, last, step):
             chosen = order[start : min(start + step, last)]
             sums = kept + np.cumsum(data.contributions[:, chosen].T, axis=0)

@@ -136,7 +136,7 @@ def read_annotations(
 
 
 def _torn(images: pd.DataFrame) -> list[str]:
-    """Return the patients who are in two splits, because the right split is unknown."""
+    """Return the source's ids of the patients who are in two splits, sorted."""
     splits = images.groupby("source_patient")["split"].nunique()
     return sorted(splits.index[splits > 1])
 

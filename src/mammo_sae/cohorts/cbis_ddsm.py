@@ -254,7 +254,10 @@ def _files(download: Download, sheet: Sheet, row: int, column: str, text: str) -
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Return case and series UID of a path of the tables; nothing if it leaves the folder."""
+    """Return the case and the series UID in a path of the tables.
+
+    The result is empty if the path leaves the folder.
+    """
     parts = PurePosixPath(text.strip().strip('"')).parts
     if not parts or parts[0] == "/" or ".." in parts:
         return ()

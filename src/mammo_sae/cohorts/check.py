@@ -53,7 +53,7 @@ def check_tables(settings: CohortSettings, sources: Sequence[Path], state: str, 
     opened = Sources(settings.kind, sources)
     with files_unread():
         _, images, _, _ = read_tables(settings, opened, pseudonyms)
-    # Other policies refuse nothing, and the step prints the warning.
+    # With other policies no file is refused, and the step prints the warning.
     if settings.unannotated == "refuse":
         check_strays(opened, settings.unannotated, pseudonyms)
     splits = _digest(images[["image_id", "split"]].to_csv(index=False))

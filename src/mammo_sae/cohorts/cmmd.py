@@ -196,7 +196,7 @@ def _breasts(sheet: Sheet) -> dict[tuple[str, str], tuple[int, set[str]]]:
         if not sheet.good_row(row):
             in_doubt |= {(patient, breast) for breast in side or "LR"}
             continue
-        assert side is not None and kind is not None  # as in every good row
+        assert side is not None and kind is not None  # every good row has both
         _, known = breasts.setdefault((patient, side), (row, set()))
         known |= kind | ({"malignant"} if malignant else set())
     # If the cells of a row can't be separated, the row may be about either side.

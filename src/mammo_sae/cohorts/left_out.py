@@ -65,7 +65,7 @@ def allowed(total: int, most: float) -> float:
 
 
 def report(rows: Sequence[LeftOut]) -> None:
-    """Write the number of rows that were left out to standard error, and name the first of them."""
+    """Print to standard error the first rows that were left out, and the number of the others."""
     for row in rows[:SHOWN]:
         print(f"malformed: {row}", file=sys.stderr)
     if len(rows) > SHOWN:

@@ -89,7 +89,7 @@ def breasts(sheet: Sheet) -> Iterator[tuple[int, str, str, str, str, set[str]]]:
         for row, (patient, side) in enumerate(zip(patients, sides, strict=True)):
             if not sheet.good_row(row):
                 continue
-            assert side is not None  # as in every good row
+            assert side is not None  # every good row has a side
             present = (findings[view][row] or {}).get(side, [])
             for position, image in enumerate(images[view][row] or ()):
                 nested = position < len(present) and isinstance(present[position], list)

@@ -124,7 +124,7 @@ def _decoded(line: bytes, encoding: str) -> str | None:
 def _records(
     lines: Sequence[str | None], at: int, separator: str, width: int
 ) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield each row's line and its cells, or the reason why it is bad."""
+    """Yield each row's line, and its cells or the reason why the row is bad."""
     while at < len(lines):
         line, number, after = lines[at], at + 1, at + 1
         if line is None:

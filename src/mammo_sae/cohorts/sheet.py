@@ -55,7 +55,7 @@ def flag(text: str) -> int:
 
 
 def whole(text: str) -> int:
-    """Return a whole number. In a column with a gap it may be written as 4.0."""
+    """Return a whole number. In a column with empty cells, programs may write 4 as 4.0."""
     value = number(text)
     if value != int(value):
         raise ValueError

@@ -45,7 +45,7 @@ def run(settings: SplitSettings, sources: Sequence[Path], output: Path) -> list[
 
 
 def split_table(settings: SplitSettings, sources: Sources) -> pd.DataFrame:
-    """Return a table of image_id and split, a row per image with an existing file, by image_id.
+    """Return a table of image_id and split, sorted, with a row per image whose file exists.
 
     Raises
     ------

@@ -187,7 +187,7 @@ def validated_findings(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
 
 
 def _check(frame: pd.DataFrame, row: type[BaseModel], what: str) -> None:
-    """Raise an error for the first cell that `row` does not allow. It names image and column."""
+    """Raise an error that names image and column of the first cell that `row` does not allow."""
     # Type checkers do not allow types that are created at run time.
     rows = TypeAdapter(list[row])  # type: ignore[valid-type]
     # As objects, rows need ten times the memory of the table.

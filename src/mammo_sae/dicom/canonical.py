@@ -142,7 +142,7 @@ def _check_content(shown: np.ndarray, stored: np.ndarray) -> None:
 
 
 def _whole_image(stored: np.ndarray, height: int, width: int, *, flipped: bool) -> Geometry:
-    """Return the geometry that fits in the whole image, aspect ratio kept, left and mid-height."""
+    """Return the geometry that shows the whole image as large as possible, at mid-height, left."""
     rows, columns = stored.shape
     scale = min(height / rows, width / columns)
     return Geometry(

@@ -58,7 +58,7 @@ class Lut:
 
     @property
     def top(self) -> float:
-        """Return the brightest output: 2 ** bits - 1, or the largest value if that is far lower."""
+        """Return the brightest output: 2 ** bits - 1, or the largest value if it has fewer bits."""
         largest, nominal = float(self.values.max()), 2.0**self.bits - 1
         return largest if 0 < largest < 2.0 ** (self.bits - 1) else nominal
 

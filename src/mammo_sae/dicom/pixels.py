@@ -58,7 +58,7 @@ FLAGS, CONTINUED = 0.05, 0.8
 CLEARLY = 4  # ratio of differences from which one reading is clearly better
 
 NEAR = 0.125  # share of the range within which neighbouring pixels count as similar
-LEAST_WRAPPED = 0.002  # least share of pixels
+LEAST_WRAPPED = 0.002  # smallest share of pixels that jump between the ends of the range
 
 LOSSY = {
     uid.UID(syntax).keyword
@@ -113,7 +113,7 @@ def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
                 dataset = parse_dicom(stream, READ, pixels=True)
             except Refusal:
                 raise
-            except Exception as error:  # the parser raises many kinds on other files
+            except Exception as error:  # on other files, the parser raises many kinds of errors
                 stream.seek(0)
                 known = stream.read(132).endswith(b"DICM")
                 reason = Reason.TRUNCATED if known else Reason.NOT_IMAGE
@@ -209,7 +209,10 @@ def _check_excess(dataset: pydicom.Dataset, header: Header) -> None:
 
 
 def _rle_lengths(frame: bytes) -> Iterator[int]:
-    """Yield the decoded bytes of each segment of an RLE frame (PS3.5 G.3), without decoding it."""
+    """Yield the decoded length in bytes of each segment of an RLE frame (PS3.5 G.3).
+
+    The frame is not decoded.
+    """
     count = int.from_bytes(frame[:4], "little")
     starts = [int.from_bytes(frame[4 * i : 4 * i + 4], "little") for i in range(1, 16)][:count]
     for start, end in pairwise([*starts, len(frame)]):
@@ -303,7 +306,7 @@ def _bits_of(low: int, high: int) -> int:
 
 
 def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
-    """Return the share of neighbouring pixels whose values differ less with the bits above `bits`.
+    """Return in which share of neighbouring pixels the bits above `bits` seem to be value bits.
 
     Only neighbours that differ in these bits are counted. If the bits belong to the value, a step
     of a few levels across a multiple of 2 ** bits (plus half of it, if signed) would look like a

@@ -179,7 +179,7 @@ def _convert(
         if reason is not None:
             refused[image_id] = reason
         elif not refused:
-            assert outcome.record is not None  # what is not refused has a record
+            assert outcome.record is not None  # an image that is not refused has a record
             facts = dict(outcome.record.facts)
             for name, alone in (("triage", False), (NOTICES, True)):
                 found = (r.code for r in reasons if (r in HEADER_ALONE) == alone)
@@ -366,7 +366,7 @@ class Job:
         bits = self._files.mask_bits
         planes = None
         if bits:
-            assert self._files.mask is not None  # a source that names bits names their file
+            assert self._files.mask is not None  # an image with mask bits has a mask file
             planes = self._planes(self._files.mask)
         for region, mask in zip(self._regions, out, strict=True):
             if planes is not None and region in bits:

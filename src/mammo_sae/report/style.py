@@ -173,7 +173,7 @@ def absent(path: Path, title: str, reason: str) -> None:
 
 
 def colours(names: Iterable[str], palette: Mapping[str, str]) -> dict[str, str]:
-    """Return a colour per name, names sorted.
+    """Return name -> colour, sorted by name.
 
     A name in the palette has its own colour. For another name, the search begins at a place that
     follows from its letters, and takes the first colour that no earlier name has. So equal sets of
