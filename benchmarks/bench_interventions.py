@@ -3,8 +3,8 @@
 The codes are synthetic: 4,000 images, 48 x 29 cells, h = 16,384 latents, a few thousand of which
 fire. The algebra scores every k from 0 to h, on and off, for two concepts, from the pooled codes.
 The repository of the paper does it in another way: for each k it edits the codes of each cell,
-decodes, pools and applies the head. This is timed on a few images and k and extrapolated, and the
-script checks that both ways give the same logits.
+decodes, pools and applies the head. The second way is timed on a few images and values of k, and
+its time is extrapolated. The script checks that both ways give the same logits.
 
     python benchmarks/bench_interventions.py [--images 4000] [--latents 16384]
 """

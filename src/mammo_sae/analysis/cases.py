@@ -87,8 +87,8 @@ def units(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Return the breast or patient of each image, int [n], and the table [u] of these units.
 
-    A unit's label is 1 if one of its images is positive. If no image is positive, the label is
-    unknown if an image's label is unknown, and 0 otherwise. The unit's other columns come from its
+    A unit's label is 1 if one of its images is positive. Otherwise it is unknown if the label of
+    any image is unknown, and 0 if all labels are known. The unit's other columns come from its
     first image, except that a breast's view and a patient's side and view are empty.
     """
     keys = ["split", "patient_id", *(["side"] if unit == "breast" else [])]

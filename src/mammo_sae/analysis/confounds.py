@@ -329,8 +329,9 @@ def energy_lifts(
     """Return for each name (lift, low, high), each [m], over confirmation images with that region.
 
     The lift is the share of a latent's activation inside the region, divided by the region's share
-    of the image (not of the breast: artefacts lie outside it). NaN for names without a region, and
-    for latents that fire in such images of fewer than `MIN_POSITIVES` patients.
+    of the image (not of the breast: artefacts lie outside it). It is NaN for names without a
+    region, and for a latent that fires in images with the region of fewer than `MIN_POSITIVES`
+    patients.
     """
     nothing = np.full(len(latents), np.nan)
     result = dict.fromkeys(names, (nothing, nothing, nothing))

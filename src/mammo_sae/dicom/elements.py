@@ -20,8 +20,8 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 class Elements:
     """The elements of one dataset.
 
-    Elements are parsed when they are read. `malformed` holds the keywords of the malformed ones
-    that were read so far, and `commas` the keywords of numbers with decimal commas.
+    Elements are parsed when they are read. `malformed` holds the keywords of malformed elements
+    that were read so far, and `commas` those of numbers with decimal commas.
     """
 
     def __init__(self, dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Reads a DICOM header by an allow-list, so that no other element can leave it."""
+"""Reads only allow-listed elements of a DICOM header, so that no others can reach a result."""
 
 from __future__ import annotations
 
