@@ -163,7 +163,9 @@ def test_codes_of_another_layer_than_the_heads_are_refused(run, layer, monkeypat
     monkeypatch.setattr(linear, "HEAD", layer)
     inputs = {name: run["arguments"][name] for name in ("images", "codes", "sae", "head")}
     paths = linear.Inputs(**inputs, latents=run["arguments"]["latents"])
-    with pytest.raises(InputError, match=f"codes of layer head; .* from layer {layer} alone"):
+    with pytest.raises(
+        InputError, match=f"codes of layer head; only the logits of layer {layer} are linear"
+    ):
         next(linear.each_share(paths, ["mass"], ["test"]))
 
 

@@ -90,7 +90,7 @@ def test_labels_by_finding_of_a_table_by_breast_are_refused_before_the_step(tmp_
     state = archive_state(by_image, [tmp_path]).tables
     check_tables(by_image, [tmp_path], state, tmp_path / "checked")
     by_finding = by_image.model_copy(update={"labels": "finding"})
-    with pytest.raises(InputError, match=r"cohort\.labels: the source has no table with a row per"):
+    with pytest.raises(InputError, match=r"cohort\.labels is finding, but the source has no table"):
         check_tables(by_finding, [tmp_path], state, tmp_path / "checked")
 
 
