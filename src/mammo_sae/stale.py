@@ -167,7 +167,7 @@ def _captured_output() -> Iterator[TextIO]:
 
 
 def _causes(job: _StaleJob, config: Config) -> Iterator[str]:
-    """Yield the causes that made a job stale itself; none if it only follows from another job."""
+    """Yield the causes that make a job stale; none if the job only depends on a stale job."""
     rule, reason = job.rule, job.reason
     if job.parameters:
         yield from _parameters(job, config)

@@ -47,7 +47,7 @@ def why_not_estimable(labels: ArrayLike, patients: ArrayLike, minimum: int = MIN
 
 
 def patients_per_group(groups: ArrayLike, patients: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Return [count]: the number of patients in each group. `groups` [n] count from 0."""
+    """Return [count]: the number of patients in each group. `groups` [n] are numbered from 0."""
     pairs = np.unique(np.stack([np.asarray(groups), _numbered(patients)]).astype(np.int64), axis=1)
     return np.bincount(pairs[0], minlength=count)
 

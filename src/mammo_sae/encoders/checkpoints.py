@@ -276,7 +276,7 @@ def _named(keys: Sequence[str]) -> str:
 
 
 def _folds(name: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (our name, their convolution, their BatchNorm) of every folded pair."""
+    """Yield, for each BatchNorm to fold: our name, the package's convolution and BatchNorm."""
     yield "stem", "_conv_stem", "_bn0"
     for index, block in enumerate(architecture(name).blocks):
         ours, theirs = f"blocks.{index}", f"_blocks.{index}"

@@ -131,10 +131,10 @@ def images_per_pass(network: Network, height: int, width: int) -> int:
 
 
 def to_store(values: Tensor) -> Callable[[], np.ndarray]:
-    """Send a map [n, c, rows, columns] to the host as float16 [n, rows, columns, c].
+    """Start to copy a map [n, c, rows, columns] to the host as float16 [n, rows, columns, c].
 
-    The call returns at once, with a function that waits for the data. If a value does not fit
-    float16, the result is float32.
+    Returns a function that waits for the copy and returns it. If a value does not fit float16, the
+    copy is float32.
     """
     cells = values.permute(0, 2, 3, 1)
     half = cells.half()

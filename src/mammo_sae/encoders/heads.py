@@ -48,7 +48,7 @@ class Head:
 
 
 def save_head(head: Head, weights: Path, description: Path) -> None:
-    """Write `head`: first the weights, then the description, which therefore has whole weights."""
+    """Write `head`. The description is written last, so that its weights are complete."""
     with atomic_file(weights) as path:
         tensors = {"weight": head.weight, "bias": head.bias}
         path.write_bytes(

@@ -135,10 +135,11 @@ def only_largest(values: Tensor, k: int) -> Tensor:
 
 
 def above(margin: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """Return index and value [n, m] of the latents whose margin [n, h] is above 0.
+    """Return index and value [n, m] of the latents whose pre-activation is above the threshold.
 
-    The value is margin + threshold [h]. m is the largest number of such latents in a row, at least
-    1. Unused slots have index 0 and value 0.
+    `margin` [n, h] is pre-activation minus `threshold` [h], and the value is the pre-activation. m
+    is the largest number of such latents in a row, at least 1. Unused slots have index 0 and value
+    0.
     """
     row, latent = torch.nonzero(margin > 0, as_tuple=True)
     count = torch.bincount(row, minlength=len(margin))
@@ -272,7 +273,7 @@ class ByLatent:
 
     @classmethod
     def of(cls, index: Tensor, latents: int) -> ByLatent:
-        """Order the slots of `index` [n, k] by latent."""
+        """Return the slots of `index` [n, k], ordered by latent."""
         flat = index.flatten()
         # torch sorts 16-bit keys by radix, which is faster.
         keys = flat.to(torch.int16) if latents <= 1 << 15 else flat

@@ -71,7 +71,7 @@ class EmbeddingWriter:
             arrays.consolidate(self._root / f"{layer}.zarr")
 
     def dtypes(self) -> dict[str, str]:
-        """Return the stored type of each layer."""
+        """Return the stored number type of each layer, by the layer's name."""
         return {layer: str(array.dtype) for layer, array in self._arrays.items()}
 
     def _as_stored(self, layer: str, batch: np.ndarray, *, known: bool) -> np.ndarray:
@@ -167,7 +167,7 @@ def create_embedding_store(
 
 
 class EmbeddingReader:
-    """Reads one layer's embeddings over all shards, by blocks or single images.
+    """Reads one layer's embeddings over all shards, in blocks or as single images.
 
     Parameters
     ----------
@@ -247,7 +247,10 @@ class EmbeddingReader:
                 yield positions[start : start + size], data[start : start + size]
 
     def _plan(self) -> list[tuple[int, int, int, np.ndarray, np.ndarray]]:
-        """List the shard files with a wanted image: store, rows, wanted rows, positions."""
+        """Return (store, first row, last row + 1, wanted rows, positions) of each wanted block.
+
+        A block is a shard file with a wanted image. Rows count the images of the store.
+        """
         plan = []
         for store, local, where in self._index.split(self._kept):
             array = self._streams[store]

@@ -131,7 +131,8 @@ def create_store(
     kind
         Kind of the store (`images`, `embeddings`, ...). Readers refuse another kind.
     describe
-        Extra content of the manifest, or a function that returns it, given the filled directory.
+        Extra content of the manifest, or a function that returns this content for the filled
+        directory.
 
     Raises
     ------

@@ -15,7 +15,7 @@ TRAINING = "training"
 def split_reader(
     embeddings: Sequence[Path], layer: str, images: Path, split: str
 ) -> EmbeddingReader:
-    """Return a reader of one layer's embeddings of the images of a split.
+    """Return a reader of one layer's embeddings, only for the images of one split.
 
     The table `images` also lists images that the conversion left out; these are skipped.
 

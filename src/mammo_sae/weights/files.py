@@ -201,7 +201,7 @@ def _no_storage(_claim: Any) -> Any:
 
 
 def _claim(claim: Any) -> tuple[Any, str, int]:
-    """Return the type, key and count of numbers of a storage to which a pickle refers."""
+    """Return type, key and length of the storage to which a persistent id of a pickle refers."""
     if isinstance(claim, str):
         raise Damaged("saved with pickle protocol 0, which torch can't load either; use protocol 2")
     if not isinstance(claim, tuple) or len(claim) < 5 or claim[0] != "storage":

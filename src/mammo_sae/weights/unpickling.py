@@ -31,7 +31,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Foreign:
-    """Stands for an object of an unknown class, or the result of an unknown function."""
+    """A placeholder for an object of an unknown class, or for the result of an unknown function."""
 
     name: str
 

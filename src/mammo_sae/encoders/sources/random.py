@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def read(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
-    """Draw normal weights, and scale every convolution's outputs to mean 0 and variance 1.
+    """Return normal random weights that give each convolution outputs of mean 0 and variance 1.
 
     This is layer-sequential unit variance (Mishkin & Matas, arXiv 1511.06422) on seeded noise
     images. Values at the last layer are then as large as at the first.

@@ -59,7 +59,7 @@ class Archetypal(TopK):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Project mixture and relaxation onto the module's constraints; recompute the atoms."""
+        """Project mixture and relaxation onto their constraints; recompute the atoms."""
         mixture, relaxation = self.parameters["mixture"], self.parameters["relaxation"]
         mixture.clamp_(min=0)
         total = mixture.sum(dim=1, keepdim=True)

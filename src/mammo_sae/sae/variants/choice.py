@@ -41,5 +41,5 @@ def is_raw(settings: SaeTraining) -> bool:
 
 
 def _class_of(settings: SaeTraining) -> Any:
-    """Return the class that trains the variant, which its module names `VARIANT`."""
+    """Return the class that trains the variant: `VARIANT` in the variant's module."""
     return import_module(variant_module(settings.variant.name)).VARIANT
