@@ -271,7 +271,7 @@ def test_the_digest_of_an_addition_covers_its_package_and_changes_no_other_resul
     [
         ("settings:WardCohort", "settings:Ward", "can't be imported"),
         ("settings:WardCohort", "ward:WardReader", "must be a subclass of mammo_sae.settings"),
-        ("ward = ", "boxes = ", "no key of the settings is the literal 'boxes'"),
+        ("ward = ", "boxes = ", "the settings must have a key of Literal['boxes']"),
     ],
 )
 def test_a_wrong_entry_point_is_named(site, old, new, message):

@@ -49,7 +49,7 @@ def added(group: str) -> dict[str, Any]:
             raise InputError(f"{where} must have MODULE, the name of the module that does the work")
         own = [get_args(field.annotation)[:1] for field in model.model_fields.values()]
         if (point.name,) not in own:
-            raise InputError(f"{where}: no key of the settings is the literal {point.name!r}")
+            raise InputError(f"{where}: the settings must have a key of Literal[{point.name!r}]")
         if point.name in found:
             raise InputError(f"{where}: another package has the same name; remove one of them")
         found[point.name] = model

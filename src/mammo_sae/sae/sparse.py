@@ -116,7 +116,7 @@ def largest(preactivation: Tensor, k: int) -> Tensor:
         return kernels.largest(preactivation, k)
     keys = preactivation
     if keys.device.type == "cpu":
-        # Positive floats order like their bit patterns, and integers compare faster.
+        # Positive floats sort like their bit patterns, and integers are compared faster.
         keys = keys.view(torch.int16 if keys.dtype == torch.bfloat16 else torch.int32)
     index = _narrowed(keys, k) if keys.device.type == "cpu" else _topk(keys, k)
     return index.sort(dim=1).values

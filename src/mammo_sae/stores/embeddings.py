@@ -91,7 +91,7 @@ class EmbeddingWriter:
         return batch.astype(np.float32)
 
     def _widen(self, layer: str) -> None:
-        """Convert a stored float16 layer to float32, block by block, since a value does not fit."""
+        """Convert a stored float16 layer to float32, because a value does not fit float16."""
         narrow = self._arrays[layer]
         done, rows = self._next[layer], narrow.shards[0]
         aside = self._root / f"{layer}.narrow"

@@ -102,7 +102,9 @@ class _Archive:
     def _bytes(self, record: zipfile.ZipInfo) -> bytes:
         start = self._start(record)
         if record.file_size > MOST_PICKLE:
-            raise Damaged(f"{record.filename} has {record.file_size} bytes")
+            raise Damaged(
+                f"{record.filename} has {record.file_size} bytes, more than {MOST_PICKLE}"
+            )
         return self._view[start : start + record.file_size]
 
     def _persistent(self, claim: Any) -> Storage | Foreign:
