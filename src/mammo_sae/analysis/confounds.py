@@ -326,7 +326,7 @@ def energy_lifts(
     latents: np.ndarray,
     names: Sequence[str],
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return for each name (lift, low, high), each [m], over confirmation images with that region.
+    """Return name -> (lift, low, high), each [m], over the confirmation images with that region.
 
     The lift is the share of a latent's activation inside the region, divided by the region's share
     of the image (not of the breast: artefacts lie outside it). It is NaN for names without a

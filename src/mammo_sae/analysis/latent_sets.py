@@ -17,7 +17,7 @@ SUSPECTED = ((CONFOUNDED,), (CONFOUNDED, MIXED))
 
 @dataclass(frozen=True)
 class LatentSet:
-    """A set of latents that have one of some verdicts.
+    """The latents that have one of the given verdicts.
 
     Attributes
     ----------

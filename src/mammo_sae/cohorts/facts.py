@@ -1,6 +1,6 @@
 """Values for a cohort's tables from the headers of image files.
 
-They are for datasets whose own tables lack these values.
+Datasets whose own tables lack these values use this module.
 """
 
 from __future__ import annotations

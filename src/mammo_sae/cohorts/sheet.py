@@ -193,7 +193,7 @@ class Sheet:
     def only(self, column: str, keep: Callable[[str], bool] | None) -> Sheet:
         """Return the rows for which `keep` of the cell in `column` is true, all if `keep` is None.
 
-        Errors name the lines of the file as before.
+        Errors of the returned sheet still name line numbers of the file.
         """
         if keep is None:
             return self

@@ -22,10 +22,11 @@ def breast_mask(pixels: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    Large images are reduced first, by a whole factor, since smoothing over 2 % of the width limits
-    the accuracy of the edge anyway. The background is the commonest level of the darkest quarter of
-    the range. Its noise is measured on the levels below it, which hold no tissue. An opening by
-    about 1 % of the width detaches labels that touch the skin by a few pixels.
+    Large images are first reduced by a whole factor. This hardly changes the accuracy of the edge,
+    which is limited by the smoothing over 2 % of the width. The background is the commonest level
+    of the darkest quarter of the range. Its noise is measured on the levels below it, which hold no
+    tissue. An opening by about 1 % of the width detaches labels that touch the skin by a few
+    pixels.
     """
     height, width = pixels.shape
     factor = max(1, min(height, width) // FINE)

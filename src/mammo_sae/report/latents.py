@@ -259,7 +259,7 @@ class _Canvas:
         )
 
     def text(self, left: float, top: float, text: str, **style_: Any) -> None:
-        """Write text whose upper left corner is `left` and `top` inches from the figure's."""
+        """Write text. `left` and `top` are the distances of its upper left corner, in inches."""
         self.fig.text(self.x(left), self.y(top), text, **{"va": "top", **style_})
 
 

@@ -61,7 +61,7 @@ def overall(confounds: pd.DataFrame) -> pd.DataFrame:
     The columns are encoder, layer, sae, seed, concept, latent, concept_auroc, verdict and:
 
     - ``confounders``: names with this verdict, joined by commas;
-    - ``reason``: that of the one among these confounders that the latent discriminates best;
+    - ``reason``: the verdict's reason, for the listed confounder that is discriminated best;
     - ``discriminates``: the confounders that the latent discriminates with the concept held fixed,
       each with its AUROC, best first.
     """
