@@ -90,8 +90,8 @@ def test_help_and_errors_about_options_do_not_load_the_packages_of_steps(words):
     ("words", "sentence"),
     [
         (["trainsae"], "'trainsae' is not a verb; did you mean 'train-sae'?"),
-        (["truth", "--imags", "x"], "there is no option --imags; did you mean '--images'?"),
-        (["truth", "--images", "x"], "required: --settings, --identity, --codes, --latents"),
+        (["latents", "--imags", "x"], "there is no option --imags; did you mean '--images'?"),
+        (["latents", "--images", "x"], "required: --settings, --identity, --codes, --concepts"),
         (["layers", "pretrained", "--configfiles", "x"], "no option --configfiles; did you"),
         (["figure-truth", "--truth", "a", "--output"], "--output: expected one argument"),
         (["summary", "--encoders", "a", "--bases", "one"], "'one' is not NAME=VALUE"),
@@ -226,12 +226,12 @@ def test_a_missing_key_that_is_no_column_keeps_its_traceback(tables):
 
 
 def test_wrong_settings_of_a_step_are_named():
-    done = _run("truth", "--settings", '{"sed":1}', "--identity", "a", "head", "b", "0",
-                "--images", "x", "--codes", "x", "--latents", "x", "--confounds", "x",
+    done = _run("responses", "--settings", '{"sed":1}', "--identity", "a", "head", "b", "0",
+                "--pairs", "x", "--codes", "x", "--latents", "x", "--confounds", "x",
                 "--output", "x")  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (
-        "error: settings of truth: sed: unknown key; remove it or correct its spelling"
+        "error: settings of responses: sed: unknown key; remove it or correct its spelling"
         "; did you mean 'seed'?\n"
     )
 

@@ -153,6 +153,12 @@ CASES = {
         r"truth\.concept: 'cyst' is not a concept of this cohort; name (\w+)",
         "truth: {concept: $}",
     ),
+    "a concept of the truth that the phantom does not draw": (
+        "cohort: {kind: phantom, concepts: {mass: Mass, dense: DENSITY D}}\n"
+        "truth: {concept: dense}",
+        r"truth\.concept: 'dense' .* name a concept that is (\w+) or",
+        "cohort: {kind: phantom, concepts: {lump: $, dense: DENSITY D}}\ntruth: {concept: lump}",
+    ),
     "an entry twice": (
         "interventions: {top_k: [0, 1, 1]}",
         r"interventions\.top_k: .* has an entry twice; remove one",

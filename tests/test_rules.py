@@ -90,7 +90,7 @@ def test_every_parameter_that_a_caption_names_is_one_of_its_rule():
             for parameter in re.findall(r"snakemake\.params\.(\w+)", words):
                 assert re.search(rf"(?m)^ +{parameter}=", text), (rule, caption, parameter)
                 named.add(parameter)
-    assert named == {"split", "min_kept"}
+    assert named == {"split", "min_kept", "least", "weak"}
 
 
 def test_every_file_of_rules_is_short():

@@ -57,6 +57,7 @@ DUMPED = CONFIG.model_dump(mode="json")
 KEYS = [key for key, _ in _leaves(DUMPED) if not key.endswith((".kind", ".name", ".preprocessing"))]
 
 
+ODDS_OF_ARTEFACTS = ("marker.odds_ratio", "vendor.odds_ratio", "paddle.odds_ratio")
 BEFORE = _slices(CONFIG)
 
 
@@ -139,6 +140,11 @@ def test_a_key_is_part_of_the_settings_of_exactly_the_steps_that_name_it(key):
     # The phantom's patients are not drawn into splits. Seed and concepts matter only for a draw.
     if key.startswith(("cohort.split_seed", "cohort.concepts")):
         expected -= {"splits"}
+    # The pairs have patients of their own, and artefacts that are independent of findings.
+    if key == "phantom.patients.pairs":
+        expected = {"pairs"}
+    elif key.startswith("phantom.patients") or key.endswith(ODDS_OF_ARTEFACTS):
+        expected -= {"pairs"}
     assert _steps_of(key) == expected
 
 
@@ -177,7 +183,8 @@ def table() -> str:
     lines = ["| step | module | its settings | its tables |", "|---|---|---|---|"]
     for name, step in STEPS.items():
         keys = [step.key, *step.inner_keys.values()] if step.settings is not None else []
-        shown = ", ".join(f"`{key}`".replace("{", "<").replace("}", ">") for key in keys)
+        words = (f"`{key}`".replace("{", "<").replace("}", ">") for key in keys)
+        shown = ", ".join(dict.fromkeys(words))
         module = step.module.removeprefix("mammo_sae.")
         tables = ", ".join(f"`{one}`" for one in step.tables)
         lines.append(f"| `{name}` | `{module}` | {shown or 'none'} | {tables or 'none'} |")

@@ -47,6 +47,8 @@ def test_every_key_that_is_named_is_one_of_the_configuration(step):
         for path in leaves(settings):
             if step in ("phantom", "train_sae", "images", "splits") and path in FIXED:
                 continue
+            if path == ("phantom", "part"):  # the part of the step `pairs` is fixed
+                continue
             key = STEPS[step].key_of(path, CONFIG, wildcards)
             assert written(CONFIG, key), key
 
@@ -59,6 +61,9 @@ def test_every_key_that_is_named_is_one_of_the_configuration(step):
         ("images", ("images", "height"), "images.height"),
         ("images", ("concepts", "mass"), "cohort.concepts.mass"),
         ("phantom", ("patients",), "phantom.patients.test"),
+        ("pairs", ("phantom", "patients"), "phantom.patients.pairs"),
+        ("pairs", ("phantom", "mass", "radius"), "phantom.mass.radius"),
+        ("pairs", ("images", "height"), "images.height"),
         ("figure_latents", ("latents",), "report.latents.latents"),
         ("figure_cohort", ("examples",), "report.cohort.examples"),
         ("train_sae", ("lr",), "saes.topk.layers.head.lr"),

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from mammo_sae.analysis.settings import (
     AblationSettings,
     AlignmentSettings,
+    BootstrapSettings,
     ConfoundSettings,
     EffectSettings,
     InnerSettings,
@@ -44,7 +45,7 @@ from mammo_sae.encoders.settings import (
     PretrainedSettings,
 )
 from mammo_sae.errors import InputError
-from mammo_sae.phantom.settings import PhantomSettings
+from mammo_sae.phantom.settings import CATEGORIES, PhantomSettings
 from mammo_sae.provenance import public_settings
 from mammo_sae.report.settings import ReportSettings
 from mammo_sae.sae.settings import SaeSettings
@@ -133,8 +134,11 @@ class Config(Settings):
     ablation: AblationSettings = Field(
         AblationSettings(), description="predictions without the latents of a confounder"
     )
+    responses: BootstrapSettings = Field(
+        BootstrapSettings(), description="what latents respond to (phantom only)"
+    )
     truth: TruthSettings = Field(
-        TruthSettings(), description="verdicts compared with the planted confounders (phantom only)"
+        TruthSettings(), description="verdicts compared with the ground truth (phantom only)"
     )
     report: ReportSettings = Field(ReportSettings(), description="content of the figures")
 
@@ -257,10 +261,21 @@ class Config(Settings):
         if isinstance(self.cohort, PhantomCohort) and truth not in self.cohort.concepts:
             known = listed(list(self.cohort.concepts))
             yield f"truth.concept: {truth!r} is not a concept of this cohort; name {known}"
+        elif isinstance(self.cohort, PhantomCohort) and self.true_component is None:
+            yield (
+                f"truth.concept: {truth!r} is {self.cohort.concepts[truth]!r}, which the phantom "
+                f"does not draw; name a concept that is {listed(list(CATEGORIES.values()), 'or')}"
+            )
         for step in ANALYSES:
             for key, values in getattr(self, step):
                 if isinstance(values, tuple) and len(set(values)) < len(values):
                     yield f"{step}.{key}: {listed(values, 'and')} has an entry twice; remove one"
+
+    @property
+    def true_component(self) -> str | None:
+        """The finding of the phantom that is the concept of `truth`; None if it draws no such."""
+        category = self.cohort.concepts.get(self.truth.concept)
+        return next((name for name, of in CATEGORIES.items() if of == category), None)
 
     @property
     def density_classes(self) -> list[str]:

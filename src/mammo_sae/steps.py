@@ -20,7 +20,7 @@ from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
 from mammo_sae.encoders.sources.choice import source_module
 from mammo_sae.extensions import tags
-from mammo_sae.images.settings import ConversionSettings
+from mammo_sae.images.settings import ConversionSettings, PairsSettings
 from mammo_sae.phantom.settings import PhantomPartSettings
 from mammo_sae.report import settings as report
 from mammo_sae.sae.settings import SaeTraining, Variant
@@ -177,6 +177,10 @@ def _phantom(config: Any, part: str) -> PhantomPartSettings:
     return config.phantom.part(part)
 
 
+def _pairs(config: Any) -> PairsSettings:
+    return PairsSettings(phantom=config.phantom.part("pairs"), images=config.images)
+
+
 def _splits(config: Any) -> SplitSettings:
     return SplitSettings.of(config.cohort)
 
@@ -222,6 +226,17 @@ STEPS = {
         inner_keys={"images": "images"},
         cut=_images,
         choice=READER,
+    ),
+    "pairs": Step(
+        "mammo_sae.images.pairs",
+        PairsSettings,
+        "phantom",
+        inner_keys={
+            "phantom.patients": "phantom.patients.pairs",
+            "phantom": "phantom",
+            "images": "images",
+        },
+        cut=_pairs,
     ),
     "quarantine": Step("mammo_sae.images.quarantine", tables=("quarantine",)),
     "measurements": Step("mammo_sae.images.measurements"),
@@ -312,6 +327,18 @@ STEPS = {
     ),
     "reliance": Step(
         "mammo_sae.analysis.reliance", analysis.EffectSettings, "effects", tables=("reliance",)
+    ),
+    "responses": Step(
+        "mammo_sae.analysis.responses",
+        analysis.BootstrapSettings,
+        "responses",
+        tables=("responses",),
+    ),
+    "logit_responses": Step(
+        "mammo_sae.analysis.logit_responses",
+        analysis.BootstrapSettings,
+        "responses",
+        tables=("logit_responses",),
     ),
     "truth": Step("mammo_sae.analysis.truth", analysis.TruthSettings, "truth", tables=("truth",)),
     "table": Step("mammo_sae.report.table"),

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis import confounds, latents, truth
+from mammo_sae.analysis import confounds, latents
 from mammo_sae.analysis.levels import levels
-from mammo_sae.analysis.settings import ConfoundSettings, LatentSettings, TruthSettings
+from mammo_sae.analysis.settings import ConfoundSettings, LatentSettings
 from mammo_sae.analysis.verdict import JUDGED, SUSPECT, verdict
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table
@@ -38,13 +38,6 @@ def run(world, tmp_path_factory):
         latents=root / "latents.parquet",
         concepts=["mass", "suspicious_calcification"],
         output=root / "confounds.parquet",
-        **common,
-    )
-    truth.run(
-        TruthSettings(),
-        latents=root / "latents.parquet",
-        confounds=root / "confounds.parquet",
-        output=root / "truth.parquet",
         **common,
     )
     return root
@@ -359,32 +352,3 @@ def test_twenty_candidates_call_no_more_latents_than_one(seed):
             calls.append(found[found["verdict"].isin(SUSPECT)]["latent"].nunique() / 30)
     assert np.mean(called[20]) <= 0.05
     assert np.mean(called[1]) <= 0.05
-
-
-def test_truth_counts_the_planted_latents_as_called_and_the_clean_ones_as_not(run):
-    summary = read_table(run / "truth.parquet").set_index(["confounder", "measure"])
-    assert summary.loc[("marker", "recall"), ["latents", "called"]].tolist() == [1, 1]
-    assert summary.loc[("manufacturer", "recall"), ["latents", "called"]].tolist() == [1, 1]
-    assert summary.loc[("any", "recall"), "value"] == 1.0
-    clean = summary.loc[("any", "false_positive_rate")]
-    assert clean[["latents", "called"]].tolist() == [2, 0]
-    assert clean["high"] > 0.5
-    control = summary.loc[("paddle", "false_positive_rate")]
-    assert control[["role", "latents", "called"]].tolist() == ["null", 4, 0]
-    assert ("paddle", "recall") not in summary.index
-
-
-def test_truth_gives_a_reason_if_no_latent_ranks_for_the_concept(world, run, tmp_path):
-    truth.run(
-        TruthSettings(concept="suspicious_calcification"),
-        identity=world.identity,
-        images=world.images,
-        codes=world.codes,
-        latents=run / "latents.parquet",
-        confounds=run / "confounds.parquet",
-        output=tmp_path / "truth.parquet",
-    )
-    summary = read_table(tmp_path / "truth.parquet")
-    assert summary["value"].isna().all()
-    assert (summary[["latents", "called"]] == 0).all(axis=None)
-    assert summary["reason"].str.startswith("no associated latent is").all()

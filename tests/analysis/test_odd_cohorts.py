@@ -40,6 +40,7 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.tables import read_table, write_table
+from responding import write_responses
 
 PLACES = ("test", "training", "external")
 CONCEPTS = ["mass", "suspicious_calcification"]
@@ -132,7 +133,11 @@ def analyse(world, models: Path, table: pd.DataFrame, folder: Path) -> dict[str,
     confounds.run(
         settings, **after, **stores, measurements=world.measurements, output=here["confounds"]
     )
-    truth.run(TruthSettings(), **after, confounds=here["confounds"], output=here["truth"])
+    truth.run(
+        TruthSettings(), identity=world.identity, component="mass", confounds=here["confounds"],
+        responses=write_responses(folder / "responses.parquet", here["confounds"], {}),
+        output=here["truth"],
+    )  # fmt: skip
     settings = ProbesSettings(
         k=(1,), penalties=(0.01,), bootstrap_draws=20, outer_folds=2, splits=tuple(PLACES)
     )

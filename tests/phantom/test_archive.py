@@ -15,7 +15,7 @@ from mammo_sae.errors import InputError
 from mammo_sae.phantom import archive
 from mammo_sae.phantom.header import dicom_dataset
 from mammo_sae.phantom.image import BIT_PLANES, render
-from mammo_sae.phantom.plan import plan_patient
+from mammo_sae.phantom.plan import plan_patient, switched
 from mammo_sae.phantom.settings import PatientCounts, PhantomPartSettings, PhantomSettings
 from mammo_sae.phantom.vendors import VENDORS
 from mammo_sae.stores.publish import open_store, verify_store
@@ -175,8 +175,8 @@ def test_vendors_agree_on_the_same_breast_once_their_look_up_tables_are_undone(t
     quiet = training.model_copy(update={"noise": 0.0})
     patient = afflicted(quiet)
     linear = []
-    for without in ((), {"vendor"}):
-        image = render(quiet, patient, patient.sides[0], "CC", without)
+    for drawn in (patient, switched(quiet, patient, "vendor")):
+        image = render(quiet, drawn, patient.sides[0], "CC")
         data = dicom_dataset(quiet, patient, patient.sides[0], "CC", image)
         linear.append(_shown(data) ** (1 / image.vendor.gamma))
     assert np.abs(linear[0] - linear[1]).max() < 2e-3

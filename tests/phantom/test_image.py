@@ -8,8 +8,8 @@ import pytest
 
 from mammo_sae.phantom.anatomy import FAT_SHARE, MU_FAT, MU_GLANDULAR, THICKNESS_CM
 from mammo_sae.phantom.image import BIT_PLANES, render
-from mammo_sae.phantom.plan import VIEWS, plan_patient
-from mammo_sae.phantom.settings import PhantomSettings
+from mammo_sae.phantom.plan import VIEWS, plan_patient, switched
+from mammo_sae.phantom.settings import COMPONENTS, PhantomSettings
 
 
 def test_an_image_is_the_same_every_time(training, afflicted):
@@ -34,6 +34,16 @@ def test_seed_part_patient_and_view_each_make_another_image(training, afflicted)
         assert not np.array_equal(base, other.display)
 
 
+def test_switching_twice_gives_the_patient_as_it_was_planned(training):
+    for number in range(30):
+        patient = plan_patient(training, number)
+        for component in COMPONENTS:
+            other = switched(training, patient, component)
+            assert other.has(component) != patient.has(component)
+            assert all(other.has(c) == patient.has(c) for c in COMPONENTS if c != component)
+            assert switched(training, other, component) == patient
+
+
 @pytest.mark.parametrize("component", list(BIT_PLANES))
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("size", ["full_size", "training"])
@@ -44,7 +54,7 @@ def test_masks_are_exactly_the_pixels_that_the_counterfactual_changes(
     patient = afflicted(settings)
     side = patient.sides[0]
     image = render(settings, patient, side, view)
-    without = render(settings, patient, side, view, without={component})
+    without = render(settings, switched(settings, patient, component), side, view)
     mask = image.regions[component]
     changed = image.display != without.display
     assert mask.any()
@@ -68,7 +78,8 @@ def test_lesions_brighten_and_lie_in_the_breast_but_the_marker_beside_it(full_si
         for view in VIEWS:
             image = render(full_size, patient, patient.sides[0], view)
             for name in ("mass", "suspicious_calcification", "paddle"):
-                without = render(full_size, patient, patient.sides[0], view, without={name})
+                other = switched(full_size, patient, name)
+                without = render(full_size, other, patient.sides[0], view)
                 assert (image.display >= without.display).all()
                 assert image.inside[image.regions[name]].all()
             assert not (image.inside & image.regions["marker"]).any()
@@ -79,7 +90,8 @@ def test_the_vendor_changes_greys_and_noise_but_no_structure(full_size, afflicte
     patient = afflicted(full_size)
     side = patient.sides[0]
     second = render(full_size, patient, side, "CC")
-    first = render(full_size, patient, side, "CC", without={"vendor"})
+    other = switched(full_size, patient, "vendor")
+    first = render(full_size, other, side, "CC")
     assert second.vendor.manufacturer != first.vendor.manufacturer
     assert np.array_equal(second.bit_planes, first.bit_planes)
     inside = first.inside
@@ -89,10 +101,10 @@ def test_the_vendor_changes_greys_and_noise_but_no_structure(full_size, afflicte
 
     quiet = full_size.model_copy(update={"noise": 0.0})
     deviation = []
-    for without in ((), {"vendor"}):
+    for drawn in (patient, other):
         noisy, clean = (
             image.display ** (1 / image.vendor.gamma)
-            for image in (render(s, patient, side, "CC", without) for s in (full_size, quiet))
+            for image in (render(s, drawn, side, "CC") for s in (full_size, quiet))
         )
         fat = inside & (clean > 0.25) & (clean < 0.28)
         deviation.append((noisy - clean)[fat].std())

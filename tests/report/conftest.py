@@ -27,6 +27,7 @@ from mammo_sae.images import measurements
 from mammo_sae.stores.codes import CodesReader, create_codes_store
 from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.tables import read_table, write_table
+from responding import write_responses
 
 HEIGHT, WIDTH = 96, 64
 CONCEPTS = ["mass", "suspicious_calcification"]
@@ -193,11 +194,16 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
         measurements=[run.table("measurements")],
         output=run.table("confounds"),
     )
+    responses = write_responses(
+        run.table("responses"), run.table("confounds"),
+        {MASS: {"mass": 1.9}, MARKER: {"marker": 2.0}},
+    )  # fmt: skip
     truth.run(
-        TruthSettings(planted=("marker",), controls=("paddle",)),
-        **common,
-        latents=run.table("latents"),
+        TruthSettings(planted={"marker": "marker"}, controls={"paddle": "paddle"}),
+        identity=run.identity,
+        responses=responses,
         confounds=run.table("confounds"),
+        component="mass",
         output=run.table("truth"),
     )
     reader, table = CodesReader(run.codes), read_table(run.images)

@@ -74,6 +74,7 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.tables import read_table, write_table
+from responding import write_responses
 
 CONCEPTS = ["mass", "suspicious_calcification"]
 DRAWS = {"bootstrap_draws": 20, "permutation_draws": 99}
@@ -145,7 +146,7 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
     named = {"concepts": CONCEPTS, "image_stores": run.image_stores}
     place = {name: folder / f"{name}.parquet" for name in (
         *("latents", "alignment", "confounds", "truth", "probes", "interventions", "sweep"),
-        *("effects", "ablation", "reliance"),
+        *("effects", "ablation", "reliance", "responses"),
     )}  # fmt: skip
     after = {**common, "latents": place["latents"]}
     linear = {**after, "sae": folder / "sae.json", "head": folder, "concepts": CONCEPTS}
@@ -158,7 +159,11 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
         ConfoundSettings(top_latents=4, **DRAWS), **after, **named, **measured,
         output=place["confounds"],
     )  # fmt: skip
-    truth.run(TruthSettings(), **after, confounds=place["confounds"], output=place["truth"])
+    truth.run(
+        TruthSettings(), identity=run.identity, component="mass", confounds=place["confounds"],
+        responses=write_responses(place["responses"], place["confounds"], {0: {"mass": 2.0}}),
+        output=place["truth"],
+    )  # fmt: skip
     probes.run(
         ProbesSettings(k=(1, 5), penalties=(0.01,), l1_penalties=(0.1,), bootstrap_draws=20),
         **common, concepts=CONCEPTS, embeddings=[folder / "0.json"], output=place["probes"],

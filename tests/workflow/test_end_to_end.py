@@ -31,6 +31,8 @@ TABLES = {
     "ablation",
     "reliance",
     "verdicts",
+    "responses",
+    "logit_responses",
     "truth",
 }
 

@@ -20,11 +20,12 @@ ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_l
     "confounds",
     "ablation",
     "reliance",
+    "responses",
     "truth",
 }
-BELOW_VERDICTS = {"ablation", "reliance", "truth"}
+BELOW_VERDICTS = {"ablation", "reliance", "responses", "truth"}
 BELOW_SAE = {"train_sae", "codes", "sae_quality"} | ANALYSES | REPORT
-BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe"} | BELOW_SAE
+BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe", "logit_responses"} | BELOW_SAE
 
 
 def _kinds(jobs: dict[str, int]) -> set[str]:
@@ -215,6 +216,11 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         ("images/measurements.py", {"measurements", "confounds"} | BELOW_VERDICTS | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),
+        ("analysis/responses.py", {"responses", "logit_responses", "truth"} | REPORT),
+        (
+            "images/pairs.py",
+            {"pairs", "extract", "codes", "logit_responses"} | {"responses", "truth"} | REPORT,
+        ),
         ("encoders/linear_probe.py", {"linear_probe"}),
     ],
 )

@@ -130,34 +130,3 @@ rule confounds:
         " --codes {input.codes:q} --latents {input.latents:q}"
         " --concepts {params.concepts:q} --image-stores {input.image_stores:q}"
         " --measurements {input.measurements:q} --output {output:q} 2> {log:q}"
-
-
-rule truth:
-    input:
-        images=COHORT["images"],
-        codes=f"{CODES}.json",
-        codes_store=ancient(f"{CODES}.zarr"),
-        latents=f"{ANALYSIS}/latents.parquet",
-        confounds=f"{ANALYSIS}/confounds.parquet",
-    output:
-        f"{ANALYSIS}/truth.parquet",
-    log:
-        log_of("truth", RUN),
-    benchmark:
-        benchmark_of("truth", RUN)
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(60),
-    params:
-        cfg=cfg("truth"),
-        code=code("truth"),
-    message:
-        "Truth: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
-    shell:
-        "python -m mammo_sae truth --settings {params.cfg:q}"
-        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
-        " --codes {input.codes:q} --latents {input.latents:q} --confounds {input.confounds:q}"
-        " --output {output:q} 2> {log:q}"

@@ -71,6 +71,8 @@ SPLITS = f"{RESULTS}/cohort/splits.parquet"
 MEASUREMENTS = [f"{RESULTS}/measurements/{shard}.parquet" for shard in SHARDS]
 CONCEPTS = list(CONFIG.cohort.concepts)
 RUN = "{encoder}/{layer}/{sae}/seed{seed}"
+# The store of the phantom's paired images is named like a shard, but it is no shard of the cohort.
+PAIRS = "pairs"
 
 
 wildcard_constraints:
@@ -137,31 +139,31 @@ def of_runs(pattern, **wanted):
 # ignores every other change of a store.
 
 
-def image_manifests(wildcards=None):
-    """Manifests of all image shards."""
-    return [f"{RESULTS}/images/{shard}.json" for shard in SHARDS]
+def image_manifests(wildcards=None, shards=SHARDS):
+    """Manifests of image shards, by default all of the cohort."""
+    return [f"{RESULTS}/images/{shard}.json" for shard in shards]
 
 
-def image_stores(wildcards=None):
-    """Stores of all image shards."""
-    return ancient([f"{RESULTS}/images/{shard}.zarr" for shard in SHARDS])
+def image_stores(wildcards=None, shards=SHARDS):
+    """Stores of image shards, by default all of the cohort."""
+    return ancient([f"{RESULTS}/images/{shard}.zarr" for shard in shards])
 
 
-def embedding_folders(encoder, layer):
-    """The paths of the shards of an encoder's layer, without suffix."""
+def embedding_folders(encoder, layer, shards):
+    """The paths of shards of an encoder's layer, without suffix."""
     holder = CONFIG.holder(encoder, layer)
     layers = PASSES[holder][layer]
-    return [f"{RESULTS}/embeddings/{holder}/{layers}/{shard}" for shard in SHARDS]
+    return [f"{RESULTS}/embeddings/{holder}/{layers}/{shard}" for shard in shards]
 
 
-def embedding_manifests(encoder, layer):
-    """Manifests of all shards of an encoder's layer."""
-    return [f"{folder}.json" for folder in embedding_folders(encoder, layer)]
+def embedding_manifests(encoder, layer, shards=SHARDS):
+    """Manifests of shards of an encoder's layer, by default all of the cohort."""
+    return [f"{folder}.json" for folder in embedding_folders(encoder, layer, shards)]
 
 
-def embedding_stores(encoder, layer):
-    """Stores of all shards of an encoder's layer."""
-    return ancient(embedding_folders(encoder, layer))
+def embedding_stores(encoder, layer, shards=SHARDS):
+    """Stores of shards of an encoder's layer, by default all of the cohort."""
+    return ancient(embedding_folders(encoder, layer, shards))
 
 
 def encoder_files(encoder):

@@ -17,6 +17,8 @@ rule extract:
         log_of("extract", "{encoder}/{layers}/{shard}"),
     benchmark:
         benchmark_of("extract", "{encoder}/{layers}/{shard}")
+    wildcard_constraints:
+        shard=f"[0-9]+|{PAIRS}",
     conda:
         ENVIRONMENT
     threads: TORCH_THREADS

@@ -178,6 +178,8 @@ use rule figure_encoders as figure_truth with:
     params:
         step="figure_truth",
         code=code("figure_truth"),
+        least=CONFIG.truth.least_response,
+        weak=CONFIG.truth.weak_response,
     message:
         "Figure: verdicts against the ground truth"
 

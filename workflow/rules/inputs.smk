@@ -87,7 +87,7 @@ def frozen_manifest(wildcards):
     """The base's embeddings from which a fine-tuned encoder starts, if a part is frozen."""
     settings = CONFIG.encoders[wildcards.encoder]
     if settings.kind == "finetuned" and settings.freeze is not None:
-        return [embedding_manifests(settings.base, settings.freeze)[int(wildcards.shard)]]
+        return embedding_manifests(settings.base, settings.freeze, [wildcards.shard])
     return []
 
 
@@ -126,3 +126,18 @@ def trained_beside(wildcards, threads):
     ]
     settings = {f"{SAE.format(**run)}/sae.json": CONFIG.slice("train_sae", run) for run in others}
     return options("--beside", [f"{path}={text}" for path, text in settings.items()])
+
+
+def encoded_shards(wildcards):
+    """The shards of images that a job of the rule `codes` encodes."""
+    return [PAIRS] if wildcards.images else SHARDS
+
+
+def encoded_manifests(wildcards):
+    """Manifests of the embeddings that a job of the rule `codes` encodes."""
+    return embedding_manifests(wildcards.encoder, wildcards.layer, encoded_shards(wildcards))
+
+
+def encoded_stores(wildcards):
+    """The stores of `encoded_manifests`."""
+    return embedding_stores(wildcards.encoder, wildcards.layer, encoded_shards(wildcards))

@@ -39,20 +39,23 @@ rule train_sae:
         " --history {output.history:q} {params.beside:q} 2> {log:q}"
 
 
+# `images` is empty for the cohort's images. The phantom's pairs of images have codes of their own.
 rule codes:
     input:
         sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
-        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
-        stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
-        image_stores=image_manifests,
-        stores_of_images=image_stores,
+        embeddings=encoded_manifests,
+        stores=encoded_stores,
+        image_stores=lambda wildcards: image_manifests(shards=encoded_shards(wildcards)),
+        stores_of_images=lambda wildcards: image_stores(shards=encoded_shards(wildcards)),
     output:
-        store=directory(f"{CODES}.zarr"),
-        manifest=f"{CODES}.json",
+        store=directory(f"{CODES}{{images}}.zarr"),
+        manifest=f"{CODES}{{images}}.json",
     log:
-        log_of("codes", RUN),
+        log_of("codes", f"{RUN}{{images}}"),
     benchmark:
-        benchmark_of("codes", RUN)
+        benchmark_of("codes", f"{RUN}{{images}}")
+    wildcard_constraints:
+        images=rf"|\.{PAIRS}",
     conda:
         ENVIRONMENT
     threads: TORCH_THREADS
@@ -63,7 +66,8 @@ rule codes:
     params:
         code=code("codes"),
     message:
-        "Codes: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+        "Codes{wildcards.images}: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed"
+        " {wildcards.seed}"
     shell:
         "python -m mammo_sae codes --sae {input.sae[1]:q} --layer {wildcards.layer:q}"
         " --embeddings {input.embeddings:q} --image-stores {input.image_stores:q}"

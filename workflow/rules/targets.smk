@@ -50,6 +50,10 @@ if MATCHED:
     PARTS["matched_latents"] = MATCHED
 if CONFIG.cohort.kind == "phantom":
     PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
+    PARTS["responses"] = of_runs(f"{ANALYSIS}/responses.parquet")
+    PARTS["logit_responses"] = [
+        f"{RESULTS}/heads/{encoder}/logit_responses.parquet" for encoder in ENCODERS
+    ]
 
 # Tables that are computed from other tables.
 DERIVED = ["verdicts", *(["published"] if CONFIG.report.published else [])]

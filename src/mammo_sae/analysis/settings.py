@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mammo_sae.phantom.settings import Component
 from mammo_sae.settings import Settings
 
 Split = Literal["training", "validation", "test", "external"]
@@ -317,28 +318,33 @@ class ProbesSettings(PenaltySettings):
     )
 
 
-class TruthSettings(ResamplingSettings):
-    """Scores of verdicts against a phantom's ground truth, on its external split."""
+class TruthSettings(Settings):
+    """Scores of verdicts against the ground truth of a phantom, its pairs of images."""
 
-    split: Split = Field(
-        "external", description="split where every confounder is independent of every concept"
-    )
     concept: str = Field("mass", description="concept associated with the phantom's confounders")
-    planted: tuple[str, ...] = Field(
-        ("marker", "manufacturer"), description="the phantom's confounders, odds ratio above 1"
+    planted: dict[str, Component] = Field(
+        {"marker": "marker", "manufacturer": "vendor"},
+        min_length=1,
+        description="the confounders with an odds ratio above 1: column of the cohort -> artefact "
+        "of the phantom",
     )
-    controls: tuple[str, ...] = Field(
-        ("paddle",), description="the phantom's negative controls, odds ratio 1"
+    controls: dict[str, Component] = Field(
+        {"paddle": "paddle"}, description="the negative controls, with odds ratio 1, likewise"
     )
-    confounded_auroc: float = Field(
-        0.9,
-        gt=0.5,
-        lt=1.0,
-        description="least AUROC for a confounder at which a latent counts as its detector",
+    least_response: float = Field(
+        0.5,
+        gt=0.0,
+        description="least mean difference between paired images, in standard deviations, at which "
+        "a latent counts as responding",
     )
-    clean_auroc: float = Field(
-        0.65,
-        gt=0.5,
-        lt=1.0,
-        description="least AUROC for the concept at which a latent counts as its detector",
+    weak_response: float = Field(
+        0.2,
+        gt=0.0,
+        description="least mean difference at which a latent counts as responding weakly",
     )
+
+    @model_validator(mode="after")
+    def _weak_is_less(self) -> Self:
+        if self.weak_response > self.least_response:
+            raise ValueError("weak_response is more than least_response; lower it")
+        return self

@@ -44,7 +44,7 @@ from mammo_sae.phantom.plan import (
     conditional_probabilities,
     plan_patient,
 )
-from mammo_sae.phantom.settings import ARTEFACTS, PhantomPartSettings
+from mammo_sae.phantom.settings import ARTEFACTS, CATEGORIES, PhantomPartSettings
 from mammo_sae.phantom.vendors import VENDORS
 from mammo_sae.progress import progress
 from mammo_sae.stores.publish import create_store
@@ -53,7 +53,6 @@ from mammo_sae.stores.tables import write_table
 Row = dict[str, Any]
 
 TABLES = ("breast-level_annotations", "finding_annotations", "metadata", "truth")
-CATEGORIES = {"mass": "Mass", "suspicious_calcification": "Suspicious Calcification"}
 # metadata.csv: column and the keyword of the header's attribute.
 METADATA = {
     "Patient's Age": "PatientAge",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -29,8 +27,6 @@ from mammo_sae.phantom.settings import PhantomPartSettings
 from mammo_sae.phantom.stamps import Stamp
 from mammo_sae.phantom.streams import random_stream
 from mammo_sae.phantom.vendors import VENDORS, Vendor
-
-Component = Literal["mass", "suspicious_calcification", "marker", "vendor", "paddle"]
 
 # Bit of each region in the mask files, which is also the order of the regions.
 BIT_PLANES = {"mass": 0, "suspicious_calcification": 1, "marker": 2, "paddle": 3}
@@ -65,7 +61,6 @@ def render(
     patient: Patient,
     side: Side,
     view: View,
-    without: Collection[Component] = (),
 ) -> PhantomImage:
     """Draw one image of a patient.
 
@@ -77,10 +72,10 @@ def render(
         A patient from `plan_patient`.
     side, view
         The image of the patient.
-    without
-        Components to leave out, which gives a paired counterfactual. All other components have
-        random streams of their own and stay the same. So pixels outside the component's mask stay
-        the same, except for the vendor, which has no mask and changes the whole image.
+
+    Each finding and artefact has a random stream of its own. So the image of a patient with one of
+    them `switched` is the paired counterfactual: pixels outside the mask of the finding or artefact
+    stay the same. The vendor has no mask and changes the whole image.
     """
 
     def stream(component: str) -> np.random.Generator:
@@ -94,31 +89,31 @@ def render(
     planted = _add_distractors(settings, breast, grey, stream("distractors"))
 
     mass = patient.breast_mass(side)
-    if mass is not None and "mass" not in without:
+    if mass is not None:
         site = breast.outline.place(mass.site.depth, mass.site.offsets[view], mass.radius)
         stamp = draw_mass(mass, site, stream("mass"), shape)
         regions["mass"] = _add(stamp, breast, grey)
 
     cluster = patient.breast_cluster(side)
-    if cluster is not None and "suspicious_calcification" not in without:
+    if cluster is not None:
         site = breast.outline.place(cluster.site.depth, cluster.site.offsets[view], cluster.radius)
         blur = speck_blur(settings)
         stamp, region = draw_cluster(cluster, site, blur, stream("cluster"), shape)
         _add(stamp, breast, grey)
         regions["suspicious_calcification"] = region & breast.inside
 
-    if "paddle" in patient.artefacts and "paddle" not in without:
+    if "paddle" in patient.artefacts:
         stamp, planted["paddle_contrast"] = draw_paddle(breast, stream("paddle"), settings.scale)
         regions["paddle"] = _add(stamp, breast, grey)
 
-    vendor = VENDORS["vendor" in patient.artefacts and "vendor" not in without]
+    vendor = VENDORS["vendor" in patient.artefacts]
     grey += _noise(settings, patient, breast, stream("noise")) * vendor.noise
 
     inside = breast.inside
     if side == "R":
         grey, inside = grey[:, ::-1].copy(), inside[:, ::-1].copy()
         regions = {name: region[:, ::-1].copy() for name, region in regions.items()}
-    if "marker" in patient.artefacts and "marker" not in without:
+    if "marker" in patient.artefacts:
         stamp, level = draw_marker(breast, side, view, stream("marker"), settings.scale)
         behind = grey[stamp.window].clip(0)
         grey[stamp.window] = behind + stamp.grey * (level - behind)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
-from mammo_sae.phantom.settings import ARTEFACTS, Artefact, Density, PhantomPartSettings
+from mammo_sae.phantom.settings import (
+    ARTEFACTS,
+    Artefact,
+    Component,
+    Density,
+    PhantomPartSettings,
+)
 from mammo_sae.phantom.streams import random_stream
 
 Side = Literal["L", "R"]
@@ -75,6 +81,14 @@ class Patient:
     def breast_cluster(self, side: Side) -> Cluster | None:
         """Return the calcification cluster of the breast on `side`, if there is one."""
         return self.cluster if self.cluster is not None and self.cluster.side == side else None
+
+    def has(self, component: Component) -> bool:
+        """Return whether the patient has a finding or an artefact."""
+        if component == "mass":
+            return self.mass is not None
+        if component == "suspicious_calcification":
+            return self.cluster is not None
+        return component in self.artefacts
 
     def breast_birads(self, side: Side) -> int:
         """Return the BI-RADS assessment of the breast's worst finding; 1 without findings."""
@@ -144,6 +158,26 @@ def plan_patient(settings: PhantomPartSettings, number: int) -> Patient:
         cluster=_cluster(settings, stream("cluster details"), sides) if has_cluster else None,
         artefacts=artefacts,
     )
+
+
+def switched(settings: PhantomPartSettings, patient: Patient, component: Component) -> Patient:
+    """Return the same patient with one finding or artefact switched: removed, or added.
+
+    Everything else stays as it was planned. An added finding is the one that the patient would
+    have, drawn from the finding's own random stream.
+    """
+
+    def details(name: str) -> np.random.Generator:
+        return random_stream(settings.seed, settings.part, patient.number, name)
+
+    absent = patient.has(component)
+    if component == "mass":
+        mass = None if absent else _mass(settings, details("mass details"), patient.sides)
+        return replace(patient, mass=mass)
+    if component == "suspicious_calcification":
+        cluster = None if absent else _cluster(settings, details("cluster details"), patient.sides)
+        return replace(patient, cluster=cluster)
+    return replace(patient, artefacts=patient.artefacts ^ {component})
 
 
 def _density(settings: PhantomPartSettings, rng: np.random.Generator) -> Density:

@@ -12,12 +12,21 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mammo_sae.settings import Settings
 
-Part = Literal["training", "test", "external"]
+Part = Literal["training", "test", "external", "pairs"]
 Concept = Literal["mass", "suspicious_calcification"]
 Artefact = Literal["marker", "vendor", "paddle"]
 Density = Literal["A", "B", "C", "D"]
 
+Component = Literal["mass", "suspicious_calcification", "marker", "vendor", "paddle"]
+
 ARTEFACTS: tuple[Artefact, ...] = get_args(Artefact)
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+
+# Finding -> its category in the tables of the archive.
+CATEGORIES: dict[str, str] = {
+    "mass": "Mass",
+    "suspicious_calcification": "Suspicious Calcification",
+}
 
 REFERENCE_HEIGHT = 384
 
@@ -41,6 +50,12 @@ class PatientCounts(Settings):
     training: int = Field(400, ge=1, le=99_999, description="patients for training and ranking")
     test: int = Field(200, ge=1, le=99_999, description="patients with the same confounding")
     external: int = Field(150, ge=1, le=99_999, description="patients without any confounding")
+    pairs: int = Field(
+        30,
+        ge=2,
+        le=99_999,
+        description="patients whose images are drawn with and without each finding and artefact",
+    )
 
 
 class Prevalence(Settings):
@@ -185,14 +200,20 @@ class _Recipe(Settings):
 
 
 class PhantomSettings(_Recipe):
-    """The phantom cohort: training and test parts of one kind, an unconfounded external part."""
+    """The phantom cohort: training and test parts of one kind, an unconfounded external part.
+
+    The part `pairs` is no part of the archive. Its images show what each latent responds to.
+    """
 
     patients: PatientCounts = Field(PatientCounts(), description="patients of each part")
 
     def part(self, part: Part) -> PhantomPartSettings:
-        """Return the settings on which `part` depends. In `external` every odds ratio is 1."""
+        """Return the settings on which `part` depends.
+
+        In the parts `external` and `pairs` every odds ratio of an artefact is 1.
+        """
         recipe = {name: getattr(self, name) for name in _Recipe.model_fields}
-        if part == "external":
+        if part in ("external", "pairs"):
             confounders = self.confounders
             recipe["confounders"] = confounders.model_copy(
                 update={

@@ -12,7 +12,8 @@ from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
 MEASURES = {
-    "recall": "confounded latents called (recall)",
+    "recall": "artefact's latents called (recall)",
+    "precision": "called latents that respond (precision)",
     "false_positive_rate": "clean latents called (false positives)",
 }
 
@@ -43,7 +44,7 @@ def run(*, truth: Path, output: Path) -> list[Path]:
         key=lambda column: column.map(layers.index) if column.name == "layer" else column,
     )["run"].unique()
     row_height = 0.55 + 0.16 * len(runs) * len(palette)
-    width, height = 9.6, 1.05 + row_height * len(encoders)
+    width, height = 13.2, 1.05 + row_height * len(encoders)
     with style.figure(output, width, height) as fig:
         style.heading(
             fig,
@@ -52,8 +53,8 @@ def run(*, truth: Path, output: Path) -> list[Path]:
         )
         grid = fig.add_gridspec(
             len(encoders),
-            2,
-            left=0.13,
+            len(MEASURES),
+            left=0.095,
             right=0.985,
             top=1 - 0.95 / height,
             bottom=0.4 / height,
@@ -98,7 +99,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, runs: list[str], palette: dict[str, str
         ax.text(
             1.03,
             y,
-            f"{row['called']}/{row['latents']}",
+            f"{row['hits']}/{row['latents']}",
             va="center",
             size=6.5,
             color=colour,
