@@ -42,7 +42,7 @@ from mammo_sae.dicom.triage import Expected, judge_header, judge_image
 from mammo_sae.images.convert import isolated
 
 ROWS, COLUMNS = 60, 40
-SECONDS = 20  # per file, before it counts as a hang
+SECONDS = 10  # of processor time per file, before it counts as a hang
 MEMORY = 3 << 30  # bytes of address space of a child, libraries included
 CHUNK = 500  # files read by one child
 PREPROCESSINGS = (ClinicalSettings(height=48, width=32), MammoClipSettings(height=48, width=32))
@@ -324,12 +324,13 @@ def child(case: Case, first: int, count: int, progress: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, progress.open("a") as lines:
         path = Path(folder) / "fuzz.dcm"
         for number in range(first, first + count):
-            signal.alarm(SECONDS)  # ends the process, in the middle of C code too
+            # The signal ends the process, in the middle of C code too.
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
             try:
                 found = case(number, path)
             except BaseException as error:
                 found = f"FAILURE {type(error).__name__}: {str(error)[:600]}"
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             lines.write(json.dumps([number, found, peak]) + "\n")
             lines.flush()
@@ -340,7 +341,7 @@ def refused_where_it_dies(number: int) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzz.dcm"
         path.write_bytes(file_of(number, corpus()))
-        return list(isolated(outcome, [path], 1, lambda path: "lost")) == ["lost"]
+        return list(isolated(outcome, [path], 1, lambda path: "lost", SECONDS)) == ["lost"]
 
 
 def file_of(number: int, seeds: list[bytes]) -> bytes:
@@ -351,7 +352,8 @@ def file_of(number: int, seeds: list[bytes]) -> bytes:
 def drive(script: Path, first: int, count: int) -> dict:
     """Run all cases of a script in children. A child that dies is replaced after its last file.
 
-    Only for damaged files a decoder may crash its process, and only if the step survives it.
+    Only for damaged files a decoder may crash its process or take too long, and only if the step
+    then refuses the file.
     """
     counts: collections.Counter = collections.Counter()
     failures: list[tuple[int, str]] = []
@@ -374,7 +376,8 @@ def drive(script: Path, first: int, count: int) -> dict:
                 counts["FAILURE" if found.startswith("FAILURE") else found] += 1
                 if found.startswith("FAILURE"):
                     failures.append((at, found))
-            damages = script == Path(__file__) and done.returncode == -signal.SIGABRT
+            died = done.returncode in (-signal.SIGABRT, -signal.SIGVTALRM)
+            damages = script == Path(__file__) and died
             if damages and refused_where_it_dies(number):
                 counts["died, refused"] += 1
                 number += 1

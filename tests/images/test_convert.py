@@ -465,6 +465,29 @@ def test_an_item_that_ends_its_process_is_lost_alone():
         assert found == [0, 1, 2, -3, 4, 5]
 
 
+def test_an_item_that_takes_too_much_processor_time_is_lost_alone():
+    items = [0.0, 60.0, 0.0, 0.1]
+    found = list(convert.isolated(_busy, items, 2, lost=lambda seconds: -seconds, seconds=2))
+    assert found == [0.0, -60.0, 0.0, 0.1]
+
+
+def test_an_item_that_waits_for_others_may_take_longer():
+    assert list(convert.isolated(_sleepy, [0.5], 1, lost=str, seconds=0.3)) == [0.5]
+
+
+def _busy(seconds: float) -> float:
+    """Compute for some seconds of processor time."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        sum(range(1_000_000))
+    return seconds
+
+
+def _sleepy(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
 def _unless_three(number: int) -> int:
     if number == 3:
         os.abort()

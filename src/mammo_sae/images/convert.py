@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -37,6 +39,9 @@ from mammo_sae.stores.images import NOTICES, RASTERS, ImageRecord, ImageWriter, 
 
 # A process takes about a second to start, so it should have several seconds of decoding to do.
 PIXELS_PER_PROCESS = 100_000_000
+# Processor time in which one file is converted, or refused. A mammogram takes a few seconds. On some
+# damaged streams a decoder takes hours.
+SECONDS_PER_FILE = 120
 VOI_FUNCTIONS = {"LINEAR", "LINEAR_EXACT", "SIGMOID"}
 
 T = TypeVar("T")
@@ -242,18 +247,24 @@ def _advice(reason: Reason, kind: str) -> str:
 
 
 def isolated(
-    function: Callable[[T], R], items: Sequence[T], processes: int, lost: Callable[[T], R]
+    function: Callable[[T], R],
+    items: Sequence[T],
+    processes: int,
+    lost: Callable[[T], R],
+    seconds: float = SECONDS_PER_FILE,
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed by `processes` processes.
 
     If `processes` is 0, this process computes them. At most `processes` + 1 results wait at any
     time. Threads would not run in parallel, since the decoders of JPEG Lossless, JPEG-LS and JPEG
-    2000 hold Python's lock. Some decoders also end their process on damaged data. The result of an
-    item that ends its process is `lost(item)`.
+    2000 hold Python's lock. On damaged data some decoders end their process, or do not return for
+    hours. The result of an item that ends its process, or takes more than `seconds` of processor
+    time, is `lost(item)`.
     """
     if processes == 0:
         yield from map(function, items)
         return
+    function = partial(_limited, function, seconds)
     position = 0
     while position < len(items):
         try:
@@ -269,6 +280,19 @@ def isolated(
                 result = lost(items[position])
             yield result
             position += 1
+
+
+def _limited(function: Callable[[T], R], seconds: float, item: T) -> R:
+    """Return `function(item)`, or end this process if that takes more than `seconds`.
+
+    The signal's default action ends the process in the middle of a decoder's code, where a handler
+    in Python would not run.
+    """
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        return function(item)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _pooled(function: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
