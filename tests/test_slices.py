@@ -14,6 +14,7 @@ import pytest
 from mammo_sae.config import Config, load_config
 from mammo_sae.demo import DEMO
 from mammo_sae.errors import InputError
+from mammo_sae.phantom.settings import ArtefactSettings, ConfounderSettings
 from mammo_sae.settings import Settings
 from mammo_sae.steps import STEPS, Step
 from test_rules import rules, shells
@@ -85,6 +86,8 @@ def _steps_of(key: str) -> set[str]:
         head, *rest = path
         old = model[head] if isinstance(model, dict) else getattr(model, head)
         new = changed(old, rest) if rest else _other(old)
+        if old is None and isinstance(model, ConfounderSettings):
+            new = ArtefactSettings(odds_ratio=2.0)
         if isinstance(model, dict):
             return {**model, head: new}
         return model.model_copy(update={head: new})

@@ -39,8 +39,8 @@ from mammo_sae.stores.images import NOTICES, RASTERS, ImageRecord, ImageWriter, 
 
 # A process takes about a second to start, so it should have several seconds of decoding to do.
 PIXELS_PER_PROCESS = 100_000_000
-# Processor time in which one file is converted, or refused. A mammogram takes a few seconds. On some
-# damaged streams a decoder takes hours.
+# Processor time in which one file is converted, or else refused. A mammogram takes a few seconds.
+# On some damaged streams a decoder takes hours.
 SECONDS_PER_FILE = 120
 VOI_FUNCTIONS = {"LINEAR", "LINEAR_EXACT", "SIGMOID"}
 

@@ -23,7 +23,7 @@ from mammo_sae.dicom.settings import ImagesSettings
 from mammo_sae.phantom.header import dicom_dataset
 from mammo_sae.phantom.image import render
 from mammo_sae.phantom.plan import VIEWS, Patient, Side, View, plan_patient, switched
-from mammo_sae.phantom.settings import COMPONENTS, Component, PhantomPartSettings
+from mammo_sae.phantom.settings import Component, PhantomPartSettings
 from mammo_sae.progress import progress
 from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.tables import write_table
@@ -86,7 +86,7 @@ def _images(phantom: PhantomPartSettings, patient: Patient) -> Iterator[Drawn]:
     for side in patient.sides:
         for view in VIEWS:
             yield Drawn(patient, side, view, None)
-            for component in COMPONENTS:
+            for component in phantom.components:
                 if _is_visible(phantom, patient, side, component):
                     yield Drawn(patient, side, view, component)
 

@@ -44,7 +44,7 @@ from mammo_sae.phantom.plan import (
     conditional_probabilities,
     plan_patient,
 )
-from mammo_sae.phantom.settings import ARTEFACTS, CATEGORIES, PhantomPartSettings
+from mammo_sae.phantom.settings import CATEGORIES, PhantomPartSettings
 from mammo_sae.phantom.vendors import VENDORS
 from mammo_sae.progress import progress
 from mammo_sae.stores.publish import create_store
@@ -223,9 +223,7 @@ def _truth_row(
         "image_id": image_id(settings, patient, side, view),
         "mass": int(mass is not None),
         "suspicious_calcification": int(cluster is not None),
-        "marker": int("marker" in patient.artefacts),
-        "vendor": int("vendor" in patient.artefacts),
-        "paddle": int("paddle" in patient.artefacts),
+        **{name: int(name in patient.artefacts) for name in settings.confounders.drawn},
         "density": patient.density,
         "dense_share": planted["dense_share"],
         "mass_kind": mass.kind if mass else None,
@@ -238,7 +236,11 @@ def _truth_row(
         "n_vessels": planted["vessels"],
         "n_single_specks": planted["single_specks"],
         "marker_grey": planted.get("marker_grey"),
-        "paddle_contrast": planted.get("paddle_contrast"),
+        **{
+            f"{name}_contrast": planted.get(f"{name}_contrast")
+            for name in ("paddle", "skin_fold", "wire", "implant")
+            if name in settings.confounders.drawn
+        },
     }
 
 
@@ -249,16 +251,18 @@ def _write_truth(settings: PhantomPartSettings, path: Path) -> None:
         "concept": confounders.concept,
         "confounders": {
             name: {
-                **getattr(confounders, name).model_dump(),
+                **artefact.model_dump(),
                 "probability_given_concept": conditional_probabilities(
                     getattr(settings.prevalence, confounders.concept),
-                    getattr(confounders, name).rate,
-                    getattr(confounders, name).odds_ratio,
+                    artefact.rate,
+                    artefact.odds_ratio,
                 ),
             }
-            for name in ARTEFACTS
+            for name, artefact in confounders.drawn.items()
         },
-        "bit_planes": BIT_PLANES,
+        "bit_planes": {
+            name: bit for name, bit in BIT_PLANES.items() if name in settings.components
+        },
         "manufacturers": [vendor.manufacturer for vendor in VENDORS],
         "settings": settings.model_dump(mode="json"),
     }

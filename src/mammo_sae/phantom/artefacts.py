@@ -1,4 +1,4 @@
-"""Artefacts with an exact mask: the burnt-in view marker and the edge of the paddle."""
+"""Artefacts with an exact mask: view marker, paddle, skin fold, wire, dead column and implant."""
 
 from __future__ import annotations
 
@@ -111,3 +111,79 @@ def draw_paddle(breast: Breast, rng: np.random.Generator, scale: float) -> tuple
     offset = (x - place - tilt * (y - height / 2)) / half_width
     grey = contrast * (1 - offset**2).clip(0) * breast.inside[:, :right]
     return Stamp(0, 0, grey.astype(np.float32)), contrast
+
+
+def draw_skin_fold(breast: Breast, rng: np.random.Generator, scale: float) -> tuple[Stamp, float]:
+    """Draw a skin fold at the lower end of the breast; return its grey and its contrast.
+
+    The fold is a bright curved band from the chest wall towards the skin.
+    """
+    outline = breast.outline
+    contrast = rng.uniform(0.10, 0.16)
+    start, end = rng.uniform(0.50, 0.65), rng.uniform(0.60, 0.75)
+    bend = rng.uniform(0.05, 0.12)
+    along = np.linspace(0, 1, 25)
+    x = (0.02 + 0.40 * along) * outline.reach
+    share = start + (end - start) * along - bend * np.sin(np.pi * along)
+    y = outline.axis + share * outline.below
+    return _band(np.stack([y, x], 1), rng.uniform(3.0, 4.5) * scale, contrast, breast), contrast
+
+
+def draw_wire(breast: Breast, rng: np.random.Generator, scale: float) -> tuple[Stamp, float]:
+    """Draw a metal wire on the skin over a scar; return its grey and its contrast.
+
+    The wire is a thin, slightly bent and very bright line over the middle of the breast.
+    """
+    outline = breast.outline
+    contrast = rng.uniform(0.35, 0.5)
+    middle = np.array(outline.place(rng.uniform(0.3, 0.6), rng.uniform(-0.4, 0.4), 10 * scale))
+    angle = rng.uniform(0, np.pi)
+    length, bend = rng.uniform(28, 44) * scale, rng.uniform(-5, 5) * scale
+    along = np.linspace(-1, 1, 25)
+    direction = np.array([np.sin(angle), np.cos(angle)])
+    normal = np.array([direction[1], -direction[0]])
+    path = middle + np.outer(along * length / 2, direction) + np.outer(bend * along**2, normal)
+    return _band(path, max(1.1 * scale, 0.8), contrast, breast), contrast
+
+
+def draw_dead_column(breast: Breast, rng: np.random.Generator, scale: float) -> Stamp:
+    """Return the stamp of a dead column of the detector: 1 in the pixels that it makes black."""
+    width = max(round(1.5 * scale), 1)
+    left = int(rng.uniform(0.15, 0.6) * breast.outline.reach)
+    return Stamp(0, left, breast.inside[:, left : left + width].astype(np.float32))
+
+
+def draw_implant(breast: Breast, rng: np.random.Generator) -> tuple[Stamp, float]:
+    """Draw an implant against the chest wall; return its grey and its contrast.
+
+    It adds to the grey of the tissue in front of it, so a lesion there stays visible.
+    """
+    outline = breast.outline
+    contrast = rng.uniform(0.20, 0.28)
+    height, width = breast.grey.shape
+    y = np.arange(height, dtype=np.float32)[:, None] - outline.axis
+    x = np.arange(width, dtype=np.float32)[None, :]
+    half = rng.uniform(0.45, 0.55) * min(outline.above, outline.below)
+    reach = rng.uniform(0.28, 0.36) * outline.reach
+    depth = 1 - (x / reach) ** 2 - (y / half) ** 2
+    grey = contrast * (4 * depth).clip(0, 1) * breast.inside
+    return Stamp(0, 0, grey.astype(np.float32)), contrast
+
+
+def _band(path: np.ndarray, half_width: float, contrast: float, breast: Breast) -> Stamp:
+    """Return a band along a path of points (y, x), [n, 2]; its grey falls from the middle to 0."""
+    height, width = breast.grey.shape
+    low = np.maximum(np.floor(path.min(axis=0) - half_width).astype(int), 0)
+    high = np.minimum(np.ceil(path.max(axis=0) + half_width).astype(int) + 1, (height, width))
+    y = np.arange(low[0], high[0], dtype=np.float32)[:, None]
+    x = np.arange(low[1], high[1], dtype=np.float32)[None, :]
+    distance = np.full((y.size, x.size), np.inf, np.float32)
+    for start, end in pairwise(path):
+        step = end - start
+        along = ((y - start[0]) * step[0] + (x - start[1]) * step[1]) / (step @ step)
+        along = along.clip(0, 1)
+        nearest = np.hypot(y - start[0] - along * step[0], x - start[1] - along * step[1])
+        np.minimum(distance, nearest, out=distance)
+    grey = contrast * (1 - (distance / half_width) ** 2).clip(0)
+    grey *= breast.inside[low[0] : high[0], low[1] : high[1]]
+    return Stamp(int(low[0]), int(low[1]), grey.astype(np.float32))

@@ -170,7 +170,7 @@ def _describe_acquisition(data: Dataset, patient: Patient, side: Side, view: Vie
     data.BodyPartExamined = "BREAST"
     data.OrganExposed = "BREAST"
     data.PositionerType = "MAMMOGRAPHIC"
-    data.BreastImplantPresent = "NO"
+    data.BreastImplantPresent = "YES" if "implant" in patient.artefacts else "NO"
     data.BodyPartThickness = _decimal(10 * THICKNESS_CM[patient.density])
     data.KVP = "28"
 

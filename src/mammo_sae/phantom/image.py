@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,14 @@ from mammo_sae.phantom.anatomy import (
     Breast,
     draw_breast,
 )
-from mammo_sae.phantom.artefacts import draw_marker, draw_paddle
+from mammo_sae.phantom.artefacts import (
+    draw_dead_column,
+    draw_implant,
+    draw_marker,
+    draw_paddle,
+    draw_skin_fold,
+    draw_wire,
+)
 from mammo_sae.phantom.lesions import (
     draw_cluster,
     draw_island,
@@ -23,13 +31,22 @@ from mammo_sae.phantom.lesions import (
     vessel_path,
 )
 from mammo_sae.phantom.plan import Patient, Side, View
-from mammo_sae.phantom.settings import PhantomPartSettings
+from mammo_sae.phantom.settings import Artefact, PhantomPartSettings
 from mammo_sae.phantom.stamps import Stamp
 from mammo_sae.phantom.streams import random_stream
 from mammo_sae.phantom.vendors import VENDORS, Vendor
 
 # Bit of each region in the mask files, which is also the order of the regions.
-BIT_PLANES = {"mass": 0, "suspicious_calcification": 1, "marker": 2, "paddle": 3}
+BIT_PLANES = {
+    "mass": 0,
+    "suspicious_calcification": 1,
+    "marker": 2,
+    "paddle": 3,
+    "skin_fold": 4,
+    "wire": 5,
+    "dead_column": 6,
+    "implant": 7,
+}
 
 
 @dataclass(frozen=True)
@@ -102,12 +119,13 @@ def render(
         _add(stamp, breast, grey)
         regions["suspicious_calcification"] = region & breast.inside
 
-    if "paddle" in patient.artefacts:
-        stamp, planted["paddle_contrast"] = draw_paddle(breast, stream("paddle"), settings.scale)
-        regions["paddle"] = _add(stamp, breast, grey)
-
+    _add_artefacts(settings, patient, breast, grey, regions, planted, stream)
     vendor = VENDORS["vendor" in patient.artefacts]
     grey += _noise(settings, patient, breast, stream("noise")) * vendor.noise
+    if "dead_column" in patient.artefacts:
+        column = draw_dead_column(breast, stream("dead_column"), settings.scale)
+        grey[column.window] *= 1 - column.grey
+        regions["dead_column"] = column.mask(shape)
 
     inside = breast.inside
     if side == "R":
@@ -122,6 +140,29 @@ def render(
 
     planted["dense_share"] = float(breast.dense[breast.inside].mean())
     return PhantomImage(vendor.display(grey), regions, inside, vendor, planted)
+
+
+def _add_artefacts(
+    settings: PhantomPartSettings,
+    patient: Patient,
+    breast: Breast,
+    grey: np.ndarray,
+    regions: dict[str, np.ndarray],
+    planted: dict[str, float],
+    stream: Callable[[str], np.random.Generator],
+) -> None:
+    """Add the patient's artefacts over the breast to `grey`, `regions` and `planted`."""
+    scale = settings.scale
+    draw: dict[Artefact, Callable[[np.random.Generator], tuple[Stamp, float]]] = {
+        "implant": lambda rng: draw_implant(breast, rng),
+        "skin_fold": lambda rng: draw_skin_fold(breast, rng, scale),
+        "wire": lambda rng: draw_wire(breast, rng, scale),
+        "paddle": lambda rng: draw_paddle(breast, rng, scale),
+    }
+    for name, drawn in draw.items():
+        if name in patient.artefacts:
+            stamp, planted[f"{name}_contrast"] = drawn(stream(name))
+            regions[name] = _add(stamp, breast, grey)
 
 
 def speck_blur(settings: PhantomPartSettings) -> float:

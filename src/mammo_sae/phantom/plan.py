@@ -8,13 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from mammo_sae.phantom.settings import (
-    ARTEFACTS,
-    Artefact,
-    Component,
-    Density,
-    PhantomPartSettings,
-)
+from mammo_sae.phantom.settings import Artefact, Component, Density, PhantomPartSettings
 from mammo_sae.phantom.streams import random_stream
 
 Side = Literal["L", "R"]
@@ -140,12 +134,9 @@ def plan_patient(settings: PhantomPartSettings, number: int) -> Patient:
     rate = getattr(prevalence, confounders.concept)
     artefacts = frozenset(
         name
-        for name in ARTEFACTS
+        for name, artefact in confounders.drawn.items()
         if chance(
-            name,
-            conditional_probabilities(
-                rate, getattr(confounders, name).rate, getattr(confounders, name).odds_ratio
-            )[present],
+            name, conditional_probabilities(rate, artefact.rate, artefact.odds_ratio)[present]
         )
     )
     return Patient(

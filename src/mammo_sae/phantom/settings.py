@@ -14,13 +14,13 @@ from mammo_sae.settings import Settings
 
 Part = Literal["training", "test", "external", "pairs"]
 Concept = Literal["mass", "suspicious_calcification"]
-Artefact = Literal["marker", "vendor", "paddle"]
+Artefact = Literal["marker", "vendor", "paddle", "skin_fold", "wire", "dead_column", "implant"]
 Density = Literal["A", "B", "C", "D"]
 
-Component = Literal["mass", "suspicious_calcification", "marker", "vendor", "paddle"]
+Component = Concept | Artefact
 
 ARTEFACTS: tuple[Artefact, ...] = get_args(Artefact)
-COMPONENTS: tuple[Component, ...] = get_args(Component)
+COMPONENTS: tuple[Component, ...] = (*get_args(Concept), *ARTEFACTS)
 
 # Finding -> its category in the tables of the archive.
 CATEGORIES: dict[str, str] = {
@@ -151,6 +151,24 @@ class ConfounderSettings(Settings):
     paddle: ArtefactSettings = Field(
         ArtefactSettings(odds_ratio=1.0), description="edge of the paddle, the negative control"
     )
+    skin_fold: ArtefactSettings | None = Field(
+        None, description="bright fold of skin at the lower end of the breast; null: never"
+    )
+    wire: ArtefactSettings | None = Field(
+        None, description="metal wire on the skin over a scar; null: never"
+    )
+    dead_column: ArtefactSettings | None = Field(
+        None, description="black column of the detector; null: never"
+    )
+    implant: ArtefactSettings | None = Field(
+        None, description="implant against the chest wall; null: never"
+    )
+
+    @property
+    def drawn(self) -> dict[Artefact, ArtefactSettings]:
+        """The artefacts that some patients have, with their settings."""
+        found = {name: getattr(self, name) for name in ARTEFACTS}
+        return {name: settings for name, settings in found.items() if settings is not None}
 
 
 class _Recipe(Settings):
@@ -194,6 +212,11 @@ class _Recipe(Settings):
         return self
 
     @property
+    def components(self) -> tuple[Component, ...]:
+        """The findings and artefacts that some patients have."""
+        return (*get_args(Concept), *self.confounders.drawn)
+
+    @property
     def scale(self) -> float:
         """Return pixels of this image per pixel of the reference height."""
         return self.height / REFERENCE_HEIGHT
@@ -217,8 +240,8 @@ class PhantomSettings(_Recipe):
             confounders = self.confounders
             recipe["confounders"] = confounders.model_copy(
                 update={
-                    name: getattr(confounders, name).model_copy(update={"odds_ratio": 1.0})
-                    for name in ARTEFACTS
+                    name: artefact.model_copy(update={"odds_ratio": 1.0})
+                    for name, artefact in confounders.drawn.items()
                 }
             )
         return PhantomPartSettings(part=part, patients=getattr(self.patients, part), **recipe)
