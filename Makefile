@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: demo test soak mutants lint bench-sae check-published clean
+.PHONY: demo test soak mutants truth lint bench-sae check-published clean
 
 # torch is installed first and alone. Otherwise the requirements of another package may install a
 # build with gigabytes of GPU libraries on a machine without a GPU.
@@ -51,6 +51,12 @@ RESULTS ?= results/mutants.jsonl
 mutants: $(VENV)/installed
 	mkdir -p $(dir $(RESULTS))
 	$(BIN)/python benchmarks/check_mutants.py $(MUTANTS) --results $(RESULTS)
+
+# Scores the verdicts on phantoms whose causes are known (docs/method.md, "How good the verdicts
+# are"). It takes up to an hour on two cores. For a part: make truth TRUTH="--seeds 11"
+TRUTH ?=
+truth: $(VENV)/installed
+	$(BIN)/python benchmarks/check_verdicts.py $(TRUTH)
 
 # Compares the speed of SAE trainers. The first call builds the environment of the other libraries
 # in .venv-bench.

@@ -191,3 +191,12 @@ def test_exchanges_keep_the_view_and_include_patients_with_unequal_numbers():
     assert (views[moves] == views).all()
     assert (moves[:, 7] == 7).all()  # no other patient has only a CC view
     assert {tuple(patients[order[2:5]]) for order in moves} == {(0,) * 3, (1,) * 3, (2,) * 3}
+
+
+@pytest.mark.parametrize(("patients", "estimable"), [(6, True), (5, False)])
+def test_twenty_exchanges_are_enough_for_a_p_and_ten_are_not(rng, patients, estimable):
+    label = np.arange(patients) < patients // 2  # 20 or 10 ways to choose the positive patients
+    p = p_value(rng.normal(size=patients), label, np.arange(patients))
+    assert np.isfinite(p) == estimable
+    reason = ex.why_not_exchangeable(label, np.arange(patients))
+    assert bool(reason) != estimable

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import expit
 
 from mammo_sae.analysis.ordinal import concordance, proportional_odds
@@ -59,3 +60,21 @@ def test_weights_are_multiplicities():
     for draw in range(5):
         again = np.repeat(np.arange(40), weights[:, draw])
         assert drawn_values[draw] == pytest.approx(concordance(scores[again], level[again]))
+
+
+@pytest.mark.parametrize("penalty", [0.003, 0.3, 30.0])
+def test_the_penalised_loss_of_the_docstring_is_minimised(penalty):
+    features, level, _ = drawn(np.random.default_rng(3), n=200)
+    weight = (len(level) / 4 / np.bincount(level))[level]
+
+    def loss(parameters):
+        direction, first, *steps = parameters[:4], *parameters[4:]
+        thresholds = np.concatenate([[first], first + np.cumsum(np.exp(steps))])
+        bounds = np.concatenate([[-np.inf], thresholds, [np.inf]])
+        score = features @ direction
+        share = expit(bounds[level + 1] - score) - expit(bounds[level] - score)
+        return -(weight * np.log(share)).sum() + direction @ direction / (2 * penalty)
+
+    expected = minimize(loss, np.zeros(7), method="BFGS", options={"gtol": 1e-6}).x[:4]
+    found = proportional_odds(features, level, penalty)
+    np.testing.assert_allclose(found, expected, atol=2e-3)

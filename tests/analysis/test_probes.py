@@ -6,6 +6,7 @@ import pytest
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import penalised, probes
+from mammo_sae.analysis.ordinal import concordance
 from mammo_sae.analysis.settings import ProbesSettings
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import create_embedding_store
@@ -167,3 +168,18 @@ def test_ordered_levels_are_read_as_one_scale():
     table = probes.read_ordered(settings, few, [probe], few["density"])
     assert table["auroc"].isna().all()
     assert (table["reason"] == "training: fewer than 2 levels with 10 patients").all()
+
+
+@pytest.mark.parametrize("penalties", [(1e-300, 1.0), (1.0, 1e-300)])
+def test_the_penalty_of_an_ordered_probe_is_chosen_by_concordance(penalties):
+    """With a strength of 1e-300 all weights are 0, so no pair of images is in order."""
+    rng = np.random.default_rng(4)
+    level = rng.integers(4, size=80)
+    values = rng.normal(size=(80, 3)).astype(np.float32)
+    values[:, 1] += 3 * level
+    cases = pd.DataFrame({"patient_id": [f"{number:02d}" for number in range(80)]})
+    settings = ProbesSettings(penalties=penalties, folds=2)
+    probe = probes.Probe(settings, cases, "embedding", values)
+    scores, chosen, _ = probe.ordered(np.arange(80), level.astype(str), 3)
+    assert chosen == 1.0
+    assert concordance(scores, level) > 0.97

@@ -265,3 +265,8 @@ def test_resizing_agrees_with_opencv_where_borders_of_pixels_meet(shape):
     image = (np.arange(shape[0] * shape[1]) * 37 % 251).astype(np.uint8).reshape(shape)
     resized = _resize_like_opencv(image, *expected.shape)
     np.testing.assert_allclose(resized.astype(int), expected, atol=1)
+
+
+def test_the_sizes_of_the_preprocessings_are_those_of_the_publication_and_of_the_demo():
+    assert (MammoClipSettings().height, MammoClipSettings().width) == (1520, 912)
+    assert (ClinicalSettings().height, ClinicalSettings().width) == (384, 256)

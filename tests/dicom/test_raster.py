@@ -174,7 +174,8 @@ def test_grey_levels_are_the_numbers_in_the_file(tmp_path, name):
     header, pixels = read_image(path)
     np.testing.assert_array_equal(pixels, expected)
     assert pixels.dtype == expected.dtype
-    assert header.bits_stored == bits
+    assert (header.bits_stored, header.high_bit) == (bits, bits - 1)
+    assert header.bits_allocated == 8 * expected.dtype.itemsize
     assert (header.rows, header.columns) == raster_size(path) == expected.shape
     assert header.syntax == raster_kind(path) == name.split(",")[0].upper()
 

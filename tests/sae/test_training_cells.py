@@ -8,7 +8,7 @@ import torch
 
 from mammo_sae.errors import InputError
 from mammo_sae.sae.loader import Cells
-from mammo_sae.sae.training_cells import breast_cells, kept_cells
+from mammo_sae.sae.training_cells import _thin, breast_cells, kept_cells
 from mammo_sae.sae.variants.base import geometric_median
 from mammo_sae.stores.embeddings import EmbeddingReader
 
@@ -49,6 +49,13 @@ def test_at_most_so_many_cells_of_an_image_are_kept_and_only_kept_ones(cohort, s
     assert len({row.tobytes() for row in kept}) > 2
     monkeypatch.setattr("mammo_sae.sae.training_cells.DRAWN", 1)
     assert np.array_equal(kept, kept_cells(reader, cohort.image_stores, share, 5))
+
+
+def test_so_many_cells_of_a_large_image_are_kept_exactly():
+    kept = np.ones((3, 5000), dtype=bool)
+    kept[1, 60:] = False
+    _thin(kept, 100, np.random.default_rng(0))
+    assert kept.sum(axis=1).tolist() == [100, 60, 100]
 
 
 @pytest.mark.parametrize("budget", [1 << 30, 1], ids=["resident", "mixing buffer"])

@@ -1,0 +1,404 @@
+"""Score the verdicts on phantoms whose causes are known: `make truth`.
+
+    python benchmarks/check_verdicts.py [--seeds 11 12 13] [--encoders pretrained finetuned]
+        [--layers blocks.10 blocks.14 head] [--only SCENARIO ...] [--keep DIR] [--cores 2]
+
+For each seed the real workflow makes a *pool*: a phantom whose seven artefacts are independent of
+the mass, its embeddings, SAEs and codes, and the codes of its pairs of images. The settings of the
+verdicts were chosen on the demo, which has another seed and three of the artefacts.
+
+A *scenario* draws cohorts from the pool. It draws patients without replacement so that an artefact
+has a given odds ratio with the mass. Given mass and artefact, a patient of the pool has the same
+distribution as one of a phantom with this odds ratio, so the drawn cohort is such a phantom. The
+scenarios share images and SAEs, and differ only in the patients drawn. The steps `latents` and
+`confounds` then run on the drawn cohort, and the step `truth` compares the verdicts with the
+responses to the pairs.
+
+For each scenario the script prints recall, precision and false positives (docs/method.md,
+"Truth"), the share of associated latents that are called in cohorts without any association, the
+distribution of p for artefacts that a latent does not respond to, and what happens to the AUROC of
+latents if the association is reversed in other patients. It writes all rows to
+`verdicts_scored.csv`, and ends with status 1 if a goal of `GOALS` is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from mammo_sae import statistics as st
+from mammo_sae.analysis import cases as case
+from mammo_sae.analysis import confounds as confounds_step
+from mammo_sae.analysis import latents as latents_step
+from mammo_sae.analysis import truth as truth_step
+from mammo_sae.analysis.responses import responses
+from mammo_sae.analysis.settings import (
+    BootstrapSettings,
+    ConfoundSettings,
+    LatentSettings,
+    TruthSettings,
+)
+from mammo_sae.analysis.verdict import ALIGNED, CONFOUNDED, SUSPECT, associated
+from mammo_sae.demo import DEMO
+from mammo_sae.phantom.plan import conditional_probabilities
+from mammo_sae.phantom.settings import ARTEFACTS
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.tables import read_table, write_table
+
+PROJECT = Path(__file__).parents[1]
+CONCEPT = "mass"
+# Artefact -> the column of the cohort that shows it.
+COLUMNS = {name: "manufacturer" if name == "vendor" else name for name in ARTEFACTS}
+# Patients of the two pools from which the splits of a scenario are drawn.
+POOL = {"training": 700, "test": 450, "external": 2, "pairs": 30}
+DRAWN = {"training": 400, "test": 200, "external": 150}
+RATE = 0.5
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Cohorts to draw from a pool.
+
+    Attributes
+    ----------
+    name
+        Its name in the output.
+    artefact
+        The artefact that is associated with the mass; None: all are independent.
+    odds_ratio
+        The odds ratio over patients, in the splits training and test.
+    reversed
+        The odds ratio in the split external; None: no such split is drawn.
+    single
+        Share of the patients without and with a mass of which only one view is used.
+    """
+
+    name: str
+    artefact: str | None = None
+    odds_ratio: float = 1.0
+    reversed: float | None = None
+    single: tuple[float, float] = (0.0, 0.0)
+
+
+SCENARIOS = (
+    Scenario("null"),
+    Scenario("null, unequal images", single=(0.8, 0.2)),
+    *(Scenario(f"marker {odds:g}", "marker", odds) for odds in (2.0, 5.0, 20.0)),
+    *(Scenario(f"vendor {odds:g}", "vendor", odds) for odds in (5.0, 20.0)),
+    *(
+        Scenario(f"{name} 5", name, 5.0)
+        for name in ("paddle", "skin_fold", "wire", "dead_column", "implant")
+    ),
+    Scenario("marker 5, unequal images", "marker", 5.0, single=(0.8, 0.2)),
+    Scenario("marker 8, reversed", "marker", 8.0, reversed=1 / 8),
+)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One SAE in one scenario: where its files are, and its name."""
+
+    pool: Path
+    seed: int
+    identity: case.Identity
+    scenario: Scenario
+
+    @property
+    def codes(self) -> Path:
+        """The SAE's codes of the pool."""
+        here = self.identity
+        return self.pool / "codes" / here.encoder / here.layer / here.sae / f"seed{here.seed}.json"
+
+
+def main() -> None:
+    """Make the pools, score every scenario, print the table, and compare it with the goals."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=(11, 12, 13))
+    parser.add_argument("--encoders", nargs="+", default=("pretrained", "finetuned"))
+    parser.add_argument("--layers", nargs="+", default=("blocks.10", "blocks.14", "head"))
+    parser.add_argument("--only", nargs="+", help="names of the scenarios to score")
+    parser.add_argument("--keep", type=Path, help="keep pools and scores in this folder")
+    parser.add_argument("--cores", type=int, default=2)
+    arguments = parser.parse_args()
+    wanted = [s for s in SCENARIOS if not arguments.only or s.name in arguments.only]
+    if not wanted:
+        parser.error(f"--only: name some of {[s.name for s in SCENARIOS]}")
+    folder = (arguments.keep or Path(tempfile.mkdtemp())).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        parts = []
+        for seed in arguments.seeds:
+            pool = make_pool(folder, seed, arguments.encoders, arguments.layers, arguments.cores)
+            todo = [
+                Evaluated(pool, seed, case.Identity(encoder, layer, "topk", 0), scenario)
+                for encoder in arguments.encoders
+                for layer in arguments.layers
+                for scenario in wanted
+            ]
+            with ProcessPoolExecutor(arguments.cores) as workers:
+                for number, rows in enumerate(workers.map(scored, todo), 1):
+                    parts.append(rows)
+                    print(f"\rseed {seed}: {number} of {len(todo)}", end="", file=sys.stderr)
+            print(file=sys.stderr)
+        table = pd.concat(parts, ignore_index=True)
+        table.to_csv(folder / "verdicts_scored.csv", index=False)
+        sys.exit(report(table))
+    finally:
+        if not arguments.keep:
+            shutil.rmtree(folder)
+
+
+def make_pool(
+    folder: Path, seed: int, encoders: Sequence[str], layers: Sequence[str], cores: int
+) -> Path:
+    """Run the workflow up to the codes of a pool. Return the folder of its results."""
+    name = f"pool{seed}"
+    independent = {"odds_ratio": 1.0, "rate": RATE}
+    covariates = {name: name for name in ARTEFACTS if name != "vendor"}
+    chosen: dict[str, object] = {"pretrained": {"kind": "pretrained"}}
+    if "finetuned" in encoders:
+        chosen["finetuned"] = {"kind": "finetuned", "base": "pretrained", "freeze": "blocks.4"}
+    overlay = {
+        "name": name,
+        "results": folder.as_posix(),
+        "phantom": {
+            "seed": seed,
+            "patients": POOL,
+            "confounders": dict.fromkeys(ARTEFACTS, independent),
+        },
+        "cohort": {"kind": "phantom", "covariates": covariates},
+        "saes": DEMO["saes"],
+        "encoders": chosen,
+        "layers": list(layers),
+        "truth": {"planted": {"marker": "marker"}},
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(overlay), encoding="utf-8")
+    results = folder / name
+    runs = [f"{encoder}/{layer}/topk/seed0" for encoder in encoders for layer in layers]
+    targets = [results / "codes" / f"{run}{end}.json" for run in runs for end in ("", ".pairs")]
+    targets += [results / "measurements" / f"{shard}.parquet" for shard in range(2)]
+    targets += [results / "cohort" / "images.parquet"]
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", "--quiet", "all", "--nolock", "--cores", str(cores),
+         *map(str, targets), "--configfile", str(file)],
+        cwd=PROJECT, check=True,
+    )  # fmt: skip
+    return results
+
+
+def draw_cohort(images: pd.DataFrame, scenario: Scenario, seed: int) -> pd.DataFrame:
+    """Return the image table of a scenario. Its splits have the drawn patients.
+
+    The other patients are in the split `validation`, which no step uses. A view that is not used
+    has no label. The split external is drawn from the patients of the split test that are left.
+    """
+    rng = np.random.default_rng([seed, SCENARIOS.index(scenario)])
+    patients = images.drop_duplicates("patient_id").set_index("patient_id")
+    split = pd.Series("validation", index=patients.index)
+    draws = [("training", "training", scenario.odds_ratio), ("test", "test", scenario.odds_ratio)]
+    if scenario.reversed is not None:
+        draws.append(("external", "test", scenario.reversed))
+    for name, source, odds_ratio in draws:
+        free = patients[(patients["split"] == source) & (split == "validation")]
+        split[_draw_patients(free, scenario.artefact, odds_ratio, DRAWN[name], rng)] = name
+    table = images.assign(split=images["patient_id"].map(split))
+    positive = patients[CONCEPT].to_numpy(dtype=bool)
+    alone = rng.random(len(patients)) < np.where(positive, scenario.single[1], scenario.single[0])
+    unused = np.where(rng.random(len(patients)) < 0.5, "CC", "MLO")
+    left_out = pd.Series(np.where(alone, unused, ""), index=patients.index)
+    used = table["view"].astype(str) != table["patient_id"].map(left_out)
+    table[CONCEPT] = table[CONCEPT].astype("Int8").where(used)
+    return table
+
+
+def _draw_patients(
+    free: pd.DataFrame,
+    artefact: str | None,
+    odds_ratio: float,
+    count: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw patients (labels of the index) with an odds ratio between mass and artefact.
+
+    There are fewer than `count` if the pool has too few patients with some mass and artefact.
+    """
+    positive = free[CONCEPT].to_numpy(dtype=bool)
+    if artefact is None or odds_ratio == 1:
+        return rng.choice(free.index, count, replace=False)
+    prevalence = positive.mean()
+    present = _has(free, artefact)
+    given = conditional_probabilities(prevalence, RATE, odds_ratio)
+    groups = []
+    for has_mass, share in ((False, 1 - prevalence), (True, prevalence)):
+        for has_artefact, part in ((False, 1 - given[has_mass]), (True, given[has_mass])):
+            group = free.index[(positive == has_mass) & (present == has_artefact)]
+            groups.append((group, share * part))
+    count = min(count, *(len(group) / share for group, share in groups))
+    drawn = [rng.choice(group, int(count * share), replace=False) for group, share in groups]
+    return np.concatenate(drawn)
+
+
+def _has(patients: pd.DataFrame, artefact: str) -> np.ndarray:
+    column = patients[COLUMNS[artefact]].astype(str)
+    if artefact == "vendor":
+        return (column == "Brightwater Medical").to_numpy()
+    return (column == "1").to_numpy()
+
+
+def scored(one: Evaluated) -> pd.DataFrame:
+    """Run the analyses of one SAE on one scenario. Return its rows: measure, hits and latents."""
+    images = draw_cohort(read_table(one.pool / "cohort" / "images.parquet"), one.scenario, one.seed)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        here = Path(folder)
+        write_table(images, here / "images.parquet")
+        common = {"identity": one.identity, "images": here / "images.parquet", "codes": one.codes}
+        latents_step.run(
+            LatentSettings(), **common, concepts=[CONCEPT], output=here / "latents.parquet"
+        )
+        confounds_step.run(
+            ConfoundSettings(
+                acquisition=tuple(COLUMNS.values()),
+                anatomical=("density", "view", "side", "age_bin"),
+            ),
+            **common,
+            image_stores=sorted((one.pool / "images").glob("[0-9]*.json")),
+            measurements=sorted((one.pool / "measurements").glob("*.parquet")),
+            latents=here / "latents.parquet",
+            concepts=[CONCEPT],
+            output=here / "confounds.parquet",
+        )
+        verdicts = read_table(here / "confounds.parquet")
+    found = _responses(one, np.unique(verdicts["latent"]))
+    rows = [*_truth_rows(one, verdicts, found), *_null_rows(verdicts, found)]
+    if one.scenario.reversed is not None:
+        rows += _reversed_rows(one, images, verdicts)
+    table = pd.DataFrame(rows, columns=["measure", "hits", "latents"])
+    head = {
+        "scenario": one.scenario.name, "seed": one.seed,
+        "encoder": one.identity.encoder, "layer": one.identity.layer,
+    }  # fmt: skip
+    for place, (name, value) in enumerate(head.items()):
+        table.insert(place, name, value)
+    return table
+
+
+def _responses(one: Evaluated, latents: np.ndarray) -> pd.DataFrame:
+    """Return the responses of the latents to the pool's pairs, as the step `responses` does."""
+    reader = CodesReader(one.codes.with_suffix(".pairs.json"))
+    scores = pd.DataFrame(
+        reader.pooled(LatentSettings().score)[:, latents],
+        index=reader.image_ids,
+        columns=pd.Index(latents),
+    )
+    pairs = read_table(one.pool / "pairs" / "pairs.parquet")
+    return responses(BootstrapSettings(), pairs, scores).rename(columns={"score": "latent"})
+
+
+Rows = Iterator[tuple[str, int, int]]
+
+
+def _truth_rows(one: Evaluated, verdicts: pd.DataFrame, found: pd.DataFrame) -> Rows:
+    """Yield the shares of `truth`, and the calls of controls that a latent does not respond to."""
+    planted = {COLUMNS[name]: name for name in ARTEFACTS if name == one.scenario.artefact}
+    controls = {COLUMNS[name]: name for name in ARTEFACTS if name != one.scenario.artefact}
+    if not planted:  # the settings need one; its recall and precision are not used
+        planted = {COLUMNS["marker"]: "marker"}
+        controls.pop("marker")
+    settings = TruthSettings(planted=planted, controls=controls)
+    truth = truth_step.ground_truth(settings, found, verdicts, CONCEPT)
+    summary = truth_step.summary(settings, truth).set_index(["confounder", "measure"])
+    if one.scenario.artefact is not None:
+        for measure in ("recall", "precision", "false_positive_rate"):
+            row = summary.loc[(next(iter(planted)), measure)]
+            yield measure, int(row["hits"]), int(row["latents"])
+
+
+def _null_rows(verdicts: pd.DataFrame, found: pd.DataFrame) -> Rows:
+    """Yield the share of associated latents that are called at all, and the distribution of p."""
+    judged = associated(verdicts)
+    called = judged[judged["verdict"].isin(SUSPECT)]["latent"].nunique()
+    yield "associated latents called", called, judged["latent"].nunique()
+    others = verdicts[~verdicts["latent"].isin(judged["latent"])]
+    yield "other latents called", int(others["verdict"].isin(SUSPECT).sum()), len(others)
+    silent = found[(found["response_low"] <= 0) & (found["response_high"] >= 0)]
+    keys = pd.MultiIndex.from_arrays([silent["latent"], silent["component"].map(COLUMNS)])
+    p = verdicts.set_index(["latent", "confounder"])["p"]
+    p = p[p.index.isin(keys)].dropna()
+    for level in (0.05, 0.01):
+        yield f"p below {level} without a response", int((p < level).sum()), len(p)
+
+
+def _reversed_rows(one: Evaluated, images: pd.DataFrame, verdicts: pd.DataFrame) -> Rows:
+    """Yield how many aligned latents keep their AUROC, and how many confounded latents lose it."""
+    reader = CodesReader(one.codes)
+    cases = images.set_index("image_id").loc[reader.image_ids].reset_index()
+    scores = reader.pooled(LatentSettings().score)
+    column = COLUMNS[one.scenario.artefact or ""]
+    mine = associated(verdicts[verdicts["confounder"] == column])
+    auroc = {}
+    for split in ("test", "external"):
+        known = case.labelled(cases, CONCEPT, split)
+        labels = case.labels(cases, CONCEPT, known)
+        auroc[split] = st.auroc(scores[np.ix_(known, mine["latent"].to_numpy())], labels)
+    sign = np.where(mine["concept_auroc"] > 0.5, 1, -1)
+    change = (auroc["external"] - auroc["test"]) * sign
+    aligned = (mine["verdict"] == ALIGNED).to_numpy()
+    confounded = (mine["verdict"] == CONFOUNDED).to_numpy()
+    yield "aligned: AUROC within 0.05", int((np.abs(change[aligned]) <= 0.05).sum()), aligned.sum()
+    yield "aligned: AUROC falls by 0.05", int((change[aligned] < -0.05).sum()), aligned.sum()
+    fell = int((change[confounded] < -0.05).sum())
+    yield "confounded: AUROC falls by 0.05", fell, confounded.sum()
+
+
+# Measure -> the scenarios in which it has a goal, and whether a share is good enough.
+STRONG = [s.name for s in SCENARIOS if s.odds_ratio >= 5]
+NULL = [s.name for s in SCENARIOS if s.artefact is None]
+GOALS: Mapping[str, tuple[Sequence[str], float, bool]] = {
+    "recall": (STRONG, 0.9, True),
+    "precision": (STRONG, 0.9, True),
+    "associated latents called": (NULL, 0.05, False),
+    "other latents called": ([s.name for s in SCENARIOS], 0.0, False),
+}
+
+
+def report(table: pd.DataFrame) -> int:
+    """Print the shares by scenario, and by layer where there are goals. Return the exit status."""
+    order = list(dict.fromkeys(table["scenario"]))
+    whole = table.groupby(["scenario", "measure"], sort=False)[["hits", "latents"]].sum()
+    for scenario in order:
+        shares = [f"{m}: {_share(*row)}" for m, row in whole.loc[scenario].iterrows()]
+        print(f"{scenario}\n  " + "\n  ".join(shares))
+    missed = []
+    by_layer = table.groupby(["measure", "scenario", "encoder", "layer"], sort=False)
+    for key, row in by_layer[["hits", "latents"]].sum().iterrows():
+        measure, scenario, encoder, layer = key
+        scenarios, limit, above = GOALS.get(measure, ((), 0.0, True))
+        share = row["hits"] / row["latents"] if row["latents"] else np.nan
+        if scenario in scenarios and (share < limit if above else share > limit):
+            shown = _share(row["hits"], row["latents"])
+            missed.append(f"{scenario}, {encoder}, {layer}: {measure} {shown}")
+    print("\nGoals missed:" if missed else "\nAll goals are met.")
+    print("\n".join(missed))
+    return bool(missed)
+
+
+def _share(hits: int, latents: int) -> str:
+    return f"{hits} of {latents}" + (f" ({hits / latents:.2f})" if latents else "")
+
+
+if __name__ == "__main__":
+    main()
