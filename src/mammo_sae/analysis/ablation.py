@@ -30,7 +30,7 @@ import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.candidates import with_acquisition, with_measurements
+from mammo_sae.analysis.candidates import with_candidates
 from mammo_sae.analysis.groups import groups_of
 from mammo_sae.analysis.latent_sets import (
     ALL,
@@ -108,8 +108,8 @@ def run(
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
-    cases, _ = with_acquisition(cases, ImageReader(image_stores, concept_regions(images)), concepts)
-    cases, _ = with_measurements(cases, pd.concat(map(read_table, measurements)))
+    store = ImageReader(image_stores, concept_regions(images))
+    cases, _ = with_candidates(cases, store, concepts, measurements)
     verdicts, logits = read_table(confounds), read_table(predictions)
     stored, pooled = read_pooled(embeddings, reader.image_ids)
     pooled = pooled[pd.Index(stored).get_indexer(list(reader.image_ids))]

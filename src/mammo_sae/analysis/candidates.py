@@ -14,6 +14,7 @@ PNG, JPEG, TIFF and NPY files have no header, so a missing header field is not a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,29 @@ import pandas as pd
 from mammo_sae.analysis.columns import SAID, TISSUE, covariates_of
 from mammo_sae.images.measurements import MEASUREMENTS
 from mammo_sae.stores.images import IDENTITIES, NOTICES, RASTERS, ImageReader
+from mammo_sae.stores.tables import read_table
 
 OPTIONAL = ("density", "birads", "age_bin", *SAID)
 HEADER = ("age_bin", *SAID)  # read from headers if a dataset's tables lack them
 SYNTAX = "transfer_syntax"
 UNMEASURED = "unmeasured"
 """The column of the cases that says why a measurement is unknown."""
+
+
+def with_candidates(
+    cases: pd.DataFrame,
+    store: ImageReader,
+    concepts: Sequence[str],
+    measurements: Sequence[Path],
+) -> tuple[pd.DataFrame, list[str]]:
+    """Add everything that may be a confounder to `cases`: facts of files, and measurements.
+
+    `measurements` are the tables of the step of that name. Returns are those of `with_acquisition`
+    and of `with_measurements` together.
+    """
+    cases, acquisition = with_acquisition(cases, store, concepts)
+    cases, measured = with_measurements(cases, pd.concat(map(read_table, measurements)))
+    return cases, [*acquisition, *measured]
 
 
 def with_measurements(

@@ -33,8 +33,7 @@ from mammo_sae.analysis import cells, exchange
 from mammo_sae.analysis.candidates import (
     unsaid,
     why_unknown,
-    with_acquisition,
-    with_measurements,
+    with_candidates,
 )
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.groups import too_few_levels, usable_levels
@@ -83,15 +82,14 @@ def run(
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))
     cases = case.read_cases(images, reader.image_ids)
-    cases, acquisition = with_acquisition(cases, store, concepts)
-    cases, measured = with_measurements(cases, pd.concat(map(read_table, measurements)))
+    cases, acquisition = with_candidates(cases, store, concepts, measurements)
     splits = (settings.discovery, settings.confirmation)
     anatomical = settings.anatomical
     if anatomical is None:
         anatomical = tuple(candidates(cases, TISSUE, splits, settings.max_levels))
     technical = settings.acquisition
     if technical is None:
-        found = candidates(cases, [*acquisition, *measured], splits, settings.max_levels)
+        found = candidates(cases, acquisition, splits, settings.max_levels)
         found += unsaid(cases, splits)
         technical = tuple(n for n in found if n not in anatomical)
     settings = settings.model_copy(update={"acquisition": technical, "anatomical": anatomical})
