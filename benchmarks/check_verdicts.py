@@ -65,6 +65,7 @@ COLUMNS = {name: "manufacturer" if name == "vendor" else name for name in ARTEFA
 POOL = {"training": 700, "test": 450, "external": 2, "pairs": 30}
 DRAWN = {"training": 400, "test": 200, "external": 150}
 RATE = 0.5
+SHARDS = range(2)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def make_pool(
             "patients": POOL,
             "confounders": dict.fromkeys(ARTEFACTS, independent),
         },
-        "cohort": {"kind": "phantom", "covariates": covariates},
+        "cohort": {"kind": "phantom", "covariates": covariates, "shards": len(SHARDS)},
         "saes": DEMO["saes"],
         "encoders": chosen,
         "layers": list(layers),
@@ -189,7 +190,7 @@ def make_pool(
     results = folder / name
     runs = [f"{encoder}/{layer}/topk/seed0" for encoder in encoders for layer in layers]
     targets = [results / "codes" / f"{run}{end}.json" for run in runs for end in ("", ".pairs")]
-    targets += [results / "measurements" / f"{shard}.parquet" for shard in range(2)]
+    targets += [results / "measurements" / f"{shard}.parquet" for shard in SHARDS]
     targets += [results / "cohort" / "images.parquet"]
     subprocess.run(
         [sys.executable, "-m", "snakemake", "--quiet", "all", "--nolock", "--cores", str(cores),
@@ -275,8 +276,8 @@ def scored(one: Evaluated) -> pd.DataFrame:
                 anatomical=("density", "view", "side", "age_bin"),
             ),
             **common,
-            image_stores=sorted((one.pool / "images").glob("[0-9]*.json")),
-            measurements=sorted((one.pool / "measurements").glob("*.parquet")),
+            image_stores=[one.pool / "images" / f"{shard}.json" for shard in SHARDS],
+            measurements=[one.pool / "measurements" / f"{shard}.parquet" for shard in SHARDS],
             latents=here / "latents.parquet",
             concepts=[CONCEPT],
             output=here / "confounds.parquet",

@@ -28,6 +28,7 @@ GRID = LayerGrid("head", 4, 2, 2, 4, 0.0, 0.0, 7)
 RESPONDS = ["mass"] * 4 + ["marker"] * 3 + ["vendor"] * 3 + [""] * 14
 MEASURED = ("marker_area", "edge_brightness", "mean_grey", "noise", "sharpness")
 MEASURED += ("breast_area", "density_estimate")
+check.SHARDS = range(1)
 SCENARIOS = {scenario.name: scenario for scenario in check.SCENARIOS}
 
 
