@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from matplotlib.collections import FillBetweenPolyCollection
@@ -129,6 +130,45 @@ def test_an_sae_that_the_tables_lack_is_refused(run, whole, tmp_path):
 def test_as_many_layers_as_training_logs_are_wanted(run, whole, tmp_path):
     with pytest.raises(InputError, match="2 training logs but 1 layers"):
         _training(run, whole, tmp_path / "a.png", names=("head",))
+
+
+def _history(path, steps):
+    rows = {"step": steps, "loss": 0.5, "error": 0.5, "explained_variance": 0.6, "l0": 4.0}
+    write_table(pd.DataFrame({**rows, "dead_share": 0.25, "lr": 1e-3}), path)
+    return path
+
+
+def test_an_sae_without_steps_is_a_point_beside_the_curves_of_others(tmp_path, is_figure):
+    histories = [
+        _history(tmp_path / "head.csv", [0]),
+        _history(tmp_path / "blocks.10.csv", [8, 16]),
+    ]
+    training.run(
+        histories=histories,
+        layers=["head", "blocks.10"],
+        encoder_name="finetuned",
+        sae_name="pca",
+        output=tmp_path / "a.png",
+    )
+    is_figure(tmp_path / "a.png")
+    fig, ax = plt.subplots()
+    curves = [("head", read_table(histories[0])), ("blocks.10", read_table(histories[1]))]
+    training._panel(ax, "explained_variance", curves, {"head": "C0", "blocks.10": "C1"})
+    drawn = {line.get_color(): (line.get_marker(), len(line.get_xdata())) for line in ax.lines}
+    plt.close(fig)
+    assert drawn == {"C0": (".", 1), "C1": ("", 2)}
+
+
+def test_a_figure_of_saes_without_steps_says_so(tmp_path, drawn_text):
+    said = drawn_text(
+        training.run,
+        histories=[_history(tmp_path / "head.csv", [0])],
+        layers=["head"],
+        encoder_name="finetuned",
+        sae_name="pca",
+        output=tmp_path / "a.png",
+    )
+    assert "these SAEs took no training steps" in said
 
 
 def test_confounders_that_could_not_be_tested_are_named(run, whole, tmp_path, is_figure):

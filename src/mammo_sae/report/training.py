@@ -62,7 +62,7 @@ def run(
     ]
     title = f"Training of the SAEs · {encoder_name} · {sae_name}"
     if all(history["step"].max() == 0 for _, history in curves):
-        style.absent(output, title, "these SAEs were not trained here: they are published ones")
+        style.absent(output, title, "these SAEs took no training steps")
         return [output]
     order = style.layer_order(layers)
     ramp = mpl.colormaps["viridis"]
@@ -100,7 +100,8 @@ def _panel(
     for layer, history in curves:
         # Without dead latents the auxiliary loss is 0, which a logarithmic axis can't show.
         values = history[column].where(history[column] > 0) if column == "rest" else history[column]
-        marker = "." if column == "rest" else ""
+        # An SAE without steps has one row, which only a marker shows.
+        marker = "." if column == "rest" or len(history) == 1 else ""
         ax.plot(_share(history), values, color=palette[layer], linewidth=1.2, marker=marker, ms=3)
     ax.set_xlabel("share of the steps")
     ax.set_xlim(0, 1)
