@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,6 +10,10 @@ from safetensors.torch import load_file
 from mammo_sae.sae import settings as s
 from mammo_sae.sae import train_sae as step
 from mammo_sae.sae import trainer
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.tables import read_table
+
+FILES = ("sae.safetensors", "sae.json", "log.csv")
 
 VARIANTS = {
     "topk": s.TopKVariant(k=4, k_aux=4),
@@ -19,6 +24,15 @@ VARIANTS = {
     "mammo_sae": s.MammoSaeVariant(l1=0.01, resample_every=0.2, resample_cells=200),
     "jumprelu": s.JumpReLUVariant(k=4),
     "gated": s.GatedVariant(l1=0.05),
+    "decoder": s.RandomVariant(k=4, k_aux=4, frozen="decoder"),
+    "encoder": s.RandomVariant(k=4, k_aux=4, frozen="encoder"),
+    "soft": s.RandomVariant(k=4, k_aux=4, frozen="soft"),
+    "both": s.RandomVariant(k=4, k_aux=4, frozen="both"),
+}
+COMPUTED = {
+    "channels": s.ChannelsVariant(k=4),
+    "pca": s.PCAVariant(k=4),
+    "nmf": s.NMFVariant(k=4),
 }
 
 
@@ -35,7 +49,7 @@ def assert_alike(one, other):
     weights = [load_file(folder / "sae.safetensors") for folder in (one, other)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=0, msg=f"{one} {name}")
-    for file in ("sae.safetensors", "sae.json", "log.csv"):
+    for file in FILES:
         assert (one / file).read_bytes() == (other / file).read_bytes(), (one, file)
 
 
@@ -77,3 +91,34 @@ def test_every_variant_goes_on_after_a_kill_as_if_it_had_not_stopped(
         train_sae(cohort, tmp_path / "killed" / name, own[name])
         train_sae(cohort, tmp_path / "whole" / name, own[name])
         assert_alike(tmp_path / "whole" / name, tmp_path / "killed" / name)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_computed_sae_is_left_to_its_own_run_which_trains_no_other(
+    name, cohort, train_sae, own, settings, tmp_path
+):
+    computed = settings.model_copy(update={"variant": COMPUTED[name]})
+    paths = {folder: tmp_path / folder / "sae.json" for folder in ("topk", "beside", "second")}
+    train_sae(cohort, tmp_path / "topk", own["topk"], beside={paths["beside"]: computed})
+    assert not (tmp_path / "beside").exists()
+    beside = {paths["second"]: own["l1"]}
+    train_sae(cohort, tmp_path / "beside", computed, beside=beside)
+    assert not (tmp_path / "second").exists()
+    train_sae(cohort, tmp_path / "alone", computed)
+    assert_alike(tmp_path / "alone", tmp_path / "beside")
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == {*FILES}
+    [row] = read_table(tmp_path / "alone" / "log.csv").to_dict("records")
+    assert (row["step"], row["lr"], row["loss"]) == (0, 0, row["error"])
+    sae = SparseAutoencoder.load(tmp_path / "alone")
+    x = torch.from_numpy(
+        np.stack([cohort.cells[i] for i in cohort.splits["training"]]).reshape(-1, 12)
+    ).float()
+    index, value = sae.encoder()(x)
+    missed = (x - sae.decode(index, value)).square()
+    assert row["error"] == pytest.approx(
+        float(missed.mean()) * sae.description["scale"] ** 2, rel=1e-4
+    )
+    assert row["l0"] == pytest.approx(float((value > 0).sum()) / len(x), rel=1e-6)
+    assert row["explained_variance"] == pytest.approx(
+        float(1 - missed.sum() / (x - x.mean(dim=0)).square().sum()), abs=1e-5
+    )

@@ -9,10 +9,14 @@ from pydantic import ValidationError
 from mammo_sae.errors import InputError
 from mammo_sae.sae.settings import (
     ArchetypalVariant,
+    ChannelsVariant,
     GatedVariant,
     JumpReLUVariant,
     L1Variant,
     MammoSaeVariant,
+    NMFVariant,
+    PCAVariant,
+    RandomVariant,
     SaeSettings,
     SaeTraining,
     TopKVariant,
@@ -78,6 +82,10 @@ def test_a_wrong_override_is_refused_with_its_layer_and_key(override, complaint)
         (JumpReLUVariant, "threshold", 0.01, 0),
         (JumpReLUVariant, "bandwidth", 0.01, 0),
         (GatedVariant, "l1", 0, -0.5),
+        (ChannelsVariant, "k", 1, 0),
+        (PCAVariant, "k", 1, 0),
+        (NMFVariant, "k", 1, 0),
+        (RandomVariant, "k", 1, 0),
         (SaeTraining, "lr", 0.01, 0),
         (SaeTraining, "steps", 1, 0),
         (SaeTraining, "batch", 1, 0),
@@ -104,6 +112,33 @@ def test_the_published_weight_of_the_penalty_is_the_default_of_both_variants():
 def test_more_active_latents_than_latents_are_refused():
     with pytest.raises(ValidationError, match=r"variant.k = 16 is more than latents = 8"):
         SaeTraining(latents=8)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"variant": {"name": "random"}, "init": "cells"}, "init = cells has no meaning for"),
+        ({"variant": {"name": "channels"}, "init": "cells"}, "for variant channels; leave it out"),
+        ({"variant": {"name": "nmf"}, "bias": "median"}, "bias = median has no meaning for .* nmf"),
+        ({"variant": {"name": "pca"}, "latents": 33}, "latents = 33 is odd, but variant pca has"),
+        ({"variant": {"name": "pca", "k": 40}, "latents": 32}, "variant.k = 40 is more than lat"),
+        ({"variant": {"name": "random", "frozen": "both", "cosine": 0.9}}, "cosine = 0.9 has no"),
+        ({"variant": {"name": "random", "frozen": "soft", "cosine": 1.1}}, "less than or equal"),
+    ],
+)
+def test_settings_of_controls_that_contradict_each_other_are_refused(values, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        SaeTraining.model_validate(values)
+
+
+def test_channels_are_not_bound_to_the_number_of_latents():
+    settings = SaeTraining(variant=ChannelsVariant(k=40), latents=32)
+    assert parse_settings(SaeTraining, canonical_json(settings), "cfg") == settings
+
+
+def test_a_soft_start_keeps_its_cosine_through_canonical_json():
+    settings = SaeSettings(variant=RandomVariant(frozen="soft", cosine=0.9)).training("head", 0)
+    assert parse_settings(SaeTraining, canonical_json(settings), "cfg").variant.cosine == 0.9
 
 
 def test_overrides_that_stop_resolving_name_the_layer():

@@ -7,8 +7,8 @@ With x in R^d an embedding and h latents:
     x_hat = sum_j z_j decoder_weight[j] + decoder_bias        reconstruction
 
 An SAE has one of two rules for its active latents. With `k`, the k largest p above 0 are active.
-With `threshold`, every latent with p above its own threshold is active. A published SAE may rank
-latents by p_j selection_j instead of p_j (`selection`).
+With `threshold`, every latent with p above its own threshold is active. A published SAE, or one
+with a frozen encoder, may rank latents by p_j selection_j instead of p_j (`selection`).
 
 Training centres and scales the embeddings. Centring and scaling are folded into the saved weights,
 so x and x_hat are raw embeddings. The rows of `decoder_weight` (atoms) have Euclidean norm 1 in the

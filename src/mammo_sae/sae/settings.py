@@ -157,6 +157,67 @@ class PublishedVariant(Settings):
     )
 
 
+class RandomVariant(AuxKVariant):
+    """TopK with a part frozen at its random start, a control (Korznikov et al. 2026)."""
+
+    name: Literal["random"] = Field("random", description="sparsity rule")
+    frozen: Literal["decoder", "encoder", "soft", "both"] = Field(
+        "decoder",
+        description="part that stays at its random start: decoder: the atoms; encoder: the "
+        "encoder's rows and biases; soft: each atom stays near its start; both: all but the "
+        "decoder's bias, so the SAE is untrained",
+    )
+    cosine: float = Field(
+        0.8, gt=0, le=1, description="with soft: least cosine of an atom with its start"
+    )
+
+    @model_validator(mode="after")
+    def _cosine_is_used(self) -> RandomVariant:
+        default = RandomVariant.model_fields["cosine"].default
+        if self.frozen != "soft" and self.cosine != default:
+            raise ValueError(
+                f"cosine = {self.cosine:g} has no effect with frozen: {self.frozen}; leave it out "
+                "or set frozen to soft"
+            )
+        return self
+
+
+class ComputedVariant(Settings):
+    """A dictionary computed at once from sampled training cells, a control.
+
+    Of the SAE's other values, only `seeds`, `latents`, `background`, `cells_per_image`, `images`
+    and `buffer` are used. Values of the optimiser (`lr`, `steps`, `batch`, `warm_up`, `decay`,
+    `dead_after`) are ignored.
+    """
+
+    k: int = Field(16, ge=1, description="active latents per cell")
+
+
+class ChannelsVariant(ComputedVariant):
+    """The embedding's own channels and their negatives as latents, centred on the mean.
+
+    `latents` is ignored: there are two latents per channel.
+    """
+
+    name: Literal["channels"] = Field("channels", description="the dictionary")
+
+
+class PCAVariant(ComputedVariant):
+    """The principal components of sampled training cells and their negatives as latents.
+
+    There are two latents per component: the first `latents / 2` components, or all components if
+    that is more than the number of channels.
+    """
+
+    name: Literal["pca"] = Field("pca", description="the dictionary")
+
+
+class NMFVariant(ComputedVariant):
+    """A non-negative matrix factorisation of sampled training cells."""
+
+    name: Literal["nmf"] = Field("nmf", description="the dictionary")
+
+
 Variant = Annotated[
     TopKVariant
     | BatchTopKVariant
@@ -166,7 +227,11 @@ Variant = Annotated[
     | MammoSaeVariant
     | JumpReLUVariant
     | GatedVariant
-    | PublishedVariant,
+    | PublishedVariant
+    | RandomVariant
+    | ChannelsVariant
+    | PCAVariant
+    | NMFVariant,
     Field(discriminator="name"),
 ]
 Variant = or_added(Variant, VARIANTS)  # type: ignore[misc]
@@ -178,7 +243,12 @@ class TrainingValues(Settings):
     variant: Variant = Field(
         default_factory=TopKVariant, description="the SAE variant and its own settings"
     )
-    latents: int = Field(896, ge=1, description="number of latents h")
+    latents: int = Field(
+        896,
+        ge=1,
+        description="number of latents h; ignored by published and channels, whose weights and "
+        "channels decide it; pca has at most 2 per channel",
+    )
     lr: float = Field(3e-3, gt=0, description="peak learning rate of Adam")
     steps: int = Field(800, ge=1, description="number of training steps")
     batch: int = Field(2048, ge=1, description="cells per step")
@@ -219,13 +289,27 @@ class TrainingValues(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingValues:
-        k = None if self.variant.name == "published" else getattr(self.variant, "k", None)
+        name = self.variant.name
+        k = None if name in ("published", "channels") else getattr(self.variant, "k", None)
         if k is not None and k > self.latents:
             raise ValueError(f"variant.k = {k} is more than latents = {self.latents}; lower it")
         if self.warm_up + self.decay > 1:
             raise ValueError(
                 f"warm_up + decay = {self.warm_up + self.decay:g} is more than the whole run; "
                 "lower one"
+            )
+        computed = isinstance(self.variant, ComputedVariant)
+        if self.init == "cells" and (computed or name == "random"):
+            raise ValueError(f"init = cells has no meaning for variant {name}; leave it out")
+        if self.bias == "median" and computed:
+            raise ValueError(
+                f"bias = median has no meaning for variant {name}, which is centred on the mean; "
+                "leave it out"
+            )
+        if name == "pca" and self.latents % 2:
+            raise ValueError(
+                f"latents = {self.latents} is odd, but variant pca has two latents per component; "
+                "make it even"
             )
         return self
 

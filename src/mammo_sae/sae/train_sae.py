@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device
@@ -18,10 +19,17 @@ from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance, record_path
 from mammo_sae.sae.loader import MIB, Cells
 from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.score import row_without_steps
 from mammo_sae.sae.trainer import Training, centre_and_scale, fit
 from mammo_sae.sae.training_cells import kept_cells
 from mammo_sae.sae.variants.base import Start
-from mammo_sae.sae.variants.choice import is_raw, training_sae, variant_module
+from mammo_sae.sae.variants.choice import (
+    computed_sae,
+    is_raw,
+    takes_steps,
+    training_sae,
+    variant_module,
+)
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.splits import TRAINING, split_reader
@@ -70,21 +78,24 @@ def run(
     history
         Table with one row per hundredth of the run: step, loss, error (the loss without its
         penalties), explained_variance (of the step's batch, centred), l0 (active latents per cell),
-        dead_share, lr. A published SAE has one row: step 0, measured on some training images.
+        dead_share, lr. An SAE that takes no steps has one row, with step 0: a published SAE is
+        scored on some training images, a computed one on the sampled cells.
     image_stores
         Manifests of the image stores. Required if `settings.background` is below 1.
     beside
         Other SAEs of the layer, by the path of their description. SAEs that use the same cells and
         have no result yet are trained in the same pass. They are left as finished checkpoints, from
-        which their own runs only write the results. They do not change this SAE.
+        which their own runs only write the results. They do not change this SAE. An SAE that takes
+        no steps is left to its own run, which trains no other.
     made_by
         Function that returns the provenance of an SAE trained with given settings on these inputs.
 
     Raises
     ------
     InputError
-        If the embeddings are damaged, not finite or empty, if training diverges, or if published
-        weights are missing, do not match their checksum, or have another number of channels.
+        If the embeddings are damaged, not finite or empty, if training diverges, if a computed SAE
+        has fewer latents than active latents, or if published weights are missing, do not match
+        their checksum, or have another number of channels.
 
     Notes
     -----
@@ -111,6 +122,8 @@ def run(
     if settings.variant.name == "published":
         published = import_module(variant_module("published"))
         sae, rows = published.taken(settings.variant, reader)
+    elif not takes_steps(settings):
+        sae, rows = _computed(settings, reader, image_stores)
     else:
         others = [
             member(path, own) for path, own in (beside or {}).items() if _same_cells(own, settings)
@@ -143,10 +156,11 @@ class Member:
 
 def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:
     """Return whether one pass over the store can train both SAEs."""
-    return one.variant.name != "published" and all(
+    same = all(
         getattr(one, name) == getattr(other, name)
         for name in ("background", "cells_per_image", "images", "buffer")
     )
+    return same and one.variant.name != "published" and takes_steps(one)
 
 
 def _affordable(first: Member, others: Sequence[Member], reader: EmbeddingReader) -> list[Member]:
@@ -181,9 +195,8 @@ def _trained(
     if own is not None and FINISHED in own:
         return _from_state(own[FINISHED])
     states = [own, *(member.checkpoint.load() for member in others)]
-    settings, device = first.settings, fastest_device()
-    kept = kept_cells(reader, image_stores, settings.background, settings.cells_per_image)
-    cells = Cells(reader, settings.buffer * MIB, device, kept)
+    settings = first.settings
+    cells = _cells(settings, reader, image_stores)
     sample = cells.sample()
     centred = centre_and_scale(sample)
     trainings = []
@@ -191,15 +204,9 @@ def _trained(
     for member, state in zip(members, states, strict=True):
         if state is not None and FINISHED in state:
             continue
-        random = torch.Generator().manual_seed(member.settings.seed)
-        drawn = torch.randperm(len(sample), generator=random)[:SAMPLE_CELLS]
-        mean, scale = centred
-        if is_raw(member.settings):
-            mean, scale = torch.zeros_like(mean), 1.0
-        mean = mean.to(device)
-        start = sample[drawn.to(sample.device)].to(device, torch.float32).sub_(mean).mul_(scale)
-        made = training_sae(member.settings, Start(start, scale))
-        training = Training(member.settings, made, mean, scale)
+        mean, start = _start(member.settings, sample, *centred)
+        made = training_sae(member.settings, start)
+        training = Training(member.settings, made, mean, start.scale)
         if state is not None:
             training.restore(state)
         trainings.append(training)
@@ -220,6 +227,46 @@ def _trained(
         label += f" and {len(trainings) - 1} more"
     fit(trainings, cells, label, save)
     return trained(trainings[0])
+
+
+def _computed(
+    settings: SaeTraining, reader: EmbeddingReader, image_stores: Sequence[Path]
+) -> Trained:
+    """Compute an SAE that takes no steps; return it with its scores on the sampled cells.
+
+    As in training, the scores are in scaled units.
+    """
+    cells = _cells(settings, reader, image_stores)
+    sample = cells.sample()
+    mean, start = _start(settings, sample, *centre_and_scale(sample))
+    del sample
+    made = computed_sae(settings, start)
+    row = row_without_steps(made.folded(torch.zeros_like(mean), 1.0), start.cells)
+    description = {"cells": cells.count, "scale": start.scale}
+    return replace(made.folded(mean, start.scale), description=description), [row]
+
+
+def _cells(settings: SaeTraining, reader: EmbeddingReader, image_stores: Sequence[Path]) -> Cells:
+    kept = kept_cells(reader, image_stores, settings.background, settings.cells_per_image)
+    return Cells(reader, settings.buffer * MIB, fastest_device(), kept)
+
+
+def _start(
+    settings: SaeTraining, sample: Tensor, mean: Tensor, scale: float
+) -> tuple[Tensor, Start]:
+    """Return the mean [d] on the device and the data from which a variant computes its weights.
+
+    The cells are drawn from `sample` [m, d] by the seed. A variant for raw embeddings has mean 0
+    and scale 1.
+    """
+    device = fastest_device()
+    random = torch.Generator().manual_seed(settings.seed)
+    drawn = torch.randperm(len(sample), generator=random)[:SAMPLE_CELLS]
+    if is_raw(settings):
+        mean, scale = torch.zeros_like(mean), 1.0
+    mean = mean.to(device)
+    start = sample[drawn.to(sample.device)].to(device, torch.float32).sub_(mean).mul_(scale)
+    return mean, Start(start, scale)
 
 
 def _state(trained: Trained) -> dict[str, Any]:

@@ -73,23 +73,79 @@ def gradient_of(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-class TrainingSAE(ABC):
+class UnfoldedSAE(ABC):
+    """An SAE for centred and scaled embeddings, whose weights are trained or computed.
+
+    Attributes
+    ----------
+    settings
+        The variant's own settings.
+    parameters
+        The weights by name.
+    raw
+        Whether the SAE is for raw embeddings, neither centred nor scaled.
+    takes_steps
+        Whether the weights are trained step by step. False: they are computed at once from the
+        sampled cells (`mammo_sae.sae.variants.computed`).
+    """
+
+    raw = False
+    takes_steps = True
+    settings: Any
+    parameters: dict[str, Tensor]
+
+    @property
+    def atoms(self) -> Tensor:
+        """The decoder's rows [h, d], of norm 1."""
+        return self.parameters["decoder_weight"]
+
+    @abstractmethod
+    def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
+        """Return the SAE for raw embeddings x, where u = scale (x - mean)."""
+
+    def fold(
+        self,
+        mean: Tensor,
+        scale: float,
+        *,
+        gain: Tensor | None = None,
+        k: int | None = None,
+        threshold: Tensor | None = None,
+    ) -> SparseAutoencoder:
+        """Return an SAE for raw embeddings, with centring, scaling and gains folded into weights.
+
+        Let u = scale (x - mean), z = act(gain (W u) + b_e), u_hat = z D + b_d, with act positively
+        homogeneous. Then z / scale = act(gain W (x - mean) + b_e / scale). Parameters and buffers
+        stay unchanged, and the returned SAE shares no memory with them.
+        """
+        p = self.parameters
+        weight = p["encoder_weight"].clone()
+        if gain is not None:
+            weight *= gain.unsqueeze(1)
+        return SparseAutoencoder(
+            encoder_weight=weight,
+            encoder_bias=p["encoder_bias"] / scale - weight @ mean,
+            decoder_weight=self.atoms.clone(),
+            decoder_bias=p["decoder_bias"] / scale + mean,
+            k=k,
+            threshold=None if threshold is None else threshold / scale,
+        )
+
+
+class TrainingSAE(UnfoldedSAE):
     """An SAE in training.
 
     Attributes
     ----------
     parameters
-        Trained tensors by name. `gradients` sets the `.grad` of each tensor.
+        Trained tensors by name. `gradients` sets the `.grad` of each tensor. A step leaves a tensor
+        as it is if its `.grad` is None.
     buffers
         Other tensors by name that change from step to step.
-    raw
-        Whether the SAE is trained on raw embeddings, neither centred nor scaled.
     """
 
-    raw = False
-
     def __init__(self, settings: SaeTraining, start: Start) -> None:
-        self.settings: Any = settings.variant
+        self.settings = settings.variant
         device, channels = start.cells.device, start.cells.shape[1]
         self.latents = settings.latents
         # Draw on the CPU, so that a seed gives the same initial weights on every device.
@@ -103,7 +159,7 @@ class TrainingSAE(ABC):
         offset = torch.zeros(channels, device=device)  # centred cells have mean 0
         if settings.bias == "median":
             offset = geometric_median(start.cells)
-        self.parameters: dict[str, Tensor] = {
+        self.parameters = {
             "encoder_weight": atoms * ENCODER_LENGTH,
             "encoder_bias": torch.zeros(self.latents, device=device),
             "decoder_weight": atoms,
@@ -111,11 +167,6 @@ class TrainingSAE(ABC):
         }
         self.buffers: dict[str, Tensor] = {}
         self.preactivations = sparse.Preactivations(self.latents, channels, device, start.dtype)
-
-    @property
-    def atoms(self) -> Tensor:
-        """The decoder's rows [h, d], of norm 1."""
-        return self.parameters["decoder_weight"]
 
     def loss(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, the reconstruction [n, d] and the codes [n, h] of a batch u [n, d].
@@ -146,20 +197,14 @@ class TrainingSAE(ABC):
         error = (reconstruction.detach() - u).square().mean()
         return Step(loss.detach(), error, is_active.sum() / len(u), is_active.any(dim=0))
 
-    @abstractmethod
-    def folded(self, mean: Tensor, scale: float) -> SparseAutoencoder:
-        """Return the SAE for raw embeddings x, where u = scale (x - mean)."""
-
     def constrain(self) -> None:
         """Scale the decoder's atoms to norm 1, after an optimiser step."""
         sparse.unit_(self.parameters["decoder_weight"])
 
-    def revive(  # noqa: B027 - most variants have nothing to do here
-        self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float
-    ) -> None:
+    def revive(self, u: Tensor, dead: Tensor, optimiser: torch.optim.Adam, progress: float) -> None:
         """Resample dead latents, if the variant does so; `progress` is the share of steps done."""
 
-    def restored(self) -> None:  # noqa: B027 - most variants have nothing to do here
+    def restored(self) -> None:
         """Recompute values derived from parameters and buffers after a checkpoint set these."""
 
     def remove_radial_gradient(self) -> None:
@@ -168,34 +213,6 @@ class TrainingSAE(ABC):
         A step along the atom changes only its norm, and `constrain` sets the norm back to 1.
         """
         sparse.tangent_(gradient_of(self.atoms), self.atoms)
-
-    def fold(
-        self,
-        mean: Tensor,
-        scale: float,
-        *,
-        gain: Tensor | None = None,
-        k: int | None = None,
-        threshold: Tensor | None = None,
-    ) -> SparseAutoencoder:
-        """Return an SAE for raw embeddings, with centring, scaling and gains folded into weights.
-
-        Let u = scale (x - mean), z = act(gain (W u) + b_e), u_hat = z D + b_d, with act positively
-        homogeneous. Then z / scale = act(gain W (x - mean) + b_e / scale). Parameters and buffers
-        stay unchanged, and the returned SAE shares no memory with them.
-        """
-        p = self.parameters
-        weight = p["encoder_weight"].clone()
-        if gain is not None:
-            weight *= gain.unsqueeze(1)
-        return SparseAutoencoder(
-            encoder_weight=weight,
-            encoder_bias=p["encoder_bias"] / scale - weight @ mean,
-            decoder_weight=self.atoms.clone(),
-            decoder_bias=p["decoder_bias"] / scale + mean,
-            k=k,
-            threshold=None if threshold is None else threshold / scale,
-        )
 
 
 def geometric_median(cells: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from mammo_sae.extensions import VARIANTS, module_added
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import SaeTraining
     from mammo_sae.sae.variants.base import Start, TrainingSAE
+    from mammo_sae.sae.variants.computed import ComputedSAE
 
 
 def variant_module(name: str) -> str:
@@ -33,6 +34,22 @@ def variant_module(name: str) -> str:
 def training_sae(settings: SaeTraining, start: Start) -> TrainingSAE:
     """Return a new SAE in training, at its initial weights."""
     return _class_of(settings)(settings, start)
+
+
+def computed_sae(settings: SaeTraining, start: Start) -> ComputedSAE:
+    """Return an SAE whose weights are computed at once from the cells of `start`.
+
+    Raises
+    ------
+    InputError
+        If the settings do not fit the number of channels.
+    """
+    return _class_of(settings)(settings, start)
+
+
+def takes_steps(settings: SaeTraining) -> bool:
+    """Return whether the variant is trained step by step, not computed at once."""
+    return _class_of(settings).takes_steps
 
 
 def is_raw(settings: SaeTraining) -> bool:

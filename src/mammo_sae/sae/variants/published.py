@@ -11,13 +11,13 @@ import torch
 from mammo_sae.sae.formats.published import read_published
 from mammo_sae.sae.loader import check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
+from mammo_sae.sae.score import row_without_steps
 from mammo_sae.stores.embeddings import EmbeddingReader
 
 if TYPE_CHECKING:
     from mammo_sae.sae.settings import PublishedVariant
 
 SCORED_CELLS = 20_000
-CELLS_AT_ONCE = 4096
 
 
 def taken(
@@ -32,18 +32,4 @@ def taken(
     cells = reader.read(positions)
     check_finite(cells, positions, reader)
     x = torch.from_numpy(cells.reshape(-1, sae.channels)).float()
-    encode, missed, used = sae.encoder(), 0.0, torch.zeros(sae.latents)
-    for part in x.split(CELLS_AT_ONCE):
-        index, value = encode(part)
-        missed += float((part - sae.decode(index, value)).square().sum())
-        used += torch.bincount(index[value > 0], minlength=sae.latents)
-    row = {
-        "step": 0,
-        "loss": missed / x.numel(),
-        "error": missed / x.numel(),
-        "explained_variance": 1 - missed / float((x - x.mean(dim=0)).square().sum()),
-        "l0": float(used.sum()) / len(x),
-        "dead_share": float((used == 0).double().mean()),
-        "lr": 0.0,
-    }
-    return sae, [row]
+    return sae, [row_without_steps(sae, x)]
