@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import efficientnet_pytorch
 import pytest
 import torch
+from torch.nn import functional
 
-from mammo_sae.encoders import checkpoints, import_encoder
-from mammo_sae.encoders.network import load_description, load_encoder
+from mammo_sae.encoders import checkpoints, import_encoder, registry
+from mammo_sae.encoders.network import Pointwise, Spatial, load_description, load_encoder
 from mammo_sae.encoders.settings import EfficientNetSource, PretrainedSettings, RandomSource
 from mammo_sae.errors import InputError
+from mammo_sae.stores.tables import read_table
 
 
 def run(settings: PretrainedSettings, directory: Path) -> None:
@@ -34,7 +37,8 @@ def test_lite0_is_described_with_its_origin_and_licence(lite0):
 
 
 def test_random_weights_are_the_seeds_and_keep_the_scale_of_the_maps(tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+    for number, (name, seed) in enumerate((("a", 1), ("b", 1), ("c", 2))):
+        torch.manual_seed(number)  # torch's own generator must not matter
         run(random(seed), tmp_path / name)
     weights = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in "abc"]
     assert weights[0] == weights[1] != weights[2]
@@ -43,6 +47,49 @@ def test_random_weights_are_the_seeds_and_keep_the_scale_of_the_maps(tmp_path):
     with torch.inference_mode():
         pooled = network(network.normalise(pixels.to(torch.uint8)))
     assert 0.01 < pooled.std().item() < 100
+
+
+@pytest.mark.parametrize("architecture", ["efficientnet-lite0", "efficientnet-b0"])
+def test_random_weights_keep_mean_near_0_and_variance_near_1_through_all_convolutions(
+    architecture, tmp_path
+):
+    run(random(3, architecture), tmp_path)
+    network = load_encoder(tmp_path)
+    moments = []
+    for module in network.modules():
+        if isinstance(module, Pointwise | Spatial):
+            module.register_forward_hook(
+                lambda _, __, out: moments.append((float(out.mean()), float(out.var())))
+            )
+    # Other noise than the images on which the weights were scaled, of the same kind.
+    generator, noise = torch.Generator().manual_seed(77), torch.zeros(8, 1, 224, 224)
+    for size in (4, 16, 56, 224):
+        coarse = torch.randn(8, 1, size, size, generator=generator)
+        noise += functional.interpolate(coarse, size=224, mode="bilinear")
+    pixels = (128 + 50 * noise[:, 0]).clamp(0, 255).to(torch.uint8)
+    with torch.no_grad():
+        network(network.normalise(pixels))
+    mean, variance = torch.tensor(moments).unbind(dim=1)
+    assert len(mean) == 49
+    assert mean.abs().max() < 0.2
+    assert 0.4 < variance.min() <= variance.max() < 2.5
+
+
+def test_random_weights_are_registered_as_random_and_untrained(tmp_path):
+    run(random(5), tmp_path / "untrained")
+    description = tmp_path / "untrained" / "encoder.json"
+    registry.run(descriptions=[description], output=tmp_path / "registry.csv")
+    [row] = read_table(tmp_path / "registry.csv").to_dict("records")
+    assert math.isnan(row.pop("sha256"))
+    assert row == {
+        "encoder": "untrained",
+        "kind": "pretrained",
+        "architecture": "efficientnet-b0",
+        "source": "random weights, seed 5",
+        "licence": "none needed",
+        "forbids": "nothing",
+        "data": "none",
+    }
 
 
 def test_a_state_dict_in_a_file_is_imported_and_its_digest_kept(tmp_path):
