@@ -3,22 +3,26 @@
     python benchmarks/check_verdicts.py [--seeds 11 12 13] [--encoders pretrained finetuned]
         [--layers blocks.10 blocks.14 head] [--only SCENARIO ...] [--keep DIR] [--cores 2]
 
-For each seed the real workflow makes a *pool*: a phantom whose seven artefacts are independent of
-the mass, its embeddings, SAEs and codes, and the codes of its pairs of images. The settings of the
-verdicts were chosen on the demo, which has another seed and three of the artefacts.
+For each seed, the real workflow makes a *pool*: a phantom cohort with its embeddings, SAEs and
+codes, and with the codes of its pairs of images. All seven artefacts of a pool are independent of
+the mass. The settings of the verdicts were chosen on the demo. The demo has another seed and only
+three of the artefacts.
 
-A *scenario* draws cohorts from the pool. It draws patients without replacement so that an artefact
-has a given odds ratio with the mass. Given mass and artefact, a patient of the pool has the same
-distribution as one of a phantom with this odds ratio, so the drawn cohort is such a phantom. The
-scenarios share images and SAEs, and differ only in the patients drawn. The steps `latents` and
-`confounds` then run on the drawn cohort, and the step `truth` compares the verdicts with the
-responses to the pairs.
+A *scenario* draws a cohort from each pool. It draws patients without replacement so that one
+artefact has a given odds ratio with the mass. Among patients with the same mass and artefact
+status, nothing depends on the odds ratio. The drawn cohort is therefore distributed like a phantom
+that was planned with this odds ratio. All scenarios of a pool use the same images and SAEs and
+differ in the patients or views that are used. The steps `latents` and `confounds` then run on the
+drawn cohort, and the step `truth` compares the verdicts with the responses to the pairs.
 
-For each scenario the script prints recall, precision and false positives (docs/method.md,
-"Truth"), the share of associated latents that are called in cohorts without any association, the
-distribution of p for artefacts that a latent does not respond to, and what happens to the AUROC of
-latents if the association is reversed in other patients. It writes all rows to
-`verdicts_scored.csv`, and ends with status 1 if a goal of `GOALS` is missed.
+For each scenario the script prints
+
+- recall, precision and false positives (docs/method.md, "Truth");
+- how many associated latents, and how many other latents, have a verdict against them;
+- how often p is small for an artefact to which a latent does not respond;
+- if the association is reversed in other patients, how the AUROC of the latents changes there.
+
+It writes all rows to `verdicts_scored.csv`, and ends with status 1 if a goal of `GOALS` is missed.
 """
 
 from __future__ import annotations
@@ -61,7 +65,8 @@ PROJECT = Path(__file__).parents[1]
 CONCEPT = "mass"
 # Artefact -> the column of the cohort that shows it.
 COLUMNS = {name: "manufacturer" if name == "vendor" else name for name in ARTEFACTS}
-# Patients of the two pools from which the splits of a scenario are drawn.
+# Patients in each part of a pool, and in each split that a scenario draws from the pool's parts
+# `training` and `test`.
 POOL = {"training": 700, "test": 450, "external": 2, "pairs": 30}
 DRAWN = {"training": 400, "test": 200, "external": 150}
 RATE = 0.5
@@ -70,12 +75,12 @@ SHARDS = range(2)
 
 @dataclass(frozen=True)
 class Scenario:
-    """Cohorts to draw from a pool.
+    """How to draw a cohort from a pool.
 
     Attributes
     ----------
     name
-        Its name in the output.
+        The scenario's name in the output.
     artefact
         The artefact that is associated with the mass; None: all are independent.
     odds_ratio
@@ -83,7 +88,7 @@ class Scenario:
     reversed
         The odds ratio in the split external; None: no such split is drawn.
     single
-        Share of the patients without and with a mass of which only one view is used.
+        Of these shares of the patients without a mass, and with a mass, only one view is used.
     """
 
     name: str
@@ -109,7 +114,7 @@ SCENARIOS = (
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One SAE in one scenario: where its files are, and its name."""
+    """One SAE in one scenario: the pool with its files, the pool's seed, and the SAE's identity."""
 
     pool: Path
     seed: int
@@ -118,13 +123,13 @@ class Evaluated:
 
     @property
     def codes(self) -> Path:
-        """The SAE's codes of the pool."""
+        """The manifest of the SAE's codes of the pool's images."""
         here = self.identity
         return self.pool / "codes" / here.encoder / here.layer / here.sae / f"seed{here.seed}.json"
 
 
 def main() -> None:
-    """Make the pools, score every scenario, print the table, and compare it with the goals."""
+    """Make the pools, score every scenario, print the shares, and compare them with the goals."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=(11, 12, 13))
     parser.add_argument("--encoders", nargs="+", default=("pretrained", "finetuned"))
@@ -201,10 +206,11 @@ def make_pool(
 
 
 def draw_cohort(images: pd.DataFrame, scenario: Scenario, seed: int) -> pd.DataFrame:
-    """Return the image table of a scenario. Its splits have the drawn patients.
+    """Return the image table of a scenario, with the drawn patients in its splits.
 
-    The other patients are in the split `validation`, which no step uses. A view that is not used
-    has no label. The split external is drawn from the patients of the split test that are left.
+    The other patients are in the split `validation`, which no step here uses. A view that is not
+    used has no label. The split `external` is drawn from the pool's test patients that are not in
+    the split `test`.
     """
     rng = np.random.default_rng([seed, SCENARIOS.index(scenario)])
     patients = images.drop_duplicates("patient_id").set_index("patient_id")
@@ -232,9 +238,10 @@ def _draw_patients(
     count: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Draw patients (labels of the index) with an odds ratio between mass and artefact.
+    """Draw `count` patients with an odds ratio between mass and artefact; return their ids.
 
-    There are fewer than `count` if the pool has too few patients with some mass and artefact.
+    Mass and artefact, each present or absent, divide the patients into four groups. If one group
+    has too few patients, fewer than `count` are drawn.
     """
     positive = free[CONCEPT].to_numpy(dtype=bool)
     if artefact is None or odds_ratio == 1:
@@ -260,7 +267,7 @@ def _has(patients: pd.DataFrame, artefact: str) -> np.ndarray:
 
 
 def scored(one: Evaluated) -> pd.DataFrame:
-    """Run the analyses of one SAE on one scenario. Return its rows: measure, hits and latents."""
+    """Run the analyses of one SAE on one scenario. Return a row per measure: hits and latents."""
     images = draw_cohort(read_table(one.pool / "cohort" / "images.parquet"), one.scenario, one.seed)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -298,7 +305,7 @@ def scored(one: Evaluated) -> pd.DataFrame:
 
 
 def _responses(one: Evaluated, latents: np.ndarray) -> pd.DataFrame:
-    """Return the responses of the latents to the pool's pairs, as the step `responses` does."""
+    """Return the latents' responses to the pool's pairs, computed as by the step `responses`."""
     reader = CodesReader(one.codes.with_suffix(".pairs.json"))
     scores = pd.DataFrame(
         reader.pooled(LatentSettings().score)[:, latents],
@@ -313,10 +320,10 @@ Rows = Iterator[tuple[str, int, int]]
 
 
 def _truth_rows(one: Evaluated, verdicts: pd.DataFrame, found: pd.DataFrame) -> Rows:
-    """Yield the shares of `truth`, and the calls of controls that a latent does not respond to."""
+    """Yield recall, precision and false positives for the scenario's artefact, if it has one."""
     planted = {COLUMNS[name]: name for name in ARTEFACTS if name == one.scenario.artefact}
     controls = {COLUMNS[name]: name for name in ARTEFACTS if name != one.scenario.artefact}
-    if not planted:  # the settings need one; its recall and precision are not used
+    if not planted:  # the settings need a planted artefact; its measures are not yielded
         planted = {COLUMNS["marker"]: "marker"}
         controls.pop("marker")
     settings = TruthSettings(planted=planted, controls=controls)
@@ -329,7 +336,11 @@ def _truth_rows(one: Evaluated, verdicts: pd.DataFrame, found: pd.DataFrame) -> 
 
 
 def _null_rows(verdicts: pd.DataFrame, found: pd.DataFrame) -> Rows:
-    """Yield the share of associated latents that are called at all, and the distribution of p."""
+    """Yield how many latents have a verdict against them, and how often p is small.
+
+    A verdict against a latent is confounded, mixed or anatomy, for any confounder. The values of p
+    are those for artefacts whose response has an interval that contains 0.
+    """
     judged = associated(verdicts)
     called = judged[judged["verdict"].isin(SUSPECT)]["latent"].nunique()
     yield "associated latents called", called, judged["latent"].nunique()
@@ -344,7 +355,10 @@ def _null_rows(verdicts: pd.DataFrame, found: pd.DataFrame) -> Rows:
 
 
 def _reversed_rows(one: Evaluated, images: pd.DataFrame, verdicts: pd.DataFrame) -> Rows:
-    """Yield how many aligned latents keep their AUROC, and how many confounded latents lose it."""
+    """Yield how many latents keep or lose AUROC in the split with the reversed association.
+
+    The latents are those with the verdict concept-aligned or confounded for the artefact.
+    """
     reader = CodesReader(one.codes)
     cases = images.set_index("image_id").loc[reader.image_ids].reset_index()
     scores = reader.pooled(LatentSettings().score)
@@ -365,9 +379,11 @@ def _reversed_rows(one: Evaluated, images: pd.DataFrame, verdicts: pd.DataFrame)
     yield "confounded: AUROC falls by 0.05", fell, confounded.sum()
 
 
-# Measure -> the scenarios in which it has a goal, and whether a share is good enough.
+# Scenarios with a strong association, and without any association.
 STRONG = [s.name for s in SCENARIOS if s.odds_ratio >= 5]
 NULL = [s.name for s in SCENARIOS if s.artefact is None]
+# Measure -> the scenarios with a goal for it, the limit of its share, and whether the share must be
+# at least (True) or at most (False) the limit.
 GOALS: Mapping[str, tuple[Sequence[str], float, bool]] = {
     "recall": (STRONG, 0.9, True),
     "precision": (STRONG, 0.9, True),
@@ -377,7 +393,7 @@ GOALS: Mapping[str, tuple[Sequence[str], float, bool]] = {
 
 
 def report(table: pd.DataFrame) -> int:
-    """Print the shares by scenario, and by layer where there are goals. Return the exit status."""
+    """Print the shares by scenario, then the goals missed at some layer. Return the exit status."""
     order = list(dict.fromkeys(table["scenario"]))
     whole = table.groupby(["scenario", "measure"], sort=False)[["hits", "latents"]].sum()
     for scenario in order:

@@ -2,10 +2,12 @@
 
     python benchmarks/verdict_rules.py [--results results/phantom]
 
-Each rule decides from the columns of `tables/confounds` whether a latent that is associated with
-the concept is called for a planted confounder. The ground truth is that of `tables/truth`: the
-responses to pairs of images. The script prints recall, precision and false positives over all SAEs
-of the run. The table in docs/method.md ("Why condition 3 has two alternatives") is its output.
+Each rule uses columns of `tables/confounds` to decide whether a latent that is associated with the
+concept is called for a confounder. The ground truth is that of `tables/truth`: the responses to
+pairs of images. The script prints recall, precision and false positives for any planted confounder,
+over all SAEs of the run. The table in docs/method.md ("Why condition 3 has two alternatives") is
+its output. Conditions 2 and 3, and the letters z (latent), C (confounder) and Y (concept), are
+those of "The verdict" on that page.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def _scored(
     rule: Callable[[pd.DataFrame], pd.Series],
     component: str,
 ) -> list[tuple[int, int]]:
-    """Return (hits, latents) of recall, precision and false positives, over all SAEs."""
+    """Return (hits, latents) of recall, of precision and of false positives, over all SAEs."""
     is_associated = confounds.index.isin(associated(confounds).index)
     called = rule(confounds) & is_associated
     verdict = np.where(called, CONFOUNDED, np.where(is_associated, UNRESOLVED, "not associated"))
@@ -63,21 +65,23 @@ def _scored(
 
 
 def _dependent(rows: pd.DataFrame) -> pd.Series:
-    """Condition 2: the latent discriminates the confounder."""
+    """Return per row whether z discriminates C (condition 2)."""
     excess = (rows["conditional_auroc"] - 0.5).abs()
     return (rows["q"] < SETTINGS.alpha) & (excess >= SETTINGS.min_confounder_excess)
 
 
 def _goes(rows: pd.DataFrame) -> pd.Series:
-    """The confounder is associated with the concept."""
+    """Return per row whether C is associated with Y (a part of condition 3)."""
     return rows["association_p"] < SETTINGS.alpha
 
 
 def _shrinks(rows: pd.DataFrame) -> pd.Series:
+    """Return per row whether less than `min_kept` of the crude excess remains (shrinkage)."""
     return rows["kept"] < SETTINGS.min_kept
 
 
 def _dominates(rows: pd.DataFrame) -> pd.Series:
+    """Return per row whether z discriminates C better than it discriminates Y (dominance)."""
     sign = np.sign(rows["concept_auroc"] - 0.5).replace(0, 1)
     within = sign * (rows["stratified_auroc"] - 0.5)
     return (rows["conditional_auroc"] - 0.5).abs() > within
@@ -85,13 +89,13 @@ def _dominates(rows: pd.DataFrame) -> pd.Series:
 
 RULES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "only dependence (2)": _dependent,
-    "dependence (2), and C is associated with Y": lambda rows: _dependent(rows) & _goes(rows),
+    "2, and C is associated with Y": lambda rows: _dependent(rows) & _goes(rows),
     "stratified AUROC within 0.06 of 0.5": lambda rows: (
         (rows["stratified_auroc"] - 0.5).abs() < 0.06
     ),
-    "2, association and shrinkage": lambda r: _dependent(r) & _goes(r) & _shrinks(r),
-    "2, association and dominance": lambda r: _dependent(r) & _goes(r) & _dominates(r),
-    "2, association and either (the rule)": lambda r: (
+    "2, association of C and Y, and shrinkage": lambda r: _dependent(r) & _goes(r) & _shrinks(r),
+    "2, association of C and Y, and dominance": lambda r: _dependent(r) & _goes(r) & _dominates(r),
+    "2, association of C and Y, and either (the rule)": lambda r: (
         _dependent(r) & _goes(r) & (_shrinks(r) | _dominates(r))
     ),
 }

@@ -1,5 +1,5 @@
-# The ground truth of a phantom: pairs of images that differ in one finding or artefact, what latents
-# and predictions respond to, and verdicts compared with it.
+# The ground truth of a phantom. Pairs of images differ in one finding or artefact. They show what
+# latents and predictions respond to. The verdicts are compared with these responses.
 
 
 rule pairs:

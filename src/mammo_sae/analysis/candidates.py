@@ -1,14 +1,16 @@
-"""Confounder candidates: all columns that describe how an image was acquired and that vary.
+"""Confounder candidates: the columns that describe how an image was acquired.
 
-One source is the image table: manufacturer, model, size and spacing of the original matrix, the
-cohort's covariates, and whether a field is missing. Another is the facts that the conversion
-recorded of each file (`mammo_sae.stores.images`): transfer syntax, photometric interpretation,
-bits, VOI transformation, and findings of triage such as an implant. Defects of a header or table
-(a malformed element, a side that differs from the annotated side) are not candidates, because they
-do not change a pixel. The third source is the measurements of the image
-(`mammo_sae.images.measurements`), except those of tissue.
+They have three sources:
 
-PNG, JPEG, TIFF and NPY files have no header, so a missing header field is not a candidate for them.
+- the image table: manufacturer, model, size and spacing of the original matrix, the cohort's
+  covariates, and whether a field is missing;
+- what the conversion recorded about each file (`mammo_sae.stores.images`): transfer syntax,
+  photometric interpretation, bits, VOI transformation, and findings of triage such as an implant;
+- the measurements of the image (`mammo_sae.images.measurements`), except those of tissue.
+
+Defects of a header or table (a malformed element, a side that differs from the annotated side) are
+not candidates, because they do not change a pixel. PNG, JPEG, TIFF and NPY files have no header.
+For these files, the column that says whether a header field is missing is therefore unknown.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from mammo_sae.stores.images import IDENTITIES, NOTICES, RASTERS, ImageReader
 from mammo_sae.stores.tables import read_table
 
 OPTIONAL = ("density", "birads", "age_bin", *SAID)
-HEADER = ("age_bin", *SAID)  # read from headers if a dataset's tables lack them
+HEADER = ("age_bin", *SAID)  # these are read from the header if the dataset's tables lack them
 SYNTAX = "transfer_syntax"
 UNMEASURED = "unmeasured"
-"""The column of the cases that says why a measurement is unknown."""
+"""Name of the column of the cases that says why a measurement is unknown."""
 
 
 def with_candidates(
@@ -37,10 +39,16 @@ def with_candidates(
     concepts: Sequence[str],
     measurements: Sequence[Path],
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Add everything that may be a confounder to `cases`: facts of files, and measurements.
+    """Add everything that may be a confounder to `cases`: facts about files, and measurements.
 
-    `measurements` are the tables of the step of that name. Returns are those of `with_acquisition`
-    and of `with_measurements` together.
+    `measurements` are the tables that the step `measurements` wrote.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `cases` with the columns that `with_acquisition` and `with_measurements` add.
+    list
+        Names of all columns that describe how an image was acquired.
     """
     cases, acquisition = with_acquisition(cases, store, concepts)
     cases, measured = with_measurements(cases, pd.concat(map(read_table, measurements)))
@@ -50,7 +58,7 @@ def with_candidates(
 def with_measurements(
     cases: pd.DataFrame, measured: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Add the measurements of images to `cases`; a column of the same name stays as it is.
+    """Add the measurements of images to `cases`; a column that `cases` already has is not replaced.
 
     Returns
     -------
@@ -69,7 +77,7 @@ def with_measurements(
 def with_acquisition(
     cases: pd.DataFrame, store: ImageReader, concepts: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Add the facts of the conversion, and whether fields are missing, to `cases`.
+    """Add to `cases` what the conversion recorded, and whether fields are missing.
 
     Returns
     -------
@@ -103,11 +111,11 @@ def with_acquisition(
 
 
 def unsaid(cases: pd.DataFrame, splits: Sequence[str]) -> list[str]:
-    """Return columns that are unknown for all images of `splits` and must appear in the table.
+    """Return the columns that the table shows as not testable, because no value is known.
 
-    These are the measurements that describe the acquisition and could not be made. If no image
-    file has a header, the first unknown column of `SAID` also appears, and its reason names all
-    columns of `SAID`.
+    Unknown means: for all images of `splits`. The columns are the measurements of the acquisition
+    that could not be made. If no image file has a header, the first unknown column of `SAID` is
+    returned too. Its reason names all columns of `SAID` (`why_unknown`).
     """
     rows = cases[cases["split"].isin(splits)]
     if not len(rows):

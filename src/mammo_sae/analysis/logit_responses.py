@@ -1,6 +1,6 @@
 """Step: measure what an encoder's prediction responds to, by pairs of images.
 
-The responses are those of `mammo_sae.analysis.responses`, with the logit of a concept as the score.
+Responses are computed as in `mammo_sae.analysis.responses`. The score is the logit of a concept.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def run(
     Parameters
     ----------
     encoder_name
-        Name of the encoder, for the table.
+        Name of the encoder, written into the table.
     pairs
         Table of the pairs, written by the step `pairs`.
     embeddings
-        Manifest of the encoder's embeddings of the pairs' images, with the layer `pooled`.
+        Manifests of the encoder's embeddings of the pairs' images, at the layer `pooled`.
     head
         Directory of the encoder's head.
     output

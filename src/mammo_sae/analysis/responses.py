@@ -1,12 +1,12 @@
-"""Step: measure what each latent responds to, by pairs of images that differ in one thing.
+"""Step: measure what each latent responds to, by pairs of images that differ in one component.
 
-A pair is two phantom images that are equal but for one finding or artefact (the step `pairs`). The
-*response* of a latent with score z is
+A pair is two phantom images that are equal except for one component: a finding or an artefact (the
+step `pairs`). The *response* of a latent with score z to a component is
 
-    mean over pairs of (z with it - z without it) / standard deviation of z
+    (mean over pairs of (z with - z without the component)) / standard deviation of z
 
 The standard deviation is taken over all images of the pairs. Intervals come from the bootstrap over
-patients. A response is caused by the finding or artefact, since nothing else differs. An
+patients. A response is caused by the component, because nothing else differs within a pair. An
 association in a cohort may have other causes.
 """
 
@@ -46,9 +46,9 @@ def run(
     codes
         Manifest of the SAE's codes of the pairs' images.
     latents
-        Latents table of the same SAE. It names the score.
+        The table `latents` of the same SAE. Its column `score` says how codes become scores.
     confounds
-        Table of confounds of the same SAE. Its latents are measured.
+        The table `confounds` of the same SAE. The latents in this table are measured.
     output
         Table to write (.parquet): a row per latent and component.
     """
@@ -79,9 +79,10 @@ def responses(
     Returns
     -------
     table
-        Columns score (the name of the column), component, pairs, patients, response, its 95 %
-        interval, `share_on`, the share of the pairs in which the score is larger with the
-        component, and reason. A score with one value on all images has no response.
+        Columns ``score`` (the name of the score's column), ``component``, ``pairs`` and
+        ``patients`` (their numbers), ``response`` and its 95 % interval, ``share_on`` (the share of
+        the pairs in which the score is larger with the component) and ``reason``. A score with the
+        same value on all images has no response, and ``reason`` says so.
     """
     deviation = scores.to_numpy(np.float64).std(axis=0)
     varies = ~st.is_constant(scores.to_numpy())
@@ -91,7 +92,8 @@ def responses(
         on, off = (scores.loc[mine[end]].to_numpy(np.float64) for end in ("on", "off"))
         difference = on - off
         weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
-        # Each patient has the same number of pairs, so the weights of a draw have the same sum.
+        # Every patient has the same number of pairs, so the weights of every draw sum to the number
+        # of pairs.
         means = difference.T @ weights.astype(np.float64) / len(patients)
         low, high = st.interval(means)
         part = pd.DataFrame({"score": scores.columns, "component": component})

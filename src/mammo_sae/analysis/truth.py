@@ -1,22 +1,23 @@
 """Step: compare verdicts with the ground truth of a phantom.
 
-The ground truth is an experiment: the pairs of images that differ in one finding or artefact (the
-step `responses`). A latent *responds* to a finding or artefact if its mean response is at least
-`least_response` standard deviations, in either direction, and the interval of the response does not
-contain 0. It responds *weakly* if the response is smaller than that and at least `weak_response`.
-The truth of a latent that is associated with the concept is
+The ground truth comes from pairs of images that differ in one finding or artefact (the step
+`responses`). A response counts only if its interval does not contain 0. A latent *responds* to a
+finding or artefact if its response is at least `least_response` standard deviations, in either
+direction. It responds *weakly* if the response is smaller and at least `weak_response`. Only
+latents that are associated with the concept have a truth:
 
 ====================  ====================  ====================================
-..                    responds to concept   does not
+..                    responds to concept   does not respond to concept
 ====================  ====================  ====================================
 to an artefact        ``both``              the artefact with the largest response
-weakly to one         ``unclear``           ``unclear``
+only weakly           ``unclear``           ``unclear``
 to no artefact        ``clean``             ``neither``
 ====================  ====================  ====================================
 
-Only the artefacts that are associated with the concept (`planted`) count as artefacts here. A
-latent is *called* for an artefact if its verdict for it is confounded or mixed. Both mean that its
-association with the concept may come from the artefact. Verdicts use no image of the pairs.
+The rows of the table count only the artefacts that are associated with the concept (`planted`). A
+latent is *called* for an artefact if its verdict for this confounder is confounded or mixed. Both
+verdicts mean that its association with the concept may come from the artefact. The verdicts are
+computed without the images of the pairs.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def run(
     responses, confounds
         Tables of the same SAE, written by the steps of these names.
     component
-        The finding of the phantom that is the concept of the settings.
+        The finding of the phantom that the concept `settings.concept` describes.
     output
         Table to write (.parquet), see `summary`.
     """
@@ -70,9 +71,9 @@ def ground_truth(
 ) -> pd.DataFrame:
     """Return one row per latent that is associated with the concept: its responses and its calls.
 
-    Columns: latent, ``responds_concept``; for each artefact c of the settings ``responds_c``,
-    ``responds_weakly_c`` (at least weakly) and ``called_c``; ``called`` (for any planted artefact)
-    and ``truth`` (see the module).
+    Columns: ``latent`` and ``responds_concept``. For each confounder c of the settings,
+    ``responds_c``, ``responds_weakly_c`` (true also if the latent responds more than weakly) and
+    ``called_c``. ``called``: for any planted artefact. ``truth``: see the module.
     """
     judged = associated(confounds[confounds["concept"] == settings.concept])
     chosen = np.unique(judged["latent"].to_numpy(dtype=np.int64))
@@ -95,7 +96,7 @@ def ground_truth(
 
 
 def _sizes(responses: pd.DataFrame, latents: np.ndarray) -> dict[str, np.ndarray]:
-    """Return component -> [m]: the size of each latent's response, 0 if its interval contains 0."""
+    """Return component -> size of each latent's response, [m]; 0 if the interval contains 0."""
     one_sign = responses["response_low"] * responses["response_high"] > 0
     size = responses["response"].abs().where(one_sign, 0.0)
     table = responses.assign(size=size).pivot(index="latent", columns="component", values="size")
@@ -107,18 +108,21 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
     """Return the table: for each artefact and measure the share, its counts and its interval.
 
     ``recall``
-        Share called for the artefact among the latents that respond to it and not to the concept;
-        in the row ``any``, the share called for any planted artefact among the latents that respond
-        to one and not to the concept.
+        Among the latents that do not respond to the concept and respond to the artefact more than
+        to any other planted artefact: the share called for the artefact.
     ``precision``
-        Share that responds to the artefact, at least weakly, among the latents called for it; in
-        the row ``any``, to any planted artefact. They may respond to the concept too.
+        Among the latents called for the artefact: the share that responds to it, at least weakly.
+        These latents may also respond to the concept.
     ``false_positive_rate``
-        Share called among the clean latents; for a control, which is not associated with the
-        concept, among all latents that do not respond to it, not even weakly.
+        Among the clean latents: the share called for the artefact. For a control, an artefact that
+        is not associated with the concept: the share among all latents that do not respond to the
+        control, not even weakly.
     ``both_called``
-        Share called for any planted artefact among the latents that respond to the concept and to a
-        planted artefact. Either verdict is defensible for them.
+        Among the latents that respond to the concept and to a planted artefact: the share called
+        for any planted artefact. For these latents, being called and not being called are both
+        defensible.
+
+    In the row ``any``, a response to any planted artefact and a call for any of them count.
 
     Intervals are Clopper-Pearson intervals over latents.
     """
@@ -131,12 +135,13 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
         called = truth["called"] if name == "any" else truth[f"called_{name}"]
         responds = weakly if name == "any" else truth[f"responds_weakly_{name}"]
         if role == "null":
-            group = f"associated latent does not respond to {name}"
+            group = f"associated latent is without a response to {name}"
             rows.append((name, role, "false_positive_rate", *_share(called[~responds], group)))
             continue
         mine = ~truth["responds_concept"] & of_any if name == "any" else truth["truth"] == name
         what = "a planted artefact" if name == "any" else name
-        group = f"associated latent responds to {what} and not to the concept"
+        most = what if name == "any" else f"{name} more than to other artefacts"
+        group = f"associated latent responds to {most} and not to the concept"
         rows.append((name, role, "recall", *_share(called[mine], group)))
         group = f"associated latent is called for {what}"
         rows.append((name, role, "precision", *_share(responds[called], group)))

@@ -1,7 +1,8 @@
 """Step: draw pairs of phantom images that differ in one finding or artefact.
 
-Each patient of the phantom's part `pairs` is drawn as planned, and once more for each finding and
-artefact, with this one switched: removed if the patient has it, added if not. Each image is written
+Each image of a patient of the phantom's part `pairs` is drawn as planned. Then it is drawn once
+more for each finding and artefact: without it if the patient has it, with it if not. A finding is
+in one breast only, so images of the other breast are not drawn again for it. Each image is written
 as a DICOM file and converted like a file of the cohort. The images belong to no cohort and to no
 split, so no SAE, probe or ranking uses them.
 """
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One image to draw: a patient as planned (`component` is None), or with one thing switched."""
+    """One image to draw: as planned (`component` is None), or with `component` added or removed."""
 
     patient: Patient
     side: Side
@@ -43,7 +44,7 @@ class Drawn:
 
     @property
     def image_id(self) -> str:
-        """The id of the image: patient, side and view, and what is switched."""
+        """The id of the image: patient, side, view, and the component that is added or removed."""
         name = f"{self.patient.number:05d}-{self.side}-{self.view}"
         return name if self.component is None else f"{name}-{self.component}"
 
@@ -54,12 +55,13 @@ def run(settings: PairsSettings, *, store: Path, manifest: Path, pairs: Path) ->
     Parameters
     ----------
     settings
-        The phantom's part `pairs`, and the preprocessing.
+        The settings of the phantom's part `pairs`, and of the preprocessing.
     store, manifest
-        The image store to write, without regions; see `mammo_sae.stores.images`.
+        The image store to write (`mammo_sae.stores.images`), and its manifest. It has no regions.
     pairs
-        Table to write (.parquet), a row per pair: `on` and `off` are the ids of the image with and
-        of the image without the `component`; `patient` is the number of the patient.
+        Table to write (.parquet), a row per pair. `component` is the finding or artefact. `on` is
+        the id of the image with it, `off` the id of the image without it. `patient` is the number
+        of the patient.
     """
     phantom, images = settings.phantom, settings.images
     patients = [plan_patient(phantom, number) for number in range(phantom.patients)]
@@ -96,7 +98,7 @@ def _is_visible(
 ) -> bool:
     """Return whether a finding or artefact, if present, is in the images of the breast on `side`.
 
-    An artefact is in all images of a patient, a finding in those of one breast.
+    An artefact is in all images of a patient, a finding only in the images of one breast.
     """
     with_it = patient if patient.has(component) else switched(phantom, patient, component)
     if component == "mass":
@@ -107,7 +109,7 @@ def _is_visible(
 
 
 def _pair(image: Drawn) -> dict[str, object]:
-    """Return the row of a switched image and of the image as planned."""
+    """Return the row of a pair: `image`, in which a component is switched, and the planned one."""
     assert image.component is not None
     ids = [image.image_id, Drawn(image.patient, image.side, image.view, None).image_id]
     if image.patient.has(image.component):
@@ -123,7 +125,7 @@ def _pair(image: Drawn) -> dict[str, object]:
 def _record(
     phantom: PhantomPartSettings, images: ImagesSettings, image: Drawn, path: Path
 ) -> ImageRecord:
-    """Draw an image, write it to `path` as a DICOM file, and return the file's canonical image."""
+    """Draw an image, write it as a DICOM file to `path`, and convert the file to a record."""
     patient = image.patient
     if image.component is not None:
         patient = switched(phantom, patient, image.component)

@@ -16,7 +16,7 @@ from mammo_sae.phantom.plan import Patient, Side, View
 from mammo_sae.phantom.settings import REFERENCE_HEIGHT, Density, PhantomPartSettings
 from mammo_sae.phantom.streams import random_stream
 
-# Volumetric shares of fat and compressed thickness (cm) per BI-RADS density category.
+# Share of fat in the tissue's volume, and compressed thickness (cm), per BI-RADS category.
 FAT_SHARE: dict[Density, float] = {"A": 0.95, "B": 0.85, "C": 0.66, "D": 0.40}
 THICKNESS_CM: dict[Density, float] = {"A": 6.0, "B": 5.5, "C": 4.5, "D": 3.5}
 # Linear attenuation at mammographic energies, per cm.
@@ -24,10 +24,10 @@ MU_FAT = 0.45
 MU_GLANDULAR = 0.80
 
 
-# Display units: the grey of fat, and the difference to glandular tissue of full thickness.
+# Display units: the grey of fat, and how much brighter glandular tissue of full thickness is.
 FAT_GREY = 0.26
 GLANDULAR_GREY = 0.38
-# Share of the falloff towards the skin that presentation processing removes.
+# Presentation processing removes this share of the decrease in grey towards the skin.
 PERIPHERAL_EQUALISATION = 0.72
 # Blur of the tissue by focal spot and detector: standard deviation, pixels at reference height.
 SYSTEM_BLUR = 0.8
@@ -50,13 +50,16 @@ class Outline:
     exponent_above: float
     exponent_below: float
     nipple: float  # radius
-    muscle: tuple[float, float] | None  # where its edge meets the top and the chest wall
+    # x where the muscle's edge meets the top of the image, y where it meets the chest wall
+    muscle: tuple[float, float] | None
 
     def level(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the level (1 at the skin, less inside) and the distance to the skin in pixels.
 
-        `y` and `x` broadcast. The distance is a first-order approximation, (1 - level) / |gradient
-        of level|: exact at the skin, positive inside.
+        `y` and `x` broadcast. The level of a point is the point's distance from the origin
+        (chest wall, axis), divided by the distance of the skin in the same direction. The distance
+        to the skin is approximated to first order, (1 - level) / |gradient of level|. It is exact
+        at the skin and positive inside.
         """
         upper = y < self.axis
         half = np.where(upper, self.above, self.below).astype(np.float32)
@@ -76,9 +79,12 @@ class Outline:
         return 1 - (np.maximum(x, 0) / top) ** 1.15 - np.maximum(y, 0) / wall
 
     def place(self, depth: float, offset: float, margin: float) -> tuple[float, float]:
-        """Return (y, x) of the site (`depth`, `offset`), moved towards the middle until it fits.
+        """Return (y, x) of a site, in pixels, moved towards the middle of the breast until it fits.
 
-        It fits if the skin and the pectoral muscle are at least `margin` pixels away.
+        `depth` is the distance from the chest wall as a share of the reach. `offset` is the
+        distance below the axis as a share of that half of the breast. A site fits if the skin and
+        the pectoral muscle are more than `margin` pixels away. If no site fits, the middle is
+        returned.
         """
         half = self.above if offset < 0 else self.below
         pull = np.linspace(1, 0, 21, dtype=np.float32)
@@ -98,14 +104,14 @@ class Breast:
     outline: Outline
     inside: np.ndarray  # bool
     dense: np.ndarray  # glandular share of the tissue along the ray, 0 to 1, without the muscle
-    attenuation: np.ndarray  # line integral of mu minus that of the background
-    grey: np.ndarray  # presentation grey without lesions, before the look-up table
+    attenuation: np.ndarray  # line integral of linear attenuation, without unit; 0 outside
+    grey: np.ndarray  # linear grey without lesions, before `Vendor.display`; -1 outside
 
 
 def draw_outline(
     settings: PhantomPartSettings, patient: Patient, side: Side, view: View
 ) -> Outline:
-    """Draw the breast's outline. Its size belongs to the patient and varies a little by view."""
+    """Draw the breast's outline. Both views share the patient's size, and add a small variation."""
     height, width = settings.height, settings.width
     common = random_stream(settings.seed, patient.part, patient.number, "size")
     size = common.uniform(0.78, 1.0)
@@ -174,7 +180,7 @@ def draw_breast(settings: PhantomPartSettings, patient: Patient, side: Side, vie
     thickness = full * _roll_off(depth, 0.30 * outline.reach)
     attenuation = thickness * (MU_FAT + (MU_GLANDULAR - MU_FAT) * tissue)
 
-    # FOR PRESENTATION: linear in the attenuation, with a part of the falloff to the skin removed.
+    # FOR PRESENTATION: linear in the attenuation, less a part of the decrease towards the skin.
     slope = GLANDULAR_GREY / ((MU_GLANDULAR - MU_FAT) * full)
     equalised = attenuation + PERIPHERAL_EQUALISATION * MU_FAT * (full - thickness)
     grey = FAT_GREY + slope * (equalised - MU_FAT * full)
@@ -217,11 +223,12 @@ def _textures(
     exponent: float,
     nipple: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return three textures [H, W]: tissue (1 / f^exponent), fine (unit variance), strands.
+    """Return three textures [H, W]: tissue, fine structure of unit variance, and strands.
 
-    The tissue's long axes converge at the nipple: three fields of one spectrum, elongated along
-    -45, 0 and 45 degrees, are blended by the direction to the nipple. Strands are the zero
-    crossings of a field, thin curved lines between 0 and 1, like Cooper's ligaments.
+    The tissue has the power spectrum 1 / f^exponent, and its structures are elongated towards the
+    nipple. For this, three fields of one spectrum are elongated along -45, 0 and 45 degrees, and
+    are blended by the direction to the nipple. Strands have values from 0 to 1. They are thin
+    curved lines along the zero crossings of another field, like Cooper's ligaments.
     """
     height, width = shape
     bins = (height, width // 2 + 1)
@@ -253,8 +260,9 @@ def _amplitude(
 ) -> np.ndarray:
     """Return f^(-exponent / 2) over the real spectrum of an image, float32 [H, W // 2 + 1].
 
-    f is in cycles per image height. Below `lowest` the amplitude is 0, since structures of that
-    size are anatomy. With an `angle` (degrees), structures are elongated along it.
+    f is in cycles per image height. The amplitude includes the blur of `SYSTEM_BLUR`. Below the
+    frequency `lowest` it is 0, because structures of that size are drawn as anatomy. If an `angle`
+    (degrees) is given, structures are elongated along this direction.
     """
     height, width = shape
     fy = np.fft.fftfreq(height)[:, None] * height

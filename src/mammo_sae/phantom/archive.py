@@ -4,13 +4,13 @@ Layout of the published directory::
 
     images/<study_id>/<image_id>.dicom   Digital Mammography X-Ray Image, For Presentation
     breast-level_annotations.csv         one row per image
-    finding_annotations.csv              one row per finding, or one `No Finding` row of an image
+    finding_annotations.csv              one row per finding; `No Finding`: an image without one
     metadata.csv                         one row per image: header values under DICOM's names
     masks/<image_id>.png                 bit planes of `BIT_PLANES`, geometry of the image
     truth.csv                            one row per image: artefacts and findings, their strength
-    truth.json                           odds ratios, bit planes, seed
+    truth.json                           odds ratios, bit planes, all settings
 
-VinDr-Mammo has the first four too. The others exist because the ground truth is known.
+VinDr-Mammo also has the first four. The other three exist because the ground truth is known.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from mammo_sae.stores.tables import write_table
 Row = dict[str, Any]
 
 TABLES = ("breast-level_annotations", "finding_annotations", "metadata", "truth")
-# metadata.csv: column and the keyword of the header's attribute.
+# Column of metadata.csv -> keyword of the header's attribute.
 METADATA = {
     "Patient's Age": "PatientAge",
     "View Position": "ViewPosition",
@@ -86,13 +86,13 @@ def run(
     Parameters
     ----------
     settings
-        The part, made by `PhantomSettings.part`.
+        The settings of the part, made by `PhantomSettings.part`.
     archive
-        The archive's directory.
+        The directory to write.
     manifest
-        Its manifest, written last.
+        The manifest of the archive, written last.
     threads
-        Processes that draw images. The bytes do not depend on their number.
+        Number of processes that draw images. The files do not depend on this number.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def _breast_row(settings: PhantomPartSettings, patient: Patient, side: Side, vie
 
 
 def _finding_rows(patient: Patient, side: Side, breast: Row, image: PhantomImage) -> list[Row]:
-    """Return a row per finding: its category and the box around its mask, in pixel edges."""
+    """Return a row per finding: its category, and the box at the pixel edges of its mask."""
     shared = {name: value for name, value in breast.items() if name != "split"}
     findings = {
         "mass": patient.breast_mass(side),

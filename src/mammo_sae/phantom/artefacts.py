@@ -23,7 +23,8 @@ def _arc(centre: tuple[float, float], radii: tuple[float, float], start: int, en
     )
 
 
-# Lead letters as strokes (x, y) in a box of height 1, y downwards; (width, strokes).
+# Letter -> (width, strokes). A stroke is a line through points (x, y), y downwards. A letter has
+# height 1.
 LETTERS: dict[str, tuple[float, tuple[Stroke, ...]]] = {
     "C": (0.60, (_arc((0.32, 0.5), (0.30, 0.48), -48, -312),)),
     "L": (0.50, (((0.05, 0.0), (0.05, 1.0), (0.47, 1.0)),)),
@@ -52,8 +53,8 @@ def draw_marker(
 ) -> tuple[Stamp, float]:
     """Draw the view marker as lead letters; return its opacity (0 to 1) as a stamp, and its grey.
 
-    It is in the upper corner away from the chest wall of the displayed image. The right breast is
-    mirrored for display, the marker's text is not.
+    The marker is in the upper corner of the displayed image, on the side away from the chest wall.
+    A right breast is mirrored for display, but the text is not.
     """
     height, width = breast.grey.shape
     size = rng.uniform(15, 19) * scale
@@ -82,7 +83,7 @@ def draw_marker(
 
 
 def _layout(text: str) -> tuple[np.ndarray, float]:
-    """Return the segments of `text`, [n, 2 ends, (x, y)] in letter heights, and its length."""
+    """Return the segments of `text`, [n, 2 ends, (x, y)], and its length, in letter heights."""
     segments = []
     pen = 0.0
     for letter in text:
@@ -95,7 +96,7 @@ def _layout(text: str) -> tuple[np.ndarray, float]:
 
 
 def draw_paddle(breast: Breast, rng: np.random.Generator, scale: float) -> tuple[Stamp, float]:
-    """Draw the rim of the paddle near the chest wall; return its grey and its contrast.
+    """Draw the rim of the paddle near the chest wall; return its stamp and its contrast.
 
     The rim is a thin bright line, almost parallel to the chest wall. It is visible only over the
     breast: elsewhere the image is black with or without the paddle.
@@ -114,7 +115,7 @@ def draw_paddle(breast: Breast, rng: np.random.Generator, scale: float) -> tuple
 
 
 def draw_skin_fold(breast: Breast, rng: np.random.Generator, scale: float) -> tuple[Stamp, float]:
-    """Draw a skin fold at the lower end of the breast; return its grey and its contrast.
+    """Draw a skin fold at the lower end of the breast; return its stamp and its contrast.
 
     The fold is a bright curved band from the chest wall towards the skin.
     """
@@ -130,7 +131,7 @@ def draw_skin_fold(breast: Breast, rng: np.random.Generator, scale: float) -> tu
 
 
 def draw_wire(breast: Breast, rng: np.random.Generator, scale: float) -> tuple[Stamp, float]:
-    """Draw a metal wire on the skin over a scar; return its grey and its contrast.
+    """Draw a metal wire on the skin over a scar; return its stamp and its contrast.
 
     The wire is a thin, slightly bent and very bright line over the middle of the breast.
     """
@@ -154,9 +155,9 @@ def draw_dead_column(breast: Breast, rng: np.random.Generator, scale: float) -> 
 
 
 def draw_implant(breast: Breast, rng: np.random.Generator) -> tuple[Stamp, float]:
-    """Draw an implant against the chest wall; return its grey and its contrast.
+    """Draw an implant against the chest wall; return its stamp and its contrast.
 
-    It adds to the grey of the tissue in front of it, so a lesion there stays visible.
+    The stamp is added to the grey of the tissue, so a lesion in front of the implant stays visible.
     """
     outline = breast.outline
     contrast = rng.uniform(0.20, 0.28)
@@ -171,7 +172,10 @@ def draw_implant(breast: Breast, rng: np.random.Generator) -> tuple[Stamp, float
 
 
 def _band(path: np.ndarray, half_width: float, contrast: float, breast: Breast) -> Stamp:
-    """Return a band along a path of points (y, x), [n, 2]; its grey falls from the middle to 0."""
+    """Return a band along a path of points (y, x), [n, 2].
+
+    The grey is `contrast` on the path and falls to 0 at `half_width` pixels from it.
+    """
     height, width = breast.grey.shape
     low = np.maximum(np.floor(path.min(axis=0) - half_width).astype(int), 0)
     high = np.minimum(np.ceil(path.max(axis=0) + half_width).astype(int) + 1, (height, width))

@@ -1,8 +1,8 @@
 """A phantom image as a DICOM object: Digital Mammography X-Ray Image, For Presentation.
 
-Attributes follow PS3.3 A.27 (the IOD) with its modules. Everything derives from the seed: dates are
-fixed, and UIDs are hashes under the 2.25 root. Patients have invented names, so that tests can show
-that a reader drops them.
+The attributes are those of the IOD in PS3.3 A.27 and of its modules. Everything derives from the
+seed, also dates and UIDs. UIDs are hashes under the root 2.25. Patients have invented names, so
+that tests can show that no name reaches the results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ VIEW_CODES: dict[View, tuple[str, str]] = {
     "CC": ("399162004", "cranio-caudal"),
     "MLO": ("399368009", "medio-lateral oblique"),
 }
-# Directions of rows and columns: anterior or posterior; then medial (CC) or towards the feet (MLO).
+# Direction of the rows (anterior or posterior), then of the columns (CC: towards the other breast;
+# MLO: towards the feet and the other side).
 ORIENTATION: dict[tuple[Side, View], list[str]] = {
     ("L", "CC"): ["A", "R"],
     ("R", "CC"): ["P", "L"],
@@ -45,7 +46,7 @@ ORIENTATION: dict[tuple[Side, View], list[str]] = {
 
 
 def source_id(settings: PhantomPartSettings, *key: str | int) -> str:
-    """Return the id of `key` in the archive: 32 hexadecimal digits, like an MD5."""
+    """Return the id of `key` in the archive: 32 hexadecimal digits, as in VinDr-Mammo."""
     return key_digest(settings.seed, settings.part, "id", *key).hex()[:32]
 
 
@@ -65,7 +66,7 @@ def image_id(settings: PhantomPartSettings, patient: Patient, side: Side, view: 
 
 
 def _uid(hexadecimal: str) -> str:
-    """Return the UID of an id: 2.25 and the 128-bit number (PS3.5 B.2)."""
+    """Return the UID of an id: `2.25.` and the id as a decimal number (PS3.5 B.2)."""
     return f"2.25.{int(hexadecimal, 16)}"
 
 
@@ -80,7 +81,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 def dicom_dataset(
     settings: PhantomPartSettings, patient: Patient, side: Side, view: View, image: PhantomImage
 ) -> Dataset:
-    """Return the complete data set of an image with file meta information, ready to be saved."""
+    """Return the data set of an image with its file meta information, ready to be saved."""
     data = Dataset()
     _identify(data, settings, patient, image_id(settings, patient, side, view))
     _describe_equipment(data, settings, image)
@@ -187,7 +188,7 @@ def _describe_presentation(data: Dataset, image: PhantomImage) -> None:
     data.HighBit = vendor.bits_stored - 1
     data.PixelRepresentation = 0
     data.PixelIntensityRelationship = "LOG"
-    # -1: the more X-rays arrive, the lower the stored value.
+    # 1: a higher stored value means more X-rays at the detector; -1: fewer.
     data.PixelIntensityRelationshipSign = 1 if inverse else -1
     data.RescaleIntercept = "0"
     data.RescaleSlope = "1"
@@ -198,5 +199,5 @@ def _describe_presentation(data: Dataset, image: PhantomImage) -> None:
     data.WindowWidth = [_decimal(window.width) for window in vendor.windows]
     data.WindowCenterWidthExplanation = [window.explanation for window in vendor.windows]
     data.LossyImageCompression = "00"
-    # The view marker does not identify the patient, and this attribute is about identification.
+    # YES means that the pixels identify the patient. A view marker does not.
     data.BurnedInAnnotation = "NO"

@@ -36,7 +36,7 @@ from mammo_sae.phantom.stamps import Stamp
 from mammo_sae.phantom.streams import random_stream
 from mammo_sae.phantom.vendors import VENDORS, Vendor
 
-# Bit of each region in the mask files, which is also the order of the regions.
+# Region -> its bit in the mask files. `PhantomImage.regions` has the same order.
 BIT_PLANES = {
     "mass": 0,
     "suspicious_calcification": 1,
@@ -51,13 +51,13 @@ BIT_PLANES = {
 
 @dataclass(frozen=True)
 class PhantomImage:
-    """An image as an archive holds it: the right breast is mirrored, its marker is not."""
+    """An image as an archive contains it: a right breast is mirrored, the marker's text is not."""
 
     display: np.ndarray  # [H, W] float32, 0 black to 1 white: the image that a viewer should show
     regions: dict[str, np.ndarray]  # by name in BIT_PLANES, bool [H, W]; all False if not present
     inside: np.ndarray  # bool [H, W]: breast
     vendor: Vendor
-    planted: dict[str, float]  # strengths and counts that are drawn per image
+    planted: dict[str, float]  # strengths and counts of what was drawn, and the dense share
 
     @property
     def stored(self) -> np.ndarray:
@@ -84,15 +84,15 @@ def render(
     Parameters
     ----------
     settings
-        The part of the cohort with which `patient` was planned.
+        The settings with which `patient` was planned.
     patient
         A patient from `plan_patient`.
     side, view
-        The image of the patient.
+        Which of the patient's images to draw.
 
-    Each finding and artefact has a random stream of its own. So the image of a patient with one of
-    them `switched` is the paired counterfactual: pixels outside the mask of the finding or artefact
-    stay the same. The vendor has no mask and changes the whole image.
+    Each finding and artefact has a random stream of its own. If `plan.switched` adds or removes
+    one of them, only the pixels inside the mask of that finding or artefact change. The vendor has
+    no mask and changes the whole image.
     """
 
     def stream(component: str) -> np.random.Generator:
@@ -171,7 +171,7 @@ def speck_blur(settings: PhantomPartSettings) -> float:
 
 
 def _add(stamp: Stamp, breast: Breast, grey: np.ndarray) -> np.ndarray:
-    """Add a stamp inside the breast; return the pixels it was added to, bool [H, W]."""
+    """Add a stamp inside the breast to `grey`; return the changed pixels, bool [H, W]."""
     window = stamp.window
     inside = breast.inside[window]
     grey[window] += stamp.grey * inside
@@ -212,11 +212,12 @@ def _add_distractors(
 def _noise(
     settings: PhantomPartSettings, patient: Patient, breast: Breast, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the quantum noise of the log signal. Its deviation grows as exp(attenuation / 2).
+    """Return the quantum noise of the log signal, [H, W].
 
-    A number of photons I = I0 exp(-A) has the standard deviation sqrt(I), so that of -ln I is
-    1 / sqrt(I). `settings.noise` is the deviation of -ln I where half of the tissue, at full
-    thickness, is glandular.
+    The standard deviation grows as exp(A / 2), where A is the attenuation: the number of photons
+    I = I0 exp(-A) has the standard deviation sqrt(I), so -ln I has the standard deviation
+    1 / sqrt(I). `settings.noise` is the standard deviation at full thickness where half of the
+    tissue is glandular.
     """
     middle = 0.5 * (MU_FAT + MU_GLANDULAR) * THICKNESS_CM[patient.density]
     deviation = settings.noise * np.exp(0.5 * (breast.attenuation - middle))

@@ -1,7 +1,7 @@
 """Findings (masses, calcification clusters) and benign structures that resemble them.
 
-Every function draws around a centre (y, x) in pixels and returns a stamp. Its grey is above 0
-exactly on its support, so the mask is known to the pixel.
+All but vessels are stamps around a centre (y, x) in pixels. A stamp's grey is above 0 exactly in
+the pixels that belong to the finding or structure, so these pixels are the exact mask.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from mammo_sae.phantom.stamps import Stamp, patch_grid
 
 Point = tuple[float, float]
 
-# Grey below this share of a lesion's contrast is removed: otherwise an invisible tail would belong
-# to the lesion's mask.
+# Where a profile is below this share of its peak, nothing is drawn. Otherwise the mask would
+# contain pixels in which the lesion is invisible.
 TAIL = 0.08
 
 
 def draw_mass(mass: Mass, centre: Point, rng: np.random.Generator, shape: tuple[int, int]) -> Stamp:
-    """Draw a mass, r(theta) = R (1 + sum of a_k cos(k theta + phi_k)), k = 2 to 5.
+    """Draw a mass with the margin r(theta) = B (1 + sum of a_k cos(k theta + phi_k)), k = 2 to 5.
 
-    An oval mass has a sharp margin. A spiculated mass fades out and has 12 to 30 tapering spicules
-    that end between 1 and 2 R.
+    R is the radius of the mass. An oval mass has B = R and a sharp margin. A spiculated mass has
+    B = 0.72 R, fades out, and has 12 to 30 tapering spicules that end between 1.1 and 2 R. The body
+    of a mass is flattened to an axis ratio of 0.72 to 1.
     """
     spiculated = mass.kind == "spiculated"
     body = (0.72 if spiculated else 1.0) * mass.radius
@@ -62,8 +63,9 @@ def draw_cluster(
 ) -> tuple[Stamp, np.ndarray]:
     """Draw a calcification cluster; return its stamp and its region, bool [H, W].
 
-    The specks are spread over an ellipse of the cluster's radius. The region is the convex hull of
-    their pixels, since a reader would outline the cluster and not single specks.
+    The specks are spread over an ellipse. Its long half-axis is the radius of the cluster. The
+    region is the convex hull of the specks' pixels, because a radiologist would outline the cluster
+    and not single specks.
     """
     count = cluster.specks
     distance = cluster.radius * np.sqrt(rng.uniform(0, 1, count))
@@ -84,7 +86,7 @@ def draw_cluster(
 
 def _hull(stamp: Stamp, shape: tuple[int, int]) -> np.ndarray:
     rows, columns = np.nonzero(stamp.grey)
-    # Use the corners of pixels, not their centres: the hull is never degenerate and covers pixels.
+    # The hull of pixel corners has an area even if all pixel centres lie on one line.
     corners = np.concatenate(
         [np.stack([rows + dy, columns + dx], 1) for dy in (-0.5, 0.5) for dx in (-0.5, 0.5)]
     )
@@ -118,7 +120,8 @@ def draw_vessels(
 ) -> np.ndarray:
     """Draw vessels along `paths` (each [n, 2] of y, x); return their grey, [H, W] float32.
 
-    `width` is the standard deviation of their profile in pixels.
+    A vessel has a Gaussian profile: `width` is the standard deviation in pixels, and the peak is
+    its number in `contrasts`.
     """
     line = np.zeros(shape, np.float32)
     for path, contrast in zip(paths, contrasts, strict=True):
@@ -131,7 +134,7 @@ def draw_vessels(
                 share = np.abs(1 - dy - part[:, 0]) * np.abs(1 - dx - part[:, 1])
                 seen = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
                 np.add.at(line, (rows[seen], columns[seen]), contrast * step * share[seen])
-    # The peak of a blurred line of unit density.
+    # The blur gives a line of density 1 the peak 1 / (width sqrt(2 pi)). The factor cancels it.
     return ndimage.gaussian_filter(line, width, truncate=3) * (width * math.sqrt(2 * math.pi))
 
 
@@ -156,7 +159,7 @@ def _relative_distance(
     axis_ratio: tuple[float, float],
     wobble: float,
 ) -> np.ndarray:
-    """Return the distance from the centre divided by the margin's in the same direction."""
+    """Return the distance from the centre divided by that of the margin in the same direction."""
     turn, squeeze = rng.uniform(0, math.pi), rng.uniform(*axis_ratio)
     cosine, sine = np.float32(math.cos(turn)), np.float32(math.sin(turn))
     along = cosine * x + sine * y
@@ -170,5 +173,5 @@ def _relative_distance(
 
 
 def _without_tail(profile: np.ndarray, contrast: float) -> np.ndarray:
-    """Scale `profile` (peak 1) to `contrast`; the support ends where the profile fades out."""
+    """Return `profile` (peak 1) scaled to the peak `contrast`, and 0 where it is below `TAIL`."""
     return (contrast / (1 - TAIL) * (profile - TAIL).clip(0)).astype(np.float32)

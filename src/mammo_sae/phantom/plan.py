@@ -1,4 +1,4 @@
-"""Plans each patient before any image is drawn: density, findings and artefacts."""
+"""The plan of a patient, made before any image is drawn: density, findings and artefacts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ VIEWS: tuple[View, ...] = ("CC", "MLO")
 class LesionSite:
     """The position of a lesion in a breast.
 
-    `depth` is the distance from the chest wall towards the nipple. `offsets` are the distances from
-    the axis of the breast in each view (positive downwards). Both are shares of the breast's size.
-    The views share the depth, as for a real lesion. The two offsets are two coordinates of the
-    position, drawn independently.
+    `depth` is the distance from the chest wall, as a share of the distance between chest wall and
+    nipple. `offsets` are the distances from the axis of the breast in each view (positive
+    downwards), as shares of that half of the breast. As for a real lesion, both views have the same
+    depth, and the two offsets are different coordinates. They are drawn independently.
     """
 
     depth: float
@@ -95,9 +95,9 @@ def conditional_probabilities(
 ) -> tuple[float, float]:
     """Return P(C=1 | Y=0) and P(C=1 | Y=1) of the 2x2 table with these margins and odds ratio.
 
-    This equals logit P(C | Y) = a + log(odds_ratio) Y, with `a` chosen so that the rate of C does
-    not depend on the odds ratio. So parts of the cohort differ only in the association. The joint
-    probability is Plackett's (J Am Stat Assoc 60:516, 1965).
+    They satisfy logit P(C=1 | Y) = a + log(odds_ratio) Y. `a` is chosen so that the rate of C does
+    not depend on the odds ratio. Parts of the cohort then differ only in the association. The
+    joint probability P(C=1, Y=1) is Plackett's (J Am Stat Assoc 60:516, 1965).
     """
     if odds_ratio == 1:
         return artefact_rate, artefact_rate
@@ -109,7 +109,7 @@ def conditional_probabilities(
 
 
 def plan_patient(settings: PhantomPartSettings, number: int) -> Patient:
-    """Draw patient `number` of the part, independently of its other patients."""
+    """Draw patient `number` of the part, independently of the other patients."""
 
     def stream(component: str) -> np.random.Generator:
         return random_stream(settings.seed, settings.part, number, component)
@@ -152,21 +152,21 @@ def plan_patient(settings: PhantomPartSettings, number: int) -> Patient:
 
 
 def switched(settings: PhantomPartSettings, patient: Patient, component: Component) -> Patient:
-    """Return the same patient with one finding or artefact switched: removed, or added.
+    """Return the patient with one finding or artefact added, or removed if the patient has it.
 
-    Everything else stays as it was planned. An added finding is the one that the patient would
-    have, drawn from the finding's own random stream.
+    Everything else stays as it was planned. An added finding comes from the random stream of this
+    finding, so it does not depend on whether the patient was planned with the finding.
     """
 
     def details(name: str) -> np.random.Generator:
         return random_stream(settings.seed, settings.part, patient.number, name)
 
-    absent = patient.has(component)
+    remove = patient.has(component)
     if component == "mass":
-        mass = None if absent else _mass(settings, details("mass details"), patient.sides)
+        mass = None if remove else _mass(settings, details("mass details"), patient.sides)
         return replace(patient, mass=mass)
     if component == "suspicious_calcification":
-        cluster = None if absent else _cluster(settings, details("cluster details"), patient.sides)
+        cluster = None if remove else _cluster(settings, details("cluster details"), patient.sides)
         return replace(patient, cluster=cluster)
     return replace(patient, artefacts=patient.artefacts ^ {component})
 

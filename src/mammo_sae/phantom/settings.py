@@ -1,7 +1,8 @@
 """Settings of the phantom cohort: simulated mammograms with known ground truth.
 
-Lengths are in pixels of an image of `REFERENCE_HEIGHT` rows and scale with the configured height.
-So a small test image has the same anatomy. Contrasts are in display units: 0 is black, 1 is white.
+Lengths are in pixels of an image of `REFERENCE_HEIGHT` rows. They are scaled with the configured
+height, so a small image has the same anatomy. Contrasts are in display units: 0 is black, 1 is
+white.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ class PatientCounts(Settings):
     """Number of patients in each part of the cohort."""
 
     training: int = Field(400, ge=1, le=99_999, description="patients for training and ranking")
-    test: int = Field(200, ge=1, le=99_999, description="patients with the same confounding")
-    external: int = Field(150, ge=1, le=99_999, description="patients without any confounding")
+    test: int = Field(200, ge=1, le=99_999, description="patients with the same odds ratios")
+    external: int = Field(
+        150, ge=1, le=99_999, description="patients with all odds ratios of artefacts 1"
+    )
     pairs: int = Field(
         30,
         ge=2,
@@ -66,17 +69,17 @@ class Prevalence(Settings):
         0.35, description="share of patients with a calcification cluster"
     )
     odds_ratio: float = Field(
-        1.5, gt=0, le=1000, description="odds ratio between the two, over patients"
+        1.5, gt=0, le=1000, description="odds ratio of mass and calcification, over patients"
     )
 
 
 class DensityShares(Settings):
     """Share of patients in each BI-RADS density category. The four shares sum to 1."""
 
-    A: float = Field(0.1, ge=0, le=1, description="share almost entirely fatty")
-    B: float = Field(0.4, ge=0, le=1, description="share with scattered density")
-    C: float = Field(0.4, ge=0, le=1, description="share heterogeneously dense")
-    D: float = Field(0.1, ge=0, le=1, description="share extremely dense")
+    A: float = Field(0.1, ge=0, le=1, description="share of almost entirely fatty breasts")
+    B: float = Field(0.4, ge=0, le=1, description="share of breasts with scattered density")
+    C: float = Field(0.4, ge=0, le=1, description="share of heterogeneously dense breasts")
+    D: float = Field(0.1, ge=0, le=1, description="share of extremely dense breasts")
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> DensityShares:
@@ -139,7 +142,7 @@ class ArtefactSettings(Settings):
 
 
 class ConfounderSettings(Settings):
-    """The artefacts, drawn per patient: logit P(artefact | Y) = a + log(odds ratio) Y."""
+    """The artefacts, drawn per patient: logit P(artefact | concept Y) = a + log(odds ratio) Y."""
 
     concept: Concept = Field("mass", description="the concept Y associated with the artefacts")
     marker: ArtefactSettings = Field(
@@ -223,9 +226,9 @@ class _Recipe(Settings):
 
 
 class PhantomSettings(_Recipe):
-    """The phantom cohort: training and test parts of one kind, an unconfounded external part.
+    """The phantom cohort: training and test parts with confounders, an external part without.
 
-    The part `pairs` is no part of the archive. Its images show what each latent responds to.
+    The part `pairs` is not in the archive. Its images show what each latent responds to.
     """
 
     patients: PatientCounts = Field(PatientCounts(), description="patients of each part")
@@ -250,5 +253,5 @@ class PhantomSettings(_Recipe):
 class PhantomPartSettings(_Recipe):
     """One part of the cohort, with its odds ratios."""
 
-    part: Part = Field(description="name of the part; it enters every seed and id")
+    part: Part = Field(description="name of the part; every random stream and id depends on it")
     patients: int = Field(ge=1, le=99_999, description="number of patients")

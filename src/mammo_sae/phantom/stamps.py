@@ -9,7 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Stamp:
-    """Grey to add, [h, w] float32, at row `top` and column `left`; 0 where nothing is drawn."""
+    """Grey (or opacity) of a patch, [h, w] float32, from row `top` and column `left`.
+
+    It is 0 where nothing is drawn.
+    """
 
     top: int
     left: int
@@ -31,7 +34,11 @@ class Stamp:
 def patch_grid(
     centre: tuple[float, float], reach: float, shape: tuple[int, int]
 ) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """Return top, left and the offsets y [h, 1], x [1, w] from `centre` of a clipped square."""
+    """Return the grid of a square around `centre`, clipped to an image of `shape`.
+
+    The square extends `reach` pixels to each side. Returned are its top row, its left column, and
+    the offsets of its pixels from `centre`, y [h, 1] and x [1, w].
+    """
     (cy, cx), (height, width) = centre, shape
     top, bottom = max(int(cy - reach), 0), min(int(cy + reach) + 2, height)
     left, right = max(int(cx - reach), 0), min(int(cx + reach) + 2, width)

@@ -17,7 +17,8 @@ def key_digest(*key: str | int) -> bytes:
 def random_stream(*key: str | int) -> np.random.Generator:
     """Return the random generator of `key`.
 
-    Each drawn thing has its own key (cohort seed, part, patient, side, view, component). So an
-    added patient, or a component that is switched off, changes no other draw.
+    The key of a draw is (cohort seed, part, patient, side, view, component); draws that both views
+    share have no side and view. Therefore an added patient, or a component that is switched off,
+    changes no other draw.
     """
     return np.random.Generator(np.random.PCG64(int.from_bytes(key_digest(*key)[:16], "big")))

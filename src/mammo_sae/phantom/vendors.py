@@ -19,7 +19,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Vendor:
-    """A manufacturer. Display values are 0 (black) to 1 (white), stored values are integers."""
+    """A manufacturer. Display values go from 0 (black) to 1 (white). Stored values are integers."""
 
     manufacturer: str
     model: str
@@ -35,7 +35,10 @@ class Vendor:
     compressed: bool  # True: JPEG-LS lossless; False: explicit VR little endian
 
     def display(self, grey: np.ndarray) -> np.ndarray:
-        """Return the display value of linear `grey`: a soft shoulder to white, then gamma."""
+        """Return the display value of linear `grey`.
+
+        Greys above 0.72 are compressed smoothly towards 1. Then the power `gamma` is applied.
+        """
         shoulder = 0.72
         room = 1 - shoulder
         high = 1 - room * np.exp((shoulder - np.maximum(grey, shoulder)) / room)

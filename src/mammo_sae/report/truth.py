@@ -1,4 +1,4 @@
-"""Step: draw the scores of verdicts against the phantom's ground truth."""
+"""Step: draw how often verdicts agree with the phantom's ground truth."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MEASURES = {
 
 
 def run(*, truth: Path, output: Path) -> list[Path]:
-    """Draw the verdicts compared with the planted confounders, per encoder, layer and confounder.
+    """Draw recall, precision and false positives of verdicts, per encoder, layer and confounder.
 
     Parameters
     ----------
     truth
-        Table of all SAEs' scores against the ground truth.
+        The table `truth` of all SAEs.
     output
         PNG to write.
     """
