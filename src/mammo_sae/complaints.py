@@ -219,7 +219,7 @@ def _literals(kind: Any) -> list[Any]:
 
 
 def _below(parent: Any, step: Any) -> Iterator[Any]:
-    """Yield the types of the values under the key or index `step` of a type."""
+    """Yield the types that a value of the type `parent` may have at `step`, a key or an index."""
     if step in _fields(parent):
         yield from _members(parent.model_fields[step].annotation)
     elif get_origin(parent) is dict:

@@ -118,12 +118,12 @@ def auprc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -
 
 
 def mass_auprc(scores: ArrayLike, positive: ArrayLike, total: ArrayLike) -> Any:
-    """Average precision of n items, each positive with a share of its mass.
+    """Average precision of n weighted items, each of which is positive with a part of its weight.
 
-    `positive` [n] is the positive mass of each item, and `total` [n] is its whole mass. If these
-    are a cell's area inside a mask and inside the breast, the result equals the AUPRC over pixels
-    of a map whose cells have constant values. Masses [n, draws] give [draws], masses [n] give a
-    float.
+    `total` [n] is the weight of each item, and `positive` [n] is the positive part of this weight.
+    For example, an item is a cell of a map, `total` is its area inside the breast, and `positive`
+    its area inside a mask. The result then equals the AUPRC over the pixels of a map with constant
+    values in each cell. Weights [n] give a float, weights [n, draws] give [draws].
     """
     positive = np.asarray(positive, dtype=np.float64)
     total = np.asarray(total, dtype=np.float64)
@@ -246,7 +246,7 @@ def _mann_whitney(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
 
 
 def _average_precision(scores: Floats, positive: Floats, total: Floats) -> Floats:
-    """Average precision [draws] of one score [n] from the masses [n, draws]; NaN if n is 0."""
+    """Average precision [draws] of one score [n], weights [n, draws]; NaN if n is 0."""
     if not len(scores):
         return np.full(positive.shape[1], np.nan)
     order = np.argsort(-scores, kind="stable")

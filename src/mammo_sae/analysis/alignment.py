@@ -1,8 +1,9 @@
 """Step: measure whether latents fire on the lesion, from their maps and the lesion masks.
 
 The images are those of the confirmation split that are positive for a concept and have a mask of
-it. A cell's weight is its area inside the breast, and its positive part is the area of the mask in
-it. So every score equals the score over pixels of a map that is constant inside each cell.
+it. The weight of a cell is the cell's area inside the breast. The positive part of this weight is
+the area that the mask covers. So every score equals the score over pixels of a map that is constant
+inside each cell.
 
 - ``auprc``: average precision over breast pixels, mask against rest.
 - ``pooled_iou``: intersection over union, summed over images, of the mask and the cells above a

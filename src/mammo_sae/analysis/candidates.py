@@ -5,7 +5,7 @@ They have three sources:
 - the image table: manufacturer, model, size and spacing of the original matrix, the cohort's
   covariates, and whether a field is missing;
 - what the conversion recorded about each file (`mammo_sae.stores.images`): transfer syntax,
-  photometric interpretation, bits, VOI transformation, and findings of triage such as an implant;
+  photometric interpretation, bits, VOI transformation, and what triage noticed, such as an implant;
 - the measurements of the image (`mammo_sae.images.measurements`), except those of tissue.
 
 Defects of a header or table (a malformed element, a side that differs from the annotated side) are

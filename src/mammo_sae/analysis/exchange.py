@@ -52,17 +52,17 @@ def patient_permutation_p(
 
     Let a be the indicator of one level of `values`, and r the mid-ranks of the score, centred
     within each stratum of `within`. Every patient, breast and image has a pair of numbers (x, z).
-    For a patient, x and z are the means of a and r over its images. For a breast, they are its
-    means minus those of its patient. For an image, they are its values minus the means of its
-    breast. z is divided by its standard deviation, which for patients depends on the number of
-    images. T is the sum of x z over all patients, breasts and images. The test statistic is the
+    For a patient, x and z are the means of a and r over its images. For a breast, they are the
+    breast's means minus the patient's means. For an image, they are the image's values minus the
+    breast's means. z is divided by its standard deviation, which for patients depends on the number
+    of images. T is the sum of x z over all patients, breasts and images. The test statistic is the
     largest T^2 / variance(T) over the levels, with the variance over exchanges.
 
     Patients are exchanged with patients, breasts with breasts of the same patient, and images with
-    images of the same breast (see the module). `within` is given in a test of independence of
-    `values` and score given a label. Then each patient has one mean for each of its `within`
-    values, and is exchanged only with patients that have the same set of these values. Breasts and
-    images are exchanged only within one value.
+    images of the same breast (see the module). `within` is used to test whether `values` and the
+    score are independent among images with the same label. Then each patient has one mean for each
+    of its `within` values, and is exchanged only with patients that have the same set of these
+    values. Breasts and images are exchanged only within one value.
 
     Scores with p below `REFINE_BELOW` after `draws` exchanges are tested again with `REFINEMENT`
     times as many exchanges. In a family of m scores, one score reaches q < 0.05 only with more than

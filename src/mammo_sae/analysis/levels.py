@@ -46,7 +46,7 @@ def levels(column: pd.Series, most: int) -> Levels:
 
 
 def _few(values: np.ndarray) -> Levels:
-    """Return a level for each different number in `values` [n]; NaN is unknown."""
+    """Return `values` [n] as levels, one level per different number; NaN is unknown."""
     found = np.unique(values[~np.isnan(values)])
     code = np.where(np.isnan(values), -1, np.searchsorted(found, values))
     return Levels(code.astype(np.int64), [_name(value) for value in found])

@@ -137,7 +137,7 @@ class Reruns:
     def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
         """Return the logits [n, e] of `e` edits. `kept` [h, e] is True for latents that stay.
 
-        The logits of an earlier edit are reused.
+        Edits that were computed by an earlier call are not computed again.
         """
         keys = [(splice, np.packbits(column).tobytes()) for column in kept.T]
         fresh = {key: e for e, key in enumerate(keys) if key not in self._done}

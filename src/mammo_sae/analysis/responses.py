@@ -3,9 +3,10 @@
 A pair is two phantom images that are equal except for one component: a finding or an artefact (the
 step `pairs`). The *response* of a latent with score z to a component is
 
-    (mean over pairs of (z with - z without the component)) / standard deviation of z
+    mean over pairs of (z_on - z_off) / standard deviation of z
 
-The standard deviation is taken over all images of the pairs. Intervals come from the bootstrap over
+where z_on is the score of the image with the component, and z_off that of the image without it. The
+standard deviation is taken over all images of the pairs. Intervals come from the bootstrap over
 patients. A response is caused by the component, because nothing else differs within a pair. An
 association in a cohort may have other causes.
 """

@@ -114,9 +114,9 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
         Among the latents called for the artefact: the share that responds to it, at least weakly.
         These latents may also respond to the concept.
     ``false_positive_rate``
-        Among the clean latents: the share called for the artefact. For a control, an artefact that
-        is not associated with the concept: the share among all latents that do not respond to the
-        control, not even weakly.
+        Among the clean latents: the share called for the artefact. Controls are artefacts that are
+        not associated with the concept. For a control: the share called for the control among all
+        latents without a response to it, not even a weak one.
     ``both_called``
         Among the latents that respond to the concept and to a planted artefact: the share called
         for any planted artefact. For these latents, being called and not being called are both

@@ -10,9 +10,9 @@ A latent is *suspect* if three things hold:
 
 - it discriminates the confounder;
 - the confounder is associated with the concept (`association_p` < `alpha`);
-- its stratified AUROC keeps less than `min_kept` of the crude AUROC's excess over 0.5, or its
-  conditional AUROC is farther from 0.5 than its stratified AUROC is in the direction of the
-  association.
+- its stratified AUROC keeps less than `min_kept` of the crude AUROC's excess over 0.5; or, in place
+  of this, its conditional AUROC is farther from 0.5 than its stratified AUROC. The distance of the
+  stratified AUROC is counted in the direction of the association.
 
 =================== ======================================== ====================
 ..                  discriminates the concept                does not

@@ -37,7 +37,7 @@ class Listings:
         self._folders: dict[Path, dict[str, Path]] = {}
 
     def find(self, folder: Path, name: str) -> Path | None:
-        """Return the image `name`, a file name without its suffix, in `folder`.
+        """Return the image file in `folder` whose name without the suffix is `name`.
 
         The name must be in composed Unicode (NFC). A file whose name is decomposed is found too.
         """

@@ -146,12 +146,12 @@ class Sheet:
         return self.columns is None or (columns is not None and set(columns) <= set(self.columns))
 
     def fresh(self, columns: Collection[str] | None, needed: Sequence[str]) -> Sheet:
-        """Return the table in its state after reading, with only `columns` (None: all columns).
+        """Return a copy of the table as it was read, with only `columns` (None: all columns).
 
         Raises
         ------
         InputError
-            If it lacks needed columns.
+            If the table lacks a column of `needed`.
         """
         self.need(*needed)
         part = copy(self)

@@ -35,10 +35,11 @@ def product_type(device: torch.device) -> torch.dtype:
 
 
 def in_parts(function: Callable[[slice], Result], count: int) -> list[Result]:
-    """Return the results of `function` for parts of `count` items, each as a slice, in order.
+    """Call `function` with all `count` items, or with parts of them that fit into the GPU's memory.
 
-    The first part is all items. A part that does not fit into the GPU's memory is halved. The
-    result of `function` for an item must not depend on other items.
+    `function` gets the slice of the items. It is first called with all items. A part that does not
+    fit into the memory is halved. The results of the parts are returned in order. The result for an
+    item must not depend on other items.
 
     Raises
     ------

@@ -198,7 +198,7 @@ def _has(text: str, words: tuple[str, ...]) -> bool:
 
 
 def _sides(elements: Elements) -> list[str]:
-    """Return the sides given by elements, the image's own element before its series' element."""
+    """Return the sides that elements state: first the image's own element, then the series'."""
     words = (elements.text(keyword) for keyword in ("ImageLaterality", "Laterality"))
     return [word for word in words if word in {"L", "R"}]
 

@@ -30,8 +30,8 @@ MAMMO_CLIP_BACKGROUND = 40  # grey level, on a scale from 0 to 255
 class Canonical:
     """A canonical image: pixels uint8 [H, W], breast bool [H, W], and its geometry.
 
-    `resized` is True if the preprocessing `as_is` had to resize the image. `notices` are findings
-    that do not keep the image out.
+    `resized` is True if the preprocessing `as_is` had to resize the image. `notices` are
+    peculiarities of the file with which it can still be converted.
     """
 
     pixels: np.ndarray

@@ -1,7 +1,7 @@
 """Elements of a DICOM header, parsed only when used. A malformed element counts as absent.
 
-Code that needs an element checks that it is there. So a malformed element that no code needs never
-keeps an image out.
+Code that needs an element checks that it is there. So a file can be read although an element
+that no code needs is malformed.
 """
 
 from __future__ import annotations

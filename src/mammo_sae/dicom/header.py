@@ -79,9 +79,9 @@ class Header:
     `contradictory` is True if PresentationLUTShape and the photometric interpretation disagree.
     `syntax` is the keyword of the transfer syntax, empty if DICOM does not define it. `refused`
     holds elements that can't be used; an error is raised only if one of them is needed. `notices`
-    are findings that do not keep the image out. `shown` is the range of stored values that the
-    pixels use, if it is narrower than their bits allow. `padding` is the inclusive range of stored
-    padding values, or None.
+    are peculiarities of the file with which it can still be read. `shown` is the range of stored
+    values that the pixels use, if it is narrower than their bits allow. `padding` is the inclusive
+    range of stored padding values, or None.
     """
 
     syntax: str

@@ -308,11 +308,10 @@ def _bits_of(low: int, high: int) -> int:
 def _continuation(values: np.ndarray, bits: int, *, signed: bool) -> float:
     """Return in which share of neighbouring pixels the bits above `bits` seem to be value bits.
 
-    Only neighbours that differ in these bits are counted. If the bits belong to the value, a step
-    of a few levels across a multiple of 2 ** bits (plus half of it, if signed) would look like a
-    step of the full range without them. If the bits are flags, a step of a few levels looks like a
-    large step with them. Unclear neighbours are not counted. If no neighbours are clear, the result
-    lies between `FLAGS` and `CONTINUED`.
+    Only neighbours that differ in these bits are examined. Neighbours are mostly similar. If their
+    difference is clearly smaller with these bits than without them, the bits belong to the value.
+    If it is clearly larger, the bits are flags. Other neighbours are unclear and are not counted.
+    If all neighbours are unclear, the result lies between `FLAGS` and `CONTINUED`.
     """
     rows = values[:: max(1, len(values) // ROWS_COMPARED)].astype(np.int32)
     above = (rows + ((1 << (bits - 1)) if signed else 0)) >> bits
@@ -353,8 +352,8 @@ def _with_shown_range(header: Header, stored: np.ndarray, precision: int) -> Hea
 
     Some encoders leave out the bits that an image does not need. A stream of `precision` bits is
     therefore shown in the range of the smallest of 8, 10, 12 or 14 bits that holds `precision`.
-    No detector has 16 bits. A header with 16 bits often gives the bits of the container. The range
-    is then that of the smallest of these depths that holds all pixels except padding.
+    No detector has 16 bits. If a header says so, it often means the bits allocated for a pixel. The
+    range is then that of the smallest of these depths that holds all pixels except padding.
     """
     bits = next((depth for depth in DEPTHS if 0 < precision <= depth), 16)
     if bits < header.bits_stored:

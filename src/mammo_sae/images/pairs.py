@@ -1,10 +1,11 @@
 """Step: draw pairs of phantom images that differ in one finding or artefact.
 
-Each image of a patient of the phantom's part `pairs` is drawn as planned. Then it is drawn once
-more for each finding and artefact: without it if the patient has it, with it if not. A finding is
-in one breast only, so images of the other breast are not drawn again for it. Each image is written
-as a DICOM file and converted like a file of the cohort. The images belong to no cohort and to no
-split, so no SAE, probe or ranking uses them.
+Each image of a patient of the phantom's part `pairs` is drawn as planned. Then each finding and
+artefact is switched in turn, and the image is drawn again. A switch removes what the patient has,
+and adds what the patient does not have. A finding is in one breast only, so images of the other
+breast are not drawn again when a finding is switched. Each image is written as a DICOM file and
+converted like a file of the cohort. The images belong to no cohort and to no split, so no SAE,
+probe or ranking uses them.
 """
 
 from __future__ import annotations

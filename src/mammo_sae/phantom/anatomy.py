@@ -72,7 +72,11 @@ class Outline:
         return level, (1 - level) / gradient
 
     def muscle_depth(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Return the depth in the pectoral muscle: 0 at its edge, 1 in the corner, < 0 outside."""
+        """Return the depth in the pectoral muscle.
+
+        It is 0 at the muscle's edge, 1 in the upper corner at the chest wall, and negative outside
+        the muscle.
+        """
         assert self.muscle is not None
         top, wall = self.muscle
         # The edge bulges a little towards the nipple.
