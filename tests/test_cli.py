@@ -64,8 +64,8 @@ def test_an_option_means_one_thing_in_every_step():
             kind = argument.kind.rpartition(".")[2]
             kinds.setdefault(argument.name, set()).add(kind)
     several = {name for name, found in kinds.items() if len(found) > 1}
-    # Each step has its own settings. There is one job of codes per seed.
-    assert several == {"settings", "codes"}
+    # Each step has its own settings. Codes and confounds are compared between seeds.
+    assert several == {"settings", "codes", "confounds"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train-sae", "--help"], ["train-sae", "--sed"]])

@@ -322,6 +322,9 @@ STEPS = {
         "confounds",
         tables=("confounds",),
     ),
+    "verdict_stability": Step(
+        "mammo_sae.analysis.verdict_stability", tables=("verdict_stability",)
+    ),
     "ablation": Step(
         "mammo_sae.analysis.ablation", analysis.AblationSettings, "ablation", tables=("ablation",)
     ),

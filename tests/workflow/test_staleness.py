@@ -96,7 +96,7 @@ def test_a_second_seed_adds_its_saes_and_reruns_the_report_alone(finished):
     jobs = finished.stale(overlay="saes: {topk: {seeds: [0, 1]}}")
     assert jobs["train_sae"] == RUNS
     assert jobs["latents"] == RUNS
-    assert _kinds(jobs) == BELOW_SAE | {"sae_stability"}
+    assert _kinds(jobs) == BELOW_SAE | {"sae_stability", "verdict_stability"}
 
 
 def test_a_confound_threshold_reruns_confounds_what_reads_verdicts_and_the_report(finished):

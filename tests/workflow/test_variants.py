@@ -17,8 +17,8 @@ VARIANTS = ("l1", "batch_topk", "matryoshka", "jumprelu", "gated", "archetypal")
 SMALL = {"latents": 64, "steps": 30, "batch": 64, "layers": {}}
 
 
-TABLES = ("sae_quality", "sae_stability", "latents", "interventions", "effects", "alignment",
-          "confounds", "truth")  # fmt: skip
+TABLES = ("sae_quality", "sae_stability", "verdict_stability", "latents", "interventions",
+          "effects", "alignment", "confounds", "truth")  # fmt: skip
 TARGETS = [f"results/micro/tables/{name}.parquet" for name in TABLES]
 
 
@@ -75,7 +75,7 @@ def test_other_saes_of_a_pass_are_no_reason_to_train_an_sae_again(project, saes)
 
 def test_every_variant_has_its_rows_in_every_table(run):
     for name, table in run.items():
-        if name != "sae_stability":
+        if name not in ("sae_stability", "verdict_stability"):
             assert set(table["sae"]) == {"topk", *VARIANTS}, name
 
 
@@ -87,6 +87,10 @@ def test_every_variant_reconstructs_something_with_few_latents(run):
 
 
 def test_seeds_are_compared(run):
+    verdicts = run["verdict_stability"]
+    assert set(verdicts["sae"]) == {"topk"}
+    pairs = verdicts[["seed", "other_seed"]].drop_duplicates().to_numpy().tolist()
+    assert sorted(pairs) == [[0, 1], [1, 0]]
     [row] = run["sae_stability"].to_dict("records")
     assert (row["sae"], row["seed"], row["other_seed"]) == ("topk", 0, 1)
     assert 0 < row["cosine"] <= 1

@@ -130,3 +130,33 @@ rule confounds:
         " --codes {input.codes:q} --latents {input.latents:q}"
         " --concepts {params.concepts:q} --image-stores {input.image_stores:q}"
         " --measurements {input.measurements:q} --output {output:q} 2> {log:q}"
+
+
+rule verdict_stability:
+    input:
+        saes=of_seeds(f"{SAE}/sae.json"),
+        weights=of_seeds(f"{SAE}/sae.safetensors"),
+        confounds=of_seeds(f"{ANALYSIS}/confounds.parquet"),
+    output:
+        f"{RESULTS}/analysis/{{encoder}}/{{layer}}/{{sae}}/verdict_stability.parquet",
+    log:
+        log_of("verdict_stability", "{encoder}/{layer}/{sae}"),
+    benchmark:
+        benchmark_of("verdict_stability", "{encoder}/{layer}/{sae}")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(30),
+    params:
+        code=code("verdict_stability"),
+        seeds=lambda wildcards: CONFIG.saes[wildcards.sae].seeds,
+        concepts=CONCEPTS,
+    message:
+        "Verdicts of other seeds: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}"
+    shell:
+        "python -m mammo_sae verdict_stability --encoder-name {wildcards.encoder:q}"
+        " --layer {wildcards.layer:q} --sae-name {wildcards.sae:q} --seeds {params.seeds:q}"
+        " --saes {input.saes:q} --confounds {input.confounds:q} --concepts {params.concepts:q}"
+        " --output {output:q} 2> {log:q}"

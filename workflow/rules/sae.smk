@@ -112,9 +112,9 @@ rule sae_quality:
         " --embeddings {input.embeddings:q} --output {output:q} 2> {log:q}"
 
 
-# One table per SAE with two or more seeds: the agreement between seeds.
-STABILITY = [
-    f"{RESULTS}/analysis/{encoder}/{layer}/{sae}/sae_stability.parquet"
+# The folders of SAEs with two or more seeds. Their atoms and verdicts are compared between seeds.
+SEVERAL_SEEDS = [
+    f"{RESULTS}/analysis/{encoder}/{layer}/{sae}"
     for encoder in ENCODERS
     for layer in CONFIG.layers
     for sae, settings in CONFIG.saes.items()

@@ -15,7 +15,6 @@ SECTIONS = {
 PARTS = {
     "encoders": [f"{RESULTS}/heads/{encoder}/scores.parquet" for encoder in ENCODERS],
     "sae_quality": of_runs(f"{ANALYSIS}/sae_quality.parquet"),
-    **({"sae_stability": STABILITY} if STABILITY else {}),
     "latents": of_runs(f"{ANALYSIS}/latents.parquet"),
     "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),

@@ -1,0 +1,133 @@
+"""Step: measure how often verdicts are repeated by SAEs of other seeds.
+
+Each latent with a verdict is paired with the latent of the other seed's SAE whose atom has the
+largest cosine with its own atom. The pair is *matched* if the cosine is at least `CLOSE`. The
+verdict is *repeated* if the matched latent has the same verdict. A verdict is the most severe one
+over all confounders. The table gives the share of repeated verdicts beside the share that is
+expected by chance, if the matched latents had their verdicts in random order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_sae.analysis.latent_sets import severest
+from mammo_sae.analysis.matched_latents import best_match
+from mammo_sae.analysis.verdict import UNASSOCIATED
+from mammo_sae.errors import InputError
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.tables import read_table, write_table
+
+CLOSE = 0.7
+ALL = "all"  # all verdicts of associated latents together
+
+
+def run(
+    *,
+    encoder_name: str,
+    layer: str,
+    sae_name: str,
+    seeds: Sequence[int],
+    saes: Sequence[Path],
+    confounds: Sequence[Path],
+    concepts: Sequence[str],
+    output: Path,
+) -> list[Path]:
+    """Measure how often the verdicts of one seed's latents are repeated by another seed's.
+
+    Parameters
+    ----------
+    encoder_name, layer, sae_name
+        Names of the SAE under test.
+    seeds
+        Seeds of the SAE, at least two.
+    saes, confounds
+        Description (`sae.json`) and table of confounds of each seed, in the order of `seeds`.
+    concepts
+        Columns of the image table.
+    output
+        Table to write (.parquet): a row per ordered pair of seeds, concept and verdict.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two seeds, or their number differs from that of SAEs or tables.
+    """
+    if len(seeds) < 2 or not len(seeds) == len(saes) == len(confounds):
+        raise InputError(
+            f"there are {len(seeds)} seeds, {len(saes)} SAEs and {len(confounds)} tables of "
+            "confounds; give the same number of each, at least two"
+        )
+    atoms = [SparseAutoencoder.load(path).decoder_weight.numpy() for path in saes]
+    tables = [read_table(path) for path in confounds]
+    parts = []
+    for one, other in permutations(range(len(seeds)), 2):
+        match, cosine = best_match(atoms[one], atoms[other])
+        for concept in concepts:
+            own, others = (severest(tables[i], concept) for i in (one, other))
+            part = repeated(own, others, match, cosine)
+            part.insert(0, "concept", concept)
+            part.insert(0, "other_seed", seeds[other])
+            part.insert(0, "seed", seeds[one])
+            parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    for place, (name, value) in enumerate(
+        (("encoder", encoder_name), ("layer", layer), ("sae", sae_name))
+    ):
+        table.insert(place, name, value)
+    write_table(table, output)
+    return [output]
+
+
+def repeated(
+    own: pd.Series, others: pd.Series, match: np.ndarray, cosine: np.ndarray
+) -> pd.DataFrame:
+    """Return a row per verdict of associated latents, and one for all of them.
+
+    Parameters
+    ----------
+    own, others
+        Verdict of each tested latent (the index) of the two SAEs.
+    match, cosine : [h]
+        For each latent of the first SAE, its most similar latent of the other, and the cosine.
+
+    Returns
+    -------
+    table
+        ``latents`` have the verdict; ``matched`` of them have a cosine of at least `CLOSE`;
+        ``tested`` of these are matched with a latent that has a verdict or is not associated;
+        ``repeated`` of these have the same verdict. ``share`` is ``repeated`` / ``tested``, and
+        ``chance`` is its expectation if the verdicts of the matched latents were permuted.
+    """
+    own = own[own != UNASSOCIATED]
+    latents = own.index.to_numpy(dtype=np.int64)
+    is_matched = cosine[latents] >= CLOSE
+    found = others.reindex(match[latents])
+    found.index = own.index
+    tested = is_matched & found.notna().to_numpy()
+    frequency = found[tested].value_counts(normalize=True)
+    rows = []
+    for verdict in (ALL, *sorted(own.unique())):
+        mine = np.ones(len(own), bool) if verdict == ALL else (own == verdict).to_numpy()
+        here = mine & tested
+        same = (own == found).to_numpy() & here
+        expected = own[here].map(frequency).fillna(0.0)
+        count = int(here.sum())
+        rows.append(
+            {
+                "verdict": verdict,
+                "latents": int(mine.sum()),
+                "matched": int((mine & is_matched).sum()),
+                "tested": count,
+                "repeated": int(same.sum()),
+                "share": same.sum() / count if count else np.nan,
+                "chance": float(expected.mean()) if count else np.nan,
+                "reason": "" if count else "no latent has a tested match",
+            }
+        )
+    return pd.DataFrame(rows)
