@@ -13,6 +13,8 @@ from adding import add_dataset, add_variant
 pytestmark = pytest.mark.workflow
 
 RUNS = 4  # two encoders, two layers
+SHARDS = 3  # two of the cohort, and the phantom's pairs
+IMAGES = 2  # an SAE encodes the cohort, and the phantom's pairs
 REPORT = {"table", "figure"}
 PAGES = {"configuration", "crate", "summary", "table_page"}
 ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_latents"} | {
@@ -89,7 +91,8 @@ def test_the_learning_rate_reruns_training_and_below(finished):
 
 def test_an_override_of_one_layer_reruns_that_layer_alone(finished):
     jobs = finished.stale(overlay="saes: {topk: {layers: {head: {lr: 0.0005}}}}")
-    assert jobs["train_sae"] == jobs["codes"] == jobs["latents"] == 2
+    assert jobs["train_sae"] == jobs["latents"] == 2
+    assert jobs["codes"] == 2 * IMAGES
 
 
 def test_a_second_seed_adds_its_saes_and_reruns_the_report_alone(finished):
@@ -112,8 +115,9 @@ def test_the_list_of_top_k_reruns_interventions_and_the_report(finished):
 
 def test_an_added_layer_leaves_the_others_alone(finished):
     jobs = finished.stale(overlay="layers: [blocks.10, blocks.12, head]")
-    assert jobs["extract"] == 4  # two encoders and two shards: only the new pass
-    assert jobs["train_sae"] == jobs["codes"] == jobs["latents"] == 2
+    assert jobs["extract"] == 2 * SHARDS  # only the new pass of two encoders
+    assert jobs["train_sae"] == jobs["latents"] == 2
+    assert jobs["codes"] == 2 * IMAGES
     assert not {"images", "finetune", "linear_probe", "evaluate_encoder"} & jobs.keys()
 
 
@@ -125,7 +129,7 @@ def test_a_removed_layer_or_another_order_reruns_the_report_alone(finished):
 def test_the_recipe_of_fine_tuning_leaves_the_pretrained_encoder_alone(finished):
     jobs = finished.stale(overlay="encoders: {finetuned: {recipe: {lr: 0.0001}}}")
     assert jobs["finetune"] == 1
-    assert jobs["extract"] == 2
+    assert jobs["extract"] == SHARDS
     assert jobs["train_sae"] == 2
     assert not {"images", "import_encoder", "linear_probe"} & jobs.keys()
 
@@ -147,7 +151,9 @@ def test_a_renamed_or_removed_concept_reruns_only_steps_that_use_labels(finished
     jobs = finished.stale(overlay=overlay)
     # Fine-tuning uses labels, so its encoder gets another head, and all its results rerun.
     assert (jobs["cohort"], jobs["finetune"], jobs["linear_probe"]) == (1, 1, 1)
-    assert jobs["extract"] == jobs["train_sae"] == jobs["codes"] == 2
+    assert jobs["extract"] == SHARDS
+    assert jobs["train_sae"] == 2
+    assert jobs["codes"] == 2 * IMAGES
     assert jobs["latents"] == jobs["confounds"] == jobs["alignment"] == RUNS
     assert not {"phantom", "splits", "images", "import_encoder"} & jobs.keys()
     plan = finished.snakemake("-n", overlay=overlay)
@@ -160,7 +166,8 @@ def test_a_renamed_or_removed_concept_reruns_only_steps_that_use_labels(finished
 def test_patients_drawn_into_another_split_rerun_the_saes(finished):
     jobs = finished.stale(overlay="cohort: {validation_share: 0.2}")
     assert jobs["cohort"] == 1
-    assert jobs["train_sae"] == jobs["codes"] == RUNS
+    assert jobs["train_sae"] == RUNS
+    assert jobs["codes"] == RUNS * IMAGES
     assert "images" not in jobs
 
 
@@ -171,14 +178,16 @@ truth: {concept: tumour}
 saes: {topk: {lr: 0.002}}
 """
     jobs = finished.stale(overlay=overlay)
-    assert jobs["train_sae"] == jobs["codes"] == RUNS
+    assert jobs["train_sae"] == RUNS
+    assert jobs["codes"] == RUNS * IMAGES
 
 
 def test_a_new_variant_and_its_settings_make_nothing_stale(restored):
     add_variant(restored.folder)
     assert restored.stale() == {}
     jobs = restored.stale(overlay="saes: {sparse: {variant: {name: thinned}, latents: 64}}")
-    assert jobs["train_sae"] == jobs["codes"] == RUNS
+    assert jobs["train_sae"] == RUNS
+    assert jobs["codes"] == RUNS * IMAGES
 
 
 def test_a_new_dataset_makes_nothing_stale(restored):
