@@ -52,8 +52,8 @@ mutants: $(VENV)/installed
 	mkdir -p $(dir $(RESULTS))
 	$(BIN)/python benchmarks/check_mutants.py $(MUTANTS) --results $(RESULTS)
 
-# Scores the verdicts on phantoms whose causes are known (docs/method.md, "How good the verdicts
-# are"). It takes up to an hour on two cores. For a part: make truth TRUTH="--seeds 11"
+# Scores the verdicts on phantoms whose causes are known (docs/method.md, "Other
+# phantoms"). It takes up to an hour on two cores. For a part: make truth TRUTH="--seeds 11"
 TRUTH ?=
 truth: $(VENV)/installed
 	$(BIN)/python benchmarks/check_verdicts.py $(TRUTH)

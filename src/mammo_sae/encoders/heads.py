@@ -48,7 +48,7 @@ class Head:
 
 
 def save_head(head: Head, weights: Path, description: Path) -> None:
-    """Write `head`. The description is written last, so that its weights are complete."""
+    """Write `head`. Its description is written last: a head that has one is complete."""
     with atomic_file(weights) as path:
         tensors = {"weight": head.weight, "bias": head.bias}
         path.write_bytes(

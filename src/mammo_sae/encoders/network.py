@@ -321,7 +321,7 @@ def to_map(cells: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def save_encoder(
     state: Mapping[str, Tensor], description: EncoderDescription, weights: Path, details: Path
 ) -> None:
-    """Write an encoder. The description is written last, so that its weights are complete."""
+    """Write an encoder. Its description is written last: an encoder that has one is complete."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic_file(weights) as path:
         # `safetensors.torch.save_file` would make the file readable by its owner only.

@@ -37,8 +37,8 @@ def read(tensors: Tensors, k: int | None) -> SparseAutoencoder:
     Raises
     ------
     InputError
-        If a tensor is missing or unknown, if the dictionary is not normalised as the library uses
-        it, or if neither the file nor `k` says which latents are active.
+        If a tensor is missing or unknown, if the dictionary's norms are not those with which the
+        library uses it, or if neither the file nor `k` says which latents are active.
     """
     unknown = [name for name in tensors.names() if name not in KNOWN]
     if unknown:
