@@ -193,7 +193,7 @@ def read(
 def read_ordered(
     settings: ProbesSettings, cases: pd.DataFrame, probes: Sequence[Probe], column: pd.Series
 ) -> pd.DataFrame:
-    """Return the rows of one column, probed as an ordered scale."""
+    """Probe one column as an ordered scale, and return its rows of the table `probes`."""
     scale = levels(column, settings.max_levels)
     known = scale.code >= 0
     found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())

@@ -51,7 +51,9 @@ def run(
     concepts: Sequence[str],
     output: Path,
 ) -> list[Path]:
-    """Measure the share of the logit's difference that comes from the latents of each verdict.
+    """Measure how much of the classes' difference in mean logit comes from each verdict's latents.
+
+    The difference is that between the mean logit of positive and of negative images.
 
     Parameters
     ----------

@@ -189,7 +189,7 @@ class EmbedReader(Reader):
         }
 
     def named_files(self) -> set[Path]:
-        """Return the files of all rows, including other kinds of image."""
+        """Return the files of all rows, also of images that are not read, such as tomosynthesis."""
         files = self._files(self._sheets()[0])
         return {path for path in files if path is not None}
 

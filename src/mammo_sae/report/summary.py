@@ -147,7 +147,11 @@ def predictions(scores: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows, one per concept and SAE: associated latents, location, verdicts."""
+    """Return a table's header, and its rows, one per concept and SAE.
+
+    A row has the number of associated latents, the locations of the best ones, and the counts of
+    the verdicts.
+    """
     judged = associated(verdicts.rename(columns={"auroc": "concept_auroc"}))
     order = {layer: i for i, layer in enumerate(style.layer_order(latents["layer"]))}
     rows = []
@@ -181,7 +185,10 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
 
 
 def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows, one per concept and SAE: shares, AUROC in the worst group.
+    """Return a table's header, and its rows, one per concept and SAE.
+
+    A row has the share of the logit difference that each verdict's latents carry, and the AUROC in
+    the worst group before and after the ablation of the confounded latents.
 
     The split is the last one whose images were not used for the verdicts. If there is none, it is
     the last split. Of the confounders that explain latents, the one with the lowest AUROC before
