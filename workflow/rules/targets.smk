@@ -20,6 +20,9 @@ PARTS = {
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
     "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
 }
+if SEVERAL_SEEDS:
+    for table in ("sae_stability", "verdict_stability"):
+        PARTS[table] = [f"{folder}/{table}.parquet" for folder in SEVERAL_SEEDS]
 # Interventions have a closed form at the head, and need runs of the network at `inner.layers`.
 INNER = [layer for layer in CONFIG.layers if layer in CONFIG.inner.layers]
 EDITED = [layer for layer in CONFIG.layers if layer == HEAD or layer in INNER]
