@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
+import yaml
 
 from mammo_sae.config import load_config, read_config
 from mammo_sae.errors import InputError
@@ -211,7 +213,258 @@ CASES = {
         "holds the character '{', .*; use a path without it",
         "results: results",
     ),
+    "one value for a list": (
+        "layers: head",
+        "layers: must be a (list), got 'head'",
+        "layers: [head]",
+    ),
+    "a list for keys and values": (
+        "phantom: [seed, 3]",
+        "phantom: must be keys and values, got",
+        "phantom: {seed: 3}",
+    ),
+    "a word for true or false": (
+        "images: {preprocessing: mammo_clip, compat: 'yes'}",
+        r"images\.compat: must be (true) or false, got 'yes'",
+        "images: {preprocessing: mammo_clip, compat: $}",
+    ),
+    "a part of a step": (
+        "saes: {topk: {steps: 1.5}}",
+        r"saes\.topk\.steps: must be a whole number, got 1\.5",
+        "saes: {topk: {steps: 2}}",
+    ),
+    "a word for a number": (
+        "saes: {topk: {lr: fast}}",
+        r"saes\.topk\.lr: must be a number, got 'fast'",
+        "saes: {topk: {lr: 0.001}}",
+    ),
+    "a number that is too small": (
+        "cohort: {kind: phantom, shards: 0}",
+        r"cohort\.shards: must be (\d+) or more, got 0",
+        "cohort: {kind: phantom, shards: $}",
+    ),
+    "a number that is too large": (
+        "saes: {topk: {background: 2}}",
+        r"saes\.topk\.background: must be ([\d.]+) or less, got 2",
+        "saes: {topk: {background: $}}",
+    ),
+    "a number that is not above its limit": (
+        "saes: {topk: {lr: 0}}",
+        r"saes\.topk\.lr: must be more than 0(?:\.0)?, got 0",
+        "saes: {topk: {lr: 0.0001}}",
+    ),
+    "a number that is not below its limit": (
+        "cohort: {kind: phantom, validation_share: 1}",
+        r"cohort\.validation_share: must be less than 1(?:\.0)?, got 1",
+        "cohort: {kind: phantom, validation_share: 0.99}",
+    ),
+    "a name that is too long": (
+        f"name: {'a' * 65}",
+        r"name: must be at most 64 characters long",
+        f"name: {'a' * 64}",
+    ),
+    "a text beyond all": (
+        f"name: {'a' * 10_001}",
+        "name: the text is 10001 characters long; shorten it",
+        "name: a",
+    ),
+    "a name with a blank": (
+        "name: my run",
+        "name: must be letters, digits, - and _, a letter or digit first, got 'my run'",
+        "name: my-run_2",
+    ),
+    "a concept in capitals": (
+        "cohort: {kind: vindr, source: /data, concepts: {Mass: Mass}}",
+        r"cohort\.concepts\.Mass: must be lower-case letters, digits and _, a letter first",
+        "cohort: {kind: vindr, source: /data, concepts: {mass: Mass}}",
+    ),
+    "a digest that is none": (
+        "saes: {own: {variant: {name: published, path: a.pt, sha256: abc}}}",
+        r"saes\.own\.variant\.sha256: must be 64 digits of a SHA-256, 0-9 and a-f",
+        f"saes: {{own: {{variant: {{name: published, path: a.pt, sha256: {'abcdef09' * 8}}}}}}}",
+    ),
+    "an empty list": (
+        "layers: []",
+        "layers: must hold 1 or more, holds 0",
+        "layers: [head]",
+    ),
+    "an empty path": (
+        "cohort: {kind: vindr, source: ''}",
+        r"cohort\.source: must not be empty",
+        "cohort: {kind: vindr, source: /data}",
+    ),
+    "a kind that is missing": (
+        "encoders: {one: {source: {kind: lite0}}}",
+        r"encoders\.one\.kind: missing; it must be (\w+) or finetuned",
+        "encoders: {one: {kind: $, source: {kind: lite0}}}",
+    ),
+    "a number type that is none": (
+        "extraction: {precision: float16}",
+        r"extraction\.precision: must be float32 or bfloat16, .* did you mean '(\w+)'",
+        "extraction: {precision: $}",
+    ),
+    "no number": (
+        "saes: {topk: {lr: .nan}}",
+        r"saes\.topk\.lr: nan is no number; give one",
+        "saes: {topk: {lr: 0.001}}",
+    ),
+    "a character that can't be seen": (
+        'name: "a\\ab"',
+        r"name: the text holds the character '\\x07'; remove it",
+        "name: ab",
+    ),
+    "a type that only YAML has": (
+        "name: !!binary aGFsbG8=",
+        "name: YAML reads this as bytes, which no key takes; quote text",
+        "name: 'aGFsbG8'",
+    ),
+    "an alias that holds itself": (
+        "layers: &all [*all]",
+        r"layers.*: nested more than \d+ deep; does an alias hold itself\?",
+        "layers: [head]",
+    ),
+    "aliases that repeat": (
+        "layers: &a [1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{c}: &{c} [{','.join([f'*{b}'] * 8)}]\n" for b, c in pairwise("abcdefgh")),
+        "more than 20000 values; do aliases repeat",
+        "layers: [head]",
+    ),
+    "a key that stands twice": (
+        "name: a\nname: b",
+        "line 2, column 1: the key 'name' stands here a second time; remove one",
+        "name: b",
+    ),
+    "a key that stands twice in JSON": (
+        '{"name": "a", "name": "b"}',
+        "the key 'name' stands here a second time; remove one",
+        '{"name": "b"}',
+    ),
+    "a list for the whole": (
+        "- name: a",
+        "must hold keys and values at its top level",
+        "name: a",
+    ),
+    "a frozen layer that no encoder has": (
+        "encoders: {one: {kind: pretrained}, two: {kind: finetuned, base: one, freeze: b.4}}",
+        r"encoders\.two\.freeze: 'b\.4' is not a layer of encoder 'two', which has (\S+) to",
+        "encoders: {one: {kind: pretrained}, two: {kind: finetuned, base: one, freeze: $}}",
+    ),
+    "a validation split that is taken out": (
+        "cohort: {kind: phantom}\nlatents: {confirmation: validation}",
+        r"latents\.confirmation: 'validation' is a split .*, or remove it here",
+        "cohort: {kind: phantom}\nlatents: {}",
+    ),
+    "an external split that is taken out": (
+        "cohort: {kind: vindr, source: /data}\nprobes: {splits: [test, external]}",
+        r"probes\.splits: 'external' .*, or remove it here",
+        "cohort: {kind: vindr, source: /data}\nprobes: {splits: [test]}",
+    ),
+    "the paper's encoder under another name": (
+        "report: {published: {sae: topk, finetuned_mass: tuned}}",
+        r"report\.published\.finetuned_mass: 'tuned' is no encoder here; name \w+ or (\w+)",
+        "report: {published: {sae: topk, finetuned_mass: $}}",
+    ),
+    "the paper's concept left out": (
+        "cohort: {kind: vindr, source: /data, concepts: {lump: Mass}}\n"
+        "report: {published: {sae: topk, finetuned_mass: finetuned}}",
+        r"the cohort has no concept '(\w+)'; add it to cohort\.concepts",
+        "cohort: {kind: vindr, source: /data, concepts: {lump: Mass, $: Mass}}\n"
+        "report: {published: {sae: topk, finetuned_mass: finetuned}}",
+    ),
+    "concepts that are all null": (
+        "cohort: {kind: vindr, source: /data, concepts: {mass: null}}",
+        r"cohort\.concepts: null leaves none; give one of them a value",
+        "cohort: {kind: vindr, source: /data, concepts: {mass: Mass}}",
+    ),
+    "a concept of two classifiers": (
+        "encoders: {one: {kind: pretrained, source: {kind: mammo_clip, path: a.pth, "
+        "classifier: [mass], heads: [{path: b.pth, classifier: [mass, cyst]}]}}}",
+        r"encoders\.one\.source: classifier and heads name (mass) twice; leave it out of one",
+        "encoders: {one: {kind: pretrained, source: {kind: mammo_clip, path: a.pth, "
+        "classifier: [$], heads: [{path: b.pth, classifier: [cyst]}]}}}",
+    ),
+    "a concept with the name of a count of rows": (
+        "cohort: {kind: vindr, source: /data, labels: finding, concepts: {mass: Mass, "
+        "mass_rows: Asymmetry}}",
+        "cohort: mass_rows is the column that counts the rows of mass .*; rename it",
+        "cohort: {kind: vindr, source: /data, labels: finding, concepts: {mass: Mass, "
+        "asymmetry: Asymmetry}}",
+    ),
+    "one split for discovery and confirmation": (
+        "latents: {discovery: test}",
+        "latents: discovery and confirmation must be different splits",
+        "latents: {discovery: training}",
+    ),
+    "a weak response above the least": (
+        "truth: {least_response: 0.4, weak_response: 0.5}",
+        r"truth: weak_response is more than least_response; lower it",
+        "truth: {least_response: 0.4, weak_response: 0.3}",
+    ),
+    "an interval whose ends are exchanged": (
+        "phantom: {mass: {radius: [20, 10]}}",
+        r"phantom\.mass\.radius: lower end 20\.0 is above upper end 10\.0; swap them",
+        "phantom: {mass: {radius: [10, 20]}}",
+    ),
+    "shares of densities that are not the whole": (
+        "phantom: {density: {A: 0.1, B: 0.4, C: 0.4, D: 0.2}}",
+        r"phantom\.density: the shares of A, B, C and D sum to 1\.1; make them sum to 1",
+        "phantom: {density: {A: 0.1, B: 0.3, C: 0.4, D: 0.2}}",
+    ),
+    "too few specks": (
+        "phantom: {calcification: {specks: [2, 70]}}",
+        r"phantom\.calcification\.specks: a cluster has (\d+) to (\d+) specks, the fewest first",
+        "phantom: {calcification: {specks: [3, 60]}}",
+    ),
+    "an image as wide as it is high": (
+        "phantom: {height: 200, width: 200}",
+        r"phantom: height 200 over width 200 must lie between 1\.2 and 2",
+        "phantom: {height: 240, width: 200}",
+    ),
+    "an angle that nothing uses": (
+        "saes: {rand: {variant: {name: random, cosine: 0.5}}}",
+        r"saes\.rand\.variant: cosine = 0\.5 has no effect .* set frozen to (\w+)",
+        "saes: {rand: {variant: {name: random, cosine: 0.5, frozen: $}}}",
+    ),
+    "an angle that nothing uses, left out": (
+        "saes: {rand: {variant: {name: random, cosine: 0.5}}}",
+        r"saes\.rand\.variant: cosine = 0\.5 has no effect .* leave it out or",
+        "saes: {rand: {variant: {name: random}}}",
+    ),
+    "initial cells where nothing is trained": (
+        "saes: {parts: {init: cells, variant: {name: pca}}}",
+        r"saes\.parts: init = cells has no meaning for variant pca; leave it out",
+        "saes: {parts: {variant: {name: pca}}}",
+    ),
+    "a median of what is centred on the mean": (
+        "saes: {parts: {bias: median, variant: {name: pca}}}",
+        r"saes\.parts: bias = median has no meaning for variant pca, .*; leave it out",
+        "saes: {parts: {variant: {name: pca}}}",
+    ),
+    "an odd number of latents for pairs": (
+        "saes: {parts: {latents: 33, variant: {name: pca}}}",
+        r"saes\.parts: latents = 33 is odd, but variant pca .*; make it even",
+        "saes: {parts: {latents: 34, variant: {name: pca}}}",
+    ),
+    "too many active latents in one layer": (
+        "saes: {topk: {layers: {head: {latents: 8, variant: {k_aux: 4}}}}}",
+        r"saes\.topk\.layers\.head.*variant\.k = 16 is more than latents = (\d+); lower it",
+        "saes: {topk: {layers: {head: {latents: 8, variant: {k: $, k_aux: 4}}}}}",
+    ),
+    "a home folder that is nobody's": (
+        "results: ~nobody-of-this-name/results",
+        "names a home folder that is not known; write the whole path",
+        "results: /home/nobody-of-this-name/results",
+    ),
 }
+
+
+def kept(written, found) -> bool:
+    """Return whether `found` has all values of `written`; a null entry may be left out."""
+    if isinstance(written, list) and isinstance(found, list):
+        return len(written) == len(found) and all(map(kept, written, found))
+    if isinstance(written, dict) and isinstance(found, dict):
+        return all(kept(value, found.get(key)) for key, value in written.items())
+    return written == found
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -222,8 +475,76 @@ def test_the_advice_of_a_message_is_accepted(case, tmp_path):
         read_config([tmp_path / "wrong.yaml"])
     found = re.search(said, str(refused.value))
     assert found, refused.value
-    (tmp_path / "right.yaml").write_text(right.replace("$", *found.groups() or [""]))
-    read_config([tmp_path / "right.yaml"])
+    (tmp_path / "right.yaml").write_text(right.replace("$", *found.groups()[:1] or [""]))
+    accepted = read_config([tmp_path / "right.yaml"]).model_dump(mode="json")
+    assert kept(yaml.safe_load((tmp_path / "right.yaml").read_text()), accepted)
+
+
+# How a file is damaged, and what its message says to do.
+FILES = {
+    "missing": (lambda path: None, "is missing; give the path of a YAML file"),
+    "a folder": (lambda path: path.mkdir(), "can't be read: .*; give the path of a YAML file"),
+    "a large file": (
+        lambda path: path.write_bytes(b"# " + b"x" * (1 << 20)),
+        r"is larger than \d+ bytes; give the path of a YAML file",
+    ),
+    "another encoding": (
+        lambda path: path.write_bytes("name: x  # für später".encode("latin-1")),
+        "is not UTF-8 text; save it as UTF-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_the_advice_about_a_file_of_a_configuration_is_accepted(case, tmp_path):
+    damage, said = FILES[case]
+    path, right = tmp_path / "own.yaml", tmp_path / "right.yaml"
+    damage(path)
+    with pytest.raises(InputError, match=rf"own\.yaml {said}"):
+        read_config([path])
+    if "save it" in said:
+        path.write_text(path.read_bytes().decode("latin-1"), encoding="utf-8")
+        right = path
+    else:
+        right.write_text("name: x")
+    assert read_config([right]).name == "x"
+
+
+def test_a_step_without_an_encoder_runs_with_the_one_that_is_added():
+    only = {"encoders": {"one": {"kind": "pretrained"}}}
+    with pytest.raises(InputError) as refused:
+        load_config(only, "x").check_wildcards("finetune", {"encoder": "two"})
+    said = re.search(r"no (\w+) encoder, which step finetune needs; add one", str(refused.value))
+    assert said, refused.value
+    only["encoders"]["two"] = {"kind": said[1], "base": "one"}
+    config = load_config(only, "x")
+    config.check_wildcards("finetune", {"encoder": "two"})
+    assert '"base":"one"' in config.slice("finetune", {"encoder": "two"})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"layer": "head", "sae": "l1", "seed": "0"}, r"sae=l1 is not .*; choose (?P<sae>\w+)"),
+        ({"layer": "neck", "sae": "topk", "seed": "0"}, r"choose (?P<layer>[\w.]+),"),
+        ({"layer": "head", "sae": "topk", "seed": "7"}, r"choose (?P<seed>\d+)"),
+    ],
+)
+def test_a_wildcard_is_one_of_those_that_the_message_names(given, said):
+    config = load_config({}, "x")
+    with pytest.raises(InputError) as refused:
+        config.check_wildcards("train_sae", given)
+    right = given | re.search(said, str(refused.value)).groupdict()
+    config.check_wildcards("train_sae", right)
+    assert f'"seed":{right["seed"]}' in config.slice("train_sae", right)
+
+
+def test_a_wildcard_that_no_step_has_is_left_out():
+    config = load_config({}, "x")
+    with pytest.raises(InputError, match=r"foo is not a wildcard of any step; leave it out"):
+        config.check_wildcards("phantom", {"part": "test", "foo": "1"})
+    config.check_wildcards("phantom", {"part": "test"})
+    assert '"part":"test"' in config.slice("phantom", {"part": "test"})
 
 
 @pytest.mark.parametrize(

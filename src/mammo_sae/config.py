@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -406,7 +406,11 @@ class Config(Settings):
         for name, there in needed.items():
             given = wildcards.get(name)
             if not there:
-                raise InputError(f"the configuration has nothing for step {step}")
+                kind = get_args(STEPS[step].settings.model_fields["kind"].annotation)[0]
+                raise InputError(
+                    f"the configuration has no {kind} encoder, which step {step} needs; add one "
+                    "under encoders"
+                )
             if given is None:
                 raise InputError(f"step {step} needs {name}: give {name}={listed(there)}")
             if given not in there:

@@ -36,7 +36,10 @@ class _Loader(yaml.SafeLoader):
                 continue
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands here a second time", key.start_mark
+                    None,
+                    None,
+                    f"the key {key.value!r} stands here a second time; remove one",
+                    key.start_mark,
                 )
             seen[key.value] = key
         return super().construct_mapping(node, deep)
@@ -55,7 +58,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"configuration {path} is missing; give the path of a YAML file") from None
     except OSError as error:
-        raise InputError(f"configuration {path} can't be read: {error.strerror}") from None
+        raise InputError(
+            f"configuration {path} can't be read: {error.strerror}; give the path of a YAML file"
+        ) from None
     if len(raw) > MOST_BYTES:
         raise InputError(
             f"configuration {path} is larger than {MOST_BYTES} bytes; give the path of a YAML file"
@@ -92,7 +97,7 @@ def _parsed(text: str) -> Any:
 def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for position, (key, _) in enumerate(pairs):
         if key in [other for other, _ in pairs[:position]]:
-            raise ValueError(f"the key {key!r} stands here a second time")
+            raise ValueError(f"the key {key!r} stands here a second time; remove one")
     return dict(pairs)
 
 
