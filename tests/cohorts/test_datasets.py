@@ -747,6 +747,36 @@ def test_an_unknown_category_is_refused(kind, tmp_path):
         build.run(settings, [tmp_path], *(tmp_path / n for n in ("a.parquet", "b.parquet", "s")))
 
 
+@pytest.mark.parametrize("name", ["cbis", "embed", "cmmd"])
+def test_every_category_that_the_message_names_is_taken(request, tmp_path, name):
+    folder = request.getfixturevalue(name)
+    settings = SETTINGS[name](folder)
+    count = len(cohort_of(settings, folder, tmp_path / "before"))
+    with pytest.raises(InputError) as refused:
+        run_cohort(settings.model_copy(update={"concepts": {"c": "Lump"}}), folder, tmp_path / "a")
+    categories = str(refused.value).partition("is not one of ")[2].split(", ")
+    assert len(categories) > 2
+    for category in categories:
+        own = settings.model_copy(update={"concepts": {"c": category}})
+        labels = cohort_of(own, folder, tmp_path / category)["c"]
+        assert len(labels) == count
+        assert set(labels.dropna()) <= {0, 1}
+
+
+def test_images_are_read_where_the_source_is_corrected(own, tmp_path):
+    settings = SETTINGS["own"](own)
+    count = len(cohort_of(settings, own, tmp_path / "before"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for table in own.glob("*.csv"):
+        shutil.copy(table, elsewhere)
+    wrong = settings.model_copy(update={"source": str(elsewhere)})
+    with pytest.raises(InputError, match=r"can be read in .*elsewhere; .*correct cohort\.source"):
+        run_cohort(wrong, elsewhere, tmp_path / "wrong")
+    right = wrong.model_copy(update={"source": str(own)})
+    assert len(cohort_of(right, own, tmp_path / "right")) == count
+
+
 def as_png(folder: Path) -> None:
     """Replace every DICOM file by a 16-bit PNG, and change its name in the table."""
     for path in [*folder.rglob("*.dcm"), *folder.rglob("*.dicom")]:

@@ -283,6 +283,17 @@ def test_the_table_with_a_row_per_breast_is_read_without_boxes(tmp_path):
     assert len(mammo_clip.READER(tmp_path).annotations(CONCEPTS, columns).images) == 3
 
 
+def test_a_class_is_read_from_the_table_that_the_message_names(tmp_path):
+    (tmp_path / mammo_clip.FINAL).write_text(FINAL)
+    with pytest.raises(InputError) as refused:
+        read(tmp_path, {"dense": "DENSITY C"})
+    table = re.search(r"use the table with a row per finding, (\S+)$", str(refused.value))
+    folder_of(tmp_path, row("i1"), row("i2", breast_density=None))
+    assert (tmp_path / table[1]).is_file()
+    found = read(tmp_path, {"dense": "DENSITY C"})
+    assert found.images["dense"].fillna(-1).to_list() == [1, -1]
+
+
 def test_images_of_its_form_are_read_by_the_kind_that_the_reader_of_dicom_names(written, tmp_path):
     with pytest.raises(InputError) as refused:
         Sources("vindr", [written]).files(load_pseudonyms(None))

@@ -117,7 +117,9 @@ class Sources:
             for source_id, files in reader.files(keep).items():
                 image_id = pseudonyms.image(source_id)
                 if image_id in found:
-                    raise InputError(f"image {image_id} occurs twice in the cohort's sources")
+                    raise InputError(
+                        f"image {image_id} occurs twice in the cohort's sources; remove one of them"
+                    )
                 found[image_id] = files
         return found
 

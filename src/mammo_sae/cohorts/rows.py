@@ -64,9 +64,9 @@ def table_rows(content: bytes, separator: str) -> Rows:
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice or not any(names):
         rows.refused = (
-            f"column {twice[0]!r} occurs twice in its header row"
+            f"column {twice[0]!r} occurs twice in its header row; rename one"
             if twice
-            else "its header row is malformed"
+            else "its header row is malformed; name its columns there"
         )
         return rows
     width = max(at for at, name in enumerate(names, start=1) if name)

@@ -125,7 +125,9 @@ class Sheet:
         except FileNotFoundError:
             raise InputError(f"{name} is missing; the cohort needs it") from None
         except OSError as error:
-            raise InputError(f"{name} can't be read: {error.strerror}") from None
+            raise InputError(
+                f"{name} can't be read ({error.strerror}); the cohort needs it as a CSV file"
+            ) from None
         rows = table_rows(content, separator)
         if rows.header is None:
             raise InputError(f"{name} can't be read as CSV: {rows.refused}")
