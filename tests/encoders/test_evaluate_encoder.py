@@ -99,3 +99,19 @@ def test_an_image_that_the_cohort_does_not_know_is_an_error(study):
     write_table(cohort.iloc[1:], directory / "images.parquet")
     with pytest.raises(InputError, match=r"images\.parquet has no row for image image000"):
         run(directory)
+
+
+def test_embeddings_that_are_rebuilt_for_the_cohort_as_advised_are_scored(study):
+    directory, values, cohort = study
+    write_table(cohort.iloc[1:], directory / "images.parquet")
+    with pytest.raises(InputError, match=r"rebuild the embeddings$"):
+        run(directory)
+    with create_embedding_store(
+        directory / "0",
+        directory / "0.json",
+        image_ids=cohort["image_id"].iloc[1:].to_list(),
+        grids=[LayerGrid("pooled", 3, 1, 1, 32, 0.0, 0.0, 32)],
+    ) as writer:
+        writer.write({"pooled": values[1:].reshape(N - 1, 1, 1, 3)})
+    predictions, _ = run(directory)
+    np.testing.assert_allclose(predictions["logit"], 2 * values[1:, 0] + 0.5, rtol=1e-3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,40 @@ def test_embeddings_for_an_encoder_without_a_frozen_part_are_refused(lite0, imag
     base = run(lite0, ["blocks.4"], images, tmp_path / "base")
     with pytest.raises(InputError, match="has no frozen part"):
         run(lite0, ["head"], images, tmp_path / "0", cached=base)
+
+
+def test_the_advice_about_a_bases_embeddings_is_followed(lite0, finetuned, image_store, tmp_path):
+    images, _ = image_store("2", count=2)
+    base = run(lite0, ["blocks.3", "blocks.4"], images, tmp_path / "base")
+    other = run(lite0, ["blocks.4"], image_store("1", count=2)[0], tmp_path / "other")
+
+    def refused(said: str, *arguments, **given) -> None:
+        with pytest.raises(InputError, match=said):
+            run(*arguments, tmp_path / "0", **given)
+
+    refused("no frozen part; leave them out", lite0, ["head"], images, cached=base)
+    head = run(lite0, ["head"], images, tmp_path / "0")
+    assert EmbeddingReader([head], "head").image_ids == ImageReader([images]).image_ids
+    layers = ["blocks.3", "head"]
+    refused("leave the base encoder's embeddings out, or", finetuned, layers, images, cached=base)
+    whole = run(finetuned, layers, images, tmp_path / "whole")
+    # Or "take that layer from the base encoder, which shares it".
+    shared, own = (EmbeddingReader([m], "blocks.3").read([0, 1]) for m in (base, whole))
+    np.testing.assert_array_equal(shared, own)
+    refused("extract the base encoder again", finetuned, ["head"], images, cached=other)
+    again = run(lite0, ["blocks.4"], images, tmp_path / "other")
+    found = run(finetuned, ["head"], images, tmp_path / "0", cached=again)
+    expected = EmbeddingReader([whole], "head").read([0, 1])
+    np.testing.assert_array_equal(EmbeddingReader([found], "head").read([0, 1]), expected)
+
+
+def test_every_layer_that_the_message_names_can_be_chosen(lite0, image_store, tmp_path):
+    images, _ = image_store(count=2)
+    with pytest.raises(InputError) as refused:
+        run(lite0, ["blocks.16"], images, tmp_path / "0")
+    named = re.search(r"; choose (\S+) to (\S+), (\S+) or (\S+)$", str(refused.value)).groups()
+    manifest = run(lite0, named, images, tmp_path / "0")
+    assert [EmbeddingReader([manifest], layer).grid.layer for layer in named] == list(named)
 
 
 PEAK = """

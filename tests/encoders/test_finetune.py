@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mammo_sae.encoders import extract, finetune
 from mammo_sae.encoders.heads import Head, load_head, save_head
-from mammo_sae.encoders.network import load_encoder
+from mammo_sae.encoders.network import load_encoder, save_encoder
 from mammo_sae.encoders.settings import (
     ExtractionSettings,
     FastRecipe,
@@ -219,6 +219,86 @@ def test_a_diverging_run_is_stopped_and_nothing_is_written(lite0, cached, tmp_pa
     with pytest.raises(InputError, match="diverged at step"):
         run(tmp_path / "finetuned", lite0, cohort, embeddings, lr=1e38, head_lr=1e38)
     assert not (tmp_path / "finetuned").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "lower"),
+    [({"lr": 1e38}, {"lr": 3e-4}), ({"head_lr": 1e38}, {"head_lr": 3e-3})],
+)
+def test_a_diverging_run_with_a_rate_that_is_lowered_as_advised_ends(
+    lite0, cached, tmp_path, wrong, lower
+):
+    cohort, _, embeddings = cached
+    with pytest.raises(InputError, match=r"diverged .*; lower the recipe's lr or head_lr$"):
+        run(tmp_path / "a", lite0, cohort, embeddings, **wrong)
+    directory = run(tmp_path / "a", lite0, cohort, embeddings, **wrong | lower)
+    assert np.isfinite(load_head(directory).weight).all()
+    assert pd.read_csv(directory / "log.csv")["loss"].notna().any()
+
+
+def test_with_fewer_frozen_layers_as_advised_something_is_trained(lite0, cached, tmp_path):
+    cohort, images, _ = cached
+    maps = {}
+    for layer in ("head", "blocks.14"):
+        maps[layer] = []
+        for manifest in images:
+            path = tmp_path / layer / manifest.stem
+            maps[layer].append(path.with_suffix(".json"))
+            extract.run(
+                ExtractionSettings(),
+                encoder=lite0,
+                layers=[layer],
+                image_store=manifest,
+                store=path,
+                manifest=maps[layer][-1],
+            )
+    with pytest.raises(InputError, match=r"nothing is left to train .*; freeze fewer layers"):
+        run(tmp_path / "a", lite0, cohort, maps["head"], freeze="head")
+    directory = run(tmp_path / "a", lite0, cohort, maps["blocks.14"], freeze="blocks.14")
+    before, after = load_encoder(lite0), load_encoder(directory)
+    assert torch.equal(after.blocks[14].project.weight, before.blocks[14].project.weight)
+    assert not torch.equal(after.head.weight, before.head.weight)
+
+
+def test_maps_beyond_float16_are_no_obstacle_where_nothing_is_frozen(lite0, cached, tmp_path):
+    cohort, images, _ = cached
+    network = load_encoder(lite0)
+    network.blocks[4].project.weight.mul_(1e5)
+    large, maps = tmp_path / "large", []
+    save_encoder(
+        network.state_dict(),
+        network.description,
+        large / "encoder.safetensors",
+        large / "encoder.json",
+    )
+    for manifest in images:
+        path = tmp_path / "wide" / manifest.stem
+        maps.append(path.with_suffix(".json"))
+        extract.run(
+            ExtractionSettings(),
+            encoder=large,
+            layers=["blocks.3", "blocks.4"],
+            image_store=manifest,
+            store=path,
+            manifest=maps[-1],
+        )
+    with pytest.raises(InputError, match="set freeze to another layer or to null"):
+        run(tmp_path / "a", large, cohort, maps)
+    for name, stores, freeze in (("b", maps, "blocks.3"), ("c", images, None)):
+        directory = run(tmp_path / name, large, cohort, stores, freeze=freeze, epochs=1)
+        assert load_head(directory).concepts == ("mass",)
+
+
+def test_a_head_that_is_trained_on_the_concept_as_advised_is_the_start(lite0, cached, tmp_path):
+    cohort, _, embeddings = cached
+    head = head_of_zeros(tmp_path / "h")
+    other = Head(np.zeros((1, 1280), np.float32), np.zeros(1, np.float32), ("cyst",))
+    save_head(other, head / "head.safetensors", head / "head.json")
+    with pytest.raises(InputError, match="train it on that concept or leave the concept out"):
+        run(tmp_path / "a", lite0, cohort, embeddings, head=head, epochs=1)
+    head_of_zeros(tmp_path / "h")
+    directory = run(tmp_path / "a", lite0, cohort, embeddings, head=head, epochs=1)
+    assert load_head(directory).concepts == ("mass",)
 
 
 def test_a_frozen_layer_the_base_does_not_have_is_refused(lite0, cached, tmp_path):

@@ -45,6 +45,20 @@ def test_a_truncated_head_is_refused_with_its_name(head, tmp_path):
         load_head(tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["missing", "truncated", "no description"])
+def test_a_damaged_head_that_is_trained_again_is_read(head, tmp_path, damage):
+    save(head, tmp_path)
+    weights = tmp_path / "head.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-4])
+    else:
+        (weights if damage == "missing" else tmp_path / "head.json").unlink()
+    with pytest.raises(InputError, match=r"run the head's training again|run the step that makes"):
+        load_head(tmp_path)
+    save(head, tmp_path)
+    np.testing.assert_array_equal(load_head(tmp_path).weight, head.weight)
+
+
 def test_weights_that_do_not_match_their_description_are_refused(head, tmp_path):
     save(head, tmp_path)
     write_json(tmp_path / "head.json", {"concepts": ["mass"], "channels": 5, "digest": "0" * 64})

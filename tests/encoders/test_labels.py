@@ -42,3 +42,23 @@ def test_only_the_split_comes_and_a_missing_label_is_nan(cohort):
 def test_a_concept_that_cannot_be_learnt_is_refused_with_the_reason(cohort, concept, complaint):
     with pytest.raises(InputError, match=rf"images\.parquet.*{complaint}"):
         concept_labels(cohort, "training", [concept], TABLE)
+
+
+@pytest.mark.parametrize(
+    ("concept", "advice", "values"),
+    [
+        ("lump", r"no column 'lump' .*; add it or", [0, 1, 1, None]),
+        ("cyst", r"0 positive and 3 negative images of cyst; both are needed", [0, 1, 1, 0]),
+        ("birads", r"column birads holds other values than 0 and 1", [0, 1, 1, 0]),
+    ],
+)
+def test_a_concept_that_is_labelled_as_advised_is_learnt(cohort, concept, advice, values):
+    with pytest.raises(InputError, match=advice):
+        concept_labels(cohort, "training", ["mass", concept], TABLE)
+    right = cohort.assign(**{concept: pd.array(values, dtype="Int8")})
+    _, labels = concept_labels(right, "training", ["mass", concept], TABLE)
+    expected = [np.nan if values[row] is None else values[row] for row in (0, 2, 3)]
+    np.testing.assert_array_equal(labels[:, 1], np.array(expected, dtype=np.float32))
+    # The advice's other way: the concept is left out.
+    _, labels = concept_labels(cohort, "training", ["mass"], TABLE)
+    assert labels.shape == (3, 1)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +210,46 @@ def test_a_classifier_with_another_number_of_outputs_is_refused(downstream, pret
         run(tmp_path / "encoder", downstream, classifier=("mass", "cyst"))
     with pytest.raises(InputError, match="a classifier of 0 outputs, but classifier names 1"):
         run(tmp_path / "encoder", pretraining, classifier=("mass",))
+
+
+def refused(directory: Path, path: Path, said: str, **changes) -> re.Match[str]:
+    with pytest.raises(InputError) as error:
+        run(directory, path, **changes)
+    found = re.search(said, str(error.value))
+    assert found, error.value
+    return found
+
+
+def test_the_architecture_that_the_message_names_is_taken(pretraining, tmp_path):
+    said = r"is of (\S+), not efficientnet-b5; correct (architecture) or path"
+    found = refused(tmp_path / "a", pretraining, said, architecture="efficientnet-b5")
+    directory = run(tmp_path / "a", pretraining, **{found[2]: found[1]})
+    assert load_description(directory).architecture == B2
+
+
+def test_as_many_concepts_as_the_message_counts_outputs_are_taken(
+    downstream, pretraining, tmp_path
+):
+    said = r"a classifier of (\d) outputs, but classifier names 2; name one concept per output"
+    names = ("mass", "cyst")
+    for path, expected in ((downstream, ("mass",)), (pretraining, ())):
+        found = refused(tmp_path / path.stem, path, said, classifier=names)
+        named = names[: int(found[1])]
+        assert named == expected
+        directory = run(tmp_path / path.stem, path, classifier=named)
+        assert (load_classifier(directory) or ((),))[0] == expected
+
+
+def test_a_checkpoint_that_is_put_where_the_message_says_is_imported(
+    pretraining, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    given = {"hub": "shawn24/Mammo-CLIP/a/b2.tar"}
+    said = "fetch it where there is a network and put it at (\\S+)$"
+    found = refused(tmp_path / "encoder", tmp_path / "b2.tar", said, **given)
+    shutil.copy(pretraining, found[1])
+    directory = run(tmp_path / "encoder", tmp_path / "b2.tar", **given)
+    assert load_description(directory).sha256 == checkpoints.sha256(pretraining)
 
 
 def test_the_error_about_a_missing_checkpoint_asks_for_the_file(tmp_path, monkeypatch):

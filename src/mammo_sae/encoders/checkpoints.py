@@ -35,12 +35,14 @@ def sha256(path: Path) -> str:
     Raises
     ------
     InputError
-        If there is no such file.
+        If there is no such file, or it is a folder.
     """
     try:
         return file_digest(path)
     except FileNotFoundError:
         raise InputError(f"checkpoint {path} does not exist; correct its path") from None
+    except IsADirectoryError:
+        raise InputError(f"checkpoint {path} is a folder; give the file of the weights") from None
 
 
 def check_sha256(path: Path, expected: str | None) -> str:

@@ -243,7 +243,8 @@ class Training:
         self.losses[self.step] = loss.item()
         if not np.isfinite(self.losses[self.step]):
             raise InputError(
-                f"fine-tuning diverged at step {self.step} of {self.steps}; lower the recipe's lr"
+                f"fine-tuning diverged at step {self.step} of {self.steps}; lower the recipe's lr "
+                "or head_lr"
             )
         self.step += 1
         cycle_ends = self.step % (recipe.epochs * self.steps_per_epoch) == 0
