@@ -136,6 +136,15 @@ def test_an_sae_of_another_width_is_refused(cohort, tmp_path):
     assert not (tmp_path / "codes.json").exists()
 
 
+def test_the_sae_of_the_layer_that_is_given_as_advised_encodes_it(cohort, tmp_path):
+    with pytest.raises(
+        InputError, match=r"takes 5 channels, .* has 12; give the SAE of this layer"
+    ):
+        run(cohort, make_sae(channels=5), tmp_path)
+    reader = run(cohort, make_sae(channels=12), tmp_path)
+    assert sorted(reader.image_ids) == sorted(cohort.cells)
+
+
 def test_the_same_sae_gives_the_same_store(cohort, tmp_path):
     manifests = []
     for name in ("one", "two"):

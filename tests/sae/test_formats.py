@@ -352,6 +352,170 @@ def test_latents_without_an_atom_that_are_removed_as_advised_are_no_obstacle(tmp
     assert read(found).decoder_weight.shape == (H - 1, D)
 
 
+def unfolded(at: Path, value) -> Foreign:
+    return foreign.saelens(at, "standard", {"normalize_activations": value})
+
+
+def changed(found: Foreign, **tensors) -> Foreign:
+    state = torch.load(found.weights, weights_only=True)
+    torch.save(state | {n: t for n, t in tensors.items() if t is not None}, found.weights)
+    return found
+
+
+def lacking(found: Foreign, *names: str) -> Foreign:
+    state = torch.load(found.weights, weights_only=True)
+    torch.save({n: t for n, t in state.items() if n not in names}, found.weights)
+    return found
+
+
+def with_trainer(found: Foreign, **values) -> Foreign:
+    path = found.path / "config.json"
+    config = json.loads(path.read_text())
+    kept = {n: v for n, v in (config["trainer"] | values).items() if v is not None}
+    path.write_text(json.dumps(config | {"trainer": kept}))
+    return found
+
+
+def with_text(found: Foreign, text: str) -> Foreign:
+    (found.path / "cfg.json").write_text(text)
+    return found
+
+
+def standard(at: Path) -> Foreign:
+    return foreign.saelens(at, "standard", {})
+
+
+def top(at: Path) -> Foreign:
+    return foreign.overcomplete(at / "sae.pt", "TopKSAE")
+
+
+def simplex(at: Path) -> Foreign:
+    return foreign.overcomplete(at / "sae.pt", "RATopKSAE")
+
+
+def with_factor(at: Path) -> Foreign:
+    factor = torch.ones(H)
+    config = {"finetuning_scaling_factor": True}
+    return foreign.saelens(at, "standard", config, scaling_factor=factor)
+
+
+# The wrong file, its message, and the file after one has done what the message says.
+FETCHED = {
+    "a number outside of the file": (
+        lambda at: unfolded(at, True),
+        "fold it .fold_activation_norm_scaling_factor of SAELens. and save again",
+        lambda at: unfolded(at, "none"),
+    ),
+    "matrices outside of the file": (
+        lambda at: unfolded(at, "covariance_whitening"),
+        "whitens by matrices .*; fold them .* and save again",
+        lambda at: unfolded(at, "none"),
+    ),
+    "a factor that is not in the file": (
+        lambda at: foreign.saelens(at, "standard", {"finetuning_scaling_factor": True}),
+        "has no such tensor; fetch the folder again",
+        with_factor,
+    ),
+    "no JSON": (lambda at: with_text(standard(at), "{"), "; fetch it again", standard),
+    "no object": (lambda at: with_text(standard(at), "[]"), "; fetch it again", standard),
+    "a huge configuration": (
+        lambda at: with_text(standard(at), " " * ((16 << 20) + 1)),
+        "is too large for a configuration; fetch the folder again",
+        standard,
+    ),
+    "no k": (
+        lambda at: with_trainer(
+            lacking(foreign.dictionary_learning(at, "AutoEncoderTopK"), "k"), k=None
+        ),
+        r"a TopK SAE without trainer\.k; write it into the file",
+        lambda at: lacking(foreign.dictionary_learning(at, "AutoEncoderTopK"), "k"),
+    ),
+    "two numbers": (
+        lambda at: with_trainer(foreign.dictionary_learning(at, "AutoEncoderTopK"), k=K + 1),
+        r"trainer\.k is 5, but .* says 4; fetch the folder again",
+        lambda at: foreign.dictionary_learning(at, "AutoEncoderTopK"),
+    ),
+    "no threshold": (
+        lambda at: lacking(foreign.dictionary_learning(at, "BatchTopKSAE"), "threshold"),
+        "has no threshold: .* save it again",
+        lambda at: foreign.dictionary_learning(at, "BatchTopKSAE"),
+    ),
+    "atoms that are not of norm 1": (
+        lambda at: changed(top(at), **{"dictionary._weights": foreign.draw()["D"]}),
+        r"not 1: call sae\.eval\(\) before saving",
+        top,
+    ),
+    "mixtures that don't sum to 1": (
+        lambda at: changed(simplex(at), **{"dictionary.W": torch.ones(H, 9)}),
+        r"that sum to 1: call sae\.eval\(\) before saving",
+        simplex,
+    ),
+    "no folder's content": (
+        lambda at: lacking_all(standard(at)),
+        r"is a folder with no weights; it should hold one of .*sae_weights\.safetensors",
+        standard,
+    ),
+    "no state dict": (
+        lambda at: whole(top(at)),
+        r"is no state dict; write one with torch\.save\(sae\.state_dict\(\), \.\.\.\)",
+        top,
+    ),
+    "no real numbers": (
+        lambda at: changed(top(at), **{"dictionary.multiplier": torch.tensor(1j)}),
+        r"dictionary\.multiplier is no tensor of real numbers; save it as one",
+        top,
+    ),
+    "no number": (
+        lambda at: changed(top(at), **{"dictionary.multiplier": torch.tensor(torch.nan)}),
+        r"dictionary\.multiplier holds NaN or infinity; save the SAE again",
+        top,
+    ),
+    "an endless atom": (
+        lambda at: changed(top(at), **{"dictionary.multiplier": torch.tensor(1000.0)}),
+        "the norm of an atom is infinite; save the SAE again",
+        top,
+    ),
+}
+
+
+def lacking_all(found: Foreign) -> Foreign:
+    aside = found.weights.rename(found.path.parent / "aside")
+    return replace(found, weights=aside)
+
+
+def whole(found: Foreign) -> Foreign:
+    torch.save(list(torch.load(found.weights, weights_only=True).values()), found.weights)
+    return found
+
+
+@pytest.mark.parametrize("case", FETCHED)
+def test_an_sae_that_is_saved_or_fetched_again_as_advised_is_read(tmp_path, case):
+    wrong, said, right = FETCHED[case]
+    with pytest.raises(InputError, match=said):
+        read(wrong(tmp_path / "a"))
+    found = right(tmp_path / "a")
+    assert_codes_as(found, read(found))
+
+
+def test_an_sae_at_the_path_that_is_corrected_as_advised_is_read(tmp_path):
+    found = standard(tmp_path / "s")
+    with pytest.raises(InputError, match=r"download the SAE, or correct variant\.path"):
+        read(found, path=str(tmp_path / "nowhere.pt"))
+    assert_codes_as(found, read(found))
+    config = (found.path / "cfg.json").rename(tmp_path / "aside")
+    with pytest.raises(InputError, match="is missing; fetch the whole folder"):
+        saelens.read(found.path)
+    config.rename(found.path / "cfg.json")
+    assert_codes_as(found, saelens.read(found.path))
+    digest = found.digest
+    weights = found.weights.read_bytes()
+    found.weights.write_bytes(weights[:-1] + b"x")
+    with pytest.raises(InputError, match="download the SAE again, or"):
+        read(found, sha256=digest)
+    found.weights.write_bytes(weights)
+    assert_codes_as(found, read(found, sha256=digest))
+
+
 def test_values_that_a_state_dict_lacks_must_be_given(tmp_path):
     found = foreign.overcomplete(tmp_path / "sae.pt", "TopKSAE")
     with pytest.raises(InputError, match=r"top_k for a TopK SAE, or to 20 for a ReLU"):

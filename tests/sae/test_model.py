@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,60 @@ def test_another_kind_of_json_is_refused(tmp_path: Path, change, complaint):
     write_json(tmp_path / "sae.json", {**read_json(tmp_path / "sae.json"), **change})
     with pytest.raises(StoreError, match=complaint):
         SparseAutoencoder.load(tmp_path / "sae.json")
+
+
+def damage(folder: Path, how: str) -> None:
+    weights, description = folder / "sae.safetensors", folder / "sae.json"
+    content = read_json(description)
+    if how == "another format":
+        write_json(description, {**content, "format": 99})
+    elif how == "no weights":
+        weights.unlink()
+    elif how == "other weights":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    else:
+        weights.write_bytes(b"no weights")
+        digest = hashlib.sha256(b"no weights").hexdigest()
+        write_json(description, {**content, "digest": digest})
+
+
+@pytest.mark.parametrize("how", ["another format", "no weights", "other weights", "no tensors"])
+def test_an_sae_that_is_trained_again_as_advised_is_loaded(tmp_path: Path, how):
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    damage(tmp_path, how)
+    with pytest.raises(StoreError, match=r"; train the SAE again$"):
+        SparseAutoencoder.load(tmp_path)
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    again = SparseAutoencoder.load(tmp_path)
+    assert torch.equal(again.encoder_weight, make().encoder_weight)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("nowhere", r"give the path of a trained SAE$"),
+        ("sae.safetensors", r"does not describe an SAE; give the path of a (\S+)$"),
+        ("other.json", r"does not describe an SAE; give the path of a (\S+)$"),
+    ],
+)
+def test_an_sae_is_loaded_by_the_path_that_the_message_names(tmp_path: Path, given, said):
+    make().save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(StoreError) as refused:
+        SparseAutoencoder.load(tmp_path / given)
+    found = re.search(said, str(refused.value))
+    assert found, refused.value
+    path = tmp_path / "".join(found.groups())
+    assert torch.equal(SparseAutoencoder.load(path).encoder_weight, make().encoder_weight)
+
+
+@pytest.mark.parametrize("rule", [{}, {"k": 3, "threshold": torch.ones(20)}])
+def test_an_sae_with_either_k_or_a_threshold_is_made(rule):
+    weights = make().tensors()
+    with pytest.raises(InputError, match="needs either k or a threshold, not both; give one"):
+        SparseAutoencoder(**weights, **rule)
+    assert SparseAutoencoder(**weights, k=3).k == 3
+    assert SparseAutoencoder(**weights, threshold=torch.ones(20)).k is None
 
 
 def test_tensors_that_do_not_fit_are_refused():

@@ -64,3 +64,20 @@ def test_two_seeds_and_an_sae_and_codes_of_each_are_needed(tmp_path, counts):
             encoder_name="pretrained", layer="head", sae_name="topk", seeds=seeds, saes=saes,
             codes=manifests, output=tmp_path / "stability.parquet",
         )  # fmt: skip
+
+
+def test_as_many_seeds_saes_and_codes_as_the_message_asks_for_are_compared(
+    cohort, train_sae, settings, tmp_path
+):
+    sae = train_sae(cohort, tmp_path / "0", own=settings.model_copy(update={"steps": 5}))
+    codes.run(
+        sae=sae, embeddings=cohort.manifests, image_stores=cohort.image_stores,
+        layer=cohort.layer, store=tmp_path / "codes.zarr", manifest=tmp_path / "codes.json",
+    )  # fmt: skip
+    given = {"encoder_name": "pretrained", "layer": "head", "sae_name": "topk"}
+    given |= {"seeds": [0, 1], "output": tmp_path / "stability.parquet"}
+    made = tmp_path / "codes.json"
+    with pytest.raises(InputError, match=r"give the same number of each, at least two$"):
+        sae_stability.run(**given, saes=[sae], codes=[made])
+    sae_stability.run(**given, saes=[sae, sae], codes=[made, made])
+    assert pd.read_parquet(given["output"])["cosine"].to_list() == pytest.approx([1], abs=1e-5)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from mammo_sae.sae.loader import Cells
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import MammoSaeVariant
 from mammo_sae.stores import publish
+from mammo_sae.stores.images import ImageReader, ImageRecord, create_image_store
 from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -103,6 +106,94 @@ def test_identical_cells_are_refused(make_cohort, train_sae, tmp_path, monkeypat
         cells[:] = 1.0
     with pytest.raises(InputError, match="all cells of the training images are the same"):
         train_sae(cohort, tmp_path / "out")
+
+
+def trained(path) -> SparseAutoencoder:
+    sae = SparseAutoencoder.load(path)
+    assert all(torch.isfinite(tensor).all() for tensor in sae.tensors().values())
+    return sae
+
+
+def test_a_lower_rate_as_advised_ends_a_training_that_diverged(
+    cohort, train_sae, settings, tmp_path
+):
+    wild = settings.model_copy(update={"lr": 1e30})
+    with pytest.raises(InputError, match=r"lower lr = 1e\+30 or check the embeddings$"):
+        train_sae(cohort, tmp_path, wild)
+    own = wild.model_copy(update={"lr": 1e-2})
+    assert trained(train_sae(cohort, tmp_path, own)).latents == own.latents
+
+
+def test_embeddings_that_are_checked_and_extracted_again_are_trained_on(
+    make_cohort, train_sae, tmp_path, monkeypatch
+):
+    # The cells are overwritten, so the files differ from those that the store lists.
+    monkeypatch.setattr(publish, "SMALL", 0)
+    for value, said in (
+        (1.0, "are the same; check the embeddings$"),
+        (np.nan, "NaN or infinity in the embedding of image .*; extract the embeddings again$"),
+    ):
+        cohort = make_cohort()
+        for manifest in cohort.manifests:
+            cells = zarr.open_array(manifest.with_suffix("") / "head.zarr/cells", mode="r+")
+            cells[:] = value
+        with pytest.raises(InputError, match=said):
+            train_sae(cohort, tmp_path / "out")
+    assert trained(train_sae(make_cohort(), tmp_path / "out")).latents == 32
+
+
+def test_files_of_one_folder_as_advised_are_written(cohort, train_sae, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "sae.safetensors"
+    with pytest.raises(InputError, match=r"sae\.safetensors must lie in one folder"):
+        train_sae(cohort, tmp_path / "out", weights=elsewhere)
+    assert trained(train_sae(cohort, tmp_path / "out")).latents == 32
+
+
+def test_cells_inside_and_some_outside_the_breast_are_used_with_the_image_stores(
+    cohort, train_sae, settings, tmp_path
+):
+    own = settings.model_copy(update={"background": 0.5})
+    with pytest.raises(InputError, match=r"needs the image stores; give their manifests$"):
+        train_sae(cohort, tmp_path, own)
+    train_sae(cohort, tmp_path, own, image_stores=cohort.image_stores)
+    assert read_json(tmp_path / "sae.json")["cells"] < 18 * 12
+
+
+def test_cells_of_the_background_are_used_where_no_breast_is_stored(
+    cohort, train_sae, settings, tmp_path
+):
+    for manifest in cohort.image_stores:
+        ids = ImageReader([manifest]).image_ids
+        shape = {"height": 128, "width": 96}
+        with create_image_store(
+            manifest.with_suffix(".zarr"), manifest, image_ids=ids, regions=[], **shape
+        ) as writer:
+            for position in range(len(ids)):
+                writer.write(
+                    position,
+                    ImageRecord(
+                        pixels=np.zeros((128, 96), np.uint8),
+                        breast=np.zeros((128, 96), bool),
+                        regions=np.zeros((0, 128, 96), bool),
+                        affine=np.eye(2, 3),
+                        flipped=False,
+                        spacing_mm=1.0,
+                    ),
+                )
+    own = settings.model_copy(update={"background": 0.0})
+    with pytest.raises(InputError, match=r"have no cell; check split and background$"):
+        train_sae(cohort, tmp_path, own, image_stores=cohort.image_stores)
+    own = settings.model_copy(update={"background": 0.5})
+    train_sae(cohort, tmp_path, own, image_stores=cohort.image_stores)
+    assert 0 < read_json(tmp_path / "sae.json")["cells"] < 18 * 12
+
+
+def test_a_layer_that_the_message_names_is_trained_on(cohort, train_sae, tmp_path):
+    with pytest.raises(StoreError) as refused:
+        train_sae(cohort, tmp_path / "out", layer="blocks.3")
+    layer = re.search(r"holds no layer blocks\.3, only (\S+)$", str(refused.value))[1]
+    path = train_sae(cohort, tmp_path / "out", layer=layer)
+    assert trained(path).description["grid"]["layer"] == layer
 
 
 def test_only_so_many_training_images_are_used(cohort, train_sae, settings, tmp_path):

@@ -92,6 +92,15 @@ def test_a_truncated_table_is_found(tmp_path):
         read_table(path)
 
 
+def test_a_table_that_is_rebuilt_as_advised_is_read(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"a,b\n1,2\n\xff\xfe,1,2,3\n")
+    with pytest.raises(InputError, match=r"table .*a\.csv can't be read .*; rebuild it$"):
+        read_table(path)
+    write_table(FRAME, path)
+    assert len(read_table(path)) == 3
+
+
 def test_following_the_advice_on_a_damaged_table_makes_it_readable(tmp_path):
     path = tmp_path / "a.parquet"
     FRAME.to_parquet(path)

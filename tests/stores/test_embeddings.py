@@ -103,6 +103,64 @@ def test_a_layer_that_is_not_there_is_named_with_those_that_are(tmp_path):
         EmbeddingReader([manifest], "blocks.7")
 
 
+def test_the_advice_about_embeddings_is_followed(tmp_path):
+    rng = np.random.default_rng(0)
+    manifest, ids, _ = _write(tmp_path, "0", 3, rng)
+    with pytest.raises(StoreError, match=r"no embedding store of layer head given; name a mani"):
+        EmbeddingReader([], "head")
+    assert EmbeddingReader([manifest], "head").image_ids == ids
+    with pytest.raises(StoreError) as refused:
+        EmbeddingReader([manifest], "blocks.7")
+    for layer in str(refused.value).partition(", only ")[2].split(", "):
+        assert EmbeddingReader([manifest], layer).grid.layer == layer
+    other = LayerGrid("head", 10, 1, 2, 16, 0.0, 0.0, 64)
+
+    def further(grid):
+        with create_embedding_store(
+            tmp_path / "1", tmp_path / "1.json", image_ids=["x"], grids=[grid]
+        ) as writer:
+            writer.write({"head": np.zeros((1, grid.rows, grid.columns, grid.channels))})
+        return tmp_path / "1.json"
+
+    with pytest.raises(StoreError, match=r"another grid than .*; extract all shards again$"):
+        EmbeddingReader([manifest, further(other)], "head")
+    assert len(EmbeddingReader([manifest, further(HEAD)], "head")) == 4
+    cells = np.zeros((1, 2, 2, 10))
+    with (
+        pytest.raises(StoreError, match=r"infinity in image x; check the encoder's weights$"),
+        create_embedding_store(
+            tmp_path / "3", tmp_path / "3.json", image_ids=["x"], grids=[HEAD]
+        ) as writer,
+    ):
+        writer.write({"head": np.full_like(cells, np.nan)})
+    assert not (tmp_path / "3.json").exists()
+    with create_embedding_store(
+        tmp_path / "3", tmp_path / "3.json", image_ids=["x"], grids=[HEAD]
+    ) as writer:
+        writer.write({"head": cells})
+    assert not EmbeddingReader([tmp_path / "3.json"], "head").read([0]).any()
+    with pytest.raises(StoreError, match=r"the same image is in two stores; rebuild them$"):
+        EmbeddingReader([manifest, manifest], "head")
+    again, _, _ = _write(tmp_path, "2", 3, rng)
+    assert len(EmbeddingReader([manifest, again], "head")) == 6
+
+
+def test_a_damaged_store_that_is_made_again_as_advised_is_read(tmp_path, monkeypatch):
+    # The file is treated as a large one. Small ones are compared when the store is opened.
+    monkeypatch.setattr(publish, "SMALL", 0)
+    manifest, _, _ = _write(tmp_path, "0", 8, np.random.default_rng(0))
+    chunk = next(p for p in (tmp_path / "0" / "blocks.1.zarr" / "cells").rglob("0") if p.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[10] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(StoreError, match=r"delete the store's manifest and rerun$"):
+        EmbeddingReader([manifest], "blocks.1").read([0])
+    manifest.unlink()
+    manifest, _, cells = _write(tmp_path, "0", 8, np.random.default_rng(0))
+    found = EmbeddingReader([manifest], "blocks.1").read(range(8))
+    assert (found == cells["blocks.1"].astype(np.float16)).all()
+
+
 @pytest.mark.parametrize("way", ["read one image", "stream a block"])
 def test_a_flipped_bit_is_found_by_every_way_of_reading(tmp_path, monkeypatch, way):
     # The file is treated as a large one. Small ones are compared when the store is opened.

@@ -88,3 +88,32 @@ def test_a_flipped_bit_in_the_pixels_is_found_while_reading(tmp_path, monkeypatc
     chunk.write_bytes(data)
     with pytest.raises(StoreError, match=r"0\.zarr/pixels is damaged"):
         ImageReader([manifest]).pixels(["a0", "a1"])
+
+
+def test_the_advice_about_image_stores_is_followed(tmp_path):
+    rng = np.random.default_rng(0)
+    one, _ = _store(tmp_path, "0", ["a"], rng)
+    with pytest.raises(StoreError, match=r"no image store given; name at least one manifest$"):
+        ImageReader([])
+    assert ImageReader([one]).image_ids == ["a"]
+    with create_image_store(
+        tmp_path / "1.zarr",
+        tmp_path / "1.json",
+        image_ids=["b"],
+        height=HEIGHT,
+        width=2 * WIDTH,
+        regions=[],
+    ) as writer:
+        wide = ImageRecord(
+            pixels=np.zeros((HEIGHT, 2 * WIDTH), np.uint8),
+            breast=np.ones((HEIGHT, 2 * WIDTH), bool),
+            regions=np.zeros((0, HEIGHT, 2 * WIDTH), bool),
+            affine=np.eye(2, 3),
+            flipped=False,
+            spacing_mm=1.0,
+        )
+        writer.write(0, wide)
+    with pytest.raises(StoreError, match=r"differ in size; convert all shards again$"):
+        ImageReader([one, tmp_path / "1.json"])
+    two, _ = _store(tmp_path, "1", ["b"], rng)
+    assert ImageReader([one, two]).pixels().shape == (2, HEIGHT, WIDTH)

@@ -119,6 +119,48 @@ def test_a_damaged_store_is_made_again_as_advised(tmp_path, damage):
     assert (open_store(manifest, kind="toy").path / "part" / "data.txt").read_text() == "hello"
 
 
+def spoil(folder: Path, how: str) -> None:
+    manifest, files = folder / "a.json", folder / "a.store" / publish.FILES
+    if how == "another format":
+        publish.write_json(manifest, {**publish.read_json(manifest), "format": 0})
+    elif how == "another store":
+        text = manifest.read_text()
+        _publish(folder, text="other")
+        manifest.write_text(text)
+    elif how == "a file for a folder":
+        shutil.rmtree(folder / "a.store" / "part")
+        (folder / "a.store" / "part").write_text("hello")
+    elif how == "incomplete":
+        files.unlink()
+    elif how == "changed":
+        manifest.write_text(manifest.read_text().replace("toy", "joy"))
+    else:
+        manifest.write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("another format", "is not a manifest of format .*; rebuild its store$"),
+        ("another store", "is not the store its manifest describes; rebuild it$"),
+        ("a file for a folder", r"can't be read .*; delete \S+a\.json and rerun$"),
+        ("incomplete", "is missing or incomplete; rerun the step that makes it$"),
+        ("changed", "does not match; delete it and run the step that makes it$"),
+        ("no JSON", "is not readable JSON .*; delete it and rebuild$"),
+    ],
+)
+def test_a_store_that_is_rebuilt_as_advised_is_opened(tmp_path, how, said):
+    manifest = _publish(tmp_path)
+    spoil(tmp_path, how)
+    with pytest.raises(StoreError, match=said) as refused:
+        open_store(manifest, kind="toy")
+    deleted = re.search(r"^(\S+) .*delete it|delete (\S+) and", str(refused.value))
+    if deleted:
+        Path(deleted[1] or deleted[2]).unlink()
+    assert _publish(tmp_path) == manifest
+    assert (open_store(manifest, kind="toy").path / "part" / "data.txt").read_text() == "hello"
+
+
 def test_a_flipped_byte_is_found_by_verification(tmp_path):
     manifest = _publish(tmp_path)
     (tmp_path / "a.store" / "part" / "data.txt").write_text("hellO")

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, first_line
 from mammo_sae.stores.checksums import BLANK, PARQUET_KEY, check_parquet, seal_parquet
 from mammo_sae.stores.publish import atomic_file
 
@@ -56,4 +56,4 @@ def read_table(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise InputError(f"table {path} is missing; run the step that makes it") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"table {path} can't be read ({error}); rebuild it") from None
+        raise InputError(f"table {path} can't be read ({first_line(error)}); rebuild it") from None

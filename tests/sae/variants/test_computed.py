@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -179,3 +181,13 @@ def test_the_row_of_the_log_has_the_scores_on_the_cells():
     assert row["l0"] == pytest.approx((codes > 0).sum() / N, rel=1e-6)
     assert row["dead_share"] == pytest.approx((codes == 0).all(axis=0).mean())
     assert (row["step"], row["lr"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("variant", "latents"), [(ChannelsVariant, 18), (PCAVariant, 40)])
+def test_as_many_active_latents_as_the_message_counts_are_possible(variant, latents):
+    with pytest.raises(InputError) as refused:
+        made(variant(k=20), cells(), latents=latents)
+    most = re.search(
+        r"variant\.k = 20 is more than the (\d+) latents .*; lower it", str(refused.value)
+    )
+    assert made(variant(k=int(most[1])), cells(), latents=latents).k == 18

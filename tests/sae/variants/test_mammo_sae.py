@@ -179,3 +179,27 @@ def test_a_run_in_which_nothing_fires_stops():
     with pytest.raises(InputError, match="no latent of the SAE has fired"):
         for number in range(6):
             ours.advance(batch(number))
+
+
+def test_latents_are_resampled_with_more_cells_or_fewer_latents_as_advised():
+    losses = torch.tensor([0.0, 1.0, 2.0, 3.0, 0.5])
+    generator = torch.Generator().manual_seed(5)
+    with pytest.raises(InputError, match=r"raise variant.resample_cells, or lower latents$"):
+        draw(losses, 5, generator)
+    assert sorted(draw(losses, 4, generator).tolist()) == [1, 2, 3, 4]
+    more = torch.cat([losses, torch.tensor([0.1])])
+    assert sorted(draw(more, 5, generator).tolist()) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("lower", ["lr", "l1"])
+def test_latents_fire_again_with_a_lower_rate_or_penalty_as_advised(lower):
+    def run(lr: float, l1: float) -> None:
+        ours = training(settings(steps=20, lr=lr, variant={"resample_every": 0.25, "l1": l1}))
+        for number in range(20):
+            ours.advance(batch(number))
+        assert ours.sae.buffers["fired"].any()
+
+    wrong = {"lr": 1.0, "l1": 1e3}
+    with pytest.raises(InputError, match=r"has fired since .*; lower lr or variant\.l1$"):
+        run(**wrong)
+    run(**wrong | {lower: {"lr": 5e-4, "l1": 3e-5}[lower]})
