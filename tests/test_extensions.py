@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -276,5 +277,28 @@ def test_the_digest_of_an_addition_covers_its_package_and_changes_no_other_resul
 )
 def test_a_wrong_entry_point_is_named(site, old, new, message):
     path = site / "elsewhere-1.0.dist-info" / "entry_points.txt"
-    path.write_text(path.read_text().replace(old, new))
+    text = path.read_text()
+    path.write_text(text.replace(old, new))
     assert message in run(SETTINGS, site).stderr.splitlines()[-1]
+    # When it is repaired, as the message says, the addition is there.
+    path.write_text(text)
+    assert answer(SETTINGS, site)[0] == "WardCohort"
+
+
+def test_an_addition_that_is_corrected_as_advised_is_there(site):
+    settings = site / "elsewhere" / "settings.py"
+    text = settings.read_text()
+    settings.write_text(text.replace("MODULE: ClassVar[str] = ", "PLACE: ClassVar[str] = ", 1))
+    said = run(SETTINGS, site).stderr.splitlines()[-1]
+    assert "must have MODULE, the name of the module that does the work" in said
+    settings.write_text(text)
+    assert answer(SETTINGS, site)[0] == "WardCohort"
+    other = site / "other-1.0.dist-info"
+    shutil.copytree(site / "elsewhere-1.0.dist-info", other)
+    metadata = (other / "METADATA").read_text().replace("elsewhere", "other")
+    (other / "METADATA").write_text(metadata)
+    said = run(SETTINGS, site).stderr.splitlines()[-1]
+    assert "ward" in said
+    assert "another package has the same name; remove one of them" in said
+    shutil.rmtree(other)
+    assert answer(SETTINGS, site)[0] == "WardCohort"

@@ -163,7 +163,7 @@ def _value(step: str, argument: Argument, given: Any) -> Any:
     if argument.kind.endswith("Identity"):
         encoder, layer, sae, seed = given
         if not seed.isdecimal():
-            raise UsageError(f"--{argument.name}: seed {seed!r} is not a whole number")
+            raise UsageError(f"--{argument.name}: seed {seed!r} is not a whole number; give one")
         from mammo_sae.analysis.cases import Identity
 
         return Identity(encoder, layer, sae, int(seed))
@@ -177,7 +177,9 @@ def _settings(step: str, text: str) -> Any:
         try:
             text = file.read_text(encoding="utf-8")
         except OSError as error:
-            raise InputError(f"settings {file} can't be read: {error.strerror}") from None
+            raise InputError(
+                f"settings {file} can't be read ({error.strerror}); give @ and a JSON file"
+            ) from None
     return parse_settings(STEPS[step].settings, text, f"settings of {step}")
 
 

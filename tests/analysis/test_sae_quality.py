@@ -197,6 +197,29 @@ def test_codes_of_another_sae_are_refused(blocks_14, encoder, tmp_path):
         )
 
 
+def test_codes_that_are_encoded_again_as_advised_are_scored(blocks_14, encoder, tmp_path):
+    score(blocks_14, encoder, tmp_path, axis_sae(192, 12), "blocks.14")
+    wide = axis_sae(192, 12)
+    tensors = {n: t[:-1] for n, t in wide.tensors().items() if n != "decoder_bias"}
+    shorter = SparseAutoencoder(**tensors, decoder_bias=wide.decoder_bias, k=12)
+    shorter.save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    with pytest.raises(InputError, match=r"383 of blocks\.14; encode again$"):
+        sae_quality.run(
+            SETTINGS,
+            identity=Identity("pretrained", "blocks.14", "topk", 0),
+            images=blocks_14.images,
+            sae=tmp_path / "sae.json",
+            codes=tmp_path / "codes.json",
+            encoder=encoder,
+            head=tmp_path / "head",
+            embeddings=blocks_14.manifests,
+            output=tmp_path / "other.parquet",
+        )
+    row, _, _ = score(blocks_14, encoder, tmp_path, shorter, "blocks.14")
+    assert row["layer"] == "blocks.14"
+    assert np.isfinite(row[f"logit_mse_{CONCEPT}"])
+
+
 def test_the_largest_cosine_of_each_atom_is_summarised():
     atoms = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.6, 0.8]])
     # Largest cosines with another atom: 1, 1, 0.8, 0.8.

@@ -96,3 +96,17 @@ def test_one_seed_is_refused(tmp_path):
             encoder_name="a", layer="head", sae_name="topk", seeds=[1], saes=[tmp_path],
             confounds=[tmp_path], concepts=["mass"], output=tmp_path / "out.parquet",
         )  # fmt: skip
+
+
+def test_as_many_seeds_saes_and_tables_as_the_message_asks_for_are_compared(tmp_path):
+    atoms = np.eye(6, dtype=np.float32)
+    saes = [write_sae(tmp_path / str(seed), atoms) for seed in (0, 1)]
+    tables = [write_confounds(tmp_path / f"{seed}.parquet", dict(enumerate(VERDICTS)))
+              for seed in (0, 1)]  # fmt: skip
+    given = {"encoder_name": "a", "layer": "head", "sae_name": "topk", "concepts": ["mass"]}
+    given |= {"seeds": [0, 1], "output": tmp_path / "out.parquet"}
+    with pytest.raises(InputError, match=r"give the same number of each, at least two$"):
+        verdict_stability.run(**given, saes=saes[:1], confounds=tables[:1])
+    verdict_stability.run(**given, saes=saes, confounds=tables)
+    table = read_table(given["output"]).set_index(["seed", "verdict"])
+    assert table.loc[(0, "all"), "share"] == 1

@@ -304,3 +304,11 @@ def test_no_threads_is_refused_with_a_sentence(tmp_path, training):
     with pytest.raises(InputError, match="threads is 0; give at least 1"):
         _write(training, tmp_path, threads=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_threads_as_the_message_gives_draw_the_images(tmp_path, training):
+    with pytest.raises(InputError) as refused:
+        _write(training, tmp_path, threads=0)
+    least = int(str(refused.value).rpartition(" ")[2])
+    folder = _write(training, tmp_path, threads=least)
+    assert len(list(folder.rglob("*.dicom"))) == 2 * training.patients

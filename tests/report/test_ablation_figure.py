@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from mammo_sae.errors import InputError
 from mammo_sae.report import ablation, summary
-from mammo_sae.stores.tables import write_table
+from mammo_sae.stores.tables import read_table, write_table
 
 ENDS = ("", "_low", "_high")
 SHARES = {
@@ -107,6 +109,16 @@ def test_panels_without_numbers_say_why(tmp_path, drawn_text):
     assert "marker 12 latents |" in text
     with pytest.raises(InputError, match="no SAE 'other'"):
         draw(tmp_path, "other")
+
+
+def test_an_sae_that_the_table_has_is_drawn_as_advised(tmp_path, drawn_text):
+    tables(tmp_path)
+    with pytest.raises(InputError) as refused:
+        draw(tmp_path, "other")
+    table = re.search(r"(\S+) has no SAE 'other'; give the name of one", str(refused.value))[1]
+    name = read_table(tmp_path / table)["sae"].iloc[0]
+    said = drawn_text(draw, tmp_path, name)
+    assert f"What predictions rest on at the head · SAE {name}" in said
 
 
 def test_the_first_page_says_what_each_prediction_rests_on_in_the_independent_split(tmp_path):

@@ -67,6 +67,17 @@ def test_a_result_without_a_record_is_named(folder):
     assert not (folder / "out.json").exists()
 
 
+def test_a_result_that_is_made_again_with_its_record_is_listed(folder):
+    (folder / "stray.csv").write_text("a\n")
+    output = folder / "out.json"
+    with pytest.raises(InputError, match=r"has no record of the step that made it; make it again$"):
+        crate.run(results=[folder / "stray.csv"], output=output)
+    about = Provenance(step="stray", config="{}", code="c2", inputs={})
+    write_record([folder / "stray.csv"], about, ["pandas"])
+    crate.run(results=[folder / "stray.csv"], output=output)
+    assert "stray.csv" in output.read_text()
+
+
 def test_the_configuration_is_a_page_that_shows_it_as_it_is(tmp_path):
     content = json.dumps({"concepts": {"<mass>": 1}, "name": "phantom"})
     configuration.run(content=content, output=tmp_path / "configuration.html")

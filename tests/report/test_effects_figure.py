@@ -57,6 +57,15 @@ def test_no_text_of_effects_is_cut_or_lies_over_points_or_other_texts(tables, co
     assert found == []
 
 
+def test_an_sae_that_the_table_has_is_drawn_as_advised(tables, is_figure):
+    given = {"effects": tables / "effects.parquet", "split": "test"}
+    given |= {"output": tables / "effects.png"}
+    with pytest.raises(InputError, match="no row of SAE 'other'; give the name of one that it has"):
+        effects.run(sae_name="other", **given)
+    effects.run(sae_name=pd.read_parquet(given["effects"])["sae"].iloc[0], **given)
+    is_figure(tables / "effects.png")
+
+
 def test_an_absent_sae_is_named(tables):
     with pytest.raises(InputError, match="SAE 'other'"):
         effects.run(

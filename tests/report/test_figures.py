@@ -127,6 +127,23 @@ def test_an_sae_that_the_tables_lack_is_refused(run, whole, tmp_path):
         _layers(run, whole, tmp_path / "a.png", sae="l1")
 
 
+def test_the_advice_about_an_sae_or_layers_of_a_figure_is_followed(run, whole, tmp_path, is_figure):
+    with pytest.raises(InputError, match=r"sae_quality\.parquet has no SAE 'l1'; give the name of"):
+        _layers(run, whole, tmp_path / "a.png", sae="l1")
+    name = read_table(whole / "sae_quality.parquet")["sae"].iloc[0]
+    _layers(run, whole, tmp_path / "a.png", sae=name)
+    is_figure(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"2 training logs but 1 layers; give one each$"):
+        _training(run, whole, tmp_path / "b.png", names=("head",))
+    _training(run, whole, tmp_path / "b.png", names=("head", "blocks.10"))
+    is_figure(tmp_path / "b.png")
+    with pytest.raises(InputError) as refused:
+        _training(run, whole, tmp_path / "b.jpg")
+    ending = str(refused.value).rpartition(" ")[2]
+    _training(run, whole, (tmp_path / "c.jpg").with_suffix(ending))
+    is_figure(tmp_path / "c.png")
+
+
 def test_as_many_layers_as_training_logs_are_wanted(run, whole, tmp_path):
     with pytest.raises(InputError, match="2 training logs but 1 layers"):
         _training(run, whole, tmp_path / "a.png", names=("head",))

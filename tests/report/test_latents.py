@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,13 @@ def test_a_latent_that_the_sae_lacks_is_refused(run, tmp_path):
     with pytest.raises(InputError, match="no latent 24; this SAE has latents 0 to 23"):
         _draw(run, tmp_path / "a.png", chosen=[24])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_latent_between_those_that_the_message_names_is_drawn(run, tmp_path, is_figure):
+    with pytest.raises(InputError) as refused:
+        _draw(run, tmp_path / "a.png", chosen=[24])
+    ends = re.search(r"has latents (\d+) to (\d+)$", str(refused.value)).groups()
+    is_figure(_draw(run, tmp_path / "a.png", chosen=[int(end) for end in ends]))
 
 
 def test_names_of_confounders_are_never_cut():

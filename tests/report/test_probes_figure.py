@@ -35,6 +35,14 @@ def test_probes_are_drawn_layer_by_layer(table, tmp_path, is_figure):
     is_figure(tmp_path / "probes.png")
 
 
+def test_an_sae_that_the_table_has_is_drawn_as_advised(table, tmp_path, is_figure):
+    given = {"probes": table, "split": "test", "output": tmp_path / "probes.png"}
+    with pytest.raises(InputError, match="no row of SAE 'other'; give the name of one that it has"):
+        probes.run(sae_name="other", **given)
+    probes.run(sae_name=pd.read_parquet(table)["sae"].iloc[0], **given)
+    is_figure(tmp_path / "probes.png")
+
+
 def test_an_absent_sae_is_named(table, tmp_path):
     with pytest.raises(InputError, match="SAE 'other'"):
         probes.run(probes=table, sae_name="other", split="test", output=tmp_path / "probes.png")

@@ -59,3 +59,10 @@ def test_a_missing_part_and_no_part_are_refused(tmp_path):
         _together(tmp_path, [tmp_path / "gone.parquet"])
     with pytest.raises(InputError, match="name at least one"):
         _together(tmp_path, [])
+
+
+def test_a_table_that_is_named_as_advised_is_taken(tmp_path):
+    with pytest.raises(InputError, match=r"no table to put into .*; name at least one$"):
+        _together(tmp_path, [])
+    part = _part(tmp_path / "a.parquet", "a", 0, auroc=[0.5])
+    assert _together(tmp_path, [part])["auroc"].tolist() == [0.5]
