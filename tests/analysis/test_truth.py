@@ -107,7 +107,7 @@ def test_each_share_counts_its_latents(summary, confounder, measure, latents, hi
 
 
 def test_a_control_has_a_false_positive_rate_and_no_recall(summary):
-    assert summary.loc["paddle", "role"].tolist() == ["null"]
+    assert summary.loc["paddle", "role"].tolist() == ["control"]
 
 
 def test_truth_gives_a_reason_if_no_latent_is_associated_with_the_concept(tables, tmp_path):

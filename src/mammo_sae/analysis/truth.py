@@ -131,10 +131,10 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
     of_any = truth[[f"responds_{name}" for name in settings.planted]].any(axis=1)
     weakly = truth[[f"responds_weakly_{name}" for name in settings.planted]].any(axis=1)
     for name in (*settings.planted, *settings.controls, "any"):
-        role = "null" if name in settings.controls else "planted"
+        role = "control" if name in settings.controls else "planted"
         called = truth["called"] if name == "any" else truth[f"called_{name}"]
         responds = weakly if name == "any" else truth[f"responds_weakly_{name}"]
-        if role == "null":
+        if role == "control":
             group = f"associated latent is without a response to {name}"
             rows.append((name, role, "false_positive_rate", *_share(called[~responds], group)))
             continue
