@@ -92,6 +92,26 @@ def test_a_split_without_images_is_refused(cohort, train_sae, tmp_path):
         train_sae(cohort, tmp_path / "out")
 
 
+def test_images_of_the_split_whose_embeddings_are_given_as_advised_are_trained_on(
+    make_cohort, train_sae, tmp_path
+):
+    cohort = make_cohort()
+    table = pd.read_parquet(cohort.images)
+    # The training images have no embeddings, as if their conversion had left them out.
+    training = table["split"] == "training"
+    write_table(table.assign(image_id=table["image_id"].mask(training, "x")), cohort.images)
+    with pytest.raises(InputError) as refused:
+        train_sae(cohort, tmp_path / "out")
+    said = re.search(
+        r"has no image of split 'training' with embeddings, only of (.*); give the embeddings of",
+        str(refused.value),
+    )
+    assert said[1] == "test"
+    write_table(table, cohort.images)
+    train_sae(cohort, tmp_path / "out")
+    assert read_json(tmp_path / "out" / "sae.json")["cells"] == 18 * 12
+
+
 def test_another_layer_is_refused(cohort, train_sae, tmp_path):
     with pytest.raises(StoreError, match=r"holds no layer blocks\.3"):
         train_sae(cohort, tmp_path / "out", layer="blocks.3")

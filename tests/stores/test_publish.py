@@ -184,6 +184,17 @@ def test_a_store_of_another_kind_is_refused(tmp_path):
         open_store(manifest, kind="images")
 
 
+def test_a_manifest_of_the_kind_that_the_message_names_is_opened(tmp_path):
+    _publish(tmp_path)
+    with create_store(tmp_path / "b.store", tmp_path / "b.json", kind="images") as aside:
+        (aside / "data.txt").write_text("pixels")
+    manifests = {"toy": tmp_path / "a.json", "images": tmp_path / "b.json"}
+    with pytest.raises(StoreError) as refused:
+        open_store(manifests["toy"], kind="images")
+    kind = str(refused.value).partition("; give a manifest of ")[2]
+    assert (open_store(manifests[kind], kind="images").path / "data.txt").read_text() == "pixels"
+
+
 def test_a_store_given_for_its_manifest_is_not_to_be_deleted(tmp_path):
     manifest = _publish(tmp_path)
     with pytest.raises(StoreError) as refused:

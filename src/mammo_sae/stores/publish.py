@@ -197,7 +197,9 @@ def open_store(manifest: Path, *, kind: str) -> StoreInfo:
     if content.get("format") != FORMAT:
         raise StoreError(f"{manifest} is not a manifest of format {FORMAT}; rebuild its store")
     if content.get("kind") != kind:
-        raise StoreError(f"{manifest} describes {content.get('kind')!r}, not {kind!r}")
+        raise StoreError(
+            f"{manifest} describes {content.get('kind')!r}, not {kind!r}; give a manifest of {kind}"
+        )
     path = manifest.parent / content["store"]
     for name, (size, digest) in _listing(path, content).items():
         file = path / name

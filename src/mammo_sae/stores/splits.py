@@ -22,12 +22,15 @@ def split_reader(
     Raises
     ------
     InputError
-        If the split has no image.
+        If the split has no image with embeddings. The error names the splits that have some.
     """
     table = read_table(images)
-    stored = EmbeddingReader(embeddings, layer).image_ids
-    ids = table.loc[(table["split"] == split) & table["image_id"].isin(stored), "image_id"].tolist()
+    table = table[table["image_id"].isin(EmbeddingReader(embeddings, layer).image_ids)]
+    ids = table.loc[table["split"] == split, "image_id"].tolist()
     if not ids:
         have = ", ".join(sorted(table["split"].astype(str).unique()))
-        raise InputError(f"{images} has no image of split {split!r}, only {have or 'none'}")
+        raise InputError(
+            f"{images} has no image of split {split!r} with embeddings, only of {have or 'none'}; "
+            "give the embeddings of such images"
+        )
     return EmbeddingReader(embeddings, layer, ids)
