@@ -392,7 +392,7 @@ CASES = {
     ),
     "one split for discovery and confirmation": (
         "latents: {discovery: test}",
-        "latents: discovery and confirmation must be different splits",
+        "latents: discovery and confirmation must be different splits; change one",
         "latents: {discovery: training}",
     ),
     "a weak response above the least": (

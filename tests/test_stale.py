@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from mammo_sae.config import Config, load_config
 from mammo_sae.demo import DEMO
-from mammo_sae.stale import differences
+from mammo_sae.errors import InputError
+from mammo_sae.stale import differences, explain_staleness
 from mammo_sae.steps import STEPS
 
 CONFIG = load_config(DEMO, "demo")
@@ -76,6 +78,21 @@ def test_every_key_that_is_named_is_one_of_the_configuration(step):
 def test_a_setting_is_named_by_its_key(rule, path, key):
     wildcards = {"part": "test", "encoder": "pretrained", "layer": "head", "sae": "topk"}
     assert STEPS[rule].key_of(path, CONFIG, wildcards) == key
+
+
+@pytest.mark.workflow
+@pytest.mark.parametrize("lost", ["folder", "directory"])
+def test_the_folders_of_a_project_that_are_given_as_advised_are_planned(tmp_path, lost):
+    (tmp_path / "Snakefile").write_text("rule all:\n    input: []\n")
+    given = {"folder": tmp_path, "directory": tmp_path}
+    with pytest.raises(InputError) as refused:
+        explain_staleness(configs=[], **given | {lost: tmp_path / "elsewhere"})
+    said = re.search(
+        r"elsewhere\S* is missing; give the project's (folder), and --(directory)$",
+        str(refused.value),
+    )
+    assert {*said.groups()} == given.keys()
+    assert explain_staleness(configs=[], **given) == ["Nothing is stale."]
 
 
 def test_differences_are_found_leaf_by_leaf():

@@ -314,7 +314,13 @@ def test_a_covariate_that_one_of_the_named_tables_gets_is_read(vindr_folder):
         with files_unread():
             return VindrReader(vindr_folder).annotations({"mass": "Mass"}, {"dose": "Dose"}).images
 
-    tables = re.search(r"no column 'Dose' in (\S+), (\S+)$", refusal(read))
+    tables = re.search(
+        r"no column 'Dose' in (\S+), \S+; correct its name or add it$", refusal(read)
+    )
+    with files_unread():
+        covariates = {"dose": "Window Center"}
+        named = VindrReader(vindr_folder).annotations({"mass": "Mass"}, covariates).images
+    assert named["dose"].to_list() == [100.5, 200, 300, 400]
     path = vindr_folder / tables[1]
     text = path.read_text().replace("Window Center", "Dose")
     path.write_text(text)

@@ -49,7 +49,7 @@ def test_a_concept_that_cannot_be_learnt_is_refused_with_the_reason(cohort, conc
     [
         ("lump", r"no column 'lump' .*; add it or", [0, 1, 1, None]),
         ("cyst", r"0 positive and 3 negative images of cyst; both are needed", [0, 1, 1, 0]),
-        ("birads", r"column birads holds other values than 0 and 1", [0, 1, 1, 0]),
+        ("birads", r"birads holds other values than 0 and 1; correct them", [0, 1, 1, 0]),
     ],
 )
 def test_a_concept_that_is_labelled_as_advised_is_learnt(cohort, concept, advice, values):

@@ -275,6 +275,38 @@ def test_following_the_advice_about_refused_files_gives_their_images(
     assert len(convert_all(folder, tmp_path / "out", follow(folder, said))) == 3
 
 
+@pytest.mark.parametrize(
+    ("element", "value", "key"),
+    [
+        ("Modality", "CT", "modality"),
+        ("EstimatedRadiographicMagnificationFactor", "1.8", "partial_view"),
+        ("AcquisitionDeviceProcessingDescription", "CESM", "contrast"),
+        ("AcquisitionDeviceProcessingDescription", "STEREO", "stereo"),
+        ("AcquisitionDeviceProcessingDescription", "SPECIMEN", "specimen"),
+        ("AcquisitionDeviceProcessingDescription", "DUCTOGRAM", "ductogram"),
+        ("PaddleDescription", "BIOPSY", "biopsy"),
+    ],
+)
+def test_a_policy_that_is_changed_or_files_that_are_checked_as_advised_give_all_images(
+    folder, tmp_path, element, value, key
+):
+    whole = {path: path.read_bytes() for path in (folder / "images").rglob("*.dicom")}
+    for path in whole:
+        dataset = pydicom.dcmread(path)
+        setattr(dataset, element, value)
+        dataset.save_as(path)
+    with pytest.raises(InputError) as refused:
+        convert_all(folder, tmp_path / "out")
+    said = re.search(r"check the files, or change the policy images\.triage\.(\w+)$",
+                     str(refused.value))  # fmt: skip
+    assert said, refused.value
+    assert said[1] == key
+    assert len(convert_all(folder, tmp_path / "warned", with_policy(key, "warn"))) == 3
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert len(convert_all(folder, tmp_path / "checked")) == 3
+
+
 def test_following_the_advice_about_missing_files_gives_the_other_or_all_images(folder, tmp_path):
     files = sorted((folder / "images").rglob("*.dicom"))
     aside = [path.rename(tmp_path / path.name) for path in files[:2]]

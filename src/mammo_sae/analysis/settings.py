@@ -48,7 +48,7 @@ class SplitSettings(ResamplingSettings):
     @model_validator(mode="after")
     def _splits_differ(self) -> Self:
         if self.discovery == self.confirmation:
-            raise ValueError("discovery and confirmation must be different splits")
+            raise ValueError("discovery and confirmation must be different splits; change one")
         return self
 
 

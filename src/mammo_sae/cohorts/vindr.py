@@ -251,7 +251,9 @@ class VindrReader(Reader):
                 ids = sheet.text(key)
                 sheet.distinct(ids, key)
                 return sheet.typed(column).set_axis(ids)[sheet.good]
-        raise InputError(f"covariates: no column {column!r} in {', '.join(searched)}")
+        raise InputError(
+            f"covariates: no column {column!r} in {', '.join(searched)}; correct its name or add it"
+        )
 
 
 def check_categories(concepts: Mapping[str, str]) -> None:

@@ -51,7 +51,9 @@ def concept_labels(
     for concept, column in zip(concepts, labels.T, strict=True):
         known = column[~np.isnan(column)]
         if not np.isin(known, (0, 1)).all():
-            raise InputError(f"{where}: column {concept} holds other values than 0 and 1")
+            raise InputError(
+                f"{where}: column {concept} holds other values than 0 and 1; correct them"
+            )
         if not (known == 1).any() or not (known == 0).any():
             raise InputError(
                 f"{where}: split {split} has {int((known == 1).sum())} positive and "
