@@ -47,7 +47,7 @@ def test_a_result_names_what_made_it(micro_finished):
     content = json.loads(record.read_text())
     assert content["step"] == "train_sae"
     assert json.loads(content["config"])["lr"] == 0.003
-    assert "results/micro/cohort/images.parquet" in content["inputs"]
+    assert "results/micro/cohort/splits.parquet" in content["inputs"]
     assert {"sae.safetensors", "sae.json", "history.csv"} <= content["outputs"].keys()
     assert content["packages"]["torch"]
     assert content["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))

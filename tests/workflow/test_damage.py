@@ -62,7 +62,7 @@ def kept(micro_finished):
 def test_a_finished_run_is_whole(micro_finished):
     done = _verify(micro_finished)
     assert done.returncode == 0, done.stdout
-    assert re.search(r"8 stores and \d+ steps checked, 0 problems", done.stdout)
+    assert re.search(r"11 stores and \d+ steps checked, 0 problems", done.stdout)
 
 
 RUN = "pretrained/head/topk/seed0"
@@ -120,7 +120,7 @@ def test_the_printed_command_rebuilds_only_the_damaged_files(kept):
     _flip(table)
     [line] = [line for line in _verify(kept).stdout.splitlines() if "to rebuild: " in line]
     command = line.partition("to rebuild: ")[2]
-    command = command.replace("snakemake", f"{sys.executable} -m snakemake")
+    command = command.replace(" snakemake ", f" {sys.executable} -m snakemake ", 1)
     done = subprocess.run(
         command, shell=True, cwd=kept.folder, capture_output=True, text=True, check=False
     )
