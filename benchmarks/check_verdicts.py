@@ -47,7 +47,7 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import confounds as confounds_step
 from mammo_sae.analysis import latents as latents_step
 from mammo_sae.analysis import truth as truth_step
-from mammo_sae.analysis.responses import responses
+from mammo_sae.analysis.responses import latent_responses
 from mammo_sae.analysis.settings import (
     BootstrapSettings,
     ConfoundSettings,
@@ -306,14 +306,9 @@ def scored(one: Evaluated) -> pd.DataFrame:
 
 def _responses(one: Evaluated, latents: np.ndarray) -> pd.DataFrame:
     """Return the latents' responses to the pool's pairs, computed as by the step `responses`."""
-    reader = CodesReader(one.codes.with_suffix(".pairs.json"))
-    scores = pd.DataFrame(
-        reader.pooled(LatentSettings().score)[:, latents],
-        index=reader.image_ids,
-        columns=pd.Index(latents),
-    )
+    codes = CodesReader(one.codes.with_suffix(".pairs.json"))
     pairs = read_table(one.pool / "pairs" / "pairs.parquet")
-    return responses(BootstrapSettings(), pairs, scores).rename(columns={"score": "latent"})
+    return latent_responses(BootstrapSettings(), pairs, codes, LatentSettings().score, latents)
 
 
 Rows = Iterator[tuple[str, int, int]]

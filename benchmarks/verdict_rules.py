@@ -65,9 +65,8 @@ def _scored(
 
 
 def _dependent(rows: pd.DataFrame) -> pd.Series:
-    """Return per row whether z discriminates C (condition 2)."""
-    excess = (rows["conditional_auroc"] - 0.5).abs()
-    return (rows["q"] < SETTINGS.alpha) & (excess >= SETTINGS.min_confounder_excess)
+    """Return condition 2 of the verdict, which the step `confounds` has decided."""
+    return rows["discriminates"].astype(bool)
 
 
 def _goes(rows: pd.DataFrame) -> pd.Series:

@@ -53,16 +53,28 @@ def run(
     output
         Table to write (.parquet): a row per latent and component.
     """
-    reader = CodesReader(codes)
     score = read_table(latents)["score"].iloc[0]
     chosen = np.unique(read_table(confounds)["latent"].to_numpy(dtype=np.int64))
-    scores = pd.DataFrame(
-        reader.pooled(score)[:, chosen], index=reader.image_ids, columns=pd.Index(chosen)
-    )
-    rows = responses(settings, read_table(pairs), scores)
-    rows = rows.rename(columns={"score": "latent"})
+    rows = latent_responses(settings, read_table(pairs), CodesReader(codes), score, chosen)
     write_table(identity.label(rows), output)
     return [output]
+
+
+def latent_responses(
+    settings: BootstrapSettings,
+    pairs: pd.DataFrame,
+    codes: CodesReader,
+    score: str,
+    latents: np.ndarray,
+) -> pd.DataFrame:
+    """Return the rows of `responses` for `latents` [m], with their indices in the column latent.
+
+    `score` is the name of the pooled codes (`mammo_sae.stores.codes.POOLED`).
+    """
+    scores = pd.DataFrame(
+        codes.pooled(score)[:, latents], index=codes.image_ids, columns=pd.Index(latents)
+    )
+    return responses(settings, pairs, scores).rename(columns={"score": "latent"})
 
 
 def responses(
