@@ -65,6 +65,23 @@ def test_every_key_of_the_default_configuration_has_its_meaning():
             },
             r"encoders\.tuned\.freeze: 'blocks\.40' is not a layer",
         ),
+        (
+            {"saes": {"topk": {"only": {"layers": ["block.10"]}}}},
+            r"saes\.topk\.only\.layers: 'block\.10' is not among the layers of this run; "
+            r"name blocks\.10, blocks\.14 or head, or null",
+        ),
+        (
+            {"saes": {"topk": {"only": {"encoders": ["tuned"]}}}},
+            r"saes\.topk\.only\.encoders: 'tuned' is not among the encoders of this run; name",
+        ),
+        (
+            {"saes": {"topk": {"only": {"encoders": []}}}},
+            r"saes\.topk\.only\.encoders: must hold 1 or more, holds 0",
+        ),
+        (
+            {"saes": {"topk": {"only": {"layer": ["head"]}}}},
+            r"saes\.topk\.only\.layer: unknown key.*did you mean 'layers'",
+        ),
         ({"name": "../elsewhere"}, "name: "),
         ({"cohort": {"kind": "atlas"}}, r"cohort\.kind: must be phantom, .*got 'atlas'"),
         (
@@ -84,6 +101,37 @@ def test_a_wrong_configuration_is_one_sentence_that_names_the_key(content, sente
     with pytest.raises(InputError, match=sentence) as error:
         load_config(content, "configuration")
     assert "\n" not in str(error.value)
+
+
+def test_an_sae_is_trained_only_on_the_layers_and_encoders_that_it_names():
+    saes = {
+        "topk": {},
+        "one": {"only": {"layers": ["head"], "encoders": ["finetuned"]}, "seeds": [0, 1]},
+        "inner": {"only": {"layers": ["blocks.10"]}},
+    }
+    config = load_config({"saes": saes, "layers": ["blocks.10", "head"]}, "x")
+    runs = [tuple(run.values()) for run in config.runs()]
+    assert len(runs) == len(set(runs))
+    assert {run[:2] for run in runs if run[2] == "topk"} == {
+        (encoder, layer)
+        for encoder in ("pretrained", "finetuned")
+        for layer in ("blocks.10", "head")
+    }
+    assert [run for run in runs if run[2] == "one"] == [
+        ("finetuned", "head", "one", 0),
+        ("finetuned", "head", "one", 1),
+    ]
+    assert [run for run in runs if run[2] == "inner"] == [
+        ("pretrained", "blocks.10", "inner", 0),
+        ("finetuned", "blocks.10", "inner", 0),
+    ]
+
+
+def test_the_restriction_of_an_sae_is_in_the_settings_of_no_step():
+    whole = load_config({"saes": {"topk": {}}}, "x")
+    restricted = load_config({"saes": {"topk": {"only": {"layers": ["head"]}}}}, "x")
+    wildcards = {"sae": "topk", "layer": "head", "seed": "0"}
+    assert whole.slice("train_sae", wildcards) == restricted.slice("train_sae", wildcards)
 
 
 def test_an_entry_set_to_null_is_left_out():

@@ -14,6 +14,29 @@ from mammo_sae.errors import InputError
 # The wrong configuration, its message, and the corrected configuration. $ is the value that the
 # message suggests.
 CASES = {
+    "an SAE on a layer that is not there": (
+        "saes: {topk: {only: {layers: [block.10]}}}",
+        r"'block\.10' is not among the layers of this run; name (\S+), .* or null",
+        "saes: {topk: {only: {layers: [$]}}}",
+    ),
+    "an SAE on an encoder that is not there": (
+        "saes: {topk: {only: {encoders: [tuned]}}}",
+        r"'tuned' is not among the encoders of this run; name .*, or (null)",
+        "saes: {topk: {only: {encoders: $}}}",
+    ),
+    "an SAE on a layer that is named twice": (
+        "saes: {topk: {only: {layers: [head, head]}}}",
+        r"saes\.topk\.only\.layers: head and head has an entry twice; remove one",
+        "saes: {topk: {only: {layers: [head]}}}",
+    ),
+    "a published SAE that is not trained on the head": (
+        "saes: {topk: {only: {layers: [blocks.10]}}}\nreport: {published: {sae: topk, "
+        "finetuned_mass: finetuned}}",
+        r"report\.published\.finetuned_mass: the SAE 'topk' is not trained on the (head) of "
+        r"'finetuned'; add them to saes\.topk\.only",
+        "saes: {topk: {only: {layers: [blocks.10, $]}}}\nreport: {published: {sae: topk, "
+        "finetuned_mass: finetuned}}",
+    ),
     "a misspelt key": (
         "confunds: {alpha: 0.1}",
         r"confunds: unknown key; .* did you mean '(\w+)'\?",

@@ -147,6 +147,7 @@ class Config(Settings):
         wrong = [
             *self._wrong_encoders(),
             *self._wrong_layers(),
+            *self._wrong_only(),
             *self._wrong_splits(),
             *self._wrong_preprocessing(),
             *self._wrong_analyses(),
@@ -193,6 +194,18 @@ class Config(Settings):
                         f"{valid[0]} to {valid[-3]}, {valid[-2]} and {valid[-1]}"
                     )
 
+    def _wrong_only(self) -> Iterator[str]:
+        there = {"layers": self.layers, "encoders": list(self.encoders)}
+        for name, sae in self.saes.items():
+            for key, named in sae.only:
+                where = f"saes.{name}.only.{key}"
+                if named is not None and len(set(named)) < len(named):
+                    yield f"{where}: {listed(named, 'and')} has an entry twice; remove one"
+                for one in named or ():
+                    if one not in there[key]:
+                        what = f"is not among the {key} of this run"
+                        yield f"{where}: {one!r} {what}; name {listed(there[key])}, or null"
+
     def _wrong_published(self) -> Iterator[str]:
         published = self.report.published
         if published is None:
@@ -207,9 +220,15 @@ class Config(Settings):
             if name is None or key in {"sae", "split"}:
                 continue
             where = f"report.published.{key}"
+            sae = self.saes.get(published.sae)
             if name not in self.encoders:
                 known = listed(list(self.encoders))
                 yield f"{where}: {name!r} is no encoder here; name {known}"
+            elif sae is not None and not sae.covers(name, architectures.HEAD):
+                yield (
+                    f"{where}: the SAE {published.sae!r} is not trained on the head of {name!r}; "
+                    f"add them to saes.{published.sae}.only"
+                )
             if concept not in self.cohort.concepts:
                 yield f"{where}: the cohort has no concept {concept!r}; add it to cohort.concepts"
 
@@ -379,6 +398,17 @@ class Config(Settings):
             elif layer in self.inner.layers:
                 shown[layer] = self.inner.confirmation
         return shown
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return encoder, layer, name and seed of every SAE to train."""
+        return [
+            {"encoder": encoder, "layer": layer, "sae": name, "seed": seed}
+            for encoder in self.encoders
+            for layer in self.layers
+            for name, sae in self.saes.items()
+            if sae.covers(encoder, layer)
+            for seed in sae.seeds
+        ]
 
     def slice(self, step: str, wildcards: Mapping[str, str]) -> str:
         """Return the part of the configuration that `step` uses, as canonical JSON.

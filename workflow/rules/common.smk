@@ -40,13 +40,7 @@ settle_states()
 RESULTS = CONFIG.folder.as_posix()
 SHARDS = range(CONFIG.shards)
 ENCODERS = list(CONFIG.encoders)
-RUNS = [
-    {"encoder": encoder, "layer": layer, "sae": sae, "seed": seed}
-    for encoder in ENCODERS
-    for layer in CONFIG.layers
-    for sae, settings in CONFIG.saes.items()
-    for seed in settings.seeds
-]
+RUNS = CONFIG.runs()
 PASSES = {
     encoder: assign_passes(CONFIG.extracted_layers(encoder), CONFIG.folder / "embeddings" / encoder)
     for encoder in ENCODERS

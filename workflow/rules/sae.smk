@@ -118,7 +118,7 @@ SEVERAL_SEEDS = [
     for encoder in ENCODERS
     for layer in CONFIG.layers
     for sae, settings in CONFIG.saes.items()
-    if len(settings.seeds) > 1
+    if len(settings.seeds) > 1 and settings.covers(encoder, layer)
 ]
 
 

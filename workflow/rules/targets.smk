@@ -27,35 +27,31 @@ if SEVERAL_SEEDS:
 INNER = [layer for layer in CONFIG.layers if layer in CONFIG.inner.layers]
 EDITED = [layer for layer in CONFIG.layers if layer == HEAD or layer in INNER]
 SWEEPS = of_runs(f"{ANALYSIS}/sweep.parquet", layer=HEAD)
-if EDITED:
-    PARTS["interventions"] = [
-        path
-        for layer in EDITED
-        for path in of_runs(f"{ANALYSIS}/interventions.parquet", layer=layer)
-    ]
-if HEAD in CONFIG.layers:
-    for table in ("effects", "ablation", "reliance"):
-        PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", layer=HEAD)
-if HEAD in CONFIG.layers and CONFIG.density_classes:
-    PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", layer=HEAD)
-if INNER:
-    PARTS["attribution"] = [
-        path for layer in INNER for path in of_runs(f"{ANALYSIS}/attribution.parquet", layer=layer)
-    ]
-MATCHED = [
-    path
-    for encoder, settings in CONFIG.encoders.items()
-    if settings.base is not None
-    for path in of_runs(f"{ANALYSIS}/matched_latents.parquet", encoder=encoder, layer=HEAD)
+PARTS["interventions"] = [
+    path for layer in EDITED for path in of_runs(f"{ANALYSIS}/interventions.parquet", layer=layer)
 ]
-if MATCHED:
-    PARTS["matched_latents"] = MATCHED
+for table in ("effects", "ablation", "reliance"):
+    PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", layer=HEAD)
+if CONFIG.density_classes:
+    PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", layer=HEAD)
+PARTS["attribution"] = [
+    path for layer in INNER for path in of_runs(f"{ANALYSIS}/attribution.parquet", layer=layer)
+]
+# Latents are matched where the base of an encoder has the same SAE.
+MATCHED = [
+    f"{ANALYSIS}/matched_latents.parquet".format(**run)
+    for run in RUNS
+    if run["layer"] == HEAD and {**run, "encoder": CONFIG.encoders[run["encoder"]].base} in RUNS
+]
+PARTS["matched_latents"] = MATCHED
 if CONFIG.cohort.kind == "phantom":
     PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
     PARTS["responses"] = of_runs(f"{ANALYSIS}/responses.parquet")
     PARTS["logit_responses"] = [
         f"{RESULTS}/heads/{encoder}/logit_responses.parquet" for encoder in ENCODERS
     ]
+# A run that has no SAE at a layer lacks the tables of this layer.
+PARTS = {table: parts for table, parts in PARTS.items() if parts}
 
 # Tables that are computed from other tables.
 DERIVED = ["verdicts", *(["published"] if CONFIG.report.published else [])]
@@ -75,7 +71,7 @@ BASES = [
 FIGURES = [
     f"{FIGURE}/cohort.png",
     f"{FIGURE}/encoders.png",
-    *expand(f"{FIGURE}/training/{{encoder}}/{{sae}}.png", encoder=ENCODERS, sae=CONFIG.saes),
+    *of_runs(f"{FIGURE}/training/{{encoder}}/{{sae}}.png"),
     *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
     *expand(f"{FIGURE}/probes/{{sae}}.png", sae=CONFIG.saes),
     *(
@@ -88,13 +84,13 @@ FIGURES = [
         )
     ),
 ]
-if "interventions" in PARTS:
-    FIGURES += expand(
-        f"{FIGURE}/sweep/{{sae}}/{{concept}}.png", sae=CONFIG.saes, concept=CONFIG.cohort.concepts
-    )
-if "effects" in PARTS:
-    FIGURES += expand(f"{FIGURE}/effects/{{sae}}.png", sae=CONFIG.saes)
-    FIGURES += expand(f"{FIGURE}/ablation/{{sae}}.png", sae=CONFIG.saes)
+for layer in EDITED:
+    for concept in CONFIG.cohort.concepts:
+        FIGURES += of_runs(f"{FIGURE}/sweep/{{sae}}/{concept}.png", layer=layer)
+FIGURES += of_runs(f"{FIGURE}/effects/{{sae}}.png", layer=HEAD)
+FIGURES += of_runs(f"{FIGURE}/ablation/{{sae}}.png", layer=HEAD)
+# A figure of several runs is there once.
+FIGURES = list(dict.fromkeys(FIGURES))
 if "truth" in PARTS:
     FIGURES.append(f"{FIGURE}/truth.png")
 PAGES = [

@@ -320,11 +320,25 @@ class SaeTraining(TrainingValues):
     seed: int = Field(0, ge=0, description="seed of initialisation and of the order of the cells")
 
 
+class OnlySettings(Settings):
+    """The layers and encoders on which a named SAE is trained."""
+
+    layers: list[str] | None = Field(
+        None, min_length=1, description="some of the layers of the run; null: all"
+    )
+    encoders: list[str] | None = Field(
+        None, min_length=1, description="some of the encoders of the run; null: all"
+    )
+
+
 class SaeSettings(TrainingValues):
     """One named SAE over all layers: common values, overrides per layer, seeds."""
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [0], min_length=1, description="one SAE is trained per seed"
+    )
+    only: OnlySettings = Field(
+        OnlySettings(), description="layers and encoders on which the SAE is trained"
     )
     layers: dict[str, dict[str, Any]] = Field(
         {},
@@ -345,6 +359,11 @@ class SaeSettings(TrainingValues):
             raise below(wrong)
         return self
 
+    def covers(self, encoder: str, layer: str) -> bool:
+        """Return whether the SAE is trained on a layer of an encoder."""
+        layers, encoders = self.only.layers, self.only.encoders
+        return (layers is None or layer in layers) and (encoders is None or encoder in encoders)
+
     def training(self, layer: str, seed: int) -> SaeTraining:
         """Return the resolved settings of one layer and one seed.
 
@@ -359,7 +378,7 @@ class SaeSettings(TrainingValues):
             raise InputError(explain(error, f"layers.{layer}", SaeTraining)) from None
 
     def _training(self, layer: str, seed: int) -> SaeTraining:
-        common = self.model_dump(exclude={"layers", "seeds"})
+        common = self.model_dump(exclude={"layers", "seeds", "only"})
         resolved = {**_laid_over(common, self.layers.get(layer, {})), "seed": seed}
         return SaeTraining.model_validate(resolved)
 
