@@ -52,6 +52,52 @@ def test_codes_and_their_pooling_come_back(tmp_path):
         assert (reader.pooled(name, ["i7", "i0"]) == values[[7, 0]]).all()
 
 
+def test_pooled_codes_of_some_latents_and_images_come_in_the_order_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(stores, "LATENTS_PER_CHUNK", 8)
+    monkeypatch.setattr(stores.arrays, "TABLE_BYTES", 2 * 2 * 8 * 4)  # two chunks
+    reader, ids, (*_, pooled) = _write(tmp_path, np.random.default_rng(4))
+    latents = [19, 2, 9, 3, 2]
+    assert (reader.pooled("max", latents=latents) == pooled["max"][:, latents]).all()
+    rows = [8, 0, 5, 0]
+    got = reader.pooled("mean", [ids[i] for i in rows], latents)
+    assert (got == pooled["mean"][np.ix_(rows, latents)]).all()
+    assert reader.pooled("max", [], latents).shape == (0, 5)
+    assert reader.pooled("max", ids[:2], []).shape == (2, 0)
+    with pytest.raises(StoreError, match=r"latents 0\.\.19, not 20"):
+        reader.pooled("max", latents=[20])
+
+
+def test_only_the_chunks_of_the_wanted_images_and_latents_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr(stores, "LATENTS_PER_CHUNK", 8)
+    monkeypatch.setattr(publish, "SMALL", 0)
+    reader, ids, (*_, pooled) = _write(tmp_path, np.random.default_rng(5))
+    (tmp_path / "c.zarr" / "max" / "c" / "1" / "2").write_bytes(b"damaged")  # images 4-7, 16-19
+    assert (reader.pooled("max", latents=range(16)) == pooled["max"][:, :16]).all()
+    assert (reader.pooled("max", ids[:4]) == pooled["max"][:4]).all()
+    with pytest.raises(StoreError, match="max is damaged"):
+        reader.pooled("max", ["i4"], [16])
+
+
+def test_blocks_hold_every_latent_and_image_once_and_stay_below_the_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(stores, "LATENTS_PER_CHUNK", 8)
+    reader, ids, (*_, pooled) = _write(tmp_path, np.random.default_rng(6))
+    for most, wide, many in ((4 * N * 5, 4, 2), (4 * H * 5, 8, 4), (1, 1, 2)):
+        monkeypatch.setattr(stores, "BLOCK_BYTES", most)
+        blocks = reader.latent_blocks(N)
+        assert max(map(len, blocks)) == wide
+        assert np.concatenate(blocks).tolist() == list(range(H))
+        read = [reader.pooled("active", latents=block) for block in blocks]
+        assert (np.concatenate(read, axis=1) == pooled["active"]).all()
+        images = reader.image_blocks()
+        assert max(map(len, images)) == many
+        assert [name for block in images for name in block] == ids
+    monkeypatch.setattr(stores, "BLOCK_BYTES", 1 << 20)
+    assert [block.tolist() for block in reader.latent_blocks(N, [19, 3])] == [[3, 19]]
+
+
 def test_codes_whose_number_varies_are_stored_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "CODES_PER_CHUNK", 8)
     monkeypatch.setattr(stores, "CODES_PER_SHARD", 16)

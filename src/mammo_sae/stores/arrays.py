@@ -9,7 +9,8 @@ arrays are safe with both, which compare Zstandard's own checksum.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from mammo_sae.errors import StoreError
 
 FAST = "zarrs.ZarrsCodecPipeline"
 CHECKED = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+TABLE_BYTES = 8 << 20
+"""Bytes of chunks that `read_table` decompresses at a time."""
 CHECKED_ZSTD = ZstdCodec(level=1, checksum=True)
 
 
@@ -131,14 +134,55 @@ def read(array: zarr.Array[Any], selection: Any, where: Path) -> np.ndarray:
     StoreError
         If a checksum does not match. The message names the store.
     """
-    try:
+    with _checked(where):
         if isinstance(selection, slice):
             return np.asarray(array[selection])
         return _gather(array, np.asarray(selection, dtype=np.int64))
+
+
+def read_table(
+    array: zarr.Array[Any], rows: np.ndarray, columns: np.ndarray, where: Path
+) -> np.ndarray:
+    """Return the elements of an array [n, h] at `rows` and `columns`, two lists of positions.
+
+    Only chunks with a wanted row and a wanted column are read, and at most `TABLE_BYTES` of them
+    are in memory at a time besides the result.
+
+    Raises
+    ------
+    StoreError
+        If a checksum does not match. The message names the store.
+    """
+    out = np.empty((len(rows), len(columns)), dtype=array.dtype)
+    with _checked(where):
+        for across in _runs(columns, array.chunks[1], 1):
+            left, right = columns[across].min(), columns[across].max() + 1
+            high = array.chunks[0] * array.chunks[1] * array.dtype.itemsize
+            for down in _runs(rows, array.chunks[0], max(1, TABLE_BYTES // high)):
+                top, bottom = rows[down].min(), rows[down].max() + 1
+                part = np.asarray(array[int(top) : int(bottom), int(left) : int(right)])
+                out[np.ix_(down, across)] = part[np.ix_(rows[down] - top, columns[across] - left)]
+    return out
+
+
+@contextmanager
+def _checked(where: Path) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, OSError, ValueError) as error:
         raise StoreError(
             f"{where} is damaged ({error}); delete the store's manifest and rerun"
         ) from None
+
+
+def _runs(positions: np.ndarray, chunk: int, most: int) -> list[np.ndarray]:
+    """Return the indices of `positions` in groups; a group lies in at most `most` chunks in a row.
+
+    Positions may be in any order.
+    """
+    order = np.argsort(positions, kind="stable")
+    group = positions[order] // (chunk * most)
+    return [run for run in np.split(order, np.flatnonzero(np.diff(group)) + 1) if run.size]
 
 
 def _gather(array: zarr.Array[Any], positions: np.ndarray) -> np.ndarray:

@@ -47,6 +47,8 @@ IMAGES_PER_SHARD = 64
 LATENTS_PER_CHUNK = 2048
 CODES_PER_CHUNK = 1 << 14
 CODES_PER_SHARD = 1 << 22
+BLOCK_BYTES = 128 << 20
+"""Bytes of pooled codes that an analysis holds at a time."""
 POOLED = ("mean", "max", "active", "mean_breast", "max_breast", "active_breast")
 
 
@@ -272,17 +274,55 @@ class CodesReader:
             out[used] = np.concatenate(parts) if parts else []
         return index, value
 
-    def pooled(self, name: str, image_ids: Sequence[str] | None = None) -> np.ndarray:
-        """Return float32 [n, h]: the pooled codes `name` (one of `POOLED`) of each image."""
-        if image_ids is None:
-            return arrays.read(self._arrays[name], slice(None), self.path / name)
-        return self._read(name, self._index.positions(image_ids))
+    def pooled(
+        self,
+        name: str,
+        image_ids: Sequence[str] | None = None,
+        latents: Positions | None = None,
+    ) -> np.ndarray:
+        """Return float32 [n, m]: the pooled codes `name` (one of `POOLED`) of each image.
+
+        Images and latents come in the given order, and None means all. Only the chunks that hold
+        them are read. All latents of a large cohort do not fit into memory: see `latent_blocks` and
+        `image_blocks`.
+
+        Raises
+        ------
+        StoreError
+            If the store is damaged, or has no such image or latent.
+        """
+        rows = np.arange(len(self)) if image_ids is None else self._index.positions(image_ids)
+        columns = np.arange(self.latents) if latents is None else self._known(latents)
+        return arrays.read_table(
+            self._arrays[name], np.asarray(rows, np.int64), columns, self.path / name
+        )
+
+    def latent_blocks(self, images: int, latents: Positions | None = None) -> list[np.ndarray]:
+        """Return `latents` (None: all) in ascending blocks, int [b] each, to read with `pooled`.
+
+        The pooled codes of `images` images and the latents of one block take at most `BLOCK_BYTES`,
+        for any numbers of images (up to 33 million) and latents. A chunk is decompressed once per
+        block that needs it: twice at 20,000 images, eight times at 100,000.
+        """
+        wanted = np.sort(np.arange(self.latents) if latents is None else self._known(latents))
+        fits = max(1, BLOCK_BYTES // (4 * max(1, images)))
+        # A power of two divides a chunk into equal blocks.
+        width = min(LATENTS_PER_CHUNK, 1 << (fits.bit_length() - 1))
+        return [wanted[start : start + width] for start in range(0, len(wanted), width)]
+
+    def image_blocks(self, image_ids: Sequence[str] | None = None) -> list[list[str]]:
+        """Return `image_ids` (None: all, as stored) in blocks of ids, to read with `pooled`.
+
+        The pooled codes of one block's images and all latents take at most `BLOCK_BYTES`.
+        """
+        ids = self.image_ids if image_ids is None else list(image_ids)
+        chunks = BLOCK_BYTES // (4 * max(1, self.latents) * IMAGES_PER_SHARD)
+        step = max(1, chunks) * IMAGES_PER_SHARD
+        return [ids[start : start + step] for start in range(0, len(ids), step)]
 
     def maps(self, positions: Positions, latents: Positions) -> np.ndarray:
         """Return float32 [n, m, R, C]: the maps of m `latents` for the images at `positions`."""
-        wanted = np.asarray(latents, dtype=np.int64)
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.latents):
-            raise StoreError(f"{self.path} has latents 0..{self.latents - 1}, not {wanted.max()}")
+        wanted = self._known(latents)
         index, value = self.cells(positions)
         n, rows, columns, _ = index.shape
         slot = np.full(self.latents, -1, dtype=np.int64)
@@ -300,6 +340,12 @@ class CodesReader:
         import xarray
 
         return xarray.open_zarr(self.path)
+
+    def _known(self, latents: Positions) -> np.ndarray:
+        wanted = np.asarray(latents, dtype=np.int64)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.latents):
+            raise StoreError(f"{self.path} has latents 0..{self.latents - 1}, not {wanted.max()}")
+        return wanted
 
     def _part(self, name: str, position: int) -> np.ndarray:
         begin, end = self._offset[position : position + 2]
