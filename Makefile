@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: demo test soak mutants truth lint bench-sae check-published clean
+.PHONY: demo test soak mutants truth rehearsal lint bench-sae check-published clean
 
 # torch is installed first and alone. Otherwise the requirements of another package may install a
 # build with gigabytes of GPU libraries on a machine without a GPU.
@@ -57,6 +57,12 @@ mutants: $(VENV)/installed
 TRUTH ?=
 truth: $(VENV)/installed
 	$(BIN)/python benchmarks/check_verdicts.py $(TRUTH)
+
+# Runs the steps after extraction on synthetic results and prints their time and memory
+# (docs/scale.md). For a part: make rehearsal REHEARSAL="--images 1000 4000 --steps latents"
+REHEARSAL ?=
+rehearsal: $(VENV)/installed
+	$(BIN)/python benchmarks/rehearsal.py $(REHEARSAL)
 
 # Compares the speed of SAE trainers. The first call builds the environment of the other libraries
 # in .venv-bench.

@@ -1,0 +1,308 @@
+"""Run every step after extraction on synthetic results, and print the time and memory that it took.
+
+    python benchmarks/rehearsal.py --images 1000 4000            # all steps
+    python benchmarks/rehearsal.py --images 4000 --steps latents confounds --keep scratch
+
+For each number of images the results up to the codes are written (`rehearsal_results.py`), in the
+sizes of the paper's setting: EfficientNet-B5 at 1520 x 912, 16,384 latents, 32 codes per cell. Then
+Snakemake runs the rules of the workflow on them, one job at a time, on two cores. Each job measures
+itself (`measuring/sitecustomize.py`): wall time, processor time, peak memory. The request is what
+the rule asks of SLURM at the first attempt.
+
+With several sizes, `growth` is the exponent of n: memory or time grows as n to this power, from the
+second largest to the largest size. The last columns extrapolate a straight line through these two
+sizes to 480,000 images (EMBED).
+
+One SAE is analysed (`tuned`, `head`, seed 0). The tables of the others, which the report needs, are
+copies of its tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rehearsal_results import Results, shards_of
+
+from mammo_sae.config import load_config, read_yaml
+from mammo_sae.stores.tables import read_table, write_table
+
+PROJECT = Path(__file__).resolve().parents[1]
+EMBED = 480_000
+CONFIG = """
+name: n{images}h{latents}
+results: {results}
+cohort: {{kind: vindr, source: /nowhere, shards: {shards}}}
+images: {{preprocessing: mammo_clip, height: 1520, width: 912}}
+encoders:
+  base: {{kind: pretrained, source: {{kind: mammo_clip, path: /nowhere}}}}
+  tuned: {{kind: finetuned, base: base, freeze: null}}
+layers: [blocks.26, head]
+saes:
+  topk:
+    variant: {{name: topk, k: 32}}
+    latents: {latents}
+    seeds: [0, 1]
+    steps: 50
+    layers: {{blocks.26: {{latents: 1408}}}}
+inner: {{layers: [blocks.26]}}
+confounds:
+  acquisition: [manufacturer, rows, marker_area]
+  anatomical: [density, view, side, age_bin]
+"""
+MAIN = "tuned/head/topk/seed0"
+INNER = "tuned/blocks.26/topk/seed0"
+# Step -> a file that it writes. Steps of the first group have one job. Then their tables are copied
+# for the other SAEs, for the second group.
+FIRST = {
+    "linear_probe": "heads/base/head.json",
+    "evaluate_encoder": "heads/tuned/scores.parquet",
+    "latents": f"analysis/{MAIN}/latents.parquet",
+    "probes": f"analysis/{MAIN}/probes.parquet",
+    "alignment": f"analysis/{MAIN}/alignment.parquet",
+    "confounds": f"analysis/{MAIN}/confounds.parquet",
+    "interventions": f"analysis/{MAIN}/interventions.parquet",
+    "effects": f"analysis/{MAIN}/effects.parquet",
+    "ablation": f"analysis/{MAIN}/ablation.parquet",
+    "reliance": f"analysis/{MAIN}/reliance.parquet",
+    "figure_latents": f"figures/latents/{MAIN}/mass.png",
+    "figure_confounds": f"figures/confounds/{MAIN}/mass.png",
+    "figure_interventions": f"figures/interventions/{MAIN}/mass.png",
+    "figure_cohort": "figures/cohort.png",
+}
+SECOND = {
+    "sae_stability": "analysis/tuned/head/topk/sae_stability.parquet",
+    "verdict_stability": "analysis/tuned/head/topk/verdict_stability.parquet",
+    "matched_latents": f"analysis/{MAIN}/matched_latents.parquet",
+    "table": "tables/latents.parquet",
+    "verdicts": "tables/verdicts.parquet",
+    "summary": "summary.html",
+    "figure_encoders": "figures/encoders.png",
+    "figure_training": "figures/training/tuned/topk.png",
+    "figure_layers": "figures/layers/topk.png",
+    "figure_probes": "figures/probes/topk.png",
+    "figure_sweep": "figures/sweep/topk/mass.png",
+    "figure_effects": "figures/effects/topk.png",
+    "figure_ablation": "figures/ablation/topk.png",
+    "quarantine": "tables/quarantine.csv",
+    "registry": "tables/registry.csv",
+}
+# These read images or embeddings whole, or run a network, and take up to hours on two cores. They
+# run only if they are named.
+LONG = {
+    "measurements": "measurements/0.parquet",
+    "sae_quality": f"analysis/{MAIN}/sae_quality.parquet",
+    "inner": f"analysis/{INNER}/interventions.parquet",
+    "codes": f"codes/{MAIN}.json",
+}
+# Tables of one SAE, and further tables that other steps need.
+OF_A_RUN = (
+    *("latents", "probes", "alignment", "confounds", "interventions", "effects", "ablation"),
+    *("reliance", "sae_quality", "sweep"),
+)
+
+
+class Rehearsal:
+    """A configuration and a folder in which its steps run."""
+
+    def __init__(self, folder: Path, images: int, latents: int) -> None:
+        self.folder = folder
+        self.images = images
+        self.file = folder / f"n{images}h{latents}.yaml"
+        self.file.write_text(
+            CONFIG.format(
+                images=images, latents=latents, results=folder / "results", shards=shards_of(images)
+            )
+        )
+        self.config = load_config(read_yaml(self.file), self.file.name)
+        self.results = self.config.folder
+
+    def prepare(self) -> None:
+        """Write the results up to the codes, unless an earlier call has written them."""
+        done = self.results / ".written"
+        if not done.exists():
+            templates = self.folder / "templates"
+            templates.mkdir(exist_ok=True)
+            Results(self.config, self.images, templates).write()
+            done.touch()
+
+    def run(self, steps: dict[str, str], cores: int) -> dict[str, dict[str, float]]:
+        """Run the jobs of `steps` that make the given files, and return what each measured."""
+        if not steps:
+            return {}
+        with tempfile.TemporaryDirectory() as measures:
+            log = self._snakemake(steps, cores, Path(measures))
+            found = [json.loads(file.read_text()) for file in Path(measures).glob("*.json")]
+        asked = requests(log)
+        return {
+            one["step"]: {
+                **{name: one[name] for name in ("seconds", "cpu_seconds", "mib")},
+                **asked.get(one["step"], {}),
+            }
+            for one in found
+        }
+
+    def _snakemake(self, steps: dict[str, str], cores: int, measures: Path) -> str:
+        # A fresh folder for Snakemake's own records, so that nothing counts as stale.
+        with tempfile.TemporaryDirectory(dir=self.folder) as working:
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile")),
+                    *("--configfile", str(self.file), "--directory", working),
+                    *("--cores", str(cores), "--resources", "gpu=1", "turn=1"),
+                    *("--default-resources", "turn=1", "--keep-going", "--nolock"),
+                    *("--rerun-triggers", "mtime", "--allowed-rules", *steps),
+                    *("--forcerun", *steps, "--"),
+                    *(str(self.results / path) for path in steps.values()),
+                ],
+                env={
+                    **os.environ,
+                    "MEASURES": str(measures),
+                    "PYTHONPATH": str(PROJECT / "benchmarks" / "measuring"),
+                },
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        log = done.stdout + done.stderr
+        if done.returncode:
+            print(log[-4000:], file=sys.stderr)
+        return log
+
+    def fill(self) -> None:
+        """Copy the tables of the analysed SAE for the other SAEs, with their names."""
+        heads = self.results / "heads"
+        for name in ("predictions", "scores"):
+            source = heads / "tuned" / f"{name}.parquet"
+            if source.exists():
+                table = read_table(source)
+                if "encoder" in table:
+                    table["encoder"] = "base"
+                write_table(table, heads / "base" / f"{name}.parquet")
+        for encoder in self.config.encoders:
+            for layer in self.config.layers:
+                for seed in (0, 1):
+                    run = f"{encoder}/{layer}/topk/seed{seed}"
+                    for name in OF_A_RUN:
+                        self._copy(name, run, encoder, layer, seed)
+
+    def _copy(self, name: str, run: str, encoder: str, layer: str, seed: int) -> None:
+        source = self.results / "analysis" / MAIN / f"{name}.parquet"
+        target = self.results / "analysis" / run / f"{name}.parquet"
+        if run in (MAIN, INNER) or not source.exists():
+            return
+        table = read_table(source).assign(encoder=encoder, layer=layer, seed=seed)
+        if layer != "head" and "latent" in table:
+            table = table[table["latent"] < 1408]
+        write_table(table, target)
+
+
+def requests(log: str) -> dict[str, dict[str, float]]:
+    """Return the memory (MB), minutes and threads that each rule asks for, from Snakemake's log."""
+    asked = {}
+    for block in re.split(r"\n(?=\[|(?:local)?rule )", log):
+        name = re.search(r"(?:local)?rule (\w+):", block)
+        found = {
+            key: re.search(pattern, block)
+            for key, pattern in (
+                ("asked_mb", r"\bmem_mb=(\d+)"),
+                ("asked_minutes", r"\bruntime=(\d+)"),
+                ("threads", r"threads: (\d+)"),
+            )
+        }
+        if name:
+            asked[name[1]] = {key: float(hit[1]) for key, hit in found.items() if hit}
+    return asked
+
+
+def growth(small: tuple[int, float], large: tuple[int, float]) -> float:
+    """Return p of y ~ n^p through two pairs (n, y)."""
+    return math.log(large[1] / small[1]) / math.log(large[0] / small[0])
+
+
+def line(small: tuple[int, float], large: tuple[int, float], n: int) -> float:
+    """Return the value at n of the line through two pairs, at least that of the larger one."""
+    slope = (large[1] - small[1]) / (large[0] - small[0])
+    return max(large[1], large[1] + slope * (n - large[0]))
+
+
+def summary(measured: dict[int, dict[str, dict[str, float]]]) -> pd.DataFrame:
+    """Return a row per step: measures at the largest size, growth and extrapolation to EMBED."""
+    sizes = sorted(measured)
+    rows = []
+    for step, found in measured[sizes[-1]].items():
+        row: dict[str, Any] = {"step": step, "images": sizes[-1]}
+        row |= {"s": found["seconds"], "CPU s": found["cpu_seconds"], "MiB": found["mib"]}
+        row |= {"asked MB": found.get("asked_mb"), "asked min": found.get("asked_minutes")}
+        if len(sizes) > 1 and step in measured[sizes[-2]]:
+            for name, key in (("memory", "mib"), ("CPU", "cpu_seconds")):
+                pairs = [(n, measured[n][step][key]) for n in sizes[-2:]]
+                row[f"{name} ~ n^"] = growth(*pairs)
+                row[f"{name} at EMBED"] = line(*pairs, EMBED)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown."""
+
+    def shown(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return "" if math.isnan(value) else f"{value:,.{2 if abs(value) < 10 else 0}f}"
+
+    rows = [list(table.columns), ["---"] * len(table.columns)]
+    rows += [[shown(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 4000])
+    parser.add_argument("--latents", type=int, default=16384, help="latents at the head layer")
+    parser.add_argument("--steps", nargs="+", choices=sorted({**FIRST, **SECOND, **LONG}))
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the results, which later calls use again; default: "
+        "a temporary folder",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, help="JSON file of all measures")
+    options = parser.parse_args()
+    wanted = options.steps or [*FIRST, *SECOND]
+    folder = (options.keep or Path(tempfile.mkdtemp(dir=PROJECT))).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    measured: dict[int, dict[str, dict[str, float]]] = {}
+    try:
+        for images in sorted(options.images):
+            rehearsal = Rehearsal(folder, images, options.latents)
+            rehearsal.prepare()
+            found: dict[str, dict[str, float]] = {}
+            for group in ({**FIRST, **LONG}, SECOND):
+                chosen = {step: path for step, path in group.items() if step in wanted}
+                if group is SECOND and chosen:
+                    rehearsal.fill()
+                found |= rehearsal.run(chosen, options.cores)
+            measured[images] = found
+            missing = [step for step in wanted if step not in found]
+            if missing:
+                print(f"{images} images: without a measure: {', '.join(missing)}", file=sys.stderr)
+            print(markdown(summary(measured)), flush=True)
+            if options.output:
+                options.output.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
+    finally:
+        if options.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
