@@ -52,6 +52,7 @@ ROOMS = (
             "grids",
             "ordered",
             "progress",
+            "proportions",
             "provenance",
             "settings",
             "statistics",

@@ -17,6 +17,22 @@ print(*{name.split(".")[0] for name in set(sys.modules) - before})
 """
 
 
+ANALYSES = ("interventions", "effects", "reliance", "ablation", "latents", "probes", "alignment",
+            "confounds", "truth")  # fmt: skip
+
+
+def test_analyses_of_codes_do_without_torch():
+    """Importing torch takes longer than most of these analyses."""
+    modules = ", ".join(f"mammo_sae.analysis.{name}" for name in ANALYSES)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, {modules}; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_training_itself_needs_few_packages():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True

@@ -46,7 +46,7 @@ from mammo_sae.analysis.verdict import ALIGNED
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.encoders.pooled import read_pooled
-from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.files import read_decoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
@@ -113,7 +113,7 @@ def run(
     verdicts, logits = read_table(confounds), read_table(predictions)
     stored, pooled = read_pooled(embeddings, reader.image_ids)
     pooled = pooled[pd.Index(stored).get_indexer(list(reader.image_ids))]
-    atoms = SparseAutoencoder.load(sae).decoder_weight.numpy()
+    atoms, _ = read_decoder(sae)
     means = reader.pooled("mean")
     aligned = [aligned_set(verdicts, concept) for concept in concepts]
     parts = []

@@ -20,7 +20,7 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.encoders.architectures import HEAD
 from mammo_sae.encoders.heads import Head, load_head
 from mammo_sae.errors import InputError
-from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.files import read_decoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table
 
@@ -95,8 +95,7 @@ def each_share(inputs: Inputs, concepts: Sequence[str], splits: Sequence[str]) -
             f"{inputs.codes} holds codes of layer {reader.grid.layer}; "
             f"only the logits of layer {HEAD} are linear in its codes"
         )
-    autoencoder = SparseAutoencoder.load(inputs.sae)
-    atoms, bias = autoencoder.decoder_weight.numpy(), autoencoder.decoder_bias.numpy()
+    atoms, bias = read_decoder(inputs.sae)
     head = load_head(inputs.head)
     cases = case.read_cases(inputs.images, reader.image_ids)
     table = read_table(inputs.latents)

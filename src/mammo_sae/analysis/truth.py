@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.verdict import CONFOUNDED, MIXED, associated
 from mammo_sae.phantom.settings import COMPONENTS
+from mammo_sae.proportions import clopper_pearson
 from mammo_sae.stores.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -161,5 +161,4 @@ def _share(hit: pd.Series, group: str) -> tuple[int, int, float, float, float, s
     n, k = len(hit), int(hit.sum())
     if not n:
         return 0, 0, np.nan, np.nan, np.nan, f"no {group}"
-    interval = binomtest(k, n).proportion_ci()
-    return n, k, k / n, float(interval.low), float(interval.high), ""
+    return n, k, k / n, *clopper_pearson(k, n), ""

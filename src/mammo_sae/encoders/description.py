@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from mammo_sae.encoders.architectures import ArchitectureName
-from mammo_sae.settings import Settings
+from mammo_sae.settings import Settings, parse_settings
+from mammo_sae.stores.publish import read_json
+
+DIGEST = "digest"  # key of the description: SHA-256 of the weights
 
 
 class Normalisation(Settings):
@@ -52,3 +57,16 @@ class EncoderDescription(Settings):
     sha256: str | None = Field(
         default=None, description="SHA-256 of the file of the weights; null: no file"
     )
+
+
+def read_description(path: Path) -> EncoderDescription:
+    """Read an ``encoder.json``.
+
+    Raises
+    ------
+    InputError, StoreError
+        If the file is missing or damaged. The message names it.
+    """
+    content = read_json(path)
+    content.pop(DIGEST, None)
+    return parse_settings(EncoderDescription, json.dumps(content), str(path))

@@ -8,7 +8,6 @@ channels-last memory. So a stored embedding [n, rows, columns, c] is a map witho
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,16 +28,19 @@ from mammo_sae.encoders.architectures import (
     layer_names,
 )
 from mammo_sae.encoders.depthwise import DepthwiseOnCPU
-from mammo_sae.encoders.description import EncoderDescription, Normalisation
+from mammo_sae.encoders.description import (
+    DIGEST,
+    EncoderDescription,
+    Normalisation,
+    read_description,
+)
 from mammo_sae.errors import InputError, first_line
 from mammo_sae.grids import LayerGrid
-from mammo_sae.settings import parse_settings
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import atomic_file, read_json, write_json
 
 WEIGHTS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
-DIGEST = "digest"  # key of the description: SHA-256 of the weights
 CLASSIFIER = "classifier."
 
 
@@ -338,19 +340,6 @@ def load_description(directory: Path) -> EncoderDescription:
         If the file is missing or damaged. The message names it.
     """
     return read_description(directory / DESCRIPTION)
-
-
-def read_description(path: Path) -> EncoderDescription:
-    """Read an ``encoder.json``.
-
-    Raises
-    ------
-    InputError, StoreError
-        If the file is missing or damaged. The message names it.
-    """
-    content = read_json(path)
-    content.pop(DIGEST, None)
-    return parse_settings(EncoderDescription, json.dumps(content), str(path))
 
 
 def load_classifier(directory: Path) -> tuple[tuple[str, ...], Tensor, Tensor] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_sae.encoders.network import read_description
+from mammo_sae.encoders.description import read_description
 from mammo_sae.stores.tables import write_table
 
 COLUMNS = ("kind", "architecture", "source", "sha256", "licence", "forbids", "data")

@@ -22,21 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
-from mammo_sae.errors import InputError, StoreError
+from mammo_sae.errors import InputError
 from mammo_sae.sae import sparse
-from mammo_sae.stores.checksums import file_digest, without_checksum
-from mammo_sae.stores.publish import atomic_file, read_plain_json, write_json
+from mammo_sae.sae.files import FORMAT, KIND, read_files
+from mammo_sae.stores.checksums import file_digest
+from mammo_sae.stores.publish import atomic_file, write_json
 
 if TYPE_CHECKING:  # training on cells in memory needs neither stores nor their packages
     from mammo_sae.grids import LayerGrid
-
-FORMAT = 2
-KIND = "sae"
-DESCRIPTION = "sae.json"
 
 
 @dataclass(frozen=True)
@@ -161,31 +157,8 @@ class SparseAutoencoder:
         StoreError
             If there is no SAE, or a file is missing, damaged, or does not match its description.
         """
-        description = Path(description)
-        if description.is_dir():
-            description = description / DESCRIPTION
-        if not description.is_file():
-            raise StoreError(f"{description} is missing; give the path of a trained SAE")
-        # Compare the checksum later: a JSON file that is no SAE would seem to have been changed.
-        content = read_plain_json(description) if description.suffix == ".json" else None
-        if not isinstance(content, dict) or content.get("kind") != KIND:
-            raise StoreError(
-                f"{description} does not describe an SAE; give the path of a {DESCRIPTION}"
-            )
-        content = without_checksum(content, description)
-        if content.get("format") != FORMAT:
-            raise StoreError(f"{description} does not have format {FORMAT}; train the SAE again")
-        weights = description.with_name(content["weights"])
-        if not weights.is_file():
-            raise StoreError(f"{weights} is missing; train the SAE again")
-        if file_digest(weights) != content["digest"]:
-            raise StoreError(
-                f"{weights} is not the file that {description} describes; train the SAE again"
-            )
-        try:
-            tensors = load_file(weights)
-        except SafetensorError as error:
-            raise StoreError(f"{weights} can't be read ({error}); train the SAE again") from None
+        content, arrays = read_files(description)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return cls(**tensors, k=content["k"], description=content)
 
 
