@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from mammo_sae import statistics as st
-from mammo_sae.analysis import alignment
 from mammo_sae.analysis import exchange as ex
+from mammo_sae.analysis.map_scores import Lesions, MapScores
+from mammo_sae.analysis.settings import ResamplingSettings
 
 PATIENTS = {
     0.02: 600,
@@ -119,10 +119,12 @@ def alignment_p(rng: np.random.Generator, cohort: Cohort, draws: int, seed: int)
     mask = (cells == place[:, None]).reshape(n, GRID, GRID).astype(np.float32)
     habit = rng.normal(size=(people, GRID * GRID))[patient]
     maps = np.maximum(habit + rng.normal(size=(n, GRID * GRID)), 0).reshape(n, GRID, GRID)
-    scene = alignment.scene(np.ones_like(mask), mask, patient, cohort.view[here], 1.0)
-    moves = ex.patient_exchanges(patient, draws, seed, within=scene.views)
-    weights = st.patient_weights(patient, 2, seed)
-    return alignment.score_map(scene, maps, 1.0, weights, moves)["p"]
+    settings = ResamplingSettings(seed=seed, bootstrap_draws=20, permutation_draws=draws)
+    scores = MapScores(settings, Lesions(mask), patient, cohort.view[here], np.ones(1), 1.0)
+    for image, values in enumerate(maps.reshape(n, -1)):
+        active = np.flatnonzero(values)
+        scores.add(image, np.zeros_like(active), active, values[active], np.ones(GRID * GRID))
+    return scores.rows()[0]["p"]
 
 
 def drawn_p(images: str, prevalence: float, cohorts: int, draws: int) -> list[dict[str, float]]:

@@ -46,7 +46,11 @@ def cell_areas(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:
     height, width = masks.shape[-2:]
     rows = overlap(grid.rows, grid.stride, grid.offset_y, height)
     columns = overlap(grid.columns, grid.stride, grid.offset_x, width)
-    return rows @ masks.astype(np.float32) @ columns.T
+    lines = np.zeros((*masks.shape[:-2], grid.rows, width), np.float32)
+    # A row of cells overlaps few rows of pixels, so a product with all of them would waste time.
+    for row, (first, last) in enumerate(_spans(grid.rows, grid.stride, grid.offset_y, height)):
+        lines[..., row, :] = rows[row, first:last] @ masks[..., first:last, :].astype(np.float32)
+    return lines @ columns.T
 
 
 def touched_cells(masks: np.ndarray, grid: LayerGrid) -> np.ndarray:

@@ -314,7 +314,7 @@ STEPS = {
         "mammo_sae.analysis.alignment",
         analysis.AlignmentSettings,
         "alignment",
-        tables=("alignment",),
+        tables=("alignment", "alignment_by_size"),
     ),
     "confounds": Step(
         "mammo_sae.analysis.confounds",

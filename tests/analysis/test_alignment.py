@@ -1,18 +1,44 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
+from dense_scores import score_map
 from mammo_sae import statistics as st
 from mammo_sae.analysis import alignment, exchange, latents
+from mammo_sae.analysis import streamed as streaming
+from mammo_sae.analysis.lesions import (
+    Found,
+    ScoresBySize,
+    lesion_sizes,
+    size_limits,
+    unit_of_sizes,
+)
+from mammo_sae.analysis.map_scores import Lesions, MapScores
 from mammo_sae.analysis.settings import AlignmentSettings, LatentSettings
+from mammo_sae.grids import LayerGrid
 from mammo_sae.stores.tables import read_table
 
 SETTINGS = AlignmentSettings(
     top_latents=6, bootstrap_draws=50, permutation_draws=199, quantile=0.02
 )
+
+
+@dataclass
+class Scene:
+    """Areas [n, R, C] of the breast, of the mask inside it, and of the whole mask over a cell."""
+
+    breast: np.ndarray
+    mask: np.ndarray
+    moved: np.ndarray
+    patients: np.ndarray
+    views: np.ndarray
 
 
 def hand_made(n=40, rows=6, columns=5, seed=0):
@@ -24,14 +50,76 @@ def hand_made(n=40, rows=6, columns=5, seed=0):
     lesion = rng.integers(0, 5, n), rng.integers(0, 4, n)
     region[np.arange(n), *lesion] = 16
     views = np.tile(["CC", "MLO"], n // 2)
-    here = alignment.scene(breast, region, np.repeat(np.arange(n // 2), 2), views, 16)
-    return here, lesion
+    patients = np.repeat(np.arange(n // 2), 2)
+    return Scene(breast, np.minimum(region, breast), region / 16, patients, views), lesion
+
+
+def streamed(here, maps, thresholds, settings=SETTINGS):
+    """Score `maps` [m, n, R, C] of one scene, added image by image."""
+    scores = MapScores(
+        settings, Lesions(here.moved * 16), here.patients, here.views, thresholds, 16.0
+    )
+    for image in range(len(here.breast)):
+        flat = maps[:, image].reshape(len(maps), -1)
+        which, cell = np.nonzero(flat)
+        scores.add(image, which, cell, flat[which, cell], here.breast[image].ravel())
+    return scores.rows()
 
 
 def scored(here, activation, threshold=0.0):
-    weights = st.patient_weights(here.patients, 50, 0)
-    moves = exchange.patient_exchanges(here.patients, 199, 0, within=here.views)
-    return alignment.score_map(here, activation, threshold, weights, moves)
+    return streamed(here, activation[None], np.array([threshold]))[0]
+
+
+def dense(here, activation, threshold, settings=SETTINGS):
+    weights = st.patient_weights(here.patients, settings.bootstrap_draws, settings.seed)
+    moves = exchange.PatientExchanges(
+        here.patients, settings.permutation_draws, settings.seed, within=here.views
+    )
+    all_moves = moves.of(np.arange(len(here.patients)))
+    return score_map(here, activation, threshold, weights, all_moves)
+
+
+def irregular(seed=0, n=60, m=7):
+    """Maps [m, n, 9, 7], masks of several cells that reach beyond the breast, unequal patients."""
+    rng = np.random.default_rng(seed)
+    breast = rng.integers(0, 17, (n, 9, 7)) * (rng.random((n, 9, 7)) < 0.8)
+    region = np.zeros((n, 9, 7))
+    for image in range(n):
+        y, x = rng.integers(0, 7), rng.integers(0, 5)
+        region[image, y : y + 3, x : x + 2] = rng.integers(1, 17, (3, 2))
+    patients = np.sort(rng.integers(0, 25, n))
+    views = rng.choice(["CC", "MLO"], n)
+    maps = np.maximum(rng.normal(size=(m, n, 9, 7)) - np.linspace(0, 2, m)[:, None, None, None], 0)
+    maps = np.round(maps, 1).astype(np.float32)
+    maps[:, rng.random(n) < 0.2] = 0
+    breast, region = breast.astype(np.float32), region.astype(np.float32)
+    here = Scene(breast, np.minimum(region, breast), region / 16, patients, views)
+    return here, maps
+
+
+def test_scores_from_a_stream_of_images_are_those_of_whole_arrays():
+    """Some sums of whole arrays are float32, so the tolerance is 1e-6 of each value."""
+    here, maps = irregular()
+    thresholds = np.linspace(0.0, 1.0, len(maps))
+    for row, one, threshold in zip(streamed(here, maps, thresholds), maps, thresholds, strict=True):
+        expected = dense(here, one, threshold)
+        assert row.keys() == expected.keys()
+        assert {k: v for k, v in row.items() if k != "reason"} == pytest.approx(
+            {k: v for k, v in expected.items() if k != "reason"}, rel=1e-6
+        )
+        assert row["reason"] == expected["reason"]
+
+
+def test_average_precisions_with_levels_are_near_those_of_all_cells(monkeypatch):
+    here, maps = irregular(n=1000)
+    maps *= np.random.default_rng(1).random(maps.shape).astype(np.float32)
+    exact = streamed(here, maps, np.zeros(len(maps)))
+    monkeypatch.setattr(streaming, "CURVE_CELLS", 40_000)
+    bounded = streamed(here, maps, np.zeros(len(maps)))
+    for name in ("auprc", "auprc_low", "auprc_high"):
+        values = [[row[name] for row in rows] for rows in (exact, bounded)]
+        assert values[0] != values[1]
+        np.testing.assert_allclose(*values, rtol=5e-3)
 
 
 def test_a_map_that_is_the_lesion_scores_one_everywhere():
@@ -88,7 +176,7 @@ def test_pointing_and_its_baselines_are_those_of_every_image_mask_and_cell():
     here.moved[:] *= 0.25  # masks that fill no cell touch it nevertheless
     activation = rng.random(here.breast.shape).astype(np.float32)
     activation[:12] = 0
-    moves = exchange.patient_exchanges(here.patients, 199, 0, within=here.views)
+    moves = exchange.PatientExchanges(here.patients, 199, 0, within=here.views).of(np.arange(40))
     row = scored(here, activation)
     shown = np.where(here.breast > 0, activation, 0)
     places = np.argwhere(shown == shown.max(axis=(1, 2), keepdims=True))
@@ -104,15 +192,6 @@ def test_pointing_and_its_baselines_are_those_of_every_image_mask_and_cell():
         assert row[f"chance_{name}"] == pytest.approx(covered.mean())
 
 
-def test_the_prior_is_scored_above_the_asked_share_of_breast_area():
-    here, lesion = hand_made()
-    prior = np.zeros(here.breast.shape, np.float32)
-    prior[np.arange(40), *lesion] = 1 + np.arange(40)  # an image's lesion is a cell of twenty
-    settings = SETTINGS.model_copy(update={"quantile": 10.5 / (40 * 20)})
-    row = alignment._score_prior(settings, here, prior).iloc[0]
-    assert row["pooled_iou"] == pytest.approx(10 / 40)
-
-
 def test_energy_outside_of_the_breast_does_not_count():
     here, _ = hand_made()
     activation = 0.5 * (here.mask > 0).astype(np.float32)
@@ -126,6 +205,7 @@ def test_the_auprc_is_that_of_every_pixel():
     rng = np.random.default_rng(4)
     here, _ = hand_made(n=20)
     here.mask[:] = np.minimum(rng.integers(0, 9, here.mask.shape), here.breast)
+    here.moved[:] = here.mask / 16
     activation = np.round(np.maximum(rng.normal(size=here.mask.shape), 0), 1).astype(np.float32)
     breast, mask = here.breast.ravel().astype(int), here.mask.ravel().astype(int)
     pixels = np.repeat(activation.ravel(), breast)
@@ -156,9 +236,33 @@ def test_masks_that_carry_no_information_give_uniform_p_values():
 
 def test_the_threshold_keeps_at_most_the_asked_area():
     values, areas = np.array([5.0, 4.0, 3.0, 2.0]), np.array([1.0, 1.0, 1.0, 1.0])
-    assert alignment.upper_quantile(values, areas, 2.0) == 3.0
-    assert alignment.upper_quantile(values, areas, 2.5) == 3.0
-    assert alignment.upper_quantile(values, areas, 10.0) == 0.0
+    assert streaming.upper_quantile(values, areas, 2.0) == 3.0
+    assert streaming.upper_quantile(values, areas, 2.5) == 3.0
+    assert streaming.upper_quantile(values, areas, 10.0) == 0.0
+
+
+def thresholds_of(values, areas, kept):
+    upper = streaming.UpperQuantiles(len(values))
+    for start in range(0, values.shape[1], 50):
+        part = slice(start, start + 50)
+        which = np.repeat(np.arange(len(values)), values[:, part].shape[1])
+        upper.add(which, values[:, part].ravel(), areas[:, part].ravel())
+    return upper.thresholds(kept)
+
+
+def test_thresholds_from_a_stream_are_exact_and_rounded_up_when_values_are_many(monkeypatch):
+    rng = np.random.default_rng(3)
+    values = rng.gamma(2, 1, (4, 3000)).astype(np.float32)
+    areas = rng.integers(1, 9, values.shape).astype(np.float32)
+    exact = [streaming.upper_quantile(v, a, 800.0) for v, a in zip(values, areas, strict=True)]
+    monkeypatch.setattr(streaming, "_PENDING", 700)
+    np.testing.assert_array_equal(thresholds_of(values, areas, 800.0), np.float32(exact))
+    monkeypatch.setattr(streaming, "THRESHOLD_VALUES", 1500)
+    rounded = thresholds_of(values, areas, 800.0)
+    assert (rounded != exact).any()
+    np.testing.assert_allclose(rounded, exact, rtol=0.02)
+    for threshold, v, a in zip(rounded, values, areas, strict=True):
+        assert a[v > threshold].sum() <= 800.0
 
 
 def test_matched_latents_fire_about_as_often_and_are_never_ranked():
@@ -172,7 +276,7 @@ def test_matched_latents_fire_about_as_often_and_are_never_ranked():
 
 
 @pytest.fixture(scope="module")
-def table(world, tmp_path_factory) -> pd.DataFrame:
+def written(world, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("alignment")
     concepts = ["mass", "suspicious_calcification"]
     common = {"identity": world.identity, "images": world.images, "codes": world.codes}
@@ -188,9 +292,20 @@ def table(world, tmp_path_factory) -> pd.DataFrame:
         latents=root / "latents.parquet",
         concepts=concepts,
         output=root / "alignment.parquet",
+        by_size=root / "alignment_by_size.parquet",
         **common,
     )
-    return read_table(root / "alignment.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def table(written) -> pd.DataFrame:
+    return read_table(written / "alignment.parquet")
+
+
+@pytest.fixture(scope="module")
+def by_size(written) -> pd.DataFrame:
+    return read_table(written / "alignment_by_size.parquet")
 
 
 def test_the_detector_looks_at_the_lesion_and_the_displaced_one_next_to_it(table, world):
@@ -222,3 +337,74 @@ def test_the_prior_is_a_row_without_a_latent(table):
 def test_a_concept_without_masks_has_rows_with_the_reason(table):
     rows = table[table["concept"] == "suspicious_calcification"]
     assert rows.empty or rows["reason"].str.startswith("no mask or box").all()
+
+
+def test_all_lesions_of_the_confirmation_split_have_the_scores_of_the_table(table, by_size):
+    ranked = table[table["selection"] == "ranked"].set_index(["concept", "latent"])
+    rows = by_size[(by_size["split"] == "test") & (by_size["size"] == "all")]
+    rows = rows.set_index(["concept", "latent"])
+    assert rows.index.equals(ranked.index)
+    shared = [column for column in rows if column in ranked]
+    assert {"energy_lift_low", "p", "q", "shuffled_pointing", "reason"} <= set(shared)
+    pd.testing.assert_frame_equal(rows[shared], ranked[shared])
+
+
+def test_the_detector_looks_at_the_lesion_on_the_external_split_too(by_size, world):
+    rows = by_size[(by_size["latent"] == world.latent("clean")) & (by_size["split"] == "external")]
+    rows = rows[rows["concept"] == "mass"].set_index("size")
+    assert rows.loc["all", "energy_lift"] == pytest.approx(60, rel=0.01)
+    assert rows.loc["all", "q"] < 0.05
+    external = world.table[(world.table["split"] == "external") & (world.table["mass"] == 1)]
+    assert rows.loc["all", "images"] == len(external)
+
+
+def test_a_latent_that_detects_only_large_lesions_scores_only_there():
+    """Lesions of 16, 4 and 1 pixels in cells of 16; the map is 1 on the lesions of 16."""
+    here, lesion = hand_made(n=90)
+    area = np.tile(np.repeat([16.0, 4.0, 1.0], 2), 15)
+    here.moved[np.arange(90), *lesion] = area / 16
+    grid = LayerGrid("x", 1, 6, 5, 4, 0.0, 0.0, 4)
+    found = Found(
+        positions=np.arange(90),
+        masks=Lesions(here.moved * 16),
+        patients=here.patients,
+        views=here.views,
+        areas=area,
+        breasts=np.full(90, 320.0),
+        spacing=np.full(90, 0.5),
+        view_breast={},
+        reason="",
+    )
+    sizes = lesion_sizes(found, unit_of_sizes([found]))
+    np.testing.assert_allclose(np.unique(sizes), [0.25, 1.0, 4.0])  # mm2
+    scores = ScoresBySize(
+        SETTINGS, found, np.zeros(2), grid, np.array([1]), sizes, size_limits(sizes)
+    )
+    for image in range(90):
+        cell = np.flatnonzero(here.moved[image].ravel())
+        which, value = np.array([0, 1]), np.array([1.0, float(area[image] == 16)])
+        scores.add(
+            image, which[value > 0], np.repeat(cell, 2)[value > 0], value[value > 0],
+            here.breast[image].ravel(),
+        )  # fmt: skip
+    _, rows = scores.rows()
+    assert list(rows["size"]) == ["all", "small", "medium", "large"]
+    assert (rows["map"] == 1).all()
+    rows = rows.set_index("size")
+    assert rows.loc[["small", "medium", "large"], "images"].to_list() == [30, 30, 30]
+    assert rows["size_high"].to_list() == [4.0, 0.25, 1.0, 4.0]
+    assert rows["fires"].to_list() == pytest.approx([1 / 3, 0, 0, 1])
+    assert rows.loc["large", "energy_lift"] == pytest.approx(20.0)
+    assert rows.loc["large", "pointing"] == 1.0
+    assert rows.loc["small", "reason"].startswith("fires in positive images of 0 patients")
+
+
+def test_sizes_are_shares_of_the_breast_if_a_spacing_is_unknown():
+    found = SimpleNamespace(
+        areas=np.array([8.0, 32.0]),
+        breasts=np.array([320.0, 160.0]),
+        spacing=np.array([0.1, np.nan]),
+    )
+    unit = unit_of_sizes([found])
+    assert unit == "share of the breast"
+    np.testing.assert_allclose(lesion_sizes(found, unit), [0.025, 0.2])

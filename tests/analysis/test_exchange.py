@@ -27,6 +27,11 @@ def p_value(scores, values, patients, draws=199, seed=0, **more):
     return ex.patient_permutation_p(scores, values, patients, draws=draws, seed=seed, **more)
 
 
+def exchanges(patients, draws, seed, within=None):
+    moves = ex.PatientExchanges(patients, draws, seed, within)
+    return moves.of(np.arange(len(patients)))
+
+
 def test_patients_with_two_to_twenty_one_images_have_a_small_p_where_the_score_is_the_label(rng):
     patients = np.repeat(np.arange(20), np.arange(2, 22))
     label = patients % 2
@@ -121,7 +126,7 @@ def test_p_values_of_a_family_under_the_null_are_uniform():
     scores = scores[:, None] + rng.normal(size=(len(labels), 8))
     p, significant = [], 0
     for trial in range(200):
-        shuffled = labels[ex.patient_exchanges(patients, 1, 1000 + trial)[0]]
+        shuffled = labels[exchanges(patients, 1, 1000 + trial)[0]]
         one = p_value(scores, shuffled, patients, 199, trial)
         p.append(one[trial % 8])
         significant += (st.benjamini_hochberg(one) < 0.05).any()
@@ -179,7 +184,7 @@ def test_too_few_exchanges_are_counted_and_give_no_p_value(rng):
 
 def test_exchanges_move_whole_patients_and_with_equal_numbers_permute(rng):
     patients = np.repeat(np.arange(30), 2)
-    for order in ex.patient_exchanges(patients, 50, 1):
+    for order in exchanges(patients, 50, 1):
         assert sorted(order) == list(range(60))
         assert (patients[order].reshape(30, 2) == patients[order].reshape(30, 2)[:, :1]).all()
 
@@ -187,7 +192,7 @@ def test_exchanges_move_whole_patients_and_with_equal_numbers_permute(rng):
 def test_exchanges_keep_the_view_and_include_patients_with_unequal_numbers():
     patients = np.array([0, 0, 1, 1, 1, 2, 2, 3])
     views = np.array(["CC", "MLO", "MLO", "CC", "CC", "CC", "MLO", "CC"])
-    moves = ex.patient_exchanges(patients, 60, 0, within=views)
+    moves = exchanges(patients, 60, 0, within=views)
     assert (views[moves] == views).all()
     assert (moves[:, 7] == 7).all()  # no other patient has only a CC view
     assert {tuple(patients[order[2:5]]) for order in moves} == {(0,) * 3, (1,) * 3, (2,) * 3}

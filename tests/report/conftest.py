@@ -184,6 +184,7 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
         **made,
         image_stores=run.image_stores,
         output=run.table("alignment"),
+        by_size=run.table("alignment_by_size"),
     )
     measurements.run(image_stores=run.image_stores, output=run.table("measurements"))
     confounds.run(

@@ -152,7 +152,11 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
     linear = {**after, "sae": folder / "sae.json", "head": folder, "concepts": CONCEPTS}
     latents_step.run(LatentSettings(**DRAWS), **common, concepts=CONCEPTS, output=place["latents"])
     alignment.run(
-        AlignmentSettings(top_latents=4, **DRAWS), **after, **named, output=place["alignment"]
+        AlignmentSettings(top_latents=4, **DRAWS),
+        **after,
+        **named,
+        output=place["alignment"],
+        by_size=folder / "alignment_by_size.parquet",
     )
     measured = {"measurements": [run.table("measurements")]}
     confounds.run(

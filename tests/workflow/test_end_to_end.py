@@ -27,6 +27,7 @@ TABLES = {
     "matched_latents",
     "probes",
     "alignment",
+    "alignment_by_size",
     "confounds",
     "ablation",
     "reliance",

@@ -73,7 +73,8 @@ rule alignment:
         image_stores=image_manifests,
         stores=image_stores,
     output:
-        f"{ANALYSIS}/alignment.parquet",
+        output=f"{ANALYSIS}/alignment.parquet",
+        by_size=f"{ANALYSIS}/alignment_by_size.parquet",
     log:
         log_of("alignment", RUN),
     benchmark:
@@ -94,7 +95,8 @@ rule alignment:
         "python -m mammo_sae alignment --settings {params.cfg:q}"
         " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --concepts {params.concepts:q}"
-        " --image-stores {input.image_stores:q} --output {output:q} 2> {log:q}"
+        " --image-stores {input.image_stores:q} --output {output.output:q}"
+        " --by-size {output.by_size:q} 2> {log:q}"
 
 
 rule confounds:

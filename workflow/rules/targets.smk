@@ -17,6 +17,7 @@ PARTS = {
     "sae_quality": of_runs(f"{ANALYSIS}/sae_quality.parquet"),
     "latents": of_runs(f"{ANALYSIS}/latents.parquet"),
     "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
+    "alignment_by_size": of_runs(f"{ANALYSIS}/alignment_by_size.parquet"),
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
     "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
 }

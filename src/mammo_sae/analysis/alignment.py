@@ -1,46 +1,34 @@
 """Step: measure whether latents fire on the lesion, from their maps and the lesion masks.
 
-The images are those of the confirmation split that are positive for a concept and have a mask of
-it. The weight of a cell is the cell's area inside the breast. The positive part of this weight is
-the area that the mask covers. So every score equals the score over pixels of a map that is constant
-inside each cell.
+The images are those of a split that are positive for a concept and have a mask of it. The scores
+and their baselines are those of `mammo_sae.analysis.map_scores`. The cells above a latent's
+threshold hold the share `quantile` of all breast area of the split. ``matched_*`` is the mean score
+of random latents with a similar firing rate.
 
-- ``auprc``: average precision over breast pixels, mask against rest.
-- ``pooled_iou``: intersection over union, summed over images, of the mask and the cells above a
-  threshold. The cells above the threshold hold the share `quantile` of all breast area (Network
-  Dissection, Bau et al. 2017).
-- ``energy_lift``: mean share of an image's activation inside the mask, divided by the mean share of
-  the breast that the mask covers, over images in which the latent fires (energy-based pointing
-  game, Wang et al. 2020).
-- ``pointing``: share of images whose highest cell touches the mask (pointing game, Zhang et al.
-  2016); ``pointing_near`` also accepts the cell's eight neighbours. An image without activation is
-  a miss.
+The table `alignment` has the scores on the confirmation split. The matched latents (``selection`` =
+matched) and a map of lesion locations in the discovery split (``selection`` = prior) have rows of
+their own. The table `alignment_by_size` has the ranked latents on all of `splits`, for all lesions
+and for small, medium and large ones.
 
-Every score has up to three baselines:
-
-- ``chance_*``: the expected score of a map that does not depend on the mask;
-- ``shuffled_*``: the mean score after masks are exchanged between patients' images of the same
-  view. These exchanges also give the p-value;
-- ``matched_*``: the mean score of random latents with a similar firing rate.
-
-The matched latents (``selection`` = matched) and a map of lesion locations in the discovery split
-(``selection`` = prior) also have rows of their own.
+Memory does not grow with images x cells: one pass over the labelled images of a split gives the
+thresholds, and one over the images with a mask of a concept gives its scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import maximum_filter
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis import cells, exchange
+from mammo_sae.analysis import cells, lesions
+from mammo_sae.analysis.map_scores import MEASURES, NO_BASELINE
+from mammo_sae.analysis.streamed import UpperQuantiles, upper_quantile
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
@@ -49,10 +37,8 @@ from mammo_sae.stores.tables import read_table, write_table
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import AlignmentSettings
 
-MEASURES = ("auprc", "pooled_iou", "energy_lift", "pointing", "pointing_near")
-# The first of these columns would always be 1. The other two are not computed.
-_NO_BASELINE = ("chance_energy_lift", "chance_pooled_iou", "shuffled_auprc")
 _MATCHED_AMONG = 4  # number of candidates for each matched latent that is drawn
+BY_SIZE = ("concept", "latent", "split", "size", "size_low", "size_high", "size_unit")
 
 
 def run(
@@ -65,6 +51,7 @@ def run(
     latents: Path,
     concepts: Sequence[str],
     output: Path,
+    by_size: Path,
 ) -> list[Path]:
     """Compare latents' maps with the lesions' masks, against chance and random latents.
 
@@ -82,99 +69,45 @@ def run(
         Columns of the image table.
     output
         Table to write (.parquet): a row per concept and latent.
+    by_size
+        Table to write: a row per concept, ranked latent, split and size of the lesion.
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))
     cases = case.read_cases(images, reader.image_ids)
     table = read_table(latents)
-    parts = [
-        concept_rows(settings, reader, store, cases, table[table["concept"] == concept], concept)
+    chosen = {
+        concept: choose(settings, table[table["concept"] == concept], concept)
         for concept in concepts
-    ]
-    write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
-    return [output]
+    }
+    del table
+    confirmation = Split(settings, reader, store, cases, settings.confirmation, chosen)
+    rows, sized = zip(*(confirmation.rows(concept) for concept in concepts), strict=True)
+    parts = [*(sized if settings.confirmation in settings.splits else ())]
+    for name in settings.splits:
+        if name != settings.confirmation and (cases["split"] == name).any():
+            other = Split(settings, reader, store, cases, name, chosen, confirmation)
+            parts += [other.rows(concept)[1] for concept in concepts]
+    write_table(identity.label(pd.concat(rows, ignore_index=True)), output)
+    nothing = pd.DataFrame(columns=_columns(BY_SIZE, ("chance", "shuffled")))
+    write_table(identity.label(pd.concat(parts or [nothing], ignore_index=True)), by_size)
+    return [output, by_size]
 
 
 @dataclass(frozen=True)
-class Scene:
-    """The masks of the positive images on a layer's grid.
+class Chosen:
+    """The latents of a concept: `ranked` [k], the latents `matched` [k, c] to each, and all."""
 
-    Attributes
-    ----------
-    breast, mask : [n, R, C]
-        Area in pixels of the breast, and of the mask inside the breast, in each cell.
-    moved : [n, R, C]
-        Share of each cell that the mask covers, for masks moved onto another image's breast.
-    patients, views : [n]
-    """
-
-    breast: np.ndarray
-    mask: np.ndarray
-    moved: np.ndarray
-    patients: np.ndarray
-    views: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.breast)
+    ranked: np.ndarray
+    matched: np.ndarray
+    all: np.ndarray
 
 
-def scene(breast: np.ndarray, region: np.ndarray, patients: Any, views: Any, area: float) -> Scene:
-    """Return the scene of the areas `breast` and `region` [n, R, C], for cells of size `area`."""
-    return Scene(
-        breast=breast,
-        mask=np.minimum(region, breast),
-        moved=region / np.float32(area),
-        patients=np.asarray(patients),
-        views=np.asarray(views),
-    )
-
-
-def concept_rows(
-    settings: AlignmentSettings,
-    reader: CodesReader,
-    store: ImageReader,
-    cases: pd.DataFrame,
-    table: pd.DataFrame,
-    concept: str,
-) -> pd.DataFrame:
-    """Return one concept's rows: its ranked latents, their matched latents, and the prior map."""
+def choose(settings: AlignmentSettings, table: pd.DataFrame, concept: str) -> Chosen:
+    """Return the latents to test for `concept`; `table` is its part of the latents table."""
     ranked = case.top_latents(table, concept, settings.rankings, settings.top_latents)
     matched = matched_latents(table, ranked, settings.matched_latents, settings.seed)
-    chosen = np.unique(np.concatenate([ranked, matched.ravel()]))
-    rows = pd.DataFrame({"concept": concept, "latent": pd.array(chosen, "Int32")})
-    rows["selection"] = np.where(np.isin(chosen, ranked), "ranked", "matched")
-    if concept not in store.regions:
-        return _missing(rows, f"no mask or box of {concept} in the images")
-    every = case.labelled_images(cases, concept, settings.confirmation)
-    positive = every[case.labels(cases, concept, every)]
-    grid = reader.grid
-    ids = cases["image_id"].to_numpy()
-    breast, region = cells.image_areas(store, ids[positive], [concept], grid)
-    has_mask = np.minimum(region[:, 0], breast).sum(axis=(1, 2)) > 0
-    patients = cases["patient_id"].to_numpy()[positive]
-    reason = _too_few(len(np.unique(patients[has_mask])), concept)
-    if reason:
-        return _missing(rows, reason)
-    positive = positive[has_mask]
-    here = scene(
-        breast[has_mask],
-        region[has_mask, 0],
-        patients[has_mask],
-        cases["view"].to_numpy()[positive],
-        grid.stride**2,
-    )
-    maps, thresholds = _maps_and_thresholds(settings, reader, store, ids, every, positive, chosen)
-    scores = _score_maps(settings, here, maps, thresholds)
-    prior = _prior(settings, store, cases, here, concept, grid)
-    scores = pd.concat([scores, _score_prior(settings, here, prior)], ignore_index=True)
-    rows.loc[len(rows)] = [concept, pd.NA, "prior"]
-    rows = pd.concat([rows, scores], axis=1)
-    # If no latent fires in enough images, no measure exists and its columns are added here.
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *MEASURES, "p"])))
-    _add_matched(rows, ranked, matched)
-    tested = rows["selection"] == "ranked"
-    rows.loc[tested, "q"] = st.benjamini_hochberg(rows.loc[tested, "p"])
-    return _complete(rows)
+    return Chosen(ranked, matched, np.unique(np.concatenate([ranked, matched.ravel()])))
 
 
 def matched_latents(table: pd.DataFrame, ranked: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -198,198 +131,172 @@ def matched_latents(table: pd.DataFrame, ranked: np.ndarray, count: int, seed: i
     return result
 
 
-def _maps_and_thresholds(
+class Split:
+    """The lesions of one split, and the scores of latents on them.
+
+    With `confirmation`, which is the confirmation split, only ranked latents are scored, without
+    the map of lesion locations. The limits between sizes are those of the confirmation split.
+    """
+
+    def __init__(
+        self,
+        settings: AlignmentSettings,
+        reader: CodesReader,
+        store: ImageReader,
+        cases: pd.DataFrame,
+        name: str,
+        chosen: Mapping[str, Chosen],
+        confirmation: Split | None = None,
+    ) -> None:
+        self._settings, self._reader, self._store, self._cases = settings, reader, store, cases
+        self._name, self._chosen, self._confirmation = name, chosen, confirmation
+        self.found = {
+            concept: lesions.find_lesions(store, cases, concept, name, reader.grid)
+            for concept in chosen
+        }
+        wanted = {
+            concept: one.all if confirmation is None else one.ranked
+            for concept, one in chosen.items()
+            if not self.found[concept].reason
+        }
+        self._thresholds = latent_thresholds(settings, reader, store, cases, name, wanted)
+
+    def rows(self, concept: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return a concept's rows of `alignment`, and those of `alignment_by_size`."""
+        chosen, found, first = self._chosen[concept], self.found[concept], self._confirmation
+        latents = chosen.all if first is None else chosen.ranked
+        rows = pd.DataFrame({"concept": concept, "latent": pd.array(latents, "Int32")})
+        ranked = np.flatnonzero(np.isin(latents, chosen.ranked))
+        rows["selection"] = np.where(np.isin(latents, chosen.ranked), "ranked", "matched")
+        if found.reason:
+            sized = rows.iloc[ranked].assign(
+                split=self._name, size=lesions.ALL, size_unit="", reason=found.reason
+            )
+            return _complete(rows.assign(reason=found.reason)), _by_size(sized)
+        both = [found, *([first.found[concept]] if first is not None else [])]
+        unit = lesions.unit_of_sizes(both)
+        limits = lesions.size_limits(lesions.lesion_sizes(both[-1], unit))
+        prior = self._prior(concept) if first is None else _Prior({}, 0.0)
+        scores = lesions.ScoresBySize(
+            self._settings,
+            found,
+            np.append(self._thresholds[concept], prior.threshold),
+            self._reader.grid,
+            ranked,
+            lesions.lesion_sizes(found, unit),
+            limits,
+        )
+        self._score(scores, found, latents, prior)
+        everything, sized = scores.rows()
+        sized.insert(0, "concept", concept)
+        sized.insert(1, "latent", pd.array(latents[sized.pop("map")], "Int32"))
+        sized = sized.assign(split=self._name, size_unit=unit)
+        rows.loc[len(rows)] = [concept, pd.NA, "prior"]
+        rows = pd.concat([rows, everything], axis=1)
+        # If no latent fires in enough images, no measure exists and its columns are added here.
+        rows = rows.reindex(columns=list(dict.fromkeys([*rows, *MEASURES, "p"])))
+        if first is None:
+            _add_matched(rows, chosen.ranked, chosen.matched)
+        for table, tested in (
+            (rows, rows["selection"] == "ranked"),
+            (sized, sized["size"] == "all"),
+        ):
+            if "p" in table:
+                table.loc[tested, "q"] = st.benjamini_hochberg(table.loc[tested, "p"])
+        return _complete(rows), _by_size(sized)
+
+    def _prior(self, concept: str) -> _Prior:
+        """Return the map of lesion locations in the discovery split."""
+        grid, found = self._reader.grid, self.found[concept]
+        discovery, quantile = self._settings.discovery, self._settings.quantile
+        maps = lesions.mean_masks(self._store, self._cases, concept, discovery, grid)
+        views = list(found.view_breast)
+        areas = np.concatenate([found.view_breast[view] for view in views])
+        nothing = np.zeros(grid.rows * grid.columns, np.float32)
+        values = np.concatenate([maps.get(view, nothing) for view in views])
+        return _Prior(maps, upper_quantile(values, areas, quantile * areas.sum()))
+
+    def _score(
+        self,
+        scores: lesions.ScoresBySize,
+        found: lesions.Found,
+        latents: np.ndarray,
+        prior: _Prior,
+    ) -> None:
+        """Add the maps of `latents` and the map of lesion locations, image by image."""
+        ids = self._cases["image_id"].to_numpy()
+        for rows, active in cells.stream_active(self._reader, found.positions, latents):
+            part = found.positions[rows]
+            breast, _ = cells.image_areas(self._store, ids[part], [], self._reader.grid)
+            for local in range(len(part)):
+                image = rows.start + local
+                which, cell, value = active.of(local)
+                places, values = prior.cells(found.views[image])
+                scores.add(
+                    image,
+                    np.append(which, np.full(len(places), len(latents))),
+                    np.append(cell, places),
+                    np.append(value, values),
+                    breast[local].ravel(),
+                )
+
+
+def latent_thresholds(
     settings: AlignmentSettings,
     reader: CodesReader,
     store: ImageReader,
-    ids: np.ndarray,
-    every: np.ndarray,
-    positive: np.ndarray,
-    chosen: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the maps of positive images [m, n, R, C] and each latent's threshold [m]."""
-    grid = reader.grid
-    maps = np.zeros((len(chosen), len(positive), grid.rows, grid.columns), np.float32)
-    place = {int(image): i for i, image in enumerate(positive)}
-    latent, value, area = [], [], []
-    total = 0.0
-    for rows, part in cells.stream_maps(reader, every, chosen):
-        breast, _ = cells.image_areas(store, ids[every[rows]], [], grid)
-        total += float(breast.sum(dtype=np.float64))
-        for local, image in enumerate(every[rows]):
-            if int(image) in place:
-                maps[:, place[int(image)]] = part[local]
-        part *= breast[:, None] > 0
-        image, which, row, column = np.nonzero(part)
-        latent.append(which)
-        value.append(part[image, which, row, column])
-        area.append(breast[image, row, column])
-    which, values, areas = (np.concatenate(x) for x in (latent, value, area))
-    thresholds = np.zeros(len(chosen), np.float32)
-    for m in range(len(chosen)):
-        mine = which == m
-        thresholds[m] = upper_quantile(values[mine], areas[mine], settings.quantile * total)
-    return maps, thresholds
-
-
-def upper_quantile(values: np.ndarray, areas: np.ndarray, kept: float) -> float:
-    """Return the smallest threshold at which at most the area `kept` has values above it."""
-    order = np.argsort(-values, kind="stable")
-    above = np.cumsum(areas[order], dtype=np.float64)
-    beyond = int(np.searchsorted(above, kept, side="right"))
-    return float(values[order][beyond]) if beyond < len(values) else 0.0
-
-
-def _score_maps(
-    settings: AlignmentSettings, here: Scene, maps: np.ndarray, thresholds: np.ndarray
-) -> pd.DataFrame:
-    weights = st.patient_weights(here.patients, settings.bootstrap_draws, settings.seed)
-    moves = exchange.patient_exchanges(
-        here.patients, settings.permutation_draws, settings.seed, within=here.views
-    )
-    rows = [
-        score_map(here, one, float(threshold), weights, moves)
-        for one, threshold in zip(maps, thresholds, strict=True)
-    ]
-    return pd.DataFrame(rows)
-
-
-def score_map(
-    here: Scene,
-    activation: np.ndarray,
-    threshold: float,
-    weights: np.ndarray,
-    moves: np.ndarray,
-) -> dict[str, Any]:
-    """Return one latent's row, from its maps `activation` [n, R, C] of the images in `here`.
-
-    `weights` [n, draws] belong to the bootstrap, `moves` [draws, n] to the permutations.
-    """
-    n = len(here)
-    z = np.where(here.breast > 0, activation, 0).reshape(n, -1).astype(np.float64)
-    breast = here.breast.reshape(n, -1).astype(np.float64)
-    mask = here.mask.reshape(n, -1).astype(np.float64)
-    moved = here.moved.reshape(n, -1).astype(np.float64)
-    energy = (z * breast).sum(1)
-    fires = energy > 0
-    row: dict[str, Any] = {
-        "images": n,
-        "fires": float(fires.mean()),
-        "reason": _too_rare(len(np.unique(here.patients[fires]))),
-    }
-    if row["reason"]:
-        return row
-    row["auprc"], row["auprc_low"], row["auprc_high"] = _auprc(z, mask, breast, weights)
-    row["chance_auprc"] = mask.sum() / breast.sum()
-
-    on = z > threshold
-    inter, area = (on * mask).sum(1), (on * breast).sum(1) + mask.sum(1)
-    row["pooled_iou"] = inter.sum() / (area - inter).sum()
-    row["pooled_iou_low"], row["pooled_iou_high"] = st.interval(
-        (inter @ weights) / ((area - inter) @ weights)
-    )
-    crossed = (on * breast) @ moved.T
-    drawn = _paired(crossed, moves).sum(1)
-    row["shuffled_pooled_iou"] = float((drawn / (area.sum() - drawn)).mean())
-
-    share = np.divide((z * mask).sum(1), energy, out=np.zeros(n), where=fires)
-    extent = np.where(fires, mask.sum(1) / breast.sum(1), 0.0)
-    row["energy_inside"] = share[fires].mean()
-    row["energy_lift"] = share.sum() / extent.sum()
-    drawn_weights = extent @ weights
-    row["energy_lift_low"], row["energy_lift_high"] = st.interval(
-        np.divide(
-            share @ weights,
-            drawn_weights,
-            out=np.full(weights.shape[1], np.nan),
-            where=drawn_weights > 0,
-        )
-    )
-    scale = np.where(fires, 1 / np.where(fires, energy, 1.0), 0.0)
-    inside = ((z * breast) * scale[:, None]) @ moved.T
-    spread = (fires / breast.sum(1))[:, None] * (breast @ moved.T)
-    lifts = _lift(inside, spread, moves)
-    observed = _lift(inside, spread, np.arange(n)[None])[0]
-    row["shuffled_energy_lift"] = float(np.nanmean(lifts))
-    extreme = (lifts >= observed * (1 - 1e-9)).sum()
-    row["p"] = (1 + extreme) / (1 + len(moves))
-
-    peak = z.argmax(1)
-    near = maximum_filter(here.moved > 0, size=(1, 3, 3)).reshape(n, -1)
-    for name, touched in (("pointing", moved > 0), ("pointing_near", near)):
-        hit = touched[np.arange(n), peak] & fires
-        row[name] = hit.mean()
-        row[f"{name}_low"], row[f"{name}_high"] = st.interval(hit @ weights / weights.sum(0))
-        row[f"chance_{name}"] = ((touched * breast).sum(1) / breast.sum(1)).mean()
-        crossed = touched[:, peak].T & fires[:, None]
-        row[f"shuffled_{name}"] = float(_paired(crossed, moves).mean())
-    return row
-
-
-def _auprc(
-    z: np.ndarray, mask: np.ndarray, breast: np.ndarray, weights: np.ndarray
-) -> tuple[float, float, float]:
-    """Return the AUPRC over all cells, and its interval.
-
-    The inactive cells of an image all have score 0, so they are counted together as one item.
-    """
-    image, cell = np.nonzero(z)
-    score = np.append(z[image, cell], np.zeros(len(z)))
-    quiet = z == 0
-    positive = np.append(mask[image, cell], (mask * quiet).sum(1))
-    total = np.append(breast[image, cell], (breast * quiet).sum(1))
-    owner = np.append(image, np.arange(len(z)))
-    step = max(1, 2_000_000 // len(owner))
-    draws = [
-        st.mass_auprc(
-            score,
-            positive[:, None] * weights[owner, start : start + step],
-            total[:, None] * weights[owner, start : start + step],
-        )
-        for start in range(0, weights.shape[1], step)
-    ]
-    low, high = st.interval(np.concatenate(draws))
-    return st.mass_auprc(score, positive, total), low, high
-
-
-def _paired(crossed: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Return [draws, n]: in each draw, the entry of `crossed` [n, n] for image i and its mask."""
-    return crossed[np.arange(len(crossed))[None], moves]
-
-
-def _lift(inside: np.ndarray, spread: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    share, extent = _paired(inside, moves).sum(1), _paired(spread, moves).sum(1)
-    return np.divide(share, extent, out=np.full(len(moves), np.nan), where=extent > 0)
-
-
-def _prior(
-    settings: AlignmentSettings,
-    store: ImageReader,
     cases: pd.DataFrame,
-    here: Scene,
-    concept: str,
-    grid: Any,
-) -> np.ndarray:
-    """Return a map [n, R, C] of lesion locations for each image in `here`.
+    split: str,
+    wanted: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return the thresholds [m] of each concept's latents `wanted`, over its labelled images.
+
+    The cells above the threshold hold the share `settings.quantile` of the breast area. All
+    concepts share one pass over the images.
+    """
+    if not wanted:
+        return {}
+    every = {concept: case.labelled_images(cases, concept, split) for concept in wanted}
+    union = np.unique(np.concatenate(list(every.values())))
+    latents = np.unique(np.concatenate(list(wanted.values())))
+    upper = {concept: UpperQuantiles(len(own)) for concept, own in wanted.items()}
+    total = dict.fromkeys(wanted, 0.0)
+    ids = cases["image_id"].to_numpy()
+    for rows, active in cells.stream_active(reader, union, latents):
+        part = union[rows]
+        breast, _ = cells.image_areas(store, ids[part], [], reader.grid)
+        areas = breast.reshape(len(part), -1)
+        area = areas[active.image, active.cell]
+        for concept, own in wanted.items():
+            known = np.isin(part, every[concept])
+            total[concept] += float(areas[known].sum(dtype=np.float64))
+            place = np.full(len(latents), -1)
+            place[np.searchsorted(latents, own)] = np.arange(len(own))
+            which = place[active.which]
+            kept = (which >= 0) & (area > 0) & known[active.image]
+            upper[concept].add(which[kept], active.value[kept], area[kept])
+    return {
+        concept: one.thresholds(settings.quantile * total[concept])
+        for concept, one in upper.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Prior:
+    """A map of lesion locations for each view, and its threshold.
 
     The value of a cell is its mean area inside the masks of the discovery split's positive images
     of the same view.
     """
-    found = case.labelled_images(cases, concept, settings.discovery)
-    found = found[case.labels(cases, concept, found)]
-    views = cases["view"].to_numpy()[found]
-    _, region = cells.image_areas(store, cases["image_id"].to_numpy()[found], [concept], grid)
-    result = np.zeros(here.breast.shape, np.float32)
-    for view in np.unique(here.views):
-        if (views == view).any():
-            result[here.views == view] = region[views == view, 0].mean(axis=0)
-    return result
 
+    maps: Mapping[str, np.ndarray]
+    threshold: float
 
-def _score_prior(settings: AlignmentSettings, here: Scene, prior: np.ndarray) -> pd.DataFrame:
-    kept = settings.quantile * float(here.breast.sum())
-    threshold = upper_quantile(prior.ravel(), here.breast.ravel(), kept)
-    return _score_maps(settings, here, prior[None], np.array([threshold]))
+    def cells(self, view: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cells with a value above 0, and the values."""
+        values = self.maps.get(view, np.zeros(0, np.float32))
+        cell = np.flatnonzero(values)
+        return cell, values[cell]
 
 
 def _add_matched(rows: pd.DataFrame, ranked: np.ndarray, matched: np.ndarray) -> None:
@@ -405,28 +312,20 @@ def _add_matched(rows: pd.DataFrame, ranked: np.ndarray, matched: np.ndarray) ->
         rows[f"matched_{name}"] = column
 
 
-def _too_few(patients: int, concept: str) -> str:
-    if patients < st.MIN_POSITIVES:
-        return f"{patients} patients with a mask of {concept}, fewer than {st.MIN_POSITIVES}"
-    return ""
-
-
-def _too_rare(patients: int) -> str:
-    if patients < st.MIN_POSITIVES:
-        return f"fires in positive images of {patients} patients, fewer than {st.MIN_POSITIVES}"
-    return ""
-
-
-def _missing(rows: pd.DataFrame, reason: str) -> pd.DataFrame:
-    return _complete(rows.assign(reason=reason))
+def _columns(first: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """Return all columns of a table, in a fixed order."""
+    scored = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    baselines = [f"{kind}_{name}" for kind in kinds for name in MEASURES]
+    columns = [*first, "images", "fires", *scored, *baselines, "energy_inside", "p", "q", "reason"]
+    return [column for column in columns if column not in NO_BASELINE]
 
 
 def _complete(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return `rows` with every column, NaN where nothing was measured, in a fixed order."""
-    scored = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-    baselines = [
-        f"{kind}_{name}" for kind in ("chance", "shuffled", "matched") for name in MEASURES
-    ]
-    first = ["concept", "latent", "selection", "images", "fires"]
-    columns = [*first, *scored, *baselines, "energy_inside", "p", "q", "reason"]
-    return rows.reindex(columns=[c for c in columns if c not in _NO_BASELINE])
+    """Return `rows` with every column of `alignment`, NaN where nothing was measured."""
+    kinds = ("chance", "shuffled", "matched")
+    return rows.reindex(columns=_columns(("concept", "latent", "selection"), kinds))
+
+
+def _by_size(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `rows` with every column of `alignment_by_size`, NaN where nothing was measured."""
+    return rows.reindex(columns=_columns(BY_SIZE, ("chance", "shuffled")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 
 MAP_BYTES = 128 << 20  # bytes of dense maps in memory at a time
+CODES_PER_CELL = 64  # expected where the number of codes varies
+BYTES_PER_CODE = 24  # of the arrays in memory while a block is read
 
 
 def image_areas(
@@ -20,18 +23,34 @@ def image_areas(
 
     The area of a region includes its parts outside the breast. Images are read a few at a time.
     """
+    breast, inside, _ = measured_areas(store, image_ids, regions, grid)
+    return breast, inside
+
+
+def measured_areas(
+    store: ImageReader, image_ids: Sequence[str], regions: Sequence[str], grid: LayerGrid
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the areas of `image_areas`, and the whole areas in pixels [n, 1 + r].
+
+    The whole areas are those of the breast and of the regions. They include what lies beyond the
+    layer's grid, so they are the same for every layer.
+    """
     wanted = [store.regions.index(region) for region in regions]
     shape = (grid.rows, grid.columns)
     breast = np.empty((len(image_ids), *shape), np.float32)
     inside = np.empty((len(image_ids), len(wanted), *shape), np.float32)
-    step = max(1, MAP_BYTES // (store.height * store.width * 4 * (1 + len(store.regions))))
+    whole = np.empty((len(image_ids), 1 + len(wanted)))
+    planes = 1 + (len(store.regions) if wanted else 0)
+    step = max(1, MAP_BYTES // (store.height * store.width * 4 * planes))
     for start in range(0, len(image_ids), step):
         part = list(image_ids[start : start + step])
-        breast[start : start + step] = cell_areas(store.breast(part), grid)
+        rows = slice(start, start + len(part))
+        here = store.breast(part)
+        breast[rows], whole[rows, 0] = cell_areas(here, grid), here.sum(axis=(1, 2))
         if wanted:
             masks = store.region_masks(part)[:, wanted]
-            inside[start : start + step] = cell_areas(masks, grid)
-    return breast, inside
+            inside[rows], whole[rows, 1:] = cell_areas(masks, grid), masks.sum(axis=(2, 3))
+    return breast, inside, whole
 
 
 def stream_maps(
@@ -43,3 +62,51 @@ def stream_maps(
     for start in range(0, len(positions), step):
         rows = slice(start, min(start + step, len(positions)))
         yield rows, codes.maps(positions[rows], latents)
+
+
+@dataclass(frozen=True)
+class ActiveCells:
+    """The cells of some images in which latents are active, image after image, all [a].
+
+    `image` counts the images of the block, `which` the latents that were asked for. `cell` numbers
+    the cells of an image row by row.
+    """
+
+    image: np.ndarray
+    which: np.ndarray
+    cell: np.ndarray
+    value: np.ndarray
+
+    def of(self, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (which, cell, value) of one image."""
+        start, stop = np.searchsorted(self.image, [image, image + 1])
+        return self.which[start:stop], self.cell[start:stop], self.value[start:stop]
+
+
+def stream_active(
+    codes: CodesReader, positions: np.ndarray, latents: np.ndarray
+) -> Iterator[tuple[slice, ActiveCells]]:
+    """Yield (rows of `positions`, active cells of `latents`), in blocks of bounded size.
+
+    In contrast to `stream_maps`, a block's size does not grow with the number of latents.
+    """
+    slots = codes.k or CODES_PER_CELL
+    size = codes.grid.rows * codes.grid.columns * slots * BYTES_PER_CODE
+    step = max(1, MAP_BYTES // size)
+    place = np.full(codes.latents, -1, np.int32)
+    place[latents] = np.arange(len(latents), dtype=np.int32)
+    for start in range(0, len(positions), step):
+        rows = slice(start, min(start + step, len(positions)))
+        index, value = codes.cells(positions[rows])
+        which = place[index]
+        found = np.flatnonzero((which >= 0) & (value > 0))
+        image, rest = np.divmod(found, int(np.prod(index.shape[1:])))
+        yield (
+            rows,
+            ActiveCells(
+                image=image,
+                which=which.ravel()[found],
+                cell=rest // index.shape[3],
+                value=value.ravel()[found],
+            ),
+        )

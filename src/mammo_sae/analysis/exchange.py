@@ -116,32 +116,42 @@ def why_not_exchangeable(
     return f"values can be exchanged between patients in {ways}, fewer than {FEWEST_EXCHANGES}"
 
 
-def patient_exchanges(
-    patients: ArrayLike, draws: int, seed: int, within: ArrayLike | None = None
-) -> NDArray[np.int64]:
-    """Return `draws` exchanges [draws, n] of whole patients' images.
+class PatientExchanges:
+    """`draws` exchanges of whole patients' images.
 
-    ``images[exchanges[d]]`` holds, for each image, one image of the patient drawn for its patient.
-    With `within` [n] (for example the view), the two images have the same `within` value, and
-    patients are exchanged with patients that have the same set of values. If the drawn patient has
-    more images of a value, only as many as needed are used. If it has fewer, they are repeated. If
-    all patients have equally many images, every draw is a permutation.
+    In each draw, every image gets one image of the patient drawn for its patient. With `within` [n]
+    (for example the view), the two images have the same `within` value, and patients are exchanged
+    with patients that have the same set of values. If the drawn patient has more images of a value,
+    only as many as needed are used. If it has fewer, they are repeated. If all patients have
+    equally many images, every draw is a permutation.
     """
-    patient, key, group = _cells(patients, within)
-    cell = group[patient, key]
-    order = np.argsort(cell, kind="stable")
-    sizes = np.bincount(cell)
-    starts = np.cumsum(sizes) - sizes
-    place = np.empty(len(cell), np.int64)  # index of an image within its cell
-    place[order] = np.arange(len(cell)) - np.repeat(starts, sizes)
-    donor = np.tile(np.arange(len(group)), (draws, 1))
-    rng = np.random.default_rng(seed)
-    for members in _trading(group):
-        mixed = np.tile(members, (draws, 1))
-        rng.permuted(mixed, axis=1, out=mixed)
-        donor[:, members] = mixed
-    taken = group[donor[:, patient], key]
-    return order[starts[taken] + place % sizes[taken]]
+
+    def __init__(
+        self, patients: ArrayLike, draws: int, seed: int, within: ArrayLike | None = None
+    ) -> None:
+        self._patient, self._key, self._group = _cells(patients, within)
+        cell = self._group[self._patient, self._key]
+        self._order = np.argsort(cell, kind="stable")
+        self._sizes = np.bincount(cell)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._place = np.empty(len(cell), np.int64)  # index of an image within its cell
+        self._place[self._order] = np.arange(len(cell)) - np.repeat(self._starts, self._sizes)
+        # The patient drawn for each patient; for 100,000 images this is the largest array here.
+        self._donor = np.tile(np.arange(len(self._group), dtype=np.int32), (draws, 1))
+        rng = np.random.default_rng(seed)
+        for members in _trading(self._group):
+            mixed = np.tile(members.astype(np.int32), (draws, 1))
+            rng.permuted(mixed, axis=1, out=mixed)
+            self._donor[:, members] = mixed
+
+    def __len__(self) -> int:
+        return len(self._donor)
+
+    def of(self, images: ArrayLike) -> NDArray[np.int64]:
+        """Return [draws, m]: in each draw, the images that the m `images` get."""
+        images = np.asarray(images)
+        taken = self._group[self._donor[:, self._patient[images]], self._key[images]]
+        return self._order[self._starts[taken] + self._place[images] % self._sizes[taken]]
 
 
 def _cells(

@@ -192,8 +192,13 @@ class AlignmentSettings(SplitSettings):
     )
     quantile: Share = Field(
         0.005,
-        description="share of the breast area of the confirmation split that a latent's binary map "
-        "covers, for the pooled IoU",
+        description="share of the breast area of a split that a latent's binary map covers, for "
+        "the pooled IoU",
+    )
+    splits: tuple[Split, ...] = Field(
+        ("test", "external"),
+        min_length=1,
+        description="splits on which the ranked latents are scored by the size of the lesion",
     )
 
 
