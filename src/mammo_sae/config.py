@@ -27,6 +27,7 @@ from mammo_sae.analysis.settings import (
     MatchedLatentSettings,
     ProbesSettings,
     QualitySettings,
+    SaliencySettings,
     TruthSettings,
 )
 from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, TableCohort
@@ -127,6 +128,10 @@ class Config(Settings):
     )
     alignment: AlignmentSettings = Field(
         AlignmentSettings(), description="whether latents fire on the lesion"
+    )
+    saliency: SaliencySettings = Field(
+        SaliencySettings(),
+        description="whether Grad-CAM and integrated gradients of an encoder lie on the lesion",
     )
     confounds: ConfoundSettings = Field(
         ConfoundSettings(), description="whether a confounder explains what latents respond to"
@@ -508,7 +513,7 @@ def _suited_to_the_cohort(content: dict[str, Any]) -> dict[str, Any]:
         return content
     scored = ["test", "external"] if content["cohort"].get("external") else ["test"]
     filled = {"name": kind, **content}
-    for step in ("probes", "interventions", "effects", "ablation"):
+    for step in ("probes", "interventions", "effects", "alignment", "ablation"):
         own = content.get(step, {})
         filled[step] = {"splits": scored, **own} if isinstance(own, dict) else own
     return filled

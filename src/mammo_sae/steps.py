@@ -316,6 +316,12 @@ STEPS = {
         "alignment",
         tables=("alignment", "alignment_by_size"),
     ),
+    "saliency": Step(
+        "mammo_sae.analysis.saliency",
+        analysis.SaliencySettings,
+        "saliency",
+        tables=("saliency",),
+    ),
     "confounds": Step(
         "mammo_sae.analysis.confounds",
         analysis.ConfoundSettings,

@@ -50,6 +50,8 @@ class World:
     codes: Path
     table: pd.DataFrame
     dense: np.ndarray
+    lesion: np.ndarray  # row and column of each image's lesion, [n, 2]
+    grid: LayerGrid
     identity: Identity
 
     def latent(self, name: str) -> int:
@@ -207,5 +209,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         codes=root / "codes.json",
         table=table,
         dense=codes,
+        lesion=lesion,
+        grid=GRID,
         identity=Identity("finetuned", "head", "topk", 0),
     )

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import inner
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.edits import first
@@ -169,8 +170,8 @@ def test_at_an_inner_layer_attribution_follows_small_changes_of_the_codes(networ
 def test_whole_patients_are_taken_up_to_the_limit():
     patients = np.array(["a", "a", "b", "b", "b", "c"])
     known = np.array([0, 1, 2, 3, 4, 5])
-    assert inner.whole_patients(patients, known, 4).tolist() == [0, 1]
-    assert inner.whole_patients(patients, known, 5).tolist() == [0, 1, 2, 3, 4]
+    assert case.whole_patients(patients, known, 4).tolist() == [0, 1]
+    assert case.whole_patients(patients, known, 5).tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("layer", ["blocks.10", "head"])

@@ -27,7 +27,12 @@ ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_l
 }
 BELOW_VERDICTS = {"ablation", "reliance", "responses", "truth"}
 BELOW_SAE = {"train_sae", "codes", "sae_quality"} | ANALYSES | REPORT
-BELOW_EMBEDDINGS = {"evaluate_encoder", "linear_probe", "logit_responses"} | BELOW_SAE
+BELOW_EMBEDDINGS = {
+    "evaluate_encoder",
+    "linear_probe",
+    "logit_responses",
+    "saliency",
+} | BELOW_SAE
 
 
 def _kinds(jobs: dict[str, int]) -> set[str]:

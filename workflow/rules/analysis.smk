@@ -99,6 +99,42 @@ rule alignment:
         " --by-size {output.by_size:q} 2> {log:q}"
 
 
+rule saliency:
+    input:
+        images=COHORT["images"],
+        encoder=lambda wildcards: encoder_files(wildcards.encoder),
+        head=lambda wildcards: head_files(wildcards.encoder),
+        image_stores=image_manifests,
+        stores=image_stores,
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, wildcards.layer),
+        embedding_stores=lambda wildcards: embedding_stores(wildcards.encoder, wildcards.layer),
+    output:
+        f"{RESULTS}/analysis/{{encoder}}/{{layer}}/saliency.parquet",
+    log:
+        log_of("saliency", "{encoder}/{layer}"),
+    benchmark:
+        benchmark_of("saliency", "{encoder}/{layer}")
+    conda:
+        ENVIRONMENT
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=attempts(4000),
+        runtime=attempts(120),
+    params:
+        cfg=cfg("saliency"),
+        code=code("saliency"),
+        concepts=CONCEPTS,
+        encoder=f"{RESULTS}/encoders/{{encoder}}",
+        head=f"{RESULTS}/heads/{{encoder}}",
+    message:
+        "Saliency: {wildcards.encoder}, {wildcards.layer}"
+    shell:
+        "python -m mammo_sae saliency --settings {params.cfg:q} --encoder-name {wildcards.encoder:q}"
+        " --layer {wildcards.layer:q} --images {input.images:q} --image-stores {input.image_stores:q}"
+        " --encoder {params.encoder:q} --head {params.head:q} --concepts {params.concepts:q}"
+        " --embeddings {input.embeddings:q} --output {output:q} 2> {log:q}"
+
+
 rule confounds:
     input:
         images=COHORT["images"],

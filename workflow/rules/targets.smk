@@ -18,6 +18,11 @@ PARTS = {
     "latents": of_runs(f"{ANALYSIS}/latents.parquet"),
     "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
     "alignment_by_size": of_runs(f"{ANALYSIS}/alignment_by_size.parquet"),
+    "saliency": [
+        f"{RESULTS}/analysis/{encoder}/{layer}/saliency.parquet"
+        for encoder in ENCODERS
+        for layer in CONFIG.layers
+    ],
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
     "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
 }

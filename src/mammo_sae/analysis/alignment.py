@@ -27,7 +27,7 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells, lesions
-from mammo_sae.analysis.map_scores import MEASURES, NO_BASELINE
+from mammo_sae.analysis.map_scores import MEASURES, score_columns
 from mammo_sae.analysis.streamed import UpperQuantiles, upper_quantile
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
@@ -89,7 +89,7 @@ def run(
             other = Split(settings, reader, store, cases, name, chosen, confirmation)
             parts += [other.rows(concept)[1] for concept in concepts]
     write_table(identity.label(pd.concat(rows, ignore_index=True)), output)
-    nothing = pd.DataFrame(columns=_columns(BY_SIZE, ("chance", "shuffled")))
+    nothing = pd.DataFrame(columns=[*BY_SIZE, *score_columns(("chance", "shuffled"))])
     write_table(identity.label(pd.concat(parts or [nothing], ignore_index=True)), by_size)
     return [output, by_size]
 
@@ -312,20 +312,12 @@ def _add_matched(rows: pd.DataFrame, ranked: np.ndarray, matched: np.ndarray) ->
         rows[f"matched_{name}"] = column
 
 
-def _columns(first: Sequence[str], kinds: Sequence[str]) -> list[str]:
-    """Return all columns of a table, in a fixed order."""
-    scored = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-    baselines = [f"{kind}_{name}" for kind in kinds for name in MEASURES]
-    columns = [*first, "images", "fires", *scored, *baselines, "energy_inside", "p", "q", "reason"]
-    return [column for column in columns if column not in NO_BASELINE]
-
-
 def _complete(rows: pd.DataFrame) -> pd.DataFrame:
     """Return `rows` with every column of `alignment`, NaN where nothing was measured."""
     kinds = ("chance", "shuffled", "matched")
-    return rows.reindex(columns=_columns(("concept", "latent", "selection"), kinds))
+    return rows.reindex(columns=["concept", "latent", "selection", *score_columns(kinds)])
 
 
 def _by_size(rows: pd.DataFrame) -> pd.DataFrame:
     """Return `rows` with every column of `alignment_by_size`, NaN where nothing was measured."""
-    return rows.reindex(columns=_columns(BY_SIZE, ("chance", "shuffled")))
+    return rows.reindex(columns=[*BY_SIZE, *score_columns(("chance", "shuffled"))])

@@ -82,6 +82,18 @@ def labels(cases: pd.DataFrame, concept: str, positions: np.ndarray) -> np.ndarr
     return scored.truth(cases, concept, positions)
 
 
+def whole_patients(patients: np.ndarray, known: np.ndarray, most: int) -> np.ndarray:
+    """Return the positions, among `known`, of the images of the first patients.
+
+    As many whole patients are taken as have at most `most` images together. The array `patients`
+    holds the patient of every image.
+    """
+    order = pd.unique(patients[known])
+    counts = pd.Series(patients[known]).value_counts().reindex(order).cumsum()
+    taken = counts.index[counts <= most]
+    return known[np.isin(patients[known], taken)]
+
+
 def units(
     cases: pd.DataFrame, unit: str, concepts: Sequence[str]
 ) -> tuple[np.ndarray, pd.DataFrame]:

@@ -94,7 +94,7 @@ def run(
     attributed: list[pd.DataFrame] = []
     for concept in concepts:
         known = case.labelled_images(cases, concept, settings.confirmation)
-        chosen = whole_patients(cases["patient_id"].to_numpy(), known, settings.images)
+        chosen = case.whole_patients(cases["patient_id"].to_numpy(), known, settings.images)
         if not len(chosen):
             for parts, part in ((edited, NO_EDIT), (attributed, NO_LATENT)):
                 why = (
@@ -119,15 +119,3 @@ def run(
     for path, parts in ((interventions, edited), (attribution, attributed)):
         write_table(identity.label(pd.concat(parts, ignore_index=True)), path)
     return [interventions, attribution]
-
-
-def whole_patients(patients: np.ndarray, known: np.ndarray, most: int) -> np.ndarray:
-    """Return the positions, among `known`, of the images of the first patients.
-
-    As many whole patients are taken as have at most `most` images together. The array `patients`
-    holds the patient of every image.
-    """
-    order = pd.unique(patients[known])
-    counts = pd.Series(patients[known]).value_counts().reindex(order).cumsum()
-    taken = counts.index[counts <= most]
-    return known[np.isin(patients[known], taken)]

@@ -59,6 +59,20 @@ class Found:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def taken(self, images: np.ndarray) -> Found:
+        """Return the images at the positions `images` of this object, without `view_breast`."""
+        return Found(
+            positions=self.positions[images],
+            masks=self.masks.taken(images),
+            patients=self.patients[images],
+            views=self.views[images],
+            areas=self.areas[images],
+            breasts=self.breasts[images],
+            spacing=self.spacing[images],
+            view_breast={},
+            reason=self.reason,
+        )
+
 
 def positives(cases: pd.DataFrame, concept: str, split: str) -> np.ndarray:
     """Return the positions of the images of `split` that are positive for `concept`."""

@@ -24,6 +24,7 @@ that a lesion touches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -282,6 +283,14 @@ class MapScores:
             for name, hits in self._hits.items():
                 row[f"shuffled_{name}"] = hits[m] / (n * len(lifts))
         return row
+
+
+def score_columns(kinds: Sequence[str]) -> list[str]:
+    """Return the columns of scores in a fixed order, with the baselines `kinds`."""
+    scored = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    baselines = [f"{kind}_{name}" for kind in kinds for name in MEASURES]
+    columns = ["images", "fires", *scored, *baselines, "energy_inside", "p", "q", "reason"]
+    return [column for column in columns if column not in NO_BASELINE]
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

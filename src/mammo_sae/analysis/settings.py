@@ -202,6 +202,35 @@ class AlignmentSettings(SplitSettings):
     )
 
 
+class SaliencySettings(ResamplingSettings):
+    """Maps of Grad-CAM and integrated gradients, scored as the maps of latents are."""
+
+    splits: tuple[Split, ...] = Field(
+        ("test",),
+        min_length=1,
+        description="splits whose images are scored; the first gives the limits between small, "
+        "medium and large lesions",
+    )
+    quantile: Share = Field(
+        0.005,
+        description="share of the breast area of the scored images that a binary map covers, for "
+        "the pooled IoU",
+    )
+    images: int = Field(
+        24,
+        ge=1,
+        description="largest number of images with a lesion used per concept and split at inner "
+        "layers; patients are taken whole, in the order of the image table",
+    )
+    steps: int = Field(
+        12,
+        ge=1,
+        description="nodes of the integral of integrated gradients at inner layers; each runs the "
+        "rest of the network forwards and backwards",
+    )
+    batch_size: int = Field(8, ge=1, description="images per run of the network")
+
+
 class ConfoundSettings(SplitSettings):
     """Tests whether a latent's association with a concept is due to a confounder."""
 
