@@ -314,7 +314,7 @@ STEPS = {
         "mammo_sae.analysis.alignment",
         analysis.AlignmentSettings,
         "alignment",
-        tables=("alignment", "alignment_by_size"),
+        tables=("alignment", "alignment_by_size", "regions"),
     ),
     "saliency": Step(
         "mammo_sae.analysis.saliency",

@@ -293,6 +293,7 @@ def written(world, tmp_path_factory) -> Path:
         concepts=concepts,
         output=root / "alignment.parquet",
         by_size=root / "alignment_by_size.parquet",
+        regions=root / "regions.parquet",
         **common,
     )
     return root

@@ -128,8 +128,8 @@ def analyse(world, models: Path, table: pd.DataFrame, folder: Path) -> dict[str,
     stores = {"image_stores": world.image_stores, "concepts": CONCEPTS}
     latents.run(LatentSettings(**DRAWS), **common, concepts=CONCEPTS, output=here["latents"])
     settings = AlignmentSettings(top_latents=4, **DRAWS)
-    by_size = folder / "alignment_by_size.parquet"
-    alignment.run(settings, **after, **stores, output=here["alignment"], by_size=by_size)
+    more = {name: folder / f"{name}.parquet" for name in ("by_size", "regions")}
+    alignment.run(settings, **after, **stores, output=here["alignment"], **more)
     settings = ConfoundSettings(top_latents=4, **DRAWS)
     confounds.run(
         settings, **after, **stores, measurements=world.measurements, output=here["confounds"]

@@ -185,6 +185,7 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
         image_stores=run.image_stores,
         output=run.table("alignment"),
         by_size=run.table("alignment_by_size"),
+        regions=run.table("regions"),
     )
     measurements.run(image_stores=run.image_stores, output=run.table("measurements"))
     confounds.run(

@@ -157,6 +157,7 @@ def _base(run: Any, change: Callable[[pd.DataFrame], pd.DataFrame], folder: Path
         **named,
         output=place["alignment"],
         by_size=folder / "alignment_by_size.parquet",
+        regions=folder / "regions.parquet",
     )
     measured = {"measurements": [run.table("measurements")]}
     confounds.run(

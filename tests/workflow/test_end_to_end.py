@@ -28,6 +28,7 @@ TABLES = {
     "probes",
     "alignment",
     "alignment_by_size",
+    "regions",
     "saliency",
     "confounds",
     "ablation",

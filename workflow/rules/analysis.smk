@@ -75,6 +75,7 @@ rule alignment:
     output:
         output=f"{ANALYSIS}/alignment.parquet",
         by_size=f"{ANALYSIS}/alignment_by_size.parquet",
+        regions=f"{ANALYSIS}/regions.parquet",
     log:
         log_of("alignment", RUN),
     benchmark:
@@ -96,7 +97,7 @@ rule alignment:
         " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --concepts {params.concepts:q}"
         " --image-stores {input.image_stores:q} --output {output.output:q}"
-        " --by-size {output.by_size:q} 2> {log:q}"
+        " --by-size {output.by_size:q} --regions {output.regions:q} 2> {log:q}"
 
 
 rule saliency:

@@ -18,6 +18,7 @@ PARTS = {
     "latents": of_runs(f"{ANALYSIS}/latents.parquet"),
     "alignment": of_runs(f"{ANALYSIS}/alignment.parquet"),
     "alignment_by_size": of_runs(f"{ANALYSIS}/alignment_by_size.parquet"),
+    "regions": of_runs(f"{ANALYSIS}/regions.parquet"),
     "saliency": [
         f"{RESULTS}/analysis/{encoder}/{layer}/saliency.parquet"
         for encoder in ENCODERS

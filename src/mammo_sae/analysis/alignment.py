@@ -8,7 +8,8 @@ of random latents with a similar firing rate.
 The table `alignment` has the scores on the confirmation split. The matched latents (``selection`` =
 matched) and a map of lesion locations in the discovery split (``selection`` = prior) have rows of
 their own. The table `alignment_by_size` has the ranked latents on all of `splits`, for all lesions
-and for small, medium and large ones.
+and for small, medium and large ones. The table `regions` has their activation on regions that are
+found in the image (`mammo_sae.analysis.regions`).
 
 Memory does not grow with images x cells: one pass over the labelled images of a split gives the
 thresholds, and one over the images with a mask of a concept gives its scores.
@@ -28,6 +29,7 @@ from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells, lesions
 from mammo_sae.analysis.map_scores import MEASURES, score_columns
+from mammo_sae.analysis.regions import region_table
 from mammo_sae.analysis.streamed import UpperQuantiles, upper_quantile
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
@@ -52,6 +54,7 @@ def run(
     concepts: Sequence[str],
     output: Path,
     by_size: Path,
+    regions: Path,
 ) -> list[Path]:
     """Compare latents' maps with the lesions' masks, against chance and random latents.
 
@@ -71,6 +74,8 @@ def run(
         Table to write (.parquet): a row per concept and latent.
     by_size
         Table to write: a row per concept, ranked latent, split and size of the lesion.
+    regions
+        Table to write: a row per concept, ranked latent and region found in the image.
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))
@@ -91,7 +96,10 @@ def run(
     write_table(identity.label(pd.concat(rows, ignore_index=True)), output)
     nothing = pd.DataFrame(columns=[*BY_SIZE, *score_columns(("chance", "shuffled"))])
     write_table(identity.label(pd.concat(parts or [nothing], ignore_index=True)), by_size)
-    return [output, by_size]
+    ranked = {concept: one.ranked for concept, one in chosen.items()}
+    found = region_table(settings, reader, store, cases, ranked)
+    write_table(identity.label(found), regions)
+    return [output, by_size, regions]
 
 
 @dataclass(frozen=True)

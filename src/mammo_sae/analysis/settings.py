@@ -200,6 +200,13 @@ class AlignmentSettings(SplitSettings):
         min_length=1,
         description="splits on which the ranked latents are scored by the size of the lesion",
     )
+    region_images: int = Field(
+        100,
+        ge=1,
+        description="largest number of images of the confirmation split in which marker, "
+        "background, skin line, nipple, edge line and pectoral muscle are found; patients are "
+        "taken whole, in the order of the image table",
+    )
 
 
 class SaliencySettings(ResamplingSettings):

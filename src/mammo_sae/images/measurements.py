@@ -28,6 +28,7 @@ import pandas as pd
 from scipy import ndimage
 
 from mammo_sae.dicom.breast import is_on_the_right
+from mammo_sae.images.structures import MARGIN, brightest_line, marker_pixels
 from mammo_sae.progress import progress
 from mammo_sae.stores.images import IMAGES_PER_SHARD, ImageReader
 from mammo_sae.stores.tables import write_table
@@ -47,15 +48,7 @@ NO_EDGE = "the breast covers too little of the chest wall"
 NO_INSIDE = "the breast is too narrow"
 FLAT = "the breast has one grey level"
 
-# Share of the width. Pixels nearer to the breast's edge count neither as breast nor as background.
-MARGIN = 1 / 40
 LEAST_BACKGROUND = 0.01  # share of the image
-MARKER_SIZE = (1e-4, 0.05)  # shares of the image; hot pixels are smaller, no marker is larger
-LINE = 1 / 128  # share of the width: half the width of a line
-NEAR_CHEST_WALL = 1 / 4  # share of the width
-TILTS = np.tan(np.radians(np.linspace(-1.5, 1.5, 11)))  # slopes of a line, columns per row
-BLOCKS = 96  # before the search for a line, the rows are averaged in about this many blocks
-LEAST_LENGTH = 1 / 3  # shortest line, share of the height
 KEPT = 0.9  # share of the responses that are used; the highest come from calcifications and edges
 # Mean of |z| over the lowest KEPT of |z|, for a standard normal z: sqrt(2 / pi) (1 - exp(-q^2 / 2))
 # / KEPT with the quantile q = 1.645.
@@ -118,7 +111,7 @@ def measure(pixels: np.ndarray, breast: np.ndarray) -> tuple[dict[str, float], l
     values["breast_area"] = float(breast.sum())
     values["mean_grey"] = float(grey[breast].mean())
     values["marker_area"] = _marker_area(pixels, off, values["mean_grey"], margin)
-    values["edge_brightness"] = _edge_brightness(grey, breast)
+    values["edge_brightness"] = brightest_line(grey, breast)[0]
     values["noise"] = _noise(grey, inside)
     values["sharpness"] = _sharpness(grey, inside)
     values["density_estimate"] = _share_above_otsu(pixels[inside])
@@ -135,56 +128,10 @@ def measure(pixels: np.ndarray, breast: np.ndarray) -> tuple[dict[str, float], l
 
 
 def _marker_area(pixels: np.ndarray, off: np.ndarray, level: float, gap: int) -> float:
-    """Return the size of the largest group of pixels outside the breast brighter than `level`.
-
-    Pixels up to 2 `gap` pixels apart are in one group, as the letters of a word are. The result is
-    0 if no group has a plausible size, and NaN if the image has almost no background.
-    """
+    """Return the number of `marker_pixels`, and NaN if the image has almost no background."""
     if off.sum() < LEAST_BACKGROUND * off.size:
         return np.nan
-    bright = off & (pixels > level)
-    if not bright.any():
-        return 0.0
-    groups, _ = ndimage.label(ndimage.maximum_filter(bright, 2 * gap + 1))
-    areas = np.bincount(groups[bright])
-    least, most = (share * off.size for share in MARKER_SIZE)
-    return float(max(areas[(areas >= least) & (areas <= most)], default=0))
-
-
-def _edge_brightness(grey: np.ndarray, breast: np.ndarray) -> float:
-    """Return how much brighter a line along the left edge is than the strips next to it.
-
-    The unit is grey levels. The difference is the median over the rows in which the line lies in
-    the breast, so that a lesion on the line has no effect. The result is the largest difference
-    over all positions and tilts, and NaN if no line is long enough.
-    """
-    height, width = grey.shape
-    half = max(1, round(LINE * width))
-    reach = 3 * half
-    positions = round(NEAR_CHEST_WALL * width)
-    drift = int(np.ceil(TILTS.max() * height / 2))
-    edge = min(positions + drift + reach + half, width)
-    mean = ndimage.uniform_filter1d(grey[:, :edge].astype(np.float32), 2 * half + 1, axis=1)
-    columns = np.arange(edge)
-    left, right = (mean[:, (columns + s).clip(0, edge - 1)] for s in (-reach, reach))
-    above = mean - (left + right) / 2
-    reached = ndimage.minimum_filter1d(breast[:, :edge], 2 * (reach + half) + 1, axis=1)
-    above[~reached] = np.nan
-    block = max(1, height // BLOCKS)
-    blocks = height // block
-    above = above[: blocks * block].reshape(blocks, block, edge).mean(axis=1)
-    offsets = (np.arange(blocks) - (blocks - 1) / 2) * block
-    best = np.nan
-    for tilt in TILTS:
-        place = columns + np.rint(tilt * offsets).astype(int)[:, None]
-        line = np.take_along_axis(above, place.clip(0, edge - 1), axis=1)
-        line[(place < 0) | (place >= edge)] = np.nan
-        line.sort(axis=0)  # NaN comes last
-        length = np.isfinite(line).sum(axis=0)
-        middle = line[np.maximum(length - 1, 0) // 2, columns][:positions]
-        long = length[:positions] >= LEAST_LENGTH * blocks
-        best = np.fmax(best, max(middle[long], default=np.nan))
-    return float(best)
+    return float(marker_pixels(pixels, off, level, gap).sum())
 
 
 def _noise(grey: np.ndarray, inside: np.ndarray) -> float:
