@@ -103,6 +103,7 @@ LONG = {
     "measurements": "measurements/0.parquet",
     "sae_quality": f"analysis/{MAIN}/sae_quality.parquet",
     "inner": f"analysis/{INNER}/interventions.parquet",
+    "saliency": "analysis/tuned/blocks.26/saliency.parquet",
     "codes": f"codes/{MAIN}.json",
 }
 # Tables of one SAE, and further tables that other steps need.

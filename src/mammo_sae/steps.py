@@ -377,5 +377,6 @@ STEPS = {
     "figure_interventions": Step("mammo_sae.report.interventions"),
     "figure_ablation": Step("mammo_sae.report.ablation"),
     "figure_confounds": Step("mammo_sae.report.confounds"),
+    "figure_alignment": Step("mammo_sae.report.alignment"),
     "figure_truth": Step("mammo_sae.report.truth"),
 }

@@ -160,6 +160,32 @@ use rule figure_encoders as figure_effects with:
         "Figure: effects of single latents, {wildcards.sae}"
 
 
+use rule figure_encoders as figure_alignment with:
+    input:
+        alignment=f"{TABLE}/alignment.parquet",
+        alignment_by_size=f"{TABLE}/alignment_by_size.parquet",
+        saliency=f"{TABLE}/saliency.parquet",
+    output:
+        report(
+            f"{FIGURE}/alignment/{{sae}}.png",
+            caption="../report/alignment.rst",
+            category=SECTIONS["latents"],
+            subcategory="all",
+            labels={"encoder": "all", "layer": "all", "SAE": "{sae}", "seed": "first"},
+        ),
+    log:
+        log_of("figure_alignment", "{sae}"),
+    benchmark:
+        benchmark_of("figure_alignment", "{sae}")
+    params:
+        step="figure_alignment",
+        code=code("figure_alignment"),
+        shown=["--sae-name", "{sae}", "--split", CONFIG.alignment.confirmation],
+        split=CONFIG.alignment.confirmation,
+    message:
+        "Figure: activation on the lesion, {wildcards.sae}"
+
+
 use rule figure_encoders as figure_truth with:
     input:
         truth=f"{TABLE}/truth.parquet",

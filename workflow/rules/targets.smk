@@ -81,6 +81,7 @@ FIGURES = [
     *of_runs(f"{FIGURE}/training/{{encoder}}/{{sae}}.png"),
     *expand(f"{FIGURE}/layers/{{sae}}.png", sae=CONFIG.saes),
     *expand(f"{FIGURE}/probes/{{sae}}.png", sae=CONFIG.saes),
+    *expand(f"{FIGURE}/alignment/{{sae}}.png", sae=CONFIG.saes),
     *(
         figure
         for concept in CONFIG.cohort.concepts
