@@ -12,6 +12,8 @@ for a configuration::
 from __future__ import annotations
 
 import errno
+import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -49,6 +51,9 @@ LESS_MEMORY = {
     "finetune": "halve the recipe's `batch_size` and double its `accumulate`",
 }
 
+# Steps whose work several processes can share, as ranks of torchrun.
+SHARED = {"finetune"}
+
 
 def main() -> None:
     """Run the command line and exit: with 2 if verb or options are wrong, with 1 if an input is.
@@ -81,7 +86,11 @@ def main() -> None:
 
 
 def _fail(said: str, status: int) -> None:
-    print(f"error: {said}", file=sys.stderr)
+    # Of several ranks, `compute.launch` prints the message when all have ended.
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        Path(file).write_text(json.dumps({"message": said}), encoding="utf-8")
+    else:
+        print(f"error: {said}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -132,6 +141,18 @@ def run_step(step: str, words: Sequence[str]) -> None:
     InputError
         If the options, the settings or the inputs are wrong.
     """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        _run_step(step, words)
+        return
+    if step not in SHARED:
+        raise InputError(f"{step} runs in one process; start it without torchrun")
+    from mammo_sae.compute.ranks import joined
+
+    with joined():
+        _run_step(step, words)
+
+
+def _run_step(step: str, words: Sequence[str]) -> None:
     function = read_functions(STEPS[step].module)["run"]
     given = parse(parser_of(f"{PROGRAM} {_verb(step)}", function, places=False), words)
     arguments = {
@@ -149,7 +170,8 @@ def run_step(step: str, words: Sequence[str]) -> None:
     provenance = made_by(arguments.get("settings", {}))
     known = {"made_by": made_by} if "made_by" in signature(work).parameters else {}
     outputs = work(**arguments, **known)
-    write_record(outputs, provenance, packages(*STEPS[step].modules(provenance.config)))
+    if outputs:  # of several ranks only the first has outputs
+        write_record(outputs, provenance, packages(*STEPS[step].modules(provenance.config)))
 
 
 def _value(step: str, argument: Argument, given: Any) -> Any:

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_sae.encoders import import_encoder
-from mammo_sae.encoders.settings import PretrainedSettings
+from mammo_sae.encoders import extract, import_encoder
+from mammo_sae.encoders.settings import ExtractionSettings, PretrainedSettings
 from mammo_sae.stores.images import ImageRecord, create_image_store
+from mammo_sae.stores.tables import write_table
 
 HEIGHT, WIDTH = 96, 64
 
@@ -53,6 +54,27 @@ def image_store(tmp_path: Path) -> Callable[..., tuple[Path, pd.DataFrame]]:
         return manifest, cohort(ids)
 
     return write
+
+
+@pytest.fixture
+def cached(lite0, image_store, tmp_path):
+    """Cohort table, manifests of its images, and of its embeddings at blocks.4."""
+    stores = [image_store(name, count=24) for name in ("0", "1")]
+    cohort = tmp_path / "images.parquet"
+    write_table(pd.concat([table for _, table in stores], ignore_index=True), cohort)
+    images, embeddings = [manifest for manifest, _ in stores], []
+    for manifest in images:
+        path = tmp_path / "embeddings" / manifest.stem
+        embeddings.append(path.with_suffix(".json"))
+        extract.run(
+            ExtractionSettings(),
+            encoder=lite0,
+            layers=["blocks.4"],
+            image_store=manifest,
+            store=path,
+            manifest=embeddings[-1],
+        )
+    return cohort, images, embeddings
 
 
 def record(pixels: np.ndarray) -> ImageRecord:

@@ -13,7 +13,8 @@ def images(count: int = 64, height: int = 48, width: int = 32) -> torch.Tensor:
 
 def test_the_same_seed_gives_the_same_images_and_another_seed_others():
     first, again, other = (
-        augmentation.mammo_clip(images(), np.random.default_rng(seed)) for seed in (0, 0, 1)
+        augmentation.mammo_clip(images(), np.random.default_rng(seed).spawn(64))
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -23,7 +24,7 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others():
 
 def test_one_image_in_sixteen_stays_and_as_many_are_only_flipped_either_way(monkeypatch):
     original = images(count=400)
-    changed = augmentation.mammo_clip(original, np.random.default_rng(0))
+    changed = augmentation.mammo_clip(original, np.random.default_rng(0).spawn(400))
     for flip in ((), (1,), (2,), (1, 2)):
         same = (changed == original.flip(flip) if flip else changed == original).all((1, 2))
         # Of four changes, each made with probability one half: binomial(400, 1/16).
@@ -66,7 +67,7 @@ def test_the_published_change_always_turns_and_moves_the_same_way(monkeypatch):
     monkeypatch.setattr(augmentation, "ELASTIC_STRENGTH", 0.0)
     point = torch.zeros(2, 152, 92, dtype=torch.uint8)
     point[:, 80:83, 50:53] = 255
-    changed = augmentation.published_mammo_clip(point, np.random.default_rng(0))
+    changed = augmentation.published_mammo_clip(point, np.random.default_rng(0).spawn(2))
     assert torch.equal(changed[0], changed[1])
     # Flipped both ways, then carried by the map: (40, 70) is the block's centre after the flips.
     x, y, _ = augmentation.published_affine(152, 92, np.ones(2)) @ [40, 70, 1]
@@ -78,8 +79,8 @@ def test_the_published_change_always_turns_and_moves_the_same_way(monkeypatch):
 def test_outside_of_the_published_elastic_change_the_image_is_mirrored_not_black(monkeypatch):
     white = torch.full((8, 60, 40), 200, dtype=torch.uint8)
     monkeypatch.setattr(augmentation, "published_affine", lambda *_: np.eye(3))
-    changed = augmentation.published_mammo_clip(white, np.random.default_rng(1))
+    changed = augmentation.published_mammo_clip(white, np.random.default_rng(1).spawn(8))
     assert (changed == 200).all()
-    first = augmentation.published_mammo_clip(images(), np.random.default_rng(0))
-    again = augmentation.published_mammo_clip(images(), np.random.default_rng(0))
+    first = augmentation.published_mammo_clip(images(), np.random.default_rng(0).spawn(64))
+    again = augmentation.published_mammo_clip(images(), np.random.default_rng(0).spawn(64))
     assert torch.equal(first, again)

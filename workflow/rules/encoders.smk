@@ -96,18 +96,20 @@ rule finetune:
     threads: TORCH_THREADS
     resources:
         gpu=1,
+        ranks=1,
         mem_mb=attempts(4000),
         runtime=attempts(720),
     params:
         cfg=cfg("finetune"),
         code=code("finetune"),
         concepts=CONCEPTS,
+        launch=several_ranks,
         base=lambda wildcards: f"{RESULTS}/encoders/{CONFIG.encoders[wildcards.encoder].base}",
         base_head=lambda wildcards: f"{RESULTS}/heads/{CONFIG.encoders[wildcards.encoder].base}",
     message:
         "Fine-tuning: {wildcards.encoder}"
     shell:
-        "python -m mammo_sae finetune --settings {params.cfg:q} --base {params.base:q}"
+        "python -m {params.launch:q} mammo_sae finetune --settings {params.cfg:q} --base {params.base:q}"
         " --base-head {params.base_head:q}"
         " --images {input.images:q} --concepts {params.concepts:q}"
         " --weights {output.weights:q} --description {output.description:q} "

@@ -70,6 +70,18 @@ def finetuning_stores(wildcards):
     return [] if CONFIG.encoders[wildcards.encoder].freeze else image_stores()
 
 
+def several_ranks(wildcards, resources):
+    """The start of a command whose work several processes share, each with its own GPU.
+
+    Nothing for one process. The function takes `resources`, so Snakemake never compares its value:
+    the number of ranks does not make a result stale.
+    """
+    if resources.ranks == 1:
+        return []
+    ranks = ["--standalone", "--nproc-per-node", str(resources.ranks)]
+    return ["mammo_sae.compute.launch", *ranks, "-m"]
+
+
 def checkpoint(wildcards):
     """The files of a pretrained encoder's weights, if the configuration names them.
 

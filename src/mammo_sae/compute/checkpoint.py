@@ -32,14 +32,13 @@ class Checkpoint:
     identity
         Everything that decides the run's result, as JSON values or settings.
     device
-        Where the run computes. It is part of the identity, as are the versions of PyTorch and the
-        number of threads, since they decide the result's bytes.
+        Where the run computes. It is part of the identity, as is the version of PyTorch.
     """
 
     def __init__(self, path: Path, identity: Sequence[Any], device: torch.device) -> None:
         self._path = path
         self._device = device
-        whole = [*identity, device.type, torch.__version__, torch.get_num_threads()]
+        whole = [*identity, device.type, torch.__version__]
         self._key = hashlib.sha256(canonical_json(whole).encode()).hexdigest()
 
     def save(self, state: dict[str, Any]) -> None:

@@ -19,26 +19,26 @@ ELASTIC_STRENGTH = 10.0  # pixels; multiplies the displacement field of blurred 
 ELASTIC_BLUR = 15.0  # standard deviation of the blur, pixels
 
 
-def mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+def mammo_clip(pixels: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
     """Return uint8 images [n, H, W], changed as Mammo-CLIP's settings for classifiers describe.
 
     The changes are horizontal and vertical flips; one affine map of rotation, translation, scale
     and shear; and elastic deformation (Simard et al., ICDAR 2003). Each has probability one half.
-    Pixels from outside the image are black.
+    Pixels from outside the image are black. `generators` has a generator for each image.
 
     Source: https://github.com/batmanlab/Mammo-CLIP, Datasets/dataset_utils.py, `get_transforms`.
     Here the numbers of these settings are limits: angles and shifts are drawn between minus and
     plus the number. The library used there treats the numbers differently (see
     `published_mammo_clip`).
     """
-    count, height, width = pixels.shape
+    height, width = pixels.shape[1:]
     y, x = torch.meshgrid(
         torch.arange(height) - (height - 1) / 2,
         torch.arange(width) - (width - 1) / 2,
         indexing="ij",
     )
     centred = torch.stack([x, y], dim=-1).to(pixels.device, torch.float32)
-    grids = torch.stack([_source(centred, rng) for _ in range(count)])
+    grids = torch.stack([_source(centred, rng) for rng in generators])
     # From pixels relative to the centre to [-1, 1] between the centres of the outer pixels.
     grids = grids / torch.tensor([(width - 1) / 2, (height - 1) / 2], device=pixels.device)
     changed = functional.grid_sample(
@@ -94,7 +94,7 @@ PUBLISHED_ANGLE = -20.0  # degrees; the library negates rotation and shear, and 
 CORNER_SHIFT = 50.0  # pixels; the library's elastic transform shifts three points by up to this
 
 
-def published_mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+def published_mammo_clip(pixels: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
     """Return uint8 images [n, H, W], changed as Mammo-CLIP's published training did.
 
     The published call is ``Affine(rotate=20, translate_percent=0.1, scale=[0.8, 1.2], shear=20)``.
@@ -104,12 +104,14 @@ def published_mammo_clip(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
     ``ElasticTransform`` first shifts three points by up to 50 pixels each (``alpha_affine``), and
     the whole image with them. Pixels from outside are mirrored. Each change has probability one
-    half, and the image is rounded to 8 bits after each change.
+    half, and the image is rounded to 8 bits after each change. `generators` has a generator for
+    each image.
 
     Source: https://github.com/albumentations-team/albumentations, version 1.4.7,
     augmentations/geometric/transforms.py, `Affine`, `ElasticTransform`.
     """
-    return torch.stack([_published_change(image, rng) for image in pixels])
+    changed = map(_published_change, pixels, generators)
+    return torch.stack(list(changed))
 
 
 def _published_change(image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device, product_type
+from mammo_sae.compute.ranks import Ranks, current_ranks
 from mammo_sae.encoders import augmentation
 from mammo_sae.encoders.architectures import POOLED, find_layer, layer_names
 from mammo_sae.encoders.heads import Head, load_head, save_head
@@ -93,8 +94,13 @@ def run(
     Notes
     -----
     A run that was killed resumes from ``checkpoint.pt`` next to the description, which is at most a
-    minute old. On a CPU the resumed run gives the same bytes.
+    minute old. On a CPU with the same number of threads, the resumed run gives the same bytes.
+
+    torchrun may start several ranks of this step. Each rank has its share of every batch, and all
+    have the same weights. The first rank writes the files; the others return no files. Sums over a
+    batch are then added in another order, so the result is equal except for rounding.
     """
+    ranks = current_ranks()
     network = load_encoder(base)
     if settings.freeze is not None:
         find_layer(network.architecture, settings.freeze)
@@ -109,7 +115,7 @@ def run(
         unseen, truth = concept_labels(table, "validation", concepts, images)
     inputs = Inputs(stores, settings.freeze, list(dict.fromkeys([*learnt, *unseen])))
     start = _rows(load_head(base_head), concepts)
-    training = Training(settings, network, start, labels)
+    training = Training(settings, network, start, labels, ranks)
     checkpoint = Checkpoint(
         description.with_name("checkpoint.pt"),
         [
@@ -123,22 +129,27 @@ def run(
         ],
         training.device,
     )
-    if (state := checkpoint.load()) is not None:
+    if (state := _state_of_all(checkpoint, ranks)) is not None:
         training.restore(state)
     else:
         training.score_base(inputs, learnt)
     saved = time.monotonic()
-    batches = ahead(_batches(inputs, learnt, settings.recipe, training.step), size=2)
-    for chosen, batch in progress(batches, total=training.steps - training.step, label="fine-tune"):
+    batches: Iterable[tuple[Tensor, Tensor]]
+    batches = ahead(_batches(inputs, learnt, settings.recipe, training.step, ranks), size=2)
+    if ranks.first:
+        batches = progress(batches, total=training.steps - training.step, label="fine-tune")
+    for chosen, batch in batches:
         if training.finished:
             break
         training.advance(chosen, batch)
         if unseen and training.step % training.steps_per_epoch == 0:
             training.validate(inputs, unseen, truth)
-        if time.monotonic() - saved > SAVE_EVERY:
+        if ranks.first and training.between_steps and time.monotonic() - saved > SAVE_EVERY:
             checkpoint.save(training.state())
             saved = time.monotonic()
     training.take_best()
+    if not ranks.first:
+        return []
     if unlearnt := training.unlearnt():
         print(
             f"fine-tuning has not learnt {', '.join(unlearnt)}: the AUROC over the training images "
@@ -153,6 +164,26 @@ def run(
     save_encoder(network.state_dict(), details, weights, description)
     checkpoint.remove()
     return [head_weights, head_description, history, weights, description]
+
+
+def _state_of_all(checkpoint: Checkpoint, ranks: Ranks) -> dict[str, Any] | None:
+    """Return the state from which all ranks resume, or None if training starts over.
+
+    Raises
+    ------
+    InputError
+        If a rank does not find the checkpoint that the first rank has found.
+    """
+    state = checkpoint.load() if ranks.first else None
+    step = ranks.from_first(None if state is None else state["step"])
+    if step is not None and not ranks.first:
+        state = checkpoint.load()
+        if state is None or state["step"] != step:
+            raise InputError(
+                f"rank {ranks.number} does not read the checkpoint of step {step} that the first "
+                "rank has read; keep the results on a file system that all machines share"
+            )
+    return state
 
 
 def _described(
@@ -183,12 +214,30 @@ class Training:
         Initial weight and bias, a row per concept.
     labels
         [n, c], labels of the training images: 0, 1, or NaN if unlabelled.
+    ranks
+        The processes that share every batch. All have the same weights after every step.
+
+    Raises
+    ------
+    InputError
+        If there are more ranks than images in a batch.
     """
 
     def __init__(
-        self, settings: FinetunedSettings, network: Network, head: Head, labels: np.ndarray
+        self,
+        settings: FinetunedSettings,
+        network: Network,
+        head: Head,
+        labels: np.ndarray,
+        ranks: Ranks,
     ) -> None:
         recipe = settings.recipe
+        if ranks.count > recipe.batch_size:
+            raise InputError(
+                f"{ranks.count} ranks can't share batches of {recipe.batch_size} images; start "
+                f"{recipe.batch_size} ranks or fewer"
+            )
+        self._ranks = ranks
         self.device = fastest_device()
         self.step = 0
         self.steps_per_epoch = -(-len(labels) // recipe.batch_size)
@@ -215,6 +264,8 @@ class Training:
             self.head.weight.copy_(torch.from_numpy(head.weight))
             self.head.bias.copy_(torch.from_numpy(head.bias))
         self.head.to(self.device)
+        self._model = _Model(network, self.head, settings.freeze)
+        self._shared = ranks.shared(self._model)
         self._targets = torch.from_numpy(labels).to(self.device)
         # NaN equals neither 0 nor 1, so unlabelled images do not count.
         self._positive_weight = (self._targets == 0).sum(0) / (self._targets == 1).sum(0)
@@ -234,21 +285,39 @@ class Training:
         self._learnt.append(self._training_aurocs())
 
     def advance(self, chosen: Tensor, batch: Tensor) -> None:
-        """Train on a batch. `chosen` has its rows in the labels, `batch` its pixels or maps."""
+        """Train on a batch.
+
+        Parameters
+        ----------
+        chosen
+            The batch's rows in the labels.
+        batch
+            Pixels or maps of this rank's share of the batch. If the share is empty, one image.
+        """
         recipe = self._settings.recipe
-        logits = self._logits(batch)
-        self._seen[chosen.numpy()] = logits.detach().float().cpu().numpy()
-        loss = _loss(logits, self._targets[chosen], self._positive_weight)
-        (loss / recipe.accumulate).backward()
-        self.losses[self.step] = loss.item()
+        own, targets = self._ranks.share(len(chosen)), self._targets[chosen]
+        cycle_ends = (self.step + 1) % (recipe.epochs * self.steps_per_epoch) == 0
+        steps = (self.step + 1) % recipe.accumulate == 0 or cycle_ends
+        with self._ranks.adding_gradients(self._shared, now=steps):
+            # Every rank takes part in the sum of gradients. The image of an empty share is left
+            # out here and has the gradient 0.
+            logits = self._shared(batch)[: own.stop - own.start]
+            loss = _loss(logits, targets[own], self._positive_weight, _labelled(targets))
+            # The ranks' gradients are averaged, and their sum is wanted.
+            (self._ranks.count * loss / recipe.accumulate).backward()
+        seen = torch.zeros_like(targets)
+        seen[own] = logits.detach().float()
+        seen = self._ranks.total(seen)
+        self._seen[chosen.numpy()] = seen.cpu().numpy()
+        whole = _loss(seen, targets, self._positive_weight, _labelled(targets))
+        self.losses[self.step] = whole.item()
         if not np.isfinite(self.losses[self.step]):
             raise InputError(
                 f"fine-tuning diverged at step {self.step} of {self.steps}; lower the recipe's lr "
                 "or head_lr"
             )
         self.step += 1
-        cycle_ends = self.step % (recipe.epochs * self.steps_per_epoch) == 0
-        if self.step % recipe.accumulate == 0 or cycle_ends:
+        if steps:
             self._optimiser.step()
             self._optimiser.zero_grad()
             self._schedule.step()
@@ -256,6 +325,11 @@ class Training:
             self._learnt.append(self._training_aurocs())
         if cycle_ends and not self.finished:
             self._schedule = self._cycle()
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether no gradients of earlier batches wait for the next step of the optimiser."""
+        return self.head.weight.grad is None
 
     def validate(self, inputs: Inputs, images: Sequence[str], truth: np.ndarray) -> None:
         """Score the finished epoch on images [n] with labels [n, c]; keep the best weights."""
@@ -303,7 +377,7 @@ class Training:
         return table.assign(validation_auroc=[np.nan, *self.aurocs]) if self.aurocs else table
 
     def state(self) -> dict[str, Any]:
-        """Return everything that later steps depend on."""
+        """Return everything that later steps depend on, between two steps of the optimiser."""
         return {
             "step": self.step,
             "aurocs": self.aurocs,
@@ -312,7 +386,6 @@ class Training:
             "best": self._best,
             "losses": torch.from_numpy(self.losses),
             "parts": [part.state_dict() for part in self._parts()],
-            "gradients": [parameter.grad for parameter in self._trained()],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -325,8 +398,6 @@ class Training:
         self.losses = state["losses"].cpu().numpy()
         for part, kept in zip(self._parts(), state["parts"], strict=True):
             part.load_state_dict(kept)
-        for parameter, gradient in zip(self._trained(), state["gradients"], strict=True):
-            parameter.grad = gradient
 
     def _cycle(self) -> torch.optim.lr_scheduler.LRScheduler:
         """Return the learning-rate schedule of a new cycle."""
@@ -340,15 +411,16 @@ class Training:
 
     def _predict(self, inputs: Inputs, images: Sequence[str]) -> np.ndarray:
         """Return the logits [n, c] of the unchanged `images` with the current weights."""
-        size = self._settings.recipe.batch_size
+        size, ranks = self._settings.recipe.batch_size, self._ranks
+        logits = torch.zeros((len(images), self._labels.shape[1]), device=self.device)
         self._network.eval()
         with torch.inference_mode():
-            logits = [
-                self._logits(inputs.read(images[start : start + size])).float().cpu().numpy()
-                for start in range(0, len(images), size)
-            ]
+            # The ranks take the batches in turn, so each batch is that of a single process.
+            for start in range(0, len(images), size)[ranks.number :: ranks.count]:
+                batch = slice(start, start + size)
+                logits[batch] = self._model(inputs.read(images[batch])).float()
         self._network.train()
-        return np.concatenate(logits)
+        return ranks.total(logits).cpu().numpy()
 
     def _training_aurocs(self) -> list[float]:
         known = ~np.isnan(self._labels)
@@ -357,13 +429,6 @@ class Training:
             for scores, truth, k in zip(self._seen.T, self._labels.T, known.T, strict=True)
         ]
 
-    def _logits(self, batch: Tensor) -> Tensor:
-        freeze = self._settings.freeze
-        batch = batch.to(self.device, non_blocking=True)
-        x = self._network.normalise(batch) if freeze is None else to_map(batch)
-        pooled = self._network.forward_layers(x, [POOLED], start=freeze)[POOLED]
-        return self.head(pooled.flatten(1))
-
     @property
     def _best_epoch(self) -> int:
         return int(np.argmax(self.aurocs)) if self.aurocs else -1
@@ -371,8 +436,22 @@ class Training:
     def _parts(self) -> list[Any]:
         return [self._network, self.head, self._optimiser, self._schedule]
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for group in self._optimiser.param_groups for p in group["params"]]
+
+class _Model(nn.Module):
+    """A network and its head as one function, from pixels or maps of layer `start` to logits."""
+
+    def __init__(self, network: Network, head: nn.Linear, start: str | None) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+        self.start = start
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits [b, c] of pixels [b, H, W] or of stored maps [b, rows, columns, d]."""
+        batch = batch.to(self.head.weight.device, non_blocking=True)
+        x = self.network.normalise(batch) if self.start is None else to_map(batch)
+        pooled = self.network.forward_layers(x, [POOLED], start=self.start)[POOLED]
+        return self.head(pooled.flatten(1))
 
 
 def _rows(head: Head, concepts: Sequence[str]) -> Head:
@@ -420,34 +499,45 @@ def _unfreeze(network: Network, freeze: str | None) -> list[nn.Parameter]:
 
 
 def _batches(
-    inputs: Inputs, images: Sequence[str], recipe: FastRecipe, done: int
+    inputs: Inputs, images: Sequence[str], recipe: FastRecipe, done: int, ranks: Ranks
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches after the first `done`: rows of `images`, and their pixels or maps.
+    """Yield the batches after the first `done`: rows of `images`, and the pixels or maps to read.
 
-    Order and augmentation depend only on the seed and on the numbers of epoch and batch, so a run
-    can resume at any batch.
+    Only this rank's share of the batch is read, or one image if the share is empty. Order and
+    augmentation of an image depend only on the seed and on the numbers of epoch, batch and image,
+    so a run can resume at any batch with any number of ranks.
     """
     per_epoch = -(-len(images) // recipe.batch_size)
     for number in range(done, recipe.most_cycles * recipe.epochs * per_epoch):
         epoch, place = divmod(number, per_epoch)
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images))
         chosen = order[place * recipe.batch_size : (place + 1) * recipe.batch_size]
-        batch = inputs.read([images[i] for i in chosen])
+        places = range(len(chosen))[ranks.share(len(chosen))] or range(1)
+        own = slice(places.start, places.stop)
+        batch = inputs.read([images[i] for i in chosen[own]])
         rng = np.random.default_rng([recipe.seed, epoch, place])
         if recipe.augmentation == "vertical_flip":
-            flipped = torch.from_numpy(rng.random(len(chosen)) < 0.5)
+            flipped = torch.from_numpy(rng.random(len(chosen)) < 0.5)[own]
             batch[flipped] = batch[flipped].flip(1)
         elif recipe.augmentation == "mammo_clip":
-            batch = augmentation.mammo_clip(batch, rng)
+            batch = augmentation.mammo_clip(batch, rng.spawn(len(chosen))[own])
         elif recipe.augmentation == "mammo_clip_published":
-            batch = augmentation.published_mammo_clip(batch, rng)
+            batch = augmentation.published_mammo_clip(batch, rng.spawn(len(chosen))[own])
         yield torch.from_numpy(chosen), batch
 
 
-def _loss(logits: Tensor, targets: Tensor, positive_weight: Tensor) -> Tensor:
-    """Return the binary cross-entropy, averaged over the labelled entries of `targets` [b, c]."""
-    labelled = ~targets.isnan()
+def _labelled(targets: Tensor) -> Tensor:
+    """Return the number of labelled entries of `targets` [b, c], and 1 if there are none."""
+    return (~targets.isnan()).sum().clamp(min=1)
+
+
+def _loss(logits: Tensor, targets: Tensor, positive_weight: Tensor, count: Tensor) -> Tensor:
+    """Return the binary cross-entropy, summed over the labelled entries of `targets`, by `count`.
+
+    `logits` and `targets` are [b, c]: a batch or a part of it. `count` is the number of labelled
+    entries of the batch, so that the parts' losses add up to the batch's.
+    """
     each = functional.binary_cross_entropy_with_logits(
         logits.float(), targets.nan_to_num(), pos_weight=positive_weight, reduction="none"
     )
-    return (each * labelled).sum() / labelled.sum().clamp(min=1)
+    return (each * ~targets.isnan()).sum() / count

@@ -114,7 +114,8 @@ def run(
     def member(path: Path, own: SaeTraining) -> Member:
         provenance = made_by(own)
         code = provenance and provenance.code
-        identity = [own, layer, reader.image_ids, *inputs, code]
+        # The number of threads decides the bytes.
+        identity = [own, layer, reader.image_ids, *inputs, code, torch.get_num_threads()]
         kept = Checkpoint(path.with_name(CHECKPOINT), identity, fastest_device())
         return Member(path, own, provenance, kept)
 
