@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,33 @@ def test_scores_from_a_stream_of_images_are_those_of_whole_arrays():
             {k: v for k, v in expected.items() if k != "reason"}, rel=1e-6
         )
         assert row["reason"] == expected["reason"]
+
+
+def peak_bytes(monkeypatch, n, side):
+    """Peak memory of the scores of `n` images of side x side cells, all of them active."""
+    monkeypatch.setattr(streaming, "CURVE_CELLS", 20_000)
+    region = np.zeros((1, side, side), np.float32)
+    region[0, 3:5, 3:5] = 16
+    masks = Lesions.joined([Lesions(region)] * n)
+    patients = np.arange(n) // 2
+    settings = SETTINGS.model_copy(update={"permutation_draws": 99})
+    cell = np.arange(side * side)
+    breast, values = np.full(side * side, 16.0), np.random.default_rng(0).random(side * side)
+    tracemalloc.start()
+    scores = MapScores(settings, masks, patients, np.full(n, "CC"), np.zeros(1), 16.0)
+    for image in range(n):
+        scores.add(image, np.zeros_like(cell), cell, values * (1 + image), breast)
+    assert scores.rows()[0]["images"] == n
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_images_times_cells(monkeypatch):
+    """200 more images of 1,600 cells have 320,000 more cells, of 4 bytes at least."""
+    peak_bytes(monkeypatch, 60, 40)  # what is made once
+    growth = peak_bytes(monkeypatch, 260, 40) - peak_bytes(monkeypatch, 60, 40)
+    assert growth < 0.5 * 4 * 200 * 1600
 
 
 def test_average_precisions_with_levels_are_near_those_of_all_cells(monkeypatch):

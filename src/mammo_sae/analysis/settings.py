@@ -235,7 +235,11 @@ class SaliencySettings(ResamplingSettings):
         description="nodes of the integral of integrated gradients at inner layers; each runs the "
         "rest of the network forwards and backwards",
     )
-    batch_size: int = Field(8, ge=1, description="images per run of the network")
+    batch_size: int = Field(
+        2,
+        ge=1,
+        description="images per run of the network; a run forwards and backwards keeps all maps",
+    )
 
 
 class ConfoundSettings(SplitSettings):
