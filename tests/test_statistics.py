@@ -68,6 +68,32 @@ def test_precision_is_missing_where_nothing_is_called():
     assert (recall, f1) == (0.0, 0.0)
 
 
+def test_each_score_has_a_threshold_of_its_own(rng):
+    scores, labels = tied_scores(rng)
+    thresholds = np.linspace(0.1, 0.7, scores.shape[1])
+    together = st.precision_recall_f1(scores, labels, threshold=thresholds)
+    for column, threshold in enumerate(thresholds):
+        alone = st.precision_recall_f1(scores[:, column], labels, threshold=threshold)
+        assert tuple(values[column] for values in together) == alone
+
+
+def test_the_best_threshold_has_the_largest_f1_of_all_thresholds(rng):
+    scores, labels = tied_scores(rng)
+    best = st.best_f1_threshold(scores, labels)
+    for column in range(scores.shape[1]):
+        score = scores[:, column]
+        every = {t: metrics.f1_score(labels, score >= t) for t in np.unique(score)}
+        assert every[best[column]] == max(every.values())
+        assert all(t <= best[column] for t, f1 in every.items() if f1 == max(every.values()))
+
+
+def test_the_best_threshold_of_a_constant_score_calls_all_and_needs_positives():
+    labels = np.array([0, 1, 0, 1])
+    assert st.best_f1_threshold(np.full(4, -3.0), labels) == -3.0
+    assert st.best_f1_threshold(np.array([1.0, 2.0, 3.0, 4.0]), labels) == 2.0
+    assert np.isnan(st.best_f1_threshold(np.arange(4.0), np.zeros(4)))
+
+
 def test_stratified_auroc_counts_pairs_within_strata_only(rng):
     scores, labels = tied_scores(rng)
     strata = rng.integers(0, 3, len(labels))

@@ -133,11 +133,16 @@ def mass_auprc(scores: ArrayLike, positive: ArrayLike, total: ArrayLike) -> Any:
 
 
 def precision_recall_f1(
-    scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None, *, threshold: float = 0.0
+    scores: ArrayLike,
+    labels: ArrayLike,
+    weights: Floats | None = None,
+    *,
+    threshold: float | Floats = 0.0,
 ) -> tuple[Any, Any, Any]:
     """Precision, recall and F1 of ``score > threshold``; shapes are those of `auroc`.
 
-    If no image is called positive, precision is NaN, and F1 is 0 if there are positives.
+    The threshold is one number, or [m] for m scores. If no image is called positive, precision is
+    NaN, and F1 is 0 if there are positives.
     """
     scores, labels, single = _check(scores, labels)
     drawn = np.ones((labels.size, 1)) if weights is None else np.asarray(weights, np.float64)
@@ -151,6 +156,27 @@ def precision_recall_f1(
     if weights is None:
         precision, recall, f1 = precision[:, 0], recall[:, 0], f1[:, 0]
     return _result(precision, single), _result(recall, single), _result(f1, single)
+
+
+def best_f1_threshold(scores: ArrayLike, labels: ArrayLike) -> Any:
+    """Return the score t at which the F1 of ``score >= t`` is largest; the highest such t.
+
+    Shapes are those of `auroc`, without weights. NaN without positives.
+    """
+    scores, labels, single = _check(scores, labels)
+    positives = int(labels.sum())
+    result = np.full(scores.shape[1], np.nan)
+    if positives:
+        called = np.arange(1.0, labels.size + 1)[:, None]
+        for columns in blocks_of(scores.shape[1]):
+            order = np.argsort(-scores[:, columns], axis=0, kind="stable")
+            falling = np.take_along_axis(scores[:, columns], order, axis=0)
+            f1 = 2 * np.cumsum(labels[order], axis=0) / (called + positives)
+            # Equal scores are called together, so a threshold can only be the last of them.
+            f1[:-1][falling[:-1] == falling[1:]] = -1.0
+            best = f1.argmax(axis=0)
+            result[columns] = falling[best, np.arange(len(best))]
+    return _result(result, single)
 
 
 def _check(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_], bool]:

@@ -14,6 +14,7 @@ from sklearn.metrics import (
 
 from mammo_sae.analysis import edits, effects, interventions, latents, linear
 from mammo_sae.analysis.settings import EffectSettings, InterventionSettings, LatentSettings
+from mammo_sae.analysis.thresholds import Thresholds
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
@@ -243,6 +244,60 @@ def test_both_ends_have_the_scores_of_the_published_scripts(run, world, mode):
         assert np.nan_to_num(row["precision"]) == pytest.approx(theirs["precision"])
 
 
+def test_thresholds_have_the_largest_f1_of_the_discovery_split(run, world):
+    head, decoder, bias = run["head"], run["decoder"], run["bias"]
+    means = world.dense.mean(axis=(1, 2), dtype=np.float64)
+    truth = world.table["mass"].to_numpy(dtype=int)
+    split = world.table["split"].to_numpy()
+    ranked = run["latents"].sort_values("rank_auroc")["latent"].to_numpy()
+    for k in (0, 1, 5):
+        for mode in ("on", "off"):
+            codes = means.copy()
+            codes[:, ranked[k:] if mode == "on" else ranked[:k]] = 0
+            logits = np.round((codes @ decoder + bias) @ head.weight[0] + head.bias[0], 7)
+            known = split == "training"
+            f1 = {t: f1_score(truth[known], logits[known] >= t) for t in np.unique(logits[known])}
+            best = max(t for t in f1 if f1[t] == max(f1.values()))
+            for scored in ("test", "external"):
+                here = split == scored
+                row = row_of(run, split=scored, mode=mode, splice="spliced", ranking="auroc", k=k)
+                assert row["threshold"] == pytest.approx(best, abs=1e-6)
+                # A logit within the rounding error of the threshold is called, as the threshold is.
+                called = logits[here] >= best - 1e-6
+                expected = {
+                    "precision": precision_score(truth[here], called),
+                    "recall": recall_score(truth[here], called),
+                    "f1": f1_score(truth[here], called),
+                }
+                for name, value in expected.items():
+                    assert row[f"{name}_at_threshold"] == pytest.approx(value, abs=1e-9)
+                    low, high = (row[f"{name}_at_threshold_{end}"] for end in ("low", "high"))
+                    assert low <= value <= high
+
+
+def test_without_discovery_images_only_the_columns_at_the_threshold_are_empty(run, world):
+    ranked = run["latents"].sort_values("latent")
+    rng = np.random.default_rng(1)
+    data = interventions.Edits(
+        contributions=rng.normal(size=(60, len(ranked))),
+        offset=0.0,
+        original=rng.normal(size=60),
+        labels=np.arange(60) % 2 == 0,
+        patients=np.arange(60),
+        typical=np.zeros(len(ranked)),
+    )
+    full = edits.intervention_table(SETTINGS, data, Thresholds(data, "training"), ranked)
+    empty = edits.intervention_table(SETTINGS, data, Thresholds(None, "training"), ranked)
+    late = [name for name in full if "threshold" in name]
+    assert len(late) == 10
+    assert empty[late].isna().all(axis=None)
+    assert full[late].notna().all(axis=None)
+    others = [name for name in full if name not in (*late, "reason")]
+    pd.testing.assert_frame_equal(full[others], empty[others])
+    assert set(full["reason"]) == {""}
+    assert set(empty["reason"]) == {"no threshold, training: no image with a label"}
+
+
 def test_matched_orders_hold_every_latent_once_and_keep_the_firing_rate():
     rng = np.random.default_rng(0)
     firing = rng.random(200)
@@ -278,7 +333,7 @@ def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
         np.arange(30),
         np.zeros(len(ranked)),
     )
-    table = edits.intervention_table(SETTINGS, data, ranked)
+    table = edits.intervention_table(SETTINGS, data, Thresholds(data, "training"), ranked)
     assert table["auroc"].isna().all()
     assert table["f1_high"].isna().all()
     assert (table["reason"] == "0 patients with a positive image, fewer than 10").all()

@@ -22,6 +22,7 @@ from mammo_sae.analysis.settings import (
     LatentSettings,
     TruthSettings,
 )
+from mammo_sae.analysis.thresholds import Thresholds
 from mammo_sae.grids import LayerGrid
 from mammo_sae.images import measurements
 from mammo_sae.stores.codes import CodesReader, create_codes_store
@@ -228,7 +229,9 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
                 patients=rows["patient_id"].to_numpy(),
                 typical=np.zeros(LATENTS),
             )
-            part = edits.intervention_table(settings, data, latents[latents["concept"] == concept])
+            ranked = latents[latents["concept"] == concept]
+            thresholds = Thresholds(data, "training")
+            part = edits.intervention_table(settings, data, thresholds, ranked)
             part.insert(0, "concept", concept)
             part.insert(1, "split", split)
             parts.append(part)

@@ -25,13 +25,15 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae import statistics as st
+from mammo_sae.analysis.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import InnerSettings, InterventionSettings
 
     EditSettings = InterventionSettings | InnerSettings
 
-MEASURES = ("auroc", "auprc", "precision", "recall", "f1")
+CALLED = ("precision", "recall", "f1")  # measures of the images that are called positive
+MEASURES = ("auroc", "auprc", *CALLED, *(f"{name}_at_threshold" for name in CALLED))
 # Logits are rounded to this number of decimals, because sums of the same numbers in another order
 # differ by rounding errors. Otherwise latents without any effect would rank images by these errors.
 DIGITS = 9
@@ -126,13 +128,16 @@ def first(order: np.ndarray, counts: Sequence[int]) -> np.ndarray:
 
 
 def intervention_table(
-    settings: EditSettings, data: Editable, ranked: pd.DataFrame
+    settings: EditSettings, data: Editable, thresholds: Thresholds, ranked: pd.DataFrame
 ) -> pd.DataFrame:
     """Return the rows of one concept and split.
 
     `ranked` [h] has the concept's rows of the latents table, by latent. The intervals of ranked
     latents come from the patient bootstrap. The intervals of controls are the central 95 % over the
-    random orders.
+    random orders. ``precision``, ``recall`` and ``f1`` call an image positive if its logit is above
+    0. In the columns that end with ``_at_threshold``, it is called if its logit is at least the
+    edit's `threshold`, which `thresholds` chose on other patients. For controls, `threshold` is the
+    mean over the random orders.
     """
     h = len(ranked)
     counts = sorted({min(k, h) for k in settings.top_k} | {h})
@@ -144,26 +149,32 @@ def intervention_table(
     parts = []
     for ranking in settings.rankings:
         order = ranked_order(ranked, ranking)
-        parts.append(_edit_rows(settings, data, first(order, counts), counts, ranking))
+        parts.append(_edit_rows(settings, data, thresholds, first(order, counts), counts, ranking))
         matched = [matched_order(order, firing, rng) for _ in range(settings.random_sets)]
-        parts.append(_control_rows(settings, data, matched, counts, ranking, "matched"))
+        parts.append(_control_rows(settings, data, thresholds, matched, counts, ranking, "matched"))
     for name, places in (("class_union", union_places), ("both_ends", end_places)):
         group = places(ranked)[:, None] < np.asarray(counts)
-        parts.append(_edit_rows(settings, data, group, counts, name))
+        parts.append(_edit_rows(settings, data, thresholds, group, counts, name))
     random = [np.append(rng.permutation(alive), rest) for _ in range(settings.random_sets)]
-    parts.append(_control_rows(settings, data, random, counts, "random", "random"))
+    parts.append(_control_rows(settings, data, thresholds, random, counts, "random", "random"))
     table = pd.concat(parts, ignore_index=True)
     reason = st.why_not_estimable(data.labels, data.patients)
     table["reason"] = reason
     if reason:
         table[[f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")]] = np.nan
+    elif thresholds.reason:
+        table["reason"] = thresholds.reason
     return table
 
 
 def _edits(
-    settings: EditSettings, data: Editable, members: np.ndarray, counts: Sequence[int]
-) -> list[tuple[dict[str, object], np.ndarray]]:
-    """Return (columns of the table, logits [n, e]) for each mode (on, off) and each splice.
+    settings: EditSettings,
+    data: Editable,
+    thresholds: Thresholds,
+    members: np.ndarray,
+    counts: Sequence[int],
+) -> list[tuple[dict[str, object], np.ndarray, np.ndarray]]:
+    """Return (columns of the table, logits [n, e], thresholds [e]) for each mode and splice.
 
     `members` [h, e] is True for the latents of each of e groups.
     """
@@ -177,24 +188,29 @@ def _edits(
                 "k": list(counts),
                 "latents_kept": kept.sum(axis=0),
             }
-            result.append((columns, data.logits(kept, splice)))
+            chosen = thresholds.of(kept, splice, DIGITS)
+            result.append((columns, data.logits(kept, splice), chosen))
     return result
 
 
 def _measures(
-    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+    logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray, weights: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     logits = np.round(logits, DIGITS)
-    precision, recall, f1 = st.precision_recall_f1(logits, labels, weights)
+    # A logit equal to the threshold is called: it is above the next smaller number.
+    below = np.nextafter(thresholds, -np.inf)
+    chosen = st.precision_recall_f1(logits, labels, weights, threshold=below)
+    missing = np.isnan(thresholds)
+    for values in chosen:
+        values[missing] = np.nan
     return dict(
         zip(
             MEASURES,
             (
                 st.auroc(logits, labels, weights),
                 st.auprc(logits, labels, weights),
-                precision,
-                recall,
-                f1,
+                *st.precision_recall_f1(logits, labels, weights),
+                *chosen,
             ),
             strict=True,
         )
@@ -204,16 +220,18 @@ def _measures(
 def _edit_rows(
     settings: EditSettings,
     data: Editable,
+    thresholds: Thresholds,
     members: np.ndarray,
     counts: Sequence[int],
     ranking: str,
 ) -> pd.DataFrame:
     weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
     parts = []
-    for columns, logits in _edits(settings, data, members, counts):
+    for columns, logits, chosen in _edits(settings, data, thresholds, members, counts):
         part = pd.DataFrame({"ranking": ranking, "selection": "ranked", **columns})
-        values = _measures(logits, data.labels, None)
-        draws = _measures(logits, data.labels, weights)
+        part["threshold"] = chosen
+        values = _measures(logits, data.labels, chosen, None)
+        draws = _measures(logits, data.labels, chosen, weights)
         for name in MEASURES:
             part[name] = values[name]
             part[f"{name}_low"], part[f"{name}_high"] = st.interval(draws[name])
@@ -224,6 +242,7 @@ def _edit_rows(
 def _control_rows(
     settings: EditSettings,
     data: Editable,
+    thresholds: Thresholds,
     orders: Sequence[np.ndarray],
     counts: Sequence[int],
     ranking: str,
@@ -231,11 +250,13 @@ def _control_rows(
 ) -> pd.DataFrame:
     members = np.concatenate([first(order, counts) for order in orders], axis=1)
     parts = []
-    for columns, logits in _edits(settings, data, members, list(counts) * len(orders)):
+    every = list(counts) * len(orders)
+    for columns, logits, chosen in _edits(settings, data, thresholds, members, every):
         columns = {**columns, "k": list(counts), "latents_kept": columns["latents_kept"]}
         columns["latents_kept"] = np.asarray(columns["latents_kept"])[: len(counts)]
         part = pd.DataFrame({"ranking": ranking, "selection": selection, **columns})
-        for name, values in _measures(logits, data.labels, None).items():
+        part["threshold"] = _mean(chosen.reshape(len(orders), len(counts)).T)
+        for name, values in _measures(logits, data.labels, chosen, None).items():
             sets = np.asarray(values).reshape(len(orders), len(counts)).T
             part[name] = _mean(sets)
             part[f"{name}_low"], part[f"{name}_high"] = st.interval(sets)

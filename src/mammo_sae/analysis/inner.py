@@ -3,7 +3,8 @@
 The table `interventions` has the same edits as at the head: the first k latents kept or dropped.
 The table `attribution` has every latent's effect, estimated by attribution and checked by ablation.
 The network after an inner layer is not linear, so each edit needs a run of the rest of the network
-from the stored embeddings. Therefore only a limited number of confirmation images is used.
+from the stored embeddings. Therefore only a limited number of confirmation images is used. As
+many discovery images choose the thresholds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.attribution import attribution_table
 from mammo_sae.analysis.edits import MEASURES, intervention_table, mean_codes
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
+from mammo_sae.analysis.thresholds import Thresholds
 from mammo_sae.cohorts.units import IMAGE
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 # Columns of the row of a concept for which no image can be used.
 NO_EDIT = {"ranking": "", "selection": "", "mode": "", "splice": "", "k": 0} | dict.fromkeys(
-    [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")], np.nan
+    ["threshold", *(f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high"))],
+    np.nan,
 )
 NO_LATENT = {"latent": pd.NA, "attribution": np.nan, "ablation": np.nan, "agreement": np.nan}
 
@@ -90,11 +93,18 @@ def run(
         torch.from_numpy(typical.astype(np.float32)),
     )
     table = read_table(latents)
+    patients = cases["patient_id"].to_numpy()
+
+    def rerun(concept: str, positions: np.ndarray) -> Reruns:
+        ids = [reader.image_ids[i] for i in positions]
+        source = EmbeddingReader(embeddings, identity.layer, ids)
+        return Reruns(cut, source, reader, cases, concept, settings.batch_size)
+
     edited: list[pd.DataFrame] = []
     attributed: list[pd.DataFrame] = []
     for concept in concepts:
         known = case.labelled_images(cases, concept, settings.confirmation)
-        chosen = case.whole_patients(cases["patient_id"].to_numpy(), known, settings.images)
+        chosen = case.whole_patients(patients, known, settings.images)
         if not len(chosen):
             for parts, part in ((edited, NO_EDIT), (attributed, NO_LATENT)):
                 why = (
@@ -104,11 +114,13 @@ def run(
                 keys = {"concept": concept, "split": settings.confirmation, "images": 0}
                 parts.append(pd.DataFrame([{**keys, **part, "reason": why}]))
             continue
-        source = EmbeddingReader(embeddings, identity.layer, [reader.image_ids[i] for i in chosen])
-        edits = Reruns(cut, source, reader, cases, concept, settings.batch_size)
+        others = case.labelled_images(cases, concept, settings.discovery)
+        others = case.whole_patients(patients, others, settings.images)
+        edits = rerun(concept, chosen)
+        thresholds = Thresholds(rerun(concept, others) if len(others) else None, settings.discovery)
         ranked = table[table["concept"] == concept].sort_values("latent")
         for parts, part in (
-            (edited, intervention_table(settings, edits, ranked)),
+            (edited, intervention_table(settings, edits, thresholds, ranked)),
             (attributed, attribution_table(settings, edits)),
         ):
             part.insert(0, "concept", concept)

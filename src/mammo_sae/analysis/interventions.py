@@ -11,8 +11,9 @@ controls. `sweep` has the AUROC for every k.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,9 @@ import pandas as pd
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.edits import intervention_table, mean_codes
-from mammo_sae.analysis.linear import Inputs, each_share, original_logits
+from mammo_sae.analysis.linear import Inputs, Shares, each_share, original_logits
 from mammo_sae.analysis.sweep import sweep_table
+from mammo_sae.analysis.thresholds import Thresholds
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
@@ -79,26 +81,36 @@ def run(
     unit = labelling(cases, concepts)
     parts: dict[Path, list[pd.DataFrame]] = {interventions: [], sweep: []}
     inputs = Inputs(images, codes, sae, head, latents)
-    for share in each_share(inputs, concepts, settings.splits):
-        data = Edits(
-            contributions=share.contributions,
-            offset=share.offset,
-            original=original_logits(logits, share.concept, reader.image_ids)[share.rows],
-            labels=share.labels,
-            patients=share.patients,
-            typical=typical * share.weights,
-        )
-        for path, part in (
-            (interventions, intervention_table(settings, data, share.ranked)),
-            (sweep, sweep_table(settings, data, share.ranked)),
-        ):
-            part.insert(0, "concept", share.concept)
-            part.insert(1, "split", share.split)
-            part.insert(2, "labels", unit)
-            parts[path].append(part)
+    splits = (settings.discovery, *settings.splits)
+    for concept, shares in groupby(each_share(inputs, concepts, splits), lambda s: s.concept):
+        original = original_logits(logits, concept, reader.image_ids)
+        for share, *tables in _tables(settings, shares, original, typical):
+            for path, part in zip((interventions, sweep), tables, strict=True):
+                part.insert(0, "concept", concept)
+                part.insert(1, "split", share.split)
+                part.insert(2, "labels", unit)
+                parts[path].append(part)
     for path, tables in parts.items():
         write_table(identity.label(pd.concat(tables, ignore_index=True)), path)
     return [interventions, sweep]
+
+
+def _tables(
+    settings: InterventionSettings,
+    shares: Iterator[Shares],
+    original: np.ndarray,
+    typical: np.ndarray,
+) -> Iterator[tuple[Shares, pd.DataFrame, pd.DataFrame]]:
+    """Yield one concept's rows of both tables for each split. The first of `shares` is discovery's.
+
+    `original` and `typical` are those of `edits_of`.
+    """
+    discovery = edits_of(next(shares), original, typical)
+    thresholds = Thresholds(discovery, settings.discovery)
+    for share in shares:
+        data = edits_of(share, original, typical)
+        table = intervention_table(settings, data, thresholds, share.ranked)
+        yield share, table, sweep_table(settings, data, share.ranked)
 
 
 @dataclass(frozen=True)
@@ -135,3 +147,19 @@ class Edits:
         if splice == "error_preserving":
             return on
         return on + self.typical @ (~kept).astype(np.float64)
+
+
+def edits_of(share: Shares, original: np.ndarray, typical: np.ndarray) -> Edits:
+    """Return the `Edits` of one concept and split.
+
+    `original` [images] has the network's logits of all images with codes. `typical` [h] has the
+    mean codes of the discovery split.
+    """
+    return Edits(
+        contributions=share.contributions,
+        offset=share.offset,
+        original=original[share.rows],
+        labels=share.labels,
+        patients=share.patients,
+        typical=typical * share.weights,
+    )

@@ -167,7 +167,8 @@ class InnerSettings(SplitSettings):
     images: int = Field(
         48,
         ge=1,
-        description="largest number of images used; patients are taken whole, in the order of the "
+        description="largest number of images of the confirmation split that are used, and of the "
+        "discovery split that choose thresholds; patients are taken whole, in the order of the "
         "image table",
     )
     batch_size: int = Field(32, ge=1, description="images per run of the network")

@@ -1,0 +1,58 @@
+"""Thresholds of edited logits, chosen on the discovery split.
+
+An edit shifts and shrinks the logits, so the threshold 0 may call every image or none. Each edit
+therefore also gets the threshold at which the F1 of the discovery images is largest (Lipton, Elkan
+and Naryanaswamy 2014, arXiv 1402.1892). It is then used for the images of another split.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mammo_sae import statistics as st
+
+if TYPE_CHECKING:
+    from mammo_sae.analysis.edits import Editable
+
+
+class Thresholds:
+    """The threshold of each edit, from the discovery images of one concept.
+
+    Parameters
+    ----------
+    discovery
+        The logits of the discovery images; None if the split has no image with a label.
+    split
+        Name of the discovery split.
+
+    Attributes
+    ----------
+    reason
+        Why no threshold can be chosen, or ``""``.
+    """
+
+    def __init__(self, discovery: Editable | None, split: str) -> None:
+        self._discovery = discovery
+        self._chosen: dict[tuple[str, bytes], float] = {}
+        why = "no image with a label"
+        if discovery is not None:
+            why = st.why_not_estimable(discovery.labels, discovery.patients)
+        self.reason = why and f"no threshold, {split}: {why}"
+
+    def of(self, kept: np.ndarray, splice: str, digits: int) -> np.ndarray:
+        """Return the thresholds [e] of the edits `kept` [h, e]; NaN if there is a `reason`.
+
+        An image is called positive if its logit, rounded to `digits` decimals, is at least the
+        threshold. Thresholds that were chosen by an earlier call are not chosen again.
+        """
+        if self.reason or self._discovery is None:
+            return np.full(kept.shape[1], np.nan)
+        keys = [(splice, np.packbits(column).tobytes()) for column in kept.T]
+        fresh = list({key: e for e, key in enumerate(keys) if key not in self._chosen}.values())
+        if fresh:
+            logits = np.round(self._discovery.logits(kept[:, fresh], splice), digits)
+            best = st.best_f1_threshold(logits, self._discovery.labels)
+            self._chosen |= {keys[e]: value for e, value in zip(fresh, best, strict=True)}
+        return np.array([self._chosen[key] for key in keys])
