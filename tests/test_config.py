@@ -411,3 +411,15 @@ def test_the_base_for_matching_latents_does_not_make_weights_stale():
     assert based.encoders["tuned"].base == "probe"
     wildcards = {"encoder": "tuned"}
     assert based.slice("import_encoder", wildcards) == alone.slice("import_encoder", wildcards)
+
+
+def test_latents_are_judged_again_on_an_external_split_only_if_there_is_one():
+    own = {"cohort": {"kind": "vindr", "source": "/a"}}
+    assert load_config(own, "x").replication.splits == ()
+    own["cohort"]["external"] = "/b"
+    assert load_config(own, "x").replication.splits == ("external",)
+    assert load_config(own | {"replication": {"splits": []}}, "x").replication.splits == ()
+    assert load_config({}, "x").replication.splits == ("external",)
+    for split in ("training", "test"):
+        with pytest.raises(InputError, match=f"replication.splits: .* '{split}' images; name"):
+            load_config({"replication": {"splits": [split]}}, "x")

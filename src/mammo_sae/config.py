@@ -27,6 +27,7 @@ from mammo_sae.analysis.settings import (
     MatchedLatentSettings,
     ProbesSettings,
     QualitySettings,
+    ReplicationSettings,
     SaliencySettings,
     TruthSettings,
 )
@@ -63,7 +64,7 @@ PARTS = ("training", "test", "external")
 
 ANALYSES = (
     *("probes", "interventions", "effects", "inner", "alignment", "confounds", "ablation"),
-    "truth",
+    *("replication", "truth"),
 )
 
 
@@ -135,6 +136,9 @@ class Config(Settings):
     )
     confounds: ConfoundSettings = Field(
         ConfoundSettings(), description="whether a confounder explains what latents respond to"
+    )
+    replication: ReplicationSettings = Field(
+        ReplicationSettings(), description="whether latents have the same verdicts on other splits"
     )
     ablation: AblationSettings = Field(
         AblationSettings(), description="predictions without the latents of a confounder"
@@ -281,6 +285,12 @@ class Config(Settings):
         for layer in self.inner.layers:
             if not layer.startswith("blocks."):
                 yield f"inner.layers: {layer!r} is not an inner layer; name blocks.N, or none"
+        for split in self.replication.splits:
+            if split in (self.confounds.discovery, self.confounds.confirmation):
+                yield (
+                    f"replication.splits: the verdicts of confounds come from {split!r} images; "
+                    "name a split with other patients, or none"
+                )
         truth = self.truth.concept
         if isinstance(self.cohort, PhantomCohort) and truth not in self.cohort.concepts:
             known = listed(list(self.cohort.concepts))
@@ -516,6 +526,8 @@ def _suited_to_the_cohort(content: dict[str, Any]) -> dict[str, Any]:
     for step in ("probes", "interventions", "effects", "alignment", "ablation"):
         own = content.get(step, {})
         filled[step] = {"splits": scored, **own} if isinstance(own, dict) else own
+    own = content.get("replication", {})
+    filled["replication"] = {"splits": scored[1:], **own} if isinstance(own, dict) else own
     return filled
 
 

@@ -201,6 +201,12 @@ def _train_sae(config: Any, sae: str, layer: str, seed: str) -> SaeTraining:
     return config.saes[sae].training(layer, int(seed))
 
 
+def _replication(config: Any) -> analysis.JudgementSettings:
+    return analysis.JudgementSettings(
+        splits=config.replication.splits, latents=config.latents, confounds=config.confounds
+    )
+
+
 # One row per step, in the order of the data flow.
 STEPS = {
     "phantom": Step(
@@ -327,6 +333,14 @@ STEPS = {
         analysis.ConfoundSettings,
         "confounds",
         tables=("confounds",),
+    ),
+    "replication": Step(
+        "mammo_sae.analysis.replication",
+        analysis.JudgementSettings,
+        "replication",
+        inner_keys={"latents": "latents", "confounds": "confounds"},
+        cut=_replication,
+        tables=("replication", "verdict_replication"),
     ),
     "verdict_stability": Step(
         "mammo_sae.analysis.verdict_stability", tables=("verdict_stability",)

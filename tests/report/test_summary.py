@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mammo_sae.analysis.verdict import overall
 from mammo_sae.report import summary, verdicts
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -34,7 +35,7 @@ def test_the_table_of_verdicts_has_each_tested_latent_with_its_most_severe_verdi
     found, tested = read_table(table), read_table(whole / "confounds.parquet")
     keys = ["encoder", "layer", "sae", "seed", "concept", "latent"]
     assert len(found) == len(tested[keys].drop_duplicates())
-    expected = verdicts.overall(tested).set_index(keys)["verdict"].sort_index()
+    expected = overall(tested).set_index(keys)["verdict"].sort_index()
     assert found.set_index(keys)["verdict"].sort_index().equals(expected)
     aligned = read_table(whole / "alignment.parquet")
     row = found[(found["latent"] == 0) & (found["concept"] == "mass")].iloc[0]

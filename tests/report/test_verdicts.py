@@ -3,7 +3,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mammo_sae.report.verdicts import OFF, ON, UNCLEAR, location, overall
+from mammo_sae.analysis.verdict import overall
+from mammo_sae.report.verdicts import OFF, ON, UNCLEAR, location
 
 
 def _rows(*verdicts):

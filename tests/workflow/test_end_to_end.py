@@ -31,6 +31,7 @@ TABLES = {
     "regions",
     "saliency",
     "confounds",
+    "verdict_replication",
     "ablation",
     "reliance",
     "verdicts",

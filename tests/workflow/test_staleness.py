@@ -20,12 +20,13 @@ PAGES = {"configuration", "crate", "summary", "table_page"}
 ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_latents"} | {
     "alignment",
     "confounds",
+    "replication",
     "ablation",
     "reliance",
     "responses",
     "truth",
 }
-BELOW_VERDICTS = {"ablation", "reliance", "responses", "truth"}
+BELOW_VERDICTS = {"replication", "ablation", "reliance", "responses", "truth"}
 BELOW_SAE = {"train_sae", "codes", "sae_quality"} | ANALYSES | REPORT
 BELOW_EMBEDDINGS = {
     "evaluate_encoder",
@@ -229,6 +230,7 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         ("analysis/confounds.py", {"confounds"} | BELOW_VERDICTS | REPORT),
         ("images/measurements.py", {"measurements", "confounds"} | BELOW_VERDICTS | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
+        ("analysis/replication.py", {"replication"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),
         ("analysis/responses.py", {"responses", "logit_responses", "truth"} | REPORT),
         (

@@ -171,6 +171,43 @@ rule confounds:
         " --measurements {input.measurements:q} --output {output:q} 2> {log:q}"
 
 
+rule replication:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        confounds=f"{ANALYSIS}/confounds.parquet",
+        image_stores=image_manifests,
+        stores=image_stores,
+        measurements=MEASUREMENTS,
+    output:
+        replication=f"{ANALYSIS}/replication.parquet",
+        verdict_replication=f"{ANALYSIS}/verdict_replication.parquet",
+    log:
+        log_of("replication", RUN),
+    benchmark:
+        benchmark_of("replication", RUN)
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=attempts(2000),
+        runtime=attempts(120),
+    params:
+        cfg=cfg("replication"),
+        code=code("replication"),
+        concepts=CONCEPTS,
+    message:
+        "Verdicts on other splits: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae replication --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --confounds {input.confounds:q} --concepts {params.concepts:q}"
+        " --image-stores {input.image_stores:q} --measurements {input.measurements:q}"
+        " --replication {output.replication:q} --verdict-replication {output.verdict_replication:q}"
+        " 2> {log:q}"
+
+
 rule verdict_stability:
     input:
         saes=of_seeds(f"{SAE}/sae.json"),

@@ -27,6 +27,9 @@ PARTS = {
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
     "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
 }
+if CONFIG.replication.splits:
+    for table in ("replication", "verdict_replication"):
+        PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet")
 if SEVERAL_SEEDS:
     for table in ("sae_stability", "verdict_stability"):
         PARTS[table] = [f"{folder}/{table}.parquet" for folder in SEVERAL_SEEDS]

@@ -19,13 +19,13 @@ in firing rate. `mammo_sae.analysis.interventions` computes the edited logits in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.thresholds import Thresholds
+from mammo_sae.analysis.thresholds import Editable, Thresholds
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import InnerSettings, InterventionSettings
@@ -38,24 +38,6 @@ MEASURES = ("auroc", "auprc", *CALLED, *(f"{name}_at_threshold" for name in CALL
 # differ by rounding errors. Otherwise latents without any effect would rank images by these errors.
 DIGITS = 9
 MATCHED_BLOCK = 20  # a matched control is drawn among this many neighbours in firing rate
-
-
-class Editable(Protocol):
-    """One concept's logits over n images, and their values when latents are dropped."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Return the label of each image, bool [n]."""
-        ...
-
-    @property
-    def patients(self) -> np.ndarray:
-        """Return the patient of each image, [n]."""
-        ...
-
-    def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
-        """Return the logits [n, e] of `e` edits. `kept` [h, e] is True for latents that stay."""
-        ...
 
 
 def mean_codes(codes: np.ndarray, cases: pd.DataFrame, split: str) -> np.ndarray:

@@ -134,17 +134,22 @@ def concept_table(
     for ranking, values in zip(RANKINGS, by, strict=True):
         order = values.where(~constant)
         table[f"rank_{ranking}"] = order.rank(ascending=False, method="first").astype("Int32")
-    _confirm(settings, cases, scores, concept, table)
+    confirm(settings, cases, scores, concept, table)
     return table
 
 
-def _confirm(
+def confirm(
     settings: LatentSettings,
     cases: pd.DataFrame,
     scores: np.ndarray,
     concept: str,
     table: pd.DataFrame,
 ) -> None:
+    """Add to `table` the AUROC, interval, p and q of each latent on the confirmation split.
+
+    `table` has a row per latent of `scores` [n, m], and its column ``reason`` gets the reason if
+    they can't be estimated.
+    """
     rows = case.labelled(cases, concept, settings.confirmation)
     truth = case.labels(cases, concept, rows)
     patients = cases["patient_id"].to_numpy()[rows]
@@ -171,7 +176,8 @@ def _confirm(
     ):
         table[name] = _spread(values, estimated)
     table["q"] = st.benjamini_hochberg(table["p"])
-    _explain(table, estimated, constant, reason, settings.confirmation)
+    # Without an image no score is the same on all: the reason is the number of patients.
+    _explain(table, estimated, constant & (len(rows) > 0), reason, settings.confirmation)
 
 
 def _sparse_weights(settings: LatentSettings, scores: np.ndarray, truth: np.ndarray) -> np.ndarray:

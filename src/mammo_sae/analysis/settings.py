@@ -293,6 +293,24 @@ class ConfoundSettings(SplitSettings):
     )
 
 
+class ReplicationSettings(Settings):
+    """The splits on which latents are judged again."""
+
+    splits: tuple[Split, ...] = Field(
+        ("external",),
+        description="splits other than the confirmation split on which the latents that are "
+        "associated with a concept are judged again; none: no table replication",
+    )
+
+
+class JudgementSettings(Settings):
+    """All values that the verdicts of latents on other splits depend on."""
+
+    splits: tuple[Split, ...] = Field(description="the splits, as in replication.splits")
+    latents: LatentSettings = Field(description="how scores and associations are computed")
+    confounds: ConfoundSettings = Field(description="how verdicts are decided")
+
+
 class AblationSettings(PenaltySettings):
     """Predictions without the latents that a confounder explains, at the head layer."""
 

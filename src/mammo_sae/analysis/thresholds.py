@@ -7,14 +7,29 @@ and Naryanaswamy 2014, arXiv 1402.1892). It is then used for the images of anoth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from mammo_sae import statistics as st
 
-if TYPE_CHECKING:
-    from mammo_sae.analysis.edits import Editable
+
+class Editable(Protocol):
+    """One concept's logits over n images, and their values when latents are dropped."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the label of each image, bool [n]."""
+        ...
+
+    @property
+    def patients(self) -> np.ndarray:
+        """Return the patient of each image, [n]."""
+        ...
+
+    def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
+        """Return the logits [n, e] of `e` edits. `kept` [h, e] is True for latents that stay."""
+        ...
 
 
 class Thresholds:

@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mammo_sae.analysis.cases import IDENTITY
+
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import ConfoundSettings
 
@@ -59,6 +61,40 @@ MEANING = {
 def associated(rows: pd.DataFrame) -> pd.DataFrame:
     """Return those rows of a table of verdicts whose latent is associated with the concept."""
     return rows[rows["concept_auroc"].notna() & (rows["verdict"] != UNASSOCIATED)]
+
+
+def overall(confounds: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per SAE, concept and latent: the most severe verdict and its confounders.
+
+    A latent is confounded if any confounder explains it, whatever its verdicts for the others. It
+    is insufficient only if no confounder could be tested. A latent that is not associated with the
+    concept has that verdict for every confounder.
+
+    The columns are encoder, layer, sae, seed, concept, latent, concept_auroc, verdict and:
+
+    - ``confounders``: names with this verdict, joined by commas;
+    - ``reason``: the verdict's reason, for the listed confounder that is discriminated best;
+    - ``discriminates``: the confounders that the latent discriminates with the concept held fixed,
+      each with its AUROC, best first.
+    """
+    keys = [*IDENTITY, "concept", "latent"]
+    rows = confounds.assign(
+        severity=confounds["verdict"].map({word: i for i, word in enumerate(SEVERITY)}),
+        size=confounds["effect"].abs().fillna(-1.0),
+        measured=[
+            f"{name} {auroc:.2f}"
+            for name, auroc in zip(
+                confounds["confounder"], confounds["conditional_auroc"], strict=True
+            )
+        ],
+    ).sort_values([*keys, "size"], ascending=[True] * len(keys) + [False], kind="stable")
+    measured = rows[rows["discriminates"].astype(bool)].groupby(keys)["measured"].agg(", ".join)
+    severest = rows[rows["severity"] == rows.groupby(keys)["severity"].transform("min")]
+    first = severest.drop_duplicates(keys)[[*keys, "concept_auroc", "verdict", "reason"]]
+    names = severest.sort_values("confounder").groupby(keys)["confounder"].agg(", ".join)
+    result = first.merge(names.rename("confounders").reset_index(), on=keys, validate="1:1")
+    result = result.merge(measured.rename("discriminates").reset_index(), on=keys, how="left")
+    return result.assign(discriminates=result["discriminates"].fillna(""))
 
 
 def discriminates(settings: ConfoundSettings, row: dict[str, Any]) -> bool:

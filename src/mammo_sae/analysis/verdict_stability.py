@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_sae.analysis.agreement import ALL, kept_verdicts
 from mammo_sae.analysis.latent_sets import severest
 from mammo_sae.analysis.matched_latents import best_match
 from mammo_sae.analysis.verdict import UNASSOCIATED
@@ -24,7 +25,6 @@ from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.tables import read_table, write_table
 
 CLOSE = 0.7
-ALL = "all"  # all verdicts of associated latents together
 
 
 def run(
@@ -110,24 +110,12 @@ def repeated(
     found = others.reindex(match[latents])
     found.index = own.index
     tested = is_matched & found.notna().to_numpy()
-    frequency = found[tested].value_counts(normalize=True)
-    rows = []
-    for verdict in (ALL, *sorted(own.unique())):
-        mine = np.ones(len(own), bool) if verdict == ALL else (own == verdict).to_numpy()
-        here = mine & tested
-        same = (own == found).to_numpy() & here
-        expected = own[here].map(frequency).fillna(0.0)
-        count = int(here.sum())
-        rows.append(
-            {
-                "verdict": verdict,
-                "latents": int(mine.sum()),
-                "matched": int((mine & is_matched).sum()),
-                "tested": count,
-                "repeated": int(same.sum()),
-                "share": same.sum() / count if count else np.nan,
-                "chance": float(expected.mean()) if count else np.nan,
-                "reason": "" if count else "no latent has a tested match",
-            }
-        )
-    return pd.DataFrame(rows)
+    result = kept_verdicts(own, found.where(tested))
+    matched = [int((is_matched & _has(own, verdict)).sum()) for verdict in result["verdict"]]
+    result.insert(2, "matched", matched)
+    result["reason"] = np.where(result["tested"] > 0, "", "no latent has a tested match")
+    return result
+
+
+def _has(own: pd.Series, verdict: str) -> np.ndarray:
+    return np.ones(len(own), bool) if verdict == ALL else (own == verdict).to_numpy()

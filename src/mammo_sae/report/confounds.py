@@ -15,9 +15,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from mammo_sae.analysis.verdict import INSUFFICIENT, JUDGED, SUSPECT, UNASSOCIATED, associated
+from mammo_sae.analysis.verdict import (
+    INSUFFICIENT,
+    JUDGED,
+    SUSPECT,
+    UNASSOCIATED,
+    associated,
+    overall,
+)
 from mammo_sae.report import style
-from mammo_sae.report.verdicts import overall
 from mammo_sae.stores.tables import read_table
 
 SHADE = "#F7DCCD"

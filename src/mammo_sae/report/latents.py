@@ -22,12 +22,12 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
 from mammo_sae.analysis.cases import labelled_images, labels, read_cases
-from mammo_sae.analysis.verdict import INSUFFICIENT, SUSPECT, UNASSOCIATED
+from mammo_sae.analysis.verdict import INSUFFICIENT, SUSPECT, UNASSOCIATED, overall
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.errors import InputError
 from mammo_sae.report import overlay, style
 from mammo_sae.report.settings import LatentSheetSettings
-from mammo_sae.report.verdicts import OFF, ON, UNCLEAR, location, overall
+from mammo_sae.report.verdicts import OFF, ON, UNCLEAR, location
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table

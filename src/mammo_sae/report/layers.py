@@ -12,10 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from mammo_sae.analysis.cases import IDENTITY
-from mammo_sae.analysis.verdict import JUDGED, associated
+from mammo_sae.analysis.verdict import JUDGED, associated, overall
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
-from mammo_sae.report.verdicts import overall
 from mammo_sae.stores.tables import read_table
 
 TOP = 5  # latents whose localisation is shown per SAE

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.analysis.cases import IDENTITY
-from mammo_sae.analysis.verdict import SEVERITY
+from mammo_sae.analysis.verdict import overall
 from mammo_sae.stores.tables import read_table, write_table
 
 SIGNIFICANT = 0.05  # q-value of the alignment with the lesion
@@ -49,40 +49,6 @@ def run(*, latents: Path, alignment: Path, confounds: Path, csv: Path, parquet: 
     write_table(table, csv)
     write_table(table, parquet)
     return [csv, parquet]
-
-
-def overall(confounds: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per SAE, concept and latent: the most severe verdict and its confounders.
-
-    A latent is confounded if any confounder explains it, whatever its verdicts for the others. It
-    is insufficient only if no confounder could be tested. A latent that is not associated with the
-    concept has that verdict for every confounder.
-
-    The columns are encoder, layer, sae, seed, concept, latent, concept_auroc, verdict and:
-
-    - ``confounders``: names with this verdict, joined by commas;
-    - ``reason``: the verdict's reason, for the listed confounder that is discriminated best;
-    - ``discriminates``: the confounders that the latent discriminates with the concept held fixed,
-      each with its AUROC, best first.
-    """
-    keys = [*IDENTITY, "concept", "latent"]
-    rows = confounds.assign(
-        severity=confounds["verdict"].map({word: i for i, word in enumerate(SEVERITY)}),
-        size=confounds["effect"].abs().fillna(-1.0),
-        measured=[
-            f"{name} {auroc:.2f}"
-            for name, auroc in zip(
-                confounds["confounder"], confounds["conditional_auroc"], strict=True
-            )
-        ],
-    ).sort_values([*keys, "size"], ascending=[True] * len(keys) + [False], kind="stable")
-    measured = rows[rows["discriminates"].astype(bool)].groupby(keys)["measured"].agg(", ".join)
-    severest = rows[rows["severity"] == rows.groupby(keys)["severity"].transform("min")]
-    first = severest.drop_duplicates(keys)[[*keys, "concept_auroc", "verdict", "reason"]]
-    names = severest.sort_values("confounder").groupby(keys)["confounder"].agg(", ".join)
-    result = first.merge(names.rename("confounders").reset_index(), on=keys, validate="1:1")
-    result = result.merge(measured.rename("discriminates").reset_index(), on=keys, how="left")
-    return result.assign(discriminates=result["discriminates"].fillna(""))
 
 
 def location(scores: pd.Series) -> str:
