@@ -8,7 +8,9 @@ import torch
 from mammo_sae.analysis import matched_latents
 from mammo_sae.analysis.settings import MatchedLatentSettings
 from mammo_sae.errors import InputError
+from mammo_sae.sae.atoms import random_directions
 from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.pairing import unit
 from mammo_sae.stores.tables import read_table, write_table
 
 
@@ -68,18 +70,21 @@ def test_a_kept_atom_is_matched_and_a_new_one_is_not(tmp_path, atoms):
     assert table.loc[3, "effect_before"] == pytest.approx(2.6)
 
 
+def null(atoms, others):
+    drawn = random_directions(atoms.astype(np.float32), 500, 0)
+    return matched_latents.null_cosine(unit(drawn), unit(others.astype(np.float32)))
+
+
 def test_the_null_lies_above_zero_and_grows_with_the_number_of_atoms(atoms):
-    few = matched_latents.null_cosine(atoms, atoms[:5], 500, 0)
-    many = matched_latents.null_cosine(
-        atoms, np.random.default_rng(2).normal(size=(2000, 64)), 500, 0
-    )
+    few = null(atoms, atoms[:5])
+    many = null(atoms, np.random.default_rng(2).normal(size=(2000, 64)))
     assert 0.1 < few < many < 0.8
 
 
 def test_a_direction_common_to_all_atoms_is_common_to_the_null(atoms):
     common = 5 * atoms[0]
-    assert matched_latents.null_cosine(atoms + common, common[None], 500, 0) > 0.9
-    assert matched_latents.null_cosine(atoms + common, -common[None], 500, 0) < -0.9
+    assert null(atoms + common, common[None]) > 0.9
+    assert null(atoms + common, -common[None]) < -0.9
 
 
 def test_saes_of_different_layers_are_refused(tmp_path, atoms):

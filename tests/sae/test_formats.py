@@ -21,7 +21,7 @@ from mammo_sae.sae.formats import saelens
 from mammo_sae.sae.formats.published import read_published
 from mammo_sae.sae.formats.tensors import Tensors, whole_number
 from mammo_sae.sae.model import Encoder, SparseAutoencoder
-from mammo_sae.sae.sae_stability import matched_cosines
+from mammo_sae.sae.pairing import matched_cosines
 from mammo_sae.sae.settings import PublishedVariant
 
 TOPK = {"activation_fn_kwargs": {"k": K}}

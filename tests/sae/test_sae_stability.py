@@ -1,28 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae import codes, sae_stability
+from mammo_sae.sae import codes, pairing, sae_stability
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
-
-
-def test_a_dictionary_in_another_order_is_the_same():
-    random = np.random.default_rng(0)
-    atoms = random.normal(size=(20, 8))
-    other = 3 * atoms[random.permutation(20)]
-    np.testing.assert_allclose(sae_stability.matched_cosines(atoms, other), 1)
-    null = sae_stability.matched_cosines(atoms, sae_stability.lookalikes(other, seed=0))
-    assert null.mean() < 0.8
-
-
-def test_no_atom_is_matched_twice():
-    atoms = np.array([[1.0, 0.0], [1.0, 0.0]])
-    other = np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert sorted(sae_stability.matched_cosines(atoms, other)) == pytest.approx([0, 1])
 
 
 def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
@@ -43,15 +28,16 @@ def test_each_pair_of_seeds_has_its_row(cohort, train_sae, settings, tmp_path):
     table = pd.read_parquet(output)
     assert list(zip(table["seed"], table["other_seed"], strict=True)) == [(0, 1), (0, 2), (1, 2)]
     assert table["cosine"].between(0, 1).all()
+    alive = [CodesReader(manifest).pooled("active").any(axis=0) for manifest in manifests]
     first, second = (
-        SparseAutoencoder.load(saes[i]).decoder_weight.numpy()[
-            CodesReader(manifests[i]).pooled("active").any(axis=0)
-        ]
+        pairing.unit(SparseAutoencoder.load(saes[i]).decoder_weight.numpy()[alive[i]])
         for i in (0, 1)
     )
-    cosine = sae_stability.matched_cosines(first, second)
+    full = first @ second.T
+    cosine = full[linear_sum_assignment(full, maximize=True)]
     row = table.iloc[0]
     assert row["latents"] == len(cosine)
+    assert row["cosine"] == pytest.approx(cosine.mean(), abs=2e-6)
     assert row["share_above_0.7"] == (cosine > 0.7).mean()
     assert row["share_above_0.9"] == (cosine > 0.9).mean()
 

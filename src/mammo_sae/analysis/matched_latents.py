@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.atoms import random_directions
+from mammo_sae.sae.files import read_atoms
+from mammo_sae.sae.pairing import cosine_blocks, unit
 from mammo_sae.stores.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import MatchedLatentSettings
 
 NULL_QUANTILE = 0.95
-_ROWS = 1024  # atoms compared at a time: memory holds at most this many rows of cosines
 
 
 def run(
@@ -52,16 +53,16 @@ def run(
     InputError
         If the SAEs have different numbers of channels.
     """
-    before, after = (
-        SparseAutoencoder.load(path).decoder_weight.numpy() for path in (sae_before, sae_after)
-    )
+    before, after = map(read_atoms, (sae_before, sae_after))
     if before.shape[1] != after.shape[1]:
         raise InputError(
             f"{sae_before} and {sae_after} are of different layers: "
             f"{before.shape[1]} and {after.shape[1]} channels"
         )
-    match, cosine = best_match(after, before)
-    null = null_cosine(after, before, settings.directions, settings.seed)
+    drawn = random_directions(after, settings.directions, settings.seed)
+    null = null_cosine(unit(drawn), unit(before))
+    match, cosine = best_match(unit(after), before)
+    del before, after
     table = read_table(effects_after)
     table = table[[*_KEYS, "rank_causal", "effect", "effect_low", "effect_high", "share"]].copy()
     latent = table["latent"].to_numpy()
@@ -88,26 +89,20 @@ _KEYS = ("encoder", "layer", "sae", "seed", "concept", "split", "latent")
 def best_match(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each atom's most similar row of `others` [g, d], and their cosine.
 
-    Both results have shape [h], for `atoms` [h, d]. The first holds indices of rows.
+    Both results have shape [h], for `atoms` [h, d]. The first holds indices of rows. All rows have
+    length 1.
     """
     match, cosine = np.empty(len(atoms), np.int64), np.empty(len(atoms))
-    unit = others / np.linalg.norm(others, axis=1, keepdims=True)
-    for start in range(0, len(atoms), _ROWS):
-        part = atoms[start : start + _ROWS]
-        similar = (part / np.linalg.norm(part, axis=1, keepdims=True)) @ unit.T
-        match[start : start + _ROWS] = similar.argmax(axis=1)
-        cosine[start : start + _ROWS] = similar.max(axis=1)
+    for rows, similar in cosine_blocks(atoms, others):
+        match[rows] = similar.argmax(axis=1)
+        cosine[rows] = similar.max(axis=1)
     return match, cosine
 
 
-def null_cosine(atoms: np.ndarray, others: np.ndarray, directions: int, seed: int) -> float:
+def null_cosine(directions: np.ndarray, others: np.ndarray) -> float:
     """Return the 95 % quantile, over random directions, of the largest cosine with `others`.
 
-    Directions are Gaussian combinations of the centred `atoms`, added to their mean. They have the
-    atoms' mean and covariance, so that a direction common to all atoms does not count as a match.
+    The directions [m, d] come from `random_directions`. They have the mean and covariance of the
+    atoms, so a direction common to all atoms does not count as a match. All rows have length 1.
     """
-    rng = np.random.default_rng(seed)
-    mean = atoms.mean(axis=0)
-    mixing = rng.standard_normal((directions, len(atoms))) / np.sqrt(len(atoms))
-    drawn = mean + mixing @ (atoms - mean)
-    return float(np.quantile(best_match(drawn, others)[1], NULL_QUANTILE))
+    return float(np.quantile(best_match(directions, others)[1], NULL_QUANTILE))

@@ -20,8 +20,9 @@ from mammo_sae.analysis.agreement import ALL, kept_verdicts
 from mammo_sae.analysis.latent_sets import severest
 from mammo_sae.analysis.matched_latents import best_match
 from mammo_sae.analysis.verdict import UNASSOCIATED
-from mammo_sae.errors import InputError
-from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.files import read_atoms
+from mammo_sae.sae.pairing import unit
+from mammo_sae.sae.seeds import check_seeds, labelled
 from mammo_sae.stores.tables import read_table, write_table
 
 CLOSE = 0.7
@@ -58,16 +59,13 @@ def run(
     InputError
         If there are fewer than two seeds, or their number differs from that of SAEs or tables.
     """
-    if len(seeds) < 2 or not len(seeds) == len(saes) == len(confounds):
-        raise InputError(
-            f"there are {len(seeds)} seeds, {len(saes)} SAEs and {len(confounds)} tables of "
-            "confounds; give the same number of each, at least two"
-        )
-    atoms = [SparseAutoencoder.load(path).decoder_weight.numpy() for path in saes]
+    check_seeds(seeds, saes, confounds, "tables of confounds")
     tables = [read_table(path) for path in confounds]
     parts = []
     for one, other in permutations(range(len(seeds)), 2):
-        match, cosine = best_match(atoms[one], atoms[other])
+        # Atoms are read again for each pair, so memory holds two dictionaries for any number of
+        # seeds.
+        match, cosine = best_match(*(unit(read_atoms(saes[i])) for i in (one, other)))
         for concept in concepts:
             own, others = (severest(tables[i], concept) for i in (one, other))
             part = repeated(own, others, match, cosine)
@@ -76,11 +74,7 @@ def run(
             part.insert(0, "seed", seeds[one])
             parts.append(part)
     table = pd.concat(parts, ignore_index=True)
-    for place, (name, value) in enumerate(
-        (("encoder", encoder_name), ("layer", layer), ("sae", sae_name))
-    ):
-        table.insert(place, name, value)
-    write_table(table, output)
+    write_table(labelled(table, encoder_name, layer, sae_name), output)
     return [output]
 
 

@@ -1,9 +1,9 @@
 """Step: measure how well SAEs trained with different seeds agree on their atoms.
 
 The atoms of two SAEs are paired one to one so that the summed cosine of the pairs is largest
-(Hungarian method). Latents that are active in no cell are left out, because their atoms hardly
-change in training. For the null value, the atoms of one SAE are paired with random directions that
-have the mean and covariance of the atoms of the other.
+(`mammo_sae.sae.pairing`). Latents that are active in no cell are left out, because their atoms
+hardly change in training. For the null value, the atoms of one SAE are paired with random
+directions that have the mean and covariance of the atoms of the other.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linear_sum_assignment
 
-from mammo_sae.errors import InputError
-from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.sae.atoms import random_directions
+from mammo_sae.sae.files import read_atoms
+from mammo_sae.sae.pairing import matched_cosines, unit
+from mammo_sae.sae.seeds import check_seeds, labelled
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
 
@@ -54,48 +55,31 @@ def run(
     InputError
         If there are fewer than two seeds, or their number differs from that of SAEs or codes.
     """
-    if len(seeds) < 2 or not len(seeds) == len(saes) == len(codes):
-        raise InputError(
-            f"there are {len(seeds)} seeds, {len(saes)} SAEs and {len(codes)} codes; give the same "
-            "number of each, at least two"
-        )
-    atoms = {}
-    for seed, description, manifest in zip(seeds, saes, codes, strict=True):
-        alive = CodesReader(manifest).pooled("active").max(axis=0) > 0
-        atoms[seed] = SparseAutoencoder.load(description).decoder_weight.numpy()[alive]
+    check_seeds(seeds, saes, codes, "codes")
+    alive = [alive_latents(CodesReader(manifest)) for manifest in codes]
     rows = []
-    for one, other in combinations(seeds, 2):
-        cosine = matched_cosines(atoms[one], atoms[other])
-        null = matched_cosines(atoms[one], lookalikes(atoms[other], seed=0))
-        row = {
-            "encoder": encoder_name,
-            "layer": layer,
-            "sae": sae_name,
-            "seed": one,
-            "other_seed": other,
-        }
-        row |= {"latents": len(cosine), "cosine": cosine.mean(), "cosine_null": null.mean()}
-        rows.append(row | {f"share_above_{close}": (cosine > close).mean() for close in CLOSE})
-    write_table(pd.DataFrame(rows), output)
+    for one, other in combinations(range(len(seeds)), 2):
+        # Atoms are read again for each pair, so memory holds two dictionaries for any number of
+        # seeds.
+        drawn = random_directions(read_atoms(saes[other], alive[other]), alive[other].sum(), 0)
+        atoms = unit(read_atoms(saes[one], alive[one]))
+        null = matched_cosines(atoms, unit(drawn))
+        del drawn
+        cosine = matched_cosines(atoms, unit(read_atoms(saes[other], alive[other])))
+        row: dict[str, float] = {"seed": seeds[one], "other_seed": seeds[other]}
+        row |= {"latents": len(cosine), "cosine": _mean(cosine), "cosine_null": _mean(null)}
+        rows.append(row | {f"share_above_{close}": _mean(cosine > close) for close in CLOSE})
+    write_table(labelled(pd.DataFrame(rows), encoder_name, layer, sae_name), output)
     return [output]
 
 
-def matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the cosines [min(h, g)] of atoms [h, d] and others [g, d] paired one to one.
-
-    An atom of norm 0 has cosine 0 with every other atom.
-    """
-    lengths = (np.linalg.norm(part, axis=1, keepdims=True) for part in (atoms, others))
-    unit, other = (
-        part / np.where(length > 0, length, 1)
-        for part, length in zip((atoms, others), lengths, strict=True)
-    )
-    cosine = unit @ other.T
-    return cosine[linear_sum_assignment(cosine, maximize=True)]
+def alive_latents(codes: CodesReader) -> np.ndarray:
+    """Return bool [h]: whether each latent is active in a cell of an image."""
+    alive = np.zeros(codes.latents, bool)
+    for image_ids in codes.image_blocks():
+        alive |= (codes.pooled("active", image_ids) > 0).any(axis=0)
+    return alive
 
 
-def lookalikes(atoms: np.ndarray, seed: int) -> np.ndarray:
-    """Return Gaussian directions [h, d] with the mean and covariance of `atoms` [h, d]."""
-    mixing = np.random.default_rng(seed).standard_normal((len(atoms), len(atoms)))
-    mean = atoms.mean(axis=0)
-    return mean + mixing @ (atoms - mean) / np.sqrt(len(atoms))
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
