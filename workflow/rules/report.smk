@@ -123,6 +123,13 @@ use rule table_page as summary with:
         verdicts=f"{TABLE}/verdicts.parquet",
         ablation=[f"{TABLE}/ablation.parquet"] if "ablation" in PARTS else [],
         reliance=[f"{TABLE}/reliance.parquet"] if "reliance" in PARTS else [],
+        replication=[f"{TABLE}/replication.parquet"] if "replication" in PARTS else [],
+        verdict_replication=(
+            [f"{TABLE}/verdict_replication.parquet"] if "verdict_replication" in PARTS else []
+        ),
+        verdict_stability=(
+            [f"{TABLE}/verdict_stability.parquet"] if "verdict_stability" in PARTS else []
+        ),
     output:
         report(
             f"{RESULTS}/summary.html",

@@ -28,6 +28,7 @@ from mammo_sae.analysis.verdict import (
 )
 from mammo_sae.report import style
 from mammo_sae.report.verdicts import ON, SIGNIFICANT
+from mammo_sae.report.words import Results, paragraphs, why_no_worst, worst_row
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
@@ -62,6 +63,9 @@ def run(
     bases: Mapping[str, str] | None = None,
     ablation: Path | None = None,
     reliance: Path | None = None,
+    replication: Path | None = None,
+    verdict_replication: Path | None = None,
+    verdict_stability: Path | None = None,
 ) -> list[Path]:
     """Write the headline figures of a run, and warn where fine-tuning has not helped.
 
@@ -77,6 +81,10 @@ def run(
         The pretrained encoder from which each fine-tuned one started. None: none is fine-tuned.
     ablation, reliance
         Tables of all SAEs at the head layer. None: the run has no SAE there.
+    replication, verdict_replication
+        Tables of verdicts on other splits. None: the run has no external split.
+    verdict_stability
+        Table of verdicts of other seeds. None: each SAE has one seed.
     """
     scores, ranked, judged = (read_table(path) for path in (encoders, latents, verdicts))
     warnings = not_better(scores, bases or {})
@@ -85,6 +93,23 @@ def run(
     content = [f'<p class="warning"><b>{html.escape(text)}</b></p>' for text in warnings]
     content += ["<p><b>How well the encoders predict</b>: AUROC with 95 % interval.</p>"]
     content += [_table(*predictions(scores))]
+    more = {
+        name: None if path is None else read_table(path)
+        for name, path in (
+            ("replication", replication),
+            ("verdict_replication", verdict_replication),
+            ("verdict_stability", verdict_stability),
+            ("ablation", ablation),
+            ("reliance", reliance),
+        )
+    }
+    said = paragraphs(Results(judged, **more), TOP)
+    if said:
+        content += [
+            f"<p><b>Which of the top latents are what they seem?</b> Of each concept, the {TOP} "
+            "latents that the discovery split ranks first and that were tested.</p>",
+            *said,
+        ]
     content += [
         f"<p><b>Which latents respond to a concept</b>, in the {html.escape(split)} split. "
         "<i>Associated</i>: number of latents whose AUROC differs from 0.5 with q below "
@@ -94,8 +119,8 @@ def run(
         "causes of their association; the next columns count their verdicts.</p>"
     ]
     content += [_table(*carriers(ranked, judged))]
-    if ablation is not None and reliance is not None:
-        scores, shares = read_table(ablation), read_table(reliance)
+    scores, shares = more["ablation"], more["reliance"]
+    if scores is not None and shares is not None:
         content += [
             "<p><b>What the predictions rest on</b>, at the head. The columns with shares divide "
             "the logit's difference between positive and negative images among the latents of each "
@@ -196,19 +221,17 @@ def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str],
     """
     splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
     split = (splits or style.splits_of(ablation["split"]))[-1]
-    worst = ablation[(ablation["split"] == split) & (ablation["measure"] == "worst_group")]
-    worst = worst[(worst["called_for"] == worst["confounder"]) & ~worst["refit"]]
-    worst = worst[(worst["verdicts"] == CONFOUNDED) & worst["after"].notna()]
     rows = []
     keys = ["concept", *IDENTITY]
     for key, part in reliance.groupby(keys, sort=True):
         concept, encoder, _, sae, seed = key
         share = part[part["split"] == split].set_index("verdict")["share"]
         words = [f"{share[w]:.0%}" if pd.notna(share.get(w)) else "not estimable" for w in CARRIED]
-        mine = worst[(worst[keys] == list(key)).all(axis=1)]
-        said = "no confounded latent"
-        if len(mine):
-            row = mine.loc[mine["before"].idxmin()]
+        mine = ablation[(ablation[keys] == list(key)).all(axis=1)]
+        row = worst_row(mine)
+        if row is None:
+            said = why_no_worst(mine)
+        else:
             change = style.estimate(
                 row["difference"], row["difference_low"], row["difference_high"]
             )

@@ -1,0 +1,213 @@
+"""Statements in words for the first page: which top latents of a concept are what they seem."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from mammo_sae.analysis.agreement import ALL
+from mammo_sae.analysis.cases import IDENTITY
+from mammo_sae.analysis.verdict import (
+    ALIGNED,
+    ANATOMY,
+    CONFOUNDED,
+    INSUFFICIENT,
+    MIXED,
+    SAE_ERROR,
+    SUSPECT,
+    UNASSOCIATED,
+    UNRESOLVED,
+    UNTESTED,
+)
+from mammo_sae.report import style
+
+KEYS = ("concept", *IDENTITY)
+# Verdict -> what is said of the latents that have it.
+SAID = {
+    ALIGNED: "what they seem: no tested confounder explains their association",
+    MIXED: "partly what they seem: they respond to {concept} and to a confounder",
+    CONFOUNDED: "not what they seem: a confounder of the acquisition explains their association",
+    ANATOMY: "not what they seem: tissue, view or age explains their association",
+    UNRESOLVED: "undecided: {concept} and a confounder can't be separated",
+    INSUFFICIENT: "untested: too few patients to test a confounder",
+    UNASSOCIATED: "not associated with {concept} on the patients of the confirmation split",
+}
+NAMED = (*SUSPECT, UNRESOLVED)  # verdicts whose confounders are named
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a run; None if the run does not have one."""
+
+    verdicts: pd.DataFrame
+    replication: pd.DataFrame | None = None
+    verdict_replication: pd.DataFrame | None = None
+    verdict_stability: pd.DataFrame | None = None
+    ablation: pd.DataFrame | None = None
+    reliance: pd.DataFrame | None = None
+
+
+def paragraphs(results: Results, top: int) -> list[str]:
+    """Return HTML: for each concept, what is known of its best latents in each SAE.
+
+    The `top` latents with the largest discovery AUROC are named. The last layer with SAEs is shown,
+    and the other layers can be unfolded.
+    """
+    table = results.verdicts
+    if table.empty:
+        return []
+    layers = style.layer_order(table["layer"])
+    text = []
+    for concept, rows in table.groupby("concept", sort=True):
+        text.append(f"<p><b>{html.escape(style.words(str(concept)).capitalize())}</b></p>")
+        shown: dict[str, list[str]] = {layer: [] for layer in layers}
+        for key, mine in rows.groupby([*IDENTITY], sort=True):
+            where = dict(zip(KEYS, (concept, *key), strict=True))
+            shown[str(where["layer"])] += _of_one_sae(results, where, mine, top)
+        text += shown[layers[-1]]
+        others = [line for layer in layers[:-1] for line in shown[layer]]
+        if others:
+            text.append(f"<details><summary>Other layers</summary>{''.join(others)}</details>")
+    return text
+
+
+def _of_one_sae(
+    results: Results, where: Mapping[str, object], mine: pd.DataFrame, top: int
+) -> list[str]:
+    name = f"{where['encoder']}, {where['layer']}, SAE {where['sae']} seed {where['seed']}"
+    best = mine[mine["rank_auroc"] <= top].sort_values("rank_auroc")
+    lines = [*members(best, _rows(results.replication, where))]
+    lines += repeats(
+        _rows(results.verdict_replication, where), _rows(results.verdict_stability, where)
+    )
+    lines += rests(_rows(results.reliance, where), _rows(results.ablation, where))
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return [f"<p>{html.escape(name)}:</p><ul>{items}</ul>"]
+
+
+def _rows(table: pd.DataFrame | None, where: Mapping[str, object]) -> pd.DataFrame:
+    if table is None:
+        return pd.DataFrame()
+    for name, value in where.items():
+        table = table[table[name] == value]
+    return table
+
+
+def members(best: pd.DataFrame, replication: pd.DataFrame) -> Iterator[str]:
+    """Yield a line per verdict with the latents of `best` that have it, and how sure it is.
+
+    `best` has the rows of the table `verdicts` of one SAE and concept, and `replication` the rows
+    of the table of this name.
+    """
+    if best.empty:
+        yield "None of the latents that rank first was tested."
+        return
+    for verdict, said in SAID.items():
+        mine = best[best["verdict"] == verdict]
+        if mine.empty:
+            continue
+        concept = style.words(str(mine["concept"].iloc[0]))
+        latents = [_latent(row, replication) for row in mine.to_dict("records")]
+        line = f"{len(mine)} of the {len(best)} latents that rank first are {said}: "
+        yield line.format(concept=concept) + "; ".join(latents) + "."
+
+
+def _latent(row: Mapping[str, Any], replication: pd.DataFrame) -> str:
+    auroc = style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"])
+    parts = [f"AUROC {auroc}"]
+    if pd.notna(row["q"]):
+        parts.append(f"q {row['q']:.3f}")
+    if row["verdict"] in NAMED:
+        parts.insert(0, str(row["confounders"]))
+    if row["where"] and pd.notna(row["where"]):
+        parts.append(str(row["where"]))
+    again = replication[replication["latent"] == row["latent"]] if len(replication) else replication
+    for other in again.to_dict("records"):
+        ends = (other["split_auroc_low"], other["split_auroc_high"])
+        found = style.estimate(other["split_auroc"], *ends)
+        kept = "" if pd.isna(other["repeated"]) or not other["repeated"] else "again "
+        parts.append(f"{other['split']}: AUROC {found}, {kept}{other['split_verdict']}")
+    return f"latent {row['latent']} ({', '.join(parts)})"
+
+
+def repeats(replication: pd.DataFrame, stability: pd.DataFrame) -> Iterator[str]:
+    """Yield how many verdicts of all associated latents another split and other seeds repeat."""
+    for table, by in ((replication, "split"), (stability, "other_seed")):
+        for row in table.to_dict("records"):
+            if row["verdict"] != ALL:
+                continue
+            what = f"seed {row[by]}" if by == "other_seed" else f"the {row[by]} split"
+            if not row["tested"]:
+                yield f"How many verdicts {what} repeats can't be estimated: {row['reason']}."
+                continue
+            yield (
+                f"{what.capitalize()} repeats {row['repeated']} of {row['tested']} verdicts "
+                f"({row['share']:.0%}; by chance {row['chance']:.0%})."
+            )
+
+
+def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
+    """Yield what the prediction rests on, and the AUROC in the worst group after an ablation.
+
+    Both are of the last split whose images were not used for the verdicts, if there is one.
+    """
+    if len(reliance) and len(ablation):
+        splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
+        split = (splits or style.splits_of(ablation["split"]))[-1]
+        here = reliance[reliance["split"] == split].set_index("verdict")
+        shares = [
+            (word, here.loc[word, "share"], *here.loc[word, ["share_low", "share_high"]])
+            for word in (ALIGNED, MIXED, CONFOUNDED, ANATOMY, UNTESTED, SAE_ERROR)
+            if word in here.index and pd.notna(here.loc[word, "share"])
+        ]
+        if shares:
+            said = [f"{v:.0%} [{low:.0%}, {high:.0%}] {word}" for word, v, low, high in shares]
+            yield f"The prediction rests on ({split} split): {', '.join(said)}."
+        elif len(here):
+            yield (
+                f"What the prediction rests on can't be estimated ({split} split): "
+                f"{here['reason'].iloc[0]}."
+            )
+    row = worst_row(ablation)
+    if row is None:
+        if len(ablation):
+            yield f"AUROC in the worst group after an ablation: {why_no_worst(ablation)}."
+        return
+    change = style.estimate(row["difference"], row["difference_low"], row["difference_high"])
+    random = style.estimate(
+        row["random_difference"], row["random_difference_low"], row["random_difference_high"]
+    )
+    yield (
+        f"AUROC in the worst group of {style.words(row['confounder'])} ({row['split']} split): "
+        f"{row['before']:.2f} before and {row['after']:.2f} after the {row['latents']} latents "
+        f"that it explains are ablated, difference {change}; with random latents {random}."
+    )
+
+
+def worst_row(ablation: pd.DataFrame) -> pd.Series | None:
+    """Return the row of one SAE and concept whose worst group has the lowest AUROC, or None.
+
+    The split is the last one whose images were not used for the verdicts, or the last one. The
+    latents are those that the row's own confounder explains, and the head is the encoder's own.
+    """
+    if ablation.empty:
+        return None
+    splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
+    split = (splits or style.splits_of(ablation["split"]))[-1]
+    worst = ablation[(ablation["split"] == split) & (ablation["measure"] == "worst_group")]
+    worst = worst[(worst["called_for"] == worst["confounder"]) & ~worst["refit"]]
+    worst = worst[(worst["verdicts"] == CONFOUNDED) & worst["after"].notna()]
+    return worst.loc[worst["before"].idxmin()] if len(worst) else None
+
+
+def why_no_worst(ablation: pd.DataFrame) -> str:
+    """Return why `worst_row` finds no row in the rows of one SAE and concept."""
+    sets = ablation[(ablation["verdicts"] == CONFOUNDED) & (ablation["measure"] == "worst_group")]
+    sets = sets[(sets["latents"] > 0) & (sets["called_for"] == sets["confounder"])]
+    if sets.empty:
+        return "no confounded latent"
+    return style.reasons(sets)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_sae.report import words
+
+SAE = {"encoder": "tuned", "layer": "head", "sae": "topk", "seed": 0, "concept": "mass"}
+
+
+def verdicts(*found, **columns):
+    """One row per (latent, verdict, confounders), in the order of the ranking."""
+    rows = [
+        {
+            **SAE, "latent": latent, "rank_auroc": place, "auroc": 0.9, "auroc_low": 0.85,
+            "auroc_high": 0.95, "q": 0.004, "verdict": verdict, "confounders": names, "where": "",
+        }
+        for place, (latent, verdict, names) in enumerate(found, start=1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def replicated(latent, verdict, repeated, auroc):
+    row = {**SAE, "split": "external", "latent": latent, "split_verdict": verdict}
+    ends = {"split_auroc": auroc, "split_auroc_low": auroc - 0.1, "split_auroc_high": auroc + 0.1}
+    return pd.DataFrame([{**row, **ends, "repeated": repeated}]).astype({"repeated": "boolean"})
+
+
+NOTHING = pd.DataFrame()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        ("concept-aligned", "what they seem: no tested confounder explains their association"),
+        ("mixed", "partly what they seem: they respond to mass and to a confounder"),
+        ("confounded", "not what they seem: a confounder of the acquisition explains"),
+        ("anatomy", "not what they seem: tissue, view or age explains"),
+        ("unresolved", "undecided: mass and a confounder can't be separated"),
+        ("insufficient", "untested: too few patients to test a confounder"),
+        ("not associated", "not associated with mass on the patients of the confirmation split"),
+    ],
+)
+def test_each_verdict_has_its_words_with_the_latents_and_their_uncertainty(verdict, expected):
+    (line,) = words.members(verdicts((7, verdict, "marker"), (9, verdict, "paddle")), NOTHING)
+    assert line.startswith(f"2 of the 2 latents that rank first are {expected}")
+    assert "latent 7 (" in line
+    assert line.count("AUROC 0.90 [0.85, 0.95], q 0.004") == 2
+    named = verdict in ("mixed", "confounded", "anatomy", "unresolved")
+    assert ("latent 9 (paddle, AUROC" in line) == named
+
+
+def test_verdicts_are_told_apart_and_locations_are_named():
+    table = verdicts((7, "confounded", "marker"), (9, "concept-aligned", ""))
+    first, second = words.members(table.assign(where=["", "on the lesion"]), NOTHING)
+    assert first.startswith("1 of the 2 latents that rank first are what they seem")
+    assert "latent 9 (AUROC 0.90 [0.85, 0.95], q 0.004, on the lesion)." in first
+    assert "latent 7 (marker, AUROC" in second
+    assert list(words.members(table.iloc[:0], NOTHING)) == [
+        "None of the latents that rank first was tested."
+    ]
+
+
+def test_the_other_split_says_whether_a_verdict_is_repeated():
+    table = verdicts((7, "concept-aligned", ""))
+    for repeated, verdict, said in (
+        (True, "concept-aligned", "external: AUROC 0.80 [0.70, 0.90], again concept-aligned"),
+        (False, "not associated", "external: AUROC 0.80 [0.70, 0.90], not associated"),
+        (None, "insufficient", "external: AUROC 0.80 [0.70, 0.90], insufficient"),
+    ):
+        (line,) = words.members(table, replicated(7, verdict, repeated, 0.8))
+        assert line.endswith(f"{said}).")
+    (line,) = words.members(table, replicated(8, "mixed", True, 0.8))
+    assert "external" not in line
+
+
+def test_the_share_of_repeated_verdicts_stands_beside_chance():
+    row = {"verdict": "all", "tested": 8, "repeated": 6, "share": 0.75, "chance": 0.4, "reason": ""}
+    splits = pd.DataFrame([{**row, "split": "external"}, {**row, "verdict": "mixed"}])
+    seeds = pd.DataFrame([{**row, "other_seed": 3, "tested": 0, "reason": "no match"}])
+    assert list(words.repeats(splits, seeds)) == [
+        "The external split repeats 6 of 8 verdicts (75%; by chance 40%).",
+        "How many verdicts seed 3 repeats can't be estimated: no match.",
+    ]
+    assert list(words.repeats(NOTHING, NOTHING)) == []
+
+
+def reliance(share):
+    return pd.DataFrame(
+        [
+            {
+                **SAE, "split": split, "verdict": verdict, "share": value, "share_low": value - 0.1,
+                "share_high": value + 0.1, "reason": "few patients" if np.isnan(value) else "",
+            }
+            for split, values in share.items()
+            for verdict, value in values.items()
+        ]
+    )  # fmt: skip
+
+
+def ablated(split="external", before=0.6, after=0.7, confounder="marker", **other):
+    row = {
+        **SAE, "split": split, "independent": split == "external", "measure": "worst_group",
+        "called_for": confounder, "confounder": confounder, "refit": False, "latents": 12,
+        "verdicts": "confounded", "before": before, "after": after, "difference": after - before,
+        "difference_low": 0.02, "difference_high": 0.18, "random_difference": 0.0,
+        "random_difference_low": -0.01, "random_difference_high": 0.01,
+    }  # fmt: skip
+    return pd.DataFrame([{**row, **other}])
+
+
+def test_what_the_prediction_rests_on_is_that_of_the_split_that_chose_no_latent():
+    shares = reliance({"test": {"concept-aligned": 0.9}, "external": {"concept-aligned": 0.5}})
+    both = pd.concat([ablated("test"), ablated("external")])
+    first, second = words.rests(shares, both)
+    assert first == ("The prediction rests on (external split): 50% [40%, 60%] concept-aligned.")
+    assert second == (
+        "AUROC in the worst group of marker (external split): 0.60 before and 0.70 after the 12 "
+        "latents that it explains are ablated, difference 0.10 [0.02, 0.18]; with random latents "
+        "0.00 [-0.01, 0.01]."
+    )
+
+
+def test_without_shares_or_confounded_latents_the_page_says_so():
+    shares = reliance({"external": {"concept-aligned": np.nan}})
+    first, second = words.rests(shares, ablated(after=np.nan, reason="few patients"))
+    assert first == (
+        "What the prediction rests on can't be estimated (external split): few patients."
+    )
+    assert second == ("AUROC in the worst group after an ablation: not estimable: few patients.")
+    none = ablated(after=np.nan, latents=0, reason="no latent is confounded")
+    *_, last = words.rests(shares, none)
+    assert last == "AUROC in the worst group after an ablation: no confounded latent."
+    assert list(words.rests(NOTHING, NOTHING)) == []
+
+
+def test_the_confounder_with_the_lowest_worst_group_is_shown():
+    both = pd.concat([ablated(), ablated(confounder="paddle", before=0.5)], ignore_index=True)
+    row = words.worst_row(both)
+    assert row is not None
+    assert row["confounder"] == "paddle"
+    other = pd.concat([ablated(refit=True), ablated(called_for="all")], ignore_index=True)
+    assert words.worst_row(other) is None
+    assert words.worst_row(NOTHING) is None
+
+
+def test_the_last_layer_is_open_and_only_the_first_latents_are_named():
+    table = pd.concat(
+        [
+            verdicts((7, "confounded", "marker"), (8, "confounded", "marker")),
+            verdicts((5, "concept-aligned", ""), layer="blocks.10"),
+        ]
+    )
+    text = "".join(words.paragraphs(words.Results(table), 1))
+    shown, _, folded = text.partition("<details>")
+    assert "tuned, head, SAE topk seed 0" in shown
+    assert "latent 7" in shown
+    assert "latent 8" not in text
+    assert "latent 5" in folded
+    assert words.paragraphs(words.Results(table.iloc[:0]), 1) == []
