@@ -84,7 +84,7 @@ ROOMS = (
         ("config", "demo", "interpreter", "passes", "slurm", "stale", "steps"),
         "what the rules ask: configuration, steps, passes, staleness, SLURM",
     ),
-    Room("command line", ("__main__", "arguments", "cli", "people"), "a verb per step"),
+    Room("command line", ("__main__", "again", "arguments", "cli", "people"), "a verb per step"),
 )
 LEVEL = {part: level for level, room in enumerate(ROOMS) for part in room.parts}
 

@@ -98,6 +98,11 @@ def test_every_file_of_rules_is_short():
     assert [file.name for file in FILES if len(file.read_text().splitlines()) >= 250] == []
 
 
+@pytest.mark.parametrize("handler", ["onstart", "onsuccess"])
+def test_a_handler_is_defined_once_because_a_second_would_replace_it(handler):
+    assert sum(file.read_text().count(f"\n{handler}:") for file in FILES) == 1
+
+
 def test_every_rule_has_a_log_a_benchmark_and_a_code_of_its_own_name():
     for rule in STEPS:
         text = rules()[rule]

@@ -153,7 +153,8 @@ def test_a_key_is_part_of_the_settings_of_exactly_the_steps_that_name_it(key):
 
 def test_a_step_reads_every_key_except_the_name_and_folder_of_the_run():
     read = {key.split(".")[0] for key in KEYS if _steps_of(key)}
-    assert {key.split(".")[0] for key in KEYS} - read == {"name", "results", "layers"}
+    unread = {key.split(".")[0] for key in KEYS} - read
+    assert unread == {"name", "results", "layers", "keep_embeddings"}
 
 
 def test_every_rule_takes_its_own_slice_and_its_own_code():

@@ -24,7 +24,7 @@ from typing import Any
 from mammo_sae.arguments import Argument, UsageError, parse, parser_of, read_functions, shown
 from mammo_sae.complaints import nearest
 from mammo_sae.digests import packages
-from mammo_sae.errors import InputError
+from mammo_sae.errors import DroppedError, InputError
 from mammo_sae.provenance import Provenance
 from mammo_sae.records import input_digests, write_record
 from mammo_sae.settings import canonical_json, parse_settings
@@ -160,6 +160,17 @@ def _run_step(step: str, words: Sequence[str]) -> None:
         for argument in function.arguments
         if argument.name in given
     }
+    try:
+        _work(step, arguments)
+    except DroppedError as error:
+        from mammo_sae.again import make_again
+
+        make_again(error.manifests, _run_step)
+        _work(step, arguments)
+
+
+def _work(step: str, arguments: dict[str, Any]) -> None:
+    """Do the work of a step, and write its record."""
     work = import_module(STEPS[step].module).run
     inputs = input_digests(arguments)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -77,6 +77,11 @@ class Config(Settings):
         "kind of the cohort",
     )
     results: PathText = Field("results", description="folder of all runs")
+    keep_embeddings: Literal["always", "until_codes"] = Field(
+        "always",
+        description="until_codes: when a run has ended and all codes exist, the maps of its "
+        "embeddings are deleted; a step that reads them later makes them again",
+    )
     cohort: CohortSettings = Field(PhantomCohort(), description="images, labels, boxes, covariates")
     phantom: PhantomSettings = Field(
         PhantomSettings(), description="content of the phantom archive (cohort.kind: phantom only)"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 
 class InputError(Exception):
     """An input of a step is wrong.
@@ -13,6 +16,20 @@ class InputError(Exception):
 
 class StoreError(InputError):
     """A store is missing, is damaged, or differs from its manifest."""
+
+
+class DroppedError(StoreError):
+    """Stores were dropped to save room, and must be made again before they are read.
+
+    Attributes
+    ----------
+    manifests
+        The manifests of these stores.
+    """
+
+    def __init__(self, message: str, manifests: Sequence[Path]) -> None:
+        super().__init__(message)
+        self.manifests = list(manifests)
 
 
 def first_line(error: BaseException) -> str:

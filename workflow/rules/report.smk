@@ -234,3 +234,10 @@ onsuccess:
     for line in said.read_text().splitlines() if said.is_file() else []:
         if line.startswith("warning: "):
             logger.warning(line.removeprefix("warning: "))
+    # Snakemake knows one `onsuccess`, so this is here.
+    if CONFIG.keep_embeddings == "until_codes" and all(
+        Path(path).exists() for path in of_runs(f"{CODES}.json")
+    ):
+        from mammo_sae.again import drop_embeddings
+
+        drop_embeddings(Path(RESULTS) / "embeddings")

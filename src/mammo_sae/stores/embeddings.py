@@ -12,7 +12,7 @@ is not compressed (activations hardly compress) and is read whole.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from mammo_sae.errors import StoreError
+from mammo_sae.errors import DroppedError, StoreError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.ordered import ahead
 from mammo_sae.stores import arrays
 from mammo_sae.stores.positions import Index, Positions
-from mammo_sae.stores.publish import create_store, open_store
+from mammo_sae.stores.publish import (
+    create_store,
+    drop_folders,
+    dropped_folders,
+    open_store,
+    read_json,
+)
 
 KIND = "embeddings"
 SHARD_BYTES = 8 << 20
@@ -166,6 +172,12 @@ def create_embedding_store(
             described["layers"][grid.layer] = {**asdict(grid), "dtype": dtype}
 
 
+def drop_layers(manifest: Path, keep: Collection[str]) -> None:
+    """Delete the maps of all layers of one shard except those of the layers `keep`."""
+    layers = read_json(manifest)["layers"]
+    drop_folders(manifest, [f"{layer}.zarr" for layer in layers if layer not in keep])
+
+
 class EmbeddingReader:
     """Reads one layer's embeddings over all shards, in blocks or as single images.
 
@@ -182,6 +194,8 @@ class EmbeddingReader:
     ------
     StoreError
         If a store is damaged or lacks the layer, if grids differ, or if an image is missing.
+    DroppedError
+        If the layer of a store was dropped (`drop_layers`).
     """
 
     def __init__(
@@ -202,6 +216,17 @@ class EmbeddingReader:
                     f"{manifest}: layer {layer} has another grid than in the other shards; extract "
                     "all shards again"
                 )
+        gone = [
+            manifest
+            for manifest, store in zip(manifests, stores, strict=True)
+            if f"{layer}.zarr" in dropped_folders(store.path)
+        ]
+        if gone:
+            raise DroppedError(
+                f"{gone[0]}: layer {layer} was dropped to save room; delete this file and run the "
+                "step that makes it",
+                gone,
+            )
         self.grid = LayerGrid(**found["grid"])
         self.dtype = np.dtype("float32" if "float32" in found["dtypes"] else "float16")
         self._paths = [store.path / f"{layer}.zarr" for store in stores]

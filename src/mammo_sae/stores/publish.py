@@ -9,6 +9,7 @@ Layout of a published directory::
 
     <store>/files.json        {relative path: [bytes, sha256]} of every other file
     <store>/...               the content
+    <store>/dropped.json      names of folders that were deleted to save room, if any
     <manifest>.json           kind, relative path of the store, digest of files.json, description
 """
 
@@ -19,7 +20,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from mammo_sae.stores.checksums import file_digest, with_checksum, without_check
 FORMAT = 2
 PARTIAL, REPLACED = ".partial", ".replaced"
 FILES = "files.json"
+DROPPED = "dropped.json"
 # Snakemake writes this file into a directory that a rule has made, to keep the directory's time.
 TIMESTAMP = ".snakemake_timestamp"
 # Files up to this size (metadata, labels) are compared with the file list's digests whenever a
@@ -201,7 +203,7 @@ def open_store(manifest: Path, *, kind: str) -> StoreInfo:
             f"{manifest} describes {content.get('kind')!r}, not {kind!r}; give a manifest of {kind}"
         )
     path = manifest.parent / content["store"]
-    for name, (size, digest) in _listing(path, content).items():
+    for name, (size, digest) in _kept(path, _listing(path, content)).items():
         file = path / name
         try:
             found = file.stat().st_size
@@ -230,7 +232,7 @@ def verify_store(manifest: Path) -> list[str]:
     try:
         content = read_json(manifest)
         path = manifest.parent / content["store"]
-        expected = _listing(path, content)
+        expected = _kept(path, _listing(path, content))
     except StoreError as error:
         return [str(error)]
     found = _hash_files(path)
@@ -244,6 +246,36 @@ def verify_store(manifest: Path) -> list[str]:
         if list(found[name]) != list(expected[name])
     ]
     return problems
+
+
+def drop_folders(manifest: Path, folders: Collection[str]) -> None:
+    """Delete folders of a store to save room. The manifest stays, and the store counts as whole.
+
+    Parameters
+    ----------
+    manifest
+        Manifest of the store.
+    folders
+        Names of folders directly in the store. Names that it does not have are left out.
+    """
+    path = manifest.parent / read_json(manifest)["store"]
+    names = dropped_folders(path) | {name for name in folders if (path / name).is_dir()}
+    if names:
+        # The names come first: a folder that is deleted in part counts as dropped.
+        write_plain_json(path / DROPPED, sorted(names))
+    for name in names:
+        shutil.rmtree(path / name, ignore_errors=True)
+
+
+def dropped_folders(path: Path) -> set[str]:
+    """Return the names of the folders of the store `path` that were deleted to save room."""
+    return set(read_plain_json(path / DROPPED)) if (path / DROPPED).is_file() else set()
+
+
+def _kept(path: Path, listing: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Return the part of a store's list of files that was not dropped."""
+    gone = dropped_folders(path)
+    return {name: entry for name, entry in listing.items() if name.split("/")[0] not in gone}
 
 
 def find_manifests(folder: Path) -> list[Path]:
@@ -271,7 +303,7 @@ def _listing(path: Path, content: dict[str, Any]) -> dict[str, tuple[int, str]]:
 
 def _hash_files(root: Path) -> dict[str, tuple[int, str]]:
     names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    names = [name for name in names if name not in {FILES, TIMESTAMP}]
+    names = [name for name in names if name not in {FILES, DROPPED, TIMESTAMP}]
 
     def hashed(name: str) -> tuple[int, str]:
         return (root / name).stat().st_size, file_digest(root / name)
