@@ -9,11 +9,12 @@ long report, and the log would not end with the sentence that says what is wrong
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
 from torch.distributed import run
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     try:
         run.main()
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = min(error.failures.items(), key=lambda item: _order(item[1]))
         # The empty line ends the first rank's progress.
         if failure.exitcode < 0:
             what = f"rank {rank} was killed by {failure.signal_name()}; see whether its memory was "
@@ -30,6 +31,17 @@ def main() -> None:
         elif Path(failure.error_file).is_file():  # of any other error there is a traceback
             print(f"\nerror: {failure.message}", file=sys.stderr)
         sys.exit(1)
+
+
+def _order(failure: ProcessFailure) -> tuple[int, int]:
+    """Return the place of a failure: the cause comes before the failures that follow from it.
+
+    A killed rank is the cause, and others may report that they have lost it. torchrun itself ends
+    the last ranks, by SIGTERM.
+    """
+    if failure.exitcode == -signal.SIGTERM:
+        return 2, failure.timestamp
+    return int(failure.exitcode >= 0), failure.timestamp
 
 
 if __name__ == "__main__":

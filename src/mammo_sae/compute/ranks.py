@@ -17,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mammo_sae.errors import InputError
 
-# Seconds in which the rank that failed first writes its message, before the others end.
-LAST_WORDS = 2.0
+# Most seconds in which the rank that failed first writes its message. When it ends, torchrun ends
+# the others, which wait.
+LAST_WORDS = 30.0
 # Parts of the messages of gloo and NCCL when another rank has ended.
 LOST = ("closed by peer", "Connection reset", "Broken pipe", "remote process", "onnection lost")
 
