@@ -185,7 +185,7 @@ def make_pool(
             "confounders": dict.fromkeys(ARTEFACTS, independent),
         },
         "cohort": {"kind": "phantom", "covariates": covariates, "shards": len(SHARDS)},
-        "saes": DEMO["saes"],
+        "saes": {"topk": DEMO["saes"]["topk"]},
         "encoders": chosen,
         "layers": list(layers),
         "truth": {"planted": {"marker": "marker"}},

@@ -430,6 +430,17 @@ class Config(Settings):
             for seed in sae.seeds
         ]
 
+    def controls(self) -> list[str]:
+        """Return the controls that stand beside a trained SAE, each as layer/name."""
+        kinds = [(run["encoder"], run["layer"], run["sae"]) for run in self.runs()]
+        trained = {kind[:2] for kind in kinds if not self.saes[kind[2]].is_control(kind[1])}
+        beside = [f"{kind[1]}/{kind[2]}" for kind in kinds if kind[:2] in trained]
+        return [
+            name
+            for name in dict.fromkeys(beside)
+            if self.saes[name.partition("/")[2]].is_control(name.partition("/")[0])
+        ]
+
     def slice(self, step: str, wildcards: Mapping[str, str]) -> str:
         """Return the part of the configuration that `step` uses, as canonical JSON.
 

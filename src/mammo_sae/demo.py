@@ -20,7 +20,24 @@ DEMO: dict[str, Any] = {
                     "variant": {"k": 32, "k_aux": 256},
                 },
             }
-        }
+        },
+        # Controls of the fine-tuned encoder at the head, which has all analyses.
+        "untrained": {
+            "variant": {"name": "random", "frozen": "both", "k": 32, "k_aux": 0},
+            "latents": 2560,
+            "steps": 20,
+            "only": {"layers": ["head"], "encoders": ["finetuned"]},
+        },
+        "pca": {
+            "variant": {"name": "pca", "k": 32},
+            "latents": 2560,
+            "only": {"layers": ["head"], "encoders": ["finetuned"]},
+        },
+        "channels": {
+            "variant": {"name": "channels", "k": 32},
+            "latents": 2560,
+            "only": {"layers": ["head"], "encoders": ["finetuned"]},
+        },
     },
     "probes": {"acquisition": ["marker", "manufacturer"], "anatomical": ["density"]},
     "confounds": {

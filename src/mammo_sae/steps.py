@@ -367,6 +367,7 @@ STEPS = {
     "table": Step("mammo_sae.report.table"),
     "table_page": Step("mammo_sae.report.table_page"),
     "verdicts": Step("mammo_sae.report.verdicts", tables=("verdicts",)),
+    "controls": Step("mammo_sae.report.controls", tables=("controls",)),
     "summary": Step("mammo_sae.report.summary"),
     "configuration": Step("mammo_sae.report.configuration"),
     "crate": Step("mammo_sae.report.crate"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -35,6 +36,7 @@ TABLES = {
     "ablation",
     "reliance",
     "verdicts",
+    "controls",
     "responses",
     "logit_responses",
     "truth",
@@ -52,10 +54,9 @@ def test_every_table_is_there_and_not_empty_as_parquet_and_csv(finished):
 
 def test_every_sae_has_its_rows(finished):
     quality = pd.read_parquet(finished.results / "tables" / "sae_quality.parquet")
-    assert set(zip(quality["encoder"], quality["layer"], strict=True)) == {
-        (encoder, layer)
-        for encoder in ("pretrained", "finetuned")
-        for layer in ("blocks.10", "head")
+    assert set(zip(quality["encoder"], quality["layer"], quality["sae"], strict=True)) == {
+        *product(("pretrained", "finetuned"), ("blocks.10", "head"), ["topk"]),
+        ("finetuned", "head", "channels"),
     }
 
 
@@ -91,7 +92,7 @@ def test_every_file_that_a_rule_declares_is_in_the_record_of_a_step(finished):
 
 def test_every_store_matches_its_manifest(finished):
     manifests = find_manifests(finished.results)
-    assert len(manifests) == 3 + 3 + 6 + 8  # archives, images, embeddings, codes
+    assert len(manifests) == 3 + 3 + 6 + 9  # archives, images, embeddings, codes
     assert [problem for manifest in manifests for problem in verify_store(manifest)] == []
 
 

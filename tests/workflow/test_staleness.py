@@ -12,9 +12,10 @@ from adding import add_dataset, add_variant
 
 pytestmark = pytest.mark.workflow
 
-RUNS = 4  # two encoders, two layers
+RUNS = 5  # two encoders, two layers, and a control at one
+TRAINED = RUNS - 1  # of the SAE topk
 SHARDS = 3  # two of the cohort, and the phantom's pairs
-IMAGES = 2  # an SAE encodes the cohort, and the phantom's pairs
+IMAGES = 2  # a trained SAE encodes the cohort, and the phantom's pairs; a control only the cohort
 REPORT = {"table", "figure"}
 PAGES = {"configuration", "crate", "summary", "table_page"}
 ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_latents"} | {
@@ -39,7 +40,7 @@ BELOW_EMBEDDINGS = {
 def _kinds(jobs: dict[str, int]) -> set[str]:
     """Name the rules, with all figures and pages as one."""
     kinds = {"figure" if name.startswith("figure") or name in PAGES else name for name in jobs}
-    return {"table" if name == "verdicts" else name for name in kinds}
+    return {"table" if name in {"verdicts", "controls"} else name for name in kinds}
 
 
 def test_a_finished_run_has_nothing_to_do(finished):
@@ -92,7 +93,7 @@ linear_probe: {c: 1.0e-2}
 def test_the_learning_rate_reruns_training_and_below(finished):
     jobs = finished.stale(overlay="saes: {topk: {lr: 0.002}}")
     assert _kinds(jobs) == BELOW_SAE
-    assert jobs["train_sae"] == RUNS
+    assert jobs["train_sae"] == TRAINED
 
 
 def test_an_override_of_one_layer_reruns_that_layer_alone(finished):
@@ -103,9 +104,19 @@ def test_an_override_of_one_layer_reruns_that_layer_alone(finished):
 
 def test_a_second_seed_adds_its_saes_and_reruns_the_report_alone(finished):
     jobs = finished.stale(overlay="saes: {topk: {seeds: [0, 1]}}")
-    assert jobs["train_sae"] == RUNS
-    assert jobs["latents"] == RUNS
+    assert jobs["train_sae"] == TRAINED
+    assert jobs["latents"] == TRAINED
     assert _kinds(jobs) == BELOW_SAE | {"sae_stability", "verdict_stability"}
+
+
+def test_an_sae_restricted_to_one_encoder_reruns_the_report_alone(finished):
+    jobs = finished.stale(overlay="saes: {topk: {only: {encoders: [finetuned]}}}")
+    assert _kinds(jobs) == REPORT
+
+
+def test_a_layer_added_to_a_restricted_sae_leaves_the_others_alone(finished):
+    jobs = finished.stale(overlay="saes: {channels: {only: {layers: [blocks.10, head]}}}")
+    assert jobs["train_sae"] == jobs["codes"] == jobs["inner"] == 1
 
 
 def test_a_confound_threshold_reruns_confounds_what_reads_verdicts_and_the_report(finished):
@@ -136,7 +147,7 @@ def test_the_recipe_of_fine_tuning_leaves_the_pretrained_encoder_alone(finished)
     jobs = finished.stale(overlay="encoders: {finetuned: {recipe: {lr: 0.0001}}}")
     assert jobs["finetune"] == 1
     assert jobs["extract"] == SHARDS
-    assert jobs["train_sae"] == 2
+    assert jobs["train_sae"] == 3
     assert not {"images", "import_encoder", "linear_probe"} & jobs.keys()
 
 
@@ -158,8 +169,8 @@ def test_a_renamed_or_removed_concept_reruns_only_steps_that_use_labels(finished
     # Fine-tuning uses labels, so its encoder gets another head, and all its results rerun.
     assert (jobs["cohort"], jobs["finetune"], jobs["linear_probe"]) == (1, 1, 1)
     assert jobs["extract"] == SHARDS
-    assert jobs["train_sae"] == 2
-    assert jobs["codes"] == 2 * IMAGES
+    assert jobs["train_sae"] == 3
+    assert jobs["codes"] == 2 * IMAGES + 1
     assert jobs["latents"] == jobs["confounds"] == jobs["alignment"] == RUNS
     assert not {"phantom", "splits", "images", "import_encoder"} & jobs.keys()
     plan = finished.snakemake("-n", overlay=overlay)
@@ -173,7 +184,7 @@ def test_patients_drawn_into_another_split_rerun_the_saes(finished):
     jobs = finished.stale(overlay="cohort: {validation_share: 0.2}")
     assert jobs["cohort"] == 1
     assert jobs["train_sae"] == RUNS
-    assert jobs["codes"] == RUNS * IMAGES
+    assert jobs["codes"] == TRAINED * IMAGES + 1
     assert "images" not in jobs
 
 
@@ -185,15 +196,15 @@ saes: {topk: {lr: 0.002}}
 """
     jobs = finished.stale(overlay=overlay)
     assert jobs["train_sae"] == RUNS
-    assert jobs["codes"] == RUNS * IMAGES
+    assert jobs["codes"] == TRAINED * IMAGES + 1
 
 
 def test_a_new_variant_and_its_settings_make_nothing_stale(restored):
     add_variant(restored.folder)
     assert restored.stale() == {}
     jobs = restored.stale(overlay="saes: {sparse: {variant: {name: thinned}, latents: 64}}")
-    assert jobs["train_sae"] == RUNS
-    assert jobs["codes"] == RUNS * IMAGES
+    assert jobs["train_sae"] == TRAINED
+    assert jobs["codes"] == TRAINED * IMAGES
 
 
 def test_a_new_dataset_makes_nothing_stale(restored):

@@ -41,6 +41,10 @@ RESULTS = CONFIG.folder.as_posix()
 SHARDS = range(CONFIG.shards)
 ENCODERS = list(CONFIG.encoders)
 RUNS = CONFIG.runs()
+# Controls are compared with trained SAEs. What predictions rest on, and whether verdicts are right,
+# is computed for the other SAEs.
+CONTROLS = CONFIG.controls()
+EXPLAINED = [run for run in RUNS if f"{run['layer']}/{run['sae']}" not in CONTROLS]
 PASSES = {
     encoder: assign_passes(CONFIG.extracted_layers(encoder), CONFIG.folder / "embeddings" / encoder)
     for encoder in ENCODERS
@@ -120,12 +124,12 @@ def attempts(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def of_runs(pattern, **wanted):
-    """Files of all runs whose wildcards have the values `wanted`.
+def of_runs(pattern, runs=RUNS, **wanted):
+    """Files of all of `runs` whose wildcards have the values `wanted`.
 
     `pattern` is a path with the wildcards of RUN.
     """
-    return [pattern.format(**run) for run in RUNS if wanted.items() <= run.items()]
+    return [pattern.format(**run) for run in runs if wanted.items() <= run.items()]
 
 
 # Rules that read stores depend on their manifests, which are compared by content. The stores

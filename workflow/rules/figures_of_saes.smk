@@ -1,4 +1,4 @@
-# Figures of one SAE, most of them of one concept.
+# Figures of one SAE, most of them of one concept, and the comparison of SAEs with controls.
 
 
 rule figure_latents:
@@ -116,3 +116,25 @@ use rule figure_encoders as figure_ablation with:
         shown=["--sae-name", "{sae}"],
     message:
         "Figure: what predictions rest on, {wildcards.sae}"
+
+
+use rule table as controls with:
+    input:
+        probes=f"{TABLE}/probes.parquet",
+        latents=f"{TABLE}/latents.parquet",
+        alignment=f"{TABLE}/alignment.parquet",
+        verdicts=f"{TABLE}/verdicts.parquet",
+        interventions=[f"{TABLE}/interventions.parquet"] if "interventions" in PARTS else [],
+    output:
+        csv=f"{TABLE}/controls.csv",
+        parquet=f"{TABLE}/controls.parquet",
+    log:
+        log_of("controls"),
+    benchmark:
+        benchmark_of("controls")
+    params:
+        step="controls",
+        code=code("controls"),
+        shown=["--controls", *CONTROLS],
+    message:
+        "Trained SAEs against controls"

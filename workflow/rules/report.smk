@@ -30,10 +30,11 @@ rule table:
         step="table",
         code=code("table"),
         inputs=named_inputs,
+        shown=[],
     message:
         "Table: {wildcards.table}"
     shell:
-        "python -m mammo_sae {params.step:q} {params.inputs:q} --csv {output.csv:q} --parquet {output.parquet:q}"
+        "python -m mammo_sae {params.step:q} {params.inputs:q} {params.shown:q} --csv {output.csv:q} --parquet {output.parquet:q}"
         " 2> {log:q}"
 
 
@@ -130,6 +131,7 @@ use rule table_page as summary with:
         verdict_stability=(
             [f"{TABLE}/verdict_stability.parquet"] if "verdict_stability" in PARTS else []
         ),
+        controls=[f"{TABLE}/controls.parquet"] if CONTROLS else [],
     output:
         report(
             f"{RESULTS}/summary.html",

@@ -41,7 +41,7 @@ PARTS["interventions"] = [
     path for layer in EDITED for path in of_runs(f"{ANALYSIS}/interventions.parquet", layer=layer)
 ]
 for table in ("effects", "ablation", "reliance"):
-    PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", layer=HEAD)
+    PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", EXPLAINED, layer=HEAD)
 if CONFIG.density_classes:
     PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", layer=HEAD)
 PARTS["attribution"] = [
@@ -50,13 +50,14 @@ PARTS["attribution"] = [
 # Latents are matched where the base of an encoder has the same SAE.
 MATCHED = [
     f"{ANALYSIS}/matched_latents.parquet".format(**run)
-    for run in RUNS
-    if run["layer"] == HEAD and {**run, "encoder": CONFIG.encoders[run["encoder"]].base} in RUNS
+    for run in EXPLAINED
+    if run["layer"] == HEAD
+    and {**run, "encoder": CONFIG.encoders[run["encoder"]].base} in EXPLAINED
 ]
 PARTS["matched_latents"] = MATCHED
 if CONFIG.cohort.kind == "phantom":
-    PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet")
-    PARTS["responses"] = of_runs(f"{ANALYSIS}/responses.parquet")
+    PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet", EXPLAINED)
+    PARTS["responses"] = of_runs(f"{ANALYSIS}/responses.parquet", EXPLAINED)
     PARTS["logit_responses"] = [
         f"{RESULTS}/heads/{encoder}/logit_responses.parquet" for encoder in ENCODERS
     ]
@@ -64,7 +65,11 @@ if CONFIG.cohort.kind == "phantom":
 PARTS = {table: parts for table, parts in PARTS.items() if parts}
 
 # Tables that are computed from other tables.
-DERIVED = ["verdicts", *(["published"] if CONFIG.report.published else [])]
+DERIVED = [
+    "verdicts",
+    *(["controls"] if CONTROLS else []),
+    *(["published"] if CONFIG.report.published else []),
+]
 
 # Tables in the report -> the file from which the page is made.
 SHOWN = {table: f"{TABLE}/{table}.parquet" for table in (*PARTS, *DERIVED)}
@@ -98,8 +103,8 @@ FIGURES = [
 for layer in EDITED:
     for concept in CONFIG.cohort.concepts:
         FIGURES += of_runs(f"{FIGURE}/sweep/{{sae}}/{concept}.png", layer=layer)
-FIGURES += of_runs(f"{FIGURE}/effects/{{sae}}.png", layer=HEAD)
-FIGURES += of_runs(f"{FIGURE}/ablation/{{sae}}.png", layer=HEAD)
+FIGURES += of_runs(f"{FIGURE}/effects/{{sae}}.png", EXPLAINED, layer=HEAD)
+FIGURES += of_runs(f"{FIGURE}/ablation/{{sae}}.png", EXPLAINED, layer=HEAD)
 # A figure of several runs is there once.
 FIGURES = list(dict.fromkeys(FIGURES))
 if "truth" in PARTS:

@@ -26,14 +26,13 @@ from mammo_sae.analysis.verdict import (
     UNTESTED,
     associated,
 )
-from mammo_sae.report import style
-from mammo_sae.report.verdicts import ON, SIGNIFICANT
+from mammo_sae.report import comparison, style
+from mammo_sae.report.verdicts import ON, SIGNIFICANT, TOP
 from mammo_sae.report.words import Results, paragraphs, why_no_worst, worst_row
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
 CARRIED = (ALIGNED, MIXED, CONFOUNDED, ANATOMY, UNTESTED, SAE_ERROR)
-TOP = 10  # number of latents with the highest discovery AUROC whose location is counted
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -66,6 +65,7 @@ def run(
     replication: Path | None = None,
     verdict_replication: Path | None = None,
     verdict_stability: Path | None = None,
+    controls: Path | None = None,
 ) -> list[Path]:
     """Write the headline figures of a run, and warn where fine-tuning has not helped.
 
@@ -85,6 +85,8 @@ def run(
         Tables of verdicts on other splits. None: the run has no external split.
     verdict_stability
         Table of verdicts of other seeds. None: each SAE has one seed.
+    controls
+        Table of the comparisons with controls. None: the run has no control.
     """
     scores, ranked, judged = (read_table(path) for path in (encoders, latents, verdicts))
     warnings = not_better(scores, bases or {})
@@ -128,9 +130,21 @@ def run(
             "and after the latents that it explains are ablated.</p>"
         ]
         content += [_table(*rests_on(scores, shares))]
+    if controls is not None:
+        content += _against_controls(read_table(controls), split)
     with atomic_file(output) as aside:
         aside.write_text(PAGE.format(content="\n".join(content)), encoding="utf-8")
     return [output]
+
+
+def _against_controls(table: pd.DataFrame, split: str) -> list[str]:
+    return [
+        "<p><b>Where a trained SAE is better than its controls</b>, dictionaries that were not "
+        "learnt. It <i>wins</i> if the 95 % interval of the difference lies on its side of 0, "
+        "<i>loses</i> if it lies on the other side, and <i>does not differ</i> if the interval "
+        "contains 0. The table <i>controls</i> has all values with their intervals.</p>",
+        *(f"<p>{html.escape(text)}</p>" for text in comparison.paragraphs(table, split)),
+    ]
 
 
 def not_better(scores: pd.DataFrame, bases: Mapping[str, str]) -> list[str]:

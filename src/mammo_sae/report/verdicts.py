@@ -10,6 +10,7 @@ from mammo_sae.analysis.cases import IDENTITY
 from mammo_sae.analysis.verdict import overall
 from mammo_sae.stores.tables import read_table, write_table
 
+TOP = 10  # number of latents with the highest discovery AUROC whose location is counted
 SIGNIFICANT = 0.05  # q-value of the alignment with the lesion
 POINTS = 0.5  # least share of firing images in which the highest cell must touch the lesion
 ON, OFF, UNCLEAR = "on the lesion", "off the lesion", "where: unclear"

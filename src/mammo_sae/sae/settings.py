@@ -364,6 +364,11 @@ class SaeSettings(TrainingValues):
         layers, encoders = self.only.layers, self.only.encoders
         return (layers is None or layer in layers) and (encoders is None or encoder in encoders)
 
+    def is_control(self, layer: str) -> bool:
+        """Return whether the dictionary of a layer is a control, not learnt as a whole."""
+        variant = self.training(layer, self.seeds[0]).variant
+        return isinstance(variant, RandomVariant | ComputedVariant)
+
     def training(self, layer: str, seed: int) -> SaeTraining:
         """Return the resolved settings of one layer and one seed.
 
