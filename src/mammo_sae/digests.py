@@ -148,14 +148,12 @@ def _normal(distribution: str) -> str:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return _parsed(module)
-
-
-def _parsed(module: str) -> ast.Module:
+    """Return the syntax tree of a module, without docstrings and without imports for types."""
     path = module_path(module)
     assert path is not None
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     tree.body = [node for node in tree.body if not _is_for_types(node)]
+    _remove_docstrings(tree)
     return tree
 
 
@@ -171,9 +169,7 @@ def _is_for_types(node: ast.stmt) -> bool:
 
 @cache
 def _tree_digest(module: str) -> str:
-    tree = _parsed(module)
-    _remove_docstrings(tree)
-    return hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()
+    return hashlib.sha256(ast.dump(_tree(module), include_attributes=False).encode()).hexdigest()
 
 
 def _remove_docstrings(tree: ast.Module) -> None:
