@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import argparse
 import resource
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from mammo_sae.analysis.edits import first
 from mammo_sae.analysis.interventions import Edits
-from mammo_sae.analysis.sweep import sweep
+from mammo_sae.analysis.mean_codes import MeanCodes
+from mammo_sae.analysis.sweep import sweep, working
 
 ROWS, COLUMNS, CHANNELS, SLOTS = 48, 29, 2048, 32
 KS = (0, 1, 5, 10, 50, 100, 250, 500, 1000, 5000, 10000, 16384)
@@ -77,10 +80,11 @@ def main() -> None:
     start, start_cpu = time.perf_counter(), time.process_time()
     points = 0
     effects = decoder @ head.T
+    copy = MeanCodes.write([means], n, Path(tempfile.gettempdir()))
     for concept in range(2):
-        shares = means * effects[:, concept].astype(np.float64)
-        data = Edits(shares, 0.0, labels, labels, labels, np.zeros(h))
-        curves = sweep(data, order)
+        weights = effects[:, concept].astype(np.float64)
+        data = Edits(copy, weights, 0.0, labels, labels, labels, np.zeros(h))
+        curves = sweep(data, working(data), order)
         points += sum(len(curve) for curve in curves.values())
     algebra = time.perf_counter() - start
     cpu = time.process_time() - start_cpu

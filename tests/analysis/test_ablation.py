@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from copied import copied
 from mammo_sae.analysis import ablation, confounds, groups, latents, penalised
 from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.latent_sets import ALL, LatentSet, aligned_set, similar_sets, suspected_sets
@@ -43,7 +44,7 @@ class Case:
         share = self.shares
         column = pd.Series(self.marker, name="marker")
         found = groups.groups_of(column, share.labels, share.patients, 6)
-        heads = {False: (without(share, share.contributions.sum(axis=1)), "")}
+        heads = {False: (without(share, share.weights @ share.means.of(np.arange(LATENTS))), "")}
         if refit is not None:
             heads[True] = refit.of(share.rows), refit.reason
         data = Scored(share.labels, share.patients, {"marker": found})
@@ -66,7 +67,7 @@ def leaning(images_per_patient=1) -> Case:
         rows=rows,
         ranked=ranked,
         weights=weights,
-        contributions=(codes * weights)[rows],
+        means=copied(codes).at(rows),
         offset=0.0,
         labels=labels[rows],
         patients=rows,
@@ -116,9 +117,10 @@ def test_random_sets_are_scored_like_the_ablated_set():
     weights = share.weights.copy()
     # All alive latents outside the set are the detector and one other, which the head reads.
     alive = share.ranked.assign(rank_class_mean=pd.array([1, 2, 3] + [pd.NA] * 47, "Int32"))
-    contributions = share.contributions.copy()
-    contributions[:, 2] = -3 * data.marker
-    share = replace(share, contributions=contributions, ranked=alive, weights=weights)
+    means = share.means.of(np.arange(LATENTS)).T
+    means[:, 2] = data.marker
+    weights[2] = -3.0
+    share = replace(share, means=copied(means), ranked=alive, weights=weights)
     settings = SETTINGS.model_copy(update={"random_sets": 40})
     row = measure(replace(data, shares=share).rows(settings=settings), "worst_group")
     # The two latents for the marker cancel. Without the detector every pair is tied; without the
@@ -132,11 +134,13 @@ def test_random_sets_are_scored_like_the_ablated_set():
 def test_an_ablation_keeps_the_error_of_the_sae():
     share = leaning().shares
     rng = np.random.default_rng(1)
-    original = share.contributions.sum(axis=1) + rng.normal(size=len(share.labels))
+    original = share.weights @ share.means.of(np.arange(LATENTS)) + rng.normal(
+        size=len(share.labels)
+    )
     kept = np.ones((LATENTS, 1), bool)
     kept[[MARKER, 7]] = False
     edits = Edits(
-        share.contributions, 0.0, original, share.labels, share.patients, np.zeros(LATENTS)
+        share.means, share.weights, 0.0, original, share.labels, share.patients, np.zeros(LATENTS)
     )
     found = without(share, original)(np.array([MARKER, 7]))
     np.testing.assert_allclose(found, edits.logits(kept, "error_preserving")[:, 0], atol=1e-12)
@@ -167,7 +171,7 @@ def fitted(marker_odds=0.9):
     lesion = np.where(labels, 1.5, 1.0) + rng.uniform(-0.5, 0.5, count)
     means = np.zeros((count + len(data.marker), LATENTS), np.float32)
     means[:count, [LESION, MARKER]] = np.stack([lesion, marker], axis=1)
-    means[count:, [LESION, MARKER]] = data.shares.contributions[:, [LESION, MARKER]] / [1, 3]
+    means[count:, [LESION, MARKER]] = data.shares.means.of([LESION, MARKER]).T
     cases = pd.DataFrame({"split": ["training"] * count + ["external"] * len(data.marker)})
     cases["mass"] = pd.array([*labels.astype(int), *data.shares.labels.astype(int)], "Int8")
     cases["patient_id"] = [f"{i:016x}" for i in range(len(cases))]
@@ -175,7 +179,7 @@ def fitted(marker_odds=0.9):
     atoms[[LESION, MARKER]] = np.eye(2)
     shares = replace(data.shares, rows=count + np.arange(len(data.marker)))
     pooled = means @ atoms
-    refit = Refit(SETTINGS, cases, "mass", pooled, means, atoms)
+    refit = Refit(SETTINGS, cases, "mass", pooled, copied(means), atoms)
     return refit, replace(data, shares=shares), cases, pooled
 
 
@@ -212,7 +216,7 @@ def test_too_few_patients_leave_a_reason_and_no_number():
     assert (table["reason"] == "4 patients with a positive image, fewer than 10").all()
     refit, data, cases, pooled = fitted()
     cases.loc[cases["split"] == "training", "mass"] = 0
-    refit = Refit(SETTINGS, cases, "mass", pooled, pooled, np.eye(2))
+    refit = Refit(SETTINGS, cases, "mass", pooled, copied(pooled), np.eye(2))
     table = data.rows(refit=refit)
     few = "training: 0 patients with a positive image, fewer than 10"
     assert (table.loc[table["refit"], "reason"] == few).all()

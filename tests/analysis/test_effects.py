@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from copied import copied
 from mammo_sae.analysis import effects
 from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.linear import Shares
@@ -30,7 +31,7 @@ def shares(rng, n=120, h=12):
         rows=np.arange(n),
         ranked=RANKED,
         weights=weight,
-        contributions=codes * weight,
+        means=copied(codes),
         offset=0.1,
         labels=labels,
         patients=patients,
@@ -54,7 +55,13 @@ def test_the_effect_is_the_logit_lost_by_ablating_the_latent():
     kept = np.ones((12, 2), bool)
     kept[3, 1] = False
     edits = Edits(
-        data.contributions, data.offset, np.zeros(120), data.labels, data.patients, np.zeros(12)
+        data.means,
+        data.weights,
+        data.offset,
+        np.zeros(120),
+        data.labels,
+        data.patients,
+        np.zeros(12),
     )
     logits = edits.logits(kept, "spliced")
     lost = (logits[:, 0] - logits[:, 1])[data.labels].mean()

@@ -12,12 +12,22 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from mammo_sae.analysis import edits, effects, interventions, latents, linear
+from copied import copied
+from mammo_sae.analysis import (
+    edits,
+    effects,
+    interventions,
+    latents,
+    linear,
+    mean_codes,
+    sweep,
+)
 from mammo_sae.analysis.settings import EffectSettings, InterventionSettings, LatentSettings
 from mammo_sae.analysis.thresholds import Thresholds
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
 from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores import codes
 from mammo_sae.stores.tables import read_table, write_table
 
 from_numpy = torch.from_numpy
@@ -128,7 +138,8 @@ def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
     means = codes.mean(axis=(1, 2), dtype=np.float64)
     typical = world.dense.mean(axis=(0, 1, 2), dtype=np.float64)
     data = interventions.Edits(
-        means * weights,
+        copied(means),
+        weights,
         offset,
         original,
         np.arange(50) % 2 == 0,
@@ -151,23 +162,70 @@ def test_logits_of_every_edit_agree_to_one_in_ten_thousand(run, world):
         )
 
 
-def test_a_dropped_latent_is_replaced_by_its_mean_over_one_split():
-    cases = pd.DataFrame({"split": ["test", "training", "training", "external"]})
-    codes = np.array([[8.0, 0.0], [1.0, 2.0], [3.0, 0.0], [0.0, 9.0]], np.float32)
-    assert edits.mean_codes(codes, cases, "training").tolist() == [2.0, 1.0]
-    assert edits.mean_codes(codes, cases, "external").tolist() == [0.0, 9.0]
-    assert edits.mean_codes(codes, cases, "none").tolist() == [0.0, 0.0]
+def test_a_dropped_latent_is_replaced_by_its_mean_over_one_split(world, monkeypatch):
+    monkeypatch.setattr(codes, "BLOCK_BYTES", 1)  # blocks of 64 images
+    reader = codes.CodesReader(world.codes)
+    for split in ("training", "external"):
+        found, why = edits.mean_codes(reader, world.table, split)
+        here = (world.table["split"] == split).to_numpy()
+        np.testing.assert_allclose(
+            found, world.dense[here].mean(axis=(0, 1, 2), dtype=float), rtol=1e-5
+        )
+        assert why == ""
+
+
+def test_a_split_without_an_image_gives_no_mean_codes_and_a_reason(run, world, tmp_path):
+    found, why = edits.mean_codes(codes.CodesReader(world.codes), world.table, "validation")
+    assert np.isnan(found).all()
+    assert why == "no image of split validation gives mean codes"
+    outputs = {name: tmp_path / f"{name}.parquet" for name in ("interventions", "sweep")}
+    settings = SETTINGS.model_copy(update={"discovery": "validation", "splits": ("test",)})
+    interventions.run(settings, concepts=["mass"], **outputs, **run["arguments"])
+    table = read_table(outputs["interventions"]).set_index("splice")
+    assert table.loc["mean_ablated", ["auroc", "f1", "f1_high"]].isna().all(axis=None)
+    assert (table.loc["mean_ablated", "reason"] == why).all()
+    assert table.loc["error_preserving", "auroc"].notna().all()
+
+
+def test_no_step_at_the_head_holds_the_codes_of_all_images_and_latents(
+    run, world, tmp_path, monkeypatch
+):
+    """Every read, from the codes and from the temporary file, is a part of [images, latents]."""
+    monkeypatch.setattr(codes, "BLOCK_BYTES", 1)  # blocks of 64 images
+    monkeypatch.setattr(mean_codes, "BLOCK_BYTES", 4 * len(world.table))  # of a latent or two
+    monkeypatch.setattr(sweep, "_BYTES", 1)
+    monkeypatch.setattr(edits, "EDITED_LOGITS", 1)  # one random order at a time
+    monkeypatch.setattr(edits, "NUMBERS_AT_ONCE", 1)  # one draw at a time
+    pooled, of_file, sizes = codes.CodesReader.pooled, mean_codes.MeanCodes._read, []
+
+    def noted(function):
+        def read(*arguments):
+            sizes.append(function(*arguments).size)
+            return function(*arguments)
+
+        return read
+
+    monkeypatch.setattr(codes.CodesReader, "pooled", noted(pooled))
+    monkeypatch.setattr(mean_codes.MeanCodes, "_read", noted(of_file))
+    given = {**run["arguments"], "concepts": ["mass"]}
+    outputs = {name: tmp_path / f"{name}.parquet" for name in ("interventions", "sweep")}
+    interventions.run(SETTINGS, **outputs, **given)
+    for name, path in outputs.items():
+        pd.testing.assert_frame_equal(read_table(path), run[name], rtol=1e-9)
+    del given["predictions"]
+    effects.run(EffectSettings(), **given, output=tmp_path / "effects.parquet")
+    assert max(sizes) <= 64 * world.dense.shape[-1] < world.dense[..., 0, 0, :].size / 10
 
 
 @pytest.mark.parametrize("layer", ["blocks.10", "head.before"])
-def test_codes_of_another_layer_than_the_heads_are_refused(run, layer, monkeypatch):
+def test_codes_of_another_layer_than_the_heads_are_refused(run, layer, monkeypatch, tmp_path):
     monkeypatch.setattr(linear, "HEAD", layer)
     inputs = {name: run["arguments"][name] for name in ("images", "codes", "sae", "head")}
     paths = linear.Inputs(**inputs, latents=run["arguments"]["latents"])
     with pytest.raises(
         InputError, match=f"codes of layer head; only the logits of layer {layer} are linear"
     ):
-        next(linear.each_share(paths, ["mass"], ["test"]))
+        next(linear.each_share(paths, ["mass"], ["test"], tmp_path))
 
 
 def test_keeping_no_latent_gives_chance_and_dropping_none_changes_nothing(run):
@@ -279,7 +337,8 @@ def test_without_discovery_images_only_the_columns_at_the_threshold_are_empty(ru
     ranked = run["latents"].sort_values("latent")
     rng = np.random.default_rng(1)
     data = interventions.Edits(
-        contributions=rng.normal(size=(60, len(ranked))),
+        means=copied(rng.normal(size=(60, len(ranked)))),
+        weights=np.ones(len(ranked)),
         offset=0.0,
         original=rng.normal(size=60),
         labels=np.arange(60) % 2 == 0,
@@ -326,7 +385,8 @@ def test_both_splits_and_all_intervals_are_there(run):
 def test_a_concept_without_positives_gives_rows_without_numbers(run, world):
     ranked = run["latents"].sort_values("latent")
     data = interventions.Edits(
-        np.ones((30, len(ranked))),
+        copied(np.ones((30, len(ranked)))),
+        np.ones(len(ranked)),
         0.0,
         np.zeros(30),
         np.zeros(30, bool),

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from copied import copied
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import inner
 from mammo_sae.analysis.cases import Identity
@@ -117,7 +118,8 @@ def test_editing_equals_a_hook_that_edits_the_codes_inside_the_whole_network(
     if layer == "head":
         effects = (atoms @ weight[0]).double().numpy()
         data = Edits(
-            contributions=codes.mean((1, 2)).double().numpy() * effects,
+            means=copied(codes.mean((1, 2)).double().numpy()),
+            weights=effects,
             offset=float(offset[0] + weight[0] @ bias),
             original=original[:, 0].double().numpy(),
             labels=np.ones(2, bool),

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from copied import copied
 from mammo_sae.analysis import reliance
 from mammo_sae.analysis.linear import Shares
 from mammo_sae.analysis.settings import EffectSettings
@@ -25,15 +26,19 @@ def shares(n=80):
         rows=np.arange(n),
         ranked=pd.DataFrame(),
         weights=np.ones(5),
-        contributions=contributions,
+        means=copied(contributions),
         offset=0.7,
         labels=labels,
         patients=np.arange(n) // 2,
     )
 
 
+def contributions_of(data):
+    return data.means.of(np.arange(5)).T
+
+
 def table_of(data, error=0.5):
-    original = data.offset + data.contributions.sum(axis=1) + error * data.labels
+    original = data.offset + contributions_of(data).sum(axis=1) + error * data.labels
     return reliance.reliance_table(SETTINGS, data, original, VERDICTS).set_index("verdict")
 
 
@@ -53,7 +58,7 @@ def test_each_verdict_has_its_part_of_the_difference_between_the_classes():
 def test_the_shares_add_up_to_one_with_the_error_and_the_untested_latents():
     rng = np.random.default_rng(1)
     data = shares()
-    noisy = replace(data, contributions=data.contributions + rng.normal(size=(80, 5)))
+    noisy = replace(data, means=copied(contributions_of(data) + rng.normal(size=(80, 5))))
     table = table_of(noisy, error=rng.normal(size=80) + 1)
     assert table["share"].sum() == pytest.approx(1.0, abs=1e-12)
     assert (table["share_low"] <= table["share"]).all()
@@ -64,7 +69,7 @@ def test_the_shares_add_up_to_one_with_the_error_and_the_untested_latents():
 def test_a_logit_that_does_not_differ_between_the_classes_has_no_shares():
     rng = np.random.default_rng(2)
     data = shares()
-    table = table_of(replace(data, contributions=rng.normal(size=(80, 5))), error=0.0)
+    table = table_of(replace(data, means=copied(rng.normal(size=(80, 5)))), error=0.0)
     assert table["share"].isna().all()
     assert table["difference"].notna().all()
     assert table["reason"].iloc[0].startswith("the logit hardly differs between the classes")

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from copied import copied
 from mammo_sae.analysis import alignment, confounds, edits, interventions, truth
 from mammo_sae.analysis import latents as latents_step
 from mammo_sae.analysis.cases import Identity
@@ -222,7 +223,8 @@ def _analyses(run: Run, rng: np.random.Generator) -> None:
                 reader.pooled("mean", rows["image_id"].tolist()).astype(np.float64) * effects
             )
             data = interventions.Edits(
-                contributions=contributions,
+                means=copied(contributions),
+                weights=np.ones(LATENTS),
                 offset=-1.0,
                 original=contributions.sum(axis=1) + rng.normal(size=len(rows)) * 0.1,
                 labels=rows[concept].to_numpy(dtype=int) == 1,

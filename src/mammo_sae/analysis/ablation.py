@@ -40,6 +40,7 @@ from mammo_sae.analysis.latent_sets import (
     suspected_sets,
 )
 from mammo_sae.analysis.linear import Inputs, each_share, original_logits
+from mammo_sae.analysis.mean_codes import MeanCodes
 from mammo_sae.analysis.refit import NOTHING, Predict, Refit, without
 from mammo_sae.analysis.scored import Measures, Scored
 from mammo_sae.analysis.verdict import ALIGNED
@@ -114,10 +115,11 @@ def run(
     stored, pooled = read_pooled(embeddings, reader.image_ids)
     pooled = pooled[pd.Index(stored).get_indexer(list(reader.image_ids))]
     atoms, _ = read_decoder(sae)
-    means = reader.pooled("mean")
+    means = MeanCodes.of_images(reader, reader.image_ids, output.parent)
     aligned = [aligned_set(verdicts, concept) for concept in concepts]
     parts = []
-    shares = each_share(Inputs(images, codes, sae, head, latents), concepts, settings.splits)
+    inputs = Inputs(images, codes, sae, head, latents)
+    shares = each_share(inputs, concepts, settings.splits, output.parent)
     for concept, of_splits in groupby(shares, lambda share: share.concept):
         sets = [*suspected_sets(verdicts, concept), *aligned]
         names = sorted(verdicts.loc[verdicts["concept"] == concept, "confounder"].unique())

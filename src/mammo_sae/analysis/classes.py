@@ -80,7 +80,7 @@ def run(
     parts = []
     inputs = Inputs(images, codes, sae, head, latents)
     for split in settings.splits:
-        shares = list(each_share(inputs, concepts, [split]))
+        shares = list(each_share(inputs, concepts, [split], output.parent))
         part = class_table(settings, shares, whole)
         part.insert(0, "split", split)
         part.insert(1, "labels", unit)
@@ -109,18 +109,21 @@ def class_table(
     found = []
     edits = [(ORIGINAL, pd.NA, h, original[rows])]
     places = np.stack([_places(share.ranked) for share in shares]).min(axis=0)
-    for k in sorted({min(k, h) for k in settings.top_k} | {h}):
-        members = places < k
-        for mode, kept in (("on", members), ("off", ~members)):
-            logits = [share.offset + share.contributions @ kept for share in shares]
-            edits.append((mode, k, int(kept.sum()), np.stack(logits, axis=1)))
-    for mode, k, kept_count, logits in edits:
+    counts = sorted({min(k, h) for k in settings.top_k} | {h})
+    members = places[:, None] < np.asarray(counts)
+    kept = np.concatenate([members, ~members], axis=1)
+    logits = [share.offset + share.means.times(share.weights[:, None] * kept) for share in shares]
+    for j, k in enumerate(counts):
+        for mode, e in (("on", j), ("off", len(counts) + j)):
+            of_edit = np.stack([part[:, e] for part in logits], axis=1)
+            edits.append((mode, k, int(kept[:, e].sum()), of_edit))
+    for mode, k, kept_count, of_edit in edits:
         row = {"mode": mode, "k": k, "latents_kept": kept_count}
         row |= dict.fromkeys(
             [f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")], np.nan
         )
         if not reason:
-            answer = np.round(logits, DIGITS).argmax(axis=1)
+            answer = np.round(of_edit, DIGITS).argmax(axis=1)
             values = scores(answer, truth, np.ones((len(truth), 1)))
             draws = scores(answer, truth, weights)
             for name in MEASURES:

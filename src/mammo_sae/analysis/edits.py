@@ -18,7 +18,7 @@ in firing rate. `mammo_sae.analysis.interventions` computes the edited logits in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,21 +29,35 @@ from mammo_sae.analysis.thresholds import Editable, Thresholds
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import InnerSettings, InterventionSettings
+    from mammo_sae.stores.codes import CodesReader
 
     EditSettings = InterventionSettings | InnerSettings
 
 CALLED = ("precision", "recall", "f1")  # measures of the images that are called positive
 MEASURES = ("auroc", "auprc", *CALLED, *(f"{name}_at_threshold" for name in CALLED))
+NUMBERS = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
+MEAN_ABLATED = "mean_ablated"
 # Logits are rounded to this number of decimals, because sums of the same numbers in another order
 # differ by rounding errors. Otherwise latents without any effect would rank images by these errors.
 DIGITS = 9
+NUMBERS_AT_ONCE = 1 << 20  # images times draws, or images times edits, that are scored at a time
+EDITED_LOGITS = 1 << 22  # edited logits of controls that are in memory at a time
 MATCHED_BLOCK = 20  # a matched control is drawn among this many neighbours in firing rate
 
 
-def mean_codes(codes: np.ndarray, cases: pd.DataFrame, split: str) -> np.ndarray:
-    """Return float64 [h]: the mean of `codes` [n, h] over the images of `split`, 0 if none."""
-    here = (cases["split"] == split).to_numpy()
-    return codes[here].sum(axis=0, dtype=np.float64) / max(1, here.sum())
+def mean_codes(codes: CodesReader, cases: pd.DataFrame, split: str) -> tuple[np.ndarray, str]:
+    """Return float64 [h]: the mean codes over the images of `split`, and why they are not known.
+
+    `cases` has a row per image of `codes`. Without an image in the split, the mean codes are NaN.
+    With one, the reason is ``""``.
+    """
+    here = np.flatnonzero((cases["split"] == split).to_numpy(dtype=bool))
+    if not len(here):
+        return np.full(codes.latents, np.nan), f"no image of split {split} gives mean codes"
+    total = np.zeros(codes.latents)
+    for ids in codes.image_blocks([codes.image_ids[i] for i in here]):
+        total += codes.pooled("mean", ids).sum(axis=0, dtype=np.float64)
+    return total / len(here), ""
 
 
 def ranked_order(ranked: pd.DataFrame, ranking: str) -> np.ndarray:
@@ -143,9 +157,13 @@ def intervention_table(
     reason = st.why_not_estimable(data.labels, data.patients)
     table["reason"] = reason
     if reason:
-        table[[f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")]] = np.nan
-    elif thresholds.reason:
-        table["reason"] = thresholds.reason
+        table[NUMBERS] = np.nan
+        return table
+    table["reason"] = thresholds.reason
+    if data.unknown:
+        here = table["splice"] == MEAN_ABLATED
+        table.loc[here, ["threshold", *NUMBERS]] = np.nan
+        table.loc[here, "reason"] = data.unknown
     return table
 
 
@@ -155,12 +173,11 @@ def _edits(
     thresholds: Thresholds,
     members: np.ndarray,
     counts: Sequence[int],
-) -> list[tuple[dict[str, object], np.ndarray, np.ndarray]]:
-    """Return (columns of the table, logits [n, e], thresholds [e]) for each mode and splice.
+) -> Iterator[tuple[dict[str, object], np.ndarray, np.ndarray]]:
+    """Yield (columns of the table, logits [n, e], thresholds [e]) for each mode and splice.
 
     `members` [h, e] is True for the latents of each of e groups.
     """
-    result = []
     for mode in ("on", "off"):
         kept = members if mode == "on" else ~members
         for splice in settings.splices:
@@ -170,9 +187,12 @@ def _edits(
                 "k": list(counts),
                 "latents_kept": kept.sum(axis=0),
             }
+            if splice == MEAN_ABLATED and data.unknown:
+                nothing = np.full((len(data.labels), kept.shape[1]), 0.0)
+                yield columns, nothing, np.full(kept.shape[1], np.nan)
+                continue
             chosen = thresholds.of(kept, splice, DIGITS)
-            result.append((columns, data.logits(kept, splice), chosen))
-    return result
+            yield columns, data.logits(kept, splice), chosen
 
 
 def _measures(
@@ -199,6 +219,30 @@ def _measures(
     )
 
 
+def _drawn(
+    logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return `_measures` of the bootstrap draws `weights` [n, draws], a few draws at a time."""
+    step = max(1, NUMBERS_AT_ONCE // max(1, len(labels)))
+    parts = [
+        _measures(logits, labels, thresholds, weights[:, start : start + step])
+        for start in range(0, weights.shape[1], step)
+    ]
+    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in MEASURES}
+
+
+def _scored(
+    logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return `_measures` of all images, for a few edits at a time."""
+    step = max(1, NUMBERS_AT_ONCE // max(1, len(labels)))
+    parts = [
+        _measures(logits[:, some], labels, thresholds[some], None)
+        for some in (slice(start, start + step) for start in range(0, logits.shape[1], step))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in MEASURES}
+
+
 def _edit_rows(
     settings: EditSettings,
     data: Editable,
@@ -213,7 +257,7 @@ def _edit_rows(
         part = pd.DataFrame({"ranking": ranking, "selection": "ranked", **columns})
         part["threshold"] = chosen
         values = _measures(logits, data.labels, chosen, None)
-        draws = _measures(logits, data.labels, chosen, weights)
+        draws = _drawn(logits, data.labels, chosen, weights)
         for name in MEASURES:
             part[name] = values[name]
             part[f"{name}_low"], part[f"{name}_high"] = st.interval(draws[name])
@@ -230,18 +274,31 @@ def _control_rows(
     ranking: str,
     selection: str,
 ) -> pd.DataFrame:
-    members = np.concatenate([first(order, counts) for order in orders], axis=1)
+    # A few orders at a time, so that memory does not grow with the number of images.
+    images = max(1, len(data.labels), thresholds.images)
+    step = max(1, EDITED_LOGITS // (images * len(counts)))
+    columns: dict[tuple[object, object], dict[str, object]] = {}
+    found: dict[tuple[object, object], list[dict[str, np.ndarray]]] = {}
+    for start in range(0, len(orders), step):
+        some = orders[start : start + step]
+        members = np.concatenate([first(order, counts) for order in some], axis=1)
+        every = list(counts) * len(some)
+        for about, logits, chosen in _edits(settings, data, thresholds, members, every):
+            scores = {"threshold": chosen, **_scored(logits, data.labels, chosen)}
+            kept = np.asarray(about["latents_kept"])[: len(counts)]
+            key = about["mode"], about["splice"]
+            columns[key] = {**about, "k": list(counts), "latents_kept": kept}
+            found.setdefault(key, []).append(
+                {name: v.reshape(len(some), len(counts)) for name, v in scores.items()}
+            )
     parts = []
-    every = list(counts) * len(orders)
-    for columns, logits, chosen in _edits(settings, data, thresholds, members, every):
-        columns = {**columns, "k": list(counts), "latents_kept": columns["latents_kept"]}
-        columns["latents_kept"] = np.asarray(columns["latents_kept"])[: len(counts)]
-        part = pd.DataFrame({"ranking": ranking, "selection": selection, **columns})
-        part["threshold"] = _mean(chosen.reshape(len(orders), len(counts)).T)
-        for name, values in _measures(logits, data.labels, chosen, None).items():
-            sets = np.asarray(values).reshape(len(orders), len(counts)).T
+    for key, scores_of in found.items():
+        part = pd.DataFrame({"ranking": ranking, "selection": selection, **columns[key]})
+        for name in ("threshold", *MEASURES):
+            sets = np.concatenate([scores[name] for scores in scores_of]).T
             part[name] = _mean(sets)
-            part[f"{name}_low"], part[f"{name}_high"] = st.interval(sets)
+            if name != "threshold":
+                part[f"{name}_low"], part[f"{name}_high"] = st.interval(sets)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 

@@ -70,7 +70,7 @@ def run(
     """
     parts = []
     inputs = Inputs(images, codes, sae, head, latents)
-    for share in each_share(inputs, concepts, settings.splits):
+    for share in each_share(inputs, concepts, settings.splits, output.parent):
         part = effect_table(settings, share)
         part.insert(0, "concept", share.concept)
         part.insert(1, "split", share.split)
@@ -81,18 +81,26 @@ def run(
 
 def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:
     """Return the rows of one concept and split, one per latent that fires in it."""
-    fires = np.flatnonzero((data.contributions != 0).any(axis=0))
-    contributions = data.contributions[:, fires]
     reason = st.why_not_estimable(data.labels, data.patients)
-    table = pd.DataFrame({"latent": fires, "reason": reason, "weight": data.weights[fires]})
     weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
     ones = np.ones((len(data.labels), 1))
-    point, drawn = (class_effects(contributions, data.labels, w) for w in (ones, weights))
-    for name in MEASURES:
-        value = point[name][:, 0]
-        low, high = st.interval(drawn[name])
-        for column, values in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):
-            table[column] = np.nan if reason else values
+    found = []
+    for latents, means in data.means.blocks():
+        here = latents.start + np.flatnonzero(means.any(axis=1) & (data.weights[latents] != 0))
+        contributions = means[here - latents.start].T * data.weights[here]
+        point, drawn = (class_effects(contributions, data.labels, w) for w in (ones, weights))
+        part = pd.DataFrame({"latent": here, "reason": reason, "weight": data.weights[here]})
+        for name in MEASURES:
+            low, high = st.interval(drawn[name])
+            for column, values in (
+                (name, point[name][:, 0]),
+                (f"{name}_low", low),
+                (f"{name}_high", high),
+            ):
+                part[column] = np.nan if reason else values
+        found.append(part)
+    table = pd.concat([part for part in found if len(part)] or found[:1], ignore_index=True)
+    fires = table["latent"].to_numpy()
     whole = table["effect"].sum()
     table["share"] = table["effect"] / whole if whole else np.nan
     order = table["effect"].abs().rank(ascending=False, method="first")

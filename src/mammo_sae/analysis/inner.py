@@ -82,7 +82,7 @@ def run(
     """
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
-    typical = mean_codes(reader.pooled("mean"), cases, settings.discovery)
+    typical, unknown = mean_codes(reader, cases, settings.discovery)
     network = load_encoder(encoder).eval().requires_grad_(False)
     autoencoder = SparseAutoencoder.load(sae)
     cut = PatchedNetwork(
@@ -98,7 +98,7 @@ def run(
     def rerun(concept: str, positions: np.ndarray) -> Reruns:
         ids = [reader.image_ids[i] for i in positions]
         source = EmbeddingReader(embeddings, identity.layer, ids)
-        return Reruns(cut, source, reader, cases, concept, settings.batch_size)
+        return Reruns(cut, source, reader, cases, concept, settings.batch_size, unknown)
 
     edited: list[pd.DataFrame] = []
     attributed: list[pd.DataFrame] = []

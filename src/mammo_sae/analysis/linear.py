@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis import cases as case
+from mammo_sae.analysis.mean_codes import MeanCodes
 from mammo_sae.encoders.architectures import HEAD
 from mammo_sae.encoders.heads import Head, load_head
 from mammo_sae.errors import InputError
@@ -62,8 +63,8 @@ class Shares:
         The concept's rows of the latents table, by latent.
     weights : [h] float64
         w.d_t of every latent.
-    contributions : [n, h] float64
-        Mean code times weight.
+    means : n images, h latents
+        The mean codes. A latent's contribution to a logit is its mean code times its weight.
     offset
         Logit with all latents dropped.
     labels : [n] bool
@@ -75,14 +76,18 @@ class Shares:
     rows: np.ndarray
     ranked: pd.DataFrame
     weights: np.ndarray
-    contributions: np.ndarray
+    means: MeanCodes
     offset: float
     labels: np.ndarray
     patients: np.ndarray
 
 
-def each_share(inputs: Inputs, concepts: Sequence[str], splits: Sequence[str]) -> Iterator[Shares]:
+def each_share(
+    inputs: Inputs, concepts: Sequence[str], splits: Sequence[str], folder: Path
+) -> Iterator[Shares]:
     """Yield the `Shares` of every concept and split; n is 0 if no image has a label.
+
+    Mean codes are copied into temporary files in `folder`, one per split.
 
     Raises
     ------
@@ -97,11 +102,18 @@ def each_share(inputs: Inputs, concepts: Sequence[str], splits: Sequence[str]) -
         )
     atoms, bias = read_decoder(inputs.sae)
     head = load_head(inputs.head)
+    each = [latent_weights(head, concept, atoms, bias) for concept in concepts]
+    del atoms
     cases = case.read_cases(inputs.images, reader.image_ids)
     table = read_table(inputs.latents)
-    means = reader.pooled("mean")
-    for concept in concepts:
-        weights, offset = latent_weights(head, concept, atoms, bias)
+    place = np.zeros(len(cases), np.int64)
+    copies = {}
+    for split in dict.fromkeys(splits):
+        members = np.flatnonzero((cases["split"] == split).to_numpy(dtype=bool))
+        place[members] = np.arange(len(members))
+        ids = [reader.image_ids[i] for i in members]
+        copies[split] = MeanCodes.of_images(reader, ids, folder)
+    for concept, (weights, offset) in zip(concepts, each, strict=True):
         ranked = table[table["concept"] == concept].sort_values("latent")
         for split in splits:
             rows = case.labelled(cases, concept, split)
@@ -111,7 +123,7 @@ def each_share(inputs: Inputs, concepts: Sequence[str], splits: Sequence[str]) -
                 rows=rows,
                 ranked=ranked,
                 weights=weights,
-                contributions=means[rows].astype(np.float64) * weights,
+                means=copies[split].at(place[rows]),
                 offset=offset,
                 labels=case.labels(cases, concept, rows),
                 patients=cases["patient_id"].to_numpy()[rows],
@@ -124,7 +136,9 @@ def latent_weights(
     """Return w.d_t for every latent, [h], and the logit with all latents at 0, b + w.b_dec."""
     row = head.row(concept)
     weight = head.weight[row].astype(np.float64)
-    weights = decoder.astype(np.float64) @ weight
+    weights = np.empty(len(decoder))
+    for start in range(0, len(decoder), 1024):  # no copy of the whole decoder in float64
+        weights[start : start + 1024] = decoder[start : start + 1024].astype(np.float64) @ weight
     return weights, float(head.bias[row] + weight @ bias.astype(np.float64))
 
 

@@ -115,6 +115,8 @@ class Reruns:
     ----------
     labels : [n] bool
     patients : [n]
+    unknown
+        Why the latents' mean codes are not known, or ``""``.
     """
 
     def __init__(
@@ -125,12 +127,14 @@ class Reruns:
         cases: pd.DataFrame,
         concept: str,
         batch_size: int,
+        unknown: str,
     ) -> None:
         self._cut, self._source, self._codes = cut, source, codes
         self._concept, self._batch = concept, batch_size
         self._positions = np.array([codes.position(image) for image in source.image_ids])
         self._done: dict[tuple[str, bytes], np.ndarray] = {}
         self.latents = codes.latents
+        self.unknown = unknown
         self.labels = case.labels(cases, concept, self._positions)
         self.patients = cases["patient_id"].to_numpy()[self._positions]
 

@@ -14,6 +14,7 @@ from mammo_sae.analysis.linear import Shares
 from mammo_sae.analysis.penalised import best_fit, ridge, standardised
 
 if TYPE_CHECKING:
+    from mammo_sae.analysis.mean_codes import MeanCodes
     from mammo_sae.analysis.settings import AblationSettings
 
 Predict = Callable[[np.ndarray], np.ndarray]  # ablated latents [k] -> scores [n]
@@ -22,7 +23,7 @@ NOTHING = np.empty(0, np.int64)
 
 def without(share: Shares, original: np.ndarray) -> Predict:
     """Return a function that subtracts latents' contributions from the logits `original` [n]."""
-    return lambda latents: original - share.contributions[:, latents].sum(axis=1)
+    return lambda latents: original - share.weights[latents] @ share.means.of(latents)
 
 
 class Refit:
@@ -43,10 +44,10 @@ class Refit:
         cases: pd.DataFrame,
         concept: str,
         pooled: np.ndarray,
-        means: np.ndarray,
+        means: MeanCodes,
         atoms: np.ndarray,
     ) -> None:
-        """Choose the penalty, from embeddings [n, d], mean codes [n, h] and atoms [h, d]."""
+        """Choose the penalty, from embeddings [n, d], mean codes of n images and atoms [h, d]."""
         self._pooled, self._means, self._atoms = pooled, means, atoms
         self._found = case.labelled_images(cases, concept, settings.discovery)
         self._truth = case.labels(cases, concept, self._found)
@@ -73,5 +74,5 @@ class Refit:
         return self._done[key]
 
     def _features(self, latents: np.ndarray) -> np.ndarray:
-        change = self._means[:, latents].astype(np.float64) @ self._atoms[latents]
+        change = self._means.of(latents).T.astype(np.float64) @ self._atoms[latents]
         return standardised(self._pooled - change, self._found)

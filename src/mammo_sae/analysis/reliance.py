@@ -83,7 +83,7 @@ def run(
     verdicts, logits = read_table(confounds), read_table(predictions)
     parts = []
     inputs = Inputs(images, codes, sae, head, latents)
-    for share in each_share(inputs, concepts, settings.splits):
+    for share in each_share(inputs, concepts, settings.splits, output.parent):
         words = severest(verdicts, share.concept)
         original = original_logits(logits, share.concept, ids)[share.rows]
         part = reliance_table(settings, share, original, words)
@@ -106,10 +106,11 @@ def reliance_table(
     verdicts
         The most severe verdict of each tested latent.
     """
-    words = np.full(data.contributions.shape[1], UNTESTED, dtype=object)
+    words = np.full(data.means.latents, UNTESTED, dtype=object)
     words[verdicts.index.to_numpy(dtype=np.int64)] = verdicts.to_numpy()
-    parts = [data.contributions[:, words == word].sum(axis=1) for word in CARRIERS[:-1]]
-    parts.append(original - data.offset - data.contributions.sum(axis=1))
+    of_word = np.stack([words == word for word in CARRIERS[:-1]], axis=1)
+    parts = data.means.times(of_word * data.weights[:, None])
+    error = original - data.offset - parts.sum(axis=1)
     reason = st.why_not_estimable(data.labels, data.patients)
     table = pd.DataFrame({"verdict": CARRIERS})
     table["latents"] = pd.array([*((words == w).sum() for w in CARRIERS[:-1]), pd.NA], "Int32")
@@ -119,7 +120,7 @@ def reliance_table(
     table["reason"] = reason
     if reason:
         return table
-    values = np.stack([*parts, original], axis=1)
+    values = np.column_stack([parts, error, original])
     weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
     point = class_effects(values, data.labels, np.ones((len(values), 1)))["effect"][:, 0]
     drawn = class_effects(values, data.labels, weights)["effect"]

@@ -17,17 +17,28 @@ from mammo_sae import statistics as st
 from mammo_sae.analysis import edits
 
 if TYPE_CHECKING:
+    from mammo_sae.analysis.mean_codes import MeanCodes
     from mammo_sae.analysis.settings import InterventionSettings
 
-_BYTES = 128 << 20  # bytes of running sums in memory at a time
+_BYTES = 8 << 20  # bytes of running sums in memory at a time; scoring needs about ten times as much
 
 
 class Linear(Protocol):
     """The fields of `interventions.Edits` from which the curve is computed."""
 
     @property
-    def contributions(self) -> np.ndarray:
-        """Return the contribution of each latent to the logit of each image, [n, h]."""
+    def means(self) -> MeanCodes:
+        """Return the mean codes of n images and h latents."""
+        ...
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Return what each latent's mean code is multiplied by, [h]."""
+        ...
+
+    @property
+    def total(self) -> np.ndarray:
+        """Return the sum of all latents' contributions to each image's logit, [n]."""
         ...
 
     @property
@@ -53,31 +64,41 @@ def sweep_table(settings: InterventionSettings, data: Linear, ranked: pd.DataFra
         empty = {"ranking": "", "mode": "", "k": 0, "auroc": np.nan, "reason": reason}
         return pd.DataFrame([empty])
     parts = []
+    works = working(data)
     for ranking in settings.rankings:
-        curves = sweep(data, edits.ranked_order(ranked, ranking))
+        curves = sweep(data, works, edits.ranked_order(ranked, ranking))
         for mode, values in curves.items():
             keys = {"ranking": ranking, "mode": mode, "k": np.arange(len(values))}
             parts.append(pd.DataFrame({**keys, "auroc": values, "reason": ""}))
     return pd.concat(parts, ignore_index=True)
 
 
-def sweep(data: Linear, order: np.ndarray) -> dict[str, np.ndarray]:
+def working(data: Linear) -> np.ndarray:
+    """Return bool [h]: whether each latent contributes to any image's logit."""
+    result = data.weights != 0
+    for latents, values in data.means.blocks():
+        result[latents] &= values.any(axis=1)
+    return result
+
+
+def sweep(data: Linear, works: np.ndarray, order: np.ndarray) -> dict[str, np.ndarray]:
     """Return ``on`` and ``off`` [j + 1]: AUROC with the first 0 to j latents kept or dropped.
 
-    j is the place of the last latent that contributes to any image's logit.
+    j is the place of the last latent that `works` (`working`).
     """
     n = len(data.labels)
-    working = np.flatnonzero((data.contributions != 0).any(axis=0)[order])
-    last = int(working[-1]) + 1 if working.size else 0
+    places = np.flatnonzero(works[order])
+    last = int(places[-1]) + 1 if places.size else 0
     result = {mode: np.empty(last + 1) for mode in ("on", "off")}
-    total = data.contributions.sum(axis=1)
+    total = data.total
     kept = np.zeros(n)
     result["on"][0], result["off"][0] = 0.5, _auroc(total[None], data.labels)[0]
     step = max(1, _BYTES // (8 * n))
     with ThreadPoolExecutor(2) as pool:  # most of the work is sorting, which releases Python's lock
         for start in range(0, last, step):
             chosen = order[start : min(start + step, last)]
-            sums = kept + np.cumsum(data.contributions[:, chosen].T, axis=0)
+            added = data.means.of(chosen).astype(np.float64) * data.weights[chosen, None]
+            sums = kept + np.cumsum(added, axis=0)
             kept = sums[-1].copy()
             place = slice(start + 1, start + 1 + len(chosen))
             scores = pool.map(_auroc, (sums, total - sums), (data.labels, data.labels))

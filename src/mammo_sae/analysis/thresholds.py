@@ -27,6 +27,11 @@ class Editable(Protocol):
         """Return the patient of each image, [n]."""
         ...
 
+    @property
+    def unknown(self) -> str:
+        """Return why the latents' mean codes are not known, or ``""``."""
+        ...
+
     def logits(self, kept: np.ndarray, splice: str) -> np.ndarray:
         """Return the logits [n, e] of `e` edits. `kept` [h, e] is True for latents that stay."""
         ...
@@ -46,6 +51,8 @@ class Thresholds:
     ----------
     reason
         Why no threshold can be chosen, or ``""``.
+    images
+        Number of the discovery images.
     """
 
     def __init__(self, discovery: Editable | None, split: str) -> None:
@@ -54,6 +61,7 @@ class Thresholds:
         why = "no image with a label"
         if discovery is not None:
             why = st.why_not_estimable(discovery.labels, discovery.patients)
+        self.images = 0 if discovery is None else len(discovery.labels)
         self.reason = why and f"no threshold, {split}: {why}"
 
     def of(self, kept: np.ndarray, splice: str, digits: int) -> np.ndarray:
@@ -67,7 +75,8 @@ class Thresholds:
         keys = [(splice, np.packbits(column).tobytes()) for column in kept.T]
         fresh = list({key: e for e, key in enumerate(keys) if key not in self._chosen}.values())
         if fresh:
-            logits = np.round(self._discovery.logits(kept[:, fresh], splice), digits)
-            best = st.best_f1_threshold(logits, self._discovery.labels)
-            self._chosen |= {keys[e]: value for e, value in zip(fresh, best, strict=True)}
+            logits = self._discovery.logits(kept[:, fresh], splice)
+            for e, values in zip(fresh, logits.T, strict=True):
+                values = np.round(values, digits)
+                self._chosen[keys[e]] = st.best_f1_threshold(values, self._discovery.labels)
         return np.array([self._chosen[key] for key in keys])

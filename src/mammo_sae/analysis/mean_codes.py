@@ -1,0 +1,114 @@
+"""The mean codes of a split's images, latent by latent, in a temporary file.
+
+The analyses at the head need sums of mean codes over latents in many orders. The chunks of a codes
+store hold 64 images and 2,048 latents, so each order would need all chunks, several times. The mean
+codes are therefore copied once into a file in which the codes of a latent are adjacent. The file
+has 4 n h bytes for n images and h latents. It has no name, so the system deletes it when the
+process ends.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mammo_sae.errors import InputError
+from mammo_sae.stores.codes import CodesReader
+
+BLOCK_BYTES = 16 << 20  # bytes of mean codes in memory at a time
+
+
+@dataclass(frozen=True)
+class MeanCodes:
+    """The mean codes [n, h] of n images. Memory holds a block of them at a time.
+
+    Attributes
+    ----------
+    file
+        Numbers of type `kind`, [h, stored].
+    stored
+        Number of images in the file.
+    rows : [n]
+        The positions of the n images among those of the file.
+    """
+
+    file: IO[bytes]
+    kind: np.dtype
+    stored: int
+    latents: int
+    rows: np.ndarray
+
+    @classmethod
+    def write(cls, blocks: Iterable[np.ndarray], images: int, folder: Path) -> MeanCodes:
+        """Copy `blocks` [b, h], which together hold `images` images, into a file in `folder`.
+
+        Raises
+        ------
+        InputError
+            If the disk has no room for the file.
+        """
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        done, latents, kind = 0, 0, np.dtype(np.float32)
+        for block in blocks:
+            latents, kind = block.shape[1], block.dtype
+            for latent, values in enumerate(np.ascontiguousarray(block.T)):
+                file.seek((latent * images + done) * kind.itemsize)
+                try:
+                    file.write(values.data)
+                except OSError as error:
+                    size = images * latents * kind.itemsize / 2**30
+                    raise InputError(
+                        f"{folder} has no room for a temporary file of {size:.1f} GiB "
+                        f"({error.strerror}); free space on its disk"
+                    ) from None
+            done += len(block)
+        return cls(file, kind, images, latents, np.arange(images))
+
+    @classmethod
+    def of_images(cls, codes: CodesReader, image_ids: Sequence[str], folder: Path) -> MeanCodes:
+        """Copy the mean codes of `image_ids` into a file in `folder`."""
+        blocks = (codes.pooled("mean", ids) for ids in codes.image_blocks(image_ids))
+        found = cls.write(blocks, len(image_ids), folder)
+        return found if len(image_ids) else replace(found, latents=codes.latents)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, rows: np.ndarray) -> MeanCodes:
+        """Return the mean codes of the images at `rows`. An image may be there several times."""
+        return replace(self, rows=self.rows[rows])
+
+    def of(self, latents: np.ndarray) -> np.ndarray:
+        """Return [m, n]: the mean codes of some latents."""
+        result = np.empty((len(latents), len(self)), self.kind)
+        for place, latent in enumerate(latents):
+            result[place] = self._read(int(latent), 1)[0, self.rows]
+        return result
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield latents in order, and their mean codes [b, n]."""
+        step = max(1, BLOCK_BYTES // max(1, self.kind.itemsize * self.stored))
+        for start in range(0, self.latents, step):
+            latents = slice(start, min(start + step, self.latents))
+            yield latents, self._read(start, latents.stop - start)[:, self.rows]
+
+    def times(self, matrix: np.ndarray) -> np.ndarray:
+        """Return float64 [n, e]: the product of the mean codes and `matrix` [h, e]."""
+        result = np.zeros((len(self), matrix.shape[1]))
+        for latents, values in self.blocks():
+            result += values.T.astype(np.float64) @ matrix[latents]
+        return result
+
+    def _read(self, latent: int, count: int) -> np.ndarray:
+        size = self.stored * self.kind.itemsize
+        self.file.seek(latent * size)
+        values = bytearray(count * size)
+        view, done = memoryview(values), 0
+        while done < len(values):  # one call of the system returns at most 2 GiB
+            done += self.file.readinto(view[done:])  # type: ignore[attr-defined]
+        return np.ndarray((count, self.stored), self.kind, values)
