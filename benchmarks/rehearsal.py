@@ -23,7 +23,6 @@ import argparse
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +34,7 @@ import pandas as pd
 from rehearsal_results import Results, shards_of
 
 from mammo_sae.config import load_config, read_yaml
+from mammo_sae.resources import need
 from mammo_sae.stores.tables import read_table, write_table
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -113,6 +113,18 @@ OF_A_RUN = (
 )
 
 
+def configuration(images: int, latents: int, results: Path) -> str:
+    """Return the configuration of a rehearsal as YAML."""
+    return CONFIG.format(images=images, latents=latents, results=results, shards=shards_of(images))
+
+
+def names(step: str) -> dict[str, str]:
+    """Return encoder, layer and SAE of the job of a step that is measured."""
+    path = {**FIRST, **LONG, **SECOND}[step]
+    layer = "blocks.26" if "blocks.26" in path else "head"
+    return {"encoder": "tuned", "layer": layer, "sae": "topk"}
+
+
 class Rehearsal:
     """A configuration and a folder in which its steps run."""
 
@@ -120,11 +132,7 @@ class Rehearsal:
         self.folder = folder
         self.images = images
         self.file = folder / f"n{images}h{latents}.yaml"
-        self.file.write_text(
-            CONFIG.format(
-                images=images, latents=latents, results=folder / "results", shards=shards_of(images)
-            )
-        )
+        self.file.write_text(configuration(images, latents, folder / "results"))
         self.config = load_config(read_yaml(self.file), self.file.name)
         self.results = self.config.folder
 
@@ -142,18 +150,17 @@ class Rehearsal:
         if not steps:
             return {}
         with tempfile.TemporaryDirectory() as measures:
-            log = self._snakemake(steps, cores, Path(measures))
+            self._snakemake(steps, cores, Path(measures))
             found = [json.loads(file.read_text()) for file in Path(measures).glob("*.json")]
-        asked = requests(log)
-        return {
-            one["step"]: {
-                **{name: one[name] for name in ("seconds", "cpu_seconds", "mib")},
-                **asked.get(one["step"], {}),
-            }
-            for one in found
-        }
+        result = {}
+        for one in found:
+            needed = need(self.config, self.images, one["step"], **names(one["step"]))
+            asked = {"asked_mb": needed.mem_mb, "asked_minutes": needed.minutes}
+            kept = {name: round(one[name], 1) for name in ("seconds", "cpu_seconds", "mib")}
+            result[one["step"]] = kept | asked
+        return result
 
-    def _snakemake(self, steps: dict[str, str], cores: int, measures: Path) -> str:
+    def _snakemake(self, steps: dict[str, str], cores: int, measures: Path) -> None:
         # A fresh folder for Snakemake's own records, so that nothing counts as stale.
         with tempfile.TemporaryDirectory(dir=self.folder) as working:
             done = subprocess.run(
@@ -175,10 +182,8 @@ class Rehearsal:
                 text=True,
                 check=False,
             )
-        log = done.stdout + done.stderr
         if done.returncode:
-            print(log[-4000:], file=sys.stderr)
-        return log
+            print((done.stdout + done.stderr)[-4000:], file=sys.stderr)
 
     def fill(self) -> None:
         """Copy the tables of the analysed SAE for the other SAEs, with their names."""
@@ -200,30 +205,13 @@ class Rehearsal:
     def _copy(self, name: str, run: str, encoder: str, layer: str, seed: int) -> None:
         source = self.results / "analysis" / MAIN / f"{name}.parquet"
         target = self.results / "analysis" / run / f"{name}.parquet"
-        if run in (MAIN, INNER) or not source.exists():
+        measured = run == MAIN or (run == INNER and target.exists())
+        if measured or not source.exists():
             return
         table = read_table(source).assign(encoder=encoder, layer=layer, seed=seed)
         if layer != "head" and "latent" in table:
             table = table[table["latent"] < 1408]
         write_table(table, target)
-
-
-def requests(log: str) -> dict[str, dict[str, float]]:
-    """Return the memory (MB), minutes and threads that each rule asks for, from Snakemake's log."""
-    asked = {}
-    for block in re.split(r"\n(?=\[|(?:local)?rule )", log):
-        name = re.search(r"(?:local)?rule (\w+):", block)
-        found = {
-            key: re.search(pattern, block)
-            for key, pattern in (
-                ("asked_mb", r"\bmem_mb=(\d+)"),
-                ("asked_minutes", r"\bruntime=(\d+)"),
-                ("threads", r"threads: (\d+)"),
-            )
-        }
-        if name:
-            asked[name[1]] = {key: float(hit[1]) for key, hit in found.items() if hit}
-    return asked
 
 
 def growth(small: tuple[int, float], large: tuple[int, float]) -> float:
@@ -244,7 +232,7 @@ def summary(measured: dict[int, dict[str, dict[str, float]]]) -> pd.DataFrame:
     for step, found in measured[sizes[-1]].items():
         row: dict[str, Any] = {"step": step, "images": sizes[-1]}
         row |= {"s": found["seconds"], "CPU s": found["cpu_seconds"], "MiB": found["mib"]}
-        row |= {"asked MB": found.get("asked_mb"), "asked min": found.get("asked_minutes")}
+        row |= {"asked MB": found["asked_mb"], "asked min": found["asked_minutes"]}
         if len(sizes) > 1 and step in measured[sizes[-2]]:
             for name, key in (("memory", "mib"), ("CPU", "cpu_seconds")):
                 pairs = [(n, measured[n][step][key]) for n in sizes[-2:]]
@@ -265,6 +253,19 @@ def markdown(table: pd.DataFrame) -> str:
     rows = [list(table.columns), ["---"] * len(table.columns)]
     rows += [[shown(value) for value in row] for row in table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def write_measures(
+    path: Path, latents: int, measured: dict[int, dict[str, dict[str, float]]]
+) -> None:
+    """Write the measures as a JSON list with an object per number of images and step."""
+    rows = [
+        {"images": images, "latents": latents, "step": step}
+        | {name: row[name] for name in ("seconds", "cpu_seconds", "mib")}
+        for images, steps in measured.items()
+        for step, row in sorted(steps.items())
+    ]
+    path.write_text("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n")
 
 
 def main() -> None:
@@ -288,8 +289,10 @@ def main() -> None:
             rehearsal = Rehearsal(folder, images, options.latents)
             rehearsal.prepare()
             found: dict[str, dict[str, float]] = {}
-            for group in ({**FIRST, **LONG}, SECOND):
+            for group in (FIRST, LONG, SECOND):
                 chosen = {step: path for step, path in group.items() if step in wanted}
+                if not (rehearsal.results / LONG["sae_quality"]).exists():
+                    chosen.pop("figure_layers", None)  # it shows the table of this step
                 if group is SECOND and chosen:
                     rehearsal.fill()
                 found |= rehearsal.run(chosen, options.cores)
@@ -299,7 +302,7 @@ def main() -> None:
                 print(f"{images} images: without a measure: {', '.join(missing)}", file=sys.stderr)
             print(markdown(summary(measured)), flush=True)
             if options.output:
-                options.output.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
+                write_measures(options.output, options.latents, measured)
     finally:
         if options.keep is None:
             shutil.rmtree(folder, ignore_errors=True)

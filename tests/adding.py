@@ -55,8 +55,8 @@ rule darkness:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(60),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("darkness"),
         code=code("darkness"),
@@ -178,6 +178,8 @@ def add_analysis(folder: Path) -> None:
     ),
 """
     edit(package / "steps.py", entry, added + entry)
+    needs = '    "truth": _of_tables('
+    edit(package / "resources.py", needs, '    "darkness": _of_tables(0),\n' + needs)
     rule = rules / "analysis.smk"
     rule.write_text(rule.read_text() + RULE)
     table = '    "latents": of_runs('

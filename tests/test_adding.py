@@ -25,6 +25,7 @@ ADDITIONS = {
         add_analysis,
         {f"{PACKAGE}{name}.py" for name in ("config", "steps")}
         | {f"{PACKAGE}analysis/darkness.py", f"{PACKAGE}analysis/settings.py"}
+        | {f"{PACKAGE}resources.py"}
         | {"workflow/rules/analysis.smk", "workflow/rules/targets.smk"},
     ),
     "variant": (add_variant, {f"{PACKAGE}sae/variants/thinned.py", f"{PACKAGE}sae/settings.py"}),

@@ -81,8 +81,11 @@ ROOMS = (
     Room("report", ("report",), "tables, figures, pages"),
     Room(
         "workflow",
-        ("config", "demo", "interpreter", "passes", "slurm", "stale", "steps"),
-        "what the rules ask: configuration, steps, passes, staleness, SLURM",
+        (
+            *("config", "demo", "interpreter", "passes", "plan", "resources", "slurm", "stale"),
+            "steps",
+        ),
+        "what the rules ask: configuration, steps, passes, staleness, resources, SLURM",
     ),
     Room("command line", ("__main__", "again", "arguments", "cli", "people"), "a verb per step"),
 )

@@ -11,6 +11,7 @@ import yaml
 
 from mammo_sae.arguments import read_functions
 from mammo_sae.digests import module_path
+from mammo_sae.resources import NEEDS
 from mammo_sae.steps import STEPS
 
 RULES = Path(__file__).parents[1] / "workflow" / "rules"
@@ -122,10 +123,11 @@ def test_a_rule_on_the_gpu_takes_all_cores_of_a_machine_without_one(rule):
     assert "threads: TORCH_THREADS" in rules()[rule]
 
 
-def test_every_rule_asks_for_more_memory_and_time_when_tried_again():
+def test_every_rule_asks_for_the_memory_and_time_of_its_formula():
     for rule, text in rules().items():
-        assert "mem_mb=attempts(" in text, rule
-        assert "runtime=attempts(" in text, rule
+        assert "mem_mb=memory," in text, f"{rule}: see NEEDS in resources.py"
+        assert "runtime=minutes," in text, f"{rule}: see NEEDS in resources.py"
+    assert rules().keys() == NEEDS.keys()
 
 
 def test_every_table_and_figure_is_in_the_reports_job():

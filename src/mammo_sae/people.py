@@ -141,6 +141,36 @@ def stale(
         print(line)
 
 
+def plan(*, configfile: Sequence[Path] = ()) -> None:
+    """Print what a run will need: jobs, time, memory and disk per stage, and what the disk lacks.
+
+    The hours are those of all jobs one after the other, on one GPU where a step uses one. The
+    memory is the most that a job of the stage asks SLURM for. Tables and figures are left out.
+
+    Parameters
+    ----------
+    configfile
+        Configurations (.yaml). Values of later files replace earlier ones, as in Snakemake.
+        Default: config/config.yaml.
+
+    Raises
+    ------
+    InputError
+        If the configuration or its source is wrong.
+    """
+    from mammo_sae.cohorts.state import archive_state
+    from mammo_sae.config import read_config
+    from mammo_sae.plan import lines
+    from mammo_sae.resources import cohort_images
+
+    config = read_config(configfile)
+    images = cohort_images(config)
+    if images is None:
+        sources = [Path(source) for source in config.sources()]
+        images = archive_state(config.cohort, sources).images
+    print("\n".join(lines(config, images)))
+
+
 def verify(folder: Path) -> None:
     """Check every store, table, model and figure below a folder, reading every byte.
 

@@ -156,7 +156,11 @@ class Run:
 def run(cluster, micro_project, tmp_path_factory) -> Run:
     project = micro_project(tmp_path_factory.mktemp("slurm"))
     # One minute, SLURM's shortest, for the job that will hang.
-    project.edit("workflow/rules/cohort.smk", "runtime=attempts(30)", "runtime=attempts(1)")
+    project.edit(
+        "workflow/rules/cohort.smk",
+        "runtime=minutes,",
+        "runtime=lambda wildcards, attempt: attempt,",
+    )
 
     snakemake = _start(project, "first.log")
     _wait(lambda: _running(project, "phantom"), "a job running")

@@ -29,8 +29,8 @@ rule ablation:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("ablation"),
         code=code("ablation"),
@@ -70,8 +70,8 @@ rule reliance:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("reliance"),
         code=code("reliance"),

@@ -18,8 +18,8 @@ rule latents:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("latents"),
         code=code("latents"),
@@ -49,8 +49,8 @@ rule probes:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(240),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("probes"),
         code=code("probes"),
@@ -84,8 +84,8 @@ rule alignment:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("alignment"),
         code=code("alignment"),
@@ -119,8 +119,8 @@ rule saliency:
         ENVIRONMENT
     threads: TORCH_THREADS
     resources:
-        mem_mb=attempts(4000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("saliency"),
         code=code("saliency"),
@@ -155,8 +155,8 @@ rule confounds:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(240),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("confounds"),
         code=code("confounds"),
@@ -191,8 +191,8 @@ rule replication:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("replication"),
         code=code("replication"),
@@ -223,8 +223,8 @@ rule verdict_stability:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         code=code("verdict_stability"),
         seeds=lambda wildcards: CONFIG.saes[wildcards.sae].seeds,

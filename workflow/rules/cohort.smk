@@ -16,8 +16,8 @@ if CONFIG.cohort.kind == "phantom":
             ENVIRONMENT
         threads: 2
         resources:
-            mem_mb=attempts(1500),
-            runtime=attempts(30),
+            mem_mb=memory,
+            runtime=minutes,
         params:
             cfg=cfg("phantom"),
             code=code("phantom"),
@@ -42,8 +42,8 @@ rule cohort:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("cohort"),
         code=code("cohort"),
@@ -71,8 +71,8 @@ rule splits:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("splits"),
         code=code("splits"),

@@ -16,6 +16,7 @@ from mammo_sae.encoders.architectures import HEAD
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
 from mammo_sae.passes import assign_passes, layers_of
+from mammo_sae.resources import cohort_images, need
 from mammo_sae.settings import canonical_json, check_path
 from mammo_sae.slurm import settle_states
 from mammo_sae.steps import STEPS
@@ -119,9 +120,25 @@ def named_inputs(wildcards, input):
     return words
 
 
-def attempts(amount):
-    """Memory in MB or time in minutes, which grows with each attempt of a job."""
-    return lambda wildcards, attempt: amount * attempt
+@cache
+def needed(rule, encoder, layer, sae):
+    """What a job of a rule needs at its first attempt. Wildcards that it lacks are None."""
+    return need(CONFIG, cohort_size(), rule, encoder, layer, sae)
+
+
+def needed_for(rule, wildcards):
+    """What a job needs at its first attempt."""
+    return needed(rule, *(wildcards.get(name) for name in ("encoder", "layer", "sae")))
+
+
+def memory(wildcards, attempt, rulename):
+    """Memory of a job in MB, which grows with each attempt."""
+    return needed_for(rulename, wildcards).mem_mb * attempt
+
+
+def minutes(wildcards, attempt, rulename):
+    """Time of a job in minutes, which grows with each attempt."""
+    return needed_for(rulename, wildcards).minutes * attempt
 
 
 def of_runs(pattern, runs=RUNS, **wanted):

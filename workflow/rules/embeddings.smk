@@ -24,8 +24,8 @@ rule extract:
     threads: TORCH_THREADS
     resources:
         gpu=1,
-        mem_mb=attempts(3000),
-        runtime=attempts(60),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("extract"),
         code=code("extract"),

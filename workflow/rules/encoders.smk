@@ -31,8 +31,8 @@ if HUB:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=attempts(500),
-            runtime=attempts(120),
+            mem_mb=memory,
+            runtime=minutes,
         params:
             hub=lambda wildcards: HUB[wildcards.checkpoint],
         message:
@@ -58,8 +58,8 @@ rule import_encoder:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("import_encoder"),
         code=code("import_encoder"),
@@ -97,8 +97,8 @@ rule finetune:
     resources:
         gpu=1,
         ranks=1,
-        mem_mb=attempts(4000),
-        runtime=attempts(720),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("finetune"),
         code=code("finetune"),
@@ -137,8 +137,8 @@ rule linear_probe:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(60),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("linear_probe"),
         code=code("linear_probe"),
@@ -171,8 +171,8 @@ rule evaluate_encoder:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("evaluate_encoder"),
         code=code("evaluate_encoder"),

@@ -21,8 +21,8 @@ rule figure_encoders:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(15),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         step="figure_encoders",
         code=code("figure_encoders"),
@@ -231,8 +231,8 @@ rule figure_cohort:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(15),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("figure_cohort"),
         code=code("figure_cohort"),

@@ -27,8 +27,8 @@ rule figure_latents:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("figure_latents"),
         code=code("figure_latents"),

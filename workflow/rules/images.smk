@@ -14,8 +14,8 @@ rule images:
     # For small images a second thread does not help, but several shards in parallel do.
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(60),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("images"),
         code=code("images"),
@@ -45,8 +45,8 @@ rule measurements:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1500),
-        runtime=attempts(60),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         code=code("measurements"),
     message:

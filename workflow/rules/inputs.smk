@@ -33,6 +33,19 @@ def archive():
 SEEN = CONFIG.cohort.kind == "phantom" or workflow.subprocess_exec
 
 
+@cache
+def cohort_size():
+    """The cohort's number of images, from which memory and time of jobs follow.
+
+    Without a table of the cohort it is that of the user's archive. A job in its own process does
+    not need it: what it may use was decided before it was started.
+    """
+    known = cohort_images(CONFIG)
+    if known is None:
+        known = 0 if SEEN else archive()[0].images
+    return known
+
+
 def cohort_content(wildcards):
     """The state of the sources of the cohort's tables."""
     return "" if SEEN else archive()[0].tables

@@ -24,8 +24,8 @@ rule interventions:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("interventions"),
         code=code("interventions"),
@@ -63,8 +63,8 @@ rule classes:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("classes"),
         code=code("classes"),
@@ -101,8 +101,8 @@ rule effects:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(3000),
-        runtime=attempts(60),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("effects"),
         code=code("effects"),
@@ -142,8 +142,8 @@ rule inner:
         ENVIRONMENT
     threads: TORCH_THREADS
     resources:
-        mem_mb=attempts(4000),
-        runtime=attempts(240),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("inner"),
         code=code("inner"),
@@ -178,8 +178,8 @@ rule matched_latents:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("matched_latents"),
         code=code("matched_latents"),

@@ -15,8 +15,8 @@ rule pairs:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1500),
-        runtime=attempts(60),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("pairs"),
         code=code("pairs"),
@@ -44,8 +44,8 @@ rule responses:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(2000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("responses"),
         code=code("responses"),
@@ -74,8 +74,8 @@ rule logit_responses:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("logit_responses"),
         code=code("logit_responses"),
@@ -102,8 +102,8 @@ rule truth:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(30),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("truth"),
         code=code("truth"),

@@ -24,8 +24,8 @@ rule table:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(15),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         step="table",
         code=code("table"),
@@ -73,8 +73,8 @@ rule published:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(15),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("published"),
         code=code("published"),
@@ -104,8 +104,8 @@ rule table_page:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(15),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         step="table_page",
         code=code("table_page"),
@@ -168,8 +168,8 @@ rule configuration:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(1000),
-        runtime=attempts(15),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         content=CONFIG.public(),
         code=code("configuration"),

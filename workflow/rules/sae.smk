@@ -23,8 +23,8 @@ rule train_sae:
     threads: TORCH_THREADS
     resources:
         gpu=1,
-        mem_mb=attempts(4000),
-        runtime=attempts(720),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("train_sae"),
         code=code("train_sae"),
@@ -61,8 +61,8 @@ rule codes:
     threads: TORCH_THREADS
     resources:
         gpu=1,
-        mem_mb=attempts(4000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         code=code("codes"),
     message:
@@ -95,8 +95,8 @@ rule sae_quality:
     threads: TORCH_THREADS
     resources:
         gpu=1,
-        mem_mb=attempts(4000),
-        runtime=attempts(120),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         cfg=cfg("sae_quality"),
         code=code("sae_quality"),
@@ -138,8 +138,8 @@ rule sae_stability:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=attempts(6000),
-        runtime=attempts(60),
+        mem_mb=memory,
+        runtime=minutes,
     params:
         code=code("sae_stability"),
         seeds=lambda wildcards: CONFIG.saes[wildcards.sae].seeds,

@@ -30,10 +30,13 @@ class ArchiveState:
         and every file.
     shards
         Digests of the inputs of each shard's conversion, with each image by its pseudonym.
+    images
+        Number of images in the sources' tables.
     """
 
     tables: str
     shards: tuple[str, ...]
+    images: int
 
 
 def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveState:
@@ -73,7 +76,9 @@ def archive_state(settings: CohortSettings, sources: Sequence[Path]) -> ArchiveS
         if (folder / name).is_file()
     }
     every = _digest("\n".join(texts).encode())
-    return ArchiveState(canonical_json({"archive": {"every image": every, **tables}}), texts)
+    return ArchiveState(
+        canonical_json({"archive": {"every image": every, **tables}}), texts, len(found)
+    )
 
 
 def _seen(path: Path) -> str:

@@ -1,0 +1,437 @@
+"""The memory and time that every step needs, computed from the configuration.
+
+`NEEDS` has one formula per step. A formula takes a `Size`: the numbers of images, cells, channels,
+latents and so on for a job. It returns the peak memory of the job's process and the seconds that
+the job takes. The numbers in the formulas were measured with `benchmarks/rehearsal.py`. A test
+compares the formulas with these measurements (`benchmarks/rehearsal.json`).
+
+Rules ask for more than the formulas give, see `Need.mem_mb` and `Need.minutes`. The formulas of
+steps on a GPU count arithmetic and assume the rates `CONVOLUTIONS` and `PRODUCTS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mammo_sae.cohorts.settings import PhantomCohort
+from mammo_sae.config import PARTS, Config
+from mammo_sae.encoders import architectures
+from mammo_sae.encoders.settings import FinetunedSettings
+from mammo_sae.sae.settings import SaeTraining
+
+# Operations per second on a GPU, of convolutions and of an SAE's products. This is a tenth to a
+# third of the nominal rate of GPUs in data centres.
+CONVOLUTIONS, PRODUCTS = 30e12, 100e12
+# Operations per second of a network on one core.
+CORE = 30e9
+# Active latents per cell of an SAE whose number of active latents is not fixed.
+FREE_CODES = 128
+FIXED = ("topk", "batch_topk", "matryoshka", "archetypal", "random")
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Need:
+    """The peak memory of a job in MiB, and the seconds that it takes on one core or one GPU."""
+
+    mib: float
+    seconds: float
+
+    @property
+    def mem_mb(self) -> int:
+        """The memory to ask for, in MB: half as much again, in hundreds, at least 1,000."""
+        return max(1000, 100 * math.ceil(1.5 * self.mib / 100))
+
+    @property
+    def minutes(self) -> int:
+        """The minutes to ask for: four times the time on an idle machine, at least 30."""
+        return max(30, 10 * math.ceil(4 * self.seconds / 600))
+
+
+@dataclass(frozen=True)
+class Size:
+    """The numbers on which the time and memory of a job depend.
+
+    Attributes
+    ----------
+    config
+        The configuration.
+    images
+        Images of the cohort.
+    encoder, layer, sae
+        Wildcards of the rule; None if it lacks them. Without an encoder it is the first one.
+    """
+
+    config: Config
+    images: int
+    encoder: str
+    layer: str | None
+    sae: str | None
+
+    @property
+    def shard(self) -> int:
+        """Images of a shard, on average."""
+        return -(-self.images // self.config.shards)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a canonical image."""
+        return self.config.images.height * self.config.images.width
+
+    @property
+    def architecture(self) -> str:
+        """Architecture of the encoder."""
+        return self.config.architecture(self.encoder)
+
+    @property
+    def cells(self) -> int:
+        """Cells of the layer's grid; 0 without a layer."""
+        if self.layer is None:
+            return 0
+        images = self.config.images
+        return math.prod(
+            architectures.grid_shape(self.architecture, self.layer, images.height, images.width)
+        )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the layer's embeddings; 0 without a layer."""
+        if self.layer is None:
+            return 0
+        return architectures.find_layer(self.architecture, self.layer).channels
+
+    @property
+    def training(self) -> SaeTraining:
+        """Settings of the SAE's training."""
+        assert self.sae is not None and self.layer is not None  # only for rules with an SAE
+        settings = self.config.saes[self.sae]
+        return settings.training(self.layer, settings.seeds[0])
+
+    @property
+    def latents(self) -> int:
+        """Latents of the SAE."""
+        return self.training.latents
+
+    @property
+    def codes(self) -> int:
+        """Stored codes per cell. `FREE_CODES` if their number is not fixed."""
+        variant = self.training.variant
+        fixed = getattr(variant, "k", None) if variant.name in FIXED else FREE_CODES
+        return min(self.latents, fixed or FREE_CODES)
+
+    @property
+    def concepts(self) -> int:
+        """Number of concepts."""
+        return len(self.config.cohort.concepts)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table of latents of all SAEs."""
+        runs = self.config.runs()
+        return self.concepts * sum(
+            replace(self, encoder=run["encoder"], layer=run["layer"], sae=run["sae"]).latents
+            for run in runs
+        )
+
+    @property
+    def pooled(self) -> float:
+        """MiB of one kind of pooled codes of all images."""
+        return self.images * self.latents * 4 / MIB
+
+    @property
+    def weights(self) -> float:
+        """MiB of the SAE's two matrices."""
+        return 2 * self.latents * self.channels * 4 / MIB
+
+    @property
+    def map(self) -> float:
+        """MiB of one image's largest map in float32."""
+        images = self.config.images
+        largest = architectures.largest_map(self.architecture, images.height, images.width)
+        return largest * 4 / MIB
+
+    @property
+    def split(self) -> float:
+        """MiB of the embeddings of the training images, at most all images."""
+        return self.images * self.cells * self.channels * 2 / MIB
+
+    @property
+    def operations(self) -> float:
+        """Operations of one forward pass of one image."""
+        images = self.config.images
+        return forward_operations(self.architecture, images.height, images.width)
+
+
+# MiB of a process: with the packages of an analysis; with torch; with torch on a GPU.
+PLAIN, TORCH, ON_GPU = 250, 450, 2500
+# MiB of the largest blocks of pooled codes, maps or masks that are in memory at a time.
+BLOCK = 128
+# MiB of the tables of a million images.
+TABLES = 1500
+# Seconds of a step without formula for its time.
+SHORT = 120
+
+
+def _tables(size: Size) -> float:
+    return TABLES * size.images / 1e6
+
+
+def _network(size: Size) -> float:
+    """MiB of an encoder's weights."""
+    return 130
+
+
+def _of_features(copies: float, seconds: float) -> Callable[[Size], Need]:
+    """The need of steps that hold `copies` of the pooled features of all images in float32."""
+
+    def formula(size: Size) -> Need:
+        channels = architectures.find_layer(size.architecture, architectures.POOLED).channels
+        features = size.images * channels * 4 / MIB
+        return Need(TORCH + copies * features + _tables(size), 30 + seconds * size.images / 1e3)
+
+    return formula
+
+
+def _of_codes(
+    copies: float, seconds: float, start: float = PLAIN, most: float = math.inf
+) -> Callable[[Size], Need]:
+    """The need of steps that read pooled codes.
+
+    They hold `copies` of the pooled codes of all images and latents, but at most `most` MiB.
+    `seconds` is the time for a million pooled codes.
+    """
+
+    def formula(size: Size) -> Need:
+        memory = start + min(copies * size.pooled, most) + _tables(size)
+        return Need(memory, 60 + seconds * size.images * size.latents / 1e6)
+
+    return formula
+
+
+def _pictures(size: Size, number: int) -> Need:
+    """The need of a figure of so many images. A picture takes 24 bytes per pixel."""
+    pixels = number * size.pixels
+    return Need(1.1 * PLAIN + pixels * 24 / MIB + _tables(size), 60 + pixels / 1e6)
+
+
+def _figure_cohort(size: Size) -> Need:
+    of_a_split = (1 + size.concepts) * size.config.report.cohort.examples
+    return _pictures(size, 3 * of_a_split)
+
+
+def _figure_latents(size: Size) -> Need:
+    settings = size.config.report.latents
+    drawn = _pictures(size, settings.latents * (settings.examples + 2))
+    return replace(drawn, mib=drawn.mib + size.pooled)
+
+
+def _of_tables(bytes_per_row: float) -> Callable[[Size], Need]:
+    """The need of tables, pages and figures of tables. A row is a latent and a concept."""
+
+    def formula(size: Size) -> Need:
+        memory = PLAIN + size.rows * bytes_per_row / MIB
+        return Need(memory + _tables(size), 30 + size.rows / 2000)
+
+    return formula
+
+
+def _extract(size: Size) -> Need:
+    # On a CPU each core runs its own images. A network holds some maps at a time.
+    on_cores = TORCH + 8 * 4 * min(size.map, 24) + 4 * size.map
+    stored = sum(
+        replace(size, layer=layer).cells * replace(size, layer=layer).channels * 2
+        for layer in size.config.extracted_layers(size.encoder)
+    )
+    memory = max(ON_GPU, on_cores) + _network(size) + 64 * stored / MIB
+    return Need(memory, 120 + size.shard * size.operations / CONVOLUTIONS)
+
+
+def _finetune(size: Size) -> Need:
+    settings = size.config.encoders[size.encoder]
+    assert isinstance(settings, FinetunedSettings)  # only for the rule finetune
+    recipe = settings.recipe
+    memory = ON_GPU + 4 * _network(size) + 8 * recipe.batch_size * size.pixels * 12 / MIB
+    passes = recipe.epochs * recipe.most_cycles
+    # A backward pass takes twice the operations of a forward pass.
+    return Need(
+        memory + _tables(size), 300 + 3 * passes * size.images * size.operations / CONVOLUTIONS
+    )
+
+
+def _train_sae(size: Size) -> Need:
+    training = size.training
+    buffer = min(training.buffer, size.split)
+    seconds = training.steps * training.batch * 6.0 * size.latents * size.channels / PRODUCTS
+    # Weights, gradients and the two moments of Adam, and their copies in a checkpoint.
+    return Need(ON_GPU + 1.2 * buffer + 8 * size.weights, 300 + seconds + _reading(size))
+
+
+def _codes(size: Size) -> Need:
+    # 8,192 cells are encoded at a time, and the codes of 64 images wait to be written.
+    preactivations = 8192 * size.latents * 4 / MIB
+    waiting = 64 * (size.cells * size.codes * 8 + size.latents * 24) / MIB
+    touched = size.images * size.cells / MIB
+    products = 2.0 * size.images * size.cells * size.latents * size.channels
+    return Need(
+        ON_GPU + 2 * size.weights + 2 * preactivations + 3 * waiting + touched,
+        120 + products / PRODUCTS + _reading(size),
+    )
+
+
+def _sae_quality(size: Size) -> Need:
+    return Need(ON_GPU + size.weights + 3 * BLOCK + _tables(size), 300 + 3 * _reading(size))
+
+
+def _reading(size: Size) -> float:
+    """Seconds for reading the embeddings of all images from a disk."""
+    return size.split / 300
+
+
+def _stability(cosines: float, weights: float) -> Callable[[Size], Need]:
+    """The need of steps that pair latents of two SAEs.
+
+    They hold `cosines` copies of the cosines of all pairs, and `weights` copies of one SAE.
+    """
+
+    def formula(size: Size) -> Need:
+        memory = TORCH + cosines * size.latents**2 * 4 / MIB + weights * size.weights
+        return Need(memory, 60 + (size.latents / 1000) ** 3 / 4)
+
+    return formula
+
+
+def _inner(size: Size) -> Need:
+    settings = size.config.inner
+    maps = settings.batch_size * size.map / 8
+    return Need(
+        TORCH + _network(size) + size.weights + 4 * maps + BLOCK + _tables(size),
+        600 + 60.0 * settings.images * size.concepts * size.operations / CORE,
+    )
+
+
+def _saliency(size: Size) -> Need:
+    settings = size.config.saliency
+    if size.layer in (architectures.HEAD, architectures.POOLED):
+        return Need(TORCH + _network(size) + 3 * BLOCK + _tables(size), 120 + size.images / 50)
+    passes = 3 * settings.steps * settings.images * len(settings.splits) * size.concepts
+    return Need(
+        TORCH + 3 * _network(size) + settings.batch_size * size.map + _tables(size),
+        120 + passes * size.operations / CORE,
+    )
+
+
+NEEDS: dict[str, Callable[[Size], Need]] = {
+    "fetch_checkpoint": lambda size: Need(PLAIN, 1800),
+    "phantom": lambda size: Need(2 * PLAIN, 60 + size.images * size.pixels * 1e-6),
+    "cohort": lambda size: Need(PLAIN + 2 * _tables(size), 60 + size.images / 20),
+    "splits": lambda size: Need(PLAIN + 2 * _tables(size), 60 + size.images / 20),
+    "images": lambda size: Need(PLAIN + 200 + 150 * size.pixels / MIB, 60 + size.shard),
+    "pairs": lambda size: Need(PLAIN + 200 + 150 * size.pixels / MIB, 300),
+    "measurements": lambda size: Need(PLAIN + 150 * size.pixels / MIB, 60 + size.shard / 2),
+    "import_encoder": lambda size: Need(TORCH + 6 * _network(size), SHORT),
+    "finetune": _finetune,
+    "extract": _extract,
+    "linear_probe": _of_features(6, 5),
+    "evaluate_encoder": _of_features(4.5, 1),
+    "train_sae": _train_sae,
+    "codes": _codes,
+    "sae_quality": _sae_quality,
+    "sae_stability": _stability(4, 4),
+    "latents": _of_codes(11, 0.6),
+    "probes": _of_codes(12, 2.1),
+    "alignment": _of_codes(0, 0.5, 3 * PLAIN),
+    "saliency": _saliency,
+    "confounds": _of_codes(1.6, 1.0, 2.7 * PLAIN),
+    "replication": _of_codes(1.6, 1.0, 2.7 * PLAIN),
+    "verdict_stability": _stability(0, 3),
+    "interventions": _of_codes(4.5, 0.4, TORCH),
+    "classes": _of_codes(4.5, 0.8, TORCH),
+    "effects": _of_codes(4, 0.2, TORCH),
+    "inner": _inner,
+    "matched_latents": _stability(0.5, 4),
+    "ablation": _of_codes(6, 1.0, 600),
+    "reliance": _of_codes(4, 0.2, TORCH),
+    "responses": _of_codes(4, 0.6),
+    "logit_responses": _of_features(4.5, 1),
+    "truth": _of_tables(100),
+    "table": _of_tables(1500),
+    "verdicts": _of_tables(1500),
+    "controls": _of_tables(1500),
+    "published": _of_tables(1500),
+    "table_page": _of_tables(1500),
+    "summary": _of_tables(1500),
+    "configuration": lambda size: Need(PLAIN, SHORT),
+    "quarantine": lambda size: Need(PLAIN + 2 * _tables(size), SHORT),
+    "registry": lambda size: Need(PLAIN, SHORT),
+    "crate": lambda size: Need(PLAIN, SHORT),
+    "figure_cohort": _figure_cohort,
+    "figure_encoders": _of_tables(0),
+    "figure_training": _of_tables(0),
+    "figure_layers": _of_tables(1500),
+    "figure_alignment": _of_tables(0),
+    "figure_probes": _of_tables(0),
+    "figure_sweep": _of_tables(1500),
+    "figure_effects": _of_tables(1500),
+    "figure_truth": _of_tables(0),
+    "figure_latents": _figure_latents,
+    "figure_interventions": _of_tables(0),
+    "figure_confounds": _of_tables(1500),
+    "figure_ablation": _of_tables(0),
+}
+
+
+def need(
+    config: Config,
+    images: int,
+    step: str,
+    encoder: str | None = None,
+    layer: str | None = None,
+    sae: str | None = None,
+) -> Need:
+    """Return what a job of `step` needs, given the cohort's number of images and the wildcards.
+
+    Raises
+    ------
+    KeyError
+        If the step has no formula.
+    """
+    first = next(iter(config.encoders))
+    return NEEDS[step](Size(config, images, encoder or first, layer, sae))
+
+
+def forward_operations(architecture: str, height: int, width: int) -> float:
+    """Return the multiplications and additions of one forward pass, without activations."""
+    plan = architectures.architecture(architecture)
+    rows, columns = plan.stem.output_size(height), plan.stem.output_size(width)
+    products = rows * columns * 3 * plan.stem_channels * plan.stem.kernel**2
+    for block in plan.blocks:
+        if block.expanded != block.inputs:
+            products += rows * columns * block.inputs * block.expanded
+        rows, columns = block.depthwise.output_size(rows), block.depthwise.output_size(columns)
+        products += rows * columns * block.expanded * block.depthwise.kernel**2
+        products += rows * columns * block.expanded * block.outputs
+    products += rows * columns * plan.blocks[-1].outputs * plan.head_channels
+    return 2.0 * products
+
+
+def cohort_images(config: Config) -> int | None:
+    """Return the number of images of the cohort, None if it is not known without the archive.
+
+    It is the number of rows of the cohort's table if that exists, and for the phantom the number
+    of images that it draws.
+    """
+    table = config.folder / "cohort" / "images.parquet"
+    if table.is_file():
+        from pyarrow import ArrowInvalid, parquet
+
+        try:
+            return int(parquet.read_metadata(table).num_rows)
+        except (ArrowInvalid, OSError):
+            pass  # the step that reads the table explains what is wrong with it
+    if isinstance(config.cohort, PhantomCohort):
+        breasts = 1 if config.phantom.breasts == "one" else 2
+        patients = sum(getattr(config.phantom.patients, part) for part in PARTS)
+        return 2 * breasts * patients
+    return None

@@ -1,0 +1,102 @@
+"""The formulas of memory and time, compared with the measurements of `make rehearsal`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from mammo_sae.config import load_config
+from mammo_sae.resources import NEEDS, cohort_images, forward_operations, need
+from mammo_sae.steps import STEPS
+from mammo_sae.stores.tables import write_table
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+MEASURES = json.loads((BENCHMARKS / "rehearsal.json").read_text())
+LEAST = 1000  # MB that every rule asks for
+
+
+@pytest.fixture(scope="module")
+def rehearsal():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        found = importlib.util.spec_from_file_location("rehearsal", BENCHMARKS / "rehearsal.py")
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+def config_of(rehearsal, images, latents):
+    text = rehearsal.configuration(images, latents, Path("results"))
+    return load_config(yaml.safe_load(text), "rehearsal")
+
+
+@pytest.mark.parametrize(
+    "measure", MEASURES, ids=lambda m: f"{m['step']}-{m['images']}-{m['latents']}"
+)
+def test_a_step_asks_for_more_than_it_was_measured_to_use_and_not_for_much_more(rehearsal, measure):
+    config = config_of(rehearsal, measure["images"], measure["latents"])
+    asked = need(config, measure["images"], measure["step"], **rehearsal.names(measure["step"]))
+    used = measure["mib"] * 1.048576
+    assert 1.2 * used <= asked.mem_mb <= max(LEAST, 4 * used)
+    assert asked.minutes * 60 >= 2 * measure["cpu_seconds"]
+
+
+def test_every_step_has_a_formula():
+    assert NEEDS.keys() == STEPS.keys() | {"fetch_checkpoint"}
+
+
+def test_memory_follows_images_latents_pixels_and_the_buffer(rehearsal):
+    def asked(step, images=4000, latents=16384, change=None):
+        config = config_of(rehearsal, images, latents)
+        config = (
+            config
+            if change is None
+            else load_config({**config.model_dump(mode="json"), **change}, "changed")
+        )
+        return need(config, images, step, "tuned", "head", "topk").mem_mb
+
+    assert asked("interventions", images=40_000) > 3 * asked("interventions")
+    assert asked("sae_stability", latents=32768) > 3 * asked("sae_stability")
+    small = {"images": {"preprocessing": "mammo_clip", "height": 384, "width": 256}}
+    assert asked("figure_latents", change=small) < asked("figure_latents")
+    # The buffer of an SAE's training is a setting, and the largest part of its memory.
+    saes = {"topk": {"latents": 16384, "buffer": 16384, "seeds": [0, 1]}}
+    grown = asked("train_sae", change={"saes": saes}) - asked("train_sae")
+    assert grown == pytest.approx(1.5 * 1.2 * (16384 - 2048), rel=0.05)
+
+
+def test_another_attempt_of_a_small_step_is_the_least_amount_and_time():
+    config = load_config({}, "defaults")
+    asked = need(config, 1500, "registry")
+    assert (asked.mem_mb, asked.minutes) == (LEAST, 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "height", "width", "giga"),
+    [
+        ("efficientnet-b5", 1520, 912, 132),
+        ("efficientnet-b2", 1520, 912, 37),
+        ("efficientnet-lite0", 384, 256, 1.6),
+    ],
+)
+def test_the_operations_of_networks_are_those_that_torch_counted(name, height, width, giga):
+    assert forward_operations(name, height, width) == pytest.approx(giga * 1e9, rel=0.07)
+
+
+def test_the_number_of_images_comes_from_the_phantoms_plan_or_the_cohorts_table(tmp_path):
+    phantom = {"results": str(tmp_path), "phantom": {"breasts": "both"}}
+    assert cohort_images(load_config(phantom, "phantom")) == 4 * (400 + 200 + 150)
+    own = load_config(
+        {"results": str(tmp_path), "cohort": {"kind": "vindr", "source": "/nowhere"}}, "own"
+    )
+    assert cohort_images(own) is None
+    write_table(pd.DataFrame({"image_id": list("abc")}), own.folder / "cohort" / "images.parquet")
+    assert cohort_images(own) == 3
