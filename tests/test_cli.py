@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from mammo_sae.arguments import parser_of, read_functions
-from mammo_sae.cli import missing_column, out_of_memory
+from mammo_sae.cli import missing_column, out_of_memory, refused_by_system
 from mammo_sae.records import input_digests
 from mammo_sae.steps import STEPS
 from mammo_sae.stores.tables import read_table, write_table
@@ -269,3 +270,12 @@ def test_too_little_memory_gives_one_sentence_with_advice(verb, advice):
     assert advice in said
     assert "mem_mb" in out_of_memory(MemoryError(), verb)
     assert out_of_memory(RuntimeError("another"), verb) is None
+
+
+def test_a_full_disk_is_named_by_errors_of_python_and_of_the_writer_in_rust():
+    python = OSError(errno.ENOSPC, "No space left on device", "results/a.zarr")
+    advice = "No space left on device; make room and run again"
+    assert refused_by_system(python) == f"results/a.zarr: {advice}"
+    assert refused_by_system(RuntimeError("No space left on device (os error 28)")) == advice
+    assert refused_by_system(RuntimeError("Connection reset (os error 104)")) is None
+    assert refused_by_system(RuntimeError("another")) is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -423,3 +424,11 @@ def test_latents_are_judged_again_on_an_external_split_only_if_there_is_one():
     for split in ("training", "test"):
         with pytest.raises(InputError, match=f"replication.splits: .* '{split}' images; name"):
             load_config({"replication": {"splits": [split]}}, "x")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    config = load_config({"results": str(tmp_path / "results")}, "configuration")
+    config.check_writable()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=f"folder {tmp_path} can't be written"):
+        config.check_writable()

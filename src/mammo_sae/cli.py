@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -72,17 +73,11 @@ def main() -> None:
         if said is None:
             raise
         _fail(said, 1)
-    except (MemoryError, RuntimeError) as error:
-        said = out_of_memory(error, words[0])
+    except (MemoryError, OSError, RuntimeError) as error:
+        said = out_of_memory(error, words[0]) or refused_by_system(error)
         if said is None:
             raise
         _fail(said, 1)
-    except OSError as error:
-        if error.errno not in ENVIRONMENT_ERRORS:
-            raise
-        file = error.filename2 or error.filename  # the second is the target of a renaming
-        where = f"{file}: " if file else ""
-        _fail(f"{where}{error.strerror}; {ENVIRONMENT_ERRORS[error.errno]}", 1)
 
 
 def _fail(said: str, status: int) -> None:
@@ -226,6 +221,24 @@ def out_of_memory(error: Exception, verb: str) -> str | None:
     less = LESS_MEMORY.get(verb.replace("-", "_"))
     advice = f"{less}, or run" if less else "run"
     return f"{verb}: the GPU's memory is not enough; {advice} it on a GPU with more"
+
+
+def refused_by_system(error: Exception) -> str | None:
+    """Return advice on an error of the operating system, or None for another error.
+
+    The writer of stores is written in Rust. Its errors have no number and no file, but their text
+    ends with the number: `(os error 28)`.
+    """
+    if isinstance(error, OSError):
+        number = error.errno
+        file = error.filename2 or error.filename  # the second is the target of a renaming
+    else:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number, file = int(found[1]) if found else None, None
+    if number not in ENVIRONMENT_ERRORS:
+        return None
+    where = f"{file}: " if file else ""
+    return f"{where}{os.strerror(number)}; {ENVIRONMENT_ERRORS[number]}"
 
 
 def missing_column(error: KeyError, words: Sequence[str]) -> str | None:

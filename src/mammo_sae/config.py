@@ -8,6 +8,7 @@ slice changes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -327,6 +328,21 @@ class Config(Settings):
     def folder(self) -> Path:
         """The folder of this run's results."""
         return Path(self.results) / self.name
+
+    def check_writable(self) -> None:
+        """Check that this run's results can be written.
+
+        Raises
+        ------
+        InputError
+            If the folder of the results, or the folder in which it is to be made, can't be written.
+        """
+        nearest = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise InputError(
+                f"folder {nearest} can't be written; get permission to write there, or write the "
+                "results elsewhere (key `results`)"
+            )
 
     def write(self, path: Path) -> None:
         """Write every key with its value as YAML. The file gives this configuration again."""

@@ -194,6 +194,11 @@ def head_files(encoder):
 
 
 onstart:
+    # Snakemake makes the folders of a job's outputs. If it can't, it prints a traceback.
+    try:
+        CONFIG.check_writable()
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
     # The used configuration with all defaults, for the commands that rebuild a part. It names
     # folders of the source, so it is in Snakemake's own folder and not among the results.
     CONFIG.write(kept_configuration(CONFIG.name))
