@@ -41,6 +41,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from threadpoolctl import threadpool_limits
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
@@ -153,7 +154,10 @@ def main() -> None:
                 for layer in arguments.layers
                 for scenario in wanted
             ]
-            with ProcessPoolExecutor(arguments.cores) as workers:
+            # A worker uses one thread. Threads of several workers would wait for each other.
+            with ProcessPoolExecutor(
+                arguments.cores, initializer=threadpool_limits, initargs=(1,)
+            ) as workers:
                 for number, rows in enumerate(workers.map(scored, todo), 1):
                     parts.append(rows)
                     print(f"\rseed {seed}: {number} of {len(todo)}", end="", file=sys.stderr)
