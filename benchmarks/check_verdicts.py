@@ -20,7 +20,8 @@ For each scenario the script prints
 - recall, precision and false positives (docs/method.md, "Truth");
 - how many associated latents, and how many other latents, have a verdict against them;
 - how often p is small for an artefact to which a latent does not respond;
-- if the association is reversed in other patients, how the AUROC of the latents changes there.
+- for a split with other patients, how the AUROC of the latents changes there. The association is
+  reversed in one scenario. It is repeated in another, which shows the change by chance.
 
 It writes all rows to `verdicts_scored.csv`, and ends with status 1 if a goal of `GOALS` is missed.
 """
@@ -86,30 +87,37 @@ class Scenario:
         The artefact that is associated with the mass; None: all are independent.
     odds_ratio
         The odds ratio over patients, in the splits training and test.
-    reversed
+    external
         The odds ratio in the split external; None: no such split is drawn.
     single
         Of these shares of the patients without a mass, and with a mass, only one view is used.
+    test
+        Number of patients drawn for the split test. With an odds ratio of 20 the smallest of the
+        four groups has one patient in twenty, and a verdict needs ten.
     """
 
     name: str
     artefact: str | None = None
     odds_ratio: float = 1.0
-    reversed: float | None = None
+    external: float | None = None
     single: tuple[float, float] = (0.0, 0.0)
+    test: int = DRAWN["test"]
 
 
 SCENARIOS = (
     Scenario("null"),
     Scenario("null, unequal images", single=(0.8, 0.2)),
-    *(Scenario(f"marker {odds:g}", "marker", odds) for odds in (2.0, 5.0, 20.0)),
-    *(Scenario(f"vendor {odds:g}", "vendor", odds) for odds in (5.0, 20.0)),
+    *(Scenario(f"marker {odds:g}", "marker", odds) for odds in (2.0, 5.0)),
+    Scenario("marker 20", "marker", 20.0, test=250),
+    Scenario("vendor 5", "vendor", 5.0),
+    Scenario("vendor 20", "vendor", 20.0, test=250),
     *(
         Scenario(f"{name} 5", name, 5.0)
         for name in ("paddle", "skin_fold", "wire", "dead_column", "implant")
     ),
     Scenario("marker 5, unequal images", "marker", 5.0, single=(0.8, 0.2)),
-    Scenario("marker 8, reversed", "marker", 8.0, reversed=1 / 8),
+    Scenario("marker 8, reversed", "marker", 8.0, external=1 / 8),
+    Scenario("marker 8, repeated", "marker", 8.0, external=8.0),
 )
 
 
@@ -219,12 +227,16 @@ def draw_cohort(images: pd.DataFrame, scenario: Scenario, seed: int) -> pd.DataF
     rng = np.random.default_rng([seed, SCENARIOS.index(scenario)])
     patients = images.drop_duplicates("patient_id").set_index("patient_id")
     split = pd.Series("validation", index=patients.index)
-    draws = [("training", "training", scenario.odds_ratio), ("test", "test", scenario.odds_ratio)]
-    if scenario.reversed is not None:
-        draws.append(("external", "test", scenario.reversed))
-    for name, source, odds_ratio in draws:
+    odds = scenario.odds_ratio
+    draws = [
+        ("training", "training", odds, DRAWN["training"]),
+        ("test", "test", odds, scenario.test),
+    ]
+    if scenario.external is not None:
+        draws.append(("external", "test", scenario.external, DRAWN["external"]))
+    for name, source, odds_ratio, count in draws:
         free = patients[(patients["split"] == source) & (split == "validation")]
-        split[_draw_patients(free, scenario.artefact, odds_ratio, DRAWN[name], rng)] = name
+        split[_draw_patients(free, scenario.artefact, odds_ratio, count, rng)] = name
     table = images.assign(split=images["patient_id"].map(split))
     positive = patients[CONCEPT].to_numpy(dtype=bool)
     alone = rng.random(len(patients)) < np.where(positive, scenario.single[1], scenario.single[0])
@@ -296,8 +308,8 @@ def scored(one: Evaluated) -> pd.DataFrame:
         verdicts = read_table(here / "confounds.parquet")
     found = _responses(one, np.unique(verdicts["latent"]))
     rows = [*_truth_rows(one, verdicts, found), *_null_rows(verdicts, found)]
-    if one.scenario.reversed is not None:
-        rows += _reversed_rows(one, images, verdicts)
+    if one.scenario.external is not None:
+        rows += _external_rows(one, images, verdicts)
     table = pd.DataFrame(rows, columns=["measure", "hits", "latents"])
     head = {
         "scenario": one.scenario.name, "seed": one.seed,
@@ -353,8 +365,8 @@ def _null_rows(verdicts: pd.DataFrame, found: pd.DataFrame) -> Rows:
         yield f"p below {level} without a response", int((p < level).sum()), len(p)
 
 
-def _reversed_rows(one: Evaluated, images: pd.DataFrame, verdicts: pd.DataFrame) -> Rows:
-    """Yield how many latents keep or lose AUROC in the split with the reversed association.
+def _external_rows(one: Evaluated, images: pd.DataFrame, verdicts: pd.DataFrame) -> Rows:
+    """Yield how many latents keep or lose AUROC in the split external.
 
     The latents are those with the verdict concept-aligned or confounded for the artefact.
     """
