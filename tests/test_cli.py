@@ -145,7 +145,7 @@ def test_a_slice_feeds_the_step_it_was_cut_for(tmp_path):
     [
         (["slice", "phantom", "part=test", "--configfile", "no.yaml"], "no.yaml is missing"),
         (["slice", "nothing"], "'nothing' is not a step"),
-        (["slice", "train_sae"], "needs sae: give sae=topk"),
+        (["slice", "train_sae"], "needs sae: give sae=channels, pca, topk or untrained"),
         (["slice", "train_sae", "sae=l1", "layer=head", "seed=0"], "sae=l1 is not in the config"),
         (["slice", "train_sae", "mine.yaml"], "'mine.yaml' is no wildcard"),
         (["verify", "tests"], "tests holds no results"),

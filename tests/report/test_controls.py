@@ -223,7 +223,7 @@ def test_the_first_page_has_the_paragraph(tables, whole, tmp_path):
         write_table(frame, tmp_path / f"{name}.parquet")
     controls.run(
         **{name: tmp_path / f"{name}.parquet" for name in tables},
-        controls=["head/pca"],
+        control_saes=["head/pca"],
         csv=tmp_path / "controls.csv",
         parquet=tmp_path / "controls.parquet",
     )

@@ -135,6 +135,6 @@ use rule table as controls with:
     params:
         step="controls",
         code=code("controls"),
-        shown=["--controls", *CONTROLS],
+        shown=["--control-saes", *CONTROLS],
     message:
         "Trained SAEs against controls"

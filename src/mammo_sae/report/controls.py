@@ -51,7 +51,7 @@ def run(
     latents: Path,
     alignment: Path,
     verdicts: Path,
-    controls: Sequence[str],
+    control_saes: Sequence[str],
     csv: Path,
     parquet: Path,
     interventions: Path | None = None,
@@ -62,7 +62,7 @@ def run(
     ----------
     probes, latents, alignment, verdicts
         Tables of all SAEs.
-    controls
+    control_saes
         The controls among the SAEs, each as layer/name.
     csv, parquet
         The table to write: encoder, layer, concept, names of the trained SAE and the control,
@@ -80,7 +80,7 @@ def run(
     }
     if interventions is not None:
         tables["interventions"] = read_table(interventions)
-    table = compared(tables, controls)
+    table = compared(tables, control_saes)
     write_table(table, csv)
     write_table(table, parquet)
     return [csv, parquet]
