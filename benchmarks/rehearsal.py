@@ -73,6 +73,7 @@ FIRST = {
     "confounds": f"analysis/{MAIN}/confounds.parquet",
     "interventions": f"analysis/{MAIN}/interventions.parquet",
     "effects": f"analysis/{MAIN}/effects.parquet",
+    "absorption": f"analysis/{MAIN}/absorption.parquet",
     "ablation": f"analysis/{MAIN}/ablation.parquet",
     "reliance": f"analysis/{MAIN}/reliance.parquet",
     "figure_latents": f"figures/latents/{MAIN}/mass.png",

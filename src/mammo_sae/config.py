@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mammo_sae.analysis.settings import (
     AblationSettings,
+    AbsorptionSettings,
     AlignmentSettings,
     BootstrapSettings,
     ConfoundSettings,
@@ -65,7 +66,7 @@ PARTS = ("training", "test", "external")
 
 ANALYSES = (
     *("probes", "interventions", "effects", "inner", "alignment", "confounds", "ablation"),
-    *("replication", "truth"),
+    *("replication", "absorption", "truth"),
 )
 
 
@@ -145,6 +146,10 @@ class Config(Settings):
     )
     replication: ReplicationSettings = Field(
         ReplicationSettings(), description="whether latents have the same verdicts on other splits"
+    )
+    absorption: AbsorptionSettings = Field(
+        AbsorptionSettings(),
+        description="how many latents a concept is split over, and how often others absorb it",
     )
     ablation: AblationSettings = Field(
         AblationSettings(), description="predictions without the latents of a confounder"

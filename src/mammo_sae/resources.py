@@ -210,6 +210,12 @@ def _of_codes(
     return formula
 
 
+def _absorption(size: Size) -> Need:
+    # The probe's fit holds the pooled features, their coordinates and the singular vectors.
+    features = _of_features(6, 10)(size)
+    return replace(features, mib=features.mib + size.weights / 2 + 4 * BLOCK)
+
+
 def _pictures(size: Size, number: int) -> Need:
     """The need of a figure of so many images. A picture takes 24 bytes per pixel."""
     pixels = number * size.pixels
@@ -351,6 +357,7 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "effects": _of_codes(4, 0.2, TORCH),
     "inner": _inner,
     "matched_latents": _stability(0.5, 4),
+    "absorption": _absorption,
     "ablation": _of_codes(6, 1.0, 600),
     "reliance": _of_codes(4, 0.2, TORCH),
     "responses": _of_codes(4, 0.6),

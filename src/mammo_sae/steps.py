@@ -345,6 +345,12 @@ STEPS = {
     "verdict_stability": Step(
         "mammo_sae.analysis.verdict_stability", tables=("verdict_stability",)
     ),
+    "absorption": Step(
+        "mammo_sae.analysis.absorption",
+        analysis.AbsorptionSettings,
+        "absorption",
+        tables=("absorption",),
+    ),
     "ablation": Step(
         "mammo_sae.analysis.ablation", analysis.AblationSettings, "ablation", tables=("ablation",)
     ),

@@ -33,6 +33,7 @@ TABLES = {
     "saliency",
     "confounds",
     "verdict_replication",
+    "absorption",
     "ablation",
     "reliance",
     "verdicts",

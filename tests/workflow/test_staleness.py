@@ -22,6 +22,7 @@ ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_l
     "alignment",
     "confounds",
     "replication",
+    "absorption",
     "ablation",
     "reliance",
     "responses",
@@ -242,6 +243,7 @@ def test_editing_the_reader_of_the_dataset_reruns_its_cohort_and_images(restored
         ("images/measurements.py", {"measurements", "confounds"} | BELOW_VERDICTS | REPORT),
         ("analysis/alignment.py", {"alignment"} | REPORT),
         ("analysis/replication.py", {"replication"} | REPORT),
+        ("analysis/absorption.py", {"absorption"} | REPORT),
         ("analysis/truth.py", {"truth"} | REPORT),
         ("analysis/responses.py", {"responses", "logit_responses", "truth"} | REPORT),
         (

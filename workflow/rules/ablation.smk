@@ -1,5 +1,6 @@
-# What the prediction rests on, by verdicts: the latents that a confounder explains are ablated at
-# the head, and the logit's difference between the classes is divided among the verdicts.
+# Analyses of sets of latents at the head: the latents that a confounder explains are ablated, the
+# logit's difference between the classes is divided among the verdicts, and the latents over which
+# a concept is split are compared with those that absorb it.
 
 
 rule ablation:
@@ -46,6 +47,42 @@ rule ablation:
         " --confounds {input.confounds:q} --concepts {params.concepts:q} --output {output:q}"
         " --image-stores {input.image_stores:q} --measurements {input.measurements:q}"
         " --embeddings {input.embeddings:q} 2> {log:q}"
+
+
+rule absorption:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        embeddings=lambda wildcards: embedding_manifests(wildcards.encoder, "pooled"),
+        embedding_stores=lambda wildcards: embedding_stores(wildcards.encoder, "pooled"),
+        sae=[f"{SAE}/sae.safetensors", f"{SAE}/sae.json"],
+        latents=f"{ANALYSIS}/latents.parquet",
+    output:
+        f"{ANALYSIS}/absorption.parquet",
+    log:
+        log_of("absorption", RUN),
+    benchmark:
+        benchmark_of("absorption", RUN)
+    wildcard_constraints:
+        layer=HEAD,
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        cfg=cfg("absorption"),
+        code=code("absorption"),
+        concepts=CONCEPTS,
+    message:
+        "Absorption: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae absorption --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --sae {input.sae[1]:q} --latents {input.latents:q}"
+        " --concepts {params.concepts:q} --embeddings {input.embeddings:q} --output {output:q} 2> {log:q}"
 
 
 rule reliance:

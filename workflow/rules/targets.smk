@@ -40,7 +40,7 @@ SWEEPS = of_runs(f"{ANALYSIS}/sweep.parquet", layer=HEAD)
 PARTS["interventions"] = [
     path for layer in EDITED for path in of_runs(f"{ANALYSIS}/interventions.parquet", layer=layer)
 ]
-for table in ("effects", "ablation", "reliance"):
+for table in ("effects", "absorption", "ablation", "reliance"):
     PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", EXPLAINED, layer=HEAD)
 if CONFIG.density_classes:
     PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", layer=HEAD)

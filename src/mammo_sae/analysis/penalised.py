@@ -86,5 +86,9 @@ def rotated(values: np.ndarray, found: np.ndarray) -> np.ndarray:
     The rotation does not change an L2-penalised fit, and it reduces thousands of features to at
     most as many directions as images.
     """
-    _, _, directions = np.linalg.svd(values[found], full_matrices=False)
-    return values @ directions.T
+    return values @ principal_directions(values[found]).T
+
+
+def principal_directions(values: np.ndarray) -> np.ndarray:
+    """Return the right singular vectors [r, f] of `values` [n, f], r = min(n, f), largest first."""
+    return np.linalg.svd(values, full_matrices=False)[2]

@@ -311,6 +311,10 @@ class JudgementSettings(Settings):
     confounds: ConfoundSettings = Field(description="how verdicts are decided")
 
 
+class AbsorptionSettings(PenaltySettings):
+    """The latents that a concept is split over, and those that absorb it, at the head layer."""
+
+
 class AblationSettings(PenaltySettings):
     """Predictions without the latents that a confounder explains, at the head layer."""
 
