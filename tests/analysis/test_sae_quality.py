@@ -19,6 +19,7 @@ from mammo_sae.encoders.settings import PretrainedSettings, RandomSource
 from mammo_sae.errors import InputError
 from mammo_sae.sae import codes
 from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table, write_table
 from small_cohort import write_cohort
 
@@ -157,6 +158,25 @@ def test_baselines_keep_as_many_coefficients_as_the_sae(blocks_14, encoder, tmp_
     assert row["explained_variance_pca"] == pytest.approx(1 - missed / variance, abs=1e-3)
     small = np.sort(np.square(deviation), axis=1)[:, : 192 - count].sum()
     assert row["explained_variance_channels"] == pytest.approx(1 - small / variance, abs=1e-3)
+
+
+def test_many_training_cells_give_components_of_evenly_spaced_ones(blocks_14, monkeypatch):
+    reader = EmbeddingReader(blocks_14.manifests, blocks_14.layer)
+    assert sae_quality.sampled(reader) == reader.image_ids
+    monkeypatch.setattr(sae_quality, "PCA_IMAGES", 3)
+    places = np.linspace(0, len(reader) - 1, 3).round().astype(int)
+    expected = [reader.image_ids[i] for i in places]
+    assert sae_quality.sampled(reader) == expected
+    sample = EmbeddingReader(blocks_14.manifests, blocks_14.layer, expected)
+    cells = np.concatenate([part for _, part in sample.batches(3)])
+    cells = cells.reshape(-1, reader.grid.channels)
+    monkeypatch.setattr(sae_quality, "PCA_CELLS", len(cells) // 4)
+    fitted = sae_quality.Baselines.fit(sample, l0=2)
+    some = cells[::4].astype(np.float64)
+    np.testing.assert_allclose(fitted.mean, some.mean(axis=0), rtol=1e-4, atol=1e-5)
+    _, _, directions = np.linalg.svd(some - some.mean(axis=0), full_matrices=False)
+    overlap = fitted.components.numpy() @ directions[:2].T
+    np.testing.assert_allclose(np.linalg.svd(overlap)[1], 1, atol=1e-4)
 
 
 def test_the_head_layer_is_spliced_by_pooling(make_cohort, encoder, tmp_path):

@@ -11,12 +11,15 @@ from mammo_sae.sae.loader import Cells
 from mammo_sae.sae.training_cells import _thin, breast_cells, kept_cells
 from mammo_sae.sae.variants.base import geometric_median
 from mammo_sae.stores.embeddings import EmbeddingReader
+from mammo_sae.stores.images import ImageReader
 
 
 def test_a_cell_is_the_breasts_when_the_mask_covers_some_of_it(cohort):
     ids = sorted(cohort.cells)
     reader = EmbeddingReader(cohort.manifests, "head")
-    inside = breast_cells(cohort.image_stores, ids, reader.grid).reshape(len(ids), 4, 3)
+    inside = breast_cells(ImageReader(cohort.image_stores), ids, reader.grid).reshape(
+        len(ids), 4, 3
+    )
     assert inside[0::2].all()
     assert inside[1::2, :, 0].all()
     assert not inside[1::2, :, 1:].any()
@@ -25,7 +28,7 @@ def test_a_cell_is_the_breasts_when_the_mask_covers_some_of_it(cohort):
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_all_of_the_breast_and_a_share_of_the_rest_is_kept(cohort, share):
     reader = EmbeddingReader(cohort.manifests, "head")
-    inside = breast_cells(cohort.image_stores, reader.image_ids, reader.grid)
+    inside = breast_cells(ImageReader(cohort.image_stores), reader.image_ids, reader.grid)
     kept = kept_cells(reader, cohort.image_stores, share, None)
     assert kept[inside].all()
     assert kept[~inside].mean() == pytest.approx(share, abs=0.2)

@@ -9,7 +9,8 @@ the mean of x:
     splice             = the rest of the network, run from x_hat instead of x
 
 Two baselines use the same number k = round(L0) of coefficients per cell: the first k principal
-components of the training images' cells, and the k channels that deviate most from their mean.
+components of cells of training images, and the k channels that deviate most from their mean. The
+cells are evenly spaced ones of at most `PCA_IMAGES` evenly spaced images.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from mammo_sae.analysis.settings import QualitySettings
 
 CELLS_PER_BATCH = 8192
+PCA_IMAGES = 2048  # training images that give the principal components
+PCA_CELLS = 1 << 20  # cells of these images that are used, at most about twice as many
 RECONSTRUCTIONS = ("explained_variance", "explained_variance_pca", "explained_variance_channels")
 # Edges of a histogram of log10(density), in steps of 0.5 from -5 to 0. The first bin also holds
 # lower densities, but not dead latents.
@@ -101,9 +104,12 @@ def run(
             f"{codes} holds {stored.latents} latents of layer {stored.grid.layer}, {sae} "
             f"{model.latents} of {layer}; encode again"
         )
-    density = stored.pooled("active", reader.image_ids).mean(axis=0, dtype=np.float64)
+    density = np.zeros(stored.latents)
+    for ids in stored.image_blocks(reader.image_ids):
+        density += stored.pooled("active", ids).sum(axis=0, dtype=np.float64) / len(reader)
     l0 = float(density.sum())
-    baselines = Baselines.fit(split_reader(embeddings, layer, images, TRAINING), l0)
+    training = split_reader(embeddings, layer, images, TRAINING)
+    baselines = Baselines.fit(EmbeddingReader(embeddings, layer, sampled(training)), l0)
     network = load_encoder(encoder).to(model.device)
     errors, pooled, autocorrelation = _pass(model, stored, reader, network, baselines)
 
@@ -114,7 +120,7 @@ def run(
     row |= _density(density)
     row |= decoder_cosines(model.decoder_weight)
     row |= _selectivity(
-        pooled["original"], stored.pooled("max", reader.image_ids), autocorrelation, settings.seed
+        pooled["original"], stored, reader.image_ids, autocorrelation, settings.seed
     )
     cases = read_cases(images, reader.image_ids)
     weights = load_head(head)
@@ -152,13 +158,15 @@ class Baselines:
 
     @classmethod
     def fit(cls, reader: EmbeddingReader, l0: float) -> Baselines:
-        """Compute mean and principal components of a reader's cells, in one pass."""
+        """Compute mean and principal components of evenly spaced cells of a reader, in one pass."""
         device, channels = fastest_device(), reader.grid.channels
         count = min(max(1, round(l0)), channels)
         total = torch.zeros(channels, dtype=torch.float64, device=device)
         products = torch.zeros(channels, channels, dtype=torch.float64, device=device)
         cells, shift = 0, None
-        for _, x in _cells(reader, device, "principal components"):
+        step = max(1, len(reader) * reader.grid.rows * reader.grid.columns // PCA_CELLS)
+        for _, every in _cells(reader, device, "principal components"):
+            x = every[::step]
             # Subtracting a typical cell first avoids cancellation in the sums of products.
             shift = x.mean(dim=0) if shift is None else shift
             x = x - shift
@@ -248,20 +256,34 @@ def _pass(
     return errors, joined, maps.result()
 
 
+def sampled(reader: EmbeddingReader) -> list[str]:
+    """Return the ids of evenly spaced images of `reader`, at most `PCA_IMAGES`."""
+    places = np.linspace(0, len(reader) - 1, min(PCA_IMAGES, len(reader))).round().astype(int)
+    return [reader.image_ids[i] for i in places]
+
+
 def _selectivity(
-    features: np.ndarray, highest: np.ndarray, autocorrelation: np.ndarray, seed: int
+    features: np.ndarray,
+    codes: CodesReader,
+    image_ids: Sequence[str],
+    autocorrelation: np.ndarray,
+    seed: int,
 ) -> dict[str, float]:
     """Return quantiles over latents of monosemanticity and autocorrelation.
 
-    Monosemanticity is also given with shuffled images. `features` [n, d'] are the encoder's pooled
-    features, `highest` [n, h] the largest code of each latent in each image.
+    Monosemanticity is computed from the largest code of each latent in each image, and also given
+    with shuffled images. `features` [n, d'] are the encoder's pooled features.
     """
     shuffled = np.random.default_rng(seed).permutation(len(features))
     scores = {
-        "monosemanticity": monosemanticity(features, highest),
-        "monosemanticity_shuffled": monosemanticity(features[shuffled], highest),
+        "monosemanticity": np.empty(codes.latents),
+        "monosemanticity_shuffled": np.empty(codes.latents),
         "autocorrelation": autocorrelation,
     }
+    for latents in codes.latent_blocks(len(features)):
+        highest = codes.pooled("max", image_ids, latents)
+        scores["monosemanticity"][latents] = monosemanticity(features, highest)
+        scores["monosemanticity_shuffled"][latents] = monosemanticity(features[shuffled], highest)
     row = {}
     for name, values in scores.items():
         known = values[~np.isnan(values)]

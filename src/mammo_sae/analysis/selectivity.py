@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_NUMBERS = 1 << 21  # numbers in a block: images or features, times latents
+
 
 def monosemanticity(features: np.ndarray, activation: np.ndarray) -> np.ndarray:
     """Return float64 [h], from features [n, d] and activations [n, h].
@@ -26,13 +28,19 @@ def monosemanticity(features: np.ndarray, activation: np.ndarray) -> np.ndarray:
     centred = features - features.mean(axis=0, dtype=np.float64)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = centred / np.maximum(length, 1e-12)
-    a = activation.astype(np.float64)
-    squares = np.square(a)
-    # A sum over pairs n < m is half of: the sum over all n and m, minus the sum over n = m.
-    similar = np.square(unit.T @ a).sum(axis=0) - np.square(unit).sum(axis=1) @ squares
-    weight = np.square(a.sum(axis=0)) - squares.sum(axis=0)
-    several = (a > 0).sum(axis=0) >= 2
-    return np.where(several, similar / np.where(several, weight, 1), np.nan)
+    own = np.square(unit).sum(axis=1)
+    result = np.full(activation.shape[1], np.nan)
+    step = max(1, _NUMBERS // max(1, *unit.shape))
+    for start in range(0, len(result), step):
+        a = activation[:, start : start + step].astype(np.float64)
+        squares = np.square(a)
+        # A sum over pairs n < m is half of: the sum over all n and m, minus the sum over n = m.
+        similar = np.square(unit.T @ a).sum(axis=0) - own @ squares
+        weight = np.square(a.sum(axis=0)) - squares.sum(axis=0)
+        several = (a > 0).sum(axis=0) >= 2
+        found = np.where(several, similar / np.where(several, weight, 1), np.nan)
+        result[start : start + step] = found
+    return result
 
 
 class Autocorrelation:

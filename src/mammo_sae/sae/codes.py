@@ -18,6 +18,7 @@ from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.sae.training_cells import breast_cells
 from mammo_sae.stores.codes import create_codes_store
 from mammo_sae.stores.embeddings import EmbeddingReader
+from mammo_sae.stores.images import ImageReader
 
 CELLS_PER_BATCH = 8192
 
@@ -58,7 +59,7 @@ def run(
     reader = EmbeddingReader(embeddings, layer)
     check_channels(model, reader.grid, sae)
     grid = reader.grid
-    breast = torch.from_numpy(breast_cells(image_stores, reader.image_ids, grid))
+    masks = ImageReader(image_stores)
     images = max(1, CELLS_PER_BATCH // (grid.rows * grid.columns))
     count = sum(-(-len(block[-1]) // images) for block in reader.blocks)
     encode = model.encoder()
@@ -66,12 +67,17 @@ def run(
     def encoded(batch: tuple[np.ndarray, np.ndarray]) -> list[Encoded]:
         positions, cells = batch
         check_finite(cells, positions, reader)
-        return in_parts(lambda some: encoded_at_once(positions[some], cells[some]), len(positions))
+        # The masks of a batch: those of all cells of a cohort would grow with images times cells.
+        ids = [reader.image_ids[i] for i in positions]
+        breast = torch.from_numpy(breast_cells(masks, ids, grid))
+        return in_parts(
+            lambda some: encoded_at_once(positions[some], cells[some], breast[some]), len(positions)
+        )
 
-    def encoded_at_once(positions: np.ndarray, cells: np.ndarray) -> Encoded:
+    def encoded_at_once(positions: np.ndarray, cells: np.ndarray, breast: Tensor) -> Encoded:
         flat = torch.from_numpy(cells.reshape(-1, model.channels)).to(model.device)
         index, value = encode(flat)
-        pooled = pool(index, value, breast[positions].to(model.device), model.latents)
+        pooled = pool(index, value, breast.to(model.device), model.latents)
         shape = (len(positions), grid.rows, grid.columns, index.shape[1])
         return (
             positions,

@@ -16,17 +16,8 @@ MASK_BYTES = 128 << 20  # bytes of masks in memory at a time
 DRAWN = 1 << 22  # random numbers in memory at a time
 
 
-def breast_cells(
-    image_stores: Sequence[Path], image_ids: Sequence[str], grid: LayerGrid
-) -> np.ndarray:
-    """Return bool [n, R * C]: True where the breast covers a part of the cell.
-
-    Parameters
-    ----------
-    image_stores
-        Manifests of the image stores, one per shard.
-    """
-    store = ImageReader(image_stores)
+def breast_cells(store: ImageReader, image_ids: Sequence[str], grid: LayerGrid) -> np.ndarray:
+    """Return bool [n, R * C]: True where the breast covers a part of the cell."""
     inside = np.empty((len(image_ids), grid.rows * grid.columns), dtype=bool)
     step = max(1, MASK_BYTES // (store.height * store.width))
     for start in range(0, len(image_ids), step):
@@ -63,7 +54,7 @@ def kept_cells(
     elif not image_stores:
         raise InputError(f"background = {share:g} needs the image stores; give their manifests")
     else:
-        kept = breast_cells(image_stores, reader.image_ids, grid)
+        kept = breast_cells(ImageReader(image_stores), reader.image_ids, grid)
         kept |= np.random.default_rng(1).random(kept.shape) < share
     if most is not None and most < kept.shape[1]:
         _thin(kept, most, np.random.default_rng(2))
