@@ -24,9 +24,9 @@ Metric = Callable[..., Any]
 MIN_POSITIVES = 10
 """The smallest number of patients with a positive image, and with a negative one, for a score."""
 
-COLUMNS = (
-    512  # Scores are ranked in blocks, so memory is at most n x 512 for any number of latents.
-)
+COLUMNS = 512
+VALUES = 1 << 21
+"""Scores are ranked in blocks of at most `COLUMNS` scores and, if possible, `VALUES` values."""
 
 
 # --- Values that can't be estimated ---------------------------------------------------------
@@ -227,24 +227,31 @@ def _concordance(
     if weights is None:
         concordant = np.zeros(scores.shape[1])
         if positives and negatives:
-            for columns in blocks_of(scores.shape[1]):
+            for columns in blocks_of(scores.shape[1], labels.size):
                 concordant[columns] = _mann_whitney(scores[:, columns], labels)
         return concordant, float(positives * negatives)
     above, below = weights[labels], weights[~labels]
-    pairs = above.sum(0, dtype=np.float64) * below.sum(0, dtype=np.float64)
+    total, rest = above.sum(0, dtype=np.float64), below.sum(0, dtype=np.float64)
     concordant = np.zeros((scores.shape[1], weights.shape[1]))
     if not positives or not negatives:
-        return concordant, pairs
+        return concordant, total * rest
     running = np.zeros((negatives + 1, weights.shape[1]), dtype=weights.dtype)
     for column in range(scores.shape[1]):
-        order = np.argsort(scores[~labels, column], kind="stable")
-        ranked = scores[~labels, column][order]
-        np.cumsum(below[order], axis=0, out=running[1:])
-        high = scores[labels, column]
-        lower = running[np.searchsorted(ranked, high, side="left")]
-        lower += running[np.searchsorted(ranked, high, side="right")]
-        concordant[column] = 0.5 * np.einsum("pb,pb->b", above, lower)
-    return concordant, pairs
+        high, low = scores[labels, column], scores[~labels, column]
+        # Most scores of a sparse code are 0, its lowest value. These images need no sorting: they
+        # tie with each other, and all other images lie above them.
+        lowest = min(high.min(), low.min())
+        fires, others = np.flatnonzero(high > lowest), np.flatnonzero(low > lowest)
+        order = others[np.argsort(low[others], kind="stable")]
+        above_here, sums = above[fires], running[: len(order) + 1]
+        np.cumsum(below[order], axis=0, out=sums[1:])
+        ties = rest - sums[-1]
+        beaten = sums[np.searchsorted(low[order], high[fires], side="left")]
+        beaten += sums[np.searchsorted(low[order], high[fires], side="right")]
+        fired = above_here.sum(0, dtype=np.float64)
+        concordant[column] = 0.5 * np.einsum("pb,pb->b", above_here, beaten)
+        concordant[column] += fired * ties + 0.5 * (total - fired) * ties
+    return concordant, total * rest
 
 
 def _mann_whitney(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
@@ -284,10 +291,11 @@ def _average_precision(scores: Floats, positive: Floats, total: Floats) -> Float
     return _ratio((steps * precision).sum(0), found[-1])
 
 
-def blocks_of(columns: int) -> Iterator[slice]:
-    """Yield slices of at most `COLUMNS` scores."""
-    for start in range(0, columns, COLUMNS):
-        yield slice(start, min(start + COLUMNS, columns))
+def blocks_of(columns: int, rows: int) -> Iterator[slice]:
+    """Yield slices of scores, so that [rows, slice] has few enough values for any numbers."""
+    step = min(COLUMNS, max(1, VALUES // max(1, rows)))
+    for start in range(0, columns, step):
+        yield slice(start, min(start + step, columns))
 
 
 # --- Patient bootstrap -------------------------------------------------------------------------
@@ -305,7 +313,7 @@ def patient_weights(patients: ArrayLike, draws: int, seed: int) -> NDArray[np.fl
     count = int(patient.max()) + 1
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws)
-    return drawn.T[patient].astype(np.float32)
+    return drawn.T.astype(np.float32)[patient]
 
 
 def patient_bootstrap(

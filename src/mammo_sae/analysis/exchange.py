@@ -11,12 +11,16 @@ divided by its standard deviation, so that it has mean 0 and variance 1 for any 
 Then patients may be exchanged even if positive patients have more images than negative ones
 (cluster-adjusted rank sum, Rosner, Glynn and Lee 2003; their test stratifies patients by the number
 of images, and this one standardises instead).
+
+A score is exchanged until the answer is clear (sequential Monte Carlo p-values, Besag and Clifford
+1991): until `CLEAR` exchanges have reached the observed statistic, or until all exchanges are made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,16 +30,20 @@ from scipy.stats import rankdata
 
 from mammo_sae.statistics import Floats, blocks_of, is_constant
 
-REFINE_BELOW = 0.05
-"""Scores with p below this value get more exchanges, so that their q-values are precise."""
+CLEAR = 50
+"""A score is exchanged no more when so many exchanges have reached the observed statistic.
 
-REFINEMENT = 20
-"""Factor by which the number of exchanges is raised."""
+The standard deviation of p is then about p / sqrt(50), 14 % of p.
+"""
+
+MOST = 20
+"""Largest number of exchanges of a score, divided by `draws`."""
 
 FEWEST_EXCHANGES = 20
 """Fewest different arrangements of the values. With fewer, no p-value can reach 0.05."""
 
-_HELD = 1 << 22  # largest number of exchanged values in memory at a time
+_HELD = 1 << 21  # largest number of exchanged values in memory at a time
+_ROUND = 128  # exchanges between two checks of which scores are clear
 
 
 def patient_permutation_p(
@@ -64,9 +72,13 @@ def patient_permutation_p(
     of its `within` values, and is exchanged only with patients that have the same set of these
     values. Breasts and images are exchanged only within one value.
 
-    Scores with p below `REFINE_BELOW` after `draws` exchanges are tested again with `REFINEMENT`
-    times as many exchanges. In a family of m scores, one score reaches q < 0.05 only with more than
-    m / 0.05 exchanges, and only the few scores with small p-values need that many.
+    Exchanges are drawn one after the other, the same ones for all scores. If the observed statistic
+    is reached or exceeded for the `CLEAR`-th time at exchange l, then p = `CLEAR` / l, and this
+    score is exchanged no more. If this does not happen within N = `MOST` x `draws` exchanges,
+    p = (1 + exceedances) / (1 + N). Both are valid: under the null hypothesis p is at most alpha
+    with a probability of at most alpha, for any alpha (Besag and Clifford 1991,
+    https://doi.org/10.1093/biomet/78.2.301). In a family of m scores, one score reaches q < 0.05
+    only with more than m / 0.05 exchanges, and only scores with small p-values get that many.
 
     Parameters
     ----------
@@ -74,29 +86,80 @@ def patient_permutation_p(
     values : [n]
         A label or covariate.
     patients : [n]
+    draws
+        `MOST` times as many exchanges are the most of a score.
     within : [n], optional
     breasts : [n], optional
         Side of each image. Without it, all images of a patient are exchanged with each other.
 
     Returns
     -------
-    (1 + number of draws at least as extreme) / (1 + draws), float or [m]. NaN for a constant score,
-    and if `why_not_exchangeable` gives a reason.
+    float or [m]. NaN for a constant score, and if `why_not_exchangeable` gives a reason.
     """
     scores = np.asarray(scores)
     single = scores.ndim == 1
-    scores = scores[:, None] if single else scores
-    result = np.full(scores.shape[1], np.nan)
-    trade = _Trade(values, patients, within, breasts)
-    if trade.arrangements >= FEWEST_EXCHANGES - 0.5:
-        first = seed * (1 + REFINEMENT)  # streams of different seeds never coincide
-        result = (1 + trade.extreme(scores, draws, [first])) / (1 + draws)
-        small = np.flatnonzero(result < REFINE_BELOW)
-        seeds = range(first + 1, first + 1 + REFINEMENT)
-        extreme = trade.extreme(scores[:, small], draws, seeds)
-        result[small] = (1 + extreme) / (1 + REFINEMENT * draws)
-        result[is_constant(scores)] = np.nan
+    columns = scores[:, None] if single else scores
+    result = streamed_permutation_p(
+        lambda some: columns[:, some],
+        [np.arange(columns.shape[1])],
+        values,
+        patients,
+        draws=draws,
+        seed=seed,
+        within=within,
+        breasts=breasts,
+    )
     return float(result[0]) if single else result
+
+
+def streamed_permutation_p(
+    read: Callable[[NDArray[np.int64]], Floats],
+    blocks: Sequence[NDArray[np.int64]],
+    values: ArrayLike,
+    patients: ArrayLike,
+    *,
+    draws: int,
+    seed: int,
+    within: ArrayLike | None = None,
+    breasts: ArrayLike | None = None,
+) -> Floats:
+    """Return `patient_permutation_p` [m] of scores that are read in blocks.
+
+    Parameters
+    ----------
+    read
+        Returns the scores [n, b] of some of the m scores.
+    blocks
+        The numbers of the scores, at most as many in a block as may be in memory at a time. Scores
+        that are not clear after `draws` exchanges are read a second time, in blocks as large.
+
+    The other parameters are those of `patient_permutation_p`. The result has the order of `blocks`.
+    """
+    names = np.concatenate([np.empty(0, np.int64), *blocks])
+    result = np.full(len(names), np.nan)
+    trade = _Trade(values, patients, within, breasts)
+    if trade.arrangements < FEWEST_EXCHANGES - 0.5 or not len(names):
+        return result
+    first = seed * (1 + MOST)  # streams of different seeds never coincide
+    state = _State(np.zeros(len(names), np.int64), np.zeros(len(names), np.int64))
+    varies = np.zeros(len(names), bool)
+    start = 0
+    for block in blocks:
+        places = np.arange(start, start + len(block))
+        scores = read(block)
+        varies[places] = ~is_constant(scores)
+        trade.exchange(scores, places, draws, [first], state)
+        start += len(block)
+    open_ = np.flatnonzero(varies & (state.clear_at == 0))
+    width = max(map(len, blocks))
+    seeds = [first + number for number in range(1, MOST)]
+    for begin in range(0, len(open_), width):
+        places = open_[begin : begin + width]
+        trade.exchange(read(names[places]), places, draws, seeds, state, done=draws)
+    clear = state.clear_at > 0
+    result[varies] = (1 + state.reached[varies]) / (1 + MOST * draws)
+    result[varies & clear] = CLEAR / state.clear_at[varies & clear]
+    return result
 
 
 def why_not_exchangeable(
@@ -199,6 +262,22 @@ class _Piece:
     x: Floats
 
 
+@dataclass(frozen=True)
+class _State:
+    """How far each of m scores is.
+
+    Attributes
+    ----------
+    reached : [m]
+        Number of exchanges that reached the observed statistic.
+    clear_at : [m]
+        Number of the exchange at which a score became clear, from 1; 0: it is not clear.
+    """
+
+    reached: NDArray[np.int64]
+    clear_at: NDArray[np.int64]
+
+
 class _Trade:
     """One covariate's exchanges: which units are exchanged, and the statistic of an exchange."""
 
@@ -247,11 +326,20 @@ class _Trade:
                 total -= gammaln(counts + 1).sum()
         return float(np.exp(min(total, 700.0)))
 
-    def extreme(self, scores: Floats, draws: int, seeds: Iterable[int]) -> Floats:
-        """Return [m]: for each score, the number of exchanges that reach the observed statistic."""
-        count = np.zeros(scores.shape[1])
-        seeds = list(seeds)
-        for columns in blocks_of(scores.shape[1]):
+    def exchange(
+        self,
+        scores: Floats,
+        places: NDArray[np.int64],
+        draws: int,
+        seeds: Sequence[int],
+        state: _State,
+        done: int = 0,
+    ) -> None:
+        """Make `draws` exchanges per seed of `scores` [n, b], until each score is clear.
+
+        Results are added to `state` at `places` [b]. `done` exchanges were made before.
+        """
+        for columns in blocks_of(scores.shape[1], len(scores)):
             z = self._standardised(scores[:, columns])
             parts = [z[piece.level][piece.members] for piece in self.pieces]
             spread: Floats = np.zeros(())
@@ -259,18 +347,29 @@ class _Trade:
                 spread = spread + _variance(piece.x, part)
             flat = np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
             observed = self._statistic([piece.x[None] for piece in self.pieces], flat, spread)
-            for seed in seeds:
-                for moved in self._moves(draws, seed):
-                    # With this tolerance, rounding never makes an equal statistic smaller.
-                    reached = self._statistic(moved, flat, spread) >= observed * (1 - 1e-9)
-                    count[columns] += reached.sum(axis=0)
-        return count
+            del z, parts
+            here, made = places[columns], done
+            for moved in self._moves(draws, seeds):
+                # With this tolerance, rounding never makes an equal statistic smaller.
+                hits = self._statistic(moved, flat, spread) >= observed * (1 - 1e-9)
+                total = state.reached[here] + hits.cumsum(axis=0)
+                clear = total[-1] >= CLEAR
+                at = (total[:, clear] >= CLEAR).argmax(axis=0)
+                state.clear_at[here[clear]] = made + 1 + at
+                state.reached[here] = total[-1]
+                made += len(hits)
+                if clear.any():
+                    here, flat = here[~clear], flat[:, ~clear]
+                    observed, spread = observed[:, ~clear], spread[:, ~clear]
+                if not len(here):
+                    break
 
-    def _moves(self, draws: int, seed: int) -> Iterator[list[Floats]]:
-        """Yield the exchanged values of each piece, for some draws at a time."""
-        rng = np.random.default_rng(seed)
-        step = max(1, _HELD // sum(piece.x.size for piece in self.pieces))
-        for start in range(0, draws, step):
+    def _moves(self, draws: int, seeds: Sequence[int]) -> Iterator[list[Floats]]:
+        """Yield the exchanged values of each piece, for some draws of a seed at a time."""
+        step = min(_ROUND, max(1, _HELD // sum(piece.x.size for piece in self.pieces)))
+        for seed, start in product(seeds, range(0, draws, step)):
+            if start == 0:
+                rng = np.random.default_rng(seed)
             moved = []
             for piece in self.pieces:
                 families, units = piece.x.shape[:2]
