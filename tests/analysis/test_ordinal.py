@@ -5,7 +5,9 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from mammo_sae.analysis.ordinal import concordance, proportional_odds
+from mammo_sae.analysis import ordinal
+from mammo_sae.analysis.features import DenseRows
+from mammo_sae.analysis.ordinal import concordance
 from mammo_sae.statistics import auroc
 
 
@@ -15,6 +17,15 @@ def drawn(rng, n=4000):
     features = rng.normal(size=(n, 4))
     below = expit(np.array([-2.0, 0.0, 0.7])[None] - (features @ direction)[:, None])
     return features, (rng.random(n)[:, None] > below).sum(axis=1), direction
+
+
+def proportional_odds(features, level, penalty):
+    everything = np.ones((len(level), 1), bool)
+    rows = DenseRows([features])
+    found = ordinal.proportional_odds(
+        rows, np.arange(len(level)), level, everything, np.array([penalty])
+    )
+    return found[:, 0]
 
 
 def test_the_direction_that_made_the_classes_is_found():
@@ -78,3 +89,15 @@ def test_the_penalised_loss_of_the_docstring_is_minimised(penalty):
     expected = minimize(loss, np.zeros(7), method="BFGS", options={"gtol": 1e-6}).x[:4]
     found = proportional_odds(features, level, penalty)
     np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_regressions_on_parts_of_the_images_equal_those_of_each_part_alone():
+    features, level, _ = drawn(np.random.default_rng(7), n=300)
+    used = np.stack([np.arange(300) < 200, np.arange(300) >= 120], axis=1)
+    found = ordinal.proportional_odds(
+        DenseRows([features]), np.arange(300), level, used, np.array([0.1, 3.0])
+    )
+    for column, penalty in enumerate((0.1, 3.0)):
+        mine = used[:, column]
+        alone = proportional_odds(features[mine], level[mine], penalty)
+        np.testing.assert_allclose(found[:, column], alone, atol=1e-3)

@@ -27,6 +27,7 @@ without the patients that are scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,17 +38,10 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.columns import SAID, candidates, covariates_of
+from mammo_sae.analysis.features import DenseRows, Matrix, SparseColumns, Standardised, row_blocks
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.ordinal import concordance, proportional_odds
-from mammo_sae.analysis.penalised import (
-    Model,
-    best_fit,
-    lasso,
-    patient_folds,
-    ridge,
-    rotated,
-    standardised,
-)
+from mammo_sae.analysis.penalised import best_fits, patient_folds, ridge
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import write_table
@@ -56,6 +50,7 @@ if TYPE_CHECKING:
     from mammo_sae.analysis.settings import ProbesSettings
 
 ONE_SIDED = "without one fold of patients, only one class or one patient is left to fit on"
+EMBEDDINGS = 64  # images whose embeddings are in memory at a time
 _SPARSE_PENALTY = 1.0  # k coefficients for hundreds of images need little shrinkage
 
 
@@ -96,17 +91,20 @@ def run(
         found = candidates(cases, names, splits, settings.max_levels)
         acquisition = [name for name in found if name not in anatomical]
     confounders = {"acquisition": acquisition, "anatomical": anatomical}
-    pooled = reader.pooled(settings.score)
-    features = {
+    codes_blocks = (
+        reader.pooled(settings.score, latents=block) for block in reader.latent_blocks(len(reader))
+    )
+    features: dict[str, Matrix] = {
         "embedding": mean_embeddings(embeddings, identity.layer, reader.image_ids),
-        "codes": pooled,
+        "codes": SparseColumns(len(reader), codes_blocks),
     }
     probes = [Probe(settings, cases, name, values) for name, values in features.items()]
     parts = []
-    sought = targets(settings, cases, concepts, confounders)
+    sought = list(targets(settings, cases, concepts, confounders))
+    scored = iter(score(settings, cases, probes, [labels for *_, labels in sought]))
     for (kind, name), group in groupby(sought, lambda t: t[:2]):
-        levels_read = [(level, labels) for _, _, level, labels in group]
-        for level, part in read(settings, cases, probes, levels_read):
+        levels_read = [level for _, _, level, _ in group]
+        for level, part in rows_of(levels_read, [next(scored) for _ in levels_read]):
             for place, value in enumerate((kind, name, level)):
                 part.insert(place, ("kind", "target", "level")[place], value)
             parts.append(part)
@@ -119,14 +117,18 @@ def run(
     return [output]
 
 
-def mean_embeddings(manifests: Sequence[Path], layer: str, image_ids: Sequence[str]) -> np.ndarray:
-    """Return float32 [n, d], each image's mean embedding, in the order of `image_ids`."""
+def mean_embeddings(manifests: Sequence[Path], layer: str, image_ids: Sequence[str]) -> DenseRows:
+    """Return [n, d], each image's mean embedding over its cells, in the order of `image_ids`."""
     reader = EmbeddingReader(manifests, layer, image_ids)
-    means = np.empty((len(reader), reader.grid.channels), np.float32)
-    for positions, batch in reader.batches(64):
-        means[positions] = batch.mean(axis=(1, 2), dtype=np.float32)
-    place = {image: i for i, image in enumerate(reader.image_ids)}
-    return means[[place[image] for image in image_ids]]
+    place = {image: i for i, image in enumerate(image_ids)}
+    order: list[int] = []
+
+    def means() -> Iterator[np.ndarray]:
+        for positions, batch in reader.batches(EMBEDDINGS):
+            order.extend(place[reader.image_ids[position]] for position in positions)
+            yield batch.mean(axis=(1, 2), dtype=np.float32)
+
+    return DenseRows(means(), order)
 
 
 def targets(
@@ -154,39 +156,79 @@ def targets(
                 yield kind, name, label, np.where(unknown, np.nan, found.code == level)
 
 
-def read(
+@dataclass(frozen=True)
+class Score:
+    """A probe's row of the table for one target and split, and the bootstrap draws of its AUROC.
+
+    `key` is (features, probe, k, split), with the k that was asked for.
+    """
+
+    key: tuple[str, str, int, str]
+    row: dict[str, Any]
+    draws: np.ndarray
+
+
+def score(
     settings: ProbesSettings,
     cases: pd.DataFrame,
     probes: Sequence[Probe],
-    targets: Sequence[tuple[str, np.ndarray]],
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield (level, rows of the table) for each level of one column, and then for ``macro``.
+    targets: Sequence[np.ndarray],
+) -> list[list[Score]]:
+    """Return the scores of each target, whose labels [n] are 0, 1 or NaN (unknown).
 
-    `targets` holds (level, labels) of each level; labels [n] are 0, 1 or NaN (unknown).
+    Targets that are known for the same images are fitted together.
     """
-    drawn: dict[tuple[object, ...], list[tuple[float, np.ndarray]]] = {}
-    for level, labels in targets:
-        known = ~np.isnan(labels)
-        found = np.flatnonzero(known & (cases["split"] == settings.discovery).to_numpy())
-        few = st.why_not_estimable(labels[found] == 1, cases["patient_id"].to_numpy()[found])
-        rows = []
+    discovery = (cases["split"] == settings.discovery).to_numpy()
+    patients = cases["patient_id"].to_numpy()
+    known = [np.flatnonzero(~np.isnan(labels) & discovery) for labels in targets]
+    few = [
+        st.why_not_estimable(labels[found] == 1, patients[found])
+        for labels, found in zip(targets, known, strict=True)
+    ]
+    groups: dict[bytes, list[int]] = {}
+    for target, found in enumerate(known):
+        groups.setdefault(found.tobytes(), []).append(target)
+    result: list[list[Score]] = [[] for _ in targets]
+    for members in groups.values():
+        found = known[members[0]]
         for probe in probes:
-            reason = few or probe.why_not_fitted(found)
+            unfit = probe.why_not_fitted(found)
+            fitted = [target for target in members if not few[target] and not unfit]
+            truths = np.stack(
+                [np.zeros(len(found), bool)] + [targets[t][found] == 1 for t in fitted]
+            )
             for name, k, fit in probe.kinds():
-                scores, penalty, used = np.full(len(labels), np.nan), np.nan, k
-                if not reason:
-                    scores, penalty, used = fit(found, labels[found] == 1, k)
-                    if settings.discovery in settings.splits:
-                        scores[found] = probe.nested(fit, found, labels[found] == 1, k)
-                for split in settings.splits:
-                    row = {"features": probe.features, "probe": name, "k": used, "split": split}
-                    score, draws = _score(settings, cases, labels, scores, split, reason)
-                    rows.append({**row, "penalty": penalty, **score})
-                    if not score["reason"]:
+                fits = probe.scores(fit, found, truths[1:].T, k)
+                for target in members:
+                    nothing = Fitted(np.full(len(cases), np.nan), np.nan, k)
+                    one = fits[fitted.index(target)] if target in fitted else nothing
+                    for split in settings.splits:
+                        row, draws = _score(
+                            settings,
+                            cases,
+                            targets[target],
+                            one.scores,
+                            split,
+                            few[target] or unfit,
+                        )
+                        row = {"k": one.used, "split": split, "penalty": one.penalty, **row}
+                        row = {"features": probe.features, "probe": name, **row}
                         key = (probe.features, name, k, split)
-                        drawn.setdefault(key, []).append((score["auroc"], draws))
-        yield level, _frame(rows)
-    if len(targets) > 1 and drawn:
+                        result[target].append(Score(key, row, draws))
+    return result
+
+
+def rows_of(
+    levels: Sequence[str], scores: Sequence[Sequence[Score]]
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (level, rows of the table) for each level of one column, and then for ``macro``."""
+    drawn: dict[tuple[object, ...], list[tuple[float, np.ndarray]]] = {}
+    for level, found in zip(levels, scores, strict=True):
+        for one in found:
+            if not one.row["reason"]:
+                drawn.setdefault(one.key, []).append((one.row["auroc"], one.draws))
+        yield level, _frame([one.row for one in found])
+    if len(levels) > 1 and drawn:
         yield "macro", _frame([_macro(key, parts) for key, parts in drawn.items()])
 
 
@@ -204,9 +246,8 @@ def read_ordered(
         reason = few or probe.why_not_fitted(found)
         scores, penalty = np.full(len(cases), np.nan), np.nan
         if not reason:
-            scores, penalty, _ = probe.ordered(found, scale.code[found], 0)
-            if settings.discovery in settings.splits:
-                scores[found] = probe.nested(probe.ordered, found, scale.code[found], 0)
+            [fitted] = probe.scores(probe.ordered, found, scale.code[found][:, None], 0)
+            scores, penalty = fitted.scores, fitted.penalty
         for split in settings.splits:
             here = np.flatnonzero(known & (cases["split"] == split).to_numpy())
             why = f"{settings.discovery}: {reason}" if reason else ""
@@ -265,31 +306,43 @@ def _frame(rows: list[dict[str, object]]) -> pd.DataFrame:
     return frame
 
 
-Fit = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, float, int]]
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted probe: scores [n] of all images, its penalty, the number of features (0: all)."""
+
+    scores: np.ndarray
+    penalty: float
+    used: int
+
+
+# A fit gets the positions [m] of the images to fit on, the labels [m, t] of t targets, and k.
+Fit = Callable[[np.ndarray, np.ndarray, int], list[Fitted]]
 
 
 class Probe:
-    """The probes of one set of features, `values` [n, f].
-
-    Features that several probes use are standardised and rotated once. A `Fit` gets the positions
-    of the images to fit on, their labels, and k. It returns the scores [n] of all images, the
-    penalty, and the number of features used (0: all).
-    """
+    """The probes of one set of features, `values` [n, f]."""
 
     def __init__(
-        self, settings: ProbesSettings, cases: pd.DataFrame, features: str, values: np.ndarray
+        self,
+        settings: ProbesSettings,
+        cases: pd.DataFrame,
+        features: str,
+        values: Matrix | np.ndarray,
     ) -> None:
         self.features = features
-        self._settings, self._values = settings, values
+        self._settings = settings
+        self._values = DenseRows(row_blocks(values)) if isinstance(values, np.ndarray) else values
         self._patients = cases["patient_id"].to_numpy()
         self._seen = np.empty(0, np.int64)
-        self._standard = self._rotated = values
+        self._standard: Standardised
+        self._components: DenseRows | Standardised | None = None
+        self._few_features: dict[bytes, np.ndarray] = {}
 
     def kinds(self) -> list[tuple[str, int, Fit]]:
         """Return (name, k, fit) of each probe."""
         if self.features == "embedding":
             k = min(self._settings.components, self._values.shape[1])
-            return [("l2", 0, self._ridge), ("pca", k, self._ridge)]
+            return [("l2", 0, self._ridge), ("pca", k, self._principal)]
         l1: list[tuple[str, int, Fit]] = [("l1", 0, self._lasso)]
         sparse: list[tuple[str, int, Fit]] = [("sparse", k, self._few) for k in self._settings.k]
         return [
@@ -298,87 +351,136 @@ class Probe:
             *sparse,
         ]
 
-    def ordered(
-        self, found: np.ndarray, level: np.ndarray, k: int
-    ) -> tuple[np.ndarray, float, int]:
-        """Fit proportional odds. The penalty is chosen by concordance over the folds."""
-        self._prepare(found)
-        names, code = np.unique(level, return_inverse=True)
-        features, penalties = self._rotated, self._settings.penalties
-        own, patients = features[found], self._patients[found]
-        totals = np.zeros(len(penalties))
-        for train, held in patient_folds(patients, self._settings.folds):
-            if len(np.unique(code[train])) < len(names) or len(np.unique(code[held])) < 2:
-                continue
-            for i, penalty in enumerate(penalties):
-                direction = proportional_odds(own[train], code[train], penalty)
-                totals[i] += concordance(own[held] @ direction, code[held])
-        best = penalties[int(totals.argmax())]
-        return features @ proportional_odds(own, code, best), best, k
+    def scores(self, fit: Fit, found: np.ndarray, truths: np.ndarray, k: int) -> list[Fitted]:
+        """Fit t targets, with labels `truths` [m, t], on the images `found` [m].
 
-    def nested(self, fit: Fit, found: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
-        """Return scores [len(found)] by cross-validation over patients.
-
-        Each image is scored by a fit on other patients. All scores are NaN if a fit would have only
-        one patient or one class.
+        If the discovery split is scored, its images get the scores of `nested`.
         """
-        scores = np.empty(len(found))
+        if not truths.shape[1]:
+            return []
+        fitted = fit(found, truths, k)
+        if self._settings.discovery in self._settings.splits:
+            own = self.nested(fit, found, truths, k)
+            for target, one in enumerate(fitted):
+                one.scores[found] = own[:, target]
+        return fitted
+
+    def ordered(self, found: np.ndarray, levels: np.ndarray, k: int) -> list[Fitted]:
+        """Fit proportional odds to one target. The penalty is chosen by concordance over folds."""
+        self._prepare(found)
+        names, code = np.unique(levels[:, 0], return_inverse=True)
+        features, penalties = self._standard, self._settings.penalties
+        patients = self._patients[found]
+        folds = [
+            (train, held)
+            for train, held in patient_folds(patients, self._settings.folds)
+            if len(np.unique(code[train])) == len(names) and len(np.unique(code[held])) > 1
+        ]
+        totals = np.zeros(len(penalties))
+        if folds:
+            used = np.zeros((len(found), len(folds)), bool)
+            for column, (train, _) in enumerate(folds):
+                used[train, column] = True
+            used = np.repeat(used, len(penalties), axis=1)
+            strengths = np.tile(penalties, len(folds))
+            directions = proportional_odds(features, found, code, used, strengths)
+            scores = features.times(directions)[found]
+            for column in range(scores.shape[1]):
+                fold, place = divmod(column, len(penalties))
+                held = folds[fold][1]
+                totals[place] += concordance(scores[held, column], code[held])
+        best = penalties[int(totals.argmax())]
+        everything = np.ones((len(found), 1), bool)
+        direction = proportional_odds(features, found, code, everything, np.array([best]))
+        return [Fitted(features.times(direction)[:, 0], best, k)]
+
+    def nested(self, fit: Fit, found: np.ndarray, truths: np.ndarray, k: int) -> np.ndarray:
+        """Return scores [m, t] by cross-validation over patients.
+
+        Each image is scored by a fit on other patients. All scores of a target are NaN if a fit
+        would have only one patient or one class.
+        """
+        scores = np.full(truths.shape, np.nan)
+        lost = np.zeros(truths.shape[1], bool)
         for train, held in patient_folds(self._patients[found], self._settings.outer_folds):
             one_patient = len(np.unique(self._patients[found[train]])) < 2
-            if one_patient or len(np.unique(truth[train])) < 2:
-                return np.full(len(found), np.nan)
-            all_scores, _, _ = fit(found[train], truth[train], k)
-            scores[held] = all_scores[found[held]]
+            lost |= one_patient | (truths[train] == truths[train][:1]).all(axis=0)
+            some = np.flatnonzero(~lost)
+            if len(some):
+                for target, one in zip(
+                    some, fit(found[train], truths[train][:, some], k), strict=True
+                ):
+                    scores[held, target] = one.scores[found[held]]
+        scores[:, lost] = np.nan
         return scores
 
     def why_not_fitted(self, found: np.ndarray) -> str:
         """Return why no probe can be fitted on the images `found`, or ``""``."""
         if len(np.unique(self._patients[found])) < 2:
             return "only one patient is labelled, and the choice of a penalty needs two"
-        if st.is_constant(self._values[found]).all():
+        self._prepare(found)
+        if not self._standard.shape[1]:
             return f"every feature of the {self.features} is the same on every image"
         return ""
 
     def _prepare(self, found: np.ndarray) -> None:
-        """Standardise and rotate the features on the images `found`.
+        """Standardise the features on the images `found`.
 
         Nothing is computed if `found` is the same as in the last call.
         """
         if np.array_equal(found, self._seen):
             return
-        self._seen, self._standard = found, standardised(self._values, found)
-        self._rotated = rotated(self._standard, found)
+        self._seen, self._standard = found, Standardised.over(self._values, found)
+        self._components, self._few_features = None, {}
 
-    def _ridge(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
+    def _ridge(self, found: np.ndarray, truths: np.ndarray, k: int) -> list[Fitted]:
         self._prepare(found)
-        features = self._rotated[:, :k] if k else self._rotated
-        scores, best, _ = self._chosen(features, found, truth, self._settings.penalties, ridge)
-        return scores, best, k
+        return self._chosen(self._standard, found, truths, k, self._settings.penalties)
 
-    def _lasso(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
+    def _lasso(self, found: np.ndarray, truths: np.ndarray, k: int) -> list[Fitted]:
         self._prepare(found)
-        return self._chosen(self._standard, found, truth, self._settings.l1_penalties, lasso)
+        return self._chosen(self._standard, found, truths, None, self._settings.l1_penalties)
 
-    def _few(self, found: np.ndarray, truth: np.ndarray, k: int) -> tuple[np.ndarray, float, int]:
+    def _principal(self, found: np.ndarray, truths: np.ndarray, k: int) -> list[Fitted]:
         self._prepare(found)
-        difference = np.abs(st.standardised_mean_difference(self._standard[found], truth))
-        chosen = np.argsort(-np.nan_to_num(difference), kind="stable")[:k]
-        features = self._standard[:, chosen]
+        if self._components is None:
+            directions = self._standard.principal(found, k)
+            self._components = DenseRows(row_blocks(self._standard.times(directions)))
+        return self._chosen(self._components, found, truths, k, self._settings.penalties)
+
+    def _few(self, found: np.ndarray, truths: np.ndarray, k: int) -> list[Fitted]:
+        self._prepare(found)
+        return [self._few_of(found, truths[:, target], k) for target in range(truths.shape[1])]
+
+    def _few_of(self, found: np.ndarray, truth: np.ndarray, k: int) -> Fitted:
+        if truth.tobytes() not in self._few_features:
+            difference = np.abs(self._standard.mean_difference(found, truth))
+            order = np.argsort(-np.nan_to_num(difference), kind="stable")
+            most = order[: max(self._settings.k)]
+            single = np.zeros((len(order), len(most)))
+            single[most, np.arange(len(most))] = 1.0
+            self._few_features[truth.tobytes()] = self._standard.times(single)
+        features = self._few_features[truth.tobytes()][:, :k]
         model = ridge(_SPARSE_PENALTY).fit(features[found], truth)
-        return model.decision_function(features), _SPARSE_PENALTY, k
+        return Fitted(model.decision_function(features), _SPARSE_PENALTY, k)
 
     def _chosen(
         self,
-        features: np.ndarray,
+        features: DenseRows | Standardised,
         found: np.ndarray,
-        truth: np.ndarray,
+        truths: np.ndarray,
+        k: int | None,
         penalties: Sequence[float],
-        model: Model,
-    ) -> tuple[np.ndarray, float, int]:
+    ) -> list[Fitted]:
+        """Fit with a chosen penalty. Without k it is an L1 penalty, which chooses the features."""
         patients, folds = self._patients[found], self._settings.folds
-        best, fitted = best_fit(features[found], truth, patients, penalties, folds, model)
-        used = int((fitted.coef_ != 0).sum())
-        return fitted.decision_function(features), best, used
+        chosen = best_fits(features, found, truths, patients, penalties, folds, l1=k is None)
+        weights = np.stack([one.weights for one in chosen], axis=1)
+        scores = features.times(weights) + np.array([one.intercept for one in chosen])
+        used = (weights != 0).sum(axis=0) if k is None else [k] * len(chosen)
+        return [
+            Fitted(scores[:, t].copy(), one.penalty, int(used[t])) for t, one in enumerate(chosen)
+        ]
 
 
 def _score(

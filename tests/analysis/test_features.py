@@ -1,0 +1,61 @@
+"""Products with standardised features equal those with the array, in memory and in a file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mammo_sae import statistics as st
+from mammo_sae.analysis import features as ft
+from mammo_sae.analysis.penalised import standardised
+
+FOUND = np.r_[np.arange(5, 40), 7, 7]  # the image 7 is there three times
+
+
+@pytest.fixture(params=["memory", "file"])
+def held(request, monkeypatch):
+    monkeypatch.setattr(ft, "MEMORY", 1 << 20 if request.param == "memory" else 100)
+
+
+def values():
+    rng = np.random.default_rng(0)
+    array = (rng.random((50, 30)) * (rng.random((50, 30)) < 0.3)).astype(np.float32)
+    array[:, 3], array[:, 8], array[FOUND, 9], array[0, 9] = 0.0, 0.7, 0.0, 1.0
+    return array
+
+
+def kinds(array):
+    order = np.random.default_rng(1).permutation(len(array))
+    yield ft.SparseColumns(len(array), (array[:, i : i + 7] for i in range(0, 30, 7)))
+    yield ft.DenseRows(array[i : i + 7] for i in range(0, 50, 7))
+    yield ft.DenseRows((array[order[i : i + 7]] for i in range(0, 50, 7)), order)
+
+
+def test_products_are_those_of_the_standardised_array(held):
+    array, rng = values(), np.random.default_rng(2)
+    expected = standardised(array, FOUND)
+    for matrix in kinds(array):
+        standard = ft.Standardised.over(matrix, FOUND)
+        assert standard.shape == expected.shape == (50, 27)
+        weights, rows = rng.normal(size=(27, 3)), rng.normal(size=(50, 2))
+        np.testing.assert_allclose(standard.times(weights), expected @ weights, atol=1e-9)
+        np.testing.assert_allclose(standard.transposed_times(rows), expected.T @ rows, atol=1e-9)
+
+
+def test_mean_differences_are_those_of_the_array(held):
+    array, truth = values(), np.arange(len(FOUND)) % 3 == 0
+    expected = st.standardised_mean_difference(standardised(array, FOUND)[FOUND], truth)
+    for matrix in kinds(array):
+        standard = ft.Standardised.over(matrix, FOUND)
+        np.testing.assert_allclose(standard.mean_difference(FOUND, truth), expected, atol=1e-6)
+        assert np.isnan(standard.mean_difference(FOUND, np.arange(len(FOUND)) == 3)).all()
+
+
+def test_principal_directions_have_the_variances_of_the_largest_components(held):
+    array = values()
+    expected = np.linalg.svd(standardised(array, FOUND)[FOUND], compute_uv=False)
+    for matrix in kinds(array):
+        standard = ft.Standardised.over(matrix, FOUND)
+        parts = standard.times(standard.principal(FOUND, 4))[FOUND]
+        np.testing.assert_allclose(np.linalg.norm(parts, axis=0), expected[:4], rtol=1e-6)
+        assert standard.principal(FOUND, 27).shape == (27, 27)
