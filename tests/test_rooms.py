@@ -45,6 +45,7 @@ ROOMS = (
     Room(
         "ground",
         (
+            "blockwise",
             "complaints",
             "digests",
             "errors",

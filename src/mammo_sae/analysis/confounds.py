@@ -94,12 +94,12 @@ def run(
         technical = tuple(n for n in found if n not in anatomical)
     settings = settings.model_copy(update={"acquisition": technical, "anatomical": anatomical})
     table = read_table(latents)
-    scores = reader.pooled(table["score"].iloc[0])
     chosen = {
         concept: case.top_latents(table, concept, settings.rankings, settings.top_latents)
         for concept in concepts
     }
     everything = np.unique(np.concatenate(list(chosen.values())))
+    scores = reader.pooled(table["score"].iloc[0], latents=everything)
     names = (*technical, *anatomical)
     if not names:
         # No candidate is known and varies, so the table has no rows.
@@ -107,10 +107,10 @@ def run(
     lifts = energy_lifts(settings, reader, store, cases, everything, [*concepts, *names])
     parts = []
     for concept in concepts:
+        place = np.searchsorted(everything, chosen[concept])
         for confounder in names:
-            part = confounder_rows(settings, cases, scores[:, chosen[concept]], concept, confounder)
+            part = confounder_rows(settings, cases, scores[:, place], concept, confounder)
             part.insert(0, "latent", chosen[concept])
-            place = np.searchsorted(everything, chosen[concept])
             for column, region in (("concept_lift", concept), ("artefact_lift", confounder)):
                 for end, values in zip(("", "_low", "_high"), lifts[region], strict=True):
                     part[column + end] = values[place]

@@ -72,7 +72,7 @@ def latent_responses(
     `score` is the name of the pooled codes (`mammo_sae.stores.codes.POOLED`).
     """
     scores = pd.DataFrame(
-        codes.pooled(score)[:, latents], index=codes.image_ids, columns=pd.Index(latents)
+        codes.pooled(score, latents=latents), index=codes.image_ids, columns=pd.Index(latents)
     )
     return responses(settings, pairs, scores).rename(columns={"score": "latent"})
 

@@ -126,7 +126,7 @@ def run(
     truth = labels(cases, concept, known)
     patients = cases["patient_id"].to_numpy()[known]
     ids = [reader.image_ids[i] for i in known]
-    scores = reader.pooled(table["score"].iloc[0], ids)
+    scores = reader.pooled(table["score"].iloc[0], ids, rows["latent"].to_numpy(np.int64))
 
     details = _details(read_table(alignment), read_table(confounds), concept)
     columns = settings.examples + 2
@@ -140,7 +140,7 @@ def run(
         canvas = _Canvas(fig, store, reader, palette, concept, settings.examples)
         _draw_header(canvas)
         for number, (_, row) in enumerate(rows.iterrows()):
-            column = scores[:, int(row["latent"])]
+            column = scores[:, number]
             examples = pick_examples(column, truth, patients, settings.examples, known)
             _draw_row(canvas, number, row, details, examples, float(column.max(initial=0)))
         _draw_legend(canvas)
