@@ -168,7 +168,7 @@ def best_f1_threshold(scores: ArrayLike, labels: ArrayLike) -> Any:
     result = np.full(scores.shape[1], np.nan)
     if positives:
         called = np.arange(1.0, labels.size + 1)[:, None]
-        for columns in blocks_of(scores.shape[1]):
+        for columns in blocks_of(scores.shape[1], labels.size):
             order = np.argsort(-scores[:, columns], axis=0, kind="stable")
             falling = np.take_along_axis(scores[:, columns], order, axis=0)
             f1 = 2 * np.cumsum(labels[order], axis=0) / (called + positives)
