@@ -188,10 +188,11 @@ def test_every_analysis_ends_and_every_missing_number_has_a_reason(cohort, world
 
 
 def test_dead_latents_leave_empty_tables_and_no_error(world, models, tmp_path, monkeypatch):
-    zero = np.zeros((len(world.table), len(world.dense[0, 0, 0])), np.float32)
-    monkeypatch.setattr(
-        CodesReader, "pooled", lambda self, kind, ids=None: zero[: len(ids or self.image_ids)]
-    )
+    def dead(self, name, image_ids=None, latents=None):
+        images = len(self) if image_ids is None else len(image_ids)
+        return np.zeros((images, self.latents if latents is None else len(latents)), np.float32)
+
+    monkeypatch.setattr(CodesReader, "pooled", dead)
     tables = analyse(world, models, world.table.copy(), tmp_path)
     assert tables["latents"]["reason"].ne("").all()
     assert len(tables["confounds"]) == 0
