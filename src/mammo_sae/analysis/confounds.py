@@ -338,7 +338,7 @@ def energy_lifts(
     if not regions or not len(images) or not len(latents):
         return result
     ids = cases["image_id"].to_numpy()
-    _, areas = cells.image_areas(store, ids[images], regions, reader.grid)
+    extent = np.zeros((len(images), len(regions)), np.float32)
     cell = np.float32(reader.grid.stride**2)
     share = np.zeros((len(regions), len(images), len(latents)), np.float32)
     fires = np.zeros((len(images), len(latents)), bool)
@@ -346,10 +346,11 @@ def energy_lifts(
         flat = maps.reshape(*maps.shape[:2], -1)
         total = flat.sum(axis=2)
         fires[rows] = total > 0
-        covered = areas[rows].reshape(len(flat), len(regions), -1) / cell
+        _, areas = cells.image_areas(store, ids[images[rows]], regions, reader.grid)
+        extent[rows] = areas.sum(axis=(2, 3)) / np.float32(store.height * store.width)
+        covered = areas.reshape(len(flat), len(regions), -1) / cell
         inside = np.einsum("nmc,nrc->rnm", flat, covered, optimize=True)
         share[:, rows] = np.divide(inside, total, out=np.zeros_like(inside), where=total > 0)
-    extent = areas.sum(axis=(2, 3)) / np.float32(store.height * store.width)
     patients = cases["patient_id"].to_numpy()[images]
     for r, name in enumerate(regions):
         has = extent[:, r] > 0
