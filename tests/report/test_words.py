@@ -51,6 +51,14 @@ def test_each_verdict_has_its_words_with_the_latents_and_their_uncertainty(verdi
     assert ("latent 9 (paddle, AUROC" in line) == named
 
 
+@pytest.mark.parametrize(
+    ("q", "said"), [(0.0, "q < 0.001"), (0.0004, "q < 0.001"), (0.012, "q 0.012")]
+)
+def test_a_q_below_a_thousandth_is_not_shown_as_zero(q, said):
+    (line,) = words.members(verdicts((7, "concept-aligned", ""), q=q), NOTHING)
+    assert f", {said})" in line
+
+
 def test_verdicts_are_told_apart_and_locations_are_named():
     table = verdicts((7, "confounded", "marker"), (9, "concept-aligned", ""))
     first, second = words.members(table.assign(where=["", "on the lesion"]), NOTHING)

@@ -120,7 +120,7 @@ def _latent(row: Mapping[str, Any], replication: pd.DataFrame) -> str:
     auroc = style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"])
     parts = [f"AUROC {auroc}"]
     if pd.notna(row["q"]):
-        parts.append(f"q {row['q']:.3f}")
+        parts.append("q < 0.001" if row["q"] < 0.001 else f"q {row['q']:.3f}")
     if row["verdict"] in NAMED:
         parts.insert(0, str(row["confounders"]))
     if row["where"] and pd.notna(row["where"]):
