@@ -35,7 +35,7 @@ STAGES = {
     ),
     "interventions": (
         *("interventions", "classes", "effects", "inner", "matched_latents"),
-        *("ablation", "reliance"),
+        *("ablation", "reliance", "absorption"),
     ),
     "ground truth": ("responses", "logit_responses", "truth"),
 }
@@ -109,7 +109,7 @@ def _steps_of_sae(config: Config, encoder: str, layer: str, sae: str) -> list[st
         steps += ["codes", "responses", "truth"]
     if layer == HEAD:
         steps += ["interventions", *(["classes"] if config.density_classes else [])]
-        steps += ["effects", "ablation", "reliance"] if explained else []
+        steps += ["effects", "ablation", "reliance", "absorption"] if explained else []
         base = config.encoders[encoder].base
         if explained and base is not None and config.saes[sae].covers(base, layer):
             steps.append("matched_latents")
