@@ -117,7 +117,7 @@ rule saliency:
         benchmark_of("saliency", "{encoder}/{layer}")
     conda:
         ENVIRONMENT
-    threads: TORCH_THREADS
+    threads: torch_threads
     resources:
         mem_mb=memory,
         runtime=minutes,

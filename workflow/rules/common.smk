@@ -58,9 +58,10 @@ ENVIRONMENT = f"{workflow.basedir}/envs/cpu.yaml"
 # imports changes.
 PINS = read_pins(Path(workflow.basedir) / "envs" / "constraints.txt")
 
-# Torch uses all cores that it gets, and two torch jobs that share cores are slower than two jobs in
-# sequence. This is more than the cores of a workstation, and Snakemake then gives a job all cores.
+# Most threads of a job that uses torch.
 TORCH_THREADS = 8
+# One of these files exists on a machine with a GPU: NVIDIA's driver, on a Jetson, AMD's, under WSL.
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
 COHORT = {
     "images": f"{RESULTS}/cohort/images.parquet",
@@ -139,6 +140,26 @@ def memory(wildcards, attempt, rulename):
 def minutes(wildcards, attempt, rulename):
     """Time of a job in minutes, which grows with each attempt."""
     return needed_for(rulename, wildcards).minutes * attempt
+
+
+def without_gpu():
+    """Whether this process runs the jobs of a workstation that has no GPU."""
+    on_cluster = workflow.remote_exec or not workflow.local_exec
+    return not on_cluster and not any(Path(file).exists() for file in GPU_FILES)
+
+
+def gpu(wildcards):
+    """GPUs of a job that uses torch. Without a GPU, such jobs need not take turns."""
+    return 0 if without_gpu() else 1
+
+
+def torch_threads(wildcards):
+    """Threads of a job that uses torch.
+
+    Without a GPU, two such jobs with half of the cores each are faster than one after the other on
+    all cores, because parts of each job use one core only.
+    """
+    return max(1, min(TORCH_THREADS, workflow.cores // 2)) if without_gpu() else TORCH_THREADS
 
 
 def of_runs(pattern, runs=RUNS, **wanted):

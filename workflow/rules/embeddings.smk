@@ -21,9 +21,9 @@ rule extract:
         shard=f"[0-9]+|{PAIRS}",
     conda:
         ENVIRONMENT
-    threads: TORCH_THREADS
+    threads: torch_threads
     resources:
-        gpu=1,
+        gpu=gpu,
         mem_mb=memory,
         runtime=minutes,
     params:

@@ -91,11 +91,13 @@ rule finetune:
         benchmark_of("finetune", "{encoder}")
     wildcard_constraints:
         encoder="|".join(FINETUNED) or NONE,
+    # This is the longest job, and half of all jobs wait for it. It starts before others.
+    priority: 1
     conda:
         ENVIRONMENT
-    threads: TORCH_THREADS
+    threads: torch_threads
     resources:
-        gpu=1,
+        gpu=gpu,
         ranks=1,
         mem_mb=memory,
         runtime=minutes,

@@ -140,7 +140,7 @@ rule inner:
         layer=r"blocks\.[0-9]+",
     conda:
         ENVIRONMENT
-    threads: TORCH_THREADS
+    threads: torch_threads
     resources:
         mem_mb=memory,
         runtime=minutes,

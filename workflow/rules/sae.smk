@@ -20,8 +20,9 @@ rule train_sae:
         benchmark_of("train_sae", RUN)
     conda:
         ENVIRONMENT
-    threads: TORCH_THREADS
+    threads: torch_threads
     resources:
+        # These jobs take turns even without a GPU, because the first one trains all SAEs of its layer.
         gpu=1,
         mem_mb=memory,
         runtime=minutes,
@@ -58,9 +59,9 @@ rule codes:
         images=rf"|\.{PAIRS}",
     conda:
         ENVIRONMENT
-    threads: TORCH_THREADS
+    threads: torch_threads
     resources:
-        gpu=1,
+        gpu=gpu,
         mem_mb=memory,
         runtime=minutes,
     params:
@@ -92,9 +93,9 @@ rule sae_quality:
         benchmark_of("sae_quality", RUN)
     conda:
         ENVIRONMENT
-    threads: TORCH_THREADS
+    threads: torch_threads
     resources:
-        gpu=1,
+        gpu=gpu,
         mem_mb=memory,
         runtime=minutes,
     params:
