@@ -34,9 +34,10 @@ import torch
 
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.encoders import checkpoints, extract
-from mammo_sae.encoders.architectures import architecture
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
-from mammo_sae.encoders.network import Network, load_encoder, save_encoder
+from mammo_sae.encoders.network import load_encoder, save_encoder
+from mammo_sae.encoders.networks.network import Network
+from mammo_sae.encoders.plans.efficientnet import plan
 from mammo_sae.encoders.settings import ExtractionSettings
 from mammo_sae.stores.images import ImageRecord, create_image_store
 
@@ -126,7 +127,7 @@ def write_images(directory: Path, count: int, height: int, width: int) -> Path:
 
 def layers_of(name: str) -> list[str]:
     """Return two inner layers, the final map and the pooled features."""
-    last = len(architecture(name).blocks) - 1
+    last = len(plan(name).blocks) - 1
     return [f"blocks.{2 * last // 3}", f"blocks.{last - 1}", "head", "pooled"]
 
 
@@ -180,7 +181,7 @@ def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
         narrow = load_encoder(root / "encoder").to(device, torch.bfloat16)
         low = x.to(torch.bfloat16)
         for label, one, inputs in (("float32", wide, x), ("bfloat16", narrow, low)):
-            found = one.forward_layers(inputs, ["head"])["head"].float()
+            found = one.forward_layers(inputs, ["head"])["head"].cells.float()
             difference = (found - expected).abs().max() / expected.abs().max()
             row[f"{label} relative difference"] = float(difference)
         names = ("reference", "float32", "bfloat16")

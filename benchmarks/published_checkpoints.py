@@ -89,7 +89,9 @@ def compare(path: Path) -> bool:
     with torch.inference_mode():
         maps = network.forward_layers(expected["image"], layers)
         worst = max(
-            float((maps[name].float() - expected[name]).abs().max() / expected[name].abs().max())
+            float(
+                (maps[name].cells.float() - expected[name]).abs().max() / expected[name].abs().max()
+            )
             for name in layers
         )
         text = f"{checkpoint.name:28s} {len(layers)} layers: {worst:.1e}"

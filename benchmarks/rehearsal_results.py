@@ -33,10 +33,11 @@ import zarr
 from mammo_sae.cohorts.regions import REGIONS
 from mammo_sae.cohorts.tables import validated_findings, validated_images
 from mammo_sae.config import Config
-from mammo_sae.encoders.architectures import POOLED
 from mammo_sae.encoders.description import MAMMO_CLIP, EncoderDescription
 from mammo_sae.encoders.heads import Head, save_head
-from mammo_sae.encoders.network import Network, save_encoder
+from mammo_sae.encoders.network import build, save_encoder
+from mammo_sae.encoders.networks.network import Network
+from mammo_sae.encoders.plans.plan import POOLED
 from mammo_sae.grids import LayerGrid, touched_cells
 from mammo_sae.images.measurements import MEASUREMENTS
 from mammo_sae.sae.codes import pool
@@ -366,7 +367,7 @@ def _direction(concept: str, channels: int) -> np.ndarray:
 
 @cache
 def _network(architecture: str) -> Network:
-    network = Network(
+    network = build(
         EncoderDescription(
             kind="pretrained", architecture=architecture, normalisation=MAMMO_CLIP,
             source="synthetic", licence="none", data="none",

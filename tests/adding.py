@@ -123,7 +123,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
-from mammo_sae.encoders.network import Network
+from mammo_sae.encoders.network import build
 from mammo_sae.encoders.settings import ZerosSource
 
 
@@ -137,7 +137,7 @@ def read(source: ZerosSource) -> tuple[dict[str, Tensor], EncoderDescription]:
         licence="none needed",
         data="none",
     )
-    state = Network(details).state_dict()
+    state = build(details).state_dict()
     return {name: tensor * 0 for name, tensor in state.items()}, details
 '''
 ZEROS_SETTINGS = '''class ZerosSource(Settings):

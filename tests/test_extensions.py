@@ -80,7 +80,7 @@ VARIANT = Halved
     "elsewhere/zeros.py": '''"""Weights that are all zero."""
 
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
-from mammo_sae.encoders.network import Network
+from mammo_sae.encoders.network import build
 
 
 def read(source):
@@ -93,7 +93,7 @@ def read(source):
         licence="none needed",
         data="none",
     )
-    state = Network(details).state_dict()
+    state = build(details).state_dict()
     return {name: tensor * 0 for name, tensor in state.items()}, details
 ''',
     "elsewhere-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n",

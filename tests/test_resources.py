@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from mammo_sae.config import load_config
-from mammo_sae.resources import NEEDS, cohort_images, forward_operations, need
+from mammo_sae.encoders.architectures import architecture
+from mammo_sae.resources import NEEDS, cohort_images, need
 from mammo_sae.steps import STEPS
 from mammo_sae.stores.tables import write_table
 
@@ -88,7 +89,7 @@ def test_another_attempt_of_a_small_step_is_the_least_amount_and_time():
     ],
 )
 def test_the_operations_of_networks_are_those_that_torch_counted(name, height, width, giga):
-    assert forward_operations(name, height, width) == pytest.approx(giga * 1e9, rel=0.07)
+    assert architecture(name).operations(height, width) == pytest.approx(giga * 1e9, rel=0.07)
 
 
 def test_the_number_of_images_comes_from_the_phantoms_plan_or_the_cohorts_table(tmp_path):

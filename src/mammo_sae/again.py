@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mammo_sae.encoders.architectures import POOLED
+from mammo_sae.encoders.plans.plan import POOLED
 from mammo_sae.errors import StoreError
 from mammo_sae.provenance import SUFFIX, record_path
 from mammo_sae.stores.embeddings import KIND, drop_layers

@@ -40,6 +40,7 @@ from mammo_sae.demo import DEMO
 from mammo_sae.dicom.settings import ClinicalSettings, ImagesSettings
 from mammo_sae.digests import SOURCE
 from mammo_sae.encoders import architectures
+from mammo_sae.encoders.plans.plan import HEAD, POOLED
 from mammo_sae.encoders.settings import (
     EncoderSettings,
     EvaluationSettings,
@@ -230,7 +231,7 @@ class Config(Settings):
         published = self.report.published
         if published is None:
             return
-        if architectures.HEAD not in self.layers:
+        if HEAD not in self.layers:
             yield "report.published: the paper's layer is `head`; add it to layers"
         if published.sae not in self.saes:
             known = listed(list(self.saes))
@@ -244,7 +245,7 @@ class Config(Settings):
             if name not in self.encoders:
                 known = listed(list(self.encoders))
                 yield f"{where}: {name!r} is no encoder here; name {known}"
-            elif sae is not None and not sae.covers(name, architectures.HEAD):
+            elif sae is not None and not sae.covers(name, HEAD):
                 yield (
                     f"{where}: the SAE {published.sae!r} is not trained on the head of {name!r}; "
                     f"add them to saes.{published.sae}.only"
@@ -400,7 +401,7 @@ class Config(Settings):
         These are the configured layers; `pooled`, from which the head predicts; and for a base, the
         layers from which fine-tuned encoders start.
         """
-        wanted = {*self.layers, architectures.POOLED}
+        wanted = {*self.layers, POOLED}
         for other in self.encoders.values():
             if isinstance(other, FinetunedSettings) and other.base == encoder and other.freeze:
                 wanted.add(other.freeze)
@@ -434,7 +435,7 @@ class Config(Settings):
         """Return layer -> split, for each layer with a figure of interventions and its split."""
         shown: dict[str, str] = {}
         for layer in self.layers:
-            if layer == architectures.HEAD:
+            if layer == HEAD:
                 shown[layer] = self.shown_split("interventions")
             elif layer in self.inner.layers:
                 shown[layer] = self.inner.confirmation

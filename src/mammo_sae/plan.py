@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mammo_sae.cohorts.settings import PhantomCohort
 from mammo_sae.config import PARTS, Config
-from mammo_sae.encoders.architectures import HEAD
+from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.encoders.settings import FinetunedSettings
 from mammo_sae.provenance import SUFFIX
 from mammo_sae.resources import MIB, NEEDS, Size

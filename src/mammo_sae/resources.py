@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from mammo_sae.cohorts.settings import PhantomCohort
 from mammo_sae.config import PARTS, Config
 from mammo_sae.encoders import architectures
+from mammo_sae.encoders.plans.plan import HEAD, POOLED
 from mammo_sae.encoders.settings import FinetunedSettings
 from mammo_sae.sae.settings import SaeTraining
 
@@ -149,7 +150,8 @@ class Size:
     def map(self) -> float:
         """MiB of one image's largest map in float32."""
         images = self.config.images
-        largest = architectures.largest_map(self.architecture, images.height, images.width)
+        plan = architectures.architecture(self.architecture)
+        largest = plan.largest_map(images.height, images.width)
         return largest * 4 / MIB
 
     @property
@@ -161,7 +163,8 @@ class Size:
     def operations(self) -> float:
         """Operations of one forward pass of one image."""
         images = self.config.images
-        return forward_operations(self.architecture, images.height, images.width)
+        plan = architectures.architecture(self.architecture)
+        return plan.operations(images.height, images.width)
 
 
 # MiB of a process: with the packages of an analysis; with torch; with torch on a GPU.
@@ -187,7 +190,7 @@ def _of_features(copies: float, seconds: float) -> Callable[[Size], Need]:
     """The need of steps that hold `copies` of the pooled features of all images in float32."""
 
     def formula(size: Size) -> Need:
-        channels = architectures.find_layer(size.architecture, architectures.POOLED).channels
+        channels = architectures.find_layer(size.architecture, POOLED).channels
         features = size.images * channels * 4 / MIB
         return Need(TORCH + copies * features + _tables(size), 30 + seconds * size.images / 1e3)
 
@@ -319,7 +322,7 @@ def _inner(size: Size) -> Need:
 
 def _saliency(size: Size) -> Need:
     settings = size.config.saliency
-    if size.layer in (architectures.HEAD, architectures.POOLED):
+    if size.layer in (HEAD, POOLED):
         return Need(TORCH + _network(size) + 3 * BLOCK + _tables(size), 120 + size.images / 50)
     passes = 3 * settings.steps * settings.images * len(settings.splits) * size.concepts
     return Need(
@@ -406,21 +409,6 @@ def need(
     """
     first = next(iter(config.encoders))
     return NEEDS[step](Size(config, images, encoder or first, layer, sae))
-
-
-def forward_operations(architecture: str, height: int, width: int) -> float:
-    """Return the multiplications and additions of one forward pass, without activations."""
-    plan = architectures.architecture(architecture)
-    rows, columns = plan.stem.output_size(height), plan.stem.output_size(width)
-    products = rows * columns * 3 * plan.stem_channels * plan.stem.kernel**2
-    for block in plan.blocks:
-        if block.expanded != block.inputs:
-            products += rows * columns * block.inputs * block.expanded
-        rows, columns = block.depthwise.output_size(rows), block.depthwise.output_size(columns)
-        products += rows * columns * block.expanded * block.depthwise.kernel**2
-        products += rows * columns * block.expanded * block.outputs
-    products += rows * columns * plan.blocks[-1].outputs * plan.head_channels
-    return 2.0 * products
 
 
 def cohort_images(config: Config) -> int | None:

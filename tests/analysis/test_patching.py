@@ -64,7 +64,7 @@ def cut_at(network, layer, images=6, seed=0):
     pixels = torch.randint(0, 256, (images, HEIGHT, WIDTH), generator=generator).to(torch.uint8)
     x = network.normalise(pixels)
     with torch.inference_mode():
-        cells = network.forward_layers(x, [layer])[layer].permute(0, 2, 3, 1).contiguous()
+        cells = network.forward_layers(x, [layer])[layer].cells.permute(0, 2, 3, 1).contiguous()
     d = cells.shape[-1]
     atoms = torch.nn.functional.normalize(torch.randn(LATENTS, d, generator=generator), dim=1)
     bias = cells.mean((0, 1, 2))
@@ -132,7 +132,7 @@ def test_editing_equals_a_hook_that_edits_the_codes_inside_the_whole_network(
         stays = torch.from_numpy(kept[:, e].copy())
         with torch.inference_mode():
             if layer == "head":
-                cells_now = whole.forward_layers(x, ["head"])["head"].permute(0, 2, 3, 1)
+                cells_now = whole.forward_layers(x, ["head"])["head"].cells.permute(0, 2, 3, 1)
                 pooled = edit(cells_now, stays).mean((1, 2))
             else:
                 handle = whole.blocks[10].register_forward_hook(
@@ -143,7 +143,7 @@ def test_editing_equals_a_hook_that_edits_the_codes_inside_the_whole_network(
                 pooled = whole(x)
                 handle.remove()
         expected = pooled @ weight.T + offset
-        found = cut.edited_logits(cells, index, value, stays, splice)
+        found = cut.edited_logits(cells, None, index, value, stays, splice)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
         if algebra is not None:
             np.testing.assert_allclose(algebra[:, e], expected[:, 0], rtol=0, atol=1e-4)
@@ -153,7 +153,7 @@ def test_editing_equals_a_hook_that_edits_the_codes_inside_the_whole_network(
 
 def test_at_the_head_attribution_is_ablation(network):
     cut, _, cells, index, value = cut_at(network[1], "head")
-    found = cut.attribution(cells, index, value, "mass")
+    found = cut.attribution(cells, None, index, value, "mass")
     weight = torch.from_numpy(cut.head.weight[0])
     means = dense(index, value).mean((1, 2))
     np.testing.assert_allclose(found, means * (cut.sae.decoder_weight @ weight), atol=1e-4)
@@ -161,11 +161,13 @@ def test_at_the_head_attribution_is_ablation(network):
 
 def test_at_an_inner_layer_attribution_follows_small_changes_of_the_codes(network):
     cut, _, cells, index, value = cut_at(network[1], "blocks.10")
-    attributed = cut.attribution(cells, index, value, "mass").sum(1)
+    attributed = cut.attribution(cells, None, index, value, "mass").sum(1)
     step = 1e-2
     part = (dense(index, value) @ cut.sae.decoder_weight) * step
     with torch.inference_mode():
-        change = (cut.logits(cells + part) - cut.logits(cells - part))[:, 0] / (2 * step)
+        change = (cut.logits(cells + part, None) - cut.logits(cells - part, None))[:, 0] / (
+            2 * step
+        )
     np.testing.assert_allclose(attributed, change, rtol=0.1, atol=0.1 * float(change.abs().max()))
 
 
@@ -186,7 +188,7 @@ def test_a_planted_latent_has_the_largest_effect_by_attribution_and_by_ablation(
     rng = np.random.default_rng(0)
     labels = np.arange(24) % 2 == 1
     start = cells.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(cut.logits(start)[:, 0].sum(), start)
+    (slope,) = torch.autograd.grad(cut.logits(start, None)[:, 0].sum(), start)
     direction = torch.nn.functional.normalize(slope.mean((0, 1, 2)), dim=0)
     atoms = cut.sae.decoder_weight.clone()
     atoms[7] = direction

@@ -14,7 +14,8 @@ from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.settings import QualitySettings
 from mammo_sae.encoders import import_encoder
 from mammo_sae.encoders.heads import Head, save_head
-from mammo_sae.encoders.network import load_encoder, to_map
+from mammo_sae.encoders.network import load_encoder
+from mammo_sae.encoders.networks.network import to_map
 from mammo_sae.encoders.settings import PretrainedSettings, RandomSource
 from mammo_sae.errors import InputError
 from mammo_sae.sae import codes

@@ -23,7 +23,8 @@ def network(power=1):
     """A network whose rest is the mean over the cells of the map to a power."""
     return SimpleNamespace(
         dtype=torch.float32,
-        rest=lambda layer, maps: (maps**power).mean((2, 3)),
+        description=SimpleNamespace(pooling="mean"),
+        rest=lambda layer, maps: (maps.cells**power).mean((2, 3)),
     )
 
 
@@ -34,7 +35,8 @@ HEAD = Head(
 
 def maps_of(power, steps):
     cells = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32))
-    maps, sums = saliency_maps(CutNetwork(network(power), HEAD, "head", "mass"), cells, steps)
+    cut = CutNetwork(network(power), HEAD, "head", "mass")
+    maps, sums = saliency_maps(cut, cells, None, steps)
     return cells.numpy(), maps, sums
 
 

@@ -5,15 +5,14 @@ import efficientnet_pytorch
 import pytest
 
 from mammo_sae.encoders.architectures import (
-    SCALING,
     architecture,
     find_layer,
     grid_shape,
-    largest_map,
     layer_names,
     layers,
     listing,
 )
+from mammo_sae.encoders.plans.efficientnet import SCALING
 from mammo_sae.errors import InputError
 
 
@@ -86,7 +85,7 @@ def test_an_image_too_small_for_a_cell_is_refused():
 
 def test_the_largest_map_bounds_what_one_image_needs():
     # The expansion of block 1, at half the image's size.
-    assert largest_map("efficientnet-lite0", 384, 256) == 192 * 128 * 96
+    assert architecture("efficientnet-lite0").largest_map(384, 256) == 192 * 128 * 96
 
 
 def test_the_listing_has_a_line_per_layer_with_grid_and_stored_size():

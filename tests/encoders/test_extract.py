@@ -67,7 +67,7 @@ def test_a_store_holds_every_layers_maps_as_float16_in_the_images_order(
         assert reader.image_ids == source.image_ids
         assert reader.dtype == np.float16
         assert reader.grid == network.grid(layer, source.height, source.width)
-        wanted = expected[layer].permute(0, 2, 3, 1).numpy()
+        wanted = expected[layer].cells.permute(0, 2, 3, 1).numpy()
         found = reader.read(range(len(reader))).astype(np.float32)
         assert np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
 

@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional
 
 from mammo_sae.encoders import checkpoints, import_encoder, registry
-from mammo_sae.encoders.network import Pointwise, Spatial, load_description, load_encoder
+from mammo_sae.encoders.network import load_description, load_encoder
+from mammo_sae.encoders.networks.efficientnet import Pointwise, Spatial
 from mammo_sae.encoders.settings import EfficientNetSource, PretrainedSettings, RandomSource
 from mammo_sae.errors import InputError
 from mammo_sae.stores.tables import read_table

@@ -104,7 +104,7 @@ def test_a_pretraining_checkpoint_gives_the_features_of_its_image_encoder(
     x = torch.randn(1, 3, 152, 91, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = model.image_encoder.extract_features(x)
-        assert relative(network.forward_layers(x, ["head"])["head"], expected) < 1e-5
+        assert relative(network.forward_layers(x, ["head"])["head"].cells, expected) < 1e-5
     description = load_description(tmp_path / "encoder")
     assert description.normalisation.scale == "image"
     assert description.sha256 == checkpoints.sha256(pretraining)

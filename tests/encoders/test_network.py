@@ -15,7 +15,8 @@ from torch import nn
 from mammo_sae.encoders import checkpoints, import_encoder
 from mammo_sae.encoders.architectures import layer_names, layers
 from mammo_sae.encoders.description import IMAGENET, MAMMO_CLIP, EncoderDescription
-from mammo_sae.encoders.network import Network, load_description, load_encoder, normalise, to_map
+from mammo_sae.encoders.network import build, load_description, load_encoder
+from mammo_sae.encoders.networks.network import FeatureMap, Network, normalise, to_map
 from mammo_sae.encoders.settings import PretrainedSettings
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import read_json, write_json
@@ -47,7 +48,7 @@ def random_reference(name: str) -> nn.Module:
 
 
 def ours(reference: nn.Module, name: str, **changes) -> Network:
-    network = Network(describe(name, **changes))
+    network = build(describe(name, **changes))
     network.load_state_dict(checkpoints.fold(reference.state_dict(), name, "the reference"))
     return network.eval().requires_grad_(False)
 
@@ -73,8 +74,8 @@ def test_lite0_equals_its_package_at_any_image_size(lite0, reference_lite0, size
     with torch.inference_mode():
         expected = reference_lite0.extract_features(x)
         found = network.forward_layers(x, ["head", "pooled"])
-    assert relative(found["head"], expected) < 1e-5
-    assert relative(found["pooled"], expected.mean((2, 3), keepdim=True)) < 1e-5
+    assert relative(found["head"].cells, expected) < 1e-5
+    assert relative(found["pooled"].cells, expected.mean((2, 3), keepdim=True)) < 1e-5
 
 
 @pytest.mark.parametrize("size", [(160, 96), (131, 97)])
@@ -92,7 +93,7 @@ def test_every_block_of_b2_equals_the_reference_package(size):
         expected["head"] = reference.extract_features(x)
         found = ours(reference, name).forward_layers(x, list(expected))
     for layer in expected:
-        assert relative(found[layer], expected[layer]) < 1e-5, layer
+        assert relative(found[layer].cells, expected[layer]) < 1e-5, layer
 
 
 @pytest.mark.parametrize("name", ["efficientnet-b2", "efficientnet-b5"])
@@ -102,8 +103,8 @@ def test_mammo_clips_networks_equal_the_reference_package_at_its_image_size(name
         expected = reference.extract_features(x)
         found = ours(reference, name).forward_layers(x, ["head", "pooled"])
     assert expected.shape[2:] == (48, 29)
-    assert relative(found["head"], expected) < 1e-5
-    assert relative(found["pooled"][:, :, 0, 0], expected.mean((2, 3))) < 1e-5
+    assert relative(found["head"].cells, expected) < 1e-5
+    assert relative(found["pooled"].cells[:, :, 0, 0], expected.mean((2, 3))) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-b2"])
@@ -113,7 +114,7 @@ def test_cutting_at_any_layer_and_running_the_rest_gives_the_uncut_result(name, 
     with torch.inference_mode():
         whole = network(x)
         for layer in layer_names(name):
-            cut = network.forward_layers(x, [layer])[layer]
+            cut = network.forward_layers(x, [layer])[layer].cells
             # In the layout of a store: [n, rows, columns, c].
             stored = cut.permute(0, 2, 3, 1).contiguous()
             assert torch.equal(network.rest(layer, to_map(stored)), whole), layer
@@ -126,14 +127,15 @@ def test_layers_asked_for_together_equal_layers_asked_for_alone(lite0):
         together = network.forward_layers(x, wanted)
         assert list(together) == wanted
         for layer in wanted:
-            assert torch.equal(together[layer], network.forward_layers(x, [layer])[layer])
+            alone = network.forward_layers(x, [layer])[layer].cells
+            assert torch.equal(together[layer].cells, alone)
 
 
 def test_an_images_map_does_not_depend_on_other_images_of_the_batch(lite0):
     network, x = load_encoder(lite0), images(96, 64, count=5)
     with torch.inference_mode():
-        together = network.forward_layers(x, ["head"])["head"]
-        alone = [network.forward_layers(image[None], ["head"])["head"] for image in x]
+        together = network.forward_layers(x, ["head"])["head"].cells
+        alone = [network.forward_layers(image[None], ["head"])["head"].cells for image in x]
     # Matrix products of another height use another order of summation.
     assert relative(together, torch.cat(alone)) < 1e-5
 
@@ -150,8 +152,8 @@ def test_the_map_of_a_frozen_layer_is_rounded_as_its_store_rounds_it():
     plain, rounding = ours(reference, name), ours(reference, name, cached="blocks.4")
     x = images(96, 64)
     with torch.inference_mode():
-        stored = plain.forward_layers(x, ["blocks.4"])["blocks.4"].half()
-        from_store = rounding.rest("blocks.4", stored.float())
+        stored = plain.forward_layers(x, ["blocks.4"])["blocks.4"].cells.half()
+        from_store = rounding.rest("blocks.4", FeatureMap(stored.float()))
         assert torch.equal(rounding(x), from_store)
         assert not torch.equal(plain(x), from_store)
 
@@ -159,12 +161,13 @@ def test_the_map_of_a_frozen_layer_is_rounded_as_its_store_rounds_it():
 def test_a_layer_before_the_start_is_refused(lite0):
     network = load_encoder(lite0)
     with pytest.raises(InputError, match=r"blocks\.3 lies before blocks\.4"):
-        network.forward_layers(torch.zeros(1, 40, 8, 8), ["blocks.3"], start="blocks.4")
+        maps = FeatureMap(torch.zeros(1, 40, 8, 8))
+        network.forward_layers(maps, ["blocks.3"], start="blocks.4")
 
 
 def impulse_network(name: str) -> Network:
     """A network in which every input of a cell increases it: all weights positive, no bias."""
-    network = Network(describe(name)).double().requires_grad_(False)
+    network = build(describe(name)).double().requires_grad_(False)
     for module in network.modules():
         if hasattr(module, "bias"):
             module.weight.fill_(1 / module.weight[0].numel())
@@ -187,7 +190,7 @@ def test_an_impulse_changes_exactly_the_cells_whose_receptive_field_has_it(name,
     with torch.inference_mode():
         maps = network.forward_layers(x, [layer.name for layer in spatial])
     for layer in spatial:
-        seen = maps[layer.name][0].abs().amax(0).numpy() > 0
+        seen = maps[layer.name].cells[0].abs().amax(0).numpy() > 0
         inside = [
             [
                 0 <= coordinate - (layer.start + cell * layer.stride) < layer.receptive_field
@@ -205,7 +208,7 @@ def test_a_cell_is_centred_in_its_receptive_field_and_the_grid_has_its_shape(lit
         centre = layer.start + layer.receptive_field / 2
         assert grid.offset_y == grid.offset_x == centre - grid.stride / 2
         with torch.inference_mode():
-            found = network.forward_layers(images(160, 128, 1), [layer.name])[layer.name]
+            found = network.forward_layers(images(160, 128, 1), [layer.name])[layer.name].cells
         assert found.shape[1:] == (grid.channels, grid.rows, grid.columns)
 
 

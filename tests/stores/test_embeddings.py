@@ -84,6 +84,56 @@ def test_a_layer_that_overflows_float16_is_stored_as_float32_with_a_note(tmp_pat
     ]
 
 
+def test_tokens_beside_the_grid_are_exact_and_survive_a_layer_that_overflows(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 11
+    cells = rng.standard_normal((n, 4, 3, 6)).astype(np.float32)
+    cells[9, 1, 1, 1] = 1e6
+    head = rng.standard_normal((n, 2, 2, 10)).astype(np.float32)
+    tokens = rng.standard_normal((n, 5, 6)).astype(np.float32)
+    ids = [str(i) for i in range(n)]
+    with create_embedding_store(
+        tmp_path / "0",
+        tmp_path / "0.json",
+        image_ids=ids,
+        grids=[GRID, HEAD],
+        prefixes={"blocks.1": 5, "head": 0},
+    ) as writer:
+        for start in range(0, n, 3):
+            some = slice(start, start + 3)
+            writer.write(
+                {"blocks.1": cells[some], "head": head[some]}, (), {"blocks.1": tokens[some]}
+            )
+    assert publish.verify_store(tmp_path / "0.json") == []
+    reader = EmbeddingReader([tmp_path / "0.json"], "blocks.1", [ids[9], ids[2], ids[4]])
+    assert reader.grid == GRID
+    assert reader.dtype == np.float32
+    assert reader.prefix_tokens == 5
+    assert (reader.prefix([2, 0]) == tokens[[9, 2]]).all()
+    assert np.allclose(reader.read([2]), cells[[9]], rtol=1e-3)
+    assert EmbeddingReader([tmp_path / "0.json"], "head").prefix([0]) is None
+
+
+def test_a_store_without_tokens_beside_the_grid_says_nothing_of_them(tmp_path):
+    manifest, _, _ = _write(tmp_path, "0", 3, np.random.default_rng(0))
+    assert "prefix" not in manifest.read_text()
+    assert not list((tmp_path / "0").rglob("prefix"))
+
+
+def test_nan_in_a_token_beside_the_grid_is_refused_with_the_layer(tmp_path):
+    with (
+        pytest.raises(StoreError, match=r"layer head: NaN or infinity in the tokens"),
+        create_embedding_store(
+            tmp_path / "0",
+            tmp_path / "0.json",
+            image_ids=["a"],
+            grids=[HEAD],
+            prefixes={"head": 1},
+        ) as writer,
+    ):
+        writer.write({"head": np.zeros((1, 2, 2, 10))}, (), {"head": np.full((1, 1, 10), np.nan)})
+
+
 def test_nan_is_refused_with_the_layer_and_the_image(tmp_path):
     cells = np.zeros((2, 4, 3, 6))
     cells[1, 0, 0, 0] = np.nan

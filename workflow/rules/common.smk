@@ -12,7 +12,7 @@ sys.path.insert(0, str(SOURCE))
 
 from mammo_sae.config import DEFAULT, kept_configuration, load_config
 from mammo_sae.digests import read_pins
-from mammo_sae.encoders.architectures import HEAD
+from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
 from mammo_sae.passes import assign_passes, layers_of

@@ -38,7 +38,7 @@ from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.main_latents import calls, cross_validated_f1, main_count, ordered
 from mammo_sae.analysis.penalised import best_fit, principal_directions, ridge
-from mammo_sae.encoders.architectures import HEAD
+from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.encoders.pooled import read_pooled
 from mammo_sae.errors import InputError
 from mammo_sae.sae.files import read_atoms

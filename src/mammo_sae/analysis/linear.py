@@ -18,8 +18,8 @@ import pandas as pd
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.mean_codes import MeanCodes
-from mammo_sae.encoders.architectures import HEAD
 from mammo_sae.encoders.heads import Head, load_head
+from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.errors import InputError
 from mammo_sae.sae.files import read_decoder
 from mammo_sae.stores.codes import CodesReader

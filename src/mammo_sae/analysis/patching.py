@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.encoders.heads import Head
-from mammo_sae.encoders.network import Network, to_map
+from mammo_sae.encoders.networks.network import Network, to_map
 from mammo_sae.progress import progress
 from mammo_sae.sae import sparse
 from mammo_sae.sae.model import SparseAutoencoder
@@ -34,7 +34,8 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 # would depend on the size of the batch.
 _DIGITS = 4
 
-Batch = tuple[np.ndarray, Tensor, Tensor, Tensor]  # positions, embeddings, index, value
+# positions, embeddings, tokens beside them, index, value
+Batch = tuple[np.ndarray, Tensor, Tensor | None, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,32 @@ class PatchedNetwork:
     layer: str
     typical: Tensor
 
-    def logits(self, cells: Tensor) -> Tensor:
-        """Return the logits [n, c] of embeddings [n, R, C, d] of the layer."""
-        pooled = self.network.rest(self.layer, to_map(cells, self.network.dtype))
+    def logits(self, cells: Tensor, prefix: Tensor | None) -> Tensor:
+        """Return the logits [n, c] of embeddings [n, R, C, d] of the layer.
+
+        `prefix` [n, t, d] are the tokens beside the cells, or None if there are none.
+        """
+        pooled = self.network.rest(self.layer, to_map(cells, self.network.dtype, prefix))
         weight, bias = torch.from_numpy(self.head.weight), torch.from_numpy(self.head.bias)
         return pooled @ weight.T + bias
 
     @torch.inference_mode()
     def edited_logits(
-        self, cells: Tensor, index: Tensor, value: Tensor, kept: Tensor, splice: str
+        self,
+        cells: Tensor,
+        prefix: Tensor | None,
+        index: Tensor,
+        value: Tensor,
+        kept: Tensor,
+        splice: str,
     ) -> Tensor:
         """Return the logits [n, c] with only the latents `kept` [h] left in the codes.
 
         Parameters
         ----------
         cells : [n, R, C, d]
+        prefix : [n, t, d] or None
+            The tokens beside the cells, which stay as they are.
         index, value : [n, R, C, k]
         splice
             ``spliced``, ``error_preserving`` or ``mean_ablated``.
@@ -76,13 +88,15 @@ class PatchedNetwork:
         )
         part = flat.view(*cells.shape)
         if splice == "spliced":
-            return self.logits(part + self.sae.decoder_bias)
+            return self.logits(part + self.sae.decoder_bias, prefix)
         rest = cells.to(torch.float32) - part
         if splice == "mean_ablated":
             rest = rest + (self.typical * ~kept) @ self.sae.decoder_weight
-        return self.logits(rest)
+        return self.logits(rest, prefix)
 
-    def attribution(self, cells: Tensor, index: Tensor, value: Tensor, concept: str) -> Tensor:
+    def attribution(
+        self, cells: Tensor, prefix: Tensor | None, index: Tensor, value: Tensor, concept: str
+    ) -> Tensor:
         """Return [n, h]: each latent's effect on an image's logit, to first order.
 
         The effect is sum_j z_jt (dlogit / dx_j . d_t), from one backward pass (attribution
@@ -90,7 +104,7 @@ class PatchedNetwork:
         is linear.
         """
         start = cells.to(torch.float32).detach().requires_grad_()
-        logit = self.logits(start)[:, self.head.row(concept)].sum()
+        logit = self.logits(start, prefix)[:, self.head.row(concept)].sum()
         (slope,) = torch.autograd.grad(logit, start)
         slope = slope.flatten(0, 2)
         # One pass per active latent of a cell: the atoms of all k together would need k times the
@@ -149,17 +163,20 @@ class Reruns:
             self._done |= {key: np.empty(len(self._source)) for key in fresh}
             row = self._cut.head.row(self._concept)
             stays = {key: torch.from_numpy(kept[:, e].copy()) for key, e in fresh.items()}
-            for positions, cells, index, value in self._batches(splice):
+            for positions, cells, prefix, index, value in self._batches(splice):
                 for key in fresh:
-                    edited = self._cut.edited_logits(cells, index, value, stays[key], splice)
+                    edited = self._cut.edited_logits(
+                        cells, prefix, index, value, stays[key], splice
+                    )
                     self._done[key][positions] = edited[:, row].numpy()
         return np.round(np.stack([self._done[key] for key in keys], axis=1), _DIGITS)
 
     def attribution(self) -> np.ndarray:
         """Return float32 [n, h]: each latent's effect on each image's logit, to first order."""
         result = np.zeros((len(self._source), self.latents), np.float32)
-        for positions, cells, index, value in self._batches("attribution"):
-            result[positions] = self._cut.attribution(cells, index, value, self._concept).numpy()
+        for positions, cells, prefix, index, value in self._batches("attribution"):
+            found = self._cut.attribution(cells, prefix, index, value, self._concept)
+            result[positions] = found.numpy()
         return result
 
     def ablation(self, latents: np.ndarray) -> np.ndarray:
@@ -176,4 +193,6 @@ class Reruns:
             total=-(-len(self._source) // self._batch),
         ):
             index, value = map(torch.from_numpy, self._codes.cells(self._positions[positions]))
-            yield positions, torch.from_numpy(cells), index.long(), value
+            prefix = self._source.prefix(positions)
+            beside = None if prefix is None else torch.from_numpy(prefix)
+            yield positions, torch.from_numpy(cells), beside, index.long(), value

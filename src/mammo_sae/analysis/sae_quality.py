@@ -30,7 +30,8 @@ from mammo_sae.analysis.cases import Identity, labelled, labels, read_cases
 from mammo_sae.analysis.selectivity import Autocorrelation, monosemanticity
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.encoders.heads import load_head
-from mammo_sae.encoders.network import Network, load_encoder, to_map
+from mammo_sae.encoders.network import load_encoder
+from mammo_sae.encoders.networks.network import Network, to_map
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
@@ -248,9 +249,11 @@ def _pass(
             errors[name].residual += _squares(x - reconstruction)
             errors[name].variance += variance
         shape = (len(positions), grid.rows, grid.columns, grid.channels)
+        prefix = reader.prefix(positions)
+        beside = None if prefix is None else torch.from_numpy(prefix).to(model.device)
         for name, cells in (("original", x), ("spliced", rebuilt)):
             with torch.inference_mode():
-                features = network.rest(grid.layer, to_map(cells.view(shape)))
+                features = network.rest(grid.layer, to_map(cells.view(shape), prefix=beside))
             pooled[name].append(features.cpu().numpy())
     joined = {name: np.concatenate(parts) for name, parts in pooled.items()}
     return errors, joined, maps.result()

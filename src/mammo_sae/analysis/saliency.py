@@ -24,9 +24,9 @@ from mammo_sae.analysis.map_scores import score_columns
 from mammo_sae.analysis.saliency_maps import METHODS, CutNetwork, saliency_maps
 from mammo_sae.analysis.streamed import UpperQuantiles
 from mammo_sae.cohorts.regions import concept_regions
-from mammo_sae.encoders.architectures import HEAD, POOLED
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder
+from mammo_sae.encoders.plans.plan import HEAD, POOLED
 from mammo_sae.grids import LayerGrid
 from mammo_sae.progress import progress
 from mammo_sae.stores.embeddings import EmbeddingReader
@@ -113,7 +113,9 @@ class _Scorer:
         self._settings, self._cut, self._store = settings, cut, store
         self._cases, self._embeddings = cases, embeddings
         # The logit is linear in these maps: one node is exact, and there are no runs to save.
-        self._linear = cut.layer in (HEAD, POOLED)
+        self._linear = cut.layer == POOLED or (
+            cut.layer == HEAD and cut.network.description.pooling == "mean"
+        )
         self._grid = grid
         self._limits: dict[str, np.ndarray] = {}
 
@@ -183,7 +185,9 @@ class _Scorer:
             source.batches(size), label=label, total=-(-len(source) // size)
         ):
             named = [source.image_ids[position] for position in positions]
-            maps, sums = saliency_maps(self._cut, torch.from_numpy(data), steps)
+            prefix = source.prefix(positions)
+            beside = None if prefix is None else torch.from_numpy(prefix)
+            maps, sums = saliency_maps(self._cut, torch.from_numpy(data), beside, steps)
             breast, _ = cells.image_areas(self._store, named, [], self._grid)
             yield (
                 np.array([place[name] for name in named]),

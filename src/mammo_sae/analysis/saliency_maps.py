@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mammo_sae.encoders.heads import Head
-from mammo_sae.encoders.network import Network, to_map
+from mammo_sae.encoders.networks.network import Network, to_map
 
 METHODS = ("grad_cam", "integrated_gradients")
 
@@ -37,25 +37,29 @@ class CutNetwork:
     layer: str
     concept: str
 
-    def logits(self, cells: Tensor) -> Tensor:
-        """Return the logits [n] of maps [n, R, C, d] of the layer."""
-        pooled = self.network.rest(self.layer, to_map(cells, self.network.dtype))
+    def logits(self, cells: Tensor, prefix: Tensor | None) -> Tensor:
+        """Return the logits [n] of maps [n, R, C, d] and tokens beside them [n, t, d]."""
+        pooled = self.network.rest(self.layer, to_map(cells, self.network.dtype, prefix))
         row = self.head.row(self.concept)
         return pooled @ torch.from_numpy(self.head.weight[row]) + float(self.head.bias[row])
 
-    def slope(self, cells: Tensor) -> Tensor:
-        """Return the gradient [n, R, C, d] of each image's logit."""
+    def slope(self, cells: Tensor, prefix: Tensor | None) -> Tensor:
+        """Return the gradient [n, R, C, d] of each image's logit with respect to the cells."""
         start = cells.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(self.logits(start).sum(), start)
+        (slope,) = torch.autograd.grad(self.logits(start, prefix).sum(), start)
         return slope
 
 
-def saliency_maps(cut: CutNetwork, cells: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def saliency_maps(
+    cut: CutNetwork, cells: Tensor, prefix: Tensor | None, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the maps of both `METHODS`, float32 [n, 2, R, C], and two sums, float64 [n, 2].
 
     Parameters
     ----------
     cells : [n, R, C, d]
+    prefix : [n, t, d] or None
+        The tokens beside the cells, which keep their values along the integral.
     steps
         Number of nodes of the integral.
 
@@ -66,14 +70,14 @@ def saliency_maps(cut: CutNetwork, cells: Tensor, steps: int) -> tuple[np.ndarra
     difference, so that the error of the integral can be seen.
     """
     cells = cells.to(torch.float32)
-    camera = (cells * cut.slope(cells).mean(dim=(1, 2), keepdim=True)).sum(dim=3)
+    camera = (cells * cut.slope(cells, prefix).mean(dim=(1, 2), keepdim=True)).sum(dim=3)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     total = torch.zeros_like(cells)
     for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-        total += float(weight) * cut.slope(cells * float(node))
+        total += float(weight) * cut.slope(cells * float(node), prefix)
     integrated = (cells * total).sum(dim=3)
     with torch.inference_mode():
-        difference = cut.logits(cells) - cut.logits(torch.zeros_like(cells))
+        difference = cut.logits(cells, prefix) - cut.logits(torch.zeros_like(cells), prefix)
     maps = torch.stack([camera, integrated], dim=1).clamp(min=0)
     sums = torch.stack([integrated.sum(dim=(1, 2)), difference], dim=1)
     return maps.numpy(), sums.double().numpy()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mammo_sae.encoders.architectures import architecture
+from mammo_sae.encoders.plans.efficientnet import plan
 from mammo_sae.errors import InputError
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.weights import files
@@ -220,7 +220,7 @@ def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor
         pointwise = ours.endswith((".expand", ".project")) or ours == "head"
         folded[f"{ours}.weight"] = (weight[:, :, 0, 0] if pointwise else weight).float()
         folded[f"{ours}.bias"] = (shift - mean * scale).float()
-    for index, block in enumerate(architecture(name).blocks):
+    for index, block in enumerate(plan(name).blocks):
         if block.squeezed is not None:
             for gate in ("reduce", "expand"):
                 theirs = f"_blocks.{index}._se_{gate}"
@@ -280,7 +280,7 @@ def _named(keys: Sequence[str]) -> str:
 def _folds(name: str) -> Iterator[tuple[str, str, str]]:
     """Yield, for each BatchNorm to fold: our name, the package's convolution and BatchNorm."""
     yield "stem", "_conv_stem", "_bn0"
-    for index, block in enumerate(architecture(name).blocks):
+    for index, block in enumerate(plan(name).blocks):
         ours, theirs = f"blocks.{index}", f"_blocks.{index}"
         if block.expanded != block.inputs:
             yield f"{ours}.expand", f"{theirs}._expand_conv", f"{theirs}._bn0"
@@ -291,7 +291,7 @@ def _folds(name: str) -> Iterator[tuple[str, str, str]]:
 
 def _expected(name: str) -> dict[str, Shape]:
     """Return key and shape of every tensor in a state dict of efficientnet-pytorch, in order."""
-    plan = architecture(name)
+    network = plan(name)
     found: dict[str, Shape] = {}
 
     def convolution(key: str, norm: str, shape: Shape) -> None:
@@ -299,9 +299,9 @@ def _expected(name: str) -> dict[str, Shape]:
         for part in NORM:
             found[f"{norm}.{part}"] = shape[:1]
 
-    kernel = plan.stem.kernel
-    convolution("_conv_stem", "_bn0", (plan.stem_channels, 3, kernel, kernel))
-    for index, block in enumerate(plan.blocks):
+    kernel = network.stem.kernel
+    convolution("_conv_stem", "_bn0", (network.stem_channels, 3, kernel, kernel))
+    for index, block in enumerate(network.blocks):
         key, kernel = f"_blocks.{index}", block.depthwise.kernel
         if block.expanded != block.inputs:
             shape = (block.expanded, block.inputs, 1, 1)
@@ -316,5 +316,5 @@ def _expected(name: str) -> dict[str, Shape]:
                 found[f"{key}.{gate}.bias"] = shape[:1]
         shape = (block.outputs, block.expanded, 1, 1)
         convolution(f"{key}._project_conv", f"{key}._bn2", shape)
-    convolution("_conv_head", "_bn1", (plan.head_channels, plan.blocks[-1].outputs, 1, 1))
+    convolution("_conv_head", "_bn1", (network.head_channels, network.blocks[-1].outputs, 1, 1))
     return found

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from mammo_sae.encoders.architectures import ArchitectureName
 from mammo_sae.settings import Settings, parse_settings
 from mammo_sae.stores.publish import read_json
 
+Pooling = Literal["mean", "cls", "attention"]
 DIGEST = "digest"  # key of the description: SHA-256 of the weights
 
 
@@ -38,7 +38,7 @@ class EncoderDescription(Settings):
     kind: Literal["pretrained", "finetuned"] = Field(
         description="pretrained: weights as published; finetuned: trained further on the concepts"
     )
-    architecture: ArchitectureName = Field(description="architecture of the weights")
+    architecture: str = Field(description="architecture of the weights")
     normalisation: Normalisation = Field(description="how pixels become the network's input")
     cached: str | None = Field(
         default=None,
@@ -57,6 +57,28 @@ class EncoderDescription(Settings):
     sha256: str | None = Field(
         default=None, description="SHA-256 of the file of the weights; null: no file"
     )
+    pooling: Pooling = Field(
+        default="mean",
+        description="how the map of the layer `head` becomes the features: mean of its cells; cls: "
+        "its class token; attention: the network's own attention pooling",
+    )
+    parameters: dict[str, Any] = Field(
+        default={}, description="what the name of the architecture does not say of the network"
+    )
+    software: dict[str, str] = Field(
+        default={},
+        description="digest of the code and versions of the packages that run the network; if they "
+        "change, all results of the encoder are stale",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out newer keys with their defaults, so that older encoders keep their files."""
+        content: dict[str, Any] = write(self)
+        for key in ("pooling", "parameters", "software"):
+            if content[key] == type(self).model_fields[key].default:
+                del content[key]
+        return content
 
 
 def read_description(path: Path) -> EncoderDescription:

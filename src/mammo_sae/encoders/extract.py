@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mammo_sae.compute.devices import fastest_device, in_parts
-from mammo_sae.encoders.architectures import largest_map, layer_names
-from mammo_sae.encoders.network import Network, load_encoder, to_map
+from mammo_sae.encoders.architectures import architecture, layer_names, prefix_tokens
+from mammo_sae.encoders.batches import Batch, network_input
+from mammo_sae.encoders.network import load_encoder
+from mammo_sae.encoders.networks.network import FeatureMap, Network
 from mammo_sae.errors import InputError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.ordered import ahead, in_order
@@ -24,6 +25,8 @@ from mammo_sae.stores.images import ImageReader
 
 if TYPE_CHECKING:
     from mammo_sae.encoders.settings import ExtractionSettings
+
+Stored = tuple[np.ndarray, np.ndarray | None]  # cells [n, R, C, c], tokens beside them [n, t, c]
 
 # Number of images that are read at a time.
 BATCH = 16
@@ -79,29 +82,34 @@ def run(
     most = images_per_pass(network, source.height, source.width)
 
     @torch.inference_mode()
-    def mapped_at_once(part: Tensor) -> dict[str, Callable[[], np.ndarray]]:
-        inputs = part.to(device, non_blocking=True)
-        x = network.normalise(inputs) if start is None else to_map(inputs, network.dtype)
+    def mapped_at_once(part: Batch) -> dict[str, Callable[[], Stored]]:
+        x = network_input(network, part.values, part.prefix, start)
         maps = network.forward_layers(x, layers, start)
-        return {layer: to_store(values) for layer, values in maps.items()}
+        return {layer: to_store(found) for layer, found in maps.items()}
 
-    def mapped(part: Tensor) -> list[dict[str, Callable[[], np.ndarray]]]:
-        return in_parts(lambda some: mapped_at_once(part[some]), len(part))
+    def mapped(part: Batch) -> list[dict[str, Callable[[], Stored]]]:
+        return in_parts(lambda some: mapped_at_once(part.part(some)), len(part))
 
+    prefixes = {layer: prefix_tokens(network.architecture, layer) for layer in layers}
     with (
-        create_embedding_store(store, manifest, image_ids=source.image_ids, grids=grids) as writer,
+        create_embedding_store(
+            store, manifest, image_ids=source.image_ids, grids=grids, prefixes=prefixes
+        ) as writer,
         _workers(device) as (pool, waiting),
     ):
         parts = (
-            part for batch in ahead(_pinned(batches, device), size=2) for part in batch.split(most)
+            part for batch in ahead(_pinned(batches, device), size=2) for part in batch.parts(most)
         )
         passes = in_order(pool, mapped, parts, ahead=waiting)
         for pieces in progress(passes, total=-(-len(source) // most), label="extract"):
             for arriving in pieces:
-                maps = {layer: arrive() for layer, arrive in arriving.items()}
+                stored = {layer: arrive() for layer, arrive in arriving.items()}
+                maps = {layer: cells for layer, (cells, _) in stored.items()}
                 # `to_store` gives float16 only if every value fits.
                 writer.write(
-                    maps, {layer for layer, cells in maps.items() if cells.dtype == np.float16}
+                    maps,
+                    {layer for layer, cells in maps.items() if cells.dtype == np.float16},
+                    {layer: prefix for layer, (_, prefix) in stored.items() if prefix is not None},
                 )
     return [manifest]
 
@@ -125,17 +133,19 @@ def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
 
 def images_per_pass(network: Network, height: int, width: int) -> int:
     """Return how many images of `height` x `width` pixels to run through `network` at a time."""
-    weight = network.stem.weight
-    one = largest_map(network.architecture, height, width) * weight.element_size()
-    return max(1, min(BATCH, LARGEST_MAP[weight.device.type] // one))
+    largest = architecture(network.architecture).largest_map(height, width)
+    one = largest * network.dtype.itemsize
+    return max(1, min(BATCH, LARGEST_MAP[network.device.type] // one))
 
 
-def to_store(values: Tensor) -> Callable[[], np.ndarray]:
-    """Start to copy a map [n, c, rows, columns] to the host as float16 [n, rows, columns, c].
+def to_store(found: FeatureMap) -> Callable[[], Stored]:
+    """Start to copy a map to the host as float16 [n, rows, columns, c].
 
-    Returns a function that waits for the copy and returns it. If a value does not fit float16, the
-    copy is float32.
+    Returns a function that waits for the copy and returns it, and beside it the tokens of the map
+    as float32 [n, t, c], or None. If a value of a cell does not fit float16, the cells are float32.
     """
+    values = found.cells
+    prefix = None if found.prefix is None else found.prefix.float().cpu().numpy().copy()
     cells = values.permute(0, 2, 3, 1)
     half = cells.half()
     # Minimum and maximum propagate NaN and infinity, and read far faster than isfinite.
@@ -143,15 +153,15 @@ def to_store(values: Tensor) -> Callable[[], np.ndarray]:
     if not values.is_cuda:
         # Copy, so that the next pass can use the map's memory and need not allocate new memory.
         kept = (half if fits else cells.float()).numpy()
-        return lambda: kept
+        return lambda: (kept, prefix)
     host = torch.empty(half.shape, dtype=half.dtype, pin_memory=True)
     host.copy_(half, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
 
-    def arrive() -> np.ndarray:
+    def arrive() -> Stored:
         arrived.synchronize()
-        return (host if fits else cells.float().cpu()).numpy()
+        return (host if fits else cells.float().cpu()).numpy(), prefix
 
     return arrive
 
@@ -184,17 +194,17 @@ def _checked(cached: Path, start: str, network: Network, source: ImageReader) ->
     return reader
 
 
-def _pixels(source: ImageReader) -> Iterator[Tensor]:
+def _pixels(source: ImageReader) -> Iterator[Batch]:
     for first in range(0, len(source), BATCH):
-        yield torch.from_numpy(source.pixels(source.image_ids[first : first + BATCH]))
+        yield Batch.of(source.pixels(source.image_ids[first : first + BATCH]))
 
 
-def _maps(reader: EmbeddingReader) -> Iterator[Tensor]:
-    for _, cells in reader.batches(BATCH):
-        yield torch.from_numpy(cells)
+def _maps(reader: EmbeddingReader) -> Iterator[Batch]:
+    for positions, cells in reader.batches(BATCH):
+        yield Batch.of(cells, reader.prefix(positions))
 
 
-def _pinned(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+def _pinned(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Put batches into pinned memory, which the GPU can read while it computes."""
     for batch in batches:
-        yield batch.pin_memory() if device.type == "cuda" else batch
+        yield batch.pinned() if device.type == "cuda" else batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,13 @@ from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device, product_type
 from mammo_sae.compute.ranks import Ranks, current_ranks
 from mammo_sae.encoders import augmentation
-from mammo_sae.encoders.architectures import POOLED, find_layer, layer_names
+from mammo_sae.encoders.architectures import find_layer
+from mammo_sae.encoders.batches import Batch, network_input
 from mammo_sae.encoders.heads import Head, load_head, save_head
 from mammo_sae.encoders.labels import concept_labels
-from mammo_sae.encoders.network import Network, Pointwise, load_encoder, save_encoder, to_map
+from mammo_sae.encoders.network import load_encoder, save_encoder
+from mammo_sae.encoders.networks.network import Network
+from mammo_sae.encoders.plans.plan import POOLED
 from mammo_sae.errors import InputError
 from mammo_sae.ordered import ahead
 from mammo_sae.progress import progress
@@ -134,7 +138,7 @@ def run(
     else:
         training.score_base(inputs, learnt)
     saved = time.monotonic()
-    batches: Iterable[tuple[Tensor, Tensor]]
+    batches: Iterable[tuple[Tensor, Batch]]
     batches = ahead(_batches(inputs, learnt, settings.recipe, training.step, ranks), size=2)
     if ranks.first:
         batches = progress(batches, total=training.steps - training.step, label="fine-tune")
@@ -254,9 +258,7 @@ class Training:
         self._settings = settings
         self._network = network
         trained = _unfreeze(network, settings.freeze)
-        for module in network.modules():
-            if isinstance(module, Pointwise):
-                module.products = product_type(self.device)
+        network.use_products(product_type(self.device))
         network.to(self.device).train()
         channels = find_layer(network.architecture, POOLED).channels
         self.head = nn.Linear(channels, labels.shape[1])
@@ -284,7 +286,7 @@ class Training:
         self._seen = self._predict(inputs, images)
         self._learnt.append(self._training_aurocs())
 
-    def advance(self, chosen: Tensor, batch: Tensor) -> None:
+    def advance(self, chosen: Tensor, batch: Batch) -> None:
         """Train on a batch.
 
         Parameters
@@ -301,7 +303,7 @@ class Training:
         with self._ranks.adding_gradients(self._shared, now=steps):
             # Every rank takes part in the sum of gradients. The image of an empty share is left
             # out here and has the gradient 0.
-            logits = self._shared(batch)[: own.stop - own.start]
+            logits = self._shared(batch.values, batch.prefix)[: own.stop - own.start]
             loss = _loss(logits, targets[own], self._positive_weight, _labelled(targets))
             # The ranks' gradients are averaged, and their sum is wanted.
             (self._ranks.count * loss / recipe.accumulate).backward()
@@ -418,7 +420,8 @@ class Training:
             # The ranks take the batches in turn, so each batch is that of a single process.
             for start in range(0, len(images), size)[ranks.number :: ranks.count]:
                 batch = slice(start, start + size)
-                logits[batch] = self._model(inputs.read(images[batch])).float()
+                given = inputs.read(images[batch])
+                logits[batch] = self._model(given.values, given.prefix).float()
         self._network.train()
         return ranks.total(logits).cpu().numpy()
 
@@ -446,11 +449,10 @@ class _Model(nn.Module):
         self.head = head
         self.start = start
 
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return logits [b, c] of pixels [b, H, W] or of stored maps [b, rows, columns, d]."""
-        batch = batch.to(self.head.weight.device, non_blocking=True)
-        x = self.network.normalise(batch) if self.start is None else to_map(batch)
-        pooled = self.network.forward_layers(x, [POOLED], start=self.start)[POOLED]
+    def forward(self, values: Tensor, prefix: Tensor | None) -> Tensor:
+        """Return the logits [b, c] of values and prefix of a `Batch`."""
+        x = network_input(self.network, values, prefix, self.start)
+        pooled = self.network.forward_layers(x, [POOLED], start=self.start)[POOLED].cells
         return self.head(pooled.flatten(1))
 
 
@@ -478,18 +480,17 @@ class Inputs:
                 )
             self._position = {image: i for i, image in enumerate(self._maps.image_ids)}
 
-    def read(self, images: Sequence[str]) -> Tensor:
-        """Return pixels uint8 [n, H, W], or maps float16 [n, rows, columns, c]."""
+    def read(self, images: Sequence[str]) -> Batch:
+        """Return the pixels of `images`, or their maps in float16."""
         if self._images is not None:
-            return torch.from_numpy(self._images.pixels(images))
-        return torch.from_numpy(self._maps.read([self._position[image] for image in images]))
+            return Batch.of(self._images.pixels(images))
+        places = [self._position[image] for image in images]
+        return Batch.of(self._maps.read(places), self._maps.prefix(places))
 
 
 def _unfreeze(network: Network, freeze: str | None) -> list[nn.Parameter]:
     """Make the parameters after layer `freeze` trainable; return them."""
-    names = layer_names(network.architecture)
-    first = 0 if freeze is None else names.index(freeze) + 1
-    parts = [*network.blocks, network.head][first:] + ([network.stem] if freeze is None else [])
+    parts = network.parts_after(freeze)
     trained = [parameter for part in parts for parameter in part.parameters()]
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -500,7 +501,7 @@ def _unfreeze(network: Network, freeze: str | None) -> list[nn.Parameter]:
 
 def _batches(
     inputs: Inputs, images: Sequence[str], recipe: FastRecipe, done: int, ranks: Ranks
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Batch]]:
     """Yield the batches after the first `done`: rows of `images`, and the pixels or maps to read.
 
     Only this rank's share of the batch is read, or one image if the share is empty. Order and
@@ -516,14 +517,15 @@ def _batches(
         own = slice(places.start, places.stop)
         batch = inputs.read([images[i] for i in chosen[own]])
         rng = np.random.default_rng([recipe.seed, epoch, place])
+        values = batch.values
         if recipe.augmentation == "vertical_flip":
             flipped = torch.from_numpy(rng.random(len(chosen)) < 0.5)[own]
-            batch[flipped] = batch[flipped].flip(1)
+            values[flipped] = values[flipped].flip(1)
         elif recipe.augmentation == "mammo_clip":
-            batch = augmentation.mammo_clip(batch, rng.spawn(len(chosen))[own])
+            values = augmentation.mammo_clip(values, rng.spawn(len(chosen))[own])
         elif recipe.augmentation == "mammo_clip_published":
-            batch = augmentation.published_mammo_clip(batch, rng.spawn(len(chosen))[own])
-        yield torch.from_numpy(chosen), batch
+            values = augmentation.published_mammo_clip(values, rng.spawn(len(chosen))[own])
+        yield torch.from_numpy(chosen), replace(batch, values=values)
 
 
 def _labelled(targets: Tensor) -> Tensor:

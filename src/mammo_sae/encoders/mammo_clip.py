@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mammo_sae.encoders import checkpoints
-from mammo_sae.encoders.architectures import architecture
+from mammo_sae.encoders.plans.efficientnet import plan
 from mammo_sae.errors import InputError
 
 # Names of the networks in a checkpoint's configuration.
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path, name: str) -> Checkpoint:
     if not head:
         return Checkpoint(encoder, None, None, with_vindr)
     outputs = head["bias"].numel() if "bias" in head else 1
-    shape = (outputs, architecture(name).head_channels)
+    shape = (outputs, plan(name).head_channels)
     checkpoints.check_keys(head, {"weight": shape, "bias": (outputs,)}, f"{where}, classifier:")
     return Checkpoint(encoder, head["weight"].float(), head["bias"].float(), with_vindr)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mammo_sae.encoders.architectures import POOLED
+from mammo_sae.encoders.plans.plan import POOLED
 from mammo_sae.stores.embeddings import EmbeddingReader
 
 

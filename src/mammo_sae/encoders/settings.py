@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from mammo_sae.encoders.architectures import ArchitectureName
+from mammo_sae.encoders.plans.efficientnet import ArchitectureName
 from mammo_sae.extensions import ENCODERS, or_added
 from mammo_sae.settings import PathText, Settings
 

@@ -33,6 +33,12 @@ def create_group(path: Path, attributes: dict[str, Any]) -> zarr.Group:
         return zarr.open_group(path, mode="w", zarr_format=3, attributes=attributes)
 
 
+def open_group(path: Path) -> zarr.Group:
+    """Open the Zarr group at `path`, to create further arrays in it."""
+    with zarr.config.set({"codec_pipeline.path": FAST}):
+        return zarr.open_group(path, mode="r+", zarr_format=3)
+
+
 def create_array(
     group: zarr.Group,
     name: str,

@@ -4,9 +4,12 @@
 
     image_id [n]            string
     cells    [n, R, C, d]   float16, or float32 where float16 would overflow
+    prefix   [n, t, d]      float32, only if a layer has t tokens beside its grid
 
 The layer's grid is stored as attributes. One chunk is one image. A shard file holds a few images,
-is not compressed (activations hardly compress) and is read whole.
+is not compressed (activations hardly compress) and is read whole. The tokens beside the grid (the
+class token and registers of a vision transformer) are no cells: SAEs are trained on the cells. The
+rest of the network needs both.
 """
 
 from __future__ import annotations
@@ -34,25 +37,41 @@ from mammo_sae.stores.publish import (
 )
 
 KIND = "embeddings"
+PREFIX = "prefix"
 SHARD_BYTES = 8 << 20
 
 
 class EmbeddingWriter:
     """Writes consecutive images of one shard, for all layers together."""
 
-    def __init__(self, root: Path, image_ids: Sequence[str], grids: Sequence[LayerGrid]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        image_ids: Sequence[str],
+        grids: Sequence[LayerGrid],
+        prefixes: Mapping[str, int],
+    ) -> None:
         self._root = root
         self._ids = list(image_ids)
         self._grids = {grid.layer: grid for grid in grids}
         self._arrays = {layer: self._create(grid, "float16") for layer, grid in self._grids.items()}
-        self._pending: dict[str, list[np.ndarray]] = {layer: [] for layer in self._grids}
-        self._next = dict.fromkeys(self._grids, 0)
+        self._prefixes = {layer: tokens for layer, tokens in prefixes.items() if tokens}
+        for layer, tokens in self._prefixes.items():
+            self._arrays[_prefix_of(layer)] = self._create_prefix(self._grids[layer], tokens)
+        self._pending: dict[str, list[np.ndarray]] = {name: [] for name in self._arrays}
+        self._next = dict.fromkeys(self._arrays, 0)
 
-    def write(self, maps: Mapping[str, np.ndarray], finite: Container[str] = ()) -> None:
+    def write(
+        self,
+        maps: Mapping[str, np.ndarray],
+        finite: Container[str] = (),
+        prefixes: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Append a batch: for each layer an array [b, R, C, d] of any float type.
 
         `finite` names layers whose values the caller has already found finite, in the given type.
         Checking them again, when they are no longer in the cache, would take as long as writing.
+        `prefixes` has the tokens [b, t, d] of the layers that have tokens beside their grid.
 
         Raises
         ------
@@ -67,18 +86,30 @@ class EmbeddingWriter:
             stored = self._as_stored(layer, batch, known=layer in finite)
             self._pending[layer].append(stored)
             self._flush(layer, final=False)
+        for layer, tokens in self._prefixes.items():
+            batch = (prefixes or {})[layer]
+            if batch.shape[1:] != (tokens, self._grids[layer].channels):
+                raise ValueError(f"layer {layer}: tokens of shape {batch.shape}, not {tokens}")
+            if not np.isfinite(batch).all():
+                raise StoreError(
+                    f"layer {layer}: NaN or infinity in the tokens beside the grid; check the "
+                    "encoder's weights"
+                )
+            self._pending[_prefix_of(layer)].append(batch.astype(np.float32))
+            self._flush(_prefix_of(layer), final=False)
 
     def close(self) -> None:
         """Write the pending rows and check that every image was written."""
+        for name in self._arrays:
+            self._flush(name, final=True)
+            if self._next[name] != len(self._ids):
+                raise ValueError(f"layer {name}: {self._next[name]} of {len(self._ids)} images")
         for layer in self._grids:
-            self._flush(layer, final=True)
-            if self._next[layer] != len(self._ids):
-                raise ValueError(f"layer {layer}: {self._next[layer]} of {len(self._ids)} images")
             arrays.consolidate(self._root / f"{layer}.zarr")
 
     def dtypes(self) -> dict[str, str]:
         """Return the stored number type of each layer, by the layer's name."""
-        return {layer: str(array.dtype) for layer, array in self._arrays.items()}
+        return {layer: str(self._arrays[layer].dtype) for layer in self._grids}
 
     def _as_stored(self, layer: str, batch: np.ndarray, *, known: bool) -> np.ndarray:
         dtype = self._arrays[layer].dtype
@@ -104,6 +135,8 @@ class EmbeddingWriter:
         (self._root / f"{layer}.zarr").rename(aside)
         source = arrays.open_array(aside, "cells", streaming=True)
         self._arrays[layer] = self._create(self._grids[layer], "float32", rows=rows)
+        if layer in self._prefixes:
+            (aside / PREFIX).rename(self._root / f"{layer}.zarr" / PREFIX)
         for start in range(0, done, rows):
             stop = min(start + rows, done)
             self._arrays[layer][start:stop] = np.asarray(source[start:stop], dtype=np.float32)
@@ -126,6 +159,20 @@ class EmbeddingWriter:
             compress=False,
         )
 
+    def _create_prefix(self, grid: LayerGrid, tokens: int) -> Any:
+        shape = (tokens, grid.channels)
+        rows = max(1, SHARD_BYTES // (int(np.prod(shape)) * 4))
+        return arrays.create_array(
+            arrays.open_group(self._root / f"{grid.layer}.zarr"),
+            PREFIX,
+            shape=(len(self._ids), *shape),
+            dtype="float32",
+            dimensions=("image_id", "token", "channel"),
+            chunk=(1, *shape),
+            shard=(rows, *shape),
+            compress=False,
+        )
+
     def _flush(self, layer: str, *, final: bool) -> None:
         pending, array = self._pending[layer], self._arrays[layer]
         rows = array.shards[0]
@@ -138,6 +185,10 @@ class EmbeddingWriter:
         array[start : start + whole] = data[:whole]
         self._next[layer] = start + whole
         self._pending[layer] = [data[whole:]] if whole < len(data) else []
+
+
+def _prefix_of(layer: str) -> str:
+    return f"{layer}/{PREFIX}"
 
 
 def _all_finite(values: np.ndarray) -> bool:
@@ -160,16 +211,22 @@ def create_embedding_store(
     *,
     image_ids: Sequence[str],
     grids: Sequence[LayerGrid],
+    prefixes: Mapping[str, int] | None = None,
 ) -> Iterator[EmbeddingWriter]:
-    """Yield a writer for one shard of one pass; publish the folder `path` if the block succeeds."""
+    """Yield a writer for one shard of one pass; publish the folder `path` if the block succeeds.
+
+    `prefixes` has the number of tokens beside the grid of each layer that has such tokens.
+    """
     described: dict[str, Any] = {"images": len(image_ids), "layers": {}}
     with create_store(path, manifest, kind=KIND, describe=lambda _: described) as aside:
-        writer = EmbeddingWriter(aside, image_ids, grids)
+        writer = EmbeddingWriter(aside, image_ids, grids, prefixes or {})
         yield writer
         writer.close()
         for grid in grids:
             dtype = writer.dtypes()[grid.layer]
-            described["layers"][grid.layer] = {**asdict(grid), "dtype": dtype}
+            tokens = (prefixes or {}).get(grid.layer, 0)
+            own = {PREFIX: tokens} if tokens else {}
+            described["layers"][grid.layer] = {**asdict(grid), "dtype": dtype, **own}
 
 
 def drop_layers(manifest: Path, keep: Collection[str]) -> None:
@@ -211,6 +268,7 @@ class EmbeddingReader:
                 raise StoreError(f"{manifest} holds no layer {layer}, only {have}")
             entry = dict(store.manifest["layers"][layer])
             found.setdefault("dtypes", set()).add(entry.pop("dtype"))
+            found[PREFIX] = entry.pop(PREFIX, 0)
             if found.setdefault("grid", entry) != entry:
                 raise StoreError(
                     f"{manifest}: layer {layer} has another grid than in the other shards; extract "
@@ -228,6 +286,7 @@ class EmbeddingReader:
                 gone,
             )
         self.grid = LayerGrid(**found["grid"])
+        self.prefix_tokens: int = found[PREFIX]
         self.dtype = np.dtype("float32" if "float32" in found["dtypes"] else "float16")
         self._paths = [store.path / f"{layer}.zarr" for store in stores]
         index = Index([arrays.read_labels(path, "image_id") for path in self._paths], KIND)
@@ -252,6 +311,21 @@ class EmbeddingReader:
         out = np.empty((len(wanted), grid.rows, grid.columns, grid.channels), dtype=self.dtype)
         for store, local, where in self._index.split(wanted):
             out[where] = arrays.read(self._checked[store], local, self._paths[store] / "cells")
+        return out
+
+    def prefix(self, positions: Positions) -> np.ndarray | None:
+        """Return the tokens beside the cells of the images at `positions`, float32 [n, t, d].
+
+        None if the layer has no such tokens.
+        """
+        if not self.prefix_tokens:
+            return None
+        wanted = self._kept[np.asarray(positions, dtype=np.int64)]
+        out = np.empty((len(wanted), self.prefix_tokens, self.grid.channels), dtype=np.float32)
+        for store, local, where in self._index.split(wanted):
+            path = self._paths[store]
+            array = arrays.open_array(path, PREFIX, streaming=False)
+            out[where] = arrays.read(array, local, path / PREFIX)
         return out
 
     def read_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:

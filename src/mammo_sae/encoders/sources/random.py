@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
-from mammo_sae.encoders.network import Network, Pointwise, Spatial
+from mammo_sae.encoders.networks.efficientnet import EfficientNet, Pointwise, Spatial
 
 if TYPE_CHECKING:
     from mammo_sae.encoders.settings import RandomSource
@@ -31,7 +31,7 @@ def read(source: RandomSource) -> tuple[dict[str, Tensor], EncoderDescription]:
         forbids="nothing",
         data="none",
     )
-    network = Network(details).requires_grad_(False)
+    network = EfficientNet(details).requires_grad_(False)
     generator = torch.Generator().manual_seed(source.seed)
     hooks = []
     for module in network.modules():

@@ -1,0 +1,1 @@
+"""One module per family of networks: layers and positions of cells, without torch."""
