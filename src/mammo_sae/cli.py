@@ -12,6 +12,7 @@ for a configuration::
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import re
@@ -106,7 +107,10 @@ def run(words: Sequence[str]) -> None:
         run_step(name, words[1:])
     elif name in people:
         parser = parser_of(f"{PROGRAM} {_verb(name)}", people[name], places=True)
-        getattr(import_module(PEOPLE), name)(**parse(parser, words[1:]))
+        work = getattr(import_module(PEOPLE), name)
+        given = parse(parser, words[1:])
+        _collect_garbage()
+        work(**given)
     else:
         near = nearest(words[0], [_verb(known) for known in (*STEPS, *people)])
         raise UsageError(f"{words[0]!r} is not a verb{near}; {PROGRAM} --help lists them")
@@ -175,9 +179,20 @@ def _work(step: str, arguments: dict[str, Any]) -> None:
 
     provenance = made_by(arguments.get("settings", {}))
     known = {"made_by": made_by} if "made_by" in signature(work).parameters else {}
+    _collect_garbage()
     outputs = work(**arguments, **known)
     if outputs:  # of several ranks only the first has outputs
         write_record(outputs, provenance, packages(*STEPS[step].modules(provenance.config)))
+
+
+def _collect_garbage() -> None:
+    """Turn the search for garbage on, if `__main__` has turned it off.
+
+    It leaves out the objects of the imports, which stay until the process ends.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _value(step: str, argument: Argument, given: Any) -> Any:

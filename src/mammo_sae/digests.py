@@ -10,7 +10,7 @@ import ast
 import hashlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,7 +112,7 @@ def packages(*modules: str) -> tuple[str, ...]:
     """
     found: set[str] = set()
     for name in import_closure(*modules):
-        for node in ast.walk(_tree(name)):
+        for node in _statements(_tree(name)):
             if isinstance(node, ast.Import):
                 found.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -157,6 +157,19 @@ def _tree(module: str) -> ast.Module:
     return tree
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the module and all its statements, also inside other statements.
+
+    Expressions are left out. They are most nodes of a tree and hold neither imports nor docstrings.
+    """
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            pending.extend(getattr(node, name, ()))
+
+
 def _is_for_types(node: ast.stmt) -> bool:
     """Return whether a statement is `if TYPE_CHECKING` without `else`, which never runs."""
     return (
@@ -173,7 +186,7 @@ def _tree_digest(module: str) -> str:
 
 
 def _remove_docstrings(tree: ast.Module) -> None:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         first = node.body[0] if node.body else None
@@ -190,7 +203,7 @@ def _imports(module: str) -> set[str]:
     path = module_path(module)
     assert path is not None
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(_tree(module)):
+    for node in _statements(_tree(module)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
