@@ -249,3 +249,9 @@ def test_twenty_exchanges_are_enough_for_a_p_and_ten_are_not(rng, patients, esti
     assert np.isfinite(p) == estimable
     reason = ex.why_not_exchangeable(label, np.arange(patients))
     assert bool(reason) != estimable
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 1), (60, 4)])
+def test_equal_scores_share_the_mean_of_their_ranks(rng, shape):
+    scores = rng.integers(0, 7, size=shape) / 4
+    assert np.array_equal(ex.mid_ranks(scores), stats.rankdata(scores, axis=0))

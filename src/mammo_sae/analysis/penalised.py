@@ -3,23 +3,28 @@
 Features of a few columns are arrays. Features that may be too large for memory are a `Product`
 (`mammo_sae.analysis.features`), and all targets, folds and penalties are fitted at once, so that
 they share each pass over the features.
+
+The import of scikit-learn is slow, and not every step that imports this module needs it. So the
+functions that need it import it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis.features import Product
 from mammo_sae.analysis.minimise import at_once, minimise
 
-Model = Callable[[float], LogisticRegression]
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+Model = Callable[[float], "LogisticRegression"]
 
 L2_TOLERANCE = 1e-5
 """Largest gradient of a fit with an L2 penalty, per unit of weight. scikit-learn has the same."""
@@ -32,11 +37,15 @@ MOST_STEPS = 1000
 
 def ridge(penalty: float) -> LogisticRegression:
     """Return a regression with an L2 penalty; `penalty` is its inverse strength."""
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
 
 
 def lasso(penalty: float) -> LogisticRegression:
     """Return a regression with an L1 penalty; `penalty` is its inverse strength."""
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(
         C=penalty,
         l1_ratio=1.0,
@@ -82,6 +91,8 @@ def best_fit(
 
 def patient_folds(patients: np.ndarray, folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (train, held out) positions. No patient is in both."""
+    from sklearn.model_selection import GroupKFold
+
     folds = min(folds, len(np.unique(patients)))
     return GroupKFold(folds).split(patients, groups=patients)
 
