@@ -72,7 +72,7 @@ ROOMS = (
         ("images",),
         "a cohort's files, converted into stores of canonical images, and measured",
     ),
-    Room("encoders", ("encoders",), "EfficientNets: weights, heads, fine-tuning, extraction"),
+    Room("encoders", ("encoders",), "networks: weights, heads, fine-tuning, extraction"),
     Room("sae", ("sae",), "SAE variants, their training, codes"),
     Room(
         "analysis",

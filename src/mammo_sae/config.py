@@ -168,6 +168,7 @@ class Config(Settings):
         wrong = [
             *self._wrong_encoders(),
             *self._wrong_layers(),
+            *self._wrong_sizes(),
             *self._wrong_only(),
             *self._wrong_splits(),
             *self._wrong_preprocessing(),
@@ -213,6 +214,21 @@ class Config(Settings):
                     yield (
                         f"{where} is not a layer of encoder {name!r}, which has "
                         f"{valid[0]} to {valid[-3]}, {valid[-2]} and {valid[-1]}"
+                    )
+
+    def _wrong_sizes(self) -> Iterator[str]:
+        for name, encoder in self.encoders.items():
+            if not isinstance(encoder, PretrainedSettings):
+                continue
+            patch = architectures.architecture(encoder.architecture).patch
+            for edge in ("height", "width"):
+                size = getattr(self.images, edge)
+                if size % patch:
+                    near = [size // patch * patch, (size // patch + 1) * patch]
+                    yield (
+                        f"images.{edge}: {size} is no multiple of {patch}, the patch of encoder "
+                        f"{name!r}, which would not see the last {size % patch} pixels; set it to "
+                        f"{listed([str(one) for one in near if one])}"
                     )
 
     def _wrong_only(self) -> Iterator[str]:
@@ -395,6 +411,30 @@ class Config(Settings):
         """Return the layers of an encoder, in the order in which the network computes them."""
         return [layer.name for layer in architectures.layers(self.architecture(encoder))]
 
+    def pooling(self, encoder: str) -> str:
+        """Return how an encoder turns its final map into features: mean, cls or attention."""
+        return getattr(self._pretrained(encoder).source, "pooling", "mean")
+
+    def is_linear(self, encoder: str, layer: str) -> bool:
+        """Return whether predictions are linear in the cells of a layer, a map.
+
+        They are at the head if its cells are averaged.
+        """
+        return layer == HEAD and self.pooling(encoder) == "mean"
+
+    def is_used(self, encoder: str, layer: str) -> bool:
+        """Return whether predictions depend on the cells of a layer.
+
+        A class token does not read the cells any more after the last block.
+        """
+        last = self.layer_names(encoder)[-3]
+        return self.pooling(encoder) != "cls" or layer not in (last, HEAD)
+
+    def is_rerun(self, encoder: str, layer: str) -> bool:
+        """Return whether edits of the cells of a layer are scored by running the network."""
+        asked = layer == HEAD or layer in self.inner.layers
+        return asked and self.is_used(encoder, layer) and not self.is_linear(encoder, layer)
+
     def extracted_layers(self, encoder: str) -> list[str]:
         """Return the layers to extract, in network order.
 
@@ -435,9 +475,9 @@ class Config(Settings):
         """Return layer -> split, for each layer with a figure of interventions and its split."""
         shown: dict[str, str] = {}
         for layer in self.layers:
-            if layer == HEAD:
+            if any(self.is_linear(encoder, layer) for encoder in self.encoders):
                 shown[layer] = self.shown_split("interventions")
-            elif layer in self.inner.layers:
+            elif any(self.is_rerun(encoder, layer) for encoder in self.encoders):
                 shown[layer] = self.inner.confirmation
         return shown
 

@@ -107,14 +107,15 @@ def _steps_of_sae(config: Config, encoder: str, layer: str, sae: str) -> list[st
         steps.append("replication")
     if isinstance(config.cohort, PhantomCohort) and explained:
         steps += ["codes", "responses", "truth"]
-    if layer == HEAD:
+    if config.is_linear(encoder, layer):
         steps += ["interventions", *(["classes"] if config.density_classes else [])]
         steps += ["effects", "ablation", "reliance", "absorption"] if explained else []
+    if config.is_rerun(encoder, layer):
+        steps.append("inner")
+    if layer == HEAD:
         base = config.encoders[encoder].base
         if explained and base is not None and config.saes[sae].covers(base, layer):
             steps.append("matched_latents")
-    elif layer in config.inner.layers:
-        steps.append("inner")
     return steps
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from mammo_sae.cohorts.settings import PhantomCohort
 from mammo_sae.config import PARTS, Config
 from mammo_sae.encoders import architectures
-from mammo_sae.encoders.plans.plan import HEAD, POOLED
+from mammo_sae.encoders.plans.plan import POOLED
 from mammo_sae.encoders.settings import FinetunedSettings
 from mammo_sae.sae.settings import SaeTraining
 
@@ -183,7 +183,7 @@ def _tables(size: Size) -> float:
 
 def _network(size: Size) -> float:
     """MiB of an encoder's weights."""
-    return 130
+    return max(130, architectures.architecture(size.architecture).weights * 4 / MIB)
 
 
 def _of_features(copies: float, seconds: float) -> Callable[[Size], Need]:
@@ -322,7 +322,8 @@ def _inner(size: Size) -> Need:
 
 def _saliency(size: Size) -> Need:
     settings = size.config.saliency
-    if size.layer in (HEAD, POOLED):
+    assert size.encoder is not None and size.layer is not None  # only for the rule saliency
+    if size.layer == POOLED or size.config.is_linear(size.encoder, size.layer):
         return Need(TORCH + _network(size) + 3 * BLOCK + _tables(size), 120 + size.images / 50)
     passes = 3 * settings.steps * settings.images * len(settings.splits) * size.concepts
     return Need(

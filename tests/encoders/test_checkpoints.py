@@ -94,7 +94,7 @@ def test_the_encoder_is_found_under_every_prefix_and_in_every_format(state, tmp_
         pickle_protocol=4 if form == "protocol 4" else 2,
         _use_new_zipfile_serialization=form != "legacy",
     )
-    found = checkpoints.find(path, NAME)
+    found = checkpoints.find(path, [checkpoints.efficientnet(NAME)])
     assert found.prefix == prefix
     assert all(torch.equal(found.state[key], value) for key, value in state.items())
 
@@ -102,7 +102,7 @@ def test_the_encoder_is_found_under_every_prefix_and_in_every_format(state, tmp_
 def test_the_encoder_is_found_in_safetensors(state, tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({f"image_encoder.{key}": value.contiguous() for key, value in state.items()}, path)
-    found = checkpoints.find(path, NAME)
+    found = checkpoints.find(path, [checkpoints.efficientnet(NAME)])
     assert all(torch.equal(found.state[key], value) for key, value in state.items())
 
 
@@ -110,14 +110,14 @@ def test_a_checkpoint_of_two_encoders_is_refused_and_the_way_out_leads_out(state
     path = tmp_path / "weights.pth"
     other = {key: value + 1 for key, value in state.items()}
     torch.save({"model": dict(state), "ema": dict(state)}, path)
-    checkpoints.find(path, NAME)
+    checkpoints.find(path, [checkpoints.efficientnet(NAME)])
     torch.save({"model": dict(state), "ema": other}, path)
     with pytest.raises(
         InputError, match=r"2 encoders that differ .* save the state dict of the one"
     ):
-        checkpoints.find(path, NAME)
+        checkpoints.find(path, [checkpoints.efficientnet(NAME)])
     torch.save(other, path)
-    found = checkpoints.find(path, NAME)
+    found = checkpoints.find(path, [checkpoints.efficientnet(NAME)])
     assert torch.equal(found.state["_bn1.bias"], other["_bn1.bias"])
 
 
@@ -131,9 +131,9 @@ def test_a_whole_object_is_refused_and_the_way_out_leads_out(tmp_path, inside):
     network = Whole.from_name(NAME)
     torch.save({inside: network} if inside else network, path)
     with pytest.raises(InputError, match=r"object of .*Whole.* save model\.state_dict\(\) with"):
-        checkpoints.find(path, NAME)
+        checkpoints.find(path, [checkpoints.efficientnet(NAME)])
     torch.save(network.state_dict(), path)
-    found = checkpoints.find(path, NAME)
+    found = checkpoints.find(path, [checkpoints.efficientnet(NAME)])
     assert torch.equal(found.state["_bn1.bias"], network.state_dict()["_bn1.bias"])
 
 
@@ -141,16 +141,16 @@ def test_a_weight_that_an_unknown_library_makes_is_refused_by_name(state, tmp_pa
     path = tmp_path / "weights.pth"
     torch.save(dict(state) | {"_bn1.bias": Whole.from_name(NAME)}, path)
     with pytest.raises(InputError, match=r"_bn1\.bias is of .*Whole, which is not read"):
-        checkpoints.find(path, NAME)
+        checkpoints.find(path, [checkpoints.efficientnet(NAME)])
     torch.save(dict(state), path)
-    checkpoints.find(path, NAME)
+    checkpoints.find(path, [checkpoints.efficientnet(NAME)])
 
 
 def test_the_error_about_another_kind_of_network_names_its_contents(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"model": {"conv_stem.weight": torch.zeros(1), "bn1.weight": torch.zeros(1)}}, path)
     with pytest.raises(InputError, match=r"holds 'conv_stem\.weight', 'bn1\.weight', but no _conv"):
-        checkpoints.find(path, NAME)
+        checkpoints.find(path, [checkpoints.efficientnet(NAME)])
 
 
 def test_quantised_weights_are_refused_and_the_way_out_leads_out(state):

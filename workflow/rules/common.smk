@@ -46,6 +46,9 @@ RUNS = CONFIG.runs()
 # is computed for the other SAEs.
 CONTROLS = CONFIG.controls()
 EXPLAINED = [run for run in RUNS if f"{run['layer']}/{run['sae']}" not in CONTROLS]
+# Runs whose predictions are linear in the cells, and runs whose edits run the network.
+LINEAR = [run for run in RUNS if CONFIG.is_linear(run["encoder"], run["layer"])]
+RERUN = [run for run in RUNS if CONFIG.is_rerun(run["encoder"], run["layer"])]
 PASSES = {
     encoder: assign_passes(CONFIG.extracted_layers(encoder), CONFIG.folder / "embeddings" / encoder)
     for encoder in ENCODERS
@@ -168,6 +171,11 @@ def of_runs(pattern, runs=RUNS, **wanted):
     `pattern` is a path with the wildcards of RUN.
     """
     return [pattern.format(**run) for run in runs if wanted.items() <= run.items()]
+
+
+def only(names):
+    """A pattern that matches exactly one of `names`; nothing if there are none."""
+    return "|".join(sorted(names)) or "(?!)"
 
 
 # Rules that read stores depend on their manifests, which are compared by content. The stores

@@ -3,8 +3,6 @@ import re
 
 PRETRAINED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "pretrained"]
 FINETUNED = [name for name in ENCODERS if CONFIG.encoders[name].kind == "finetuned"]
-# A pattern that matches nothing if there is no encoder of this kind.
-NONE = "(?!)"
 
 
 # Path of a checkpoint to download -> its id on the hub. A file that exists belongs to the user, and
@@ -53,7 +51,7 @@ rule import_encoder:
     benchmark:
         benchmark_of("import_encoder", "{encoder}")
     wildcard_constraints:
-        encoder="|".join(PRETRAINED) or NONE,
+        encoder=only(PRETRAINED),
     conda:
         ENVIRONMENT
     threads: 1
@@ -90,7 +88,7 @@ rule finetune:
     benchmark:
         benchmark_of("finetune", "{encoder}")
     wildcard_constraints:
-        encoder="|".join(FINETUNED) or NONE,
+        encoder=only(FINETUNED),
     # This is the longest job, and half of all jobs wait for it. It starts before others.
     priority: 1
     conda:
@@ -134,7 +132,7 @@ rule linear_probe:
     benchmark:
         benchmark_of("linear_probe", "{encoder}")
     wildcard_constraints:
-        encoder="|".join(PRETRAINED) or NONE,
+        encoder=only(PRETRAINED),
     conda:
         ENVIRONMENT
     threads: 1

@@ -102,9 +102,10 @@ def checkpoint(wildcards):
     """
     source = CONFIG.encoders[wildcards.encoder].source
     return [
-        part.path if getattr(part, "sha256", None) is None else ancient(part.path)
+        path if getattr(part, "sha256", None) is None else ancient(path)
         for part in (source, *getattr(source, "heads", ()))
         if hasattr(part, "path")
+        for path in getattr(part, "files", [part.path])
     ]
 
 

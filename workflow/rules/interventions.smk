@@ -2,6 +2,10 @@
 # the edited logits have a closed form. At inner layers the rest of the network is run on the CPU.
 
 
+# `interventions` has the encoders whose predictions are linear at the head, `inner` the others.
+ruleorder: interventions > inner
+
+
 rule interventions:
     input:
         images=COHORT["images"],
@@ -19,6 +23,7 @@ rule interventions:
     benchmark:
         benchmark_of("interventions", RUN)
     wildcard_constraints:
+        encoder=only({run["encoder"] for run in LINEAR}),
         layer=HEAD,
     conda:
         ENVIRONMENT
@@ -137,7 +142,7 @@ rule inner:
     benchmark:
         benchmark_of("inner", RUN)
     wildcard_constraints:
-        layer=r"blocks\.[0-9]+",
+        layer=rf"blocks\.[0-9]+|{HEAD}",
     conda:
         ENVIRONMENT
     threads: torch_threads

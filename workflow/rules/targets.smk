@@ -23,6 +23,7 @@ PARTS = {
         f"{RESULTS}/analysis/{encoder}/{layer}/saliency.parquet"
         for encoder in ENCODERS
         for layer in CONFIG.layers
+        if CONFIG.is_used(encoder, layer)
     ],
     "confounds": of_runs(f"{ANALYSIS}/confounds.parquet"),
     "probes": of_runs(f"{ANALYSIS}/probes.parquet"),
@@ -33,20 +34,22 @@ if CONFIG.replication.splits:
 if SEVERAL_SEEDS:
     for table in ("sae_stability", "verdict_stability"):
         PARTS[table] = [f"{folder}/{table}.parquet" for folder in SEVERAL_SEEDS]
-# Interventions have a closed form at the head, and need runs of the network at `inner.layers`.
-INNER = [layer for layer in CONFIG.layers if layer in CONFIG.inner.layers]
-EDITED = [layer for layer in CONFIG.layers if layer == HEAD or layer in INNER]
-SWEEPS = of_runs(f"{ANALYSIS}/sweep.parquet", layer=HEAD)
-PARTS["interventions"] = [
-    path for layer in EDITED for path in of_runs(f"{ANALYSIS}/interventions.parquet", layer=layer)
-]
+# Interventions have a closed form where predictions are linear, and need runs of the network
+# elsewhere.
+EDITED = [run for run in RUNS if run in LINEAR or run in RERUN]
+EDITED_LAYERS = [layer for layer in CONFIG.layers if any(run["layer"] == layer for run in EDITED)]
+EXPLAINED_LINEAR = [run for run in EXPLAINED if run in LINEAR]
+SWEEPS = of_runs(f"{ANALYSIS}/sweep.parquet", LINEAR)
+for table, runs in (("interventions", EDITED), ("attribution", RERUN)):
+    PARTS[table] = [
+        path
+        for layer in EDITED_LAYERS
+        for path in of_runs(f"{ANALYSIS}/{table}.parquet", runs, layer=layer)
+    ]
 for table in ("effects", "absorption", "ablation", "reliance"):
-    PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", EXPLAINED, layer=HEAD)
+    PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", EXPLAINED_LINEAR)
 if CONFIG.density_classes:
-    PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", layer=HEAD)
-PARTS["attribution"] = [
-    path for layer in INNER for path in of_runs(f"{ANALYSIS}/attribution.parquet", layer=layer)
-]
+    PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", LINEAR)
 # Latents are matched where the base of an encoder has the same SAE.
 MATCHED = [
     f"{ANALYSIS}/matched_latents.parquet".format(**run)
@@ -96,15 +99,15 @@ FIGURES = [
         for figure in (
             *of_runs(f"{FIGURE}/latents/{RUN}/{concept}.png"),
             *of_runs(f"{FIGURE}/confounds/{RUN}/{concept}.png"),
-            *of_runs(f"{FIGURE}/interventions/{RUN}/{concept}.png", layer=HEAD),
+            *of_runs(f"{FIGURE}/interventions/{RUN}/{concept}.png", EDITED, layer=HEAD),
         )
     ),
 ]
-for layer in EDITED:
+for layer in EDITED_LAYERS:
     for concept in CONFIG.cohort.concepts:
-        FIGURES += of_runs(f"{FIGURE}/sweep/{{sae}}/{concept}.png", layer=layer)
-FIGURES += of_runs(f"{FIGURE}/effects/{{sae}}.png", EXPLAINED, layer=HEAD)
-FIGURES += of_runs(f"{FIGURE}/ablation/{{sae}}.png", EXPLAINED, layer=HEAD)
+        FIGURES += of_runs(f"{FIGURE}/sweep/{{sae}}/{concept}.png", EDITED, layer=layer)
+FIGURES += of_runs(f"{FIGURE}/effects/{{sae}}.png", EXPLAINED_LINEAR)
+FIGURES += of_runs(f"{FIGURE}/ablation/{{sae}}.png", EXPLAINED_LINEAR)
 # A figure of several runs is there once.
 FIGURES = list(dict.fromkeys(FIGURES))
 if "truth" in PARTS:

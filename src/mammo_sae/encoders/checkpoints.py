@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from mammo_sae.weights.unpickling import Foreign
 
 BATCH_NORM_EPSILON = 1e-3  # of both packages; PyTorch's default is 1e-5
 NORM = ("weight", "bias", "running_mean", "running_var")
-ANCHOR = "_conv_stem.weight"  # the first tensor of every network of the package
 LEVELS = 3  # depth to which nested dicts are searched
 NAMED = 3  # largest number of keys that a message names
 
@@ -63,21 +63,43 @@ def check_sha256(path: Path, expected: str | None) -> str:
 
 
 @dataclass(frozen=True)
+class Form:
+    """The names that a network's tensors have in files.
+
+    Attributes
+    ----------
+    of
+        Who gives these names, for error messages.
+    anchor
+        Name of the first tensor.
+    starts
+        The beginnings of the names.
+    expected
+        Names and shapes of all tensors.
+    """
+
+    of: str
+    anchor: str
+    starts: tuple[str, ...]
+    expected: Mapping[str, Shape]
+
+
+@dataclass(frozen=True)
 class Found:
     """An encoder's tensors in a checkpoint.
 
-    `state` has the tensors by their names in efficientnet-pytorch. `around` is the state dict of
-    the file in which each of these names has the prefix `prefix`. `content` is the whole
-    checkpoint.
+    `state` has the tensors by their names in the form `form`. `around` is the state dict of the
+    file in which each of these names has the prefix `prefix`. `content` is the whole checkpoint.
     """
 
     state: dict[str, Any]
     prefix: str
     around: Mapping[Any, Any]
     content: Any
+    form: Form
 
 
-def find(path: Path, name: str) -> Found:
+def find(path: Path, forms: Sequence[Form]) -> Found:
     """Find the tensors of an architecture in a checkpoint, at any place and with any prefix.
 
     State dicts are searched in the file itself and in its nested dicts (``model``, ``state_dict``,
@@ -88,8 +110,8 @@ def find(path: Path, name: str) -> Found:
     ----------
     path
         A file of torch.save, pickle or safetensors.
-    name
-        The architecture.
+    forms
+        The names that the architecture's tensors may have.
 
     Raises
     ------
@@ -98,27 +120,25 @@ def find(path: Path, name: str) -> Found:
     """
     where = f"checkpoint {path}"
     content = files.read_weights(path)
-    expected = _expected(name)
     found: list[tuple[int, Found]] = []
     states = list(_state_dicts(content))
-    for state in states:
+    for state, form in product(states, forms):
         names = [key for key in state if isinstance(key, str)]
-        prefixes = {key.removesuffix(ANCHOR) for key in names if key.endswith(ANCHOR)}
+        prefixes = {key.removesuffix(form.anchor) for key in names if key.endswith(form.anchor)}
         for prefix in sorted(prefixes):
+            starts = tuple(prefix + start for start in form.starts)
             inside = {
-                key.removeprefix(prefix): state[key]
-                for key in names
-                if key.startswith(f"{prefix}_")
+                key.removeprefix(prefix): state[key] for key in names if key.startswith(starts)
             }
-            count = sum(key in inside for key in expected)
-            found.append((count, Found(inside, prefix, state, content)))
+            count = sum(key in inside for key in form.expected)
+            found.append((count, Found(inside, prefix, state, content, form)))
     if not found:
-        raise InputError(f"{where} {_nothing(content, states)}")
+        raise InputError(f"{where} {_nothing(content, states, forms[0])}")
     most = max(count for count, _ in found)
     best = [one for count, one in found if count == most]
     for other in best[1:]:
         if not _same(best[0].state, other.state):
-            named = " and ".join(repr(one.prefix + ANCHOR) for one in best[:2])
+            named = " and ".join(repr(one.prefix + one.form.anchor) for one in best[:2])
             raise InputError(
                 f"{where} holds {len(best)} encoders that differ ({named}); save the state dict of "
                 "the one you mean with torch.save and give that file"
@@ -149,8 +169,8 @@ def _state_dicts(content: Any) -> Iterator[Mapping[Any, Any]]:
         level = below
 
 
-def _nothing(content: Any, states: Sequence[Mapping[Any, Any]]) -> str:
-    """Return words for a message: what a checkpoint without an EfficientNet holds, what to do."""
+def _nothing(content: Any, states: Sequence[Mapping[Any, Any]], form: Form) -> str:
+    """Return words for a message: what a checkpoint without the network holds, what to do."""
     do = "save model.state_dict() with torch.save and give that file"
     if isinstance(content, Foreign):
         return f"holds an object of {content.name}, not weights; where its code is, {do}"
@@ -162,8 +182,8 @@ def _nothing(content: Any, states: Sequence[Mapping[Any, Any]]) -> str:
     tensors = [key for state in states for key in state if torch.is_tensor(state[key])]
     held = _named([repr(key)[:60] for key in tensors]) if tensors else "no tensors"
     return (
-        f"holds {held}, but no {ANCHOR} behind any prefix: it is of no network of the package "
-        "efficientnet-pytorch; give a checkpoint of such a network"
+        f"holds {held}, but no {form.anchor} behind any prefix: it is of no network of {form.of}; "
+        "give a checkpoint of such a network"
     )
 
 
@@ -182,7 +202,12 @@ def folded(path: Path, name: str) -> dict[str, Tensor]:
     InputError
         For the same reasons as in `find` and `fold`.
     """
-    return fold(find(path, name).state, name, f"checkpoint {path}")
+    return fold(find(path, [efficientnet(name)]).state, name, f"checkpoint {path}")
+
+
+def efficientnet(name: str) -> Form:
+    """Return the names that the tensors of an EfficientNet have in efficientnet-pytorch."""
+    return Form("the package efficientnet-pytorch", "_conv_stem.weight", ("_",), _expected(name))
 
 
 def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor]:
@@ -207,19 +232,12 @@ def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor
         If keys are missing, unexpected or of a wrong shape, or weights are not finite.
     """
     check_keys(state, _expected(name), where, optional=("_fc.",))
-    for key in _expected(name):
-        if not state[key].is_floating_point():
-            kind = str(state[key].dtype).removeprefix("torch.")
-            raise InputError(f"{where}: {key} is of {kind}; save the weights as float32")
     folded: dict[str, Tensor] = {}
     for ours, convolution, norm in _folds(name):
-        weight = state[f"{convolution}.weight"].double()
-        scale, shift, mean, var = (state[f"{norm}.{part}"].double() for part in NORM)
-        scale = scale / torch.sqrt(var + BATCH_NORM_EPSILON)
-        weight = weight * scale.reshape(-1, 1, 1, 1)
+        weight, bias = fold_norm(state, convolution, norm, BATCH_NORM_EPSILON)
         pointwise = ours.endswith((".expand", ".project")) or ours == "head"
-        folded[f"{ours}.weight"] = (weight[:, :, 0, 0] if pointwise else weight).float()
-        folded[f"{ours}.bias"] = (shift - mean * scale).float()
+        folded[f"{ours}.weight"] = weight[:, :, 0, 0] if pointwise else weight
+        folded[f"{ours}.bias"] = bias
     for index, block in enumerate(plan(name).blocks):
         if block.squeezed is not None:
             for gate in ("reduce", "expand"):
@@ -227,10 +245,31 @@ def fold(state: Mapping[str, Tensor], name: str, where: str) -> dict[str, Tensor
                 ours = f"blocks.{index}.gates.{gate}"
                 folded[f"{ours}.weight"] = state[f"{theirs}.weight"].float()[:, :, 0, 0]
                 folded[f"{ours}.bias"] = state[f"{theirs}.bias"].float()
+    check_finite(folded, where)
+    return folded
+
+
+def fold_norm(
+    state: Mapping[str, Tensor], convolution: str, norm: str, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution with the BatchNorm after it, computed in float64."""
+    weight = state[f"{convolution}.weight"].double()
+    scale, shift, mean, var = (state[f"{norm}.{part}"].double() for part in NORM)
+    scale = scale / torch.sqrt(var + epsilon)
+    return (weight * scale.reshape(-1, 1, 1, 1)).float(), (shift - mean * scale).float()
+
+
+def check_finite(folded: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights with NaN or infinity.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite. The message names its tensor.
+    """
     for key, value in folded.items():
         if not torch.isfinite(value).all():
             raise InputError(f"{where}: NaN or infinity in {key}; fetch the checkpoint again")
-    return folded
 
 
 def check_keys(
@@ -270,6 +309,10 @@ def check_keys(
             f"{where} {'; '.join(problems)}: it is of another architecture or incomplete; "
             "correct architecture or path"
         )
+    for key in expected:
+        if not found[key].is_floating_point():
+            kind = str(found[key].dtype).removeprefix("torch.")
+            raise InputError(f"{where}: {key} is of {kind}; save the weights as float32")
 
 
 def _named(keys: Sequence[str]) -> str:

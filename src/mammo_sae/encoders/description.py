@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from mammo_sae.encoders.plans.plan import Pooling
 from mammo_sae.settings import Settings, parse_settings
 from mammo_sae.stores.publish import read_json
 
-Pooling = Literal["mean", "cls", "attention"]
 DIGEST = "digest"  # key of the description: SHA-256 of the weights
 
 

@@ -62,7 +62,7 @@ def read_checkpoint(path: Path, name: str) -> Checkpoint:
         If the file is damaged, or holds no encoder of that architecture.
     """
     where = f"checkpoint {path}"
-    found = checkpoints.find(path, name)
+    found = checkpoints.find(path, [checkpoints.efficientnet(name)])
     called = str(_configured(found.content, "model", "image_encoder", "name")).lower()
     trained_on = _configured(found.content, "data_train")
     with_vindr = isinstance(trained_on, Mapping) and any("vindr" in str(k) for k in trained_on)

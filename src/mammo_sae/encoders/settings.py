@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from mammo_sae.encoders.plans.efficientnet import ArchitectureName
+from mammo_sae.encoders.plans.plan import Pooling
+from mammo_sae.encoders.plans.resnet import ResNetName
+from mammo_sae.encoders.plans.vit import CONFIG, PREPROCESSOR, WEIGHTS, read_folder
 from mammo_sae.extensions import ENCODERS, or_added
 from mammo_sae.settings import PathText, Settings
 
@@ -26,12 +30,9 @@ class Lite0Source(Settings):
         return "efficientnet-lite0"
 
 
-class EfficientNetSource(Settings):
-    """A file with a state dict of the package efficientnet-pytorch."""
+class PublishedSource(Settings):
+    """A file of weights whose terms the user states."""
 
-    kind: Literal["efficientnet"]
-    architecture: ArchitectureName = Field(description="architecture of the state dict")
-    path: PathText = Field(description="file of the state dict (torch.save)")
     sha256: str | None = Field(
         default=None, description="required SHA-256, 64 hexadecimal digits; null: not checked"
     )
@@ -43,6 +44,63 @@ class EfficientNetSource(Settings):
         description="kinds of cohorts (vindr, cmmd, ...) in the pretraining data; the report's "
         "first page warns if the run's cohort is one of them",
     )
+
+
+class EfficientNetSource(PublishedSource):
+    """A file with a state dict of the package efficientnet-pytorch."""
+
+    kind: Literal["efficientnet"]
+    architecture: ArchitectureName = Field(description="architecture of the state dict")
+    path: PathText = Field(description="file of the state dict (torch.save)")
+
+
+class ResNetSource(PublishedSource):
+    """A file with a state dict of a ResNet, with torchvision's names."""
+
+    kind: Literal["resnet"]
+    architecture: ResNetName = Field(description="architecture of the state dict")
+    path: PathText = Field(description="file of the state dict (torch.save or safetensors)")
+    mean: tuple[float, float, float] = Field(
+        default=(0.485, 0.456, 0.406),
+        description="means of the three channels that were subtracted in training, for grey levels "
+        "/ 255; the default is ImageNet's",
+    )
+    std: tuple[float, float, float] = Field(
+        default=(0.229, 0.224, 0.225),
+        description="deviations by which the centred channels were divided in training",
+    )
+
+
+class TransformersSource(PublishedSource):
+    """A folder in the form of `transformers` with a vision transformer."""
+
+    kind: Literal["transformers"]
+    path: PathText = Field(description="folder with config.json and model.safetensors")
+    pooling: Pooling = Field(
+        default="mean",
+        description="how the final map becomes the features that the head reads: mean of the "
+        "cells; cls: the class token; attention: SigLIP's own attention pooling",
+    )
+
+    @property
+    def architecture(self) -> str:
+        """Return the name of the architecture, read from the folder.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no model that can be read, or if it has no such pooling.
+        """
+        folder = read_folder(Path(self.path))
+        folder.check_pooling(self.pooling)
+        return folder.architecture
+
+    @property
+    def files(self) -> list[str]:
+        """Return the files of the folder that are read."""
+        folder = Path(self.path)
+        names = [CONFIG, WEIGHTS, *([PREPROCESSOR] if (folder / PREPROCESSOR).exists() else [])]
+        return [(folder / name).as_posix() for name in names]
 
 
 class HeadFile(Settings):
@@ -122,7 +180,13 @@ class RandomSource(Settings):
 
 
 Source = Annotated[
-    Lite0Source | EfficientNetSource | MammoClipSource | MammoFmSource | RandomSource,
+    Lite0Source
+    | EfficientNetSource
+    | ResNetSource
+    | TransformersSource
+    | MammoClipSource
+    | MammoFmSource
+    | RandomSource,
     Field(discriminator="kind"),
 ]
 Source = or_added(Source, ENCODERS)  # type: ignore[misc]

@@ -104,6 +104,11 @@ class Network(nn.Module, ABC):
         """Compute matrix products in `dtype`, for training with weights in float32."""
         self.products = dtype
 
+    def fast_products(self) -> torch.autocast:
+        """Return a context in which torch computes products in the type of `use_products`."""
+        fast = self.products not in (None, torch.float32)
+        return torch.autocast(self.device.type, dtype=self.products if fast else None, enabled=fast)
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn uint8 images [n, H, W] into the network's input [n, 3, H, W]."""
         return normalise(pixels, self.description.normalisation).to(self.dtype)

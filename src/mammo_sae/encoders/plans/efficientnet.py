@@ -86,6 +86,8 @@ class EfficientNet:
     activation: Literal["relu6", "silu"]
 
     prefix: int = 0
+    patch: int = 1
+    weights: int = 30_000_000
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

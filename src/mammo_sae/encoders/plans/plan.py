@@ -14,11 +14,12 @@ The layers of every network, by name:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 HEAD = "head"
 POOLED = "pooled"
 
+Pooling = Literal["mean", "cls", "attention"]
 Place = tuple[int, int, int]  # stride, start and receptive field of a layer's cells
 
 
@@ -77,6 +78,11 @@ class Plan(Protocol):
         The layers, in the order of computation. The last are `head` and `pooled`.
     prefix
         Number of tokens that a layer has beside its grid: class token and registers.
+    patch
+        Edge of a patch in pixels. No cell sees the rows and columns beyond a multiple of it. 1 if
+        the network does not cut images into patches.
+    weights
+        About the number of weights, for estimates of memory.
     """
 
     @property
@@ -87,6 +93,12 @@ class Plan(Protocol):
 
     @property
     def prefix(self) -> int: ...  # noqa: D102
+
+    @property
+    def patch(self) -> int: ...  # noqa: D102
+
+    @property
+    def weights(self) -> int: ...  # noqa: D102
 
     def grid_shape(self, layer: str, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of a layer; 0 where the image is too small for a cell."""
