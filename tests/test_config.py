@@ -104,6 +104,12 @@ def test_a_wrong_configuration_is_one_sentence_that_names_the_key(content, sente
     assert "\n" not in str(error.value)
 
 
+def test_the_trained_saes_of_a_layer_come_before_its_controls():
+    saes = {"a": {"variant": {"name": "pca", "k": 8}}, "b": {}, "c": {}}
+    runs = load_config({"saes": saes, "layers": ["blocks.10", "head"]}, "x").runs()
+    assert [run["sae"] for run in runs] == ["b", "c", "a"] * 4
+
+
 def test_an_sae_is_trained_only_on_the_layers_and_encoders_that_it_names():
     saes = {
         "topk": {},

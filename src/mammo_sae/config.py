@@ -482,13 +482,17 @@ class Config(Settings):
         return shown
 
     def runs(self) -> list[dict[str, Any]]:
-        """Return encoder, layer, name and seed of every SAE to train."""
+        """Return encoder, layer, name and seed of every SAE to train.
+
+        The trained SAEs of a layer come before its controls. Tables and figures have this order.
+        """
         return [
             {"encoder": encoder, "layer": layer, "sae": name, "seed": seed}
             for encoder in self.encoders
             for layer in self.layers
+            for control in (False, True)
             for name, sae in self.saes.items()
-            if sae.covers(encoder, layer)
+            if sae.covers(encoder, layer) and sae.is_control(layer) is control
             for seed in sae.seeds
         ]
 

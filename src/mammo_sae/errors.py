@@ -36,3 +36,8 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's type if it has no message."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun: "1 image", "2 images"; `several` defaults to `one` + "s"."""
+    return f"{number} {one if number == 1 else several or one + 's'}"

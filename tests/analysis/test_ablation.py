@@ -236,7 +236,7 @@ def test_a_confounder_with_one_level_that_can_be_scored_has_no_groups():
     truth, patients = np.arange(60) % 2 == 0, np.arange(60)
     column = pd.Series(["a"] * 50 + ["b"] * 10, name="vendor")
     _, why = groups.groups_of(column, truth, patients, 6)
-    assert why.startswith("1 levels of vendor have 10 patients")
+    assert why.startswith("1 level of vendor has 10 patients")
     _, why = groups.groups_of(pd.Series([pd.NA] * 60, name="vendor"), truth, patients, 6)
     assert why == "vendor is unknown for every image"
 

@@ -261,7 +261,7 @@ def test_the_policy_for_files_without_annotation_is_followed(vindr_folder, tmp_p
     out = tmp_path / "out"
     if policy == "refuse":
         with pytest.raises(
-            InputError, match=rf"1 files of the source .* {stray}; .*cohort\.unannotated"
+            InputError, match=rf"1 file of the source has .* {stray}; .*cohort\.unannotated"
         ):
             build_cohort(chosen, [vindr_folder], out)
         assert not list(out.iterdir())

@@ -30,6 +30,23 @@ def test_rows_are_sorted_for_any_order_of_the_parts(tmp_path):
     assert first == ((tmp_path / "t.csv").read_bytes(), (tmp_path / "t.parquet").read_bytes())
 
 
+def test_the_saes_of_a_layer_keep_the_order_of_the_parts(tmp_path):
+    parts = [
+        _part(tmp_path / f"{layer}{sae}.parquet", "a", 0, layer=layer, sae=sae, latent=[1, 0])
+        for layer in ("head", "blocks.10")
+        for sae in ("topk", "channels")
+    ]
+    table = _together(tmp_path, parts)
+    found = table[["layer", "sae", "latent"]].to_numpy().tolist()
+    assert found == [
+        [layer, sae, latent]
+        for layer in ("blocks.10", "head")
+        for sae in ("topk", "channels")
+        for latent in (0, 1)
+    ]
+    assert "_part" not in table
+
+
 def test_csv_and_parquet_hold_the_same_rows(tmp_path):
     part = _part(tmp_path / "a.parquet", "e", 0, auroc=[0.25, None], reason=["", "too few"])
     table = _together(tmp_path, [part])

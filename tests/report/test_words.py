@@ -59,10 +59,21 @@ def test_a_q_below_a_thousandth_is_not_shown_as_zero(q, said):
     assert f", {said})" in line
 
 
+def test_a_single_latent_and_a_single_verdict_are_said_in_the_singular():
+    (line,) = words.members(verdicts((7, "mixed", "marker_area")), NOTHING)
+    said = "partly what it seems: it responds to mass and to a confounder: latent 7 (marker area,"
+    assert line.startswith(f"The latent that ranks first is {said}")
+    shares = reliance({"external": {"concept-aligned": -0.001}})
+    first, second = words.rests(shares, ablated(latents=1))
+    assert "0% [-10%, 10%] concept-aligned" in first
+    assert "after the 1 latent that it explains is ablated, difference" in second
+
+
 def test_verdicts_are_told_apart_and_locations_are_named():
     table = verdicts((7, "confounded", "marker"), (9, "concept-aligned", ""))
     first, second = words.members(table.assign(where=["", "on the lesion"]), NOTHING)
-    assert first.startswith("1 of the 2 latents that rank first are what they seem")
+    assert first.startswith("1 of the 2 latents that rank first is what it seems: no tested ")
+    assert "explains its association: latent 9" in first
     assert "latent 9 (AUROC 0.90 [0.85, 0.95], q 0.004, on the lesion)." in first
     assert "latent 7 (marker, AUROC" in second
     assert list(words.members(table.iloc[:0], NOTHING)) == [
@@ -167,3 +178,9 @@ def test_the_last_layer_is_open_and_only_the_first_latents_are_named():
     assert "latent 8" not in text
     assert "latent 5" in folded
     assert words.paragraphs(words.Results(table.iloc[:0]), 1) == []
+
+
+def test_the_saes_of_a_layer_keep_the_order_of_the_table():
+    saes = [verdicts((7, "mixed", "marker")).assign(sae=sae) for sae in ("topk", "channels")]
+    text = "".join(words.paragraphs(words.Results(pd.concat(saes)), 10))
+    assert 0 < text.index("SAE topk seed") < text.index("SAE channels seed")

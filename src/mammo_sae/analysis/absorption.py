@@ -40,7 +40,7 @@ from mammo_sae.analysis.main_latents import calls, cross_validated_f1, main_coun
 from mammo_sae.analysis.penalised import best_fit, principal_directions, ridge
 from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.encoders.pooled import read_pooled
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, counted
 from mammo_sae.sae.files import read_atoms
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
@@ -179,7 +179,7 @@ def _row(settings: AbsorptionSettings, data: _Data, concept: str) -> dict[str, o
     row["recognised"] = len(images)
     count = len(np.unique(patients[images]))
     if count < st.MIN_POSITIVES:
-        why = f"the probe recognises positive images of {count} patients"
+        why = f"the probe recognises positive images of {counted(count, 'patient')}"
         reason = f"{settings.confirmation}: {why}, fewer than {st.MIN_POSITIVES}"
         return row | {"reason": reason}
     absorber, fraction = _absorbers(data, direction, main, found[~known], images)

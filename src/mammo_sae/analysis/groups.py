@@ -25,6 +25,7 @@ import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis.levels import levels
+from mammo_sae.errors import counted
 
 Named = dict[tuple[str, str], np.ndarray]  # (measure, level) -> values
 
@@ -60,8 +61,9 @@ def too_few_levels(usable: int, confounder: str) -> str:
     """Return why `usable` levels of a confounder do not suffice, or ``""``."""
     if usable >= 2:
         return ""
+    levels = counted(usable, f"level of {confounder} has", f"levels of {confounder} have")
     return (
-        f"{usable} levels of {confounder} have {st.MIN_POSITIVES} patients with a "
+        f"{levels} {st.MIN_POSITIVES} patients with a "
         f"positive image and {st.MIN_POSITIVES} with a negative one; two are needed"
     )
 

@@ -13,6 +13,7 @@ from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells
 from mammo_sae.analysis.map_scores import Lesions, MapScores
+from mammo_sae.errors import counted
 from mammo_sae.grids import LayerGrid
 from mammo_sae.stores.images import ImageReader
 
@@ -111,7 +112,9 @@ def find_lesions(
     if not known:
         reason = f"no mask or box of {concept} in the images"
     elif count < st.MIN_POSITIVES:
-        reason = f"{count} patients with a mask of {concept}, fewer than {st.MIN_POSITIVES}"
+        reason = (
+            f"{counted(count, 'patient')} with a mask of {concept}, fewer than {st.MIN_POSITIVES}"
+        )
     sizes = np.concatenate(areas)
     return Found(
         positions=positions,

@@ -34,6 +34,7 @@ from scipy.ndimage import maximum_filter
 from mammo_sae import statistics as st
 from mammo_sae.analysis.exchange import PatientExchanges
 from mammo_sae.analysis.streamed import AveragePrecisions
+from mammo_sae.errors import counted
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import ResamplingSettings
@@ -300,5 +301,6 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def too_rare(patients: int) -> str:
     """Return why a map that is not 0 in images of so many patients has no scores, or ``""``."""
     if patients < st.MIN_POSITIVES:
-        return f"fires in positive images of {patients} patients, fewer than {st.MIN_POSITIVES}"
+        number = counted(patients, "patient")
+        return f"fires in positive images of {number}, fewer than {st.MIN_POSITIVES}"
     return ""

@@ -15,6 +15,7 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells
+from mammo_sae.errors import counted
 from mammo_sae.grids import LayerGrid, cell_areas
 from mammo_sae.images.landmarks import LANDMARKS, landmarks
 from mammo_sae.stores.codes import CodesReader
@@ -113,7 +114,7 @@ def _rows(
         "energy_lift_high": high,
     }
     reasons = [
-        f"fires in images of {n} patients with the region, fewer than {st.MIN_POSITIVES}"
+        f"fires in images of {counted(n, 'patient')} with the region, fewer than {st.MIN_POSITIVES}"
         for n in number
     ]
     return pd.DataFrame(

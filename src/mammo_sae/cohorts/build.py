@@ -20,7 +20,7 @@ from mammo_sae.cohorts.regions import REGIONS
 from mammo_sae.cohorts.tables import SPLITS, validated_findings, validated_images
 from mammo_sae.cohorts.units import FINDING, IMAGE, row_columns
 from mammo_sae.dicom.refusal import Policy
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, counted
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import write_json
 from mammo_sae.stores.tables import write_table
@@ -172,7 +172,8 @@ def check_strays(sources: Sources, policy: Policy, pseudonyms: Pseudonyms) -> li
     strays = sorted(pseudonyms.image(name) for name in sources.strays())
     if not strays or policy == "accept":
         return strays
-    what = f"{len(strays)} files of the source have no annotation, the first is image {strays[0]}"
+    what = counted(len(strays), "file of the source has", "files of the source have")
+    what += f" no annotation, the first is image {strays[0]}"
     if policy == "refuse":
         raise InputError(
             f"{what}; annotate or remove them, or change the policy cohort.unannotated"

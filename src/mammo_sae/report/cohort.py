@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mammo_sae.cohorts.regions import concept_regions
+from mammo_sae.errors import counted
 from mammo_sae.report import overlay, style
 from mammo_sae.report.settings import CohortSheetSettings
 from mammo_sae.stores.images import ImageReader
@@ -151,8 +152,8 @@ def _describe(
 ) -> None:
     width, height = fig.get_size_inches()
     lines = [
-        f"{rows['patient_id'].nunique()} patients",
-        f"{len(rows)} images",
+        counted(rows["patient_id"].nunique(), "patient"),
+        counted(len(rows), "image"),
         *(
             f"{int((rows[concept] == 1).sum())} with {style.words(concept)}"
             for concept in sorted(concepts)

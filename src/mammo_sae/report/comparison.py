@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from mammo_sae.complaints import listed
+from mammo_sae.errors import counted
 from mammo_sae.report import style
 from mammo_sae.report.controls import EQUAL, LOSES, UNKNOWN, WINS
 
@@ -82,10 +83,11 @@ def _sentences(rows: pd.DataFrame, trained: str) -> Iterator[str]:
         f"{word} in {counts.get(outcome, 0)}"
         for outcome, word in ((WINS, "wins"), (EQUAL, "does not differ"), (LOSES, "loses"))
     ]
+    unknown = counts.get(UNKNOWN, 0)
     yield (
-        f"In {len(rows)} comparisons with {controls}, the trained SAE {trained} "
+        f"In {counted(len(rows), 'comparison')} with {controls}, the trained SAE {trained} "
         f"{listed(parts, 'and')}"
-        + (f"; {counts[UNKNOWN]} are not estimable." if UNKNOWN in counts else ".")
+        + (f"; {counted(unknown, 'is', 'are')} not estimable." if unknown else ".")
     )
     for outcome, opening in OPENINGS.items():
         for analysis, name in ANALYSES.items():
@@ -98,7 +100,7 @@ def _items(rows: pd.DataFrame, outcome: str) -> Iterator[str]:
     """Yield, for each measure and concept, the trained SAE's value and those of the controls."""
     for (measure, concept), part in rows.groupby(["measure", "concept"], sort=False):
         k = part["k"].iloc[0]
-        count = "" if pd.isna(k) else "1 latent" if k == 1 else f"{k} latents"
+        count = "" if pd.isna(k) else counted(k, "latent")
         name = f"{MEASURES[str(measure)].format(k=count)}, {style.words(str(concept))}"
         if outcome == UNKNOWN:
             reasons = dict.fromkeys(part["reason"])

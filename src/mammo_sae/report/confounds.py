@@ -23,6 +23,7 @@ from mammo_sae.analysis.verdict import (
     associated,
     overall,
 )
+from mammo_sae.errors import counted
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
 
@@ -202,14 +203,16 @@ def _counts(fig: Figure, rows: pd.DataFrame, names: list[str]) -> None:
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("associated latents")
-    ax.set_title(f"verdicts of the {len(severest)} associated latents of {tested} tested")
+    ax.set_title(
+        f"verdicts of the {counted(len(severest), 'associated latent')} of {tested} tested"
+    )
 
 
 def _matrix(fig: Figure, rows: pd.DataFrame, names: list[str], shown: list[int]) -> None:
     height = fig.get_figheight()
     tall = min(0.24 * len(shown), height - 2.2)
     ax = fig.add_axes((0.7, 1 - (1.5 + tall) / height, 0.285, tall / height))
-    title = f"top {len(shown)} latents by discovery AUROC"
+    title = f"top {counted(len(shown), 'latent')} by discovery AUROC"
     fig.text(0.7, 1 - 0.14 / height, title, va="top", size=9.5, weight="bold")
     place = {latent: y for y, latent in enumerate(shown)}
     effect = np.full((len(shown), len(names)), np.nan)

@@ -24,7 +24,7 @@ from matplotlib.typing import LineStyleType
 from mammo_sae.analysis.cases import labelled_images, labels, read_cases
 from mammo_sae.analysis.verdict import INSUFFICIENT, SUSPECT, UNASSOCIATED, overall
 from mammo_sae.cohorts.regions import concept_regions
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, counted
 from mammo_sae.report import overlay, style
 from mammo_sae.report.settings import LatentSheetSettings
 from mammo_sae.report.verdicts import OFF, ON, UNCLEAR, location
@@ -454,7 +454,7 @@ def _confounder_lines(names: Sequence[str], verb: str) -> list[str]:
         lines = textwrap.wrap(f"{verb} " + style.words(", ".join(names[:shown])) + more, 42)
         if len(lines) <= 2:
             return lines
-    return [f"{verb} {len(names)} confounders"]
+    return [f"{verb} {counted(len(names), 'confounder')}"]
 
 
 def _badge(canvas: _Canvas, top: float, text: str, colour: str, fill: str, edge: str) -> None:

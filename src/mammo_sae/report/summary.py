@@ -194,7 +194,8 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
     judged = associated(verdicts.rename(columns={"auroc": "concept_auroc"}))
     order = {layer: i for i, layer in enumerate(style.layer_order(latents["layer"]))}
     rows = []
-    for key, part in latents.groupby(["concept", *IDENTITY], sort=True):
+    # In the table, the trained SAEs of a layer come before its controls.
+    for key, part in latents.groupby(["concept", *IDENTITY], sort=False):
         mine, counted = verdicts, judged
         for name, value in zip(["concept", *IDENTITY], key, strict=True):
             mine, counted = mine[mine[name] == value], counted[counted[name] == value]
@@ -209,7 +210,7 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
             *(str(int((counted["verdict"] == word).sum())) for word in JUDGED),
         ]
         label = [style.words(concept), encoder, layer, f"{sae} seed {seed}"]
-        rows.append((concept, encoder, order[layer], sae, seed, [*label, *cells]))
+        rows.append((concept, encoder, order[layer], [*label, *cells]))
     header = [
         "concept",
         "encoder",

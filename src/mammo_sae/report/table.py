@@ -10,10 +10,13 @@ import pandas as pd
 from mammo_sae.errors import InputError
 from mammo_sae.stores.tables import read_table, write_table
 
-# Columns that identify a row, in the order by which rows are sorted.
+# Columns that identify a row, in the order by which rows are sorted. The number of the part stands
+# for the names of the SAEs of a layer: in `parts`, trained SAEs come before their controls.
+PART = "_part"
 KEYS = (
     "encoder",
     "layer",
+    PART,
     "sae",
     "seed",
     "concept",
@@ -38,7 +41,7 @@ def run(*, parts: Sequence[Path], csv: Path, parquet: Path) -> list[Path]:
     Parameters
     ----------
     parts
-        Tables of single SAEs or encoders.
+        Tables of single SAEs or encoders. The SAEs of a layer keep their order.
     csv, parquet
         The table to write, twice.
 
@@ -49,11 +52,11 @@ def run(*, parts: Sequence[Path], csv: Path, parquet: Path) -> list[Path]:
     """
     if not parts:
         raise InputError(f"no table to put into {parquet}; name at least one")
-    frames = [read_table(path) for path in parts]
+    frames = [read_table(path).assign(**{PART: number}) for number, path in enumerate(parts)]
     # A part without rows has no information on the types of its columns.
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     keys = [key for key in KEYS if key in table]
-    table = table.sort_values(keys, kind="stable", ignore_index=True) if keys else table
+    table = table.sort_values(keys, kind="stable", ignore_index=True).drop(columns=PART)
     write_table(table, csv)
     write_table(table, parquet)
     return [csv, parquet]

@@ -46,7 +46,12 @@ def run(*, latents: Path, alignment: Path, confounds: Path, csv: Path, parquet: 
     first = [*keys, "rank_auroc", "auroc", "auroc_low", "auroc_high", "q", "verdict"]
     after = ["confounders", "discriminates", "where", "energy_lift", "pointing", "reason"]
     table = table[[*first, *after]]
-    table = table.sort_values([*IDENTITY, "concept", "rank_auroc", "latent"], ignore_index=True)
+    # The SAEs have the order of the table of latents: trained SAEs before controls.
+    saes = list(ranked[[*IDENTITY]].drop_duplicates().itertuples(index=False, name=None))
+    place = [saes.index(sae) for sae in table[[*IDENTITY]].itertuples(index=False, name=None)]
+    table = table.assign(place=place).sort_values(
+        ["place", "concept", "rank_auroc", "latent"], ignore_index=True
+    )[table.columns]
     write_table(table, csv)
     write_table(table, parquet)
     return [csv, parquet]

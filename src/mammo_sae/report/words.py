@@ -23,19 +23,24 @@ from mammo_sae.analysis.verdict import (
     UNRESOLVED,
     UNTESTED,
 )
+from mammo_sae.errors import counted
 from mammo_sae.report import style
 
 KEYS = ("concept", *IDENTITY)
-# Verdict -> what is said of the latents that have it.
+# Verdict -> what is said of the latents that have it. `SEVERAL` or `ONE` has the words in braces.
 SAID = {
-    ALIGNED: "what they seem: no tested confounder explains their association",
-    MIXED: "partly what they seem: they respond to {concept} and to a confounder",
-    CONFOUNDED: "not what they seem: a confounder of the acquisition explains their association",
-    ANATOMY: "not what they seem: tissue, view or age explains their association",
+    ALIGNED: "what {they} {seem}: no tested confounder explains {their} association",
+    MIXED: "partly what {they} {seem}: {they} {respond} to {concept} and to a confounder",
+    CONFOUNDED: "not what {they} {seem}: a confounder of the acquisition explains {their} "
+    "association",
+    ANATOMY: "not what {they} {seem}: tissue, view or age explains {their} association",
     UNRESOLVED: "undecided: {concept} and a confounder can't be separated",
     INSUFFICIENT: "untested: too few patients to test a confounder",
     UNASSOCIATED: "not associated with {concept} on the patients of the confirmation split",
 }
+# The words of a sentence about several latents, and about one.
+SEVERAL = {"are": "are", "they": "they", "their": "their", "seem": "seem", "respond": "respond"}
+ONE = {"are": "is", "they": "it", "their": "its", "seem": "seems", "respond": "responds"}
 NAMED = (*SUSPECT, UNRESOLVED)  # verdicts whose confounders are named
 
 
@@ -65,7 +70,8 @@ def paragraphs(results: Results, top: int) -> list[str]:
     for concept, rows in table.groupby("concept", sort=True):
         text.append(f"<p><b>{html.escape(style.words(str(concept)).capitalize())}</b></p>")
         shown: dict[str, list[str]] = {layer: [] for layer in layers}
-        for key, mine in rows.groupby([*IDENTITY], sort=True):
+        # In the table, the trained SAEs of a layer come before its controls.
+        for key, mine in rows.groupby([*IDENTITY], sort=False):
             where = dict(zip(KEYS, (concept, *key), strict=True))
             shown[str(where["layer"])] += _of_one_sae(results, where, mine, top)
         text += shown[layers[-1]]
@@ -112,8 +118,11 @@ def members(best: pd.DataFrame, replication: pd.DataFrame) -> Iterator[str]:
             continue
         concept = style.words(str(mine["concept"].iloc[0]))
         latents = [_latent(row, replication) for row in mine.to_dict("records")]
-        line = f"{len(mine)} of the {len(best)} latents that rank first are {said}: "
-        yield line.format(concept=concept) + "; ".join(latents) + "."
+        several = f"{len(mine)} of the {len(best)} latents that rank first"
+        which = "The latent that ranks first" if len(best) == 1 else several
+        forms = ONE if len(mine) == 1 else SEVERAL
+        line = f"{which} {{are}} {said}: "
+        yield line.format(concept=concept, **forms) + "; ".join(latents) + "."
 
 
 def _latent(row: Mapping[str, Any], replication: pd.DataFrame) -> str:
@@ -122,7 +131,7 @@ def _latent(row: Mapping[str, Any], replication: pd.DataFrame) -> str:
     if pd.notna(row["q"]):
         parts.append("q < 0.001" if row["q"] < 0.001 else f"q {row['q']:.3f}")
     if row["verdict"] in NAMED:
-        parts.insert(0, str(row["confounders"]))
+        parts.insert(0, style.words(str(row["confounders"])))
     if row["where"] and pd.notna(row["where"]):
         parts.append(str(row["where"]))
     again = replication[replication["latent"] == row["latent"]] if len(replication) else replication
@@ -144,8 +153,9 @@ def repeats(replication: pd.DataFrame, stability: pd.DataFrame) -> Iterator[str]
             if not row["tested"]:
                 yield f"How many verdicts {what} repeats can't be estimated: {row['reason']}."
                 continue
+            number = counted(row["tested"], "verdict")
             yield (
-                f"{what.capitalize()} repeats {row['repeated']} of {row['tested']} verdicts "
+                f"{what.capitalize()} repeats {row['repeated']} of {number} "
                 f"({row['share']:.0%}; by chance {row['chance']:.0%})."
             )
 
@@ -165,7 +175,10 @@ def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
             if word in here.index and pd.notna(here.loc[word, "share"])
         ]
         if shares:
-            said = [f"{v:.0%} [{low:.0%}, {high:.0%}] {word}" for word, v, low, high in shares]
+            said = [
+                f"{_percent(v)} [{_percent(low)}, {_percent(high)}] {word}"
+                for word, v, low, high in shares
+            ]
             yield f"The prediction rests on ({split} split): {', '.join(said)}."
         elif len(here):
             yield (
@@ -183,9 +196,15 @@ def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
     )
     yield (
         f"AUROC in the worst group of {style.words(row['confounder'])} ({row['split']} split): "
-        f"{row['before']:.2f} before and {row['after']:.2f} after the {row['latents']} latents "
-        f"that it explains are ablated, difference {change}; with random latents {random}."
+        f"{row['before']:.2f} before and {row['after']:.2f} after the "
+        f"{counted(row['latents'], 'latent that it explains is', 'latents that it explains are')} "
+        f"ablated, difference {change}; with random latents {random}."
     )
+
+
+def _percent(share: float) -> str:
+    text = f"{share:.0%}"
+    return "0%" if text == "-0%" else text
 
 
 def worst_row(ablation: pd.DataFrame) -> pd.Series | None:
