@@ -23,6 +23,7 @@ from mammo_sae.analysis.settings import (
     BootstrapSettings,
     ConfoundSettings,
     EffectSettings,
+    InnerAblationSettings,
     InnerSettings,
     InterventionSettings,
     LatentSettings,
@@ -67,7 +68,7 @@ PARTS = ("training", "test", "external")
 
 ANALYSES = (
     *("probes", "interventions", "effects", "inner", "alignment", "confounds", "ablation"),
-    *("replication", "absorption", "truth"),
+    *("replication", "absorption", "inner_ablation", "truth"),
 )
 
 
@@ -154,6 +155,10 @@ class Config(Settings):
     )
     ablation: AblationSettings = Field(
         AblationSettings(), description="predictions without the latents of a confounder"
+    )
+    inner_ablation: InnerAblationSettings = Field(
+        InnerAblationSettings(),
+        description="the same at the layers of inner.layers, where the rest of the network runs",
     )
     responses: BootstrapSettings = Field(
         BootstrapSettings(), description="what latents respond to (phantom only)"
@@ -608,6 +613,8 @@ def _suited_to_the_cohort(content: dict[str, Any]) -> dict[str, Any]:
     for step in ("probes", "interventions", "effects", "alignment", "ablation"):
         own = content.get(step, {})
         filled[step] = {"splits": scored, **own} if isinstance(own, dict) else own
+    own = content.get("inner_ablation", {})
+    filled["inner_ablation"] = {"splits": scored[-1:], **own} if isinstance(own, dict) else own
     own = content.get("replication", {})
     filled["replication"] = {"splits": scored[1:], **own} if isinstance(own, dict) else own
     return filled

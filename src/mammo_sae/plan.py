@@ -35,7 +35,7 @@ STAGES = {
     ),
     "interventions": (
         *("interventions", "classes", "effects", "inner", "matched_latents"),
-        *("ablation", "reliance", "absorption"),
+        *("ablation", "inner_ablation", "reliance", "absorption"),
     ),
     "ground truth": ("responses", "logit_responses", "truth"),
 }
@@ -111,7 +111,7 @@ def _steps_of_sae(config: Config, encoder: str, layer: str, sae: str) -> list[st
         steps += ["interventions", *(["classes"] if config.density_classes else [])]
         steps += ["effects", "ablation", "reliance", "absorption"] if explained else []
     if config.is_rerun(encoder, layer):
-        steps.append("inner")
+        steps += ["inner", *(["inner_ablation"] if explained else [])]
     if layer == HEAD:
         base = config.encoders[encoder].base
         if explained and base is not None and config.saes[sae].covers(base, layer):

@@ -320,6 +320,17 @@ def _inner(size: Size) -> Need:
     )
 
 
+def _inner_ablation(size: Size) -> Need:
+    settings = size.config.inner_ablation
+    maps = settings.batch_size * size.map / 8
+    # Few of the columns explain latents: five sets and their random ones are a generous number.
+    passes = 5 * (1 + settings.random_sets) * settings.images * len(settings.splits)
+    return Need(
+        TORCH + _network(size) + size.weights + 4 * maps + BLOCK + _tables(size),
+        600 + passes * size.concepts * size.operations / CORE,
+    )
+
+
 def _saliency(size: Size) -> Need:
     settings = size.config.saliency
     assert size.encoder is not None and size.layer is not None  # only for the rule saliency
@@ -360,6 +371,7 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "classes": _of_codes(4.5, 0.8, TORCH),
     "effects": _of_codes(4, 0.2, TORCH),
     "inner": _inner,
+    "inner_ablation": _inner_ablation,
     "matched_latents": _stability(0.5, 4),
     "absorption": _absorption,
     "ablation": _of_codes(6, 1.0, 600),

@@ -354,6 +354,12 @@ STEPS = {
     "ablation": Step(
         "mammo_sae.analysis.ablation", analysis.AblationSettings, "ablation", tables=("ablation",)
     ),
+    "inner_ablation": Step(
+        "mammo_sae.analysis.inner_ablation",
+        analysis.InnerAblationSettings,
+        "inner_ablation",
+        tables=("ablation",),
+    ),
     "reliance": Step(
         "mammo_sae.analysis.reliance", analysis.EffectSettings, "effects", tables=("reliance",)
     ),

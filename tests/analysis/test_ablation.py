@@ -9,13 +9,18 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from copied import copied
-from mammo_sae.analysis import ablation, confounds, groups, latents, penalised
+from mammo_sae.analysis import ablation, confounds, groups, inner_ablation, latents, penalised
 from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.latent_sets import ALL, LatentSet, aligned_set, similar_sets, suspected_sets
 from mammo_sae.analysis.linear import Shares
 from mammo_sae.analysis.refit import NOTHING, Refit, without
 from mammo_sae.analysis.scored import Scored
-from mammo_sae.analysis.settings import AblationSettings, ConfoundSettings, LatentSettings
+from mammo_sae.analysis.settings import (
+    AblationSettings,
+    ConfoundSettings,
+    InnerAblationSettings,
+    LatentSettings,
+)
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.grids import LayerGrid
 from mammo_sae.sae.model import SparseAutoencoder
@@ -48,7 +53,8 @@ class Case:
         if refit is not None:
             heads[True] = refit.of(share.rows), refit.reason
         data = Scored(share.labels, share.patients, {"marker": found})
-        return pd.DataFrame(ablation.ablation_rows(settings, data, heads, sets, share.ranked))
+        drawn = ablation.with_random(settings, sets, share.ranked)
+        return pd.DataFrame(ablation.ablation_rows(settings, data, heads, drawn))
 
 
 def leaning(images_per_patient=1) -> Case:
@@ -296,7 +302,8 @@ def run(world, tmp_path_factory):
         torch.from_numpy(decoder.copy()), torch.zeros(h), torch.from_numpy(decoder),
         torch.zeros(d), k=h,
     ).save(root / "sae.safetensors", root / "sae.json")  # fmt: skip
-    weight = decoder[world.latent("clean")] + 3 * decoder[world.latent("marker")]
+    # Logits of some hundred units: at an inner layer they are rounded to four decimals.
+    weight = 100 * decoder[world.latent("clean")] + 300 * decoder[world.latent("marker")]
     head = Head(weight[None], np.zeros(1, np.float32), ("mass",))
     save_head(head, root / "head.safetensors", root / "head.json")
     reader = CodesReader(world.codes)
@@ -328,11 +335,11 @@ def run(world, tmp_path_factory):
         "latents": ranked, "confounds": judged, "measurements": world.measurements,
     }  # fmt: skip
     ablation.run(SETTINGS, **arguments, output=root / "ablation.parquet")
-    return read_table(root / "ablation.parquet"), logits
+    return read_table(root / "ablation.parquet"), logits, (root, arguments, decoder, pooled)
 
 
 def test_the_table_of_a_run_shows_that_ablation_repairs_the_worst_group_on_the_external_split(run):
-    table, _ = run
+    table = run[0]
     by_marker = table[(table["called_for"] == "marker") & (table["confounder"] == "marker")]
     wanted = {"split": "external", "verdicts": "confounded"}
     row = measure(by_marker, "worst_group", refit=False, **wanted)
@@ -343,7 +350,7 @@ def test_the_table_of_a_run_shows_that_ablation_repairs_the_worst_group_on_the_e
 
 
 def test_only_the_split_that_no_choice_has_seen_is_independent(run):
-    table, _ = run
+    table = run[0]
     assert table.groupby("split")["independent"].unique().map(list).to_dict() == {
         "external": [True],
         "test": [False],
@@ -351,7 +358,7 @@ def test_only_the_split_that_no_choice_has_seen_is_independent(run):
 
 
 def test_the_network_before_the_ablation_has_the_auroc_of_its_logits(run, world):
-    table, logits = run
+    table, logits, _ = run
     for split in ("test", "external"):
         here = (world.table["split"] == split).to_numpy()
         rows = table[(table["split"] == split) & (table["measure"] == "auroc") & ~table["refit"]]
@@ -360,9 +367,75 @@ def test_the_network_before_the_ablation_has_the_auroc_of_its_logits(run, world)
 
 
 def test_the_rows_of_aligned_latents_are_the_probe_perturbation_without_refit(run):
-    table, _ = run
+    table = run[0]
     rows = table[table["verdicts"] == "concept-aligned"]
     assert set(rows["measure"]) == {"auroc"}
     assert not rows["refit"].any()
     assert (rows.loc[rows["latents_of"] == "mass", "latents"] >= 1).all()
     assert (rows["difference_high"] < -0.05).all()
+
+
+class Averaged:
+    """A network whose rest is a mean over the cells, as at the head."""
+
+    dtype = torch.float32
+
+    def eval(self):
+        return self
+
+    def requires_grad_(self, _):
+        return self
+
+    def rest(self, layer, maps):
+        assert layer == "head"
+        return maps.cells.mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def inner_run(run, world):
+    """A function that ablates through the network, by settings, and returns the table."""
+    _, _, (root, arguments, decoder, pooled) = run
+    cells = world.dense @ decoder
+    cells += (pooled - cells.mean((1, 2)))[:, None, None]  # the error of the SAE
+    grid = replace(world.grid, channels=cells.shape[-1])
+    with create_embedding_store(
+        root / "cells",
+        root / "cells.json",
+        image_ids=world.table["image_id"].tolist(),
+        grids=[grid],
+    ) as writer:
+        writer.write({grid.layer: cells.astype(np.float32)})
+    given = {k: v for k, v in arguments.items() if k != "predictions"}
+    given |= {"embeddings": [root / "cells.json"], "encoder": root}
+
+    def ablate(**settings) -> pd.DataFrame:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(inner_ablation, "load_encoder", lambda _: Averaged())
+            inner_ablation.run(
+                InnerAblationSettings(bootstrap_draws=60, **settings),
+                **given, output=root / "inner.parquet",
+            )  # fmt: skip
+        return read_table(root / "inner.parquet")
+
+    return ablate
+
+
+def test_runs_of_the_network_give_the_closed_form_where_the_rest_is_a_mean(run, inner_run):
+    found = inner_run(splits=("test", "external"), random_sets=6, images=10_000)
+    exact = run[0]
+    exact = exact[~exact["refit"] & (exact["verdicts"] == "confounded")].reset_index(drop=True)
+    same = ["split", "independent", "called_for", "latents", "confounder", "measure"]
+    pd.testing.assert_frame_equal(found[same], exact[same])
+    numbers = ["before", "after", "difference", "random_difference"]
+    assert found[numbers].notna().any().all()
+    # Cells are stored in float16, and pooled embeddings in float32.
+    np.testing.assert_allclose(found[numbers], exact[numbers], atol=0.01)
+
+
+def test_only_whole_patients_up_to_the_limit_are_run_and_few_leave_a_reason(inner_run):
+    table = inner_run(images=5)
+    assert table["before"].isna().all()
+    assert table["reason"].str.contains("fewer than 10").all()
+    table = inner_run(splits=("validation",))
+    assert table["before"].isna().all()
+    assert (table["reason"] != "").all()

@@ -124,7 +124,7 @@ def test_an_sae_that_the_table_has_is_drawn_as_advised(tmp_path, drawn_text):
 def test_the_first_page_says_what_each_prediction_rests_on_in_the_independent_split(tmp_path):
     header, rows = summary.rests_on(*tables(tmp_path))
     assert header[3:6] == ["concept-aligned", "mixed", "confounded"]
-    assert header[-1] == "AUROC in the worst group, external"
+    assert header[-1] == "AUROC in the worst group, external, ablated at head"
     found = {(r[0], r[1]): r for r in rows}
     assert len(rows) == 4
     mass = found["mass", "finetuned"]
@@ -132,3 +132,27 @@ def test_the_first_page_says_what_each_prediction_rests_on_in_the_independent_sp
     assert mass[-1] == "marker: 0.58 to 0.76, difference 0.18 [0.10, 0.24]"
     assert found["calcification", "pretrained"][3] == "not estimable"
     assert found["calcification", "finetuned"][-1] == "no confounded latent"
+
+
+def test_an_inner_layer_has_its_own_column_on_the_first_page_and_no_dot_in_the_figure(
+    tmp_path, drawn_figure
+):
+    table, parts = tables(tmp_path)
+    inner = row(layer="blocks.14", before=0.55, after=0.9, difference=0.35)
+    table = pd.concat([table, pd.DataFrame([inner])], ignore_index=True)
+    write_table(table, tmp_path / "ablation.parquet")
+    header, rows = summary.rests_on(table, parts)
+    assert header[-2:] == [
+        "AUROC in the worst group, external, ablated at head",
+        "AUROC in the worst group, external, ablated at blocks.14",
+    ]
+    found = {(r[0], r[1]): r[-2:] for r in rows}
+    assert found["mass", "finetuned"] == [
+        "marker: 0.58 to 0.76, difference 0.18 [0.10, 0.24]",
+        "marker: 0.55 to 0.90, difference 0.35 [0.10, 0.24]",
+    ]
+    assert found["mass", "pretrained"][1] == "not ablated"
+    fig = drawn_figure(draw, tmp_path)
+    drawn = {float(x) for ax in fig.axes for line in ax.lines for x in line.get_xdata()}
+    assert 0.58 in drawn
+    assert 0.9 not in drawn

@@ -24,11 +24,12 @@ ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_l
     "replication",
     "absorption",
     "ablation",
+    "inner_ablation",
     "reliance",
     "responses",
     "truth",
 }
-BELOW_VERDICTS = {"replication", "ablation", "reliance", "responses", "truth"}
+BELOW_VERDICTS = {"replication", "ablation", "inner_ablation", "reliance"} | {"responses", "truth"}
 BELOW_SAE = {"train_sae", "codes", "sae_quality"} | ANALYSES | REPORT
 BELOW_EMBEDDINGS = {
     "evaluate_encoder",

@@ -48,6 +48,8 @@ for table, runs in (("interventions", EDITED), ("attribution", RERUN)):
     ]
 for table in ("effects", "absorption", "ablation", "reliance"):
     PARTS[table] = of_runs(f"{ANALYSIS}/{table}.parquet", EXPLAINED_LINEAR)
+EXPLAINED_RERUN = [run for run in EXPLAINED if run in RERUN]
+PARTS["ablation"] += of_runs(f"{ANALYSIS}/ablation.parquet", EXPLAINED_RERUN)
 if CONFIG.density_classes:
     PARTS["classes"] = of_runs(f"{ANALYSIS}/classes.parquet", LINEAR)
 # Latents are matched where the base of an encoder has the same SAE.

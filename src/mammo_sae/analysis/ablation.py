@@ -14,6 +14,9 @@ The rows with the verdict ``concept-aligned`` are the targeted probe perturbatio
 (Karvonen et al. 2025, arXiv 2503.09532): a concept's aligned latents are ablated, and the
 prediction of every concept is scored.
 
+`mammo_sae.analysis.inner_ablation` writes the same columns for an inner layer, where the rest of
+the network has to run.
+
 The discovery split ranks the latents, and the confirmation split gives their verdicts. Differences
 are therefore independent of the choice of latents only in other splits (column `independent`).
 """
@@ -53,7 +56,9 @@ from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table, write_table
 
 if TYPE_CHECKING:
-    from mammo_sae.analysis.settings import AblationSettings
+    from mammo_sae.analysis.settings import AblationSettings, InnerAblationSettings
+
+    AnySettings = AblationSettings | InnerAblationSettings
 
 
 def run(
@@ -136,7 +141,8 @@ def run(
                 False: (without(share, whole[share.rows]), ""),
                 True: (refit.of(share.rows), refit.reason),
             }
-            part = pd.DataFrame(list(ablation_rows(settings, data, heads, sets, share.ranked)))
+            drawn = with_random(settings, sets, share.ranked)
+            part = pd.DataFrame(list(ablation_rows(settings, data, heads, drawn)))
             part.insert(0, "concept", concept)
             part.insert(1, "split", share.split)
             seen = (settings.discovery, settings.confirmation)
@@ -147,12 +153,27 @@ def run(
     return [output]
 
 
+SetWithRandom = tuple[LatentSet, list[np.ndarray]]
+
+
+def with_random(
+    settings: AnySettings, sets: Sequence[LatentSet], ranked: pd.DataFrame
+) -> list[SetWithRandom]:
+    """Return each set with random sets of as many latents of similar firing rates.
+
+    `ranked` [h] has the concept's rows of the latents table, by latent.
+    """
+    firing = ranked["firing_rate"].to_numpy(dtype=np.float64)
+    alive = ranked["rank_class_mean"].notna().to_numpy()
+    count, seed = settings.random_sets, settings.seed
+    return [(group, similar_sets(group.latents, firing, alive, count, seed)) for group in sets]
+
+
 def ablation_rows(
-    settings: AblationSettings,
+    settings: AnySettings,
     data: Scored,
     heads: Mapping[bool, tuple[Predict, str]],
-    sets: Sequence[LatentSet],
-    ranked: pd.DataFrame,
+    sets: Sequence[SetWithRandom],
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of one concept and split.
 
@@ -162,17 +183,12 @@ def ablation_rows(
         For the encoder's own head (False) and the refitted one (True): a function that returns the
         scores, and the reason why there are none, or ``""``.
     sets
-        The sets of latents to ablate.
-    ranked : [h]
-        The concept's rows of the latents table, by latent.
+        The sets of latents to ablate, each with its random sets.
     """
-    firing = ranked["firing_rate"].to_numpy(dtype=np.float64)
-    alive = ranked["rank_class_mean"].notna().to_numpy()
     few = st.why_not_estimable(data.labels, data.patients)
     weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
     measures = {refit: Measures(data, predict, weights) for refit, (predict, _) in heads.items()}
-    for group in sets:
-        random = similar_sets(group.latents, firing, alive, settings.random_sets, settings.seed)
+    for group, random in sets:
         names: list[str] = [""]
         if group.verdicts != ALIGNED:
             names += [name for name in data.groups if group.called_for in (name, ALL)]

@@ -329,6 +329,27 @@ class AblationSettings(PenaltySettings):
     )
 
 
+class InnerAblationSettings(SplitSettings):
+    """The same at the layers of `inner.layers`. Each set needs a run of the rest of the network."""
+
+    max_levels: int = Field(
+        6, ge=2, description="largest number of levels of a confounder, as in confounds.max_levels"
+    )
+    random_sets: int = Field(
+        5, ge=1, description="random sets of latents with similar firing rates, for each set"
+    )
+    splits: tuple[Split, ...] = Field(
+        ("external",), min_length=1, description="splits on which predictions are scored"
+    )
+    images: int = Field(
+        300,
+        ge=1,
+        description="largest number of images per concept and split; patients are taken whole, in "
+        "the order of the image table",
+    )
+    batch_size: int = Field(32, ge=1, description="images per run of the network")
+
+
 class MatchedLatentSettings(Settings):
     """Pairs of latents of two encoders' SAEs at the same layer."""
 

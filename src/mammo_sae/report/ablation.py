@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from mammo_sae.analysis.verdict import CONFOUNDED, SAE_ERROR, UNTESTED
+from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
 from mammo_sae.stores.tables import read_table
@@ -45,6 +46,7 @@ def run(*, ablation: Path, reliance: Path, sae_name: str, output: Path) -> list[
     scores, shares = (_first_seed(read_table(path), sae_name) for path in (ablation, reliance))
     if shares.empty:
         raise InputError(f"{reliance} has no SAE {sae_name!r}; give the name of one that it has")
+    scores = scores[scores["layer"] == HEAD]
     scores = scores[(scores["measure"] == "worst_group") & (scores["verdicts"] == CONFOUNDED)]
     scores = scores[scores["called_for"] == scores["confounder"]]
     splits = style.splits_of(scores["split"]) or [""]

@@ -126,8 +126,8 @@ def run(
         content += [
             "<p><b>What the predictions rest on</b>, at the head. The columns with shares divide "
             "the logit's difference between positive and negative images among the latents of each "
-            "verdict. The last column gives the AUROC in the worst group of a confounder, before "
-            "and after the latents that it explains are ablated.</p>"
+            "verdict. The last columns give the AUROC in the worst group of a confounder, before "
+            "and after the latents that it explains are ablated at a layer.</p>"
         ]
         content += [_table(*rests_on(scores, shares))]
     if controls is not None:
@@ -227,8 +227,9 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
 def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return a table's header, and its rows, one per concept and SAE.
 
-    A row has the share of the logit difference that each verdict's latents carry, and the AUROC in
-    the worst group before and after the ablation of the confounded latents.
+    A row has the share of the logit difference that each verdict's latents carry at the head, and
+    the AUROC in the worst group before and after the ablation of the confounded latents, at the
+    head and at each inner layer of the table `ablation`.
 
     The split is the last one whose images were not used for the verdicts. If there is none, it is
     the last split. Of the confounders that explain latents, the one with the lowest AUROC before
@@ -236,27 +237,32 @@ def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str],
     """
     splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
     split = (splits or style.splits_of(ablation["split"]))[-1]
+    layers = style.layer_order(ablation["layer"])[::-1]
     rows = []
-    keys = ["concept", *IDENTITY]
+    keys = ["concept", "encoder", "sae", "seed"]
     for key, part in reliance.groupby(keys, sort=True):
-        concept, encoder, _, sae, seed = key
+        concept, encoder, sae, seed = key
         share = part[part["split"] == split].set_index("verdict")["share"]
         words = [f"{share[w]:.0%}" if pd.notna(share.get(w)) else "not estimable" for w in CARRIED]
         mine = ablation[(ablation[keys] == list(key)).all(axis=1)]
-        row = worst_row(mine)
-        if row is None:
-            said = why_no_worst(mine)
-        else:
-            change = style.estimate(
-                row["difference"], row["difference_low"], row["difference_high"]
-            )
-            said = (
-                f"{style.words(row['confounder'])}: {row['before']:.2f} to {row['after']:.2f}, "
-                f"difference {change}"
-            )
-        rows.append([style.words(concept), encoder, f"{sae} seed {seed}", *words, said])
-    header = ["concept", "encoder", "SAE", *CARRIED, f"AUROC in the worst group, {split}"]
-    return header, rows
+        said = [_worst_group(mine[mine["layer"] == layer]) for layer in layers]
+        rows.append([style.words(concept), encoder, f"{sae} seed {seed}", *words, *said])
+    worst = [f"AUROC in the worst group, {split}, ablated at {layer}" for layer in layers]
+    return ["concept", "encoder", "SAE", *CARRIED, *worst], rows
+
+
+def _worst_group(ablation: pd.DataFrame) -> str:
+    """Return the AUROC in the worst group before and after, from the rows of one SAE."""
+    if ablation.empty:
+        return "not ablated"
+    row = worst_row(ablation)
+    if row is None:
+        return why_no_worst(ablation)
+    change = style.estimate(row["difference"], row["difference_low"], row["difference_high"])
+    return (
+        f"{style.words(row['confounder'])}: {row['before']:.2f} to {row['after']:.2f}, "
+        f"difference {change}"
+    )
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
