@@ -2,8 +2,8 @@
 
     python benchmarks/bench_extraction.py [--csv FILE] [--images N] [--size HxW] [encoder ...]
 
-For each encoder (lite0, b2, b5), with random weights and on the device of this machine, the script
-prints:
+For each encoder (lite0, b2, b5, or vit-s14: DINOv2 with registers, ViT-S/14), with random weights
+and on the device of this machine, the script prints:
 
 - images/s of the unchanged forward function of the reference package, and of this package's network
   in float32 and bfloat16, with the largest difference of their final maps relative to the largest
@@ -33,14 +33,19 @@ import numpy as np
 import torch
 
 from mammo_sae.compute.devices import fastest_device
-from mammo_sae.encoders import checkpoints, extract
+from mammo_sae.encoders import checkpoints, extract, import_encoder
+from mammo_sae.encoders.architectures import layer_names
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
 from mammo_sae.encoders.network import load_encoder, save_encoder
 from mammo_sae.encoders.networks.network import Network
-from mammo_sae.encoders.plans.efficientnet import plan
-from mammo_sae.encoders.settings import ExtractionSettings
+from mammo_sae.encoders.settings import (
+    ExtractionSettings,
+    PretrainedSettings,
+    TransformersSource,
+)
 from mammo_sae.stores.images import ImageRecord, create_image_store
 
+VIT = "vit-s14"
 NAMES = {"lite0": "efficientnet-lite0", "b2": "efficientnet-b2", "b5": "efficientnet-b5"}
 ROUNDS = 3  # turns of the whole step
 TURNS, FORWARDS = 6, 10  # passes per turn of the network alone
@@ -105,6 +110,31 @@ def write_encoder(name: str, directory: Path) -> torch.nn.Module:
     return reference
 
 
+def write_vision_transformer(directory: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Write DINOv2 with registers, ViT-S/14, of random weights. Return the library's final map."""
+    import transformers
+
+    torch.manual_seed(0)
+    settings = transformers.Dinov2WithRegistersConfig(
+        hidden_size=384, num_attention_heads=6, patch_size=14, image_size=518
+    )
+    reference = transformers.Dinov2WithRegistersModel(settings).eval().to(fastest_device())
+    reference.save_pretrained(directory / "model")
+    source = TransformersSource(kind="transformers", path=(directory / "model").as_posix())
+    import_encoder.run(
+        PretrainedSettings(source=source),
+        weights=directory / "encoder.safetensors",
+        description=directory / "encoder.json",
+    )
+
+    def final_map(x: torch.Tensor) -> torch.Tensor:
+        rows, columns = x.shape[2] // 14, x.shape[3] // 14
+        tokens = reference(x).last_hidden_state[:, 5:]
+        return tokens.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+
+    return final_map
+
+
 def write_images(directory: Path, count: int, height: int, width: int) -> Path:
     """Write an image store of random grey blocks of 8 x 8 pixels. Return its manifest."""
     rng = np.random.default_rng(0)
@@ -127,7 +157,7 @@ def write_images(directory: Path, count: int, height: int, width: int) -> Path:
 
 def layers_of(name: str) -> list[str]:
     """Return two inner layers, the final map and the pooled features."""
-    last = len(plan(name).blocks) - 1
+    last = len(layer_names(name)) - 3
     return [f"blocks.{2 * last // 3}", f"blocks.{last - 1}", "head", "pooled"]
 
 
@@ -161,7 +191,7 @@ def _measure(sender: multiprocessing.connection.Connection, *arguments: object) 
 
 def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
     """Measure one encoder."""
-    name, device = NAMES[key], fastest_device()
+    device = fastest_device()
     row: dict[str, object] = {
         "encoder": key,
         "size": f"{height}x{width}",
@@ -171,11 +201,14 @@ def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
     precision = "float32" if device.type == "cpu" else "bfloat16"
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         root = Path(folder)
-        reference = write_encoder(name, root / "encoder").to(device)
+        if key == VIT:
+            reference = write_vision_transformer(root / "encoder")
+        else:
+            reference = write_encoder(NAMES[key], root / "encoder").to(device).extract_features
         network: Network = load_encoder(root / "encoder").to(device)
         most = extract.images_per_pass(network, height, width)
         x = torch.randn(most, 3, height, width, device=device)
-        expected = reference.extract_features(x)
+        expected = reference(x)
         row["images per pass"] = most
         wide = network
         narrow = load_encoder(root / "encoder").to(device, torch.bfloat16)
@@ -186,14 +219,14 @@ def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
             row[f"{label} relative difference"] = float(difference)
         names = ("reference", "float32", "bfloat16")
         forwards = (
-            lambda: [reference.extract_features(x) for _ in range(FORWARDS)],
+            lambda: [reference(x) for _ in range(FORWARDS)],
             lambda: [wide.forward_layers(x, ["head"]) for _ in range(FORWARDS)],
             lambda: [narrow.forward_layers(low, ["head"]) for _ in range(FORWARDS)],
         )
         speeds = dict(zip(names, rates(forwards, most * FORWARDS, TURNS), strict=True))
         row |= {f"{label} images/s": speed for label, speed in speeds.items()}
         row["network / reference"] = speeds["float32"] / speeds["reference"]
-        layers = layers_of(name)
+        layers = layers_of(network.architecture)
         network, inputs = (wide, x) if precision == "float32" else (narrow, low)
         images = write_images(root / "images", count, height, width)
         bare, row["step images/s"] = rates(
@@ -219,7 +252,9 @@ def bench(key: str, count: int, height: int, width: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("encoders", nargs="*", default=["lite0", "b2"], help=", ".join(NAMES))
+    parser.add_argument(
+        "encoders", nargs="*", default=["lite0", "b2"], help=", ".join((*NAMES, VIT))
+    )
     parser.add_argument("--images", type=int, default=1024, help="N, images of the step")
     parser.add_argument("--size", default="384x256", help="height x width in pixels")
     parser.add_argument("--csv", type=Path, help="also write the numbers to this file")
