@@ -31,7 +31,7 @@ from mammo_sae.stores.publish import atomic_file
 
 DPI = 110  # enough for a screen; a report has many figures
 # Number of greys in a file, and the largest difference between the channels of a grey.
-GREYS, GREY_TOLERANCE = 64, 6
+GREYS, GREY_TOLERANCE = 40, 6
 INK = "#1F2933"
 FAINT = "#6B7683"
 RULE = "#D9DEE3"
@@ -144,7 +144,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def _with_palette(picture: Image.Image) -> Image.Image:
-    """Return an RGB picture in 256 colours (64 greys, 192 others), for a third of the file size.
+    """Return an RGB picture in 256 colours (40 greys, 216 others), for a third of the file size.
 
     Greys have levels of their own, so that tissue has no tint. The other colours are reduced by a
     method that keeps rare colours, so that a few dots keep the colour of their verdict.
