@@ -42,7 +42,11 @@ EMBED = 480_000
 CONFIG = """
 name: n{images}h{latents}
 results: {results}
-cohort: {{kind: vindr, source: /nowhere, shards: {shards}}}
+cohort:
+  kind: vindr
+  source: /nowhere
+  shards: {shards}
+  external: /nowhere
 images: {{preprocessing: mammo_clip, height: 1520, width: 912}}
 encoders:
   base: {{kind: pretrained, source: {{kind: mammo_clip, path: /nowhere}}}}
@@ -55,6 +59,11 @@ saes:
     seeds: [0, 1]
     steps: 50
     layers: {{blocks.26: {{latents: 1408}}}}
+  control:
+    variant: {{name: random, k: 32}}
+    latents: {latents}
+    steps: 50
+    only: {{layers: [head]}}
 inner: {{layers: [blocks.26]}}
 confounds:
   acquisition: [manufacturer, rows, marker_area]
@@ -71,11 +80,13 @@ FIRST = {
     "probes": f"analysis/{MAIN}/probes.parquet",
     "alignment": f"analysis/{MAIN}/alignment.parquet",
     "confounds": f"analysis/{MAIN}/confounds.parquet",
+    "replication": f"analysis/{MAIN}/replication.parquet",
     "interventions": f"analysis/{MAIN}/interventions.parquet",
     "effects": f"analysis/{MAIN}/effects.parquet",
     "absorption": f"analysis/{MAIN}/absorption.parquet",
     "ablation": f"analysis/{MAIN}/ablation.parquet",
     "reliance": f"analysis/{MAIN}/reliance.parquet",
+    "saliency": "analysis/tuned/head/saliency.parquet",
     "figure_latents": f"figures/latents/{MAIN}/mass.png",
     "figure_confounds": f"figures/confounds/{MAIN}/mass.png",
     "figure_interventions": f"figures/interventions/{MAIN}/mass.png",
@@ -87,11 +98,13 @@ SECOND = {
     "matched_latents": f"analysis/{MAIN}/matched_latents.parquet",
     "table": "tables/latents.parquet",
     "verdicts": "tables/verdicts.parquet",
+    "controls": "tables/controls.parquet",
     "summary": "summary.html",
     "figure_encoders": "figures/encoders.png",
     "figure_training": "figures/training/tuned/topk.png",
     "figure_layers": "figures/layers/topk.png",
     "figure_probes": "figures/probes/topk.png",
+    "figure_alignment": "figures/alignment/topk.png",
     "figure_sweep": "figures/sweep/topk/mass.png",
     "figure_effects": "figures/effects/topk.png",
     "figure_ablation": "figures/ablation/topk.png",
@@ -104,13 +117,13 @@ LONG = {
     "measurements": "measurements/0.parquet",
     "sae_quality": f"analysis/{MAIN}/sae_quality.parquet",
     "inner": f"analysis/{INNER}/interventions.parquet",
-    "saliency": "analysis/tuned/blocks.26/saliency.parquet",
     "codes": f"codes/{MAIN}.json",
 }
 # Tables of one SAE, and further tables that other steps need.
 OF_A_RUN = (
-    *("latents", "probes", "alignment", "confounds", "interventions", "effects", "ablation"),
-    *("reliance", "sae_quality", "sweep"),
+    *("latents", "probes", "alignment", "alignment_by_size", "regions", "confounds"),
+    *("replication", "verdict_replication", "interventions", "sweep", "effects", "absorption"),
+    *("ablation", "reliance", "sae_quality"),
 )
 
 
@@ -177,7 +190,9 @@ class Rehearsal:
                 env={
                     **os.environ,
                     "MEASURES": str(measures),
-                    "PYTHONPATH": str(PROJECT / "benchmarks" / "measuring"),
+                    "PYTHONPATH": os.pathsep.join(
+                        (str(PROJECT / "benchmarks" / "measuring"), str(PROJECT / "src"))
+                    ),
                 },
                 capture_output=True,
                 text=True,
@@ -199,17 +214,19 @@ class Rehearsal:
         for encoder in self.config.encoders:
             for layer in self.config.layers:
                 for seed in (0, 1):
-                    run = f"{encoder}/{layer}/topk/seed{seed}"
                     for name in OF_A_RUN:
-                        self._copy(name, run, encoder, layer, seed)
+                        self._copy(name, encoder, layer, "topk", seed)
+            for name in OF_A_RUN:
+                self._copy(name, encoder, "head", "control", 0)
 
-    def _copy(self, name: str, run: str, encoder: str, layer: str, seed: int) -> None:
+    def _copy(self, name: str, encoder: str, layer: str, sae: str, seed: int) -> None:
+        run = f"{encoder}/{layer}/{sae}/seed{seed}"
         source = self.results / "analysis" / MAIN / f"{name}.parquet"
         target = self.results / "analysis" / run / f"{name}.parquet"
         measured = run == MAIN or (run == INNER and target.exists())
         if measured or not source.exists():
             return
-        table = read_table(source).assign(encoder=encoder, layer=layer, seed=seed)
+        table = read_table(source).assign(encoder=encoder, layer=layer, sae=sae, seed=seed)
         if layer != "head" and "latent" in table:
             table = table[table["latent"] < 1408]
         write_table(table, target)

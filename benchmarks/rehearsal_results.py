@@ -53,6 +53,8 @@ PERIOD = 1024  # different images
 EMBEDDED = 64  # different embeddings
 SHARD = 512  # images of a shard
 VIEWS = [("L", "CC"), ("L", "MLO"), ("R", "CC"), ("R", "MLO")]  # the images of a patient
+# Splits of the patients 0 to 9, 10 to 19, ...
+SPLITS = (*("training",) * 4, "test", "training", "training", "external", "training", "test")
 RATES = (0.12, 0.08)  # shares of the patients with the first and the second concept
 MAKERS = ("First", "Second", "Third")
 PLANTED = 8  # latents of each concept, and of a manufacturer
@@ -94,6 +96,8 @@ class Results:
         for encoder, layer, (sae, settings) in itertools.product(
             self.config.encoders, self.config.layers, self.config.saes.items()
         ):
+            if not settings.covers(encoder, layer):
+                continue
             for seed in settings.seeds:
                 run = f"{encoder}/{layer}/{sae}/seed{seed}"
                 training = settings.training(layer, seed)
@@ -335,7 +339,7 @@ def cohort(images: int, concepts: Sequence[str]) -> pd.DataFrame:
         {
             "image_id": [f"{n:016x}" for n in number],
             "patient_id": [f"{p:016x}" for p in patient],
-            "split": np.where(patient % 5 == 4, "test", "training"),
+            "split": np.array(SPLITS)[patient % len(SPLITS)],
             "shard": number // SHARD,
             "side": [VIEWS[n % 4][0] for n in number],
             "view": [VIEWS[n % 4][1] for n in number],

@@ -109,8 +109,17 @@ def standardised(values: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def principal_directions(values: np.ndarray) -> np.ndarray:
-    """Return the right singular vectors [r, f] of `values` [n, f], r = min(n, f), largest first."""
-    return np.linalg.svd(values, full_matrices=False)[2]
+    """Return the right singular vectors [r, f] of `values` [n, f], r = min(n, f), largest first.
+
+    They are those of the triangular factor of a QR decomposition, to which rows are added in blocks
+    (Demmel et al. 2012, https://doi.org/10.1137/080731992).
+    """
+    features = values.shape[1]
+    triangle = values[:features]
+    for start in range(features, len(values), features):
+        rows = np.concatenate([triangle, values[start : start + features]])
+        triangle = np.asarray(np.linalg.qr(rows, mode="r"))
+    return np.linalg.svd(triangle, full_matrices=False)[2]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +11,13 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.linear import Shares
-from mammo_sae.analysis.penalised import best_fit, ridge, standardised
+from mammo_sae.analysis.penalised import best_fit, ridge
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.mean_codes import MeanCodes
     from mammo_sae.analysis.settings import AblationSettings
 
+BLOCK_BYTES = 32 << 20  # bytes of ablated embeddings in memory at a time
 Predict = Callable[[np.ndarray], np.ndarray]  # ablated latents [k] -> scores [n]
 NOTHING = np.empty(0, np.int64)
 
@@ -49,6 +50,8 @@ class Refit:
     ) -> None:
         """Choose the penalty, from embeddings [n, d], mean codes of n images and atoms [h, d]."""
         self._pooled, self._means, self._atoms = pooled, means, atoms
+        # Blocks of BLOCK_BYTES in float64.
+        self._step = max(1, BLOCK_BYTES // (8 * pooled.shape[1]))
         self._found = case.labelled_images(cases, concept, settings.discovery)
         self._truth = case.labels(cases, concept, self._found)
         self._done: dict[bytes, np.ndarray] = {}
@@ -56,7 +59,7 @@ class Refit:
         why = st.why_not_estimable(self._truth, patients)
         self.reason = f"{settings.discovery}: {why}" if why else ""
         if not why:
-            own = self._features(NOTHING)[self._found]
+            own, *_ = self._standardised(NOTHING)
             penalties, folds = settings.penalties, settings.folds
             self._penalty, _ = best_fit(own, self._truth, patients, penalties, folds, ridge)
 
@@ -68,11 +71,47 @@ class Refit:
         """Return the scores [n] of all images by a head refitted after an ablation of `latents`."""
         key = latents.tobytes()
         if key not in self._done:
-            features = self._features(latents)
-            fitted = ridge(self._penalty).fit(features[self._found], self._truth)
-            self._done[key] = fitted.decision_function(features)
+            features, varies, mean, spread = self._standardised(latents)
+            fitted = ridge(self._penalty).fit(features, self._truth)
+            del features
+            scores = np.empty(len(self._pooled))
+            for rows, values in self._ablated(latents, np.arange(len(self._pooled))):
+                scores[rows] = fitted.decision_function((values[:, varies] - mean) / spread)
+            self._done[key] = scores
         return self._done[key]
 
-    def _features(self, latents: np.ndarray) -> np.ndarray:
-        change = self._means.of(latents).T.astype(np.float64) @ self._atoms[latents]
-        return standardised(self._pooled - change, self._found)
+    def _standardised(
+        self, latents: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the features of the images to fit on, and how they are standardised.
+
+        Features that do not vary over these images are left out.
+
+        Returns
+        -------
+        features : [n, f]
+        varies : [d] bool
+            The channels that are features.
+        mean, spread : [f]
+        """
+        features = np.empty((len(self._found), self._pooled.shape[1]))
+        for rows, values in self._ablated(latents, self._found):
+            features[rows] = values
+        mean = features.mean(axis=0)
+        features -= mean
+        spread = np.sqrt(np.einsum("nd,nd->d", features, features) / len(features))
+        varies = spread > 1e-12
+        if not varies.all():
+            features = features[:, varies]
+        features /= spread[varies]
+        return features, varies, mean[varies], spread[varies]
+
+    def _ablated(
+        self, latents: np.ndarray, images: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (rows, float64 [b, d]): the embeddings of `images` without `latents`, in blocks."""
+        codes, atoms = self._means.of(latents), self._atoms[latents]
+        for start in range(0, len(images), self._step):
+            rows = slice(start, start + self._step)
+            some = images[rows]
+            yield rows, self._pooled[some] - codes[:, some].T.astype(np.float64) @ atoms

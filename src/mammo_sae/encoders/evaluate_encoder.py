@@ -12,8 +12,9 @@ import pandas as pd
 from mammo_sae import statistics
 from mammo_sae.cohorts import labels as scored
 from mammo_sae.encoders.heads import load_head
-from mammo_sae.encoders.pooled import read_pooled
+from mammo_sae.encoders.plans.plan import POOLED
 from mammo_sae.errors import InputError
+from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ def run(
         If an image with embeddings is not in the cohort table.
     """
     trained = load_head(head)
-    image_ids, features = read_pooled(embeddings)
-    logits = trained.logits(features)
+    reader = EmbeddingReader(embeddings, POOLED)
+    image_ids = reader.image_ids
+    logits = np.empty((len(reader), len(trained.concepts)), np.float32)
+    for places, cells in reader.batches(1024):
+        logits[places] = trained.logits(cells[:, 0, 0])
     table = read_table(images).set_index("image_id")
     unknown = [image for image in image_ids if image not in table.index]
     if unknown:

@@ -14,9 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.labels import concept_labels
 from mammo_sae.encoders.network import load_classifier
+from mammo_sae.encoders.plans.plan import POOLED
 from mammo_sae.encoders.pooled import read_pooled
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
+from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table
 
 if TYPE_CHECKING:
@@ -62,17 +64,19 @@ def run(
     """
     published = _published(encoder)
     fitted = [concept for concept in concepts if concept not in published]
-    stored, features = read_pooled(embeddings)
-    order = {image: row for row, image in enumerate(stored)}
     table = read_table(images)
     # The table also lists images that the conversion left out.
-    table = table[table["image_id"].isin(stored)]
+    table = table[table["image_id"].isin(EmbeddingReader(embeddings, POOLED).image_ids)]
     learnt, labels = concept_labels(table, "training", fitted, images)
-    features = features[[order[image] for image in learnt]]
-    mean = features.mean(axis=0, dtype=np.float64)
-    deviation = features.std(axis=0, dtype=np.float64)
+    stored, features = read_pooled(embeddings, list(dict.fromkeys(learnt)))
+    order = {image: row for row, image in enumerate(stored)}
+    standardised = features[[order[image] for image in learnt]].astype(np.float64)
+    del features
+    mean = standardised.mean(axis=0)
+    standardised -= mean
+    deviation = np.sqrt(np.einsum("nd,nd->d", standardised, standardised) / len(learnt))
     deviation[deviation == 0] = 1.0
-    standardised = (features - mean) / deviation
+    standardised /= deviation
     rows = dict(published)
     for concept, column in progress(
         zip(fitted, labels.T, strict=True), total=len(fitted), label="probe"
@@ -83,7 +87,8 @@ def run(
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # raised as an error below
-            fit = solver.fit(standardised[known], column[known])
+            rows_known = standardised if known.all() else standardised[known]
+            fit = solver.fit(rows_known, column[known])
         if fit.n_iter_[0] >= settings.max_iterations:
             raise InputError(
                 f"the linear probe of {concept} did not converge in {settings.max_iterations} "
