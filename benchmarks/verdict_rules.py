@@ -35,6 +35,8 @@ def main() -> None:
     arguments = parser.parse_args()
     confounds = read_table(arguments.results / "tables" / "confounds.parquet")
     responses = read_table(arguments.results / "tables" / "responses.parquet")
+    # The responses of control dictionaries are not measured.
+    confounds = confounds[confounds["sae"].isin(responses["sae"])]
     print("| rule | recall | precision | false positives |\n|---|---|---|---|")
     for name, rule in RULES.items():
         found = _scored(confounds, responses, rule, arguments.component)

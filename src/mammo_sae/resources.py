@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mammo_sae.cohorts.settings import PhantomCohort
 from mammo_sae.config import PARTS, Config
@@ -25,6 +26,8 @@ from mammo_sae.sae.settings import SaeTraining
 # Operations per second on a GPU, of convolutions and of an SAE's products. This is a tenth to a
 # third of the nominal rate of GPUs in data centres.
 CONVOLUTIONS, PRODUCTS = 30e12, 100e12
+# One of these files exists on a machine with a GPU: NVIDIA's driver, on a Jetson, AMD's, under WSL.
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 # Operations per second of a network on one core.
 CORE = 30e9
 # Active latents per cell of an SAE whose number of active latents is not fixed.
@@ -443,3 +446,8 @@ def cohort_images(config: Config) -> int | None:
         patients = sum(getattr(config.phantom.patients, part) for part in PARTS)
         return 2 * breasts * patients
     return None
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has the driver of a GPU. torch is not imported to find out."""
+    return any(Path(file).exists() for file in GPU_FILES)

@@ -16,7 +16,7 @@ from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
 from mammo_sae.passes import assign_passes, layers_of
-from mammo_sae.resources import cohort_images, need
+from mammo_sae.resources import cohort_images, has_gpu, need
 from mammo_sae.settings import canonical_json, check_path
 from mammo_sae.slurm import settle_states
 from mammo_sae.steps import STEPS
@@ -63,8 +63,6 @@ PINS = read_pins(Path(workflow.basedir) / "envs" / "constraints.txt")
 
 # Most threads of a job that uses torch.
 TORCH_THREADS = 8
-# One of these files exists on a machine with a GPU: NVIDIA's driver, on a Jetson, AMD's, under WSL.
-GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
 COHORT = {
     "images": f"{RESULTS}/cohort/images.parquet",
@@ -148,7 +146,7 @@ def minutes(wildcards, attempt, rulename):
 def without_gpu():
     """Whether this process runs the jobs of a workstation that has no GPU."""
     on_cluster = workflow.remote_exec or not workflow.local_exec
-    return not on_cluster and not any(Path(file).exists() for file in GPU_FILES)
+    return not on_cluster and not has_gpu()
 
 
 def gpu(wildcards):

@@ -42,6 +42,7 @@ PAGE = """<!DOCTYPE html>
 .prose.max-w-lg {{ max-width: 60rem; }}
 .headline {{ font: 13px/1.4 sans-serif; }}
 .headline table {{ border-collapse: collapse; margin: .3em 0 1em; font-size: 12px; }}
+.headline table {{ display: block; max-width: 100%; overflow-x: auto; }}
 .headline th, .headline td {{ padding: .15em .6em; text-align: left; }}
 .headline td {{ white-space: nowrap; }}
 .headline th, .headline td {{ border-bottom: 1px solid #D9DEE3; }}
