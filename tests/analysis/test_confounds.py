@@ -147,7 +147,7 @@ def test_the_marker_latent_fires_on_the_artefact_and_the_detector_on_the_lesion(
 def test_a_confounder_that_cannot_be_tested_is_insufficient_with_a_reason(table, world):
     for confounder, reason in (
         ("implant", "the image table has no column implant"),
-        ("side", "1 levels of side"),
+        ("side", "1 level of side has"),
     ):
         row = verdict_of(table, world, "clean", confounder)
         assert row["verdict"] == "insufficient"
