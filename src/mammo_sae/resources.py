@@ -314,24 +314,26 @@ def _stability(cosines: float, weights: float) -> Callable[[Size], Need]:
     return formula
 
 
-def _inner(size: Size) -> Need:
-    settings = size.config.inner
-    maps = settings.batch_size * size.map / 8
-    return Need(
-        TORCH + _network(size) + size.weights + 4 * maps + BLOCK + _tables(size),
-        600 + 60.0 * settings.images * size.concepts * size.operations / CORE,
-    )
-
-
-def _inner_ablation(size: Size) -> Need:
-    settings = size.config.inner_ablation
-    maps = settings.batch_size * size.map / 8
-    # Few of the columns explain latents: five sets and their random ones are a generous number.
-    passes = 5 * (1 + settings.random_sets) * settings.images * len(settings.splits)
+def _reruns(size: Size, batch: int, passes: float) -> Need:
+    """The need of steps that run the network `passes` times per concept, for `batch` images."""
+    maps = batch * size.map / 8
     return Need(
         TORCH + _network(size) + size.weights + 4 * maps + BLOCK + _tables(size),
         600 + passes * size.concepts * size.operations / CORE,
     )
+
+
+def _inner(size: Size) -> Need:
+    settings = size.config.inner
+    return _reruns(size, settings.batch_size, 60.0 * settings.images)
+
+
+def _inner_ablation(size: Size) -> Need:
+    settings = size.config.inner_ablation
+    # Few columns explain latents. Five sets, each with its random ones, are more than most runs
+    # have.
+    sets = 5 * (1 + settings.random_sets)
+    return _reruns(size, settings.batch_size, sets * settings.images * len(settings.splits))
 
 
 def _saliency(size: Size) -> Need:

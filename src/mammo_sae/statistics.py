@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, counted
 
 Floats = NDArray[np.floating[Any]]
 Metric = Callable[..., Any]
@@ -41,8 +41,7 @@ def why_not_estimable(labels: ArrayLike, patients: ArrayLike, minimum: int = MIN
     for name, rows in (("positive", labels), ("negative", ~labels)):
         count = len(np.unique(patients[rows]))
         if count < minimum:
-            several = "s" * (count != 1)
-            return f"{count} patient{several} with a {name} image, fewer than {minimum}"
+            return f"{counted(count, 'patient')} with a {name} image, fewer than {minimum}"
     return ""
 
 
@@ -54,6 +53,19 @@ def patients_per_group(groups: ArrayLike, patients: ArrayLike, count: int) -> ND
 
 def _numbered(patients: ArrayLike) -> NDArray[np.int64]:
     return np.unique(np.asarray(patients), return_inverse=True)[1]
+
+
+def centre(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Subtract the mean of each column from `values` [n, m], in place: no copy of them is made.
+
+    Returns
+    -------
+    mean, spread : [m]
+        The mean and the standard deviation of each column.
+    """
+    mean = values.mean(axis=0)
+    values -= mean
+    return mean, np.sqrt(np.einsum("nm,nm->m", values, values) / len(values))
 
 
 def is_constant(scores: ArrayLike) -> NDArray[np.bool_]:

@@ -9,7 +9,15 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from copied import copied
-from mammo_sae.analysis import ablation, confounds, groups, inner_ablation, latents, penalised
+from mammo_sae.analysis import (
+    ablation,
+    confounds,
+    groups,
+    inner_ablation,
+    latents,
+    patching,
+    penalised,
+)
 from mammo_sae.analysis.interventions import Edits
 from mammo_sae.analysis.latent_sets import ALL, LatentSet, aligned_set, similar_sets, suspected_sets
 from mammo_sae.analysis.linear import Shares
@@ -380,12 +388,6 @@ class Averaged:
 
     dtype = torch.float32
 
-    def eval(self):
-        return self
-
-    def requires_grad_(self, _):
-        return self
-
     def rest(self, layer, maps):
         assert layer == "head"
         return maps.cells.mean((2, 3))
@@ -410,7 +412,7 @@ def inner_run(run, world):
 
     def ablate(**settings) -> pd.DataFrame:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(inner_ablation, "load_encoder", lambda _: Averaged())
+            patch.setattr(patching, "load_encoder", lambda _: Averaged())
             inner_ablation.run(
                 InnerAblationSettings(bootstrap_draws=60, **settings),
                 **given, output=root / "inner.parquet",

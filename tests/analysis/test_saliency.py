@@ -79,11 +79,7 @@ def scored(world, tmp_path, monkeypatch, layer, settings=SETTINGS, concepts=CONC
     ) as writer:
         writer.write({layer: cells})
     save_head(HEAD, tmp_path / "head.safetensors", tmp_path / "head.json")
-    monkeypatch.setattr(
-        saliency,
-        "load_encoder",
-        lambda _: SimpleNamespace(eval=lambda: SimpleNamespace(requires_grad_=lambda _: network())),
-    )
+    monkeypatch.setattr(saliency, "load_encoder", lambda _: network())
     saliency.run(
         settings,
         encoder_name="finetuned",

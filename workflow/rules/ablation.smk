@@ -1,6 +1,7 @@
-# Analyses of sets of latents: the latents that a confounder explains are ablated, at the head and at
-# inner layers, where the rest of the network is run on the CPU. At the head, the logit's difference between the classes is divided among the verdicts, and the latents over which
-# a concept is split are compared with those that absorb it.
+# Analyses of sets of latents. The latents that a confounder explains are ablated: at the head, and at
+# inner layers, where the rest of the network is run on the CPU. At the head, the logit's difference
+# between the classes is divided among the verdicts, and the latents over which a concept is split
+# are compared with those that absorb it.
 
 
 # `ablation` has the encoders whose predictions are linear at the head, `inner_ablation` the others.
@@ -79,7 +80,7 @@ rule inner_ablation:
         layer=rf"blocks\.[0-9]+|{HEAD}",
     conda:
         ENVIRONMENT
-    threads: TORCH_THREADS
+    threads: torch_threads
     resources:
         mem_mb=memory,
         runtime=minutes,

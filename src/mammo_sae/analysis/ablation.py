@@ -33,8 +33,7 @@ import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.candidates import with_candidates
-from mammo_sae.analysis.groups import groups_of
+from mammo_sae.analysis.candidates import read_candidates
 from mammo_sae.analysis.latent_sets import (
     ALL,
     LatentSet,
@@ -113,9 +112,8 @@ def run(
         If the codes are not of the head layer or the head lacks a concept.
     """
     reader = CodesReader(codes)
-    cases = case.read_cases(images, reader.image_ids)
     store = ImageReader(image_stores, concept_regions(images))
-    cases, _ = with_candidates(cases, store, concepts, measurements)
+    cases, _ = read_candidates(images, reader.image_ids, store, concepts, measurements)
     verdicts, logits = read_table(confounds), read_table(predictions)
     stored, pooled = read_pooled(embeddings, reader.image_ids)
     pooled = pooled[pd.Index(stored).get_indexer(list(reader.image_ids))]
@@ -127,30 +125,43 @@ def run(
     shares = each_share(inputs, concepts, settings.splits, output.parent)
     for concept, of_splits in groupby(shares, lambda share: share.concept):
         sets = [*suspected_sets(verdicts, concept), *aligned]
-        names = sorted(verdicts.loc[verdicts["concept"] == concept, "confounder"].unique())
+        names = tested_confounders(verdicts, concept)
         refit = Refit(settings, cases, concept, pooled, means, atoms)
         whole = original_logits(logits, concept, reader.image_ids)
         for share in of_splits:
             here = cases.iloc[share.rows].reindex(columns=names)
-            groups = {
-                name: groups_of(here[name], share.labels, share.patients, settings.max_levels)
-                for name in names
-            }
-            data = Scored(share.labels, share.patients, groups)
+            data = Scored.by_level(here, share.labels, share.patients, settings.max_levels)
             heads = {
                 False: (without(share, whole[share.rows]), ""),
                 True: (refit.of(share.rows), refit.reason),
             }
             drawn = with_random(settings, sets, share.ranked)
-            part = pd.DataFrame(list(ablation_rows(settings, data, heads, drawn)))
-            part.insert(0, "concept", concept)
-            part.insert(1, "split", share.split)
-            seen = (settings.discovery, settings.confirmation)
-            part.insert(2, "independent", share.split not in seen)
-            part.insert(3, "labels", labelling(cases, concepts))
-            parts.append(part)
+            rows = ablation_rows(settings, data, heads, drawn)
+            parts.append(
+                table_part(settings, concept, share.split, labelling(cases, concepts), rows)
+            )
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
     return [output]
+
+
+def tested_confounders(verdicts: pd.DataFrame, concept: str) -> list[str]:
+    """Return the confounders for which `verdicts` has the latents of a concept."""
+    return sorted(verdicts.loc[verdicts["concept"] == concept, "confounder"].unique())
+
+
+def table_part(
+    settings: AnySettings, concept: str, split: str, labels: str, rows: Iterator[dict[str, Any]]
+) -> pd.DataFrame:
+    """Return the part of the table with the rows of one concept and split.
+
+    `labels` says whether the labels are of images, breasts or patients.
+    """
+    part = pd.DataFrame(list(rows))
+    part.insert(0, "concept", concept)
+    part.insert(1, "split", split)
+    part.insert(2, "independent", split not in (settings.discovery, settings.confirmation))
+    part.insert(3, "labels", labels)
+    return part
 
 
 SetWithRandom = tuple[LatentSet, list[np.ndarray]]

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_sae.analysis.cases import read_cases
 from mammo_sae.analysis.columns import SAID, TISSUE, covariates_of
 from mammo_sae.images.measurements import MEASUREMENTS
 from mammo_sae.stores.images import IDENTITIES, NOTICES, RASTERS, ImageReader
@@ -33,24 +34,36 @@ UNMEASURED = "unmeasured"
 """Name of the column of the cases that says why a measurement is unknown."""
 
 
-def with_candidates(
-    cases: pd.DataFrame,
+def read_candidates(
+    images: Path,
+    image_ids: Sequence[str],
     store: ImageReader,
     concepts: Sequence[str],
     measurements: Sequence[Path],
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Add everything that may be a confounder to `cases`: facts about files, and measurements.
+    """Read the cases with everything that may be a confounder: facts about files, measurements.
 
-    `measurements` are the tables that the step `measurements` wrote.
+    Parameters
+    ----------
+    images
+        Image table.
+    image_ids : [n]
+    store
+        Canonical images.
+    concepts
+        Columns of the image table.
+    measurements
+        Tables of the step `measurements`, all shards.
 
     Returns
     -------
     pandas.DataFrame
-        `cases` with the columns that `with_acquisition` and `with_measurements` add.
+        The rows of `mammo_sae.analysis.cases.read_cases`, with the columns that `with_acquisition`
+        and `with_measurements` add.
     list
         Names of all columns that describe how an image was acquired.
     """
-    cases, acquisition = with_acquisition(cases, store, concepts)
+    cases, acquisition = with_acquisition(read_cases(images, image_ids), store, concepts)
     cases, measured = with_measurements(cases, pd.concat(map(read_table, measurements)))
     return cases, [*acquisition, *measured]
 

@@ -30,11 +30,7 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells, exchange
-from mammo_sae.analysis.candidates import (
-    unsaid,
-    why_unknown,
-    with_candidates,
-)
+from mammo_sae.analysis.candidates import read_candidates, unsaid, why_unknown
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.groups import too_few_levels, usable_levels
 from mammo_sae.analysis.levels import levels
@@ -81,8 +77,7 @@ def run(
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))
-    cases = case.read_cases(images, reader.image_ids)
-    cases, acquisition = with_candidates(cases, store, concepts, measurements)
+    cases, acquisition = read_candidates(images, reader.image_ids, store, concepts, measurements)
     splits = (settings.discovery, settings.confirmation)
     anatomical = settings.anatomical
     if anatomical is None:

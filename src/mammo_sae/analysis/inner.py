@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.attribution import attribution_table
@@ -23,9 +22,6 @@ from mammo_sae.analysis.edits import MEASURES, intervention_table, mean_codes
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
 from mammo_sae.analysis.thresholds import Thresholds
 from mammo_sae.cohorts.units import IMAGE
-from mammo_sae.encoders.heads import load_head
-from mammo_sae.encoders.network import load_encoder
-from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table, write_table
@@ -83,15 +79,7 @@ def run(
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
     typical, unknown = mean_codes(reader, cases, settings.discovery)
-    network = load_encoder(encoder).eval().requires_grad_(False)
-    autoencoder = SparseAutoencoder.load(sae)
-    cut = PatchedNetwork(
-        network,
-        load_head(head),
-        autoencoder,
-        identity.layer,
-        torch.from_numpy(typical.astype(np.float32)),
-    )
+    cut = PatchedNetwork.load(encoder, head, sae, identity.layer, typical)
     table = read_table(latents)
     patients = cases["patient_id"].to_numpy()
 

@@ -23,13 +23,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.ablation import SetWithRandom, ablation_rows, with_random
-from mammo_sae.analysis.candidates import with_candidates
-from mammo_sae.analysis.groups import groups_of
+from mammo_sae.analysis.ablation import (
+    SetWithRandom,
+    ablation_rows,
+    table_part,
+    tested_confounders,
+    with_random,
+)
+from mammo_sae.analysis.candidates import read_candidates
 from mammo_sae.analysis.latent_sets import suspected_sets
 from mammo_sae.analysis.patching import PatchedNetwork, Reruns
 from mammo_sae.analysis.refit import NOTHING, Predict
@@ -37,9 +41,6 @@ from mammo_sae.analysis.scored import Scored
 from mammo_sae.analysis.verdict import CONFOUNDED
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.cohorts.units import IMAGE
-from mammo_sae.encoders.heads import load_head
-from mammo_sae.encoders.network import load_encoder
-from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
@@ -97,22 +98,15 @@ def run(
         If the head lacks a concept.
     """
     reader = CodesReader(codes)
-    cases = case.read_cases(images, reader.image_ids)
     store = ImageReader(image_stores, concept_regions(images))
-    cases, _ = with_candidates(cases, store, concepts, measurements)
+    cases, _ = read_candidates(images, reader.image_ids, store, concepts, measurements)
     verdicts, table = read_table(confounds), read_table(latents)
-    cut = PatchedNetwork(
-        load_encoder(encoder).eval().requires_grad_(False),
-        load_head(head),
-        SparseAutoencoder.load(sae),
-        identity.layer,
-        torch.zeros(reader.latents),  # mean codes, which an error-preserving edit does not use
-    )
+    unused = np.zeros(reader.latents)  # the mean codes, which an error-preserving edit does not use
+    cut = PatchedNetwork.load(encoder, head, sae, identity.layer, unused)
     patients = cases["patient_id"].to_numpy()
     parts = []
     for concept in concepts:
-        of_concept = verdicts[verdicts["concept"] == concept]
-        names = sorted(of_concept["confounder"].unique())
+        names = tested_confounders(verdicts, concept)
         ranked = table[table["concept"] == concept].sort_values("latent")
         suspected = [s for s in suspected_sets(verdicts, concept) if s.verdicts == CONFOUNDED]
         sets = with_random(settings, suspected, ranked)
@@ -121,24 +115,15 @@ def run(
             rows = case.whole_patients(patients, known, settings.images)
             labels = case.labels(cases, concept, rows)
             here = cases.iloc[rows].reindex(columns=names)
-            groups = {
-                name: groups_of(here[name], labels, patients[rows], settings.max_levels)
-                for name in names
-            }
-            data = Scored(labels, patients[rows], groups)
+            data = Scored.by_level(here, labels, patients[rows], settings.max_levels)
             predict: Predict = _never
             if not st.why_not_estimable(labels, patients[rows]):
                 ids = [reader.image_ids[i] for i in rows]
                 source = EmbeddingReader(embeddings, identity.layer, ids)
                 reruns = Reruns(cut, source, reader, cases, concept, settings.batch_size, "")
                 predict = _predictions(reruns, sets)
-            part = pd.DataFrame(list(ablation_rows(settings, data, {False: (predict, "")}, sets)))
-            part.insert(0, "concept", concept)
-            part.insert(1, "split", split)
-            seen = (settings.discovery, settings.confirmation)
-            part.insert(2, "independent", split not in seen)
-            part.insert(3, "labels", IMAGE)
-            parts.append(part)
+            found = ablation_rows(settings, data, {False: (predict, "")}, sets)
+            parts.append(table_part(settings, concept, split, IMAGE, found))
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
     return [output]
 

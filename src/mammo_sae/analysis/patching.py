@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,9 @@ import torch
 from torch import Tensor
 
 from mammo_sae.analysis import cases as case
-from mammo_sae.encoders.heads import Head
+from mammo_sae.encoders.batches import Batch
+from mammo_sae.encoders.heads import Head, load_head
+from mammo_sae.encoders.network import load_encoder
 from mammo_sae.encoders.networks.network import Network, to_map
 from mammo_sae.progress import progress
 from mammo_sae.sae import sparse
@@ -35,7 +38,7 @@ from mammo_sae.stores.embeddings import EmbeddingReader
 _DIGITS = 4
 
 # positions, embeddings, tokens beside them, index, value
-Batch = tuple[np.ndarray, Tensor, Tensor | None, Tensor, Tensor]
+CodedBatch = tuple[np.ndarray, Tensor, Tensor | None, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,19 @@ class PatchedNetwork:
     sae: SparseAutoencoder
     layer: str
     typical: Tensor
+
+    @classmethod
+    def load(
+        cls, encoder: Path, head: Path, sae: Path, layer: str, typical: np.ndarray
+    ) -> PatchedNetwork:
+        """Read an encoder and its head from their directories, and an SAE from its `sae.json`."""
+        return cls(
+            load_encoder(encoder),
+            load_head(head),
+            SparseAutoencoder.load(sae),
+            layer,
+            torch.from_numpy(typical.astype(np.float32)),
+        )
 
     def logits(self, cells: Tensor, prefix: Tensor | None) -> Tensor:
         """Return the logits [n, c] of embeddings [n, R, C, d] of the layer.
@@ -186,13 +202,12 @@ class Reruns:
         logits = self.logits(kept, "error_preserving")
         return logits[:, :1] - logits[:, 1:]
 
-    def _batches(self, label: str) -> Iterator[Batch]:
+    def _batches(self, label: str) -> Iterator[CodedBatch]:
         for positions, cells in progress(
             self._source.batches(self._batch),
             label=f"{self._concept}, {label}",
             total=-(-len(self._source) // self._batch),
         ):
             index, value = map(torch.from_numpy, self._codes.cells(self._positions[positions]))
-            prefix = self._source.prefix(positions)
-            beside = None if prefix is None else torch.from_numpy(prefix)
-            yield positions, torch.from_numpy(cells), beside, index.long(), value
+            batch = Batch.of(cells, self._source.prefix(positions))
+            yield positions, batch.values, batch.prefix, index.long(), value

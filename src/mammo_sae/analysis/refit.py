@@ -97,9 +97,7 @@ class Refit:
         features = np.empty((len(self._found), self._pooled.shape[1]))
         for rows, values in self._ablated(latents, self._found):
             features[rows] = values
-        mean = features.mean(axis=0)
-        features -= mean
-        spread = np.sqrt(np.einsum("nd,nd->d", features, features) / len(features))
+        mean, spread = st.centre(features)
         varies = spread > 1e-12
         if not varies.all():
             features = features[:, varies]

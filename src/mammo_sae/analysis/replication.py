@@ -22,7 +22,7 @@ import pandas as pd
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.agreement import kept_verdicts
-from mammo_sae.analysis.candidates import with_candidates
+from mammo_sae.analysis.candidates import read_candidates
 from mammo_sae.analysis.confounds import confounder_rows, judged
 from mammo_sae.analysis.latents import confirm
 from mammo_sae.analysis.verdict import INSUFFICIENT, UNASSOCIATED, associated, overall
@@ -88,8 +88,7 @@ def run(
     """
     reader = CodesReader(codes)
     store = ImageReader(image_stores, concept_regions(images))
-    cases = case.read_cases(images, reader.image_ids)
-    cases, _ = with_candidates(cases, store, concepts, measurements)
+    cases, _ = read_candidates(images, reader.image_ids, store, concepts, measurements)
     tested = associated(read_table(confounds))
     kinds = tested.drop_duplicates("confounder").set_index("confounder")["kind"]
     conditions = settings.confounds.model_copy(

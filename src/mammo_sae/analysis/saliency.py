@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import cells, lesions
@@ -24,6 +23,7 @@ from mammo_sae.analysis.map_scores import score_columns
 from mammo_sae.analysis.saliency_maps import METHODS, CutNetwork, saliency_maps
 from mammo_sae.analysis.streamed import UpperQuantiles
 from mammo_sae.cohorts.regions import concept_regions
+from mammo_sae.encoders.batches import Batch
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.encoders.network import load_encoder
 from mammo_sae.encoders.plans.plan import HEAD, POOLED
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mammo_sae.analysis.settings import SaliencySettings
 
 FIRST = ("concept", "method", "split", "size", "size_low", "size_high", "size_unit")
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images, maps, breast, sums
+MapBatch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images, maps, breast, sums
 
 
 def run(
@@ -80,7 +80,7 @@ def run(
     everything = EmbeddingReader(embeddings, layer)
     cases = case.read_cases(images, everything.image_ids)
     store = ImageReader(image_stores, concept_regions(images))
-    network = load_encoder(encoder).eval().requires_grad_(False)
+    network = load_encoder(encoder)
     trained = load_head(head)
     parts = []
     for concept in concepts:
@@ -140,7 +140,7 @@ class _Scorer:
                 f"{settings.images} images with one (saliency.images)"
             )
             return self._without(why).assign(**labels)
-        stream: Sequence[Batch] | None = None if self._linear else list(self._batches(found))
+        stream: Sequence[MapBatch] | None = None if self._linear else list(self._batches(found))
         upper, area, sums = UpperQuantiles(len(METHODS)), 0.0, []
         for _, maps, breast, complete in stream or self._batches(found):
             area += float(breast.sum(dtype=np.float64))
@@ -173,7 +173,7 @@ class _Scorer:
         rows = pd.DataFrame({"method": METHODS, "size": lesions.ALL, "size_unit": ""})
         return rows.assign(reason=reason)
 
-    def _batches(self, found: lesions.Found) -> Iterator[Batch]:
+    def _batches(self, found: lesions.Found) -> Iterator[MapBatch]:
         """Yield (positions in `found`, maps [b, 2, cells], breast [b, cells], sums [b, 2])."""
         ids = self._cases["image_id"].to_numpy()[found.positions]
         place = {image: position for position, image in enumerate(ids)}
@@ -185,9 +185,8 @@ class _Scorer:
             source.batches(size), label=label, total=-(-len(source) // size)
         ):
             named = [source.image_ids[position] for position in positions]
-            prefix = source.prefix(positions)
-            beside = None if prefix is None else torch.from_numpy(prefix)
-            maps, sums = saliency_maps(self._cut, torch.from_numpy(data), beside, steps)
+            batch = Batch.of(data, source.prefix(positions))
+            maps, sums = saliency_maps(self._cut, batch.values, batch.prefix, steps)
             breast, _ = cells.image_areas(self._store, named, [], self._grid)
             yield (
                 np.array([place[name] for name in named]),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from mammo_sae.analysis.edits import DIGITS
-from mammo_sae.analysis.groups import Groups, Named, named_scores, worst_names
+from mammo_sae.analysis.groups import Groups, Named, groups_of, named_scores, worst_names
 from mammo_sae.analysis.refit import Predict
 
 
@@ -27,6 +28,20 @@ class Scored:
     labels: np.ndarray
     patients: np.ndarray
     groups: Mapping[str, tuple[Groups, str]]
+
+    @classmethod
+    def by_level(
+        cls, confounders: pd.DataFrame, labels: np.ndarray, patients: np.ndarray, most: int
+    ) -> Scored:
+        """Return images, grouped by at most `most` levels of each column of `confounders`."""
+        return cls(
+            labels,
+            patients,
+            {
+                name: groups_of(confounders[name], labels, patients, most)
+                for name in confounders.columns
+            },
+        )
 
 
 class Measures:

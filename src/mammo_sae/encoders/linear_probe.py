@@ -18,6 +18,7 @@ from mammo_sae.encoders.plans.plan import POOLED
 from mammo_sae.encoders.pooled import read_pooled
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
+from mammo_sae.statistics import centre
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table
 
@@ -72,9 +73,7 @@ def run(
     order = {image: row for row, image in enumerate(stored)}
     standardised = features[[order[image] for image in learnt]].astype(np.float64)
     del features
-    mean = standardised.mean(axis=0)
-    standardised -= mean
-    deviation = np.sqrt(np.einsum("nd,nd->d", standardised, standardised) / len(learnt))
+    mean, deviation = centre(standardised)
     deviation[deviation == 0] = 1.0
     standardised /= deviation
     rows = dict(published)

@@ -232,6 +232,12 @@ def estimate(value: float, low: float, high: float, digits: int = 2) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def percent(share: float) -> str:
+    """Return a share in whole percent, never as "-0%"."""
+    text = f"{share:.0%}"
+    return "0%" if text == "-0%" else text
+
+
 def heading(fig: Figure, title: str, subtitle: str = "") -> None:
     """Write the figure's title and a line below it at its upper left corner."""
     _, height = fig.get_size_inches()

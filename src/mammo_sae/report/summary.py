@@ -28,7 +28,7 @@ from mammo_sae.analysis.verdict import (
 )
 from mammo_sae.report import comparison, style
 from mammo_sae.report.verdicts import ON, SIGNIFICANT, TOP
-from mammo_sae.report.words import Results, paragraphs, why_no_worst, worst_row
+from mammo_sae.report.words import Results, paragraphs, shown_split, why_no_worst, worst_row
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
@@ -232,19 +232,19 @@ def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str],
     the AUROC in the worst group before and after the ablation of the confounded latents, at the
     head and at each inner layer of the table `ablation`.
 
-    The split is the last one whose images were not used for the verdicts. If there is none, it is
-    the last split. Of the confounders that explain latents, the one with the lowest AUROC before
-    the ablation is shown.
+    The split is that of `shown_split`. Of the confounders that explain latents, the one with the
+    lowest AUROC before the ablation is shown.
     """
-    splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
-    split = (splits or style.splits_of(ablation["split"]))[-1]
+    split = shown_split(ablation)
     layers = style.layer_order(ablation["layer"])[::-1]
     rows = []
     keys = ["concept", "encoder", "sae", "seed"]
     for key, part in reliance.groupby(keys, sort=True):
         concept, encoder, sae, seed = key
         share = part[part["split"] == split].set_index("verdict")["share"]
-        words = [f"{share[w]:.0%}" if pd.notna(share.get(w)) else "not estimable" for w in CARRIED]
+        words = [
+            style.percent(share[w]) if pd.notna(share.get(w)) else "not estimable" for w in CARRIED
+        ]
         mine = ablation[(ablation[keys] == list(key)).all(axis=1)]
         said = [_worst_group(mine[mine["layer"] == layer]) for layer in layers]
         rows.append([style.words(concept), encoder, f"{sae} seed {seed}", *words, *said])

@@ -166,8 +166,7 @@ def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
     Both are of the last split whose images were not used for the verdicts, if there is one.
     """
     if len(reliance) and len(ablation):
-        splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
-        split = (splits or style.splits_of(ablation["split"]))[-1]
+        split = shown_split(ablation)
         here = reliance[reliance["split"] == split].set_index("verdict")
         shares = [
             (word, here.loc[word, "share"], *here.loc[word, ["share_low", "share_high"]])
@@ -176,7 +175,7 @@ def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
         ]
         if shares:
             said = [
-                f"{_percent(v)} [{_percent(low)}, {_percent(high)}] {word}"
+                f"{style.percent(v)} [{style.percent(low)}, {style.percent(high)}] {word}"
                 for word, v, low, high in shares
             ]
             yield f"The prediction rests on ({split} split): {', '.join(said)}."
@@ -202,22 +201,23 @@ def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
     )
 
 
-def _percent(share: float) -> str:
-    text = f"{share:.0%}"
-    return "0%" if text == "-0%" else text
+def shown_split(ablation: pd.DataFrame) -> str:
+    """Return the last split whose images were not used for the verdicts, or else the last one."""
+    splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
+    return (splits or style.splits_of(ablation["split"]))[-1]
 
 
 def worst_row(ablation: pd.DataFrame) -> pd.Series | None:
     """Return the row of one SAE and concept whose worst group has the lowest AUROC, or None.
 
-    The split is the last one whose images were not used for the verdicts, or the last one. The
-    latents are those that the row's own confounder explains, and the head is the encoder's own.
+    The latents are those that the row's own confounder explains, the head is the encoder's own, and
+    the split is that of `shown_split`.
     """
     if ablation.empty:
         return None
-    splits = style.splits_of(ablation.loc[ablation["independent"], "split"])
-    split = (splits or style.splits_of(ablation["split"]))[-1]
-    worst = ablation[(ablation["split"] == split) & (ablation["measure"] == "worst_group")]
+    worst = ablation[
+        (ablation["split"] == shown_split(ablation)) & (ablation["measure"] == "worst_group")
+    ]
     worst = worst[(worst["called_for"] == worst["confounder"]) & ~worst["refit"]]
     worst = worst[(worst["verdicts"] == CONFOUNDED) & worst["after"].notna()]
     return worst.loc[worst["before"].idxmin()] if len(worst) else None
