@@ -158,7 +158,8 @@ class Config(Settings):
     )
     inner_ablation: InnerAblationSettings = Field(
         InnerAblationSettings(),
-        description="the same at the layers of inner.layers, where the rest of the network runs",
+        description="predictions without the latents of a confounder, at the layers of "
+        "inner.layers",
     )
     responses: BootstrapSettings = Field(
         BootstrapSettings(), description="what latents respond to (phantom only)"

@@ -4,7 +4,8 @@
 # are compared with those that absorb it.
 
 
-# `ablation` has the encoders whose predictions are linear at the head, `inner_ablation` the others.
+# At the head, `ablation` runs for encoders whose predictions are linear there, and `inner_ablation`
+# for the others.
 ruleorder: ablation > inner_ablation
 
 

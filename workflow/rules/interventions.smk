@@ -2,7 +2,8 @@
 # the edited logits have a closed form. At inner layers the rest of the network is run on the CPU.
 
 
-# `interventions` has the encoders whose predictions are linear at the head, `inner` the others.
+# At the head, `interventions` runs for encoders whose predictions are linear there, and `inner` for
+# the others.
 ruleorder: interventions > inner
 
 

@@ -6,11 +6,11 @@ cell and keeps the SAE's error:
 
     x_j - sum_{t in S} z_jt d_t
 
-Then the rest of the network runs, and the encoder's own head scores the image. The cells of an
-inner layer are smaller than those of the head, and its latents do not yet combine a confounder with
-a lesion. As at the head, random sets of latents with similar firing rates are ablated for
-comparison. The rows have the columns of `mammo_sae.analysis.ablation`. No head is refitted, because
-this needs a run of the network on the whole discovery split for each set.
+Then the rest of the network runs, and the encoder's own head scores the image. As at the head,
+random sets of latents with similar firing rates are ablated for comparison. The rows have the
+columns of `mammo_sae.analysis.ablation`. No head is refitted, because this needs a run of the
+network on the whole discovery split for each set. `benchmarks/check_ablation.py` compares the
+ablation at an inner layer with that at the head.
 
 Source: SHIFT (Marks et al. 2024, arXiv 2403.19647).
 """

@@ -330,7 +330,10 @@ class AblationSettings(PenaltySettings):
 
 
 class InnerAblationSettings(SplitSettings):
-    """The same at the layers of `inner.layers`. Each set needs a run of the rest of the network."""
+    """Predictions without the latents that a confounder explains, at the layers of `inner.layers`.
+
+    Each set of latents needs a run of the rest of the network.
+    """
 
     max_levels: int = Field(
         6, ge=2, description="largest number of levels of a confounder, as in confounds.max_levels"

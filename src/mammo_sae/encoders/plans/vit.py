@@ -4,9 +4,9 @@ A folder holds ``config.json``, ``model.safetensors`` and often ``preprocessor_c
 package `transformers` writes them. This module knows the kinds of models that can be read. A kind
 is a row of `KINDS`; nothing else depends on it.
 
-A block cuts the image into square patches. Each patch is a cell, so the stride is the patch, and
-cell 0 begins at pixel 0. Attention makes every cell see the whole image. The class token and
-registers are tokens beside the grid.
+The network first cuts the image into square patches. Each patch is a cell, so the stride is the
+patch, and cell 0 begins at pixel 0. Attention makes every cell see the whole image. The class token
+and registers are tokens beside the grid.
 """
 
 from __future__ import annotations
