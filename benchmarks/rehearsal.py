@@ -9,6 +9,9 @@ Snakemake runs the rules of the workflow on them, one job at a time, on two core
 itself (`measuring/sitecustomize.py`): wall time, processor time, peak memory. The request is what
 the rule asks of SLURM at the first attempt.
 
+With --slurm, each job is a job of a real SLURM. If that was started with
+`ENFORCE=1 tests/workflow/slurm.sh start`, it kills a job that needs more memory than it asked for.
+
 With several sizes, `growth` is the exponent of n: memory or time grows as n to this power, from the
 second largest to the largest size. The last columns extrapolate a straight line through these two
 sizes to 480,000 images (EMBED).
@@ -119,6 +122,12 @@ LONG = {
     "inner": f"analysis/{INNER}/interventions.parquet",
     "codes": f"codes/{MAIN}.json",
 }
+ONE_AT_A_TIME = ("--resources", "gpu=1", "turn=1", "--default-resources", "turn=1")
+# A job that needs more than it asked for must fail here, so nothing is tried again.
+ON_SLURM = (
+    *("--profile", str(PROJECT / "profiles" / "slurm"), "--retries", "0", "--jobs", "2"),
+    *("--default-resources", "slurm_partition=tests", "--latency-wait", "5"),
+)
 # Tables of one SAE, and further tables that other steps need.
 OF_A_RUN = (
     *("latents", "probes", "alignment", "alignment_by_size", "regions", "confounds"),
@@ -142,9 +151,10 @@ def names(step: str) -> dict[str, str]:
 class Rehearsal:
     """A configuration and a folder in which its steps run."""
 
-    def __init__(self, folder: Path, images: int, latents: int) -> None:
+    def __init__(self, folder: Path, images: int, latents: int, slurm: bool) -> None:
         self.folder = folder
         self.images = images
+        self.slurm = slurm
         self.file = folder / f"n{images}h{latents}.yaml"
         self.file.write_text(configuration(images, latents, folder / "results"))
         self.config = load_config(read_yaml(self.file), self.file.name)
@@ -181,8 +191,8 @@ class Rehearsal:
                 [
                     *(sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile")),
                     *("--configfile", str(self.file), "--directory", working),
-                    *("--cores", str(cores), "--resources", "gpu=1", "turn=1"),
-                    *("--default-resources", "turn=1", "--keep-going", "--nolock"),
+                    *("--cores", str(cores), "--keep-going", "--nolock"),
+                    *(ON_SLURM if self.slurm else ONE_AT_A_TIME),
                     *("--rerun-triggers", "mtime", "--allowed-rules", *steps),
                     *("--forcerun", *steps, "--"),
                     *(str(self.results / path) for path in steps.values()),
@@ -296,6 +306,9 @@ def main() -> None:
         "--keep", type=Path, help="folder for the results, which later calls use again; default: "
         "a temporary folder",
     )  # fmt: skip
+    parser.add_argument(
+        "--slurm", action="store_true", help="run each job on the SLURM of tests/workflow/slurm.sh"
+    )
     parser.add_argument("--output", type=Path, help="JSON file of all measures")
     options = parser.parse_args()
     wanted = options.steps or [*FIRST, *SECOND]
@@ -304,7 +317,7 @@ def main() -> None:
     measured: dict[int, dict[str, dict[str, float]]] = {}
     try:
         for images in sorted(options.images):
-            rehearsal = Rehearsal(folder, images, options.latents)
+            rehearsal = Rehearsal(folder, images, options.latents, options.slurm)
             rehearsal.prepare()
             found: dict[str, dict[str, float]] = {}
             for group in (FIRST, LONG, SECOND):

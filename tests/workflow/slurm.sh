@@ -2,6 +2,7 @@
 # A real single-node SLURM with a fake GPU, on loopback, without systemd, for the tests: as root, on
 # Debian's packages slurmctld, slurmd, slurm-client and munge. Idempotent.
 #   slurm.sh start | stop | status
+# With ENFORCE=1, start makes a SLURM that kills a job which needs more memory than it asked for.
 # The configuration is /etc/slurm/slurm.conf, the only place where `srun` inside a job finds it; one
 # that is not ours is left alone.
 set -euo pipefail
@@ -9,7 +10,7 @@ set -euo pipefail
 ETC=/etc/slurm
 RUN=/var/tmp/mammo-sae-slurm # state, spool, logs, the GPU's device file
 CPUS=8
-MEMORY=64000 # MB, given out and not enforced
+MEMORY=64000 # MB to give out
 MARK="# written by mammo-sae's tests"
 HOST=$(hostname -s)
 mkdir -p "$RUN"/{state,spool,log}
@@ -56,7 +57,7 @@ SlurmdPidFile=$RUN/slurmd.pid
 SlurmctldLogFile=$RUN/log/slurmctld.log
 SlurmdLogFile=$RUN/log/slurmd.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/$([ -n "${ENFORCE:-}" ] && echo cgroup || echo none)
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
@@ -81,6 +82,7 @@ PartitionName=urgent Nodes=$HOST MaxTime=INFINITE State=UP PriorityTier=9 Preemp
 EOF
   # slurmd loads a cgroup plugin though none is used; this one starts without /sys/fs/cgroup too.
   echo 'CgroupPlugin=cgroup/v1' >"$ETC/cgroup.conf"
+  [ -z "${ENFORCE:-}" ] || echo 'ConstrainRAMSpace=yes' >>"$ETC/cgroup.conf"
   printf 'AutoDetect=off\nName=gpu Type=fake File=%s\n' "$RUN/gpu0" >"$ETC/gres.conf"
 }
 
