@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: demo test soak mutants truth rehearsal lint bench-sae check-published clean
+.PHONY: demo docs test soak mutants truth rehearsal lint bench-sae check-published clean
 
 # torch is installed first and alone. Otherwise the requirements of another package may install a
 # build with gigabytes of GPU libraries on a machine without a GPU.
@@ -61,6 +61,10 @@ truth: $(VENV)/installed
 	$(BIN)/python benchmarks/check_verdicts.py $(TRUTH) || missed=1; \
 	$(BIN)/python benchmarks/check_ablation.py || missed=1; \
 	exit $$missed
+
+# Builds the documentation site in site/. A warning is an error.
+docs: $(VENV)/installed
+	$(BIN)/mkdocs build
 
 # Runs the steps after extraction on synthetic results and prints their time and memory
 # (docs/scale.md). For a part: make rehearsal REHEARSAL="--images 1000 4000 --steps latents"

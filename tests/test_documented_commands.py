@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from mammo_sae import people
-from mammo_sae.arguments import read_functions
+from mammo_sae.arguments import parse, parser_of, read_functions
 from mammo_sae.steps import STEPS
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [
+    *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
 
 
 def commands() -> list[tuple[str, list[str]]]:
@@ -40,6 +43,40 @@ def test_verbs_are_those_of_the_command_line():
     known = {name.replace("_", "-") for name in (*STEPS, *read_functions(people.__name__))}
     assert given - {"--help"}
     assert given <= known | {"--help"}
+
+
+def test_options_are_those_of_the_verbs_and_none_is_missing():
+    """Parsing a command raises an error if an option is unknown or a needed one is missing."""
+    for page, words in commands():
+        if words[1:3] != ["-m", "mammo_sae"] or words[3] == "--help" or ">" in words:
+            continue
+        name = words[3].replace("-", "_")
+        if name in STEPS:
+            parser = parser_of(page, read_functions(STEPS[name].module)["run"], places=False)
+        else:
+            parser = parser_of(page, read_functions(people.__name__)[name], places=True)
+        assert parse(parser, words[4:]) is not None
+
+
+def test_options_of_snakemake_are_known_to_the_installed_version():
+    from snakemake.cli import get_argument_parser
+
+    parser = get_argument_parser()
+    for _, words in commands():
+        if words[0].endswith("snakemake"):
+            parser.parse_args([word for word in words[1:] if word not in {"&&", "&"}])
+
+
+def test_targets_of_make_exist():
+    made = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        name
+        for page in PAGES
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        for name in re.findall(r"^make ([a-z][\w-]*)", block, re.MULTILINE)
+    }
+    assert {"demo", "test", "docs"} <= named
+    assert named <= made
 
 
 def test_every_word_after_configfile_is_a_configuration():
