@@ -1,0 +1,73 @@
+"""Canonical images of the atlas as grey WebP files, and what is known of each image.
+
+The name of a file is the image's pseudonym. Outlines of lesions and heat maps are never drawn into
+a picture: the page draws them above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mammo_sae.stores.images import ImageReader
+
+IMAGES_PER_BLOCK = 16
+QUALITY = 90  # WebP's scale; differences from the stored pixels cannot be seen
+# Facts that a page shows of an image. All of them are pseudonymous (docs/privacy.md).
+FACTS = ("patient_id", "split", "view", "side", "density", "birads", "age_bin", "manufacturer")
+
+
+def boxes(masks: np.ndarray, regions: Sequence[str]) -> dict[str, list[int]]:
+    """Return region -> [left, top, right, bottom] in pixels, of masks bool [r, H, W].
+
+    The right and bottom edges lie behind the last pixel. Regions that the image lacks are left out.
+    """
+    found = {}
+    for region, mask in zip(regions, masks, strict=True):
+        if mask.any():
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+            found[region] = [int(edge) for edge in edges]
+    return found
+
+
+def blocks(image_ids: Sequence[str]) -> Iterator[list[str]]:
+    """Yield `image_ids` in blocks that fit into memory."""
+    for start in range(0, len(image_ids), IMAGES_PER_BLOCK):
+        yield list(image_ids[start : start + IMAGES_PER_BLOCK])
+
+
+def write_pictures(store: ImageReader, image_ids: Sequence[str], folder: Path) -> None:
+    """Write `<image_id>.webp` for each image into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for block in blocks(image_ids):
+        for image, pixels in zip(block, store.pixels(block), strict=True):
+            Image.fromarray(pixels).save(folder / f"{image}.webp", quality=QUALITY, method=4)
+
+
+def describe(
+    store: ImageReader | None, cases: pd.DataFrame, concepts: Sequence[str], image_ids: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return image -> its facts, its labels by concept, and the boxes of its regions.
+
+    Without a store there are no boxes.
+    """
+    known = cases.drop_duplicates("image_id").set_index("image_id")
+    columns = [name for name in FACTS if name in known]
+    labels = [name for name in concepts if name in known]
+    found: dict[str, dict[str, Any]] = {}
+    for block in blocks(image_ids):
+        masks = None if store is None else store.region_masks(block)
+        for i, image in enumerate(block):
+            row = known.loc[image]
+            found[image] = {
+                "facts": {name: None if pd.isna(row[name]) else str(row[name]) for name in columns},
+                "labels": {name: None if pd.isna(row[name]) else int(row[name]) for name in labels},
+                "boxes": {} if store is None or masks is None else boxes(masks[i], store.regions),
+            }
+    return found
