@@ -176,7 +176,8 @@ def _write_images(
     records: dict[str, dict[str, Any]] = {image: {} for image in pool}
     for identity, found in chosen.items():
         reader = CodesReader(manifests[identity])
-        held = [image for image in pool if image in set(reader.image_ids)]
+        coded = set(reader.image_ids)
+        held = [image for image in pool if image in coded]
         score = tables.of("latents", identity)["score"].iloc[0]
         added = read_contributions(reader, tables.of("effects", identity), split, held)
         for image, firing in read_firing(reader, score, found.latents, found.tops, held):

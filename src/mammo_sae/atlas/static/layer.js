@@ -1,0 +1,86 @@
+"use strict";
+(function () {
+  const { get, element, load, parts, sae, problem, shown, chooseSae, run } = window.Atlas;
+  const SHOWN = [["rank_auroc", "Rank"], ["auroc", "AUROC"], ["auroc_low", "from"], ["auroc_high", "to"], ["q", "q"],
+    ["verdict", "Verdict"], ["confounders", "Confounders"], ["where", "Where"], ["energy_lift", "Energy lift"],
+    ["pointing", "Pointing"], ["effect", "Effect on logit"], ["share", "Share of logit"]];
+  const select = chooseSae(address => address);
+  let table = null, points = [];
+
+  async function show() {
+    problem("");
+    const one = sae();
+    if (!one) throw new Error(`No SAE ${parts().slice(0, 4).join("/")} is in this atlas.`);
+    select(one.address);
+    get("title").textContent = `Latents of ${one.address}`;
+    const columns = await load(`${one.address}/table.js`, `table/${one.address}`);
+    const concept = get("concept").value;
+    const column = Object.fromEntries(columns.names.map((name, i) => [name, columns.values[i]]));
+    const kept = SHOWN.filter(([name]) => column[`${concept}|${name}`]);
+    const verdicts = [...new Set((column[`${concept}|verdict`] || []).filter(Boolean))].sort();
+    const wanted = get("verdict").value;
+    get("verdict").replaceChildren(element("option", "all", { value: "" }), ...verdicts.map(name => element("option", name, { value: name })));
+    get("verdict").value = verdicts.includes(wanted) ? wanted : "";
+    const rows = [];
+    column.latent.forEach((latent, i) => {
+      if (get("alive").checked && !(column.firing_rate[i] > 0)) return;
+      if (get("pictured").checked && !column.images[i]) return;
+      if (get("verdict").value && column[`${concept}|verdict`][i] !== get("verdict").value) return;
+      rows.push([latent, column.firing_rate[i], ...kept.map(([name]) => column[`${concept}|${name}`][i])]);
+    });
+    if (table) { table.destroy(); get("table").replaceChildren(); }
+    // Missing values sort last in both directions.
+    window.DataTable.type && window.DataTable.type("missing-last", { order: { asc: order(1), desc: order(-1) } });
+    table = new window.DataTable(get("table"), {
+      data: rows, deferRender: true, pageLength: 25, autoWidth: false, order: kept.length && kept[0][0] === "rank_auroc" ? [[2, "asc"]] : [[0, "asc"]],
+      columns: ["Latent", "Firing rate", ...kept.map(([, title]) => title)].map((title, i) => ({
+        title, type: "missing-last", render: (value, kind) => kind === "display" ? cell(one, value, i) : kind === "sort" || kind === "type" ? value : shown(value),
+      })),
+    });
+    const auroc = 2 + kept.findIndex(([name]) => name === "auroc");
+    const draw = () => scatter(one, table.rows({ search: "applied" }).data().toArray(), auroc);
+    table.on("draw", draw);
+    draw();
+  }
+
+  function order(sign) {
+    return (a, b) => {
+      const none = value => value === null || value === undefined || value === "";
+      if (none(a) || none(b)) return none(a) - none(b);
+      const found = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en");
+      return sign * found;
+    };
+  }
+
+  function cell(one, value, column) {
+    if (column === 0) return element("a", value, { href: `latent.html#${one.address}/${value}` }).outerHTML;
+    return element("span", shown(value)).innerHTML;
+  }
+
+  // Firing rate (log) against AUROC of the rows in the table.
+  function scatter(one, rows, auroc) {
+    const canvas = get("scatter"), pen = canvas.getContext("2d"), { width, height } = canvas;
+    const style = getComputedStyle(document.body), left = 44, bottom = height - 30;
+    pen.clearRect(0, 0, width, height);
+    pen.fillStyle = style.color;
+    pen.font = "12px system-ui, sans-serif";
+    pen.fillText("AUROC", 2, 12);
+    pen.fillText("firing rate (log)", width - 110, height - 4);
+    const x = rate => left + (width - left - 10) * (1 + Math.max(-5, Math.log10(rate)) / 5);
+    const y = value => bottom - (bottom - 10) * value;
+    for (const value of [0, 0.5, 1]) { pen.fillText(value, 18, y(value) + 4); pen.fillRect(left, y(value), width - left, 0.5); }
+    for (const power of [-5, -4, -3, -2, -1, 0]) pen.fillText(`10^${power}`, x(10 ** power) - (power === 0 ? 28 : 8), bottom + 14);
+    points = rows.filter(row => row[1] > 0 && typeof row[auroc] === "number").map(row => [x(row[1]), y(row[auroc]), row[0]]);
+    pen.globalAlpha = 0.5;
+    for (const [across, down] of points) pen.fillRect(across - 1.5, down - 1.5, 3, 3);
+    pen.globalAlpha = 1;
+    canvas.onclick = event => {
+      const box = canvas.getBoundingClientRect(), across = (event.clientX - box.left) * width / box.width, down = (event.clientY - box.top) * height / box.height;
+      const near = points.map(point => [Math.hypot(point[0] - across, point[1] - down), point[2]]).sort((a, b) => a[0] - b[0])[0];
+      if (near && near[0] < 12) location.href = `latent.html#${one.address}/${near[1]}`;
+    };
+  }
+
+  for (const name of ["concept", "verdict", "alive", "pictured"]) get(name).addEventListener("change", () => show().catch(error => problem(error.message)));
+  run(show);
+})();

@@ -1,0 +1,93 @@
+"use strict";
+// A picture with a canvas above it: heat map and boxes, redrawn when a slider moves. The picture is
+// never drawn into the canvas: a page opened from a file may not read such a canvas.
+window.Viewer = (function () {
+  const { get, element } = window.Atlas;
+  // Warm colours, from weak to strong: visible on grey tissue.
+  const COLOURS = [[179, 38, 30], [232, 89, 12], [255, 169, 77], [255, 243, 191]];
+  const all = new Set();
+
+  function colour(share) {
+    const place = share * (COLOURS.length - 1), first = Math.min(COLOURS.length - 2, Math.floor(place));
+    return COLOURS[first].map((low, i) => Math.round(low + (COLOURS[first + 1][i] - low) * (place - first)));
+  }
+
+  function bytes(text) { return Uint8Array.from(atob(text), letter => letter.charCodeAt(0)); }
+
+  function draw(view) {
+    const { height, width, colours } = window.ATLAS.run;
+    const pen = view.canvas.getContext("2d");
+    pen.clearRect(0, 0, width, height);
+    const opacity = Number(get("opacity").value) / 100, least = Number(get("threshold").value) / 100;
+    const { rows, columns, stride, x, y } = view.grid;
+    view.levels.forEach((level, cell) => {
+      if (level === 0 || level / 255 < least || cell >= rows * columns) return;
+      const [red, green, blue] = colour(level / 255);
+      pen.fillStyle = `rgba(${red}, ${green}, ${blue}, ${opacity * (0.4 + 0.6 * level / 255)})`;
+      pen.fillRect(x + (cell % columns) * stride, y + Math.floor(cell / columns) * stride, stride, stride);
+    });
+    if (!get("boxes").checked) return;
+    pen.lineWidth = Math.max(1, height / 200);
+    for (const [region, [left, top, right, bottom]] of Object.entries(view.boxes)) {
+      pen.strokeStyle = colours[region] || "#ffd43b";
+      pen.strokeRect(left, top, right - left, bottom - top);
+    }
+  }
+
+  function grey() {
+    const low = Number(get("low").value), high = Math.max(low + 1, Number(get("high").value));
+    for (const channel of document.querySelectorAll("#window feFuncR, #window feFuncG, #window feFuncB")) {
+      channel.setAttribute("slope", 255 / (high - low));
+      channel.setAttribute("intercept", -low / (high - low));
+    }
+  }
+
+  // Add a picture of an image with a latent's heat map to `parent`. It links to the image's page, or
+  // to that of the latent if its address is given.
+  function add(parent, { image, heat, grid, caption, latent }) {
+    const { height, width, images } = window.ATLAS.run;
+    const known = (window.ATLAS.images || {})[image] || { boxes: {}, facts: {}, labels: {} };
+    const figure = element("figure"), view = element("div", null, { class: "view", tabindex: "0", role: "group", "aria-label": caption });
+    const sheet = element("div", null, { class: "sheet", style: `aspect-ratio: ${width} / ${height}` });
+    if (images === "stored") {
+      const { view: projection, side } = known.facts;
+      const alt = `Mammogram ${image}, ${projection || "view unknown"}, side ${side || "unknown"}`;
+      sheet.append(element("img", null, { src: `images/${encodeURIComponent(image)}.webp`, alt, loading: "lazy" }));
+    }
+    const canvas = element("canvas", null, { width, height, "aria-hidden": "true" });
+    sheet.append(canvas);
+    view.append(sheet);
+    const text = element("figcaption");
+    const address = latent ? `latent.html#${latent}` : `image.html#${encodeURIComponent(image)}`;
+    text.append(element("a", latent ? "Open" : image, { href: address }), ` ${caption}`);
+    figure.append(view, text);
+    parent.append(figure);
+    const one = { canvas, grid, levels: bytes(heat), boxes: known.boxes };
+    all.add(one);
+    draw(one);
+  }
+
+  function clear() { all.clear(); }
+
+  function legend() {
+    const { colours, images } = window.ATLAS.run;
+    const line = get("legend");
+    line.textContent = images === "none" ? "This atlas was built without pixels. " : "";
+    for (const [region, value] of Object.entries(colours)) {
+      line.append(element("span", null, { class: "swatch", style: `border-color: ${value}` }), `${window.Atlas.words(region)} `);
+    }
+  }
+
+  for (const name of ["opacity", "threshold", "boxes"]) {
+    get(name).addEventListener("input", () => {
+      get("threshold-value").textContent = `${get("threshold").value} %`;
+      for (const view of all) draw(view);
+    });
+  }
+  for (const name of ["low", "high"]) get(name).addEventListener("input", grey);
+  get("zoom").addEventListener("input", () => {
+    document.documentElement.style.setProperty("--zoom", get("zoom").value);
+  });
+  legend();
+  return { add, clear };
+})();
