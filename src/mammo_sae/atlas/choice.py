@@ -42,10 +42,10 @@ def choose_latents(
         lists.append(ranked["latent"].tolist())
         for table, column in ((verdicts, "rank_auroc"), (effects, "rank_causal")):
             if len(table):
-                mine = table[table["concept"] == concept].dropna(subset=[column])
+                mine = table[table["concept"] == concept].dropna(subset=["latent", column])
                 lists.append(mine.sort_values([column, "latent"])["latent"].tolist())
         if len(alignment):
-            mine = alignment[(alignment["concept"] == concept)].dropna(subset=["energy_lift"])
+            mine = alignment[(alignment["concept"] == concept)].dropna(subset=["latent", "energy_lift"])
             order = mine.sort_values(["energy_lift", "latent"], ascending=[False, True])
             lists.append(order["latent"].tolist())
     turns = chain.from_iterable(zip_longest(*lists))
