@@ -40,4 +40,5 @@ rule all:
         TABLES,
         FIGURES,
         PAGES,
+        ATLAS,
         CRATE,

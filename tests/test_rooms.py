@@ -80,6 +80,7 @@ ROOMS = (
         "quality, latents, probes, interventions, alignment, confounds",
     ),
     Room("report", ("report",), "tables, figures, pages"),
+    Room("atlas", ("atlas",), "pages of all latents and images, opened from a folder"),
     Room(
         "workflow",
         (

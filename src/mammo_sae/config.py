@@ -34,6 +34,7 @@ from mammo_sae.analysis.settings import (
     SaliencySettings,
     TruthSettings,
 )
+from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.cohorts.settings import CohortSettings, PhantomCohort, TableCohort
 from mammo_sae.cohorts.units import FINDING, IMAGE
 from mammo_sae.complaints import explain, listed, nearest
@@ -168,6 +169,7 @@ class Config(Settings):
         TruthSettings(), description="verdicts compared with the ground truth (phantom only)"
     )
     report: ReportSettings = Field(ReportSettings(), description="content of the figures")
+    atlas: AtlasSettings = Field(AtlasSettings(), description="content of the latent atlas")
 
     @model_validator(mode="after")
     def _references_hold(self) -> Config:

@@ -239,6 +239,19 @@ def _figure_latents(size: Size) -> Need:
     return replace(drawn, mib=drawn.mib + size.pooled)
 
 
+def _atlas(size: Size) -> Need:
+    settings = size.config.atlas
+    # SAE by SAE: the tables of all, the pooled codes of the latents with images, and a block of
+    # maps. A latent has about 2.5 times `examples` images.
+    shown = min(size.images, settings.latents * settings.examples * 5 // 2)
+    scores = size.images * settings.latents * 4 / MIB
+    saes = len(size.config.runs())
+    return Need(
+        2 * PLAIN + saes * size.rows * 3000 / MIB + scores + 2 * BLOCK + _tables(size),
+        60 + saes * (20 + size.rows / 1000) + shown / 10,
+    )
+
+
 def _of_tables(bytes_per_row: float) -> Callable[[Size], Need]:
     """The need of tables, pages and figures of tables. A row is a latent and a concept."""
 
@@ -394,6 +407,7 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "quarantine": lambda size: Need(PLAIN + 2 * _tables(size), SHORT),
     "registry": lambda size: Need(PLAIN, SHORT),
     "crate": lambda size: Need(PLAIN, SHORT),
+    "atlas": _atlas,
     "figure_cohort": _figure_cohort,
     "figure_encoders": _of_tables(0),
     "figure_training": _of_tables(0),

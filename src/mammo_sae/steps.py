@@ -15,6 +15,7 @@ from inspect import signature
 from typing import Any
 
 from mammo_sae.analysis import settings as analysis
+from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.cohorts.settings import CohortSettings, SplitSettings
 from mammo_sae.digests import code_digest, code_parts
 from mammo_sae.encoders import settings as encoders
@@ -389,6 +390,7 @@ STEPS = {
         "report.published",
         tables=("published",),
     ),
+    "atlas": Step("mammo_sae.atlas.build", AtlasSettings, "atlas"),
     "figure_cohort": Step(
         "mammo_sae.report.cohort", report.CohortSheetSettings, "report.cohort", tables=("cohort",)
     ),

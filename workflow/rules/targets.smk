@@ -119,4 +119,5 @@ PAGES = [
     *(f"{TABLE}/{table}.html" for table in SHOWN),
     f"{RESULTS}/configuration.html",
 ]
+ATLAS = f"{RESULTS}/atlas/index.html"
 CRATE = f"{RESULTS}/ro-crate-metadata.json"

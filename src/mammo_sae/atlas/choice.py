@@ -45,7 +45,9 @@ def choose_latents(
                 mine = table[table["concept"] == concept].dropna(subset=["latent", column])
                 lists.append(mine.sort_values([column, "latent"])["latent"].tolist())
         if len(alignment):
-            mine = alignment[(alignment["concept"] == concept)].dropna(subset=["latent", "energy_lift"])
+            mine = alignment[(alignment["concept"] == concept)].dropna(
+                subset=["latent", "energy_lift"]
+            )
             order = mine.sort_values(["energy_lift", "latent"], ascending=[False, True])
             lists.append(order["latent"].tolist())
     turns = chain.from_iterable(zip_longest(*lists))

@@ -29,7 +29,8 @@ def firing_latents(scores: np.ndarray, tops: np.ndarray, latents: np.ndarray) ->
     strength = scores / np.where(tops > 0, tops, 1)
     order = np.argsort(-strength, axis=1, kind="stable")[:, :FIRING]
     return [
-        [int(j) for j in row if strength[i, j] > 0] for i, row in enumerate(order[:, : len(latents)])
+        [int(j) for j in row if strength[i, j] > 0]
+        for i, row in enumerate(order[:, : len(latents)])
     ]
 
 
@@ -115,12 +116,15 @@ def read_firing(
     for position, latent, activation in read_maps(reader, wanted):
         heat[position, latent] = packed(activation, tops[latent])
     for i, (image, position) in enumerate(zip(image_ids, positions, strict=True)):
-        yield image, [
-            {
-                "latent": int(latents[j]),
-                "activation": float(scores[i, j]),
-                "share": float(scores[i, j] / highest[j]),
-                "heat": heat[position, int(latents[j])],
-            }
-            for j in places[i]
-        ]
+        yield (
+            image,
+            [
+                {
+                    "latent": int(latents[j]),
+                    "activation": float(scores[i, j]),
+                    "share": float(scores[i, j] / highest[j]),
+                    "heat": heat[position, int(latents[j])],
+                }
+                for j in places[i]
+            ],
+        )

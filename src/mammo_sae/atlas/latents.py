@@ -125,4 +125,3 @@ def _of_concept(
         groups = choose_images(column, truth, patients, settings.examples, known)
         found[int(latent)] = (Shown(concept, groups), float(column.max(initial=0)))
     return found
-

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
+import itables
+
 from mammo_sae.errors import InputError
 
 SCRIPT, STYLE = "dt_bundle.js", "dt_bundle.css"
@@ -37,6 +39,6 @@ def classic(module: str) -> str:
 
 def datatables() -> tuple[str, str]:
     """Return DataTables as a classic script, and its style sheet."""
-    folder = files("itables") / "html"
+    folder = files(itables) / "html"
     script, style = ((folder / name).read_text(encoding="utf-8") for name in (SCRIPT, STYLE))
     return classic(script), style

@@ -51,7 +51,10 @@ def write_pictures(store: ImageReader, image_ids: Sequence[str], folder: Path) -
 
 
 def describe(
-    store: ImageReader | None, cases: pd.DataFrame, concepts: Sequence[str], image_ids: Sequence[str]
+    store: ImageReader | None,
+    cases: pd.DataFrame,
+    concepts: Sequence[str],
+    image_ids: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """Return image -> its facts, its labels by concept, and the boxes of its regions.
 

@@ -11,6 +11,7 @@ import pandas as pd
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas.choice import Shown
 from mammo_sae.atlas.tables import Tables, by_latent
+from mammo_sae.report.words import NAMED
 
 SHARD = 64  # latents per data file
 
@@ -83,7 +84,7 @@ def layer_columns(
     if len(effects):
         effects = effects[effects["split"] == split]
     for concept in tables.concepts():
-        sources = [(tables.of(name, identity), names) for name, names in PER_CONCEPT.items()]
+        sources = [(_table(tables, name, identity), names) for name, names in PER_CONCEPT.items()]
         if len(effects):
             sources.append((effects, ("effect", "share")))
         for table, names in sources:
@@ -94,11 +95,19 @@ def layer_columns(
     return {"names": list(columns), "values": list(columns.values())}
 
 
+def _table(tables: Tables, name: str, identity: Identity) -> pd.DataFrame:
+    """Return the rows of a table of one SAE. Verdicts name only those confounders that explain."""
+    rows = tables.of(name, identity)
+    if name != "verdicts" or rows.empty:
+        return rows
+    return rows.assign(confounders=rows["confounders"].where(rows["verdict"].isin(NAMED)))
+
+
 def sections(tables: Tables, identity: Identity, latents: np.ndarray) -> dict[int, dict[str, Any]]:
     """Return latent -> table -> {"names", "rows"}, for those tables that have rows of it."""
     found: dict[int, dict[str, Any]] = {int(latent): {} for latent in latents}
     for name, wanted in SECTIONS.items():
-        rows = tables.of(name, identity)
+        rows = _table(tables, name, identity)
         if rows.empty:
             continue
         kept = [column for column in wanted if column in rows]

@@ -28,10 +28,12 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of a concept in one SAE."""
+    """What is known of a concept in one SAE. `first` marks those that a reader sees at once."""
 
     identity: Identity
     address: str
+    control: bool
+    first: bool
     sentences: list[Sentence]
 
 
@@ -57,14 +59,22 @@ def linked(text: str, identity: Identity) -> Markup:
 def findings(tables: Tables, concept: str) -> list[Finding]:
     """Return what is known of a concept's best latents in each SAE that was judged.
 
-    SAEs come in the order of the table of latents. The sentences are those of `report.words`.
+    The last layer comes first, and controls come last. The sentences are those of `report.words`.
     """
     found = []
-    for identity in tables.saes():
+    layers = style.layer_order(tables["latents"]["layer"].unique())
+    controls = control_saes(tables)
+
+    def place(identity: Identity) -> tuple[bool, int]:
+        return identity in controls, -layers.index(identity.layer)
+
+    for identity in sorted(tables.saes(), key=place):
         verdicts = _of_concept(tables, "verdicts", identity, concept)
         if len(verdicts):
             lines = list(_sentences(tables, identity, concept))
-            found.append(Finding(identity, address(identity), lines))
+            control = identity in controls
+            first = not control and identity.layer == layers[-1]
+            found.append(Finding(identity, address(identity), control, first, lines))
     return found
 
 
@@ -88,6 +98,8 @@ def _of_concept(tables: Tables, name: str, identity: Identity, concept: str) -> 
     return table[table["concept"] == concept] if len(table) else table
 
 
-def layers_in_order(tables: Tables) -> list[str]:
-    """Return the layers with SAEs in the order of the network."""
-    return style.layer_order(tables["latents"]["layer"].unique())
+def control_saes(tables: Tables) -> set[Identity]:
+    """Return the SAEs that are controls of a trained one, from the table `controls`."""
+    table = tables["controls"]
+    names = set() if table.empty else set(zip(table["layer"], table["control"], strict=True))
+    return {identity for identity in tables.saes() if (identity.layer, identity.sae) in names}

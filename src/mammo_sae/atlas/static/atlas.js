@@ -1,6 +1,8 @@
 "use strict";
 // What all pages share: addresses, data files, tables of plain cells.
 window.Atlas = (function () {
+  // DataTables takes its dark colours from this class.
+  document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
   const get = name => document.getElementById(name);
 
   function element(name, text, attributes) {

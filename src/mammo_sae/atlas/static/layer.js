@@ -34,7 +34,7 @@
     table = new window.DataTable(get("table"), {
       data: rows, deferRender: true, pageLength: 25, autoWidth: false, order: kept.length && kept[0][0] === "rank_auroc" ? [[2, "asc"]] : [[0, "asc"]],
       columns: ["Latent", "Firing rate", ...kept.map(([, title]) => title)].map((title, i) => ({
-        title, type: "missing-last", render: (value, kind) => kind === "display" ? cell(one, value, i) : kind === "sort" || kind === "type" ? value : shown(value),
+        title, type: "missing-last", className: "nowrap".repeat(Number(!["Confounders", "Where"].includes(title))), render: (value, kind) => kind === "display" ? cell(one, value, i) : kind === "sort" || kind === "type" ? value : shown(value),
       })),
     });
     const auroc = 2 + kept.findIndex(([name]) => name === "auroc");
@@ -64,7 +64,7 @@
     pen.clearRect(0, 0, width, height);
     pen.fillStyle = style.color;
     pen.font = "12px system-ui, sans-serif";
-    pen.fillText("AUROC", 2, 12);
+    pen.fillText("AUROC", 2, height / 4);
     pen.fillText("firing rate (log)", width - 110, height - 4);
     const x = rate => left + (width - left - 10) * (1 + Math.max(-5, Math.log10(rate)) / 5);
     const y = value => bottom - (bottom - 10) * value;
