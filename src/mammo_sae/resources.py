@@ -247,8 +247,8 @@ def _atlas(size: Size) -> Need:
     scores = size.images * settings.latents * 4 / MIB
     saes = len(size.config.runs())
     return Need(
-        2 * PLAIN + saes * size.rows * 3000 / MIB + scores + 2 * BLOCK + _tables(size),
-        60 + saes * (20 + size.rows / 1000) + shown / 10,
+        2 * PLAIN + size.rows * 3000 / MIB + scores + 2 * BLOCK + _tables(size),
+        60 + 20 * saes + size.rows / 1000 + shown / 10,
     )
 
 

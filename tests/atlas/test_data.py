@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_sae.analysis.cases import Identity
+from mammo_sae.atlas import choice, records
+from mammo_sae.atlas.build import identity_of
+from mammo_sae.atlas.heat import packed
+from mammo_sae.atlas.images import contributions, firing_latents
+from mammo_sae.atlas.libraries import classic, datatables
+from mammo_sae.atlas.pictures import boxes
+from mammo_sae.atlas.scripts import literal, plain, write_data
+from mammo_sae.atlas.sentences import linked
+from mammo_sae.atlas.tables import Tables, read_tables
+from mammo_sae.errors import InputError
+
+SAE = Identity("finetuned", "head", "topk", 0)
+KEYS = {"encoder": "finetuned", "layer": "head", "sae": "topk", "seed": 0}
+
+
+def test_no_text_can_end_a_script_element():
+    text = literal({"name": "</script><b>&\u2028ü"})
+    assert text == '{"name":"\\u003c/script\\u003e\\u003cb\\u003e\\u0026\\u2028ü"}'
+    assert json.loads(text) == {"name": "</script><b>&\u2028ü"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (float("nan"), None),
+        (float("inf"), None),
+        (pd.NA, None),
+        (np.float32(0.123456), 0.1235),
+        (np.int64(7), 7),
+        (np.bool_(True), True),
+        ([1, None], [1, None]),
+    ],
+)
+def test_a_value_becomes_json_with_four_digits_and_missing_as_null(value, expected):
+    assert plain(value) == expected
+    assert type(plain(value)) is type(expected)
+
+
+def test_a_data_file_assigns_its_value_to_its_key(tmp_path):
+    write_data(tmp_path / "a" / "b.js", "table/x", {"b": 1, "a": [0.5]})
+    text = (tmp_path / "a" / "b.js").read_text()
+    assert text == '(window.ATLAS = window.ATLAS || {})["table/x"] = {"a":[0.5],"b":1};\n'
+
+
+def test_a_map_becomes_a_byte_per_cell_and_an_active_cell_is_never_0():
+    levels = packed(np.array([[0.0, 0.001], [2.0, 8.0]]), top=4.0)
+    assert list(base64.b64decode(levels)) == [0, 1, 128, 255]
+    assert list(base64.b64decode(packed(np.zeros((1, 3)), top=0.0))) == [0, 0, 0]
+
+
+def test_images_of_a_latent_are_top_quantiles_misses_and_alarms_of_different_patients():
+    scores = np.array([9.0, 8.0, 7.0, 6.0, 5.0, 0.0, 4.0, 0.0])
+    truth = np.array([1, 1, 0, 1, 0, 1, 1, 0], bool)
+    patients = np.array(list("aabcbdef"))
+    groups = choice.choose_images(scores, truth, patients, 2, np.arange(8) + 10)
+    found = {kind: [e.position for e in examples] for kind, examples in groups.items()}
+    assert found == {
+        choice.TOP: [10, 12],  # not 11, which is of the same patient as 10
+        choice.QUANTILE: [12],
+        choice.MISS: [15],
+        choice.ALARM: [12],
+    }
+    assert groups[choice.MISS][0].activation == 0.0
+
+
+def test_a_latent_that_never_fires_has_near_misses_alone():
+    truth = np.array([True, False])
+    groups = choice.choose_images(np.zeros(2), truth, np.array(["a", "b"]), 2, np.arange(2))
+    assert {kind: len(examples) for kind, examples in groups.items()} == {
+        choice.TOP: 0,
+        choice.QUANTILE: 0,
+        choice.MISS: 1,
+        choice.ALARM: 0,
+    }
+
+
+def _latents() -> pd.DataFrame:
+    rates = [0.0, 0.5, 0.1, 0.2, 0.3, 0.4]
+    ranks = [None, 3, 1, 2, 4, 5]
+    rows = [
+        {**KEYS, "latent": i, "concept": "mass", "firing_rate": rate, "rank_auroc": rank,
+         "auroc": 0.5 + 0.01 * i, "auroc_low": 0.4, "auroc_high": 0.6, "q": 0.5, "score": "max"}
+        for i, (rate, rank) in enumerate(zip(rates, ranks, strict=True))
+    ]  # fmt: skip
+    return pd.DataFrame(rows).astype({"rank_auroc": "Int64"})
+
+
+def _verdicts() -> pd.DataFrame:
+    rows = [(2, "confounded", "marker"), (3, "concept-aligned", "marker, age_bin")]
+    return pd.DataFrame(
+        [
+            {**KEYS, "latent": latent, "concept": "mass", "verdict": verdict, "confounders": names,
+             "where": "", "energy_lift": np.nan, "pointing": 0.5, "rank_auroc": latent - 1}
+            for latent, verdict, names in rows
+        ]
+    )  # fmt: skip
+
+
+def test_the_best_latents_of_each_list_are_chosen_and_one_by_density():
+    none = pd.DataFrame()
+    chosen = choice.choose_latents(_latents(), none, none, none, count=3)
+    assert chosen.tolist() == [2, 3]  # 2 is also the live latent of lowest density
+    chosen = choice.choose_latents(_latents(), none, none, none, count=50)
+    assert chosen.tolist() == [1, 2, 3, 4, 5]  # 0 is dead and unranked
+
+
+def test_a_row_without_a_latent_is_never_chosen():
+    alignment = pd.DataFrame({"concept": ["mass"], "latent": [pd.NA], "energy_lift": [9.0]})
+    none = pd.DataFrame()
+    assert 0 not in choice.choose_latents(_latents(), none, alignment, none, count=50)
+
+
+def test_the_table_of_a_layer_has_a_row_per_latent_and_names_only_confounders_that_explain():
+    tables = Tables({"latents": _latents(), "verdicts": _verdicts()})
+    content = records.layer_columns(tables, SAE, np.array([2]), "test")
+    column = dict(zip(content["names"], content["values"], strict=True))
+    assert column["latent"] == [0, 1, 2, 3, 4, 5]
+    assert column["images"] == [0, 0, 1, 0, 0, 0]
+    assert column["mass|rank_auroc"] == [None, 3, 1, 2, 4, 5]
+    verdict = column["mass|verdict"]
+    assert verdict == [None, None, "confounded", "concept-aligned", None, None]
+    assert column["mass|confounders"] == [None, None, "marker", None, None, None]
+    assert column["mass|energy_lift"] == [None] * 6
+    assert "mass|effect" not in column
+
+
+def test_a_latent_has_the_rows_of_each_table_that_names_it():
+    tables = Tables({"latents": _latents(), "verdicts": _verdicts()})
+    found = records.sections(tables, SAE, np.array([2, 4]))
+    assert found[4].keys() == {"latents"}
+    names, rows = found[2]["verdicts"]["names"], found[2]["verdicts"]["rows"]
+    assert names == ["concept", "verdict", "confounders", "where"]
+    assert rows == [["mass", "confounded", "marker", ""]]
+
+
+def test_data_files_hold_64_latents_by_number():
+    assert records.shards({130: "c", 63: "a", 64: "b"}) == {
+        0: {63: "a"},
+        1: {64: "b"},
+        2: {130: "c"},
+    }
+
+
+def test_an_sae_without_rows_has_an_empty_table():
+    tables = Tables({"latents": _latents()})
+    assert tables.of("latents", Identity("other", "head", "topk", 0)).empty
+    assert tables.of("effects", SAE).empty
+    assert tables.saes() == [SAE]
+
+
+def test_a_table_that_every_run_has_must_be_given():
+    with pytest.raises(InputError, match="the atlas needs the table latents; give its file"):
+        read_tables([])
+
+
+def test_a_box_ends_behind_the_last_pixel_of_its_mask():
+    masks = np.zeros((2, 6, 8), bool)
+    masks[0, 2:4, 1:7] = True
+    assert boxes(masks, ["mass", "marker"]) == {"mass": [1, 2, 7, 4]}
+
+
+def test_contributions_are_weights_times_codes_and_sum_to_the_whole():
+    means = np.array([[1.0, 2.0, 0.0]])
+    (found,) = contributions(means, np.array([0.5, -2.0, 3.0]), np.array([7, 8, 9]))
+    assert found == {"sum": -3.5, "rest": 0.0, "latents": [[7, 0.5], [8, -4.0]]}
+
+
+def test_latents_of_an_image_come_by_their_share_of_their_own_highest_activation():
+    scores = np.array([[5.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    assert firing_latents(scores, np.array([10.0, 1.0, 0.0])) == [[1, 0], []]
+
+
+def test_a_latent_in_a_sentence_is_a_link_and_other_text_is_escaped():
+    html = linked("<b>: latent 12 (AUROC 0.9); latent 3 (q 0.1).", SAE)
+    assert html == (
+        '&lt;b&gt;: <a href="latent.html#finetuned/head/topk/0/12">latent 12</a> (AUROC 0.9); '
+        '<a href="latent.html#finetuned/head/topk/0/3">latent 3</a> (q 0.1).'
+    )
+
+
+def test_the_codes_of_an_sae_are_known_by_their_path(tmp_path):
+    assert identity_of(tmp_path / "finetuned" / "head" / "topk" / "seed0.json") == SAE
+    with pytest.raises(InputError, match="does not name an SAE's codes"):
+        identity_of(tmp_path / "finetuned" / "head" / "topk" / "seed0.pairs.json")
+
+
+def test_a_module_becomes_a_script_with_a_global():
+    script = classic("var a=1;export{b as B,a as default};\n/* licence */")
+    assert script == (
+        '(function () {\n"use strict";\nvar a=1;window.DataTable = a;\n/* licence */\n})();\n'
+    )
+    with pytest.raises(InputError, match="no single default export"):
+        classic("var a=1;export{a as A};")
+
+
+def test_the_installed_datatables_has_no_export_left_and_keeps_its_licence():
+    script, style = datatables()
+    assert "window.DataTable = " in script
+    assert "export{" not in script
+    assert "SpryMedia" in script
+    assert ".dt" in style
