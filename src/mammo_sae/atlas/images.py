@@ -1,4 +1,4 @@
-"""The data of the image page: which latents fire in an image, where, and what they add to a logit."""
+"""The data of the image page: which latents fire, where, and what they add to a logit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FIRING = 12  # latents shown per image and SAE, those of highest activation rela
 ADDING = 8  # latents shown per image and concept that add most to a logit, and that lower it most
 
 
-def firing_latents(scores: np.ndarray, tops: np.ndarray, latents: np.ndarray) -> list[list[int]]:
-    """Return, for each image, at most `FIRING` places in `latents`, strongest first.
+def firing_latents(scores: np.ndarray, tops: np.ndarray) -> list[list[int]]:
+    """Return, for each image, the columns of at most `FIRING` active latents, strongest first.
 
     Parameters
     ----------
@@ -24,14 +24,10 @@ def firing_latents(scores: np.ndarray, tops: np.ndarray, latents: np.ndarray) ->
         Activation of each latent in each image.
     tops : [m]
         Highest activation of each latent in the split. A latent's strength is its share of this.
-    latents : [m]
     """
     strength = scores / np.where(tops > 0, tops, 1)
     order = np.argsort(-strength, axis=1, kind="stable")[:, :FIRING]
-    return [
-        [int(j) for j in row if strength[i, j] > 0]
-        for i, row in enumerate(order[:, : len(latents)])
-    ]
+    return [[int(j) for j in row if strength[i, j] > 0] for i, row in enumerate(order)]
 
 
 def contributions(
@@ -106,7 +102,7 @@ def read_firing(
     """Yield (image, its strongest latents with activation, share of the highest and heat map)."""
     highest = np.array([tops[int(latent)] for latent in latents])
     scores = reader.pooled(score, image_ids, latents)
-    places = firing_latents(scores, highest, latents)
+    places = firing_latents(scores, highest)
     positions = [reader.position(image) for image in image_ids]
     wanted = {
         position: [int(latents[j]) for j in row]

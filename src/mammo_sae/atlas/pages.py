@@ -1,4 +1,4 @@
-"""The pages of the atlas: jinja2 templates, one style sheet and small scripts, copied as they are."""
+"""The pages of the atlas: jinja2 templates, one style sheet and small scripts."""
 
 from __future__ import annotations
 

@@ -51,26 +51,23 @@ def write_pictures(store: ImageReader, image_ids: Sequence[str], folder: Path) -
 
 
 def describe(
-    store: ImageReader | None,
+    store: ImageReader,
     cases: pd.DataFrame,
     concepts: Sequence[str],
     image_ids: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """Return image -> its facts, its labels by concept, and the boxes of its regions.
-
-    Without a store there are no boxes.
-    """
+    """Return image -> its facts, its labels by concept, and the boxes of its regions."""
     known = cases.drop_duplicates("image_id").set_index("image_id")
     columns = [name for name in FACTS if name in known]
     labels = [name for name in concepts if name in known]
     found: dict[str, dict[str, Any]] = {}
     for block in blocks(image_ids):
-        masks = None if store is None else store.region_masks(block)
+        masks = store.region_masks(block)
         for i, image in enumerate(block):
             row = known.loc[image]
             found[image] = {
                 "facts": {name: None if pd.isna(row[name]) else str(row[name]) for name in columns},
                 "labels": {name: None if pd.isna(row[name]) else int(row[name]) for name in labels},
-                "boxes": {} if store is None or masks is None else boxes(masks[i], store.regions),
+                "boxes": boxes(masks[i], store.regions),
             }
     return found

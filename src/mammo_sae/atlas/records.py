@@ -1,4 +1,4 @@
-"""The data of the layer page and of the latent page: what the tables say of the latents of an SAE."""
+"""The data of the layer page and of the latent page: what the tables say of the latents."""
 
 from __future__ import annotations
 

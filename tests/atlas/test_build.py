@@ -1,0 +1,210 @@
+"""The atlas of a small run in real files: which files it has, and what may not be in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_sae.analysis.cases import Identity
+from mammo_sae.atlas import build
+from mammo_sae.atlas.settings import AtlasSettings
+from mammo_sae.grids import LayerGrid
+from mammo_sae.stores.codes import POOLED, create_codes_store
+from mammo_sae.stores.images import ImageRecord, create_image_store
+from mammo_sae.stores.tables import write_table
+
+GRID = LayerGrid("head", 4, 3, 2, 8, 0.0, 0.0, 8)
+HEIGHT, WIDTH = 24, 16
+CONCEPT = "masse<ä>"
+IDS = [f"{i:016x}" for i in range(6)]
+# Activation of latents 0, 1 and 2 in cell (0, 0) of the six images. Latent 2 is dead.
+ACTIVATION = np.array([[4.0, 0], [3, 1], [2, 0], [0, 2], [0, 3], [0, 0]])
+
+
+def _stores(root: Path) -> None:
+    with create_image_store(
+        root / "0.zarr", root / "0.json", image_ids=IDS, height=HEIGHT, width=WIDTH,
+        regions=[CONCEPT],
+    ) as writer:  # fmt: skip
+        for i in range(len(IDS)):
+            mask = np.zeros((1, HEIGHT, WIDTH), np.uint8)
+            mask[0, 2:5, 3:9] = i < 3
+            pixels = np.full((HEIGHT, WIDTH), 40 * i, np.uint8)
+            breast = np.ones((HEIGHT, WIDTH), np.uint8)
+            record = ImageRecord(pixels, breast, mask, np.eye(2, 3), False, 0.1, {})
+            writer.write(i, record)
+    folder = root / "codes" / "finetuned" / "head" / "topk"
+    folder.mkdir(parents=True)
+    index = np.zeros((6, 3, 2, 2), np.int32)
+    value = np.zeros((6, 3, 2, 2), np.float32)
+    index[:, 0, 0] = [0, 1]
+    value[:, 0, 0] = ACTIVATION
+    highest = np.concatenate([ACTIVATION, np.zeros((6, 1))], axis=1).astype(np.float32)
+    pooled = {name: highest / (6 if "mean" in name else 1) for name in POOLED}
+    with create_codes_store(
+        folder / "seed0.zarr", folder / "seed0.json", image_ids=IDS, grid=GRID, latents=3, k=2
+    ) as writer:
+        writer.write(range(6), index, value, pooled)
+
+
+def _tables(root: Path) -> None:
+    key = {"encoder": "finetuned", "layer": "head", "sae": "topk", "seed": 0}
+    latents = pd.DataFrame(
+        [
+            {**key, "latent": i, "concept": CONCEPT, "firing_rate": rate, "score": "max",
+             "rank_auroc": rank, "discovery_auroc": 0.9, "auroc": 0.9, "auroc_low": 0.8,
+             "auroc_high": 1.0, "q": 0.001, "mean_positive": 1.0, "mean_negative": 0.0, "reason": ""}
+            for i, (rate, rank) in enumerate([(0.5, 1), (0.4, 2), (0.0, 3)])
+        ]
+    )  # fmt: skip
+    verdicts = pd.DataFrame(
+        [
+            {**key, "concept": CONCEPT, "latent": 0, "rank_auroc": 1, "auroc": 0.9,
+             "auroc_low": 0.8, "auroc_high": 1.0, "q": 0.0001, "verdict": "confounded",
+             "confounders": "marker", "discriminates": "", "where": "off the lesion",
+             "energy_lift": 0.2, "pointing": 0.1, "reason": "a </script> of text"}
+        ]
+    )  # fmt: skip
+    none = pd.DataFrame({name: [] for name in (*key, "concept", "latent")})
+    write_table(latents, root / "tables" / "latents.parquet")
+    write_table(verdicts, root / "tables" / "verdicts.parquet")
+    for name in ("confounds", "sae_quality", "encoders"):
+        write_table(none, root / "tables" / f"{name}.parquet")
+    write_table(none.assign(energy_lift=[]), root / "tables" / "alignment.parquet")
+    registry = {"encoder": "finetuned", "licence": "MIT", "sha256": "ab12"}
+    write_table(pd.DataFrame([registry]), root / "registry.csv")
+    images = pd.DataFrame(
+        {"image_id": IDS, "patient_id": [f"p{i}" for i in range(6)], "split": "test",
+         "view": "CC", "side": "L", CONCEPT: pd.array([1, 1, 1, 0, 0, pd.NA], dtype="Int8"),
+         "secret_path": "/hospital/Müller.dcm"}
+    )  # fmt: skip
+    write_table(images, root / "images.parquet")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("atlas_run")
+    _stores(folder)
+    _tables(folder)
+    return folder
+
+
+def _make(root: Path, out: Path, **settings: object) -> Path:
+    build.run(
+        AtlasSettings(examples=2, **settings),
+        images=root / "images.parquet",
+        image_stores=[root / "0.json"],
+        codes=[root / "codes" / "finetuned" / "head" / "topk" / "seed0.json"],
+        tables=sorted((root / "tables").glob("*.parquet")),
+        registry=root / "registry.csv",
+        content=json.dumps({"name": "<run>"}),
+        split="test",
+        output=out / "index.html",
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def atlas(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _make(root, tmp_path_factory.mktemp("out") / "atlas")
+
+
+def _data(path: Path) -> object:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.fullmatch(r".*?\)\[.*?\] = (.*);\n", text, re.DOTALL)[1])
+
+
+def test_the_pictures_are_those_of_the_shown_images_under_their_pseudonyms(atlas):
+    shown = {f"{IDS[i]}.webp" for i in range(5)}  # the label of the last image is unknown
+    assert {path.name for path in (atlas / "images").iterdir()} == shown
+    assert _data(atlas / "data" / "images.js").keys() == {*IDS[:5]}
+
+
+def test_a_latent_has_its_images_with_heat_maps_and_activations(atlas):
+    record = _data(atlas / "data" / "finetuned" / "head" / "topk" / "0" / "0.js")["0"]
+    groups = {group["kind"]: group["images"] for group in record["groups"]}
+    top = groups["highest activation"]
+    assert [(one["image"], one["activation"]) for one in top] == [(IDS[0], 4), (IDS[1], 3)]
+    assert top[0]["heat"] == "/wAAAAAA"  # 255 in the first of six cells
+    assert groups["false alarms"] == []
+    assert [one["image"] for one in groups["near misses"]] == [IDS[2]]
+
+
+def test_an_image_has_the_latents_that_fire_in_it_and_its_boxes(atlas):
+    record = _data(atlas / "data" / "images" / f"{IDS[1]}.js")["finetuned/head/topk/0"]
+    found = [(one["latent"], one["share"]) for one in record["firing"]]
+    assert found == [(0, 0.75), (1, 0.3333)]
+    assert record["adding"] == {}
+    images = _data(atlas / "data" / "images.js")
+    assert images[IDS[1]]["boxes"] == {CONCEPT: [3, 2, 9, 5]}
+    assert images[IDS[4]]["boxes"] == {}
+    assert images[IDS[1]]["facts"].keys() == {"patient_id", "split", "view", "side"}
+
+
+def test_the_start_page_escapes_names_and_links_each_latent(atlas):
+    text = (atlas / "index.html").read_text(encoding="utf-8")
+    assert "masse&lt;ä&gt;" in text
+    assert "masse<" not in text
+    assert '<a href="latent.html#finetuned/head/topk/0/0">latent 0</a>' in text
+    assert 'href="confounders.html#finetuned/head/topk/0"' in text
+    assert "&lt;run&gt;" in text
+    assert "ab12" in text
+
+
+def test_no_text_ends_a_script_and_no_column_of_the_cohort_leaks(atlas):
+    for path in atlas.rglob("*"):
+        if path.suffix == ".js" and path.parent.name != "static":
+            assert "<" not in path.read_text(encoding="utf-8"), path
+        if path.is_file():
+            assert b"hospital" not in path.read_bytes(), path
+
+
+def test_without_images_no_pixel_is_in_the_atlas(root, tmp_path):
+    out = _make(root, tmp_path / "atlas", images="none")
+    assert not (out / "images").exists()
+    assert not [path for path in out.rglob("*") if path.suffix in {".webp", ".png"}]
+    assert _data(out / "data" / "run.js")["images"] == "none"
+
+
+def test_a_second_build_has_the_same_bytes_and_leaves_nothing_of_the_first(root, atlas, tmp_path):
+    out = tmp_path / "atlas"
+    shutil.copytree(atlas, out)
+    (out / "data" / "old.js").write_text("old")
+    _make(root, out)
+
+    def content(folder: Path) -> dict[str, bytes]:
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+    assert content(out) == content(atlas)
+    assert [path.name for path in tmp_path.iterdir()] == ["atlas"]
+
+
+def test_the_links_of_the_pages_lead_to_files(atlas):
+    for page in atlas.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for address in re.findall(r'(?:href|src)="([^"#]+)', text):
+            assert (atlas / address).is_file(), (page.name, address)
+
+
+def test_an_sae_without_codes_is_named(root, tmp_path):
+    table = build.read_tables(sorted((root / "tables").glob("*.parquet")))
+    assert table.saes() == [Identity("finetuned", "head", "topk", 0)]
+    with pytest.raises(build.InputError, match="no codes of finetuned/head/topk/0; give"):
+        build.run(
+            AtlasSettings(),
+            images=root / "images.parquet",
+            image_stores=[root / "0.json"],
+            codes=[],
+            tables=sorted((root / "tables").glob("*.parquet")),
+            registry=root / "registry.csv",
+            content="{}",
+            split="test",
+            output=tmp_path / "atlas" / "index.html",
+        )
