@@ -30,6 +30,7 @@ include: "workflow/rules/ablation.smk"
 include: "workflow/rules/pairs.smk"
 include: "workflow/rules/targets.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/atlas.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/figures_of_saes.smk"
 

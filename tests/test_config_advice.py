@@ -43,8 +43,8 @@ CASES = {
         "$: {alpha: 0.1}",
     ),
     "a key that is nowhere": (
-        "atlas: 1",
-        "atlas: unknown key; remove it",
+        "almanac: 1",
+        "almanac: unknown key; remove it",
         "{}",
     ),
     "a number that YAML reads as text": (

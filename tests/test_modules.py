@@ -64,6 +64,7 @@ NAMED_AS_ITS_ROOM = {
     "phantom": "phantom.archive",
     "cohort": "cohorts.build",
     "images": "images.convert",
+    "atlas": "atlas.build",
 }
 
 

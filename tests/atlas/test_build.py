@@ -14,9 +14,11 @@ import pytest
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas import build
 from mammo_sae.atlas.settings import AtlasSettings
+from mammo_sae.errors import InputError
 from mammo_sae.grids import LayerGrid
 from mammo_sae.stores.codes import POOLED, create_codes_store
 from mammo_sae.stores.images import ImageRecord, create_image_store
+from mammo_sae.stores.publish import verify_store
 from mammo_sae.stores.tables import write_table
 
 GRID = LayerGrid("head", 4, 3, 2, 8, 0.0, 0.0, 8)
@@ -59,7 +61,8 @@ def _tables(root: Path) -> None:
         [
             {**key, "latent": i, "concept": CONCEPT, "firing_rate": rate, "score": "max",
              "rank_auroc": rank, "discovery_auroc": 0.9, "auroc": 0.9, "auroc_low": 0.8,
-             "auroc_high": 1.0, "q": 0.001, "mean_positive": 1.0, "mean_negative": 0.0, "reason": ""}
+             "auroc_high": 1.0, "q": 0.001, "mean_positive": 1.0, "mean_negative": 0.0,
+             "reason": ""}
             for i, (rate, rank) in enumerate([(0.5, 1), (0.4, 2), (0.0, 3)])
         ]
     )  # fmt: skip
@@ -105,7 +108,8 @@ def _make(root: Path, out: Path, **settings: object) -> Path:
         registry=root / "registry.csv",
         content=json.dumps({"name": "<run>"}),
         split="test",
-        output=out / "index.html",
+        store=out,
+        manifest=out.with_suffix(".json"),
     )
     return out
 
@@ -176,6 +180,8 @@ def test_a_second_build_has_the_same_bytes_and_leaves_nothing_of_the_first(root,
     out = tmp_path / "atlas"
     shutil.copytree(atlas, out)
     (out / "data" / "old.js").write_text("old")
+    (tmp_path / "atlas.json").write_bytes(atlas.with_suffix(".json").read_bytes())
+    assert verify_store(tmp_path / "atlas.json") == [f"{out}: file data/old.js is not in its list"]
     _make(root, out)
 
     def content(folder: Path) -> dict[str, bytes]:
@@ -183,6 +189,33 @@ def test_a_second_build_has_the_same_bytes_and_leaves_nothing_of_the_first(root,
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     assert content(out) == content(atlas)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["atlas", "atlas.json"]
+    assert verify_store(tmp_path / "atlas.json") == []
+
+
+def test_a_folder_with_files_of_another_kind_is_refused_and_keeps_them(root, tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "index.html").write_text("mine")
+    with pytest.raises(InputError, match="study has files and is not an atlas; give another"):
+        _make(root, tmp_path / "study")
+    assert (tmp_path / "study" / "index.html").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
+    with pytest.raises(InputError, match="is not a folder; give the folder of an atlas"):
+        _make(root, tmp_path / "study" / "index.html")
+
+
+def test_a_build_that_fails_leaves_the_old_atlas(root, atlas, tmp_path, monkeypatch):
+    out = tmp_path / "atlas"
+    shutil.copytree(atlas, out)
+    before = sorted(path.read_bytes() for path in out.rglob("*") if path.is_file())
+
+    def fail(*_: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(build, "write_static", fail)
+    with pytest.raises(OSError, match="no room"):
+        _make(root, out)
+    assert sorted(path.read_bytes() for path in out.rglob("*") if path.is_file()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["atlas"]
 
 
@@ -196,7 +229,7 @@ def test_the_links_of_the_pages_lead_to_files(atlas):
 def test_an_sae_without_codes_is_named(root, tmp_path):
     table = build.read_tables(sorted((root / "tables").glob("*.parquet")))
     assert table.saes() == [Identity("finetuned", "head", "topk", 0)]
-    with pytest.raises(build.InputError, match="no codes of finetuned/head/topk/0; give"):
+    with pytest.raises(InputError, match="no codes of finetuned/head/topk/0; give"):
         build.run(
             AtlasSettings(),
             images=root / "images.parquet",
@@ -206,5 +239,6 @@ def test_an_sae_without_codes_is_named(root, tmp_path):
             registry=root / "registry.csv",
             content="{}",
             split="test",
-            output=tmp_path / "atlas" / "index.html",
+            store=tmp_path / "atlas",
+            manifest=tmp_path / "atlas.json",
         )

@@ -93,7 +93,7 @@ def test_every_file_that_a_rule_declares_is_in_the_record_of_a_step(finished):
 
 def test_every_store_matches_its_manifest(finished):
     manifests = find_manifests(finished.results)
-    assert len(manifests) == 3 + 3 + 6 + 9  # archives, images, embeddings, codes
+    assert len(manifests) == 3 + 3 + 6 + 9 + 1  # archives, images, embeddings, codes, atlas
     assert [problem for manifest in manifests for problem in verify_store(manifest)] == []
 
 

@@ -208,7 +208,7 @@ def test_the_run_is_finished_after_all_that(run):
     assert run.status == 0, run.log[-4000:]
     assert run.project.stale() == {}
     manifests = find_manifests(run.project.folder / "results")
-    assert len(manifests) == 3 + 3 + 3 + 2  # archives, images, embeddings, codes
+    assert len(manifests) == 3 + 3 + 3 + 2 + 1  # archives, images, embeddings, codes, atlas
     assert [problem for manifest in manifests for problem in verify_store(manifest)] == []
 
 

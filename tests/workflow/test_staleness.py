@@ -17,7 +17,7 @@ TRAINED = RUNS - 1  # of the SAE topk
 SHARDS = 3  # two of the cohort, and the phantom's pairs
 IMAGES = 2  # a trained SAE encodes the cohort, and the phantom's pairs; a control only the cohort
 REPORT = {"table", "figure"}
-PAGES = {"configuration", "crate", "summary", "table_page"}
+PAGES = {"atlas", "configuration", "crate", "summary", "table_page"}
 ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_latents"} | {
     "alignment",
     "confounds",

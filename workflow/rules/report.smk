@@ -3,8 +3,6 @@
 # and `shown` has further options.
 from snakemake.logging import logger
 
-from mammo_sae.atlas.pages import assets_digest
-
 
 wildcard_constraints:
     table="|".join(PARTS),
@@ -214,42 +212,6 @@ use rule table_page as registry with:
         code=code("registry"),
     message:
         "Registry of the encoders"
-
-
-rule atlas:
-    input:
-        images=COHORT["images"],
-        image_stores=image_manifests,
-        stores=image_stores,
-        codes=of_runs(f"{CODES}.json"),
-        codes_stores=ancient(of_runs(f"{CODES}.zarr")),
-        tables=[f"{TABLE}/{table}.parquet" for table in (*PARTS, *DERIVED)],
-        registry=f"{TABLE}/registry.csv",
-    output:
-        f"{RESULTS}/atlas/index.html",
-    log:
-        log_of("atlas"),
-    benchmark:
-        benchmark_of("atlas")
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=memory,
-        runtime=minutes,
-    params:
-        cfg=cfg("atlas"),
-        code=code("atlas"),
-        assets=assets_digest(),
-        content=CONFIG.public(),
-        split=CONFIG.latents.confirmation,
-    message:
-        "Latent atlas"
-    shell:
-        "python -m mammo_sae atlas --settings {params.cfg:q} --images {input.images:q}"
-        " --image-stores {input.image_stores:q} --codes {input.codes:q} --tables {input.tables:q}"
-        " --registry {input.registry:q} --content {params.content:q} --split {params.split:q}"
-        " --output {output:q} 2> {log:q}"
 
 
 use rule table_page as crate with:

@@ -119,5 +119,5 @@ PAGES = [
     *(f"{TABLE}/{table}.html" for table in SHOWN),
     f"{RESULTS}/configuration.html",
 ]
-ATLAS = f"{RESULTS}/atlas/index.html"
+ATLAS = f"{RESULTS}/atlas.json"  # the manifest; the start page is atlas/index.html
 CRATE = f"{RESULTS}/ro-crate-metadata.json"

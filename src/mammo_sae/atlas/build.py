@@ -1,14 +1,13 @@
 """Step: build the latent atlas, pages that a browser opens from a folder.
 
-The pages need no server and no network. Names of files and pages carry pseudonyms alone. The folder
-is built aside and renamed at the end, so that a reader never sees half an atlas.
+The pages need no server and no network. Names of files and pages carry pseudonyms alone. The atlas
+is published like a store (`mammo_sae.stores.publish`): it is built under another name and renamed
+at the end, and its list of files has the digest of each.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,10 @@ from mammo_sae.errors import InputError
 from mammo_sae.report import style
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
+from mammo_sae.stores.publish import FILES, TIMESTAMP, create_store
 from mammo_sae.stores.tables import read_table
+
+KIND = "atlas"
 
 
 def run(
@@ -46,7 +48,8 @@ def run(
     registry: Path,
     content: str,
     split: str,
-    output: Path,
+    store: Path,
+    manifest: Path,
 ) -> list[Path]:
     """Build the latent atlas: a start page, and pages of layers, latents, images and evidence.
 
@@ -66,29 +69,48 @@ def run(
         The configuration as JSON, without the locations of sources and keys.
     split
         The confirmation split, whose images are shown.
-    output
-        The start page (.html). The whole folder that holds it is replaced.
+    store
+        Folder to write. An earlier atlas there is replaced.
+    manifest
+        JSON file to write beside the folder, when the folder is complete.
 
     Raises
     ------
     InputError
-        If the codes of an SAE that the tables have are missing.
+        If the codes of an SAE that the tables have are missing, or `store` holds something that is
+        not an atlas.
     """
+    refuse_foreign(store)
     known = read_tables(tables)
     manifests = {identity_of(path): path for path in codes}
     for identity in known.saes():
         if identity not in manifests:
             raise InputError(f"no codes of {address(identity)}; give their manifest to --codes")
-    folder = output.parent
-    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-    try:
-        _build(settings, known, manifests, aside, images, image_stores, split)
-        _write_pages(known, aside, read_table(images), registry, content, split, output.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return [output]
+    with create_store(store, manifest, kind=KIND) as folder:
+        _build(settings, known, manifests, folder, images, image_stores, split)
+        _write_pages(known, folder, read_table(images), registry, content, split)
+    return [manifest]
+
+
+def refuse_foreign(store: Path) -> None:
+    """Refuse a folder that may not be replaced.
+
+    Raises
+    ------
+    InputError
+        If the path is a file, or a folder that has files and is not an atlas. An atlas is known by
+        its start page and its list of files.
+    """
+    if not store.exists():
+        return
+    if not store.is_dir() or store.is_symlink():
+        raise InputError(f"{store} is not a folder; give the folder of an atlas, or a new one")
+    names = {path.name for path in store.iterdir()} - {TIMESTAMP}
+    if names and not {FILES, "index.html", "static"} <= names:
+        raise InputError(
+            f"{store} has files and is not an atlas; give another folder, because the atlas "
+            "replaces everything in its folder"
+        )
 
 
 def identity_of(manifest: Path) -> Identity:
@@ -193,7 +215,6 @@ def _write_pages(
     registry: Path,
     content: str,
     split: str,
-    start: str,
 ) -> None:
     concepts = tables.concepts()
     shared = {
@@ -213,8 +234,6 @@ def _write_pages(
                 "configuration": settings,
             }
         write_page(folder, page, {**shared, **more})
-    if start != "index.html":
-        (folder / "index.html").rename(folder / start)
     write_static(folder / "static")
 
 

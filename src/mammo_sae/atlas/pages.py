@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mammo_sae.atlas.assets import PACKAGE, assets
 from mammo_sae.atlas.libraries import datatables
 from mammo_sae.report import style
 
-PACKAGE = "mammo_sae.atlas"
 # Page -> its title.
 PAGES = {
     "index": "What the network has learnt",
@@ -54,23 +51,8 @@ def write_page(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
 def write_static(folder: Path) -> None:
     """Copy the style sheet, the scripts and DataTables into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file in _assets("static"):
+    for file in assets("static"):
         (folder / file.name).write_bytes(file.read_bytes())
     script, sheet = datatables()
     (folder / "datatables.js").write_text(script, encoding="utf-8")
     (folder / "datatables.css").write_text(sheet, encoding="utf-8")
-
-
-def assets_digest() -> str:
-    """Return the SHA-256 of all templates, scripts and styles: a change makes the atlas stale."""
-    total = hashlib.sha256()
-    for folder in ("static", "templates"):
-        for file in _assets(folder):
-            total.update(f"{folder}/{file.name}\0".encode())
-            total.update(hashlib.sha256(file.read_bytes()).digest())
-    return total.hexdigest()
-
-
-def _assets(folder: str) -> list[Traversable]:
-    entries = (files(PACKAGE) / folder).iterdir()
-    return sorted((file for file in entries if file.is_file()), key=lambda file: file.name)
