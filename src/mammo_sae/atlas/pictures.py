@@ -17,8 +17,10 @@ from PIL import Image
 from mammo_sae.stores.images import ImageReader
 
 IMAGES_PER_BLOCK = 16
-QUALITY = 90  # WebP's scale; differences from the stored pixels cannot be seen
-# Facts that a page shows of an image. All of them are pseudonymous (docs/privacy.md).
+# WebP's scale ends at 100. On 12 phantom images, grey levels differ from the stored ones by 0.9 of
+# 255 in the mean and by 11 at most, and a lossless file is 2.8 times as large.
+QUALITY = 90
+# Facts that a page shows of an image. Of the patient it has the pseudonym alone.
 FACTS = ("patient_id", "split", "view", "side", "density", "birads", "age_bin", "manufacturer")
 
 
