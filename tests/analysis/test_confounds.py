@@ -318,6 +318,29 @@ def test_a_latent_without_an_association_gets_no_verdict_but_its_confounders_are
     assert set(table.loc[table["concept_q"] < 0.05, "verdict"]) <= set(JUDGED)
 
 
+def test_one_latent_of_a_confounder_is_found_among_many_candidates():
+    rng = np.random.default_rng(3)
+    ill = np.arange(120) < 60
+    drawn = rng.random((120, 60)) < np.where(ill, 0.7, 0.3)[:, None]
+    names = tuple(f"c{i}" for i in range(60))
+    settings = ConfoundSettings(
+        acquisition=names, anatomical=(), bootstrap_draws=20, permutation_draws=99
+    )
+    cases = pd.DataFrame({
+        "patient_id": range(120), "split": "test", "side": "L", "mass": ill.astype(int),
+        **{name: drawn[:, i] for i, name in enumerate(names)},
+    })  # fmt: skip
+    scores = rng.normal(size=(120, 5)) + 0.5 * ill[:, None]
+    scores[:, 0] = drawn[:, 0] + 0.01 * rng.normal(size=120)
+    rows = []
+    for name in ("c0", "c1"):
+        part = confounds.confounder_rows(settings, cases, scores, "mass", name)
+        rows.append(part["p"].to_numpy())
+    family = np.ones((5, 60))
+    family[:, :2] = np.stack(rows, axis=1)
+    assert st.family_q(family)[0, 0] < 0.05
+
+
 @pytest.mark.parametrize("seed", [0, pytest.param(range(1, 40), marks=pytest.mark.soak)])
 def test_twenty_candidates_call_no_more_latents_than_one(seed):
     """Latents and twenty covariates are associated with the concept, but not with each other."""

@@ -209,6 +209,33 @@ def test_sequential_p_values_are_below_alpha_at_most_in_a_share_alpha_of_true_nu
         assert low <= (p <= alpha).mean() <= high
 
 
+@pytest.mark.parametrize("strong", [1, 3])
+def test_a_few_scores_among_hundreds_can_have_a_q_below_five_percent(rng, strong):
+    scores, labels, patients = clustered(rng, shift=2.0)
+    many = rng.normal(size=(len(scores), 600))
+    many[:, :strong] = scores[:, None]
+    p = p_value(many, labels, patients, 99)
+    # With 99 * MOST exchanges, q would be 0.3 for one score, and 0.1 for three.
+    assert (st.benjamini_hochberg(p)[:strong] <= ex.LEAST_Q).all()
+    exchanges = 1 / p[:strong] - 1
+    assert exchanges == pytest.approx(np.full(strong, np.ceil(600 / (0.04 * strong * 99)) * 99))
+    # The other scores have the p that they have in a small family.
+    assert np.array_equal(p[550:], p_value(many[:, 550:], labels, patients, 99))
+
+
+def test_a_score_that_further_exchanges_reach_has_the_p_of_all_of_them(rng, monkeypatch):
+    patients = np.arange(60)
+    labels = patients < 20
+    score = 0.8 * labels + rng.normal(size=60)
+    whole = p_value(score, labels, patients, 999)
+    assert 0.005 < whole < 0.03
+    monkeypatch.setattr(ex, "MOST", 1)
+    # One exchange does not reach the score. A family of 40 needs 1000.
+    p = p_value(score, labels, patients, 1, tests=40)
+    assert p * 1001 == pytest.approx(round(p * 1001))
+    assert p == pytest.approx(whole, abs=4 * np.sqrt(whole / 1000))
+
+
 def test_a_constant_score_has_no_p_value():
     assert np.isnan(p_value(np.zeros(20), np.arange(20) % 2, np.arange(20)))
 

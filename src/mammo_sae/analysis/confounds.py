@@ -211,6 +211,7 @@ def confounder_rows(
         seed=settings.seed,
         within=truth,
         breasts=sides,
+        tests=scores.shape[1] * len((*(settings.acquisition or ()), *(settings.anatomical or ()))),
     )
     for name, values in measured.items():
         rows.loc[varies, name] = values

@@ -14,10 +14,13 @@ of images, and this one standardises instead).
 
 A score is exchanged until the answer is clear (sequential Monte Carlo p-values, Besag and Clifford
 1991): until `CLEAR` exchanges have reached the observed statistic, or until all exchanges are made.
+Scores that no exchange has reached are then exchanged further, until the number of exchanges is
+large enough for their q-values (`LEAST_Q`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -36,11 +39,19 @@ The standard deviation of p is then about p / sqrt(50), 14 % of p.
 """
 
 MOST = 20
-"""Largest number of exchanges of a score, divided by `draws`."""
+"""Number of exchanges of a score that is not clear, divided by `draws`."""
+
+LEAST_Q = 0.04
+"""Scores that no exchange has reached are exchanged until their q-value can be as small as this.
+
+It is below 0.05. With the same number of exchanges for any family, a single score among thousands
+could never reach q < 0.05.
+"""
 
 FEWEST_EXCHANGES = 20
 """Fewest different arrangements of the values. With fewer, no p-value can reach 0.05."""
 
+Seed = int | tuple[int, int]  # of a stream of random numbers
 _HELD = 1 << 21  # largest number of exchanged values in memory at a time
 _ROUND = 128  # exchanges between two checks of which scores are clear
 
@@ -54,6 +65,7 @@ def patient_permutation_p(
     seed: int,
     within: ArrayLike | None = None,
     breasts: ArrayLike | None = None,
+    tests: int = 0,
 ) -> Any:
     """Return two-sided p-values for the association of `scores` with categorical `values`.
 
@@ -76,8 +88,11 @@ def patient_permutation_p(
     score is exchanged no more. If this does not happen within N = `MOST` x `draws` exchanges,
     p = (1 + exceedances) / (1 + N). Both are valid: under the null hypothesis p is at most alpha
     with a probability of at most alpha, for any alpha (Besag and Clifford 1991,
-    https://doi.org/10.1093/biomet/78.2.301). In a family of m scores, one score reaches q < 0.05
-    only with more than m / 0.05 exchanges, and only scores with small p-values get that many.
+    https://doi.org/10.1093/biomet/78.2.301). If no exchange reaches k of the scores, their p is
+    1 / (1 + N), and in a family of m p-values their q is m / (k (1 + N)). If this is above
+    `LEAST_Q`, the k scores are exchanged further, until N is at least m / (k `LEAST_Q`). This
+    keeps p valid, because a score with an exceedance is exchanged no further: for alpha of at least
+    1 / (1 + N) the further exchanges only remove scores from those with p <= alpha.
 
     Parameters
     ----------
@@ -86,10 +101,12 @@ def patient_permutation_p(
         A label or covariate.
     patients : [n]
     draws
-        `MOST` times as many exchanges are the most of a score.
+        A score that is not clear gets `MOST` times as many exchanges, or more (see above).
     within : [n], optional
     breasts : [n], optional
         Side of each image. Without it, all images of a patient are exchanged with each other.
+    tests
+        Number of p-values in the family of the q-values; 0: the number of scores that vary.
 
     Returns
     -------
@@ -107,6 +124,7 @@ def patient_permutation_p(
         seed=seed,
         within=within,
         breasts=breasts,
+        tests=tests,
     )
     return float(result[0]) if single else result
 
@@ -121,6 +139,7 @@ def streamed_permutation_p(
     seed: int,
     within: ArrayLike | None = None,
     breasts: ArrayLike | None = None,
+    tests: int = 0,
 ) -> Floats:
     """Return `patient_permutation_p` [m] of scores that are read in blocks.
 
@@ -151,12 +170,25 @@ def streamed_permutation_p(
         start += len(block)
     open_ = np.flatnonzero(varies & (state.clear_at == 0))
     width = max(map(len, blocks))
-    seeds = [first + number for number in range(1, MOST)]
-    for begin in range(0, len(open_), width):
-        places = open_[begin : begin + width]
-        trade.exchange(read(names[places]), places, draws, seeds, state, done=draws)
+
+    def further(which: NDArray[np.int64], seeds: Sequence[Seed], done: int) -> None:
+        for begin in range(0, len(which), width):
+            places = which[begin : begin + width]
+            trade.exchange(read(names[places]), places, draws, seeds, state, done=done)
+
+    further(open_, [first + number for number in range(1, MOST)], draws)
+    rounds = np.full(len(names), MOST)
+    tests = tests or int(varies.sum())
+    made = MOST
+    while (untouched := np.flatnonzero(varies & (state.reached == 0))).size:
+        needed = math.ceil(tests / (LEAST_Q * len(untouched) * draws))
+        if needed <= made:
+            break
+        # A pair of numbers is a stream that no single number gives.
+        further(untouched, [(first, number) for number in range(made, needed)], made * draws)
+        rounds[untouched] = made = needed
     clear = state.clear_at > 0
-    result[varies] = (1 + state.reached[varies]) / (1 + MOST * draws)
+    result[varies] = ((1 + state.reached) / (1 + rounds * draws))[varies]
     result[varies & clear] = CLEAR / state.clear_at[varies & clear]
     return result
 
@@ -330,7 +362,7 @@ class _Trade:
         scores: Floats,
         places: NDArray[np.int64],
         draws: int,
-        seeds: Sequence[int],
+        seeds: Sequence[Seed],
         state: _State,
         done: int = 0,
     ) -> None:
@@ -363,7 +395,7 @@ class _Trade:
                 if not len(here):
                     break
 
-    def _moves(self, draws: int, seeds: Sequence[int]) -> Iterator[list[Floats]]:
+    def _moves(self, draws: int, seeds: Sequence[Seed]) -> Iterator[list[Floats]]:
         """Yield the exchanged values of each piece, for some draws of a seed at a time."""
         step = min(_ROUND, max(1, _HELD // sum(piece.x.size for piece in self.pieces)))
         for seed, start in product(seeds, range(0, draws, step)):
