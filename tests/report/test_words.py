@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_sae.report import words
+from mammo_sae.analysis.reliance import CARRIERS
+from mammo_sae.report import summary, words
 
 SAE = {"encoder": "tuned", "layer": "head", "sae": "topk", "seed": 0, "concept": "mass"}
 
@@ -139,6 +140,19 @@ def test_what_the_prediction_rests_on_is_that_of_the_split_that_chose_no_latent(
         "latents that it explains are ablated, difference 0.10 [0.02, 0.18]; with random latents "
         "0.00 [-0.01, 0.01]."
     )
+
+
+def test_the_parts_of_the_prediction_that_are_named_make_up_the_whole():
+    parts = {verdict: (number + 1) / 100 for number, verdict in enumerate(CARRIERS)}
+    line, _ = words.rests(reliance({"external": parts}), ablated())
+    for verdict, share in parts.items():
+        assert f"{share:.0%} [{share - 0.1:.0%}, {share + 0.1:.0%}] {verdict}" in line
+    shares = reliance({"external": parts})
+    ablation = ablated()
+    header, (row,) = summary.rests_on(ablation, shares)
+    assert {name: row[header.index(name)] for name in parts} == {
+        name: f"{share:.0%}" for name, share in parts.items()
+    }
 
 
 def test_without_shares_or_confounded_latents_the_page_says_so():

@@ -15,24 +15,19 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_sae.analysis.cases import IDENTITY
-from mammo_sae.analysis.verdict import (
-    ALIGNED,
-    ANATOMY,
-    CONFOUNDED,
-    JUDGED,
-    MEANING,
-    MIXED,
-    SAE_ERROR,
-    UNTESTED,
-    associated,
-)
+from mammo_sae.analysis.verdict import JUDGED, MEANING, associated
 from mammo_sae.report import comparison, style
 from mammo_sae.report.verdicts import ON, SIGNIFICANT, TOP
-from mammo_sae.report.words import Results, paragraphs, shown_split, why_no_worst, worst_row
+from mammo_sae.report.words import (
+    CARRIED,
+    Results,
+    paragraphs,
+    shown_split,
+    why_no_worst,
+    worst_row,
+)
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
-
-CARRIED = (ALIGNED, MIXED, CONFOUNDED, ANATOMY, UNTESTED, SAE_ERROR)
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -127,7 +122,8 @@ def run(
         content += [
             "<p><b>What the predictions rest on</b>, at the head. The columns with shares divide "
             "the logit's difference between positive and negative images among the latents of each "
-            "verdict. The last columns give the AUROC in the worst group of a confounder, before "
+            "verdict, the latents that were not tested, and the SAE's error. They add up to 100%. "
+            "The last columns give the AUROC in the worst group of a confounder, before "
             "and after the latents that it explains are ablated at a layer.</p>"
         ]
         content += [_table(*rests_on(scores, shares))]

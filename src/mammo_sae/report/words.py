@@ -42,6 +42,8 @@ SAID = {
 SEVERAL = {"are": "are", "they": "they", "their": "their", "seem": "seem", "respond": "respond"}
 ONE = {"are": "is", "they": "it", "their": "its", "seem": "seems", "respond": "responds"}
 NAMED = (*SUSPECT, UNRESOLVED)  # verdicts whose confounders are named
+# The parts of a prediction, of which the shares add up to 1.
+CARRIED = (*SAID, UNTESTED, SAE_ERROR)
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
         here = reliance[reliance["split"] == split].set_index("verdict")
         shares = [
             (word, here.loc[word, "share"], *here.loc[word, ["share_low", "share_high"]])
-            for word in (ALIGNED, MIXED, CONFOUNDED, ANATOMY, UNTESTED, SAE_ERROR)
+            for word in CARRIED
             if word in here.index and pd.notna(here.loc[word, "share"])
         ]
         if shares:
