@@ -8,7 +8,7 @@ from mammo_sae import statistics as st
 from mammo_sae.analysis import confounds, latents
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.settings import ConfoundSettings, LatentSettings
-from mammo_sae.analysis.verdict import JUDGED, SUSPECT, verdict
+from mammo_sae.analysis.verdict import JUDGED, SUSPECT, overall, verdict
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table
 
@@ -198,6 +198,8 @@ def test_rare_levels_are_merged_and_missing_ones_left_out():
 def row_of(**changes):
     row = {
         "problem": "",
+        "inseparable": False,
+        "association": 0.3,
         "no_association": "",
         "kind": "acquisition",
         "concept_auroc": 0.8,
@@ -254,6 +256,8 @@ BELOW = {
         ({**FADED, **DISCRIMINATED, "kind": "anatomical"}, "anatomy"),
         ({**DISCRIMINATED, "kind": "anatomical"}, "mixed"),
         ({"problem": "too few"}, "insufficient"),
+        ({"problem": "too few", "inseparable": True}, "unresolved"),
+        ({"problem": "too few", "inseparable": True, "concept_q": 0.3}, "not associated"),
         # A confounder that is not associated with the concept can't explain it, even if the latent
         # discriminates it well.
         ({**DISCRIMINATED, "association_p": 0.3}, "concept-aligned"),
@@ -316,6 +320,57 @@ def test_a_latent_without_an_association_gets_no_verdict_but_its_confounders_are
     assert paddle["discriminates"]
     assert "it discriminates paddle (AUROC 0.9" in paddle["reason"]
     assert set(table.loc[table["concept_q"] < 0.05, "verdict"]) <= set(JUDGED)
+
+
+def judged_by_covariate(covariate, ill):
+    """Return the rows for a detector of the lesion and one of the covariate, a patient each."""
+    rng = np.random.default_rng(0)
+    cases = pd.DataFrame({
+        "patient_id": range(len(ill)), "split": "test", "side": "L", "mass": ill.astype(int),
+        "vendor": covariate, "paddle": np.arange(len(ill)) % 2,
+    })  # fmt: skip
+    scores = np.stack([ill, covariate], axis=1) + 0.1 * rng.normal(size=(len(ill), 2))
+    settings = ConfoundSettings(
+        acquisition=("vendor", "paddle"), anatomical=(), bootstrap_draws=20, permutation_draws=99
+    )
+    latents = pd.DataFrame({
+        "latent": range(2), "concept": "mass", "reason": "", "q": 0.001,
+        "auroc": st.auroc(scores, ill),
+    })  # fmt: skip
+    parts = []
+    for name in ("vendor", "paddle"):
+        part = confounds.confounder_rows(settings, cases, scores, "mass", name)
+        part[["concept_lift", "artefact_lift", "artefact_lift_low"]] = np.nan
+        parts.append(part.assign(latent=range(2)))
+    rows = confounds.judged(settings, pd.concat(parts, ignore_index=True), latents)
+    return rows.assign(encoder="e", layer="head", sae="s", seed=0)
+
+
+@pytest.mark.parametrize("others", [0, 9])
+def test_a_latent_is_not_aligned_if_a_confounder_cannot_be_separated_from_the_concept(others):
+    ill = np.arange(200) < 80
+    vendor = ill.astype(int)
+    vendor[-others or 200 :] = 1  # the vendor of all ill patients, and of a few others
+    rows = judged_by_covariate(vendor, ill)
+    tested = rows[rows["confounder"] == "vendor"]
+    assert set(tested["verdict"]) == {"unresolved"}
+    assert tested["reason"].iloc[0] == (
+        f"vendor is associated with mass (Cramer's V {tested['association'].iloc[0]:.2f}, "
+        f"p {tested['association_p'].iloc[0]:.3f}) and can't be held fixed: 0 levels of vendor "
+        "have 10 patients with a positive image and 10 with a negative one; two are needed"
+    )
+    whole = overall(rows)
+    assert set(whole["verdict"]) == {"unresolved"}
+    assert set(whole["confounders"]) == {"vendor"}
+
+
+def test_a_rare_level_leaves_a_latent_aligned():
+    ill = np.arange(200) < 80
+    rows = judged_by_covariate((np.arange(200) < 9).astype(int), ill)
+    tested = rows[rows["confounder"] == "vendor"].iloc[0]
+    assert tested["verdict"] == "insufficient"
+    assert tested["reason"].startswith("1 level of vendor has 10 patients")
+    assert overall(rows)["verdict"].iloc[0] == "concept-aligned"
 
 
 def test_one_latent_of_a_confounder_is_found_among_many_candidates():

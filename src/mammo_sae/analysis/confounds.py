@@ -141,7 +141,7 @@ def judged(settings: ConfoundSettings, rows: pd.DataFrame, latents: pd.DataFrame
     rows["verdict"] = [word for word, _ in decided]
     rows["reason"] = [reason for _, reason in decided]
     rows["discriminates"] = [discriminates(settings, row) for row in rows.to_dict("records")]
-    return rows.drop(columns=["no_association", "problem"])
+    return rows.drop(columns=["no_association", "problem", "inseparable"])
 
 
 def confounder_rows(
@@ -153,7 +153,9 @@ def confounder_rows(
 ) -> pd.DataFrame:
     """Return the measures for one concept and confounder, one row per latent of `scores` [n, m].
 
-    If a row could not be estimated, `problem` says why and its numbers are NaN.
+    If a row could not be estimated, `problem` says why and its numbers are NaN. Then `inseparable`
+    is true if the confounder is associated with the concept and most images have levels with too
+    few patients to hold it fixed.
     """
     rows = pd.DataFrame(
         {
@@ -161,6 +163,7 @@ def confounder_rows(
             "confounder": confounder,
             "kind": "acquisition" if confounder in (settings.acquisition or ()) else "anatomical",
             "problem": [""] * scores.shape[1],
+            "inseparable": False,
         }
     )
     for name in _MEASURED:
@@ -177,27 +180,22 @@ def confounder_rows(
     truth = case.labels(cases, concept, known)
     patients = cases["patient_id"].to_numpy()[known]
     rows["images"] = len(known)
+    sides = cases["side"].astype(str).to_numpy()[known]
     usable = usable_levels(code, len(category.names), truth, patients)
     rows["strata"] = len(usable)
     rows["problem"] = too_few_levels(len(usable), confounder)
-    if len(usable) < 2:
-        return rows
     inside = np.isin(code, usable)
+    if len(usable) < 2:
+        if 2 * inside.sum() < len(code):  # A rare level alone explains no association.
+            _associate(settings, rows, truth, code, patients, sides)
+            rows["inseparable"] = rows["association_p"] < settings.alpha
+        return rows
     known, code, truth = known[inside], code[inside], truth[inside]
-    patients = patients[inside]
-    sides = cases["side"].astype(str).to_numpy()[known]
+    patients, sides = patients[inside], sides[inside]
     rows["problem"] = exchange.why_not_exchangeable(code, patients, truth, sides)
     if rows["problem"].any():
         return rows
-    rows["association"] = st.cramers_v(truth, code)
-    rows["association_p"] = exchange.patient_permutation_p(
-        truth.astype(float),
-        code,
-        patients,
-        draws=settings.permutation_draws,
-        seed=settings.seed,
-        breasts=sides,
-    )
+    _associate(settings, rows, truth, code, patients, sides)
     varies = ~st.is_constant(scores[known])
     rows.loc[~varies, "problem"] = f"{settings.confirmation}: the same score on every image"
     z = scores[known][:, varies]
@@ -216,6 +214,29 @@ def confounder_rows(
     for name, values in measured.items():
         rows.loc[varies, name] = values
     return rows
+
+
+def _associate(
+    settings: ConfoundSettings,
+    rows: pd.DataFrame,
+    truth: np.ndarray,
+    code: np.ndarray,
+    patients: np.ndarray,
+    sides: np.ndarray,
+) -> None:
+    """Add to `rows` the association of the concept's labels with the confounder's levels, all [n].
+
+    The other arguments are those of `mammo_sae.analysis.exchange.patient_permutation_p`.
+    """
+    rows["association"] = st.cramers_v(truth, code)
+    rows["association_p"] = exchange.patient_permutation_p(
+        truth.astype(float),
+        code,
+        patients,
+        draws=settings.permutation_draws,
+        seed=settings.seed,
+        breasts=sides,
+    )
 
 
 def _measured(

@@ -22,7 +22,9 @@ suspect             ``mixed``                                ``confounded``, or 
 not suspect         ``concept-aligned``                      ``unresolved``
 =================== ======================================== ====================
 
-``insufficient``: too few patients for the concept, or within levels of the confounder.
+``insufficient``: too few patients for the concept, or within levels of the confounder. If most
+images have such levels and the confounder is associated with the concept, the verdict is
+``unresolved``: nothing shows which of the two the latent discriminates.
 """
 
 from __future__ import annotations
@@ -113,6 +115,11 @@ def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
     seen = f"(AUROC {row['concept_auroc']:.2f}, q {row['concept_q']:.3f})"
     if not row["concept_q"] < settings.alpha:
         return UNASSOCIATED, f"not associated with {concept} {seen}{_instead(settings, row)}"
+    if row["inseparable"]:
+        return UNRESOLVED, (
+            f"{confounder} is associated with {concept} (Cramer's V {row['association']:.2f}, "
+            f"p {row['association_p']:.3f}) and can't be held fixed: {row['problem']}"
+        )
     if row["problem"]:
         return INSUFFICIENT, row["problem"]
     sign = np.sign(row["concept_auroc"] - 0.5) or 1.0

@@ -132,7 +132,7 @@ def _scatter(ax: Axes, rows: pd.DataFrame, low: float, min_kept: float) -> None:
     ax.set_xlim(low, 1.02)
     ax.set_ylim(low, 1.02)
     ax.set_aspect("equal")
-    known = rows[rows["verdict"] != INSUFFICIENT]
+    known = rows[rows["crude_auroc"].notna()]
     if known.empty:
         reason = rows["reason"].iloc[0] if len(rows) else "no associated latent"
         style.empty(ax, reason)
