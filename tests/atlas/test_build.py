@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mammo_sae.analysis.cases import Identity
-from mammo_sae.atlas import build
+from mammo_sae.atlas import build, pictures
 from mammo_sae.atlas.settings import AtlasSettings
+from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
 from mammo_sae.grids import LayerGrid
+from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.codes import POOLED, create_codes_store
 from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.publish import verify_store
@@ -53,6 +56,18 @@ def _stores(root: Path) -> None:
         folder / "seed0.zarr", folder / "seed0.json", image_ids=IDS, grid=GRID, latents=3, k=2
     ) as writer:
         writer.write(range(6), index, value, pooled)
+    sae = root / "saes" / "finetuned" / "head" / "topk" / "seed0"
+    sae.mkdir(parents=True)
+    atoms = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    SparseAutoencoder(atoms.clone(), torch.zeros(3), atoms, torch.tensor([0.5, 0.0]), k=2).save(
+        sae / "sae.safetensors", sae / "sae.json"
+    )
+    head = root / "heads" / "finetuned"
+    head.mkdir(parents=True)
+    weight, bias = np.array([[6.0, 0.0]], np.float32), np.ones(1, np.float32)
+    save_head(Head(weight, bias, (CONCEPT,)), head / "head.safetensors", head / "head.json")
+    logits = pd.DataFrame({"image_id": IDS, "concept": CONCEPT, "logit": 10.0})
+    write_table(logits, head / "predictions.parquet")
 
 
 def _tables(root: Path) -> None:
@@ -77,6 +92,8 @@ def _tables(root: Path) -> None:
     none = pd.DataFrame({name: [] for name in (*key, "concept", "latent")})
     write_table(latents, root / "tables" / "latents.parquet")
     write_table(verdicts, root / "tables" / "verdicts.parquet")
+    effects = latents[[*key, "concept", "latent"]].assign(split="test", effect=0.5, rank_causal=1)
+    write_table(effects, root / "tables" / "effects.parquet")
     for name in ("confounds", "sae_quality", "encoders"):
         write_table(none, root / "tables" / f"{name}.parquet")
     write_table(none.assign(energy_lift=[]), root / "tables" / "alignment.parquet")
@@ -98,12 +115,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _others(root: Path) -> dict[str, list[Path]]:
+    return {
+        "saes": [root / "saes" / "finetuned" / "head" / "topk" / "seed0" / "sae.json"],
+        "heads": [root / "heads" / "finetuned" / "head.json"],
+        "predictions": [root / "heads" / "finetuned" / "predictions.parquet"],
+    }
+
+
 def _make(root: Path, out: Path, **settings: object) -> Path:
     build.run(
         AtlasSettings(examples=2, **settings),
         images=root / "images.parquet",
         image_stores=[root / "0.json"],
         codes=[root / "codes" / "finetuned" / "head" / "topk" / "seed0.json"],
+        **_others(root),
         tables=sorted((root / "tables").glob("*.parquet")),
         registry=root / "registry.csv",
         content=json.dumps({"name": "<run>"}),
@@ -135,7 +161,7 @@ def test_a_latent_has_its_images_with_heat_maps_and_activations(atlas):
     groups = {group["kind"]: group["images"] for group in record["groups"]}
     top = groups["highest activation"]
     assert [(one["image"], one["activation"]) for one in top] == [(IDS[0], 4), (IDS[1], 3)]
-    assert top[0]["heat"] == "/wAAAAAA"  # 255 in the first of six cells
+    assert top[0]["heat"] == "sAAD/"  # 255 in the first of six cells
     assert groups["false alarms"] == []
     assert [one["image"] for one in groups["near misses"]] == [IDS[2]]
 
@@ -144,18 +170,47 @@ def test_an_image_has_the_latents_that_fire_in_it_and_its_boxes(atlas):
     record = _data(atlas / "data" / "images" / f"{IDS[1]}.js")["finetuned/head/topk/0"]
     found = [(one["latent"], one["share"]) for one in record["firing"]]
     assert found == [(0, 0.75), (1, 0.3333)]
-    assert record["adding"] == {}
+    # Weights are 6 and 3.6, mean codes a sixth of the highest, and the bias of the SAE adds 3 to 1.
+    (part,) = record["adding"].values()
+    assert part == {
+        "logit": 10.0, "offset": 4.0, "latents": [[0, 3.0], [1, 0.6]], "rest": 0, "others": 0,
+        "error": 2.4,
+    }  # fmt: skip
     images = _data(atlas / "data" / "images.js")
     assert images[IDS[1]]["boxes"] == {CONCEPT: [3, 2, 9, 5]}
     assert images[IDS[4]]["boxes"] == {}
     assert images[IDS[1]]["facts"].keys() == {"patient_id", "split", "view", "side"}
 
 
+def test_a_latent_has_its_neighbours_by_direction(atlas):
+    record = _data(atlas / "data" / "finetuned" / "head" / "topk" / "0" / "0.js")["0"]
+    rows = record["sections"]["nearest"]["rows"]
+    assert rows == [["finetuned/head/topk/0", 1, 0.6]]  # the third atom is at a right angle
+    assert record["sections"]["together"]["rows"] == []  # no latent fires on the same images
+
+
+def test_the_start_page_has_the_first_image_of_each_first_latent(atlas):
+    start = _data(atlas / "data" / "start.js")
+    shown = {"heat": "sAAD/", "image": IDS[0], "latent": 0}
+    assert start["pictures"] == {f"{CONCEPT}/finetuned/head/topk/0": [shown]}
+    assert start["images"].keys() == {IDS[0]}
+
+
+def test_pictures_stop_at_the_budget(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "BUDGET", 150)
+    out = _make(root, tmp_path / "atlas")
+    files = {path.stem: path.stat().st_size for path in (out / "images").iterdir()}
+    assert 0 < sum(files.values()) <= 150
+    images = _data(out / "data" / "images.js")
+    assert {image for image, known in images.items() if known["stored"]} == files.keys()
+    assert len(files) < len(images) == 5
+
+
 def test_the_start_page_escapes_names_and_links_each_latent(atlas):
     text = (atlas / "index.html").read_text(encoding="utf-8")
     assert "masse&lt;ä&gt;" in text
     assert "masse<" not in text
-    assert '<a href="latent.html#finetuned/head/topk/0/0">latent 0</a>' in text
+    assert '<a href="latent.html#finetuned/head/topk/0/0">0</a>' in text
     assert 'href="confounders.html#finetuned/head/topk/0"' in text
     assert "&lt;run&gt;" in text
     assert "ab12" in text
@@ -235,6 +290,7 @@ def test_an_sae_without_codes_is_named(root, tmp_path):
             images=root / "images.parquet",
             image_stores=[root / "0.json"],
             codes=[],
+            **_others(root),
             tables=sorted((root / "tables").glob("*.parquet")),
             registry=root / "registry.csv",
             content="{}",

@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 
 from mammo_sae.analysis.cases import Identity
-from mammo_sae.atlas import choice, records
+from mammo_sae.atlas import choice, neighbours, records
 from mammo_sae.atlas.build import identity_of
+from mammo_sae.atlas.contents import by_use
 from mammo_sae.atlas.heat import packed
-from mammo_sae.atlas.images import contributions, firing_latents
+from mammo_sae.atlas.images import Linear, contributions, firing_latents
+from mammo_sae.atlas.latents import histogram_of
 from mammo_sae.atlas.libraries import classic, datatables
 from mammo_sae.atlas.pictures import boxes
 from mammo_sae.atlas.scripts import literal, plain, write_data
-from mammo_sae.atlas.sentences import linked
 from mammo_sae.atlas.tables import Tables, read_tables
 from mammo_sae.errors import InputError
 
@@ -54,8 +55,17 @@ def test_a_data_file_assigns_its_value_to_its_key(tmp_path):
 
 def test_a_map_becomes_a_byte_per_cell_and_an_active_cell_is_never_0():
     levels = packed(np.array([[0.0, 0.001], [2.0, 8.0]]), top=4.0)
-    assert list(base64.b64decode(levels)) == [0, 1, 128, 255]
-    assert list(base64.b64decode(packed(np.zeros((1, 3)), top=0.0))) == [0, 0, 0]
+    assert levels[0] == "d"
+    assert list(base64.b64decode(levels[1:])) == [0, 1, 128, 255]
+    assert packed(np.zeros((1, 3)), top=0.0) == "s"
+
+
+def test_a_map_with_few_active_cells_names_them():
+    activation = np.zeros((30, 10))
+    activation[29, 9] = 4.0
+    levels = packed(activation, top=4.0)
+    assert levels[0] == "s"
+    assert list(base64.b64decode(levels[1:])) == [299 - 256, 1, 255]
 
 
 def test_images_of_a_latent_are_top_quantiles_misses_and_alarms_of_different_patients():
@@ -169,10 +179,51 @@ def test_a_box_ends_behind_the_last_pixel_of_its_mask():
     assert boxes(masks, ["mass", "marker"]) == {"mass": [1, 2, 7, 4]}
 
 
-def test_contributions_are_weights_times_codes_and_sum_to_the_whole():
-    means = np.array([[1.0, 2.0, 0.0]])
-    (found,) = contributions(means, np.array([0.5, -2.0, 3.0]), np.array([7, 8, 9]))
-    assert found == {"sum": -3.5, "rest": 0.0, "latents": [[7, 0.5], [8, -4.0]]}
+def test_the_parts_of_a_logit_sum_to_it():
+    linear = Linear(np.array([0.5, -2.0, 3.0]), 1.5, {"a": -1.75})
+    found, unknown = contributions(np.array([[1.0, 2.0, 0.0]] * 2), linear, ["a", "b"])
+    assert found["latents"] == [[0, 0.5], [1, -4.0]]
+    assert (found["logit"], found["offset"], found["rest"], found["error"]) == (-1.75, 1.5, 0, 0.25)
+    assert (unknown["logit"], unknown["error"]) == (None, None)
+
+
+def test_latents_that_are_not_named_are_one_part():
+    linear = Linear(np.ones(20), 0.0, {"a": 20.0})
+    (found,) = contributions(np.ones((1, 20)), linear, ["a"])
+    assert len(found["latents"]) == 8
+    assert (found["rest"], found["others"], found["error"]) == (12.0, 12, 0.0)
+
+
+def test_a_histogram_counts_positive_and_negative_images_and_silent_ones_apart():
+    scores, truth = np.array([0.0, 0.1, 4.0, 2.1, 0.0]), np.array([1, 1, 1, 0, 0], bool)
+    found = histogram_of(scores, truth, 4.0)
+    assert found["positive"]["silent"] == found["negative"]["silent"] == 1
+    assert np.flatnonzero(found["positive"]["counts"]).tolist() == [0, 19]
+    assert np.flatnonzero(found["negative"]["counts"]).tolist() == [10]
+
+
+def test_latents_that_fire_together_are_found_in_all_saes_and_not_the_latent_itself():
+    other = Identity("finetuned", "blocks.14", "topk", 0)
+    one = np.array([[1.0, -1], [-1, 1], [1, -1], [-1, 1]], np.float32)
+    activity = {SAE: (np.array([3, 9]), one), other: (np.array([5]), one[:, :1])}
+    found = neighbours.firing_together(activity, SAE)
+    assert found[3] == [("finetuned/blocks.14/topk/0", 5, 1.0)]
+    assert found[9] == []
+
+
+def test_atoms_are_compared_within_a_layer_of_encoders_with_one_base():
+    saes = [
+        SAE,
+        Identity("pretrained", "head", "topk", 0),
+        Identity("other", "head", "topk", 0),
+        Identity("finetuned", "blocks.14", "topk", 0),
+    ]
+    bases = {"finetuned": "pretrained", "pretrained": None, "other": None}
+    assert neighbours.comparable(SAE, saes, bases) == saes[:2]
+
+
+def test_images_of_the_start_page_come_first_and_then_those_that_most_latents_show():
+    assert by_use(["z"], [{"a": 1, "b": 2}, {"c": 1, "b": 1, "z": 1}]) == ["z", "b", "a", "c"]
 
 
 def test_latents_of_an_image_come_by_their_share_of_their_own_highest_activation():
@@ -180,18 +231,10 @@ def test_latents_of_an_image_come_by_their_share_of_their_own_highest_activation
     assert firing_latents(scores, np.array([10.0, 1.0, 0.0])) == [[1, 0], []]
 
 
-def test_a_latent_in_a_sentence_is_a_link_and_other_text_is_escaped():
-    html = linked("<b>: latent 12 (AUROC 0.9); latent 3 (q 0.1).", SAE)
-    assert html == (
-        '&lt;b&gt;: <a href="latent.html#finetuned/head/topk/0/12">latent 12</a> (AUROC 0.9); '
-        '<a href="latent.html#finetuned/head/topk/0/3">latent 3</a> (q 0.1).'
-    )
-
-
 def test_the_codes_of_an_sae_are_known_by_their_path(tmp_path):
-    assert identity_of(tmp_path / "finetuned" / "head" / "topk" / "seed0.json") == SAE
-    with pytest.raises(InputError, match="does not name an SAE's codes"):
-        identity_of(tmp_path / "finetuned" / "head" / "topk" / "seed0.pairs.json")
+    assert identity_of(tmp_path / "finetuned" / "head" / "topk" / "seed0") == SAE
+    with pytest.raises(InputError, match="does not name an SAE; give"):
+        identity_of(tmp_path / "finetuned" / "head" / "topk" / "seed0.pairs")
 
 
 def test_a_module_becomes_a_script_with_a_global():

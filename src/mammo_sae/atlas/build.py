@@ -8,29 +8,22 @@ at the end, and its list of files has the digest of each.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from mammo_sae.analysis.cases import Identity, read_cases
-from mammo_sae.atlas.evidence import evidence_tables
-from mammo_sae.atlas.heat import grid_of
-from mammo_sae.atlas.images import read_contributions, read_firing
-from mammo_sae.atlas.latents import Detailed, detail
+from mammo_sae.analysis.cases import Identity
+from mammo_sae.atlas.contents import Sources, write_contents
 from mammo_sae.atlas.pages import PAGES, write_page, write_static
-from mammo_sae.atlas.pictures import describe, write_pictures
-from mammo_sae.atlas.records import layer_columns, shards
-from mammo_sae.atlas.scripts import write_data
 from mammo_sae.atlas.sentences import address, findings
 from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.atlas.tables import Tables, read_tables
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.errors import InputError
 from mammo_sae.report import style
-from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.publish import FILES, TIMESTAMP, create_store
 from mammo_sae.stores.tables import read_table
@@ -44,6 +37,9 @@ def run(
     images: Path,
     image_stores: Sequence[Path],
     codes: Sequence[Path],
+    saes: Sequence[Path],
+    heads: Sequence[Path],
+    predictions: Sequence[Path],
     tables: Sequence[Path],
     registry: Path,
     content: str,
@@ -61,6 +57,12 @@ def run(
         Manifests of the canonical images, all shards.
     codes
         Manifests of the codes of all SAEs: <encoder>/<layer>/<sae>/seed<seed>.json.
+    saes
+        Descriptions of the same SAEs: <encoder>/<layer>/<sae>/seed<seed>/sae.json.
+    heads
+        Descriptions of the encoders' heads: <encoder>/head.json.
+    predictions
+        Tables of the encoders' logits: <encoder>/predictions.parquet.
     tables
         Tables of the run (.parquet). The name of a table is that of its file.
     registry
@@ -77,18 +79,32 @@ def run(
     Raises
     ------
     InputError
-        If the codes of an SAE that the tables have are missing, or `store` holds something that is
-        not an atlas.
+        If the codes or the description of an SAE that the tables have are missing, or `store` holds
+        something that is not an atlas.
     """
     refuse_foreign(store)
     known = read_tables(tables)
-    manifests = {identity_of(path): path for path in codes}
+    configuration = json.loads(content)
+    sources = Sources(
+        images=images,
+        codes={identity_of(path.with_suffix("")): path for path in codes},
+        saes={identity_of(path.parent): path for path in saes},
+        heads={path.parent.name: path.parent for path in heads},
+        predictions={path.parent.name: path for path in predictions},
+        bases={
+            encoder: values.get("base")
+            for encoder, values in configuration.get("encoders", {}).items()
+        },
+        split=split,
+    )
     for identity in known.saes():
-        if identity not in manifests:
-            raise InputError(f"no codes of {address(identity)}; give their manifest to --codes")
+        for option, has in (("codes", sources.codes), ("saes", sources.saes)):
+            if identity not in has:
+                raise InputError(f"no {option} of {address(identity)}; give them to --{option}")
     with create_store(store, manifest, kind=KIND) as folder:
-        _build(settings, known, manifests, folder, images, image_stores, split)
-        _write_pages(known, folder, read_table(images), registry, content, split)
+        pictures = ImageReader(image_stores, concept_regions(images))
+        write_contents(settings, known, sources, pictures, folder)
+        _write_pages(known, folder, read_table(images), registry, configuration, split)
     return [manifest]
 
 
@@ -113,99 +129,22 @@ def refuse_foreign(store: Path) -> None:
         )
 
 
-def identity_of(manifest: Path) -> Identity:
-    """Return the SAE whose codes a manifest describes, from its path.
+def identity_of(path: Path) -> Identity:
+    """Return the SAE of a path that ends in <encoder>/<layer>/<sae>/seed<seed>.
 
     Raises
     ------
     InputError
-        If the path does not end in <encoder>/<layer>/<sae>/seed<seed>.json.
+        If the path has another end.
     """
-    seed = manifest.stem.removeprefix("seed")
-    if len(manifest.parts) < 4 or not manifest.stem.startswith("seed") or not seed.isdecimal():
+    seed = path.name.removeprefix("seed")
+    if len(path.parts) < 4 or not path.name.startswith("seed") or not seed.isdecimal():
         raise InputError(
-            f"{manifest} does not name an SAE's codes; give <encoder>/<layer>/<sae>/seed<seed>.json"
+            f"{path} does not name an SAE; give a path that ends in "
+            "<encoder>/<layer>/<sae>/seed<seed>"
         )
-    encoder, layer, sae = manifest.parts[-4:-1]
+    encoder, layer, sae = path.parts[-4:-1]
     return Identity(encoder, layer, sae, int(seed))
-
-
-def _build(
-    settings: AtlasSettings,
-    tables: Tables,
-    manifests: dict[Identity, Path],
-    folder: Path,
-    images: Path,
-    image_stores: Sequence[Path],
-    split: str,
-) -> None:
-    """Write all data files and pictures."""
-    store = ImageReader(image_stores, concept_regions(images))
-    chosen: dict[Identity, Detailed] = {}
-    described: list[dict[str, Any]] = []
-    for identity in tables.saes():
-        reader = CodesReader(manifests[identity])
-        cases = read_cases(images, reader.image_ids)
-        chosen[identity] = found = detail(settings, tables, identity, reader, cases, split)
-        where = folder / "data" / address(identity)
-        name = address(identity)
-        columns = layer_columns(tables, identity, found.latents, split)
-        write_data(where / "table.js", f"table/{name}", columns)
-        for number, part in shards(found.records).items():
-            write_data(where / f"{number}.js", f"latents/{name}/{number}", part)
-        for page, table in evidence_tables(tables, identity).items():
-            write_data(where / f"{page}.js", f"{page}/{name}", table)
-        described.append(
-            {
-                "address": name,
-                "encoder": identity.encoder,
-                "layer": identity.layer,
-                "sae": identity.sae,
-                "seed": identity.seed,
-                "latents": reader.latents,
-                "grid": grid_of(reader.grid),
-            }
-        )
-    pool = sorted(set().union(*(found.images for found in chosen.values())))
-    _write_images(tables, manifests, chosen, pool, folder, split)
-    cases = read_table(images)
-    facts = describe(store, cases, tables.concepts(), pool)
-    write_data(folder / "data" / "images.js", "images", facts)
-    if settings.images == "stored":
-        write_pictures(store, pool, folder / "images")
-    palette = style.colours(store.regions, style.CONCEPT_COLOURS)
-    about = {
-        "height": store.height,
-        "width": store.width,
-        "images": settings.images,
-        "split": split,
-        "concepts": tables.concepts(),
-        "colours": palette,
-        "saes": described,
-    }
-    write_data(folder / "data" / "run.js", "run", about)
-
-
-def _write_images(
-    tables: Tables,
-    manifests: dict[Identity, Path],
-    chosen: dict[Identity, Detailed],
-    pool: Sequence[str],
-    folder: Path,
-    split: str,
-) -> None:
-    """Write one data file per shown image: all SAEs."""
-    records: dict[str, dict[str, Any]] = {image: {} for image in pool}
-    for identity, found in chosen.items():
-        reader = CodesReader(manifests[identity])
-        coded = set(reader.image_ids)
-        held = [image for image in pool if image in coded]
-        score = tables.of("latents", identity)["score"].iloc[0]
-        added = read_contributions(reader, tables.of("effects", identity), split, held)
-        for image, firing in read_firing(reader, score, found.latents, found.tops, held):
-            records[image][address(identity)] = {"firing": firing, "adding": added[image]}
-    for image, record in records.items():
-        write_data(folder / "data" / "images" / f"{image}.js", f"image/{image}", record)
 
 
 def _write_pages(
@@ -213,7 +152,7 @@ def _write_pages(
     folder: Path,
     cohort: pd.DataFrame,
     registry: Path,
-    content: str,
+    configuration: Mapping[str, Any],
     split: str,
 ) -> None:
     concepts = tables.concepts()
@@ -222,7 +161,7 @@ def _write_pages(
         "split": split,
         "saes": [(identity, address(identity)) for identity in tables.saes()],
     }
-    settings = yaml.safe_dump(json.loads(content), sort_keys=False, allow_unicode=True, width=100)
+    settings = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=100)
     for page in PAGES:
         more: dict[str, Any] = {}
         if page == "index":

@@ -20,7 +20,8 @@ EVIDENCE: Mapping[str, Mapping[str, Sequence[str]]] = {
     "interventions": {
         "interventions": (
             *("concept", "split", "ranking", "selection", "mode", "splice", "k", "latents_kept"),
-            *("auroc", "auroc_low", "auroc_high", "auprc", "f1", "reason"),
+            *("auroc", "auroc_low", "auroc_high", "auprc", "auprc_low", "auprc_high"),
+            *("f1", "f1_low", "f1_high", "reason"),
         ),
         "ablation": (
             *("concept", "split", "called_for", "verdicts", "latents", "refit", "confounder"),

@@ -25,13 +25,19 @@ def grid_of(grid: LayerGrid) -> dict[str, float]:
 
 
 def packed(activation: np.ndarray, top: float) -> str:
-    """Return a map [R, C] as base64 of one byte per cell, row by row.
+    """Return a map [R, C] as text: a letter and base64, in the shorter of two forms.
 
-    0 is an inactive cell. An active cell has at least 1, and 255 is an activation of `top` or more.
+    `d`: one byte per cell, row by row. `s`: three bytes per active cell, which are its number (low
+    byte first) and its level. Level 0 is an inactive cell. An active cell has at least 1, and 255
+    is an activation of `top` or more.
     """
     share = np.clip(activation / top, 0, 1) if top > 0 else np.zeros_like(activation)
     levels = np.where(activation > 0, np.maximum(1, np.round(255 * share)), 0).astype(np.uint8)
-    return base64.b64encode(levels.tobytes()).decode("ascii")
+    active = np.flatnonzero(levels)
+    if 3 * len(active) >= levels.size or levels.size > 1 << 16:
+        return "d" + base64.b64encode(levels.tobytes()).decode("ascii")
+    cells = np.stack([active & 255, active >> 8, levels.ravel()[active]], axis=1)
+    return "s" + base64.b64encode(cells.astype(np.uint8).tobytes()).decode("ascii")
 
 
 def read_maps(

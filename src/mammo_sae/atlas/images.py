@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from mammo_sae.analysis.linear import latent_weights
 from mammo_sae.atlas.heat import packed, read_maps
+from mammo_sae.encoders.heads import load_head
+from mammo_sae.sae.files import read_decoder
 from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.tables import read_table
 
 FIRING = 12  # latents shown per image and SAE, those of highest activation relative to their own
 ADDING = 8  # latents shown per image and concept that add most to a logit, and that lower it most
@@ -30,65 +35,99 @@ def firing_latents(scores: np.ndarray, tops: np.ndarray) -> list[list[int]]:
     return [[int(j) for j in row if strength[i, j] > 0] for i, row in enumerate(order)]
 
 
-def contributions(
-    means: np.ndarray, weights: np.ndarray, latents: np.ndarray
-) -> list[dict[str, Any]]:
-    """Return, for each image, what all latents together and the strongest ones add to a logit.
+@dataclass(frozen=True)
+class Linear:
+    """The logits of one concept, as a linear function of an SAE's mean codes.
 
-    A latent adds its weight times its mean code over all cells (the step `effects`). Of each image
-    the `ADDING` latents that add most and the `ADDING` that lower the logit most are named.
+    Attributes
+    ----------
+    weights : [h]
+        What a mean code of 1 of each latent adds to the logit.
+    offset
+        The logit with all latents at 0.
+    logits
+        Image -> the encoder's logit. Images without one are left out.
+    """
+
+    weights: np.ndarray
+    offset: float
+    logits: Mapping[str, float]
+
+
+def read_linear(
+    sae: Path, head: Path, predictions: Path, concepts: Sequence[str]
+) -> dict[str, Linear]:
+    """Return concept -> its logits as a function of the mean codes of an SAE of the head layer.
 
     Parameters
     ----------
-    means : [n, m]
-        Mean codes.
-    weights : [m]
-    latents : [m]
-        Names of the latents.
+    sae
+        Description (`sae.json`) of the SAE.
+    head
+        Directory of the encoder's head. Concepts that it lacks are left out.
+    predictions
+        Table of the encoder's logits.
     """
-    parts = means.astype(np.float64) * weights
+    atoms, bias = read_decoder(sae)
+    known, table = load_head(head), read_table(predictions)
+    found = {}
+    for concept in concepts:
+        if concept in known.concepts:
+            weights, offset = latent_weights(known, concept, atoms, bias)
+            rows = table[table["concept"] == concept]
+            logits = dict(zip(rows["image_id"], rows["logit"].astype(float), strict=True))
+            found[concept] = Linear(weights, offset, logits)
+    return found
+
+
+def contributions(
+    means: np.ndarray, linear: Linear, image_ids: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the parts of each image's logit: offset, named latents, other latents, SAE's error.
+
+    A latent adds its weight times its mean code over all cells (the step `effects`). The `ADDING`
+    latents that add most and the `ADDING` that lower the logit most are named. The error is what
+    the encoder's logit has beyond the offset and all latents, so the parts sum to the logit. It is
+    missing if the encoder's logit is.
+
+    Parameters
+    ----------
+    means : [n, h]
+        Mean codes of all latents.
+    linear
+        Weights, offset and logits of one concept.
+    image_ids : [n]
+    """
+    parts = means.astype(np.float64) * linear.weights
     found = []
-    for row in parts:
+    for image, row in zip(image_ids, parts, strict=True):
         order = np.argsort(-row, kind="stable")
         chosen = [j for j in order[:ADDING] if row[j] > 0]
         chosen += [j for j in order[::-1][:ADDING][::-1] if row[j] < 0]
+        logit = linear.logits.get(image)
         found.append(
             {
-                "sum": float(row.sum()),
+                "logit": logit,
+                "offset": linear.offset,
+                "latents": [[int(j), float(row[j])] for j in chosen],
                 "rest": float(row.sum() - row[chosen].sum()),
-                "latents": [[int(latents[j]), float(row[j])] for j in chosen],
+                "others": int(np.count_nonzero(row)) - len(chosen),
+                "error": None if logit is None else logit - linear.offset - float(row.sum()),
             }
         )
     return found
 
 
 def read_contributions(
-    reader: CodesReader, effects: pd.DataFrame, split: str, image_ids: Sequence[str]
+    reader: CodesReader, linear: Mapping[str, Linear], image_ids: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return image -> concept -> contributions, of an SAE whose logit is linear in its codes.
-
-    Parameters
-    ----------
-    reader
-        Codes of the SAE.
-    effects
-        Its rows of the table `effects`; empty if the logit is not linear there.
-    split
-        Split of the table whose rows give the weights. Weights do not depend on the split.
-    image_ids
-        Images to take apart.
-    """
+    """Return image -> concept -> the parts of its logit; no concept if the logit is not linear."""
     found: dict[str, dict[str, Any]] = {image: {} for image in image_ids}
-    if effects.empty:
-        return found
-    rows = effects[(effects["split"] == split) & effects["weight"].notna()]
-    for block in reader.image_blocks(image_ids):
+    for block in reader.image_blocks(image_ids) if linear else ():
         means = reader.pooled("mean", block)
-        for concept, mine in rows.groupby("concept", sort=True):
-            latents = mine["latent"].to_numpy(np.int64)
-            parts = contributions(means[:, latents], mine["weight"].to_numpy(float), latents)
-            for image, part in zip(block, parts, strict=True):
-                found[image][str(concept)] = part
+        for concept, one in sorted(linear.items()):
+            for image, part in zip(block, contributions(means, one, block), strict=True):
+                found[image][concept] = part
     return found
 
 

@@ -17,6 +17,8 @@ from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.atlas.tables import Tables
 from mammo_sae.stores.codes import CodesReader
 
+BINS = 20  # of a latent's histogram
+
 
 @dataclass(frozen=True)
 class Detailed:
@@ -31,13 +33,13 @@ class Detailed:
     tops
         Latent -> its highest activation in the split.
     images
-        Pseudonyms of all images that are shown.
+        Pseudonym -> number of times that the image is shown.
     """
 
     latents: np.ndarray
     records: Mapping[int, dict[str, Any]]
     tops: Mapping[int, float]
-    images: set[str]
+    images: Mapping[str, int]
 
 
 def detail(
@@ -77,11 +79,12 @@ def detail(
     }
     shown: dict[int, Shown] = {}
     tops: dict[int, float] = {}
+    histograms: dict[int, dict[str, Any]] = {}
     for concept in dict.fromkeys(concepts.values()):
         mine = np.array([latent for latent in latents if concepts[int(latent)] == concept])
         found = _of_concept(settings, reader, cases, split, concept, mine, rows["score"].iloc[0])
-        for latent, (images, top) in found.items():
-            shown[latent], tops[latent] = images, top
+        for latent, (images, top, histogram) in found.items():
+            shown[latent], tops[latent], histograms[latent] = images, top, histogram
     wanted: dict[int, list[int]] = {}
     for latent, images in shown.items():
         for example in (e for group in images.groups.values() for e in group):
@@ -96,12 +99,14 @@ def detail(
             "latent": latent,
             "concept": shown[latent].concept,
             "top": tops[latent],
+            "histogram": histograms[latent],
             "sections": known[latent],
             "groups": shown_images(shown[latent], heat[latent], ids),
         }
         for latent in map(int, latents)
     }
-    return Detailed(latents, records, tops, {ids[position] for position in wanted})
+    uses = {ids[position]: len(latents_of) for position, latents_of in wanted.items()}
+    return Detailed(latents, records, tops, uses)
 
 
 def _of_concept(
@@ -112,8 +117,11 @@ def _of_concept(
     concept: str,
     latents: np.ndarray,
     score: str,
-) -> dict[int, tuple[Shown, float]]:
-    """Return latent -> its images and its highest activation, for latents with one main concept."""
+) -> dict[int, tuple[Shown, float, dict[str, Any]]]:
+    """Return latent -> its images, its highest activation and its histogram.
+
+    All latents have the same main concept.
+    """
     known = labelled_images(cases, concept, split)
     truth = labels(cases, concept, known)
     patients = cases["patient_id"].to_numpy()[known]
@@ -123,5 +131,26 @@ def _of_concept(
     for number, latent in enumerate(latents):
         column = scores[:, number]
         groups = choose_images(column, truth, patients, settings.examples, known)
-        found[int(latent)] = (Shown(concept, groups), float(column.max(initial=0)))
+        top = float(column.max(initial=0))
+        found[int(latent)] = (Shown(concept, groups), top, histogram_of(column, truth, top))
+    return found
+
+
+def histogram_of(scores: np.ndarray, truth: np.ndarray, top: float) -> dict[str, Any]:
+    """Return numbers of images by activation: without any, and in `BINS` equal bins up to `top`.
+
+    Parameters
+    ----------
+    scores : [n]
+        Activation of each image.
+    truth : [n] bool
+        Label of the latent's main concept. Positive and negative images are counted apart.
+    top
+        Highest activation.
+    """
+    found: dict[str, Any] = {}
+    for name, mine in (("positive", scores[truth]), ("negative", scores[~truth])):
+        fires = mine[mine > 0]
+        counts, _ = np.histogram(fires, BINS, (0.0, top if top > 0 else 1.0))
+        found[name] = {"silent": len(mine) - len(fires), "counts": counts.tolist()}
     return found

@@ -6,7 +6,7 @@ a picture: the page draws them above it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ IMAGES_PER_BLOCK = 16
 # WebP's scale ends at 100. On 12 phantom images, grey levels differ from the stored ones by 0.9 of
 # 255 in the mean and by 11 at most, and a lossless file is 2.8 times as large.
 QUALITY = 90
+BUDGET = 90_000_000  # bytes of all pictures
 # Facts that a page shows of an image. Of the patient it has the pseudonym alone.
 FACTS = ("patient_id", "split", "view", "side", "density", "birads", "age_bin", "manufacturer")
 
@@ -44,12 +45,27 @@ def blocks(image_ids: Sequence[str]) -> Iterator[list[str]]:
         yield list(image_ids[start : start + IMAGES_PER_BLOCK])
 
 
-def write_pictures(store: ImageReader, image_ids: Sequence[str], folder: Path) -> None:
-    """Write `<image_id>.webp` for each image into `folder`."""
+def write_pictures(store: ImageReader, image_ids: Sequence[str], folder: Path) -> set[str]:
+    """Write `<image_id>.webp` for the images in `folder`, until they have `BUDGET` bytes together.
+
+    Returns
+    -------
+    set
+        The images that were written: the first of `image_ids`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    written: set[str] = set()
+    room = BUDGET
     for block in blocks(image_ids):
         for image, pixels in zip(block, store.pixels(block), strict=True):
-            Image.fromarray(pixels).save(folder / f"{image}.webp", quality=QUALITY, method=4)
+            path = folder / f"{image}.webp"
+            Image.fromarray(pixels).save(path, quality=QUALITY, method=4)
+            room -= path.stat().st_size
+            if room < 0:
+                path.unlink()
+                return written
+            written.add(image)
+    return written
 
 
 def describe(
@@ -57,8 +73,13 @@ def describe(
     cases: pd.DataFrame,
     concepts: Sequence[str],
     image_ids: Sequence[str],
+    stored: Collection[str],
+    pages: Collection[str],
 ) -> dict[str, dict[str, Any]]:
-    """Return image -> its facts, its labels by concept, and the boxes of its regions."""
+    """Return image -> its facts, its labels by concept, and the boxes of its regions.
+
+    `stored` are the images whose picture the atlas has, and `pages` those that have a page.
+    """
     known = cases.drop_duplicates("image_id").set_index("image_id")
     columns = [name for name in FACTS if name in known]
     labels = [name for name in concepts if name in known]
@@ -71,5 +92,7 @@ def describe(
                 "facts": {name: None if pd.isna(row[name]) else str(row[name]) for name in columns},
                 "labels": {name: None if pd.isna(row[name]) else int(row[name]) for name in labels},
                 "boxes": boxes(masks[i], store.regions),
+                "stored": image in stored,
+                "page": image in pages,
             }
     return found

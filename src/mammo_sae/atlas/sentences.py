@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-from markupsafe import Markup, escape
 
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas.tables import Tables
 from mammo_sae.report import style
 from mammo_sae.report.verdicts import TOP
-from mammo_sae.report.words import members, repeats, rests
+from mammo_sae.report.words import NAMED, members, repeats, rests
 
-LATENT = re.compile(r"\blatent (\d+) \(")
+NAMES = re.compile(r": latent \d+ \(")  # where a sentence starts to name latents
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence as HTML, and the page with its evidence."""
+    """One sentence, and the page with its evidence."""
 
-    html: Markup
+    text: str
     evidence: str
+
+
+@dataclass(frozen=True)
+class Best:
+    """A latent that ranks first for a concept. Texts are empty if a value is missing."""
+
+    latent: int
+    auroc: str
+    q: str
+    verdict: str
+    confounders: str
+    where: str
+    again: str
 
 
 @dataclass(frozen=True)
@@ -35,25 +48,12 @@ class Finding:
     control: bool
     first: bool
     sentences: list[Sentence]
+    best: list[Best]
 
 
 def address(identity: Identity) -> str:
     """Return the part of a permalink that names an SAE."""
     return f"{identity.encoder}/{identity.layer}/{identity.sae}/{identity.seed}"
-
-
-def linked(text: str, identity: Identity) -> Markup:
-    """Return `text` as HTML in which every latent that is named is a link to its page."""
-    parts: list[Markup] = []
-    end = 0
-    for found in LATENT.finditer(text):
-        name = found[0].removesuffix(" (")
-        link = Markup('<a href="latent.html#{}/{}">{}</a> (').format(
-            address(identity), found[1], name
-        )
-        parts += [escape(text[end : found.start()]), link]
-        end = found.end()
-    return Markup("").join([*parts, escape(text[end:])])
 
 
 def findings(tables: Tables, concept: str) -> list[Finding]:
@@ -74,7 +74,8 @@ def findings(tables: Tables, concept: str) -> list[Finding]:
             lines = list(_sentences(tables, identity, concept))
             control = identity in controls
             first = not control and identity.layer == layers[-1]
-            found.append(Finding(identity, address(identity), control, first, lines))
+            best = _best(verdicts, _of_concept(tables, "replication", identity, concept))
+            found.append(Finding(identity, address(identity), control, first, lines, best))
     return found
 
 
@@ -82,15 +83,48 @@ def _sentences(tables: Tables, identity: Identity, concept: str) -> Iterator[Sen
     def rows(name: str) -> pd.DataFrame:
         return _of_concept(tables, name, identity, concept)
 
-    verdicts = rows("verdicts")
-    best = verdicts[verdicts["rank_auroc"] <= TOP].sort_values("rank_auroc")
     where = address(identity)
-    for line in members(best, rows("replication")):
-        yield Sentence(linked(line, identity), f"confounders.html#{where}")
+    for line in members(_first(rows("verdicts")), rows("replication")):
+        # The page has the latents that the sentence names as a table.
+        yield Sentence(f"{NAMES.split(line)[0].rstrip('.')}.", f"confounders.html#{where}")
     for line in repeats(rows("verdict_replication"), rows("verdict_stability")):
-        yield Sentence(escape(line), f"layer.html#{where}")
+        yield Sentence(line, f"layer.html#{where}")
     for line in rests(rows("reliance"), rows("ablation")):
-        yield Sentence(escape(line), f"interventions.html#{where}")
+        yield Sentence(line, f"interventions.html#{where}")
+
+
+def _first(verdicts: pd.DataFrame) -> pd.DataFrame:
+    return verdicts[verdicts["rank_auroc"] <= TOP].sort_values("rank_auroc")
+
+
+def _best(verdicts: pd.DataFrame, replication: pd.DataFrame) -> list[Best]:
+    found = []
+    for row in _first(verdicts).to_dict("records"):
+        again = replication
+        if len(replication):
+            again = replication[replication["latent"] == row["latent"]]
+        names = row["confounders"] if row["verdict"] in NAMED else ""
+        found.append(
+            Best(
+                latent=int(row["latent"]),
+                auroc=style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"]),
+                q="" if pd.isna(row["q"]) else _q(row["q"]),
+                verdict=str(row["verdict"]),
+                confounders=style.words(str(names)),
+                where="" if pd.isna(row["where"]) else str(row["where"]).removeprefix("where: "),
+                again="; ".join(_again(other) for other in again.to_dict("records")),
+            )
+        )
+    return found
+
+
+def _q(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _again(row: Mapping[str, Any]) -> str:
+    auroc = style.estimate(row["split_auroc"], row["split_auroc_low"], row["split_auroc_high"])
+    return f"{row['split']}: {auroc}, {row['split_verdict']}"
 
 
 def _of_concept(tables: Tables, name: str, identity: Identity, concept: str) -> pd.DataFrame:

@@ -34,7 +34,7 @@ window.Atlas = (function () {
   function sae() {
     const wanted = parts().slice(0, 4).join("/");
     const all = window.ATLAS.run.saes;
-    return all.find(one => one.address === wanted) || (parts().length ? null : all[all.length - 1]);
+    return all.find(one => one.address === (wanted || window.ATLAS.run.first)) || null;
   }
 
   function problem(text) {
@@ -53,25 +53,96 @@ window.Atlas = (function () {
     return size >= 1e-3 && size < 1e4 ? String(Number(value.toFixed(size < 0.1 ? 4 : 3))) : value.toExponential(1);
   }
 
+  // The name of a column as a heading.
+  function title(name) {
+    const text = words(name).replace(/\b(auroc|auprc|iou|f1|sae)\b/g, word => word.toUpperCase());
+    return text.length > 1 ? text[0].toUpperCase() + text.slice(1) : text;
+  }
+
+  function label(one) { return `${one.encoder}, ${one.layer}, ${one.sae}, seed ${one.seed}`; }
+
+  function missing(value) { return value === null || value === undefined || value === ""; }
+
+  // The text of a cell: names without underscores, sentences as they are.
+  function spoken(column, value) {
+    return typeof value === "string" && column !== "reason" && !missing(value) ? words(value).replace(/^where: /, "") : shown(value);
+  }
+
+  // The columns of {names, rows} that a reader sees: each estimate with its interval in one column,
+  // and no column without a value. Each has a heading, a value to sort by and a text.
+  function columnsOf({ names, rows }) {
+    const at = Object.fromEntries(names.map((name, i) => [name, i]));
+    const base = name => name === "low" || name === "high" ? "value" : name.replace(/_(low|high)$/, "");
+    return names.filter(name => (base(name) === name || !(base(name) in at)) && rows.some(row => !missing(row[at[name]]))).map(name => {
+      const ends = ["low", "high"].map(end => at[name === "value" ? end : `${name}_${end}`]);
+      const text = row => {
+        const [low, high] = ends.map(end => end === undefined ? null : row[end]);
+        return spoken(name, row[at[name]]) + (missing(low) || missing(high) ? "" : ` [${shown(low)}, ${shown(high)}]`);
+      };
+      return { name, title: title(name), value: row => row[at[name]], text };
+    });
+  }
+
   // A table of {names, rows}. `link` may turn a cell into an address.
   function table(content, link) {
-    const made = element("table");
+    const made = element("table"), columns = columnsOf(content);
     const head = made.createTHead().insertRow();
-    for (const name of content.names) head.append(element("th", words(name), { scope: "col" }));
+    for (const column of columns) head.append(element("th", column.title, { scope: "col" }));
     const body = made.createTBody();
     for (const row of content.rows) {
       const line = body.insertRow();
-      row.forEach((value, column) => {
-        const cell = line.insertCell();
+      for (const column of columns) {
+        const cell = line.insertCell(), value = column.value(row), address = link && link(column.name, value, row);
         if (typeof value === "number") cell.className = "number";
-        const address = link && link(content.names[column], value);
-        if (address) cell.append(element("a", shown(value), { href: address }));
-        else cell.textContent = shown(value);
-      });
+        if (column.name === "reason") cell.className = "reason";
+        if (address) cell.append(element("a", column.text(row), { href: address }));
+        else cell.textContent = column.text(row);
+      }
     }
     const scroll = element("div", null, { class: "scroll", tabindex: "0" });
     scroll.append(made);
     return scroll;
+  }
+
+  // Missing values sort last in both directions.
+  function order(sign) {
+    return (a, b) => {
+      if (missing(a) || missing(b)) return missing(a) - missing(b);
+      const found = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en");
+      return sign * found;
+    };
+  }
+
+  // A table with search, sorting and pages. `link` is as above. The column `sorted` gives the first
+  // order. Returns the DataTable.
+  function grid(parent, content, link, sorted) {
+    const columns = columnsOf(content), first = columns.findIndex(column => column.name === sorted), made = element("table", null, { class: "display compact" }), scroll = element("div", null, { class: "scroll" });
+    scroll.append(made);
+    parent.append(scroll);
+    window.DataTable.type("missing-last", { order: { asc: order(1), desc: order(-1) } });
+    return new window.DataTable(made, {
+      data: content.rows, deferRender: true, pageLength: 25, autoWidth: false, order: first < 0 ? [] : [[first, "asc"]],
+      columns: columns.map(column => ({
+        title: column.title, type: "missing-last", data: null,
+        className: column.name === "reason" ? "reason" : "",
+        render: (row, kind) => {
+          if (kind === "sort" || kind === "type") return column.value(row);
+          if (kind !== "display") return column.text(row);
+          const address = link && link(column.name, column.value(row), row);
+          return address ? element("a", column.text(row), { href: address }).outerHTML : element("span", column.text(row)).innerHTML;
+        },
+      })),
+    });
+  }
+
+  // A choice with a label: entries of [value, text]. `changed` runs after each choice.
+  function choice(parent, name, entries, changed) {
+    const outer = element("label", `${name} `), select = element("select");
+    for (const [value, text] of entries) select.append(element("option", text, { value }));
+    select.onchange = () => changed();
+    outer.append(select);
+    parent.append(outer);
+    return select;
   }
 
   // Fill the choice of SAEs; `go` gives the address of the page for one.
@@ -88,5 +159,5 @@ window.Atlas = (function () {
     safely();
   }
 
-  return { get, element, load, parts, sae, problem, words, shown, table, chooseSae, run };
+  return { get, element, load, parts, sae, label, problem, words, title, shown, missing, spoken, table, grid, choice, chooseSae, run };
 })();

@@ -1,11 +1,20 @@
 "use strict";
 (function () {
-  const { get, element, load, parts, sae, problem, words, shown, table, chooseSae, run } = window.Atlas;
+  const { get, element, load, parts, sae, label, problem, words, title, shown, missing, table, chooseSae, run } = window.Atlas;
+  const { bars, legend } = window.Charts;
   const TITLES = {
-    latents: "Association with each concept", verdicts: "Verdict", alignment: "Location on the lesion, beside its nulls",
+    verdicts: "Verdict, and its reason", latents: "Association with each concept", alignment: "Location on the lesion, beside its nulls",
     alignment_by_size: "Location by size of the lesion", confounds: "Confounders", effects: "Effect on the logit",
-    attribution: "Effect on the logit, through the layers above", matched_latents: "The same latent in the encoder's base",
-    replication: "The verdict on other splits", regions: "Tissue under the latent", responses: "Response to planted components",
+    attribution: "Effect on the logit, through the layers above", replication: "The verdict on other splits", regions: "Tissue under the latent",
+    nearest: "Latents with a similar direction", together: "Latents that fire on the same images", matched_latents: "The same latent in the encoder's base",
+    responses: "Response to planted components",
+  };
+  const NOTES = {
+    alignment: "Energy lift is the activation inside the lesion's outline divided by the share of the area: 1 is chance. Pointing is the share of images in which the cell of highest activation touches the lesion. Shuffled takes the outlines of other images, matched takes random latents of equal firing rate.",
+    effects: "A positive effect raises the logit of positive images above that of negative images. The share is that of the difference between both.",
+    confounds: "Crude is the AUROC for the concept, stratified the same among images alike in the confounder. Conditional is the AUROC for the confounder among images alike in the concept.",
+    nearest: "The cosine of both directions, in the SAEs of the same layer. A cosine near 1 in an SAE of another seed means that training finds this latent again.",
+    together: "The correlation of the activations over the images of the split, with latents of all SAEs that have images.",
   };
   const SHARD = 64;
   let current = null;
@@ -30,8 +39,9 @@
     get("number").value = latent;
     get("permalink").href = `latent.html#${one.address}/${latent}`;
     const rate = columns.values[1][place];
-    const state = rate === null ? "firing rate missing" : rate > 0 ? `active in ${shown(100 * rate)} % of cells` : "dead: active in no cell";
-    get("headline").textContent = `${one.address}: ${state}.`;
+    const state = rate === null ? "firing rate missing" : rate > 0 ? `active in ${shown(100 * rate)} % of all cells` : "dead: active in no cell of the discovery split";
+    get("headline").textContent = `${label(one)}: ${state}.`;
+    get("summary").replaceChildren(...window.ATLAS.run.concepts.map(concept => summary(row(columns, place), concept)));
     current = { one, latent, withImages, record: { latent, ...row(columns, place) } };
     if (!pictured[place]) {
       get("sections").append(element("p", "This latent has no images in the atlas. The setting atlas.latents gives the number of latents that have.", { class: "missing" }), plain(columns, place));
@@ -40,11 +50,15 @@
     const shard = Math.floor(latent / SHARD);
     const record = (await load(`${one.address}/${shard}.js`, `latents/${one.address}/${shard}`))[latent];
     current.record = record;
-    badges(record);
     pictures(record, one);
-    for (const [name, title] of Object.entries(TITLES)) {
-      if (!record.sections[name]) continue;
-      get("sections").append(element("h2", title), table(record.sections[name]));
+    histogram(record);
+    for (const [name, heading] of Object.entries(TITLES)) {
+      const section = record.sections[name];
+      if (!section) continue;
+      get("sections").append(element("h2", heading));
+      if (NOTES[name]) get("sections").append(element("p", NOTES[name], { class: "hint" }));
+      if (!section.rows.length) get("sections").append(element("p", "None.", { class: "missing" }));
+      else get("sections").append(table(section, (column, value, values) => column === "latent" && values.length === 3 ? `latent.html#${values[0]}/${value}` : null));
     }
   }
 
@@ -56,13 +70,30 @@
     return table({ names: ["what", "value"], rows: columns.names.map((name, i) => [name.replace("|", ": "), columns.values[i][place]]) });
   }
 
-  function badges(record) {
-    const verdicts = record.sections.verdicts;
-    if (!verdicts) { get("headline").append(" It was not tested for confounders."); return; }
-    for (const values of verdicts.rows) {
-      const [concept, verdict, confounders, where] = values;
-      get("headline").append(` ${words(concept)}: `, element("span", verdict, { class: "badge" }), where ? ` ${where};` : ";");
-    }
+  // What is known of the latent for one concept, in one line.
+  function summary(values, concept) {
+    const of = name => values[`${concept}|${name}`], line = element("li", `${title(concept)}: `);
+    if (missing(of("auroc"))) { line.append("no AUROC."); return line; }
+    line.append(`AUROC ${shown(of("auroc"))} [${shown(of("auroc_low"))}, ${shown(of("auroc_high"))}], q ${shown(of("q"))}, rank ${shown(of("rank_auroc"))}. `);
+    if (of("verdict")) line.append(element("span", of("verdict"), { class: "badge" }), of("confounders") ? ` by ${words(of("confounders"))}. ` : " ");
+    else line.append("Not tested for confounders. ");
+    if (of("where")) line.append(`Where it fires: ${of("where").replace("where: ", "")}. `);
+    if (!missing(of("effect"))) line.append(`${of("effect") > 0 ? "Raises" : "Lowers"} the logit of positive images by ${shown(Math.abs(of("effect")))} against negative images.`);
+    return line;
+  }
+
+  // Numbers of images by activation, positive beside negative. Images without activation are in words.
+  function histogram(record) {
+    const { positive, negative } = record.histogram, counts = [...positive.counts, ...negative.counts], bins = positive.counts.length;
+    get("sections").append(element("h2", "Activations of all images"));
+    get("sections").append(element("p", `It does not fire in ${positive.silent} positive and ${negative.silent} negative images for ${words(record.concept)}. The chart has the others.`));
+    const most = Math.max(...counts);
+    if (!most) return;
+    const high = Math.log10(most + 1), marks = [0, 1, 10, 100, 1000, 10000, 100000].filter(count => count <= most);
+    const series = [{ name: "positive", colour: "#d55e00", values: positive.counts }, { name: "negative", colour: "#0072b2", values: negative.counts }];
+    bars(get("sections"), { name: "Numbers of images by activation", x: { label: "highest activation in the image", low: 0, high: bins, ticks: [0, 0.25, 0.5, 0.75, 1].map(share => [share * bins, shown(share * record.top)]) }, y: { label: "images (log)", low: 0, high, ticks: marks.map(count => [Math.log10(count + 1), String(count)]) } },
+      series.map(one => ({ ...one, values: one.values.map(count => Math.log10(count + 1)) })));
+    legend(get("sections"), series.map(({ name, colour }) => [name, colour]));
   }
 
   function pictures(record, one) {

@@ -1,22 +1,20 @@
 "use strict";
 (function () {
-  const { get, element, load, parts, sae, problem, shown, chooseSae, run } = window.Atlas;
-  const SHOWN = [["rank_auroc", "Rank"], ["auroc", "AUROC"], ["auroc_low", "from"], ["auroc_high", "to"], ["q", "q"],
-    ["verdict", "Verdict"], ["confounders", "Confounders"], ["where", "Where"], ["energy_lift", "Energy lift"],
-    ["pointing", "Pointing"], ["effect", "Effect on logit"], ["share", "Share of logit"]];
+  const { get, element, load, parts, sae, label, problem, grid, chooseSae, run } = window.Atlas;
+  const SHOWN = ["rank_auroc", "auroc", "auroc_low", "auroc_high", "q", "verdict", "confounders", "where", "energy_lift", "pointing", "effect", "share"];
   const select = chooseSae(address => address);
-  let table = null, points = [];
+  let points = [];
 
   async function show() {
     problem("");
     const one = sae();
     if (!one) throw new Error(`No SAE ${parts().slice(0, 4).join("/")} is in this atlas.`);
     select(one.address);
-    get("title").textContent = `Latents of ${one.address}`;
+    get("title").textContent = `Latents: ${label(one)}`;
     const columns = await load(`${one.address}/table.js`, `table/${one.address}`);
     const concept = get("concept").value;
     const column = Object.fromEntries(columns.names.map((name, i) => [name, columns.values[i]]));
-    const kept = SHOWN.filter(([name]) => column[`${concept}|${name}`]);
+    const kept = SHOWN.filter(name => column[`${concept}|${name}`]);
     const verdicts = [...new Set((column[`${concept}|verdict`] || []).filter(Boolean))].sort();
     const wanted = get("verdict").value;
     get("verdict").replaceChildren(element("option", "all", { value: "" }), ...verdicts.map(name => element("option", name, { value: name })));
@@ -26,35 +24,15 @@
       if (get("alive").checked && !(column.firing_rate[i] > 0)) return;
       if (get("pictured").checked && !column.images[i]) return;
       if (get("verdict").value && column[`${concept}|verdict`][i] !== get("verdict").value) return;
-      rows.push([latent, column.firing_rate[i], ...kept.map(([name]) => column[`${concept}|${name}`][i])]);
+      rows.push([latent, column.firing_rate[i], ...kept.map(name => column[`${concept}|${name}`][i])]);
     });
-    if (table) { table.destroy(); get("table").replaceChildren(); }
-    // Missing values sort last in both directions.
-    window.DataTable.type && window.DataTable.type("missing-last", { order: { asc: order(1), desc: order(-1) } });
-    table = new window.DataTable(get("table"), {
-      data: rows, deferRender: true, pageLength: 25, autoWidth: false, order: kept.length && kept[0][0] === "rank_auroc" ? [[2, "asc"]] : [[0, "asc"]],
-      columns: ["Latent", "Firing rate", ...kept.map(([, title]) => title)].map((title, i) => ({
-        title, type: "missing-last", className: "nowrap".repeat(Number(!["Confounders", "Where"].includes(title))), render: (value, kind) => kind === "display" ? cell(one, value, i) : kind === "sort" || kind === "type" ? value : shown(value),
-      })),
-    });
-    const auroc = 2 + kept.findIndex(([name]) => name === "auroc");
+    get("table").replaceChildren();
+    const content = { names: ["latent", "firing_rate", ...kept], rows };
+    const table = grid(get("table"), content, (name, value) => name === "latent" ? `latent.html#${one.address}/${value}` : null, "rank_auroc");
+    const auroc = 2 + kept.indexOf("auroc");
     const draw = () => scatter(one, table.rows({ search: "applied" }).data().toArray(), auroc);
     table.on("draw", draw);
     draw();
-  }
-
-  function order(sign) {
-    return (a, b) => {
-      const none = value => value === null || value === undefined || value === "";
-      if (none(a) || none(b)) return none(a) - none(b);
-      const found = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en");
-      return sign * found;
-    };
-  }
-
-  function cell(one, value, column) {
-    if (column === 0) return element("a", value, { href: `latent.html#${one.address}/${value}` }).outerHTML;
-    return element("span", shown(value)).innerHTML;
   }
 
   // Firing rate (log) against AUROC of the rows in the table.

@@ -12,21 +12,30 @@ window.Viewer = (function () {
     return COLOURS[first].map((low, i) => Math.round(low + (COLOURS[first + 1][i] - low) * (place - first)));
   }
 
-  function bytes(text) { return Uint8Array.from(atob(text), letter => letter.charCodeAt(0)); }
+  // The active cells of a packed map (heat.py): [cell, level], ...
+  function cells(text) {
+    const data = Uint8Array.from(atob(text.slice(1)), letter => letter.charCodeAt(0)), found = [];
+    if (text[0] === "s") for (let i = 0; i < data.length; i += 3) found.push([data[i] + 256 * data[i + 1], data[i + 2]]);
+    else data.forEach((level, cell) => { if (level) found.push([cell, level]); });
+    return found;
+  }
+
+  // The value of a control, or its default on a page without controls.
+  function setting(name, otherwise) { return get(name) ? Number(get(name).value) : otherwise; }
 
   function draw(view) {
     const { height, width, colours } = window.ATLAS.run;
     const pen = view.canvas.getContext("2d");
     pen.clearRect(0, 0, width, height);
-    const opacity = Number(get("opacity").value) / 100, least = Number(get("threshold").value) / 100;
+    const opacity = setting("opacity", 60) / 100, least = setting("threshold", 0) / 100;
     const { rows, columns, stride, x, y } = view.grid;
-    view.levels.forEach((level, cell) => {
-      if (level === 0 || level / 255 < least || cell >= rows * columns) return;
+    for (const [cell, level] of view.cells) {
+      if (level / 255 < least || cell >= rows * columns) continue;
       const [red, green, blue] = colour(level / 255);
       pen.fillStyle = `rgba(${red}, ${green}, ${blue}, ${opacity * (0.4 + 0.6 * level / 255)})`;
       pen.fillRect(x + (cell % columns) * stride, y + Math.floor(cell / columns) * stride, stride, stride);
-    });
-    if (!get("boxes").checked) return;
+    }
+    if (get("boxes") && !get("boxes").checked) return;
     pen.lineWidth = Math.max(1, height / 200);
     for (const [region, [left, top, right, bottom]] of Object.entries(view.boxes)) {
       pen.strokeStyle = colours[region] || "#ffd43b";
@@ -49,7 +58,8 @@ window.Viewer = (function () {
     const known = (window.ATLAS.images || {})[image] || { boxes: {}, facts: {}, labels: {} };
     const figure = element("figure"), view = element("div", null, { class: "view", tabindex: "0", role: "group", "aria-label": caption });
     const sheet = element("div", null, { class: "sheet", style: `aspect-ratio: ${width} / ${height}` });
-    if (images === "stored") {
+    if (images === "stored" && !known.stored) sheet.append(element("p", "This picture is not stored.", { class: "absent" }));
+    if (images === "stored" && known.stored) {
       const { view: projection, side } = known.facts;
       const alt = `Mammogram ${image}, ${projection || "view unknown"}, side ${side || "unknown"}`;
       sheet.append(element("img", null, { src: `images/${encodeURIComponent(image)}.webp`, alt, loading: "lazy" }));
@@ -58,11 +68,11 @@ window.Viewer = (function () {
     sheet.append(canvas);
     view.append(sheet);
     const text = element("figcaption");
-    const address = latent ? `latent.html#${latent}` : `image.html#${encodeURIComponent(image)}`;
-    text.append(element("a", latent ? "Open" : image, { href: address }), ` ${caption}`);
+    const address = latent ? `latent.html#${latent}` : known.page ? `image.html#${encodeURIComponent(image)}` : null, shownName = latent ? `latent ${latent.split("/").pop()}` : image;
+    text.append(address ? element("a", shownName, { href: address }) : shownName, ` ${caption}`);
     figure.append(view, text);
     parent.append(figure);
-    const one = { canvas, grid, levels: bytes(heat), boxes: known.boxes };
+    const one = { canvas, grid, cells: cells(heat), boxes: known.boxes };
     all.add(one);
     draw(one);
   }
@@ -78,16 +88,18 @@ window.Viewer = (function () {
     }
   }
 
-  for (const name of ["opacity", "threshold", "boxes"]) {
-    get(name).addEventListener("input", () => {
-      get("threshold-value").textContent = `${get("threshold").value} %`;
-      for (const view of all) draw(view);
+  if (get("controls")) {
+    for (const name of ["opacity", "threshold", "boxes"]) {
+      get(name).addEventListener("input", () => {
+        get("threshold-value").textContent = `${get("threshold").value} %`;
+        for (const view of all) draw(view);
+      });
+    }
+    for (const name of ["low", "high"]) get(name).addEventListener("input", grey);
+    get("zoom").addEventListener("input", () => {
+      document.documentElement.style.setProperty("--zoom", get("zoom").value);
     });
+    legend();
   }
-  for (const name of ["low", "high"]) get(name).addEventListener("input", grey);
-  get("zoom").addEventListener("input", () => {
-    document.documentElement.style.setProperty("--zoom", get("zoom").value);
-  });
-  legend();
   return { add, clear };
 })();
