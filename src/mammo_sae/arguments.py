@@ -212,6 +212,7 @@ SINGLE: dict[str, dict[str, Any]] = {
     "str": {"metavar": "NAME"},
     "int": {"type": int, "metavar": "N"},
     "float": {"type": float, "metavar": "X"},
+    "bool": {"action": "store_true"},
     "Identity": {"nargs": 4, "metavar": ("ENCODER", "LAYER", "SAE", "SEED")},
 }
 PAIRS: dict[str, dict[str, Any]] = {

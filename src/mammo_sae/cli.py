@@ -109,6 +109,9 @@ def run(words: Sequence[str]) -> None:
         parser = parser_of(f"{PROGRAM} {_verb(name)}", people[name], places=True)
         work = getattr(import_module(PEOPLE), name)
         given = parse(parser, words[1:])
+        for argument in people[name].arguments:
+            if argument.kind == "Mapping[str, str]" and argument.name in given:
+                given[argument.name] = dict(given[argument.name])
         _collect_garbage()
         work(**given)
     else:

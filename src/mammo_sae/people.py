@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mammo_sae.errors import InputError
@@ -19,6 +19,42 @@ def default_config() -> None:
     from mammo_sae.config import default_yaml
 
     print(default_yaml(), end="")
+
+
+def init(
+    folder: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    output: Path = Path("mine.yaml"),
+    overwrite: bool = False,
+) -> None:
+    """Look at a folder of images and tables, and write tables and a configuration for it.
+
+    It prints what it found, which column has which role, and what is left out or not certain. It
+    writes images.csv and findings.csv into the folder, a configuration, and a key of the pseudonyms
+    beside it. It writes all of these files or none.
+
+    Parameters
+    ----------
+    folder
+        The folder of your DICOM, PNG, JPEG, TIFF or NPY files and of your tables (.csv or .xlsx).
+    columns
+        Columns of your tables, if they are not found: file, patient, side, view, split, density,
+        birads or finding, or the name of a label. A label may be one value of a column:
+        malignant=pathology:MALIGNANT.
+    output
+        The configuration to write (.yaml). Default: mine.yaml.
+    overwrite
+        Write over existing tables and an existing configuration. A key is never written over.
+
+    Raises
+    ------
+    InputError
+        If something needed is missing or not certain, or if a file exists.
+    """
+    from mammo_sae.own_data.start import start
+
+    start(folder, columns or {}, output, overwrite)
 
 
 def layers(encoder: str, *, configfile: Sequence[Path] = ()) -> None:
