@@ -84,7 +84,17 @@ ROOMS = (
     Room(
         "workflow",
         (
-            *("config", "demo", "interpreter", "passes", "plan", "resources", "slurm", "stale"),
+            *(
+                "config",
+                "demo",
+                "doctor",
+                "interpreter",
+                "passes",
+                "plan",
+                "resources",
+                "slurm",
+                "stale",
+            ),
             "steps",
         ),
         "what the rules ask: configuration, steps, passes, staleness, resources, SLURM",

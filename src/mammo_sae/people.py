@@ -207,6 +207,33 @@ def plan(*, configfile: Sequence[Path] = ()) -> None:
     print("\n".join(lines(config, images)))
 
 
+def doctor(config: Sequence[Path] = (), *, pixels: bool = False) -> None:
+    """Check a configuration and its archive without computing, and say what a run will take.
+
+    It prints each row and file that a run would leave out, and each reason for which it would end.
+    The exit status is 1 if there is one. Nothing is written.
+
+    Parameters
+    ----------
+    config
+        Configurations (.yaml). Values of later files replace earlier ones. Default:
+        config/config.yaml.
+    pixels
+        Decode the pixels of every file too, as the conversion does. Without it only headers are
+        read, and damaged pixels are not found.
+
+    Raises
+    ------
+    InputError
+        If the configuration is wrong.
+    """
+    from mammo_sae.config import read_config
+    from mammo_sae.doctor import examine
+
+    if examine(read_config(config), pixels=pixels):
+        sys.exit(1)
+
+
 def verify(folder: Path) -> None:
     """Check every store, table, model and figure below a folder, reading every byte.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -62,26 +63,50 @@ def inspect_header(path: Path) -> Header | None:
         raise Refusal(Reason.HEADER, type(error).__name__) from None
 
 
-def header_reasons(
-    path: Path, expected: Expected | None, policy: TriageSettings
-) -> tuple[Reason | None, list[Reason]]:
-    """Return why a file would be refused by its header, and the reasons that would pass.
+@dataclass(frozen=True)
+class Judged:
+    """How a file is judged by its header.
+
+    `refused` is why it would be refused, None if it would not; `passed` are reasons that the policy
+    lets pass; `uid` is its SOPInstanceUID, which must not be shown.
+    """
+
+    refused: Reason | None
+    passed: tuple[Reason, ...] = ()
+    uid: str = field(default="", repr=False)
+
+
+def judge_file(
+    path: Path,
+    policy: TriageSettings,
+    expected: Expected | None = None,
+    size: tuple[int, int] | None = None,
+) -> Judged:
+    """Judge a file by its header, as the conversion does before it decodes pixels.
 
     Parameters
     ----------
     path
         An image file of any kind.
-    expected
-        Side and view by the table. None: those of the header, so that none of them differs.
     policy
         What happens for each reason.
+    expected
+        Side and view by the table. None: those of the header, so that none of them differs.
+    size
+        Rows and columns by the table. None: any.
     """
     try:
         header = inspect_header(path)
+        uid, passed = "", []
         if header is None:
-            return None, []
-        taken = header.acquisition
-        own = Expected(side=taken.side or "L", view=taken.view or "CC")
-        return None, judge_header(header, expected or own, policy)
+            own = raster_size(path)
+        else:
+            taken = header.acquisition
+            uid, own = taken.uid, (header.rows, header.columns)
+            same = Expected(side=taken.side or "L", view=taken.view or "CC")
+            passed = judge_header(header, expected or same, policy)
+        if size is not None and own != size:
+            raise Refusal(Reason.SIZE)
+        return Judged(None, tuple(passed), uid)
     except Refusal as refusal:
-        return refusal.reason, []
+        return Judged(refusal.reason)

@@ -118,7 +118,7 @@ def run(
     } | {job.image_id: Reason.MISSING for job in jobs if job.is_missing}
     jobs = [job for job in jobs if not job.is_missing]
     _report(refused, policy)
-    _check_share(refused, in_all, policy, settings.kind)
+    check_share(refused, in_all, policy, settings.kind)
     # The number of images in a store is fixed before the files are decoded, and only decoding shows
     # which files must be left out. So a shard with such files is converted again without them.
     while True:
@@ -147,7 +147,7 @@ def run(
             return [manifest]
         except _LeaveOut as left_out:
             refused.update(left_out.refused)
-            _check_share(refused, in_all, policy, settings.kind)
+            check_share(refused, in_all, policy, settings.kind)
             jobs = [job for job in jobs if job.image_id not in refused]
 
 
@@ -205,9 +205,16 @@ def _report(left_out: Mapping[str, Reason], policy: TriageSettings) -> None:
             print(f"left out: image {image_id}: {Refusal(reason)}", file=sys.stderr)
 
 
-def _check_share(
+def check_share(
     left_out: Mapping[str, Reason], images: int, policy: TriageSettings, kind: str
 ) -> None:
+    """Refuse a shard in which too many of its `images` images are refused.
+
+    Raises
+    ------
+    InputError
+        If they are. The message gives their number per reason and the pseudonym of the first.
+    """
     refused = {
         image_id: reason
         for image_id, reason in left_out.items()

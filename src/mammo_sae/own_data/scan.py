@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from mammo_sae.cohorts.facts import read_facts
 from mammo_sae.cohorts.image_files import LEFT_BY_SYSTEMS, composed
 from mammo_sae.dicom.elements import Elements
-from mammo_sae.dicom.inspection import header_reasons, inspect_header, is_image
+from mammo_sae.dicom.inspection import inspect_header, is_image, judge_file
 from mammo_sae.dicom.raster import raster_kind
 from mammo_sae.dicom.reading import open_nameless, parse_dicom
 from mammo_sae.dicom.refusal import Reason, Refusal
@@ -125,7 +125,7 @@ def scan(folder: Path, written: Sequence[str] = ()) -> Folder:
 
 def _found(path: Path, folder: Path, facts: object) -> Found:
     name = composed(path.relative_to(folder).as_posix())
-    refused, _ = header_reasons(path, None, TriageSettings())
+    refused = judge_file(path, TriageSettings()).refused
     try:
         kind = raster_kind(path) or "DICOM"
     except Refusal:
