@@ -100,6 +100,7 @@ ROOMS = (
         "what the rules ask: configuration, steps, passes, staleness, resources, SLURM",
     ),
     Room("own data", ("own_data",), "from a person's folder to tables and a configuration"),
+    Room("library", ("library",), "the Python API: a finished run as an object"),
     Room("command line", ("__main__", "again", "arguments", "cli", "people"), "a verb per step"),
 )
 LEVEL = {part: level for level, room in enumerate(ROOMS) for part in room.parts}

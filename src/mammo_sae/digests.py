@@ -148,11 +148,17 @@ def _normal(distribution: str) -> str:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    """Return the syntax tree of a module, without docstrings and without imports for types."""
+    """Return the syntax tree of a module, without docstrings and without imports for types.
+
+    Every step imports the package itself. Its statements that offer the Python API to callers
+    outside of the package are left out, because no step uses them.
+    """
     path = module_path(module)
     assert path is not None
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     tree.body = [node for node in tree.body if not _is_for_types(node)]
+    if module == PACKAGE:
+        tree.body = [node for node in tree.body if not _offers_the_api(node)]
     _remove_docstrings(tree)
     return tree
 
@@ -178,6 +184,15 @@ def _is_for_types(node: ast.stmt) -> bool:
         and node.test.id == "TYPE_CHECKING"
         and not node.orelse
     )
+
+
+def _offers_the_api(node: ast.stmt) -> bool:
+    """Return whether a statement of the package's `__init__` only serves the Python API."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name in {"__getattr__", "__dir__"}
+    if isinstance(node, ast.Assign):
+        return [ast.unparse(target) for target in node.targets] == ["__all__"]
+    return isinstance(node, ast.ImportFrom) and node.module == "typing"
 
 
 @cache
