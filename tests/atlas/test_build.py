@@ -7,142 +7,27 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas import build, pictures
 from mammo_sae.atlas.settings import AtlasSettings
-from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.errors import InputError
-from mammo_sae.grids import LayerGrid
-from mammo_sae.sae.model import SparseAutoencoder
-from mammo_sae.stores.codes import POOLED, create_codes_store
-from mammo_sae.stores.images import ImageRecord, create_image_store
 from mammo_sae.stores.publish import verify_store
-from mammo_sae.stores.tables import write_table
-
-GRID = LayerGrid("head", 4, 3, 2, 8, 0.0, 0.0, 8)
-HEIGHT, WIDTH = 24, 16
-CONCEPT = "masse<ä>"
-IDS = [f"{i:016x}" for i in range(6)]
-# Activation of latents 0, 1 and 2 in cell (0, 0) of the six images. Latent 2 is dead.
-ACTIVATION = np.array([[4.0, 0], [3, 1], [2, 0], [0, 2], [0, 3], [0, 0]])
-
-
-def _stores(root: Path) -> None:
-    with create_image_store(
-        root / "0.zarr", root / "0.json", image_ids=IDS, height=HEIGHT, width=WIDTH,
-        regions=[CONCEPT],
-    ) as writer:  # fmt: skip
-        for i in range(len(IDS)):
-            mask = np.zeros((1, HEIGHT, WIDTH), np.uint8)
-            mask[0, 2:5, 3:9] = i < 3
-            pixels = np.full((HEIGHT, WIDTH), 40 * i, np.uint8)
-            breast = np.ones((HEIGHT, WIDTH), np.uint8)
-            record = ImageRecord(pixels, breast, mask, np.eye(2, 3), False, 0.1, {})
-            writer.write(i, record)
-    folder = root / "codes" / "finetuned" / "head" / "topk"
-    folder.mkdir(parents=True)
-    index = np.zeros((6, 3, 2, 2), np.int32)
-    value = np.zeros((6, 3, 2, 2), np.float32)
-    index[:, 0, 0] = [0, 1]
-    value[:, 0, 0] = ACTIVATION
-    highest = np.concatenate([ACTIVATION, np.zeros((6, 1))], axis=1).astype(np.float32)
-    pooled = {name: highest / (6 if "mean" in name else 1) for name in POOLED}
-    with create_codes_store(
-        folder / "seed0.zarr", folder / "seed0.json", image_ids=IDS, grid=GRID, latents=3, k=2
-    ) as writer:
-        writer.write(range(6), index, value, pooled)
-    sae = root / "saes" / "finetuned" / "head" / "topk" / "seed0"
-    sae.mkdir(parents=True)
-    atoms = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
-    SparseAutoencoder(atoms.clone(), torch.zeros(3), atoms, torch.tensor([0.5, 0.0]), k=2).save(
-        sae / "sae.safetensors", sae / "sae.json"
-    )
-    head = root / "heads" / "finetuned"
-    head.mkdir(parents=True)
-    weight, bias = np.array([[6.0, 0.0]], np.float32), np.ones(1, np.float32)
-    save_head(Head(weight, bias, (CONCEPT,)), head / "head.safetensors", head / "head.json")
-    logits = pd.DataFrame({"image_id": IDS, "concept": CONCEPT, "logit": 10.0})
-    write_table(logits, head / "predictions.parquet")
-
-
-def _tables(root: Path) -> None:
-    key = {"encoder": "finetuned", "layer": "head", "sae": "topk", "seed": 0}
-    latents = pd.DataFrame(
-        [
-            {**key, "latent": i, "concept": CONCEPT, "firing_rate": rate, "score": "max",
-             "rank_auroc": rank, "discovery_auroc": 0.9, "auroc": 0.9, "auroc_low": 0.8,
-             "auroc_high": 1.0, "q": 0.001, "mean_positive": 1.0, "mean_negative": 0.0,
-             "reason": ""}
-            for i, (rate, rank) in enumerate([(0.5, 1), (0.4, 2), (0.0, 3)])
-        ]
-    )  # fmt: skip
-    verdicts = pd.DataFrame(
-        [
-            {**key, "concept": CONCEPT, "latent": 0, "rank_auroc": 1, "auroc": 0.9,
-             "auroc_low": 0.8, "auroc_high": 1.0, "q": 0.0001, "verdict": "confounded",
-             "confounders": "marker", "discriminates": "", "where": "off the lesion",
-             "energy_lift": 0.2, "pointing": 0.1, "reason": "a </script> of text"}
-        ]
-    )  # fmt: skip
-    none = pd.DataFrame({name: [] for name in (*key, "concept", "latent")})
-    write_table(latents, root / "tables" / "latents.parquet")
-    write_table(verdicts, root / "tables" / "verdicts.parquet")
-    effects = latents[[*key, "concept", "latent"]].assign(split="test", effect=0.5, rank_causal=1)
-    write_table(effects, root / "tables" / "effects.parquet")
-    for name in ("confounds", "sae_quality", "encoders"):
-        write_table(none, root / "tables" / f"{name}.parquet")
-    write_table(none.assign(energy_lift=[]), root / "tables" / "alignment.parquet")
-    registry = {"encoder": "finetuned", "licence": "MIT", "sha256": "ab12"}
-    write_table(pd.DataFrame([registry]), root / "registry.csv")
-    images = pd.DataFrame(
-        {"image_id": IDS, "patient_id": [f"p{i}" for i in range(6)], "split": "test",
-         "view": "CC", "side": "L", CONCEPT: pd.array([1, 1, 1, 0, 0, pd.NA], dtype="Int8"),
-         "secret_path": "/hospital/Müller.dcm"}
-    )  # fmt: skip
-    write_table(images, root / "images.parquet")
+from small_atlas import CONCEPT, IDS, make_atlas, other_files, write_stores, write_tables
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("atlas_run")
-    _stores(folder)
-    _tables(folder)
+    write_stores(folder)
+    write_tables(folder)
     return folder
-
-
-def _others(root: Path) -> dict[str, list[Path]]:
-    return {
-        "saes": [root / "saes" / "finetuned" / "head" / "topk" / "seed0" / "sae.json"],
-        "heads": [root / "heads" / "finetuned" / "head.json"],
-        "predictions": [root / "heads" / "finetuned" / "predictions.parquet"],
-    }
-
-
-def _make(root: Path, out: Path, **settings: object) -> Path:
-    build.run(
-        AtlasSettings(examples=2, **settings),
-        images=root / "images.parquet",
-        image_stores=[root / "0.json"],
-        codes=[root / "codes" / "finetuned" / "head" / "topk" / "seed0.json"],
-        **_others(root),
-        tables=sorted((root / "tables").glob("*.parquet")),
-        registry=root / "registry.csv",
-        content=json.dumps({"name": "<run>"}),
-        split="test",
-        store=out,
-        manifest=out.with_suffix(".json"),
-    )
-    return out
 
 
 @pytest.fixture(scope="module")
 def atlas(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _make(root, tmp_path_factory.mktemp("out") / "atlas")
+    return make_atlas(root, tmp_path_factory.mktemp("out") / "atlas")
 
 
 def _data(path: Path) -> object:
@@ -198,7 +83,7 @@ def test_the_start_page_has_the_first_image_of_each_first_latent(atlas):
 
 def test_pictures_stop_at_the_budget(root, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "BUDGET", 150)
-    out = _make(root, tmp_path / "atlas")
+    out = make_atlas(root, tmp_path / "atlas")
     files = {path.stem: path.stat().st_size for path in (out / "images").iterdir()}
     assert 0 < sum(files.values()) <= 150
     images = _data(out / "data" / "images.js")
@@ -225,7 +110,7 @@ def test_no_text_ends_a_script_and_no_column_of_the_cohort_leaks(atlas):
 
 
 def test_without_images_no_pixel_is_in_the_atlas(root, tmp_path):
-    out = _make(root, tmp_path / "atlas", images="none")
+    out = make_atlas(root, tmp_path / "atlas", images="none")
     assert not (out / "images").exists()
     assert not [path for path in out.rglob("*") if path.suffix in {".webp", ".png"}]
     assert _data(out / "data" / "run.js")["images"] == "none"
@@ -237,7 +122,7 @@ def test_a_second_build_has_the_same_bytes_and_leaves_nothing_of_the_first(root,
     (out / "data" / "old.js").write_text("old")
     (tmp_path / "atlas.json").write_bytes(atlas.with_suffix(".json").read_bytes())
     assert verify_store(tmp_path / "atlas.json") == [f"{out}: file data/old.js is not in its list"]
-    _make(root, out)
+    make_atlas(root, out)
 
     def content(folder: Path) -> dict[str, bytes]:
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -252,11 +137,11 @@ def test_a_folder_with_files_of_another_kind_is_refused_and_keeps_them(root, tmp
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "index.html").write_text("mine")
     with pytest.raises(InputError, match="study has files and is not an atlas; give another"):
-        _make(root, tmp_path / "study")
+        make_atlas(root, tmp_path / "study")
     assert (tmp_path / "study" / "index.html").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["study"]
     with pytest.raises(InputError, match="is not a folder; give the folder of an atlas"):
-        _make(root, tmp_path / "study" / "index.html")
+        make_atlas(root, tmp_path / "study" / "index.html")
 
 
 def test_a_build_that_fails_leaves_the_old_atlas(root, atlas, tmp_path, monkeypatch):
@@ -269,7 +154,7 @@ def test_a_build_that_fails_leaves_the_old_atlas(root, atlas, tmp_path, monkeypa
 
     monkeypatch.setattr(build, "write_static", fail)
     with pytest.raises(OSError, match="no room"):
-        _make(root, out)
+        make_atlas(root, out)
     assert sorted(path.read_bytes() for path in out.rglob("*") if path.is_file()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["atlas"]
 
@@ -290,7 +175,7 @@ def test_an_sae_without_codes_is_named(root, tmp_path):
             images=root / "images.parquet",
             image_stores=[root / "0.json"],
             codes=[],
-            **_others(root),
+            **other_files(root),
             tables=sorted((root / "tables").glob("*.parquet")),
             registry=root / "registry.csv",
             content="{}",

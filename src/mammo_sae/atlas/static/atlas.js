@@ -50,7 +50,7 @@ window.Atlas = (function () {
     if (value === false) return "no";
     if (typeof value !== "number" || Number.isInteger(value)) return String(value);
     const size = Math.abs(value);
-    return size >= 1e-3 && size < 1e4 ? String(Number(value.toFixed(size < 0.1 ? 4 : 3))) : value.toExponential(1);
+    return size >= 1e-3 && size < 1e4 ? value.toFixed(size < 0.1 ? 4 : size < 10 ? 3 : 2) : value.toExponential(1);
   }
 
   // The name of a column as a heading.
@@ -153,8 +153,8 @@ window.Atlas = (function () {
   }
 
   function run(show) {
-    const safely = () => show().then(() => { document.body.dataset.ready = location.hash || "#"; })
-      .catch(error => problem(error.message));
+    const safely = () => show().catch(error => problem(error.message))
+      .then(() => { document.body.dataset.ready = location.hash || "#"; });
     window.addEventListener("hashchange", safely);
     safely();
   }

@@ -1,7 +1,6 @@
 "use strict";
 // Charts as SVG: points or lines with bands in one frame. They take the colours of the page.
 window.Charts = (function () {
-  const { shown } = window.Atlas;
   const WIDTH = 640, HEIGHT = 340, LEFT = 56, RIGHT = 26, TOP = 12, BOTTOM = 46;
 
   function node(name, attributes, text) {
@@ -24,7 +23,10 @@ window.Charts = (function () {
     for (const [value, text] of x.ticks) svg.append(node("text", { x: across(value), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, text));
     svg.append(node("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, x.label),
       node("text", { x: 14, y: (TOP + HEIGHT - BOTTOM) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(TOP + HEIGHT - BOTTOM) / 2})` }, y.label));
-    parent.append(svg);
+    const scroll = document.createElement("div");
+    scroll.className = "scroll";
+    scroll.append(svg);
+    parent.append(scroll);
     return { svg, across, down };
   }
 
@@ -33,7 +35,7 @@ window.Charts = (function () {
     const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map(factor => factor * power).find(size => size >= rough);
     const found = [];
-    for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + 1e-9; value += step) found.push([value, shown(Number(value.toPrecision(6)))]);
+    for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + 1e-9; value += step) found.push([value, String(Number(value.toPrecision(6)))]);
     return found;
   }
 

@@ -20,8 +20,8 @@
     const { facts, labels } = window.ATLAS.images[image], says = { 0: "no", 1: "yes" };
     const entries = [...Object.entries(facts), ...Object.entries(labels).map(([name, value]) => [name, says[value] || null])];
     for (const [name, value] of entries) {
-      const pair = element("div");
-      pair.append(element("dt", `${title(name)}:`), element("dd", shown(value)));
+      const pair = element("li");
+      pair.append(element("span", `${title(name)}: `, { class: "hint" }), shown(value));
       get("facts").append(pair);
     }
     const record = await load(`images/${image}.js`, `image/${image}`);

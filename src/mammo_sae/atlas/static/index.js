@@ -10,4 +10,5 @@
       window.Viewer.add(place, { image, heat, grid, caption: "on the image that activates it most", latent: `${address}/${latent}` });
     }
   }
+  document.body.dataset.ready = "#";
 })();

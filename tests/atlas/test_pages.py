@@ -1,0 +1,193 @@
+"""The atlas in a real browser, from files, without a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chromium import CHROMIUM, Browser
+from small_atlas import CONCEPT, IDS, make_atlas, write_stores, write_tables
+
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.skipif(
+        CHROMIUM is None and "CI" not in os.environ, reason="chromium is not installed"
+    ),
+]
+SAE = "finetuned/head/topk/0"
+PAGES = [
+    *("index.html", "layer.html", f"latent.html#{SAE}/0", f"image.html#{IDS[0]}"),
+    *("confounders.html", "interventions.html", "truth.html"),
+]
+DRAWN = "[...document.querySelectorAll('canvas[aria-hidden]')].map(one => one.toDataURL())"
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write_stores(folder)
+    write_tables(folder)
+    return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(atlas, browser):
+    """Open a page by its name; afterwards nothing was wrong and only files were read."""
+    browser.faults.clear()
+    browser.requests.clear()
+    browser.size(1280, 900)
+
+    def opened(name: str) -> Browser:
+        file, _, place = name.partition("#")
+        browser.open((atlas / file).as_uri() + (f"#{place}" if place else ""))
+        return browser
+
+    yield opened
+    assert browser.faults == []
+    assert browser.requests
+    assert [
+        url for url in browser.requests if not url.startswith(("file:///", "about:", "blob:"))
+    ] == []
+
+
+def _text(page: Browser, selector: str) -> str:
+    return page.run(f"document.querySelector({selector!r}).innerText")
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [375, 1280, 1920])
+def test_a_page_shows_its_content_and_is_no_wider_than_the_window(page, name, width):
+    tab = page(name)
+    tab.size(width, 900)
+    assert tab.run("document.getElementById('problem')?.hidden ?? true")
+    assert len(_text(tab, "main")) > 60
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert tab.run("document.querySelectorAll('h1').length") == 1
+    assert tab.run("document.querySelectorAll('img:not([alt])').length") == 0
+    assert tab.run("[...document.querySelectorAll('select, input')].filter(e => !e.labels.length && !e.ariaLabel).length") == 0  # fmt: skip  # noqa: E501
+
+
+def test_the_start_page_shows_the_first_latent_on_its_image_and_links_to_it(page):
+    tab = page("index.html")
+    tab.wait("document.querySelector('.gallery img').complete")
+    assert tab.run("document.querySelector('.gallery img').naturalWidth") == 16
+    assert tab.run("document.querySelector('.gallery a').getAttribute('href')") == (
+        f"latent.html#{SAE}/0"
+    )
+    assert "masse<ä>" in _text(tab, "main").lower()
+
+
+def test_the_table_of_a_layer_is_sorted_filtered_and_searched(page):
+    tab = page("layer.html")
+    cells = "[...document.querySelectorAll('#table tbody tr')].map(r => r.cells[0].innerText)"
+    assert tab.run(cells) == ["0", "1"]  # by rank, and without the dead latent
+    tab.run("document.querySelector('#table thead th').click()")
+    tab.run("document.querySelector('#table thead th').click()")
+    tab.wait(f"String({cells}) === '1,0'")
+    tab.run("document.getElementById('alive').click()")
+    tab.wait(f"{cells}.length === 3")
+    tab.run("document.getElementById('verdict').value = 'confounded'")
+    tab.run("document.getElementById('verdict').dispatchEvent(new Event('change'))")
+    tab.wait(f"String({cells}) === '0'")
+    tab.run("""document.getElementById('verdict').value = '';
+        document.getElementById('verdict').dispatchEvent(new Event('change'))""")
+    tab.wait(f"{cells}.length === 3")
+    tab.run("""(box => { box.value = 'marker'; box.dispatchEvent(new Event('input')); })(
+        document.querySelector('#table input[type=search]'))""")
+    tab.wait(f"String({cells}) === '0'")
+
+
+def test_the_keys_go_to_the_next_and_the_previous_latent(page):
+    tab = page(f"latent.html#{SAE}/0")
+    tab.key("ArrowRight")
+    tab.wait("document.getElementById('title').innerText === 'Latent 1'")
+    assert tab.run("location.hash") == f"#{SAE}/1"
+    assert tab.run("document.getElementById('permalink').getAttribute('href')") == (
+        f"latent.html#{SAE}/1"
+    )
+    tab.key("ArrowLeft")
+    tab.wait("document.getElementById('title').innerText === 'Latent 0'")
+
+
+def test_a_latent_that_does_not_exist_and_one_without_images_say_so(page):
+    tab = page(f"latent.html#{SAE}/99")
+    tab.wait("!document.getElementById('problem').hidden")
+    assert _text(tab, "#problem") == "No latent 99; this SAE has latents 0 to 2."
+    tab.run(f"location.hash = '{SAE}/2'")
+    tab.wait("document.getElementById('title').innerText === 'Latent 2'")
+    tab.wait("document.getElementById('sections').innerText.includes('no images')")
+    assert "dead: active in no cell" in _text(tab, "#headline")
+
+
+@pytest.mark.parametrize("control", ["opacity", "threshold"])
+def test_a_slider_changes_the_heat_maps(page, control):
+    tab = page(f"latent.html#{SAE}/0")
+    before = tab.run(DRAWN)
+    move = "(box => {{ box.value = {}; box.dispatchEvent(new Event('input')); }})(document.getElementById('{}'))"  # fmt: skip  # noqa: E501
+    tab.run(move.format(80, control))
+    assert tab.run(DRAWN) != before
+
+
+def test_boxes_are_drawn_and_can_be_hidden(page):
+    tab = page(f"latent.html#{SAE}/0")
+    before = tab.run(DRAWN)
+    tab.run("document.getElementById('boxes').click()")
+    assert tab.run(DRAWN) != before
+    tab.run("document.getElementById('boxes').click()")
+    assert tab.run(DRAWN) == before
+
+
+def test_the_grey_level_window_and_the_zoom_change_the_picture(page):
+    tab = page(f"latent.html#{SAE}/0")
+    tab.run("""for (const [name, value] of [['low', 51], ['high', 204], ['zoom', 3]]) {
+        document.getElementById(name).value = value;
+        document.getElementById(name).dispatchEvent(new Event('input'));
+    }""")
+    slope = "document.querySelector('#window feFuncG').getAttribute('slope')"
+    assert float(tab.run(slope)) == pytest.approx(255 / 153)
+    widths = "[...document.querySelectorAll('.sheet, .view')].slice(0, 2).map(e => e.clientWidth)"
+    view, sheet = tab.run(widths)
+    assert sheet == pytest.approx(3 * view, abs=3)
+
+
+def test_the_parts_of_a_score_are_on_the_page_of_the_image(page):
+    tab = page(f"image.html#{IDS[1]}")
+    rows = tab.run("[...document.querySelectorAll('#layers table')[0].rows].slice(1).map(r => [r.cells[0].innerText, r.cells[1].innerText])")  # fmt: skip  # noqa: E501
+    assert rows == [
+        ["the head's offset and the SAE's bias", "4"],
+        ["latent 0", "3"],
+        ["latent 1", "0.600"],
+        ["the 0 other latents that fire", "0"],
+        ["what the SAE leaves out (its error)", "2.400"],
+        ["Logit", "10"],
+    ]
+
+
+def test_a_table_that_the_run_does_not_have_is_named(page):
+    tab = page("truth.html")
+    assert "The run has no table truth for finetuned, head, topk, seed 0." in _text(tab, "main")
+    assert CONCEPT not in _text(tab, "main")
+
+
+def test_a_latent_is_downloaded_as_csv_and_json(page):
+    tab = page(f"latent.html#{SAE}/0")
+    tab.run("""window.saved = [];
+        HTMLAnchorElement.prototype.click = function () { saved.push(this.download, fetch(this.href).then(r => r.text())); };
+        URL.revokeObjectURL = () => null;
+        document.getElementById('csv').click(); document.getElementById('json').click();""")  # noqa: E501
+    names = tab.run("[saved[0], saved[2]]")
+    assert names == ["latent-finetuned-head-topk-0-0.csv", "latent-finetuned-head-topk-0-0.json"]
+    csv, text = tab.run("Promise.all([saved[1], saved[3]])")
+    assert csv.startswith("table,row,column,value\n")
+    assert "latents,0,auroc,0.9\n" in csv
+    assert '"concept": "masse<ä>"' in text

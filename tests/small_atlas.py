@@ -1,0 +1,126 @@
+"""The atlas of a small run in real files: six images, three latents, one concept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mammo_sae.atlas import build
+from mammo_sae.atlas.settings import AtlasSettings
+from mammo_sae.encoders.heads import Head, save_head
+from mammo_sae.grids import LayerGrid
+from mammo_sae.sae.model import SparseAutoencoder
+from mammo_sae.stores.codes import POOLED, create_codes_store
+from mammo_sae.stores.images import ImageRecord, create_image_store
+from mammo_sae.stores.tables import write_table
+
+GRID = LayerGrid("head", 4, 3, 2, 8, 0.0, 0.0, 8)
+HEIGHT, WIDTH = 24, 16
+CONCEPT = "masse<ä>"
+IDS = [f"{i:016x}" for i in range(6)]
+# Activation of latents 0, 1 and 2 in cell (0, 0) of the six images. Latent 2 is dead.
+ACTIVATION = np.array([[4.0, 0], [3, 1], [2, 0], [0, 2], [0, 3], [0, 0]])
+
+
+def write_stores(root: Path) -> None:
+    with create_image_store(
+        root / "0.zarr", root / "0.json", image_ids=IDS, height=HEIGHT, width=WIDTH,
+        regions=[CONCEPT],
+    ) as writer:  # fmt: skip
+        for i in range(len(IDS)):
+            mask = np.zeros((1, HEIGHT, WIDTH), np.uint8)
+            mask[0, 2:5, 3:9] = i < 3
+            pixels = np.full((HEIGHT, WIDTH), 40 * i, np.uint8)
+            breast = np.ones((HEIGHT, WIDTH), np.uint8)
+            record = ImageRecord(pixels, breast, mask, np.eye(2, 3), False, 0.1, {})
+            writer.write(i, record)
+    folder = root / "codes" / "finetuned" / "head" / "topk"
+    folder.mkdir(parents=True)
+    index = np.zeros((6, 3, 2, 2), np.int32)
+    value = np.zeros((6, 3, 2, 2), np.float32)
+    index[:, 0, 0] = [0, 1]
+    value[:, 0, 0] = ACTIVATION
+    highest = np.concatenate([ACTIVATION, np.zeros((6, 1))], axis=1).astype(np.float32)
+    pooled = {name: highest / (6 if "mean" in name else 1) for name in POOLED}
+    with create_codes_store(
+        folder / "seed0.zarr", folder / "seed0.json", image_ids=IDS, grid=GRID, latents=3, k=2
+    ) as writer:
+        writer.write(range(6), index, value, pooled)
+    sae = root / "saes" / "finetuned" / "head" / "topk" / "seed0"
+    sae.mkdir(parents=True)
+    atoms = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    SparseAutoencoder(atoms.clone(), torch.zeros(3), atoms, torch.tensor([0.5, 0.0]), k=2).save(
+        sae / "sae.safetensors", sae / "sae.json"
+    )
+    head = root / "heads" / "finetuned"
+    head.mkdir(parents=True)
+    weight, bias = np.array([[6.0, 0.0]], np.float32), np.ones(1, np.float32)
+    save_head(Head(weight, bias, (CONCEPT,)), head / "head.safetensors", head / "head.json")
+    logits = pd.DataFrame({"image_id": IDS, "concept": CONCEPT, "logit": 10.0})
+    write_table(logits, head / "predictions.parquet")
+
+
+def write_tables(root: Path) -> None:
+    key = {"encoder": "finetuned", "layer": "head", "sae": "topk", "seed": 0}
+    latents = pd.DataFrame(
+        [
+            {**key, "latent": i, "concept": CONCEPT, "firing_rate": rate, "score": "max",
+             "rank_auroc": rank, "discovery_auroc": 0.9, "auroc": 0.9, "auroc_low": 0.8,
+             "auroc_high": 1.0, "q": 0.001, "mean_positive": 1.0, "mean_negative": 0.0,
+             "reason": ""}
+            for i, (rate, rank) in enumerate([(0.5, 1), (0.4, 2), (0.0, 3)])
+        ]
+    )  # fmt: skip
+    verdicts = pd.DataFrame(
+        [
+            {**key, "concept": CONCEPT, "latent": 0, "rank_auroc": 1, "auroc": 0.9,
+             "auroc_low": 0.8, "auroc_high": 1.0, "q": 0.0001, "verdict": "confounded",
+             "confounders": "marker", "discriminates": "", "where": "off the lesion",
+             "energy_lift": 0.2, "pointing": 0.1, "reason": "a </script> of text"}
+        ]
+    )  # fmt: skip
+    none = pd.DataFrame({name: [] for name in (*key, "concept", "latent")})
+    write_table(latents, root / "tables" / "latents.parquet")
+    write_table(verdicts, root / "tables" / "verdicts.parquet")
+    effects = latents[[*key, "concept", "latent"]].assign(split="test", effect=0.5, rank_causal=1)
+    write_table(effects, root / "tables" / "effects.parquet")
+    for name in ("confounds", "sae_quality", "encoders"):
+        write_table(none, root / "tables" / f"{name}.parquet")
+    write_table(none.assign(energy_lift=[]), root / "tables" / "alignment.parquet")
+    registry = {"encoder": "finetuned", "licence": "MIT", "sha256": "ab12"}
+    write_table(pd.DataFrame([registry]), root / "registry.csv")
+    images = pd.DataFrame(
+        {"image_id": IDS, "patient_id": [f"p{i}" for i in range(6)], "split": "test",
+         "view": "CC", "side": "L", CONCEPT: pd.array([1, 1, 1, 0, 0, pd.NA], dtype="Int8"),
+         "secret_path": "/hospital/Müller.dcm"}
+    )  # fmt: skip
+    write_table(images, root / "images.parquet")
+
+
+def other_files(root: Path) -> dict[str, list[Path]]:
+    return {
+        "saes": [root / "saes" / "finetuned" / "head" / "topk" / "seed0" / "sae.json"],
+        "heads": [root / "heads" / "finetuned" / "head.json"],
+        "predictions": [root / "heads" / "finetuned" / "predictions.parquet"],
+    }
+
+
+def make_atlas(root: Path, out: Path, **settings: object) -> Path:
+    build.run(
+        AtlasSettings(examples=2, **settings),
+        images=root / "images.parquet",
+        image_stores=[root / "0.json"],
+        codes=[root / "codes" / "finetuned" / "head" / "topk" / "seed0.json"],
+        **other_files(root),
+        tables=sorted((root / "tables").glob("*.parquet")),
+        registry=root / "registry.csv",
+        content=json.dumps({"name": "<run>"}),
+        split="test",
+        store=out,
+        manifest=out.with_suffix(".json"),
+    )
+    return out
