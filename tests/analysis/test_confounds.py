@@ -322,7 +322,7 @@ def test_a_latent_without_an_association_gets_no_verdict_but_its_confounders_are
     assert set(table.loc[table["concept_q"] < 0.05, "verdict"]) <= set(JUDGED)
 
 
-def judged_by_covariate(covariate, ill):
+def judged_by_covariate(covariate, ill, kind="acquisition"):
     """Return the rows for a detector of the lesion and one of the covariate, a patient each."""
     rng = np.random.default_rng(0)
     cases = pd.DataFrame({
@@ -331,7 +331,10 @@ def judged_by_covariate(covariate, ill):
     })  # fmt: skip
     scores = np.stack([ill, covariate], axis=1) + 0.1 * rng.normal(size=(len(ill), 2))
     settings = ConfoundSettings(
-        acquisition=("vendor", "paddle"), anatomical=(), bootstrap_draws=20, permutation_draws=99
+        acquisition=("paddle",), anatomical=(), bootstrap_draws=20, permutation_draws=99
+    )
+    settings = settings.model_copy(
+        update={kind: ("vendor", *(settings.acquisition if kind == "acquisition" else ()))}
     )
     latents = pd.DataFrame({
         "latent": range(2), "concept": "mass", "reason": "", "q": 0.001,
@@ -362,6 +365,13 @@ def test_a_latent_is_not_aligned_if_a_confounder_cannot_be_separated_from_the_co
     whole = overall(rows)
     assert set(whole["verdict"]) == {"unresolved"}
     assert set(whole["confounders"]) == {"vendor"}
+
+
+def test_tissue_that_is_the_concept_itself_leaves_a_latent_aligned():
+    ill = np.arange(200) < 80
+    rows = judged_by_covariate(ill.astype(int), ill, kind="anatomical")
+    assert set(rows.loc[rows["confounder"] == "vendor", "verdict"]) == {"insufficient"}
+    assert set(overall(rows)["verdict"]) == {"concept-aligned"}
 
 
 def test_a_rare_level_leaves_a_latent_aligned():

@@ -154,8 +154,9 @@ def confounder_rows(
     """Return the measures for one concept and confounder, one row per latent of `scores` [n, m].
 
     If a row could not be estimated, `problem` says why and its numbers are NaN. Then `inseparable`
-    is true if the confounder is associated with the concept and most images have levels with too
-    few patients to hold it fixed.
+    is true if the confounder describes the acquisition, is associated with the concept, and most
+    images have levels with too few patients to hold it fixed. Tissue may be the concept itself: all
+    images of a density class have one density.
     """
     rows = pd.DataFrame(
         {
@@ -186,7 +187,8 @@ def confounder_rows(
     rows["problem"] = too_few_levels(len(usable), confounder)
     inside = np.isin(code, usable)
     if len(usable) < 2:
-        if 2 * inside.sum() < len(code):  # A rare level alone explains no association.
+        # A rare level alone explains no association.
+        if confounder in (settings.acquisition or ()) and 2 * inside.sum() < len(code):
             _associate(settings, rows, truth, code, patients, sides)
             rows["inseparable"] = rows["association_p"] < settings.alpha
         return rows

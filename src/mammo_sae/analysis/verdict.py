@@ -23,8 +23,8 @@ not suspect         ``concept-aligned``                      ``unresolved``
 =================== ======================================== ====================
 
 ``insufficient``: too few patients for the concept, or within levels of the confounder. If most
-images have such levels and the confounder is associated with the concept, the verdict is
-``unresolved``: nothing shows which of the two the latent discriminates.
+images have such levels and the confounder is of the acquisition and associated with the concept,
+the verdict is ``unresolved``: nothing shows which of the two the latent discriminates.
 """
 
 from __future__ import annotations
