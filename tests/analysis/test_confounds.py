@@ -310,6 +310,13 @@ def test_the_reason_is_a_sentence_with_its_numbers():
     )
 
 
+def test_a_reason_never_says_that_a_p_or_q_value_is_zero():
+    for changes in ({"q": 1e-5}, {"concept_q": 0.2, "q": 1e-5, "conditional_auroc": 0.9}):
+        reason = verdict(ConfoundSettings(), row_of(**changes))[1]
+        assert "q < 0.001)" in reason
+        assert "0.000" not in reason
+
+
 def test_a_latent_without_an_association_gets_no_verdict_but_its_confounders_are_named(
     table, world
 ):
@@ -359,7 +366,7 @@ def test_a_latent_is_not_aligned_if_a_confounder_cannot_be_separated_from_the_co
     assert set(tested["verdict"]) == {"unresolved"}
     assert tested["reason"].iloc[0] == (
         f"vendor is associated with mass (Cramer's V {tested['association'].iloc[0]:.2f}, "
-        f"p {tested['association_p'].iloc[0]:.3f}) and can't be held fixed: 0 levels of vendor "
+        "p < 0.001) and can't be held fixed: 0 levels of vendor "
         "have 10 patients with a positive image and 10 with a negative one; two are needed"
     )
     whole = overall(rows)

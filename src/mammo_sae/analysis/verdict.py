@@ -99,6 +99,11 @@ def overall(confounds: pd.DataFrame) -> pd.DataFrame:
     return result.assign(discriminates=result["discriminates"].fillna(""))
 
 
+def significance(name: str, value: float) -> str:
+    """Return a p- or q-value in words, such as "q 0.012", and never as 0."""
+    return f"{name} < 0.001" if value < 0.001 else f"{name} {value:.3f}"
+
+
 def discriminates(settings: ConfoundSettings, row: dict[str, Any]) -> bool:
     """Return whether the latent discriminates the confounder among images alike in the concept."""
     excess = abs(row["conditional_auroc"] - 0.5)
@@ -112,13 +117,13 @@ def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
         return INSUFFICIENT, f"whether it is associated with {concept} can't be estimated: " + str(
             row["no_association"]
         )
-    seen = f"(AUROC {row['concept_auroc']:.2f}, q {row['concept_q']:.3f})"
+    seen = f"(AUROC {row['concept_auroc']:.2f}, {significance('q', row['concept_q'])})"
     if not row["concept_q"] < settings.alpha:
         return UNASSOCIATED, f"not associated with {concept} {seen}{_instead(settings, row)}"
     if row["inseparable"]:
         return UNRESOLVED, (
             f"{confounder} is associated with {concept} (Cramer's V {row['association']:.2f}, "
-            f"p {row['association_p']:.3f}) and can't be held fixed: {row['problem']}"
+            f"{significance('p', row['association_p'])}) and can't be held fixed: {row['problem']}"
         )
     if row["problem"]:
         return INSUFFICIENT, row["problem"]
@@ -132,7 +137,7 @@ def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
     numbers = (
         f"its AUROC for {concept} is {row['crude_auroc']:.2f}, among images alike in {confounder} "
         f"{row['stratified_auroc']:.2f}; its AUROC for {confounder} among images alike in "
-        f"{concept} is {row['conditional_auroc']:.2f} (q {row['q']:.3f})"
+        f"{concept} is {row['conditional_auroc']:.2f} ({significance('q', row['q'])})"
     )
     goes = row["association_p"] < settings.alpha
     if shows_confounder and goes and (explained or dominated):
@@ -160,7 +165,8 @@ def _instead(settings: ConfoundSettings, row: dict[str, Any]) -> str:
     """Return the end of an unassociated latent's reason: its association with the confounder."""
     if row["problem"]:
         return f", and {row['confounder']} can't be tested: {row['problem']}"
-    measured = f"{row['confounder']} (AUROC {row['conditional_auroc']:.2f}, q {row['q']:.3f})"
+    q = significance("q", row["q"])
+    measured = f"{row['confounder']} (AUROC {row['conditional_auroc']:.2f}, {q})"
     if discriminates(settings, row):
         return f"; it discriminates {measured}"
     return f", nor does it discriminate {measured}"

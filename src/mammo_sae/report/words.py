@@ -22,6 +22,7 @@ from mammo_sae.analysis.verdict import (
     UNASSOCIATED,
     UNRESOLVED,
     UNTESTED,
+    significance,
 )
 from mammo_sae.errors import counted
 from mammo_sae.report import style
@@ -131,7 +132,7 @@ def _latent(row: Mapping[str, Any], replication: pd.DataFrame) -> str:
     auroc = style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"])
     parts = [f"AUROC {auroc}"]
     if pd.notna(row["q"]):
-        parts.append("q < 0.001" if row["q"] < 0.001 else f"q {row['q']:.3f}")
+        parts.append(significance("q", row["q"]))
     if row["verdict"] in NAMED:
         parts.insert(0, style.words(str(row["confounders"])))
     if row["where"] and pd.notna(row["where"]):
