@@ -168,14 +168,18 @@ def test_without_shares_or_confounded_latents_the_page_says_so():
     assert list(words.rests(NOTHING, NOTHING)) == []
 
 
-def test_the_confounder_with_the_lowest_worst_group_is_shown():
-    both = pd.concat([ablated(), ablated(confounder="paddle", before=0.5)], ignore_index=True)
-    row = words.worst_row(both)
-    assert row is not None
-    assert row["confounder"] == "paddle"
+def test_every_confounder_is_shown_that_with_the_lowest_worst_group_first():
+    both = pd.concat(
+        [ablated(after=0.3), ablated(confounder="paddle", before=0.5)], ignore_index=True
+    )
+    assert words.worst_rows(both)["confounder"].tolist() == ["paddle", "marker"]
+    # An ablation that harms the prediction is shown beside one that helps it.
+    paddle, marker = words.rests(NOTHING, both)
+    assert "worst group of paddle (external split): 0.50 before and 0.70 after" in paddle
+    assert "worst group of marker (external split): 0.60 before and 0.30 after" in marker
     other = pd.concat([ablated(refit=True), ablated(called_for="all")], ignore_index=True)
-    assert words.worst_row(other) is None
-    assert words.worst_row(NOTHING) is None
+    assert words.worst_rows(other).empty
+    assert words.worst_rows(NOTHING).empty
 
 
 def test_the_last_layer_is_open_and_only_the_first_latents_are_named():

@@ -43,6 +43,9 @@ from mammo_sae.stores.tables import read_table, write_table
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import ConfoundSettings
 
+COINCIDES = 0.8
+"""Least Cramer's V at which a confounder almost coincides with a concept."""
+
 
 def run(
     settings: ConfoundSettings,
@@ -154,9 +157,9 @@ def confounder_rows(
     """Return the measures for one concept and confounder, one row per latent of `scores` [n, m].
 
     If a row could not be estimated, `problem` says why and its numbers are NaN. Then `inseparable`
-    is true if the confounder describes the acquisition, is associated with the concept, and most
-    images have levels with too few patients to hold it fixed. Tissue may be the concept itself: all
-    images of a density class have one density.
+    is true if the confounder describes the acquisition and almost coincides with the concept
+    (`COINCIDES`), so that it can't be held fixed. Tissue may be the concept itself: all images of a
+    density class have one density.
     """
     rows = pd.DataFrame(
         {
@@ -185,13 +188,13 @@ def confounder_rows(
     usable = usable_levels(code, len(category.names), truth, patients)
     rows["strata"] = len(usable)
     rows["problem"] = too_few_levels(len(usable), confounder)
-    inside = np.isin(code, usable)
     if len(usable) < 2:
-        # A rare level alone explains no association.
-        if confounder in (settings.acquisition or ()) and 2 * inside.sum() < len(code):
+        if confounder in (settings.acquisition or ()):
             _associate(settings, rows, truth, code, patients, sides)
-            rows["inseparable"] = rows["association_p"] < settings.alpha
+            strong = rows["association"] >= COINCIDES
+            rows["inseparable"] = strong & (rows["association_p"] < settings.alpha)
         return rows
+    inside = np.isin(code, usable)
     known, code, truth = known[inside], code[inside], truth[inside]
     patients, sides = patients[inside], sides[inside]
     rows["problem"] = exchange.why_not_exchangeable(code, patients, truth, sides)

@@ -22,9 +22,9 @@ suspect             ``mixed``                                ``confounded``, or 
 not suspect         ``concept-aligned``                      ``unresolved``
 =================== ======================================== ====================
 
-``insufficient``: too few patients for the concept, or within levels of the confounder. If most
-images have such levels and the confounder is of the acquisition and associated with the concept,
-the verdict is ``unresolved``: nothing shows which of the two the latent discriminates.
+``insufficient``: too few patients for the concept, or within levels of the confounder. If this is
+so because a confounder of the acquisition almost coincides with the concept, the verdict is
+``unresolved``: nothing shows which of the two the latent discriminates.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def verdict(settings: ConfoundSettings, row: dict[str, Any]) -> tuple[str, str]:
         return UNASSOCIATED, f"not associated with {concept} {seen}{_instead(settings, row)}"
     if row["inseparable"]:
         return UNRESOLVED, (
-            f"{confounder} is associated with {concept} (Cramer's V {row['association']:.2f}, "
+            f"{confounder} almost coincides with {concept} (Cramer's V {row['association']:.2f}, "
             f"{significance('p', row['association_p'])}) and can't be held fixed: {row['problem']}"
         )
     if row["problem"]:

@@ -24,7 +24,7 @@ from mammo_sae.report.words import (
     paragraphs,
     shown_split,
     why_no_worst,
-    worst_row,
+    worst_rows,
 )
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
@@ -39,7 +39,7 @@ PAGE = """<!DOCTYPE html>
 .headline table {{ border-collapse: collapse; margin: .3em 0 1em; font-size: 12px; }}
 .headline table {{ display: block; max-width: 100%; overflow-x: auto; }}
 .headline th, .headline td {{ padding: .15em .6em; text-align: left; }}
-.headline td {{ white-space: nowrap; }}
+.headline td {{ white-space: pre; }}
 .headline th, .headline td {{ border-bottom: 1px solid #D9DEE3; }}
 .headline .warning {{ border: 2px solid #B3261E; color: #B3261E; padding: .5em .8em; }}
 </style>
@@ -123,8 +123,8 @@ def run(
             "<p><b>What the predictions rest on</b>, at the head. The columns with shares divide "
             "the logit's difference between positive and negative images among the latents of each "
             "verdict, the latents that were not tested, and the SAE's error. They add up to 100%. "
-            "The last columns give the AUROC in the worst group of a confounder, before "
-            "and after the latents that it explains are ablated at a layer.</p>"
+            "The last columns give the AUROC in the worst group of each confounder that explains "
+            "latents, before and after these latents are ablated at a layer.</p>"
         ]
         content += [_table(*rests_on(scores, shares))]
     if controls is not None:
@@ -225,11 +225,10 @@ def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str],
     """Return a table's header, and its rows, one per concept and SAE.
 
     A row has the share of the logit difference that each verdict's latents carry at the head, and
-    the AUROC in the worst group before and after the ablation of the confounded latents, at the
-    head and at each inner layer of the table `ablation`.
+    the AUROC in the worst group of each confounder before and after the ablation of the latents
+    that it explains, at the head and at each inner layer of the table `ablation`.
 
-    The split is that of `shown_split`. Of the confounders that explain latents, the one with the
-    lowest AUROC before the ablation is shown.
+    The split is that of `shown_split`.
     """
     split = shown_split(ablation)
     layers = style.layer_order(ablation["layer"])[::-1]
@@ -249,17 +248,20 @@ def rests_on(ablation: pd.DataFrame, reliance: pd.DataFrame) -> tuple[list[str],
 
 
 def _worst_group(ablation: pd.DataFrame) -> str:
-    """Return the AUROC in the worst group before and after, from the rows of one SAE."""
+    """Return the AUROC in each confounder's worst group before and after, for the rows of one SAE.
+
+    Each confounder has a line.
+    """
     if ablation.empty:
         return "not ablated"
-    row = worst_row(ablation)
-    if row is None:
-        return why_no_worst(ablation)
-    change = style.estimate(row["difference"], row["difference_low"], row["difference_high"])
-    return (
-        f"{style.words(row['confounder'])}: {row['before']:.2f} to {row['after']:.2f}, "
-        f"difference {change}"
-    )
+    lines = []
+    for row in worst_rows(ablation).to_dict("records"):
+        change = style.estimate(row["difference"], row["difference_low"], row["difference_high"])
+        lines.append(
+            f"{style.words(row['confounder'])}: {row['before']:.2f} to {row['after']:.2f}, "
+            f"difference {change}"
+        )
+    return "\n".join(lines) or why_no_worst(ablation)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

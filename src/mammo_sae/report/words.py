@@ -164,7 +164,7 @@ def repeats(replication: pd.DataFrame, stability: pd.DataFrame) -> Iterator[str]
 
 
 def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
-    """Yield what the prediction rests on, and the AUROC in the worst group after an ablation.
+    """Yield what the prediction rests on, and each confounder's worst group after an ablation.
 
     Both are of the last split whose images were not used for the verdicts, if there is one.
     """
@@ -187,21 +187,22 @@ def rests(reliance: pd.DataFrame, ablation: pd.DataFrame) -> Iterator[str]:
                 f"What the prediction rests on can't be estimated ({split} split): "
                 f"{here['reason'].iloc[0]}."
             )
-    row = worst_row(ablation)
-    if row is None:
-        if len(ablation):
-            yield f"AUROC in the worst group after an ablation: {why_no_worst(ablation)}."
-        return
-    change = style.estimate(row["difference"], row["difference_low"], row["difference_high"])
-    random = style.estimate(
-        row["random_difference"], row["random_difference_low"], row["random_difference_high"]
-    )
-    yield (
-        f"AUROC in the worst group of {style.words(row['confounder'])} ({row['split']} split): "
-        f"{row['before']:.2f} before and {row['after']:.2f} after the "
-        f"{counted(row['latents'], 'latent that it explains is', 'latents that it explains are')} "
-        f"ablated, difference {change}; with random latents {random}."
-    )
+    rows = worst_rows(ablation)
+    if rows.empty and len(ablation):
+        yield f"AUROC in the worst group after an ablation: {why_no_worst(ablation)}."
+    for row in rows.to_dict("records"):
+        change = style.estimate(row["difference"], row["difference_low"], row["difference_high"])
+        random = style.estimate(
+            row["random_difference"], row["random_difference_low"], row["random_difference_high"]
+        )
+        explained = counted(
+            row["latents"], "latent that it explains is", "latents that it explains are"
+        )
+        yield (
+            f"AUROC in the worst group of {style.words(row['confounder'])} ({row['split']} split): "
+            f"{row['before']:.2f} before and {row['after']:.2f} after the {explained} ablated, "
+            f"difference {change}; with random latents {random}."
+        )
 
 
 def shown_split(ablation: pd.DataFrame) -> str:
@@ -210,24 +211,25 @@ def shown_split(ablation: pd.DataFrame) -> str:
     return (splits or style.splits_of(ablation["split"]))[-1]
 
 
-def worst_row(ablation: pd.DataFrame) -> pd.Series | None:
-    """Return the row of one SAE and concept whose worst group has the lowest AUROC, or None.
+def worst_rows(ablation: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one SAE and concept with the worst group of each confounder.
 
-    The latents are those that the row's own confounder explains, the head is the encoder's own, and
-    the split is that of `shown_split`.
+    The confounder with the lowest AUROC before the ablation comes first. The latents are those that
+    the row's own confounder explains, the head is the encoder's own, and the split is that of
+    `shown_split`.
     """
     if ablation.empty:
-        return None
+        return ablation
     worst = ablation[
         (ablation["split"] == shown_split(ablation)) & (ablation["measure"] == "worst_group")
     ]
     worst = worst[(worst["called_for"] == worst["confounder"]) & ~worst["refit"]]
     worst = worst[(worst["verdicts"] == CONFOUNDED) & worst["after"].notna()]
-    return worst.loc[worst["before"].idxmin()] if len(worst) else None
+    return worst.sort_values("before", kind="stable")
 
 
 def why_no_worst(ablation: pd.DataFrame) -> str:
-    """Return why `worst_row` finds no row in the rows of one SAE and concept."""
+    """Return why `worst_rows` finds no row in the rows of one SAE and concept."""
     sets = ablation[(ablation["verdicts"] == CONFOUNDED) & (ablation["measure"] == "worst_group")]
     sets = sets[(sets["latents"] > 0) & (sets["called_for"] == sets["confounder"])]
     if sets.empty:
