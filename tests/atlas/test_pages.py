@@ -119,13 +119,13 @@ def test_the_keys_go_to_the_next_and_the_previous_latent(page):
     tab.wait("document.getElementById('title').innerText === 'Latent 0'")
 
 
-def test_a_latent_that_does_not_exist_and_one_without_images_say_so(page):
+def test_a_latent_that_does_not_exist_and_a_dead_one_say_so(page):
     tab = page(f"latent.html#{SAE}/99")
     tab.wait("!document.getElementById('problem').hidden")
     assert _text(tab, "#problem") == "No latent 99; this SAE has latents 0 to 2."
     tab.run(f"location.hash = '{SAE}/2'")
     tab.wait("document.getElementById('title').innerText === 'Latent 2'")
-    tab.wait("document.getElementById('sections').innerText.includes('no images')")
+    tab.wait("document.getElementById('groups').innerText.includes('No such image.')")
     assert "dead: active in no cell" in _text(tab, "#headline")
 
 

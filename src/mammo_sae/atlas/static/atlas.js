@@ -65,6 +65,7 @@ window.Atlas = (function () {
 
   // The text of a cell: names without underscores, sentences as they are.
   function spoken(column, value) {
+    if (column === "q" && typeof value === "number" && value < 0.001) return "< 0.001";
     return typeof value === "string" && column !== "reason" && !missing(value) ? words(value).replace(/^where: /, "") : shown(value);
   }
 

@@ -1,6 +1,6 @@
 "use strict";
 (function () {
-  const { get, element, load, parts, sae, label, problem, words, title, shown, missing, table, chooseSae, run } = window.Atlas;
+  const { get, element, load, parts, sae, label, problem, words, title, shown, missing, spoken, table, chooseSae, run } = window.Atlas;
   const { bars, legend } = window.Charts;
   const TITLES = {
     verdicts: "Verdict, and its reason", latents: "Association with each concept", alignment: "Location on the lesion, beside its nulls",
@@ -74,7 +74,7 @@
   function summary(values, concept) {
     const of = name => values[`${concept}|${name}`], line = element("li", `${title(concept)}: `);
     if (missing(of("auroc"))) { line.append("no AUROC."); return line; }
-    line.append(`AUROC ${shown(of("auroc"))} [${shown(of("auroc_low"))}, ${shown(of("auroc_high"))}], q ${shown(of("q"))}, rank ${shown(of("rank_auroc"))}. `);
+    line.append(`AUROC ${shown(of("auroc"))} [${shown(of("auroc_low"))}, ${shown(of("auroc_high"))}], q ${spoken("q", of("q"))}, rank ${shown(of("rank_auroc"))}. `);
     if (of("verdict")) line.append(element("span", of("verdict"), { class: "badge" }), of("confounders") ? ` by ${words(of("confounders"))}. ` : " ");
     else line.append("Not tested for confounders. ");
     if (of("where")) line.append(`Where it fires: ${of("where").replace("where: ", "")}. `);
