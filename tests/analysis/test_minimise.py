@@ -1,4 +1,4 @@
-"""Several functions are minimised at once, with and without an L1 penalty."""
+"""Several functions with an L1 penalty are minimised at once."""
 
 from __future__ import annotations
 
@@ -22,15 +22,9 @@ def quadratic(rng, count):
     return loss, curve, slope
 
 
-@pytest.mark.parametrize("groups", [1, 3])
-def test_each_function_reaches_its_own_minimum(monkeypatch, groups):
-    loss, curve, slope = quadratic(np.random.default_rng(0), 5)
-    monkeypatch.setattr(mi, "BYTES", 2 * mi.PAIRS * 8 * 12 * (5 if groups == 1 else 2))
-    found = mi.minimise(loss, np.zeros((12, 5)), np.full(5, 1e-6), 500)
-    np.testing.assert_allclose(found, np.linalg.solve(curve, slope), atol=1e-3)
-
-
-def test_an_l1_penalty_leaves_zeros_where_the_gradient_is_smaller_than_it():
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_l1_penalty_leaves_zeros_where_the_gradient_is_smaller_than_it(monkeypatch, groups):
+    monkeypatch.setattr(mi, "BYTES", 2 * mi.PAIRS * 8 * 12 * (3 if groups == 1 else 2))
     loss, _, _ = quadratic(np.random.default_rng(1), 3)
     penalty = np.tile([0.5, 1.0, 1e3], (12, 1))
     found = mi.minimise(loss, np.zeros((12, 3)), np.full(3, 1e-8), 2000, penalty)

@@ -7,14 +7,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.features import SparseColumns, Standardised
+from mammo_sae.analysis.features import SparseRows, Standardised
 from mammo_sae.analysis.penalised import (
     balanced,
     best_fit,
     best_fits,
-    logistic,
     patient_folds,
     ridge,
+    sparse_logistic,
     standardised,
 )
 
@@ -50,7 +50,7 @@ def exact(penalty):
 def test_several_targets_at_once_have_the_penalty_and_scores_of_scikit_learn():
     """The tolerance is 2 % of the scores' standard deviation, and 0.002 of the AUROC."""
     codes, found, truths = sparse_codes(np.random.default_rng(1))
-    matrix = SparseColumns(len(codes), [codes[:, :128], codes[:, 128:]])
+    matrix = SparseRows.of_columns(len(codes), [codes[:, :128], codes[:, 128:]])
     features, array = Standardised.over(matrix, found), standardised(codes, found)
     patients, penalties = found // 2, (1e-3, 1e-2, 0.1)
     chosen = best_fits(features, found, truths[found], patients, penalties, 3, l1=False)
@@ -69,10 +69,10 @@ def test_several_targets_at_once_have_the_penalty_and_scores_of_scikit_learn():
 def test_an_l1_regression_is_the_one_of_liblinear(penalty):
     """The tolerance is 1 % of the largest weight; weights below it may be 0 in one of both."""
     codes, found, truths = sparse_codes(np.random.default_rng(2))
-    features = Standardised.over(SparseColumns(len(codes), [codes]), found)
+    features = Standardised.over(SparseRows([codes]), found)
     array, truth = standardised(codes, found)[found], truths[found, 1]
-    weights, intercept = logistic(
-        features, found, truth[:, None], balanced(truth)[:, None], np.array([penalty]), l1=True
+    weights, intercept = sparse_logistic(
+        features, found, truth[:, None], balanced(truth)[:, None], np.array([penalty])
     )
     model = LogisticRegression(
         C=penalty,

@@ -35,8 +35,8 @@ from scipy import sparse
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import exchange
-from mammo_sae.analysis.features import SparseColumns, Standardised
-from mammo_sae.analysis.penalised import balanced, logistic
+from mammo_sae.analysis.features import SparseRows, Standardised
+from mammo_sae.analysis.penalised import balanced, sparse_logistic
 from mammo_sae.blockwise import blockwise, threads
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.stores.codes import CodesReader
@@ -90,7 +90,7 @@ def run(
                 parts.append(table)
             yield scores
 
-    scores = SparseColumns(len(cases), columns())
+    scores = SparseRows.of_columns(len(cases), columns())
     parts = [
         concept_table(settings, pooled, scores, one, blocks, pd.concat(tables, ignore_index=True))
         for one, tables in zip(labels, found, strict=True)
@@ -223,7 +223,7 @@ def _confirm(labels: _Labels, scores: np.ndarray, table: pd.DataFrame) -> None:
 def concept_table(
     settings: LatentSettings,
     pooled: _Pooled,
-    scores: SparseColumns,
+    scores: SparseRows,
     labels: _Labels,
     blocks: Sequence[np.ndarray],
     table: pd.DataFrame,
@@ -315,17 +315,16 @@ def _test(
     _explain(table, estimated, some, labels.why_not_tested, settings.confirmation)
 
 
-def _sparse_weights(settings: LatentSettings, scores: SparseColumns, labels: _Labels) -> np.ndarray:
+def _sparse_weights(settings: LatentSettings, scores: SparseRows, labels: _Labels) -> np.ndarray:
     """Return the weights [h] of an L1 logistic regression on standardised scores."""
     standard = Standardised.over(scores, labels.found)
     truth = labels.truth[:, None]
-    weights, _ = logistic(
+    weights, _ = sparse_logistic(
         standard,
         labels.found,
         truth,
         balanced(labels.truth)[:, None],
         np.array([settings.sparse_penalty]),
-        l1=True,
     )
     result = np.zeros(scores.shape[1])
     result[standard.kept] = weights[:, 0]

@@ -1,7 +1,6 @@
-"""Minimise several functions at once, so that they share each pass over the data.
+"""Minimise several functions with an L1 penalty at once, so that they share passes over the data.
 
-The method is L-BFGS (Liu and Nocedal 1989, https://doi.org/10.1007/BF01589116), and for an L1
-penalty its orthant-wise form, OWL-QN (Andrew and Gao 2007,
+The method is OWL-QN, the orthant-wise form of L-BFGS (Andrew and Gao 2007,
 https://doi.org/10.1145/1273496.1273501). Folds, penalties and targets of a probe are such
 functions: they read the same features.
 """
@@ -24,13 +23,8 @@ _DECREASE = 1e-4  # least share of the decrease that the gradient promises (Armi
 _HALVINGS = 30
 
 
-def at_once(parameters: int) -> int:
-    """Return how many functions of so many parameters are minimised at once, at most."""
-    return max(1, BYTES // (2 * PAIRS * 8 * parameters))
-
-
 def minimise(
-    loss: Loss, start: np.ndarray, tolerance: np.ndarray, most: int, l1: np.ndarray | None = None
+    loss: Loss, start: np.ndarray, tolerance: np.ndarray, most: int, l1: np.ndarray
 ) -> np.ndarray:
     """Return the minima [p, r] of r functions of p parameters.
 
@@ -41,18 +35,16 @@ def minimise(
         `which`, without the L1 penalty.
     start : [p, r]
     tolerance : [r]
-        A function is minimised when the length of its gradient is at most this.
+        A function is minimised when the length of its smallest subgradient is at most this.
     most
         Largest number of steps.
-    l1 : [p, r], optional
-        Weight of the absolute value of each parameter, added to the function. With it, the gradient
-        is the smallest subgradient.
+    l1 : [p, r]
+        Weight of the absolute value of each parameter, added to the function.
     """
     result = start.copy()
-    penalty = np.zeros((1, start.shape[1])) if l1 is None else l1
-    step = at_once(len(start))
+    step = max(1, BYTES // (2 * PAIRS * 8 * len(start)))
     for begin in range(0, start.shape[1], step):
-        search = _Search(loss, result, penalty, np.arange(begin, start.shape[1])[:step])
+        search = _Search(loss, result, l1, np.arange(begin, start.shape[1])[:step])
         for _ in range(most):
             open_ = np.linalg.norm(search.slope, axis=0) > tolerance[search.which]
             open_ &= ~search.stuck
@@ -104,8 +96,7 @@ class _Search:
         length, waiting = np.ones(len(self.which)), np.arange(len(self.which))
         for _ in range(_HALVINGS):
             there = self.x[:, waiting] + length[waiting] * direction[:, waiting]
-            fixed = self._l1[:, waiting] > 0
-            there[fixed & (there * orthant[:, waiting] < 0)] = 0.0
+            there[there * orthant[:, waiting] < 0] = 0.0
             found, steep = self._loss(there, self.which[waiting])
             found = found + self._penalty(there, waiting)
             moved = (self.slope[:, waiting] * (there - self.x[:, waiting])).sum(axis=0)
@@ -145,8 +136,7 @@ class _Search:
         for (step, change), share in zip(pairs, reversed(shares), strict=True):
             other = _ratio((change * left).sum(axis=0), (step * change).sum(axis=0))
             left += (share - other) * step
-        penalised = np.broadcast_to(self._l1 > 0, left.shape)
-        left[penalised & (left * self.slope <= 0)] = 0.0
+        left[left * self.slope <= 0] = 0.0
         uphill = (left * self.slope).sum(axis=0) <= 0
         left[:, uphill] = self._scale[uphill] * self.slope[:, uphill]
         return -left

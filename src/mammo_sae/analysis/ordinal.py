@@ -12,17 +12,12 @@ import numpy as np
 from scipy.special import expit
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.features import Product
-from mammo_sae.analysis.minimise import minimise
-
-TOLERANCE = 1e-6
-"""Largest gradient of a fit, per unit of weight."""
-
-MOST_STEPS = 1000
+from mammo_sae.analysis.features import Features
+from mammo_sae.analysis.newton import minimise_ridge
 
 
 def proportional_odds(
-    features: Product,
+    features: Features,
     found: np.ndarray,
     levels: np.ndarray,
     used: np.ndarray,
@@ -45,53 +40,86 @@ def proportional_odds(
         log likelihood plus w.w / (2 C). An image of a class of size n_j has the weight
         n / (K n_j), as with scikit-learn's ``class_weight="balanced"``.
     """
-    images, f = features.shape
-    count = np.stack([np.bincount(levels[mask]) for mask in used.T], axis=1)
-    total = used.sum(axis=0)
-    classes = len(count)
-    weights = np.where(used, (1 / classes / count)[levels], 0.0)  # they sum to 1
-
-    def loss(parameters: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        direction, strength = parameters[:f], 1 / (penalties * total)[which]
-        scores = features.times(direction)[found]
-        value, slope = np.empty(len(which)), np.zeros((images, len(which)))
-        by_step = np.empty((classes - 1, len(which)))
-        for place, column in enumerate(which):
-            value[place], slope[found, place], by_step[:, place] = _likelihood(
-                scores[:, place], levels, weights[:, column], parameters[f:, place]
-            )
-        value += 0.5 * strength * np.square(direction).sum(axis=0)
-        gradient = features.transposed_times(slope) + strength * direction
-        return value, np.vstack([gradient, by_step])
-
-    start = np.zeros((f + classes - 1, len(penalties)))
-    below = np.arange(1, classes)[:, None] / classes
-    threshold = np.log(below / (1 - below))
-    start[f:] = np.concatenate([threshold[:1], np.log(np.diff(threshold, axis=0))])
-    tolerance = np.full(len(penalties), TOLERANCE)
-    return minimise(loss, start, tolerance, MOST_STEPS)[:f]
+    losses = _OrderedLosses(features.shape[0], found, levels, used)
+    strength = 1 / (penalties * used.sum(axis=0))
+    below = np.arange(1, losses.classes)[:, None] / losses.classes
+    threshold = np.tile(np.log(below / (1 - below)), (1, len(penalties)))
+    return minimise_ridge(features, losses, strength, threshold)[0]
 
 
-def _likelihood(
-    score: np.ndarray, levels: np.ndarray, weight: np.ndarray, steps: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the negative log likelihood, its slopes [n] in the scores, and in `steps` [K - 1].
+class _OrderedLosses:
+    """Weighted negative log likelihoods with K - 1 thresholds each. Weights sum to 1."""
 
-    The first step is the lowest threshold. The others are the logarithms of the distances between
-    thresholds, so the thresholds stay in order.
-    """
-    threshold = steps[0] + np.concatenate([[0.0], np.cumsum(np.exp(steps[1:]))])
-    bounds = np.concatenate([[-np.inf], threshold, [np.inf]])
-    upper, lower = expit(bounds[levels + 1] - score), expit(bounds[levels] - score)
-    share = np.maximum(upper - lower, 1e-12)
-    rising, falling = upper * (1 - upper) / share, lower * (1 - lower) / share
-    by_bound = np.zeros(len(bounds))
-    np.add.at(by_bound, levels + 1, -weight * rising)
-    np.add.at(by_bound, levels, weight * falling)
-    # A threshold is the sum of all steps up to it, so its gradient is added to each of them.
-    after = np.cumsum(by_bound[1:-1][::-1])[::-1]
-    by_step = np.concatenate([after[:1], after[1:] * np.exp(steps[1:])])
-    return -(weight * np.log(share)).sum(), weight * (rising - falling), by_step
+    def __init__(
+        self, images: int, found: np.ndarray, levels: np.ndarray, used: np.ndarray
+    ) -> None:
+        count = np.stack([np.bincount(levels[mask]) for mask in used.T], axis=1)
+        self.classes = len(count)
+        self.extras = self.classes - 1
+        self._level = np.zeros(images, np.int64)
+        self._level[found] = levels
+        self._weight = np.zeros((images, used.shape[1]), np.float32)
+        self._weight[found] = np.where(used, (1 / self.classes / count)[levels], 0.0)
+
+    def slopes(
+        self, images: np.ndarray, which: np.ndarray, scores: np.ndarray, extra: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the losses [a] and their derivatives [b, a] and [K - 1, a]."""
+        share, upper, lower, _, _ = self._densities(images, scores, extra)
+        weight = self._weight[np.ix_(images, which)]
+        value = -(weight * np.log(share)).sum(axis=0)
+        value[(np.diff(extra, axis=0) <= 0).any(axis=0)] = np.inf
+        upper, lower = -weight * upper, weight * lower
+        return value, -(upper + lower), self._by_threshold(images, upper, lower)
+
+    def curvature(
+        self,
+        images: np.ndarray,
+        which: np.ndarray,
+        scores: np.ndarray,
+        extra: np.ndarray,
+        change: np.ndarray,
+        extra_change: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the products [b, a] and [K - 1, a] of the second derivatives with changes."""
+        _, upper, lower, above, below = self._densities(images, scores, extra)
+        weight = self._weight[np.ix_(images, which)]
+        up, down = (ends - change for ends in self._ends(images, extra_change, 0.0))
+        both = -upper * lower
+        rising = weight * ((upper - (1 - 2 * above)) * upper * up + both * down)
+        falling = weight * ((lower + (1 - 2 * below)) * lower * down + both * up)
+        return -(rising + falling), self._by_threshold(images, rising, falling)
+
+    def _ends(
+        self, images: np.ndarray, thresholds: np.ndarray, beyond: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the thresholds [b, a] above and below each image's class."""
+        end = np.full((1, thresholds.shape[1]), beyond)
+        bounds = np.concatenate([-end, thresholds, end])
+        level = self._level[images]
+        return bounds[level + 1], bounds[level]
+
+    def _densities(
+        self, images: np.ndarray, scores: np.ndarray, thresholds: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Return the probability P of each image's class, and more, all [b, a].
+
+        With the distribution F and density f of the logistic distribution at the upper threshold u
+        and the lower threshold l: P = F(u) - F(l), f(u) / P, f(l) / P, F(u), F(l).
+        """
+        upper, lower = (ends - scores for ends in self._ends(images, thresholds, np.inf))
+        # The difference of two numbers near 1 is that of two numbers near 0.
+        share = np.where(
+            upper + lower > 0, expit(-lower) - expit(-upper), expit(upper) - expit(lower)
+        )
+        share = np.maximum(share, 1e-300)
+        above, below = expit(upper), expit(lower)
+        return share, above * expit(-upper) / share, below * expit(-lower) / share, above, below
+
+    def _by_threshold(self, images: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """Return the sums [K - 1, a] of values [b, a] at the upper and lower threshold."""
+        member = (self._level[images] == np.arange(self.classes)[:, None]).astype(np.float64)
+        return np.asarray((member @ upper)[:-1] + (member @ lower)[1:])
 
 
 @overload

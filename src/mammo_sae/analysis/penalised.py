@@ -1,6 +1,6 @@
 """Penalised logistic regressions, with a penalty from cross-validation over patients.
 
-Features of a few columns are arrays. Features that may be too large for memory are a `Product`
+Features of a few columns are arrays. Features that may be too large for memory come in blocks
 (`mammo_sae.analysis.features`), and all targets, folds and penalties are fitted at once, so that
 they share each pass over the features.
 
@@ -12,27 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import expit
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.features import Product
-from mammo_sae.analysis.minimise import at_once, minimise
+from mammo_sae.analysis.features import Features
+from mammo_sae.analysis.minimise import minimise
+from mammo_sae.analysis.newton import at_once, minimise_ridge
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 Model = Callable[[float], "LogisticRegression"]
 
-L2_TOLERANCE = 1e-5
-"""Largest gradient of a fit with an L2 penalty, per unit of weight. scikit-learn has the same."""
-
 L1_TOLERANCE = 1e-3
 """Largest length of the subgradient of a fit with an L1 penalty, as a share of the penalty."""
 
 MOST_STEPS = 1000
+
+FIRST_FEATURES = 200
+"""Features of each regression with an L1 penalty that the first fit uses."""
 
 
 def ridge(penalty: float) -> LogisticRegression:
@@ -140,7 +142,7 @@ class Chosen:
 
 
 def best_fits(
-    features: Product,
+    features: Features,
     found: np.ndarray,
     truths: np.ndarray,
     patients: np.ndarray,
@@ -174,12 +176,12 @@ def best_fits(
         totals[target, penalty] += st.auroc(scores[held], truths[held, target])
     best = [penalties[place] for place in totals.argmax(axis=1)]
     weights = np.stack([balanced(truths[:, target]) for target in range(count)], axis=1)
-    directions, intercepts = logistic(features, found, truths, weights, np.asarray(best), l1=l1)
+    directions, intercepts = _fit(features, found, truths, weights, np.asarray(best), l1)
     return [Chosen(best[t], directions[:, t], intercepts[t]) for t in range(count)]
 
 
 def _held_out(
-    features: Product,
+    features: Features,
     found: np.ndarray,
     truths: np.ndarray,
     patients: np.ndarray,
@@ -204,10 +206,22 @@ def _held_out(
         for column, (target, train, _, _) in enumerate(some):
             weights[train, column] = balanced(truths[train, target])
         strengths = np.array([penalties[place] for *_, place in some])
-        directions, intercepts = logistic(features, found, labels, weights, strengths, l1=l1)
+        directions, intercepts = _fit(features, found, labels, weights, strengths, l1)
         scores = features.times(directions)[found] + intercepts
         for column, (target, _, held, place) in enumerate(some):
             yield target, held, place, scores[:, column]
+
+
+def _fit(
+    features: Features,
+    found: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    penalties: np.ndarray,
+    l1: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    fit = sparse_logistic if l1 else logistic
+    return fit(features, found, labels, weights, penalties)
 
 
 def balanced(truth: np.ndarray) -> np.ndarray:
@@ -217,56 +231,136 @@ def balanced(truth: np.ndarray) -> np.ndarray:
 
 
 def logistic(
-    features: Product,
+    features: Features,
     found: np.ndarray,
     labels: np.ndarray,
     weights: np.ndarray,
     penalties: np.ndarray,
-    *,
-    l1: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights [f, r] and intercepts [r] of r logistic regressions.
+    """Return the weights [f, r] and intercepts [r] of r logistic regressions with an L2 penalty.
 
-    The loss is C times the weighted log loss, plus half the sum of squares of the weights or, with
-    `l1`, the sum of the absolute weights and of the absolute intercept. These are the problems of
-    scikit-learn's solvers ``lbfgs`` (L2) and ``liblinear`` (L1, which penalises the intercept).
+    The loss is C times the weighted log loss, plus half the sum of squares of the weights. This is
+    the problem of scikit-learn's solver ``lbfgs``.
 
     Parameters
     ----------
     features : [all images, f]
     found : [n]
-        Images to fit on; an image may be there several times.
+        Images to fit on.
     labels, weights : [n, r]
     penalties : [r]
         C of each regression.
     """
-    total = weights.sum(axis=0)
-    strength = 1 / (penalties * total)
-    images = features.shape[0]
+    losses = _LogLosses(features.shape[0], found, labels, weights)
+    strength = 1 / (penalties * weights.sum(axis=0))
+    nothing = np.zeros((1, len(penalties)))
+    directions, intercepts = minimise_ridge(features, losses, strength, nothing)
+    return directions, intercepts[0]
+
+
+def sparse_logistic(
+    features: Features,
+    found: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    penalties: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights [f, r] and intercepts [r] of r logistic regressions with an L1 penalty.
+
+    The loss is C times the weighted log loss, plus the sum of the absolute weights and of the
+    absolute intercept. This is the problem of scikit-learn's solver ``liblinear``. The parameters
+    are those of `logistic`.
+
+    Most weights are 0. The regressions are fitted on the features with the largest gradients, and
+    those that break the conditions of a minimum are added until there are none (the strategy of
+    Tibshirani et al. 2012, https://doi.org/10.1111/j.1467-9868.2011.01004.x). The conditions are
+    checked on all features, so the result is that of a fit on all of them.
+    """
+    losses = _LogLosses(features.shape[0], found, labels, weights)
+    strength = 1 / (penalties * weights.sum(axis=0))
+    directions, intercepts = np.zeros((features.shape[1], len(strength))), np.zeros(len(strength))
+    active, more = np.empty(0, np.int64), FIRST_FEATURES
+    fitted = False
+    while True:
+        slopes = partial(_slopes, losses, intercepts[None])
+        gradient = features.there_and_back(directions, slopes)
+        excess = np.abs(gradient) - (1 + L1_TOLERANCE) * strength
+        excess[active] = 0.0
+        largest = np.argsort(-excess, axis=0, kind="stable")[:more]
+        added = np.unique(largest[np.take_along_axis(excess, largest, axis=0) > 0])
+        if fitted and not len(added):
+            return directions, intercepts
+        active, more = np.union1d(active, added), 2 * more
+        start = np.vstack([directions[active], intercepts])
+        solved = _orthant_wise(features.columns(active), losses, start, strength)
+        directions[active], intercepts, fitted = solved[:-1], solved[-1], True
+
+
+def _slopes(
+    losses: _LogLosses, intercepts: np.ndarray, images: np.ndarray, scores: np.ndarray
+) -> np.ndarray:
+    return losses.slopes(images, np.arange(scores.shape[1]), scores, intercepts)[1]
+
+
+def _orthant_wise(
+    features: Features, losses: _LogLosses, start: np.ndarray, strength: np.ndarray
+) -> np.ndarray:
+    """Return the weights and intercepts [f + 1, r] of regressions with an L1 penalty."""
 
     def loss(parameters: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        direction, intercept = parameters[:-1], parameters[-1]
-        score = features.times(direction)[found] + intercept
-        label, weight = labels[:, which], weights[:, which] / total[which]
+        value, by_extra = np.zeros(len(which)), np.zeros((1, len(which)))
+
+        def between(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+            found, slope, extra = losses.slopes(rows, which, scores, parameters[-1:])
+            np.add(value, found, out=value)
+            np.add(by_extra, extra, out=by_extra)
+            return slope
+
+        gradient = features.there_and_back(parameters[:-1], between)
+        return value, np.vstack([gradient, by_extra])
+
+    absolute = np.tile(strength, (len(start), 1))
+    return minimise(loss, start, L1_TOLERANCE * strength, MOST_STEPS, absolute)
+
+
+class _LogLosses:
+    """Weighted log losses of images with an intercept each. The weights of a function sum to 1."""
+
+    extras = 1
+
+    def __init__(
+        self, images: int, found: np.ndarray, labels: np.ndarray, weights: np.ndarray
+    ) -> None:
+        self._label = np.zeros((images, labels.shape[1]), bool)
+        self._label[found] = labels
+        self._weight = np.zeros((images, labels.shape[1]), np.float32)
+        self._weight[found] = weights / weights.sum(axis=0)
+
+    def slopes(
+        self, images: np.ndarray, which: np.ndarray, scores: np.ndarray, extra: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the loss [a] and its derivatives [b, a] and [1, a]."""
+        label, weight = self._of(images, which)
+        score = scores + extra[0]
         value = (weight * (np.logaddexp(0, score) - label * score)).sum(axis=0)
-        slope = _gathered(weight * (expit(score) - label), found, images)
-        gradient = np.vstack([features.transposed_times(slope), slope.sum(axis=0)])
-        if not l1:
-            value += 0.5 * strength[which] * np.square(direction).sum(axis=0)
-            gradient[:-1] += strength[which] * direction
-        return value, gradient
+        slope = weight * (expit(score) - label)
+        return value, slope, slope.sum(axis=0, keepdims=True)
 
-    start = np.zeros((features.shape[1] + 1, len(penalties)))
-    if l1:
-        absolute = np.tile(strength, (len(start), 1))
-        solved = minimise(loss, start, L1_TOLERANCE * strength, MOST_STEPS, absolute)
-    else:
-        solved = minimise(loss, start, np.full(len(penalties), L2_TOLERANCE), MOST_STEPS)
-    return solved[:-1], solved[-1]
+    def curvature(
+        self,
+        images: np.ndarray,
+        which: np.ndarray,
+        scores: np.ndarray,
+        extra: np.ndarray,
+        change: np.ndarray,
+        extra_change: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the products [b, a] and [1, a] of the second derivatives with changes."""
+        _, weight = self._of(images, which)
+        share = expit(scores + extra[0])
+        slope = weight * share * (1 - share) * (change + extra_change[0])
+        return slope, slope.sum(axis=0, keepdims=True)
 
-
-def _gathered(values: np.ndarray, found: np.ndarray, images: int) -> np.ndarray:
-    """Return [images, r]: the sum of `values` [n, r] over the rows of each image."""
-    result = np.zeros((images, values.shape[1]))
-    np.add.at(result, found, values)
-    return result
+    def _of(self, images: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        place = np.ix_(images, which)
+        return self._label[place], self._weight[place].astype(np.float64)

@@ -38,7 +38,7 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.columns import SAID, candidates, covariates_of
-from mammo_sae.analysis.features import DenseRows, Matrix, SparseColumns, Standardised, row_blocks
+from mammo_sae.analysis.features import DenseRows, Matrix, SparseRows, Standardised, row_blocks
 from mammo_sae.analysis.levels import levels
 from mammo_sae.analysis.ordinal import concordance, proportional_odds
 from mammo_sae.analysis.penalised import best_fits, patient_folds, ridge
@@ -91,12 +91,10 @@ def run(
         found = candidates(cases, names, splits, settings.max_levels)
         acquisition = [name for name in found if name not in anatomical]
     confounders = {"acquisition": acquisition, "anatomical": anatomical}
-    codes_blocks = (
-        reader.pooled(settings.score, latents=block) for block in reader.latent_blocks(len(reader))
-    )
+    codes_blocks = (reader.pooled(settings.score, block) for block in reader.image_blocks())
     features: dict[str, Matrix] = {
         "embedding": mean_embeddings(embeddings, identity.layer, reader.image_ids),
-        "codes": SparseColumns(len(reader), codes_blocks),
+        "codes": SparseRows(codes_blocks),
     }
     probes = [Probe(settings, cases, name, values) for name, values in features.items()]
     parts = []
@@ -336,7 +334,8 @@ class Probe:
         self._seen = np.empty(0, np.int64)
         self._standard: Standardised
         self._components: DenseRows | Standardised | None = None
-        self._few_features: dict[bytes, np.ndarray] = {}
+        self._truths = np.empty((0, 0), bool)
+        self._best: np.ndarray
 
     def kinds(self) -> list[tuple[str, int, Fit]]:
         """Return (name, k, fit) of each probe."""
@@ -431,7 +430,7 @@ class Probe:
         if np.array_equal(found, self._seen):
             return
         self._seen, self._standard = found, Standardised.over(self._values, found)
-        self._components, self._few_features = None, {}
+        self._components, self._truths = None, np.empty((0, 0), bool)
 
     def _ridge(self, found: np.ndarray, truths: np.ndarray, k: int) -> list[Fitted]:
         self._prepare(found)
@@ -450,19 +449,25 @@ class Probe:
 
     def _few(self, found: np.ndarray, truths: np.ndarray, k: int) -> list[Fitted]:
         self._prepare(found)
-        return [self._few_of(found, truths[:, target], k) for target in range(truths.shape[1])]
+        best = self._best_features(found, truths)[:k]
+        used, place = np.unique(best, return_inverse=True)
+        columns = self._standard.columns(used)
+        result = []
+        for target, truth in enumerate(truths.T):
+            chosen = np.zeros((len(used), len(best)))
+            chosen[place.reshape(best.shape)[:, target], np.arange(len(best))] = 1.0
+            features = columns.times(chosen)
+            model = ridge(_SPARSE_PENALTY).fit(features[found], truth)
+            result.append(Fitted(model.decision_function(features), _SPARSE_PENALTY, k))
+        return result
 
-    def _few_of(self, found: np.ndarray, truth: np.ndarray, k: int) -> Fitted:
-        if truth.tobytes() not in self._few_features:
-            difference = np.abs(self._standard.mean_difference(found, truth))
-            order = np.argsort(-np.nan_to_num(difference), kind="stable")
-            most = order[: max(self._settings.k)]
-            single = np.zeros((len(order), len(most)))
-            single[most, np.arange(len(most))] = 1.0
-            self._few_features[truth.tobytes()] = self._standard.times(single)
-        features = self._few_features[truth.tobytes()][:, :k]
-        model = ridge(_SPARSE_PENALTY).fit(features[found], truth)
-        return Fitted(model.decision_function(features), _SPARSE_PENALTY, k)
+    def _best_features(self, found: np.ndarray, truths: np.ndarray) -> np.ndarray:
+        """Return [most k, t]: the features of largest mean difference, largest first."""
+        if not np.array_equal(truths, self._truths):
+            difference = np.abs(self._standard.mean_differences(found, truths))
+            order = np.argsort(-np.nan_to_num(difference), axis=0, kind="stable")
+            self._truths, self._best = truths, order[: max(self._settings.k)]
+        return self._best
 
     def _chosen(
         self,
