@@ -131,3 +131,23 @@ def test_truth_gives_a_reason_if_no_latent_is_associated_with_the_concept(tables
 def test_a_weak_response_above_the_least_response_is_refused():
     with pytest.raises(ValueError, match="weak_response is more than least_response"):
         TruthSettings(weak_response=0.6)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_an_artefact_for_which_no_latent_was_tested_has_a_reason_and_no_share(tables, missing):
+    responses, confounds = (read_table(path) for path in tables)
+    mine = confounds["confounder"] == "manufacturer"
+    if missing:
+        confounds = confounds[~mine]
+    else:
+        confounds.loc[mine & (confounds["verdict"] != "not associated"), "verdict"] = "insufficient"
+    found = truth.ground_truth(TruthSettings(), responses, confounds, "mass")
+    table = truth.summary(TruthSettings(), found).set_index(["confounder", "measure"])
+    for name in ("manufacturer", "any"):
+        rows = table.loc[name]
+        assert rows[["value", "low", "high"]].isna().all(axis=None)
+        assert set(rows["reason"]) == {
+            "no latent was tested for manufacturer; see the table confounds"
+        }
+    assert table.loc[("marker", "recall"), "value"] == 1.0
+    assert table.loc["paddle", "reason"].tolist() == [""]

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.verdict import CONFOUNDED, MIXED, associated
+from mammo_sae.analysis.verdict import CONFOUNDED, INSUFFICIENT, MIXED, associated
 from mammo_sae.phantom.settings import COMPONENTS
 from mammo_sae.proportions import clopper_pearson
 from mammo_sae.stores.tables import read_table, write_table
@@ -72,8 +72,9 @@ def ground_truth(
     """Return one row per latent that is associated with the concept: its responses and its calls.
 
     Columns: ``latent`` and ``responds_concept``. For each confounder c of the settings,
-    ``responds_c``, ``responds_weakly_c`` (true also if the latent responds more than weakly) and
-    ``called_c``. ``called``: for any planted artefact. ``truth``: see the module.
+    ``responds_c``, ``responds_weakly_c`` (true also if the latent responds more than weakly),
+    ``called_c`` and ``tested_c`` (whether a latent was tested for c; the same for all latents).
+    ``called``: for any planted artefact. ``truth``: see the module.
     """
     judged = associated(confounds[confounds["concept"] == settings.concept])
     chosen = np.unique(judged["latent"].to_numpy(dtype=np.int64))
@@ -85,6 +86,7 @@ def ground_truth(
         result[f"responds_weakly_{name}"] = size[artefact] >= weak
         verdicts = judged[judged["confounder"] == name].set_index("latent")["verdict"]
         result[f"called_{name}"] = verdicts.reindex(chosen).isin(CALLED).to_numpy()
+        result[f"tested_{name}"] = bool((verdicts != INSUFFICIENT).any())
     result["called"] = result[[f"called_{name}" for name in settings.planted]].any(axis=1)
     planted = np.stack([size[artefact] for artefact in settings.planted.values()], axis=1)
     largest = planted.max(axis=1)
@@ -123,6 +125,8 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
         defensible.
 
     In the row ``any``, a response to any planted artefact and a call for any of them count.
+    If no latent was tested for an artefact, its rows and those of ``any`` have a reason in place of
+    a share.
 
     Intervals are Clopper-Pearson intervals over latents.
     """
@@ -152,6 +156,12 @@ def summary(settings: TruthSettings, truth: pd.DataFrame) -> pd.DataFrame:
     rows.append(("any", "planted", "both_called", *_share(both, group)))
     columns = ["confounder", "role", "measure", "latents", "hits", "value", "low", "high"]
     result = pd.DataFrame(rows, columns=[*columns, "reason"])
+    for name in (*settings.planted, *settings.controls):
+        if not truth[f"tested_{name}"].all():
+            of = [name, "any"] if name in settings.planted else [name]
+            here = result["confounder"].isin(of)
+            result.loc[here, ["value", "low", "high"]] = np.nan
+            result.loc[here, "reason"] = f"no latent was tested for {name}; see the table confounds"
     result.insert(0, "concept", settings.concept)
     result.insert(1, "associated_latents", len(truth))
     return result

@@ -84,7 +84,8 @@ def _panel(ax: Axes, rows: pd.DataFrame, runs: list[str], palette: dict[str, str
         y = runs.index(row["run"]) + (number - (len(palette) - 1) / 2) * lane
         colour = palette[row["confounder"]]
         if np.isnan(row["value"]):
-            ax.text(0.01, y, "no such latent", va="center", size=6.5, color=style.FAINT)
+            said = "not tested" if row["latents"] else "no such latent"
+            ax.text(0.01, y, said, va="center", size=6.5, color=style.FAINT)
             continue
         ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.6, alpha=0.6)
         hollow = row["role"] != "planted"
