@@ -145,6 +145,22 @@ def test_random_sets_are_scored_like_the_ablated_set():
     assert row["random_difference_high"] == pytest.approx(0.5 - ALONE)
 
 
+def test_a_set_of_most_latents_has_no_random_sets_and_says_so():
+    many = LatentSet("mass", "marker", "confounded", np.arange(1, 40))
+    row = measure(leaning().rows(sets=(many,)), "worst_group")
+    assert row["after"] == pytest.approx(ALONE)
+    assert row["random_sets"] == 0
+    assert np.isnan(row["random_difference"])
+    assert row["reason"] == "no random set: fewer than 39 other latents vary"
+
+
+def test_an_ablation_after_which_all_scores_are_equal_is_no_silent_improvement():
+    everything = LatentSet("mass", "marker", "confounded", np.arange(LATENTS))
+    row = measure(leaning().rows(sets=(everything,)), "worst_group")
+    assert (row["before"], row["after"]) == (0.0, 0.5)
+    assert row["reason"] == "all images have the same score after the ablation, so the AUROC is 0.5"
+
+
 def test_an_ablation_keeps_the_error_of_the_sae():
     share = leaning().shares
     rng = np.random.default_rng(1)

@@ -209,6 +209,7 @@ def ablation_rows(
             for name in names:
                 why = few or problem or (data.groups[name][1] if name else "")
                 measured = {} if why else _compared(measures[refit], group, random, name)
+                why = why or group.why_empty or _shortcoming(measures[refit], group, random)
                 nothing = "worst_group" if name else "auroc", ""
                 for (measure, level), row in (measured or {nothing: _numbers({})}).items():
                     yield {
@@ -216,15 +217,24 @@ def ablation_rows(
                         "called_for": group.called_for,
                         "verdicts": group.verdicts,
                         "latents": len(group.latents),
-                        "random_sets": len(random),
+                        "random_sets": len(random) if len(group.latents) else 0,
                         "refit": refit,
                         "confounder": name,
                         "measure": measure,
                         "group": level,
                         "group_after": level,
                         **row,
-                        "reason": why or group.why_empty,
+                        "reason": why,
                     }
+
+
+def _shortcoming(measures: Measures, group: LatentSet, random: Sequence[np.ndarray]) -> str:
+    """Return what is missing or meaningless in the columns of a set that is ablated, or ``""``."""
+    if st.is_constant(measures.scores(group.latents)).all():
+        return "all images have the same score after the ablation, so the AUROC is 0.5"
+    if not random:
+        return f"no random set: fewer than {len(group.latents)} other latents vary"
+    return ""
 
 
 def _compared(
