@@ -131,6 +131,24 @@ def peak_bytes(monkeypatch, n, side):
     return peak
 
 
+def test_masks_that_cannot_be_exchanged_give_no_p_but_a_reason():
+    here, _ = hand_made(n=12)
+    # Two pairs of patients have the same view, and each other patient has a view of its own.
+    views = np.array([f"view {i // 2 if i < 4 else i}" for i in range(12)])
+    scene = Scene(here.breast, here.mask, here.moved, np.arange(12), views)
+    row = scored(scene, scene.moved)
+    assert row["energy_lift"] == pytest.approx(20.0)
+    assert "p" not in row
+    assert "shuffled_energy_lift" not in row
+    assert row["reason"] == (
+        "no p: values can be exchanged between patients in 4 ways, fewer than 20"
+    )
+    scene.views = np.full(12, "CC")
+    row = scored(scene, scene.moved)
+    assert row["p"] < 0.05
+    assert row["reason"] == ""
+
+
 def test_memory_does_not_grow_with_images_times_cells(monkeypatch):
     """200 more images of 1,600 cells have 320,000 more cells, of 4 bytes at least."""
     peak_bytes(monkeypatch, 60, 40)  # what is made once

@@ -203,10 +203,15 @@ def why_not_exchangeable(
 
     The parameters are those of `patient_permutation_p`.
     """
-    count = _Trade(values, patients, within, breasts).arrangements
-    if count >= FEWEST_EXCHANGES - 0.5:
+    return _too_few(np.log(_Trade(values, patients, within, breasts).arrangements))
+
+
+def _too_few(log_ways: float) -> str:
+    """Return why exchanges in e^`log_ways` ways can't give a p-value, or ``""``."""
+    if log_ways >= np.log(FEWEST_EXCHANGES - 0.5):
         return ""
-    ways = f"{count:.0f} way" + "s" * (round(count) != 1)
+    count = round(float(np.exp(log_ways)))
+    ways = f"{count} way" + "s" * (count != 1)
     return f"values can be exchanged between patients in {ways}, fewer than {FEWEST_EXCHANGES}"
 
 
@@ -233,13 +238,20 @@ class PatientExchanges:
         # The patient drawn for each patient; for 100,000 images this is the largest array here.
         self._donor = np.tile(np.arange(len(self._group), dtype=np.int32), (draws, 1))
         rng = np.random.default_rng(seed)
+        self._ways = 0.0
         for members in _trading(self._group):
+            self._ways += float(gammaln(len(members) + 1))
             mixed = np.tile(members.astype(np.int32), (draws, 1))
             rng.permuted(mixed, axis=1, out=mixed)
             self._donor[:, members] = mixed
 
     def __len__(self) -> int:
         return len(self._donor)
+
+    @property
+    def why_too_few(self) -> str:
+        """Return why these exchanges can't give a p-value, or ``""``."""
+        return _too_few(self._ways)
 
     def of(self, images: ArrayLike) -> NDArray[np.int64]:
         """Return [draws, m]: in each draw, the images that the m `images` get."""

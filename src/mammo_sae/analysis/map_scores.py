@@ -124,6 +124,7 @@ class MapScores:
             self._moves = PatientExchanges(
                 patients, settings.permutation_draws, settings.seed, within=views
             )
+            self._unmoved = self._moves.why_too_few
             self._drawn = np.zeros((3, len(self._moves), maps))  # share, extent, intersection
             self._hits = {"pointing": np.zeros(maps), "pointing_near": np.zeros(maps)}
 
@@ -274,7 +275,9 @@ class MapScores:
         row["chance_auprc"] = self._mask / self._breast
         for name, total in self._chance.items():
             row[f"chance_{name}"] = total / n
-        if self._moves is not None:
+        if self._moves is not None and self._unmoved:
+            row["reason"] = f"no p: {self._unmoved}"
+        elif self._moves is not None:
             inter = self._drawn[2][:, m]
             row["shuffled_pooled_iou"] = float((inter / (sums["area"][0] - inter)).mean())
             lifts = _ratio(self._drawn[0][:, m], self._drawn[1][:, m])

@@ -392,23 +392,22 @@ def _draw_text(
             lift = style.estimate(
                 scores["energy_lift"], scores["energy_lift_low"], scores["energy_lift_high"], 1
             )
+            others = [
+                f"×{scores[f'{kind}_energy_lift']:.1f} {words}"
+                for kind, words in (("matched", "matched latents"), ("shuffled", "shuffled masks"))
+                if pd.notna(scores[f"{kind}_energy_lift"])
+            ]
             lines += [
                 ("Energy lift", f"×{lift}"),
-                (
-                    "",
-                    f"×{scores['matched_energy_lift']:.1f} matched latents, "
-                    f"×{scores['shuffled_energy_lift']:.1f} shuffled masks",
-                ),
+                ("", ", ".join(others)),
                 (
                     "Pointing",
                     f"{scores['pointing']:.0%}, within 1 cell {scores['pointing_near']:.0%}",
                 ),
-                (
-                    "",
-                    f"{scores['shuffled_pointing']:.0%}, {scores['shuffled_pointing_near']:.0%} "
-                    "shuffled masks",
-                ),
             ]
+            if pd.notna(scores["shuffled_pointing"]):
+                near = f"{scores['shuffled_pointing_near']:.0%} shuffled masks"
+                lines.append(("", f"{scores['shuffled_pointing']:.0%}, {near}"))
     else:
         lines.append(("On lesion", "not tested"))
     lines.append(("Fires in", f"{row['firing_rate']:.1%} of cells"))
