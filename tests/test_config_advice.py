@@ -37,6 +37,11 @@ CASES = {
         "saes: {topk: {only: {layers: [blocks.10, $]}}}\nreport: {published: {sae: topk, "
         "finetuned_mass: finetuned}}",
     ),
+    "phrases of an encoder that is not pretrained": (
+        "text: {kind: table, path: phrases.csv, encoder: finetuned}",
+        r"text\.encoder: 'finetuned' is not a pretrained encoder here; name (\w+)",
+        "text: {kind: table, path: phrases.csv, encoder: $}",
+    ),
     "a misspelt key": (
         "confunds: {alpha: 0.1}",
         r"confunds: unknown key; .* did you mean '(\w+)'\?",

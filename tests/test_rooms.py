@@ -73,6 +73,7 @@ ROOMS = (
         "a cohort's files, converted into stores of canonical images, and measured",
     ),
     Room("encoders", ("encoders",), "networks: weights, heads, fine-tuning, extraction"),
+    Room("texts", ("texts",), "phrases and their embeddings by text encoders"),
     Room("sae", ("sae",), "SAE variants, their training, codes"),
     Room(
         "analysis",

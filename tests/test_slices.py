@@ -170,10 +170,10 @@ def test_every_rule_takes_its_own_slice_and_its_own_code():
 
 def test_the_step_and_the_module_of_a_table_have_its_name():
     # The scores of all encoders are one table, inner layers add rows to `interventions` and
-    # `ablation`, the table of a figure's counts has the name of the figure, and alignment and
-    # replication write several tables.
+    # `ablation`, the table of a figure's counts has the name of the figure, alignment and
+    # replication write several tables, and naming a table of phrases.
     others = {"evaluate_encoder", "inner", "inner_ablation", "figure_cohort", "alignment"}
-    others.add("replication")
+    others |= {"replication", "naming"}
     for name, step in STEPS.items():
         if step.tables and name not in others:
             assert step.tables == (name,)

@@ -28,6 +28,7 @@ from mammo_sae.analysis.settings import (
     InterventionSettings,
     LatentSettings,
     MatchedLatentSettings,
+    NamingSettings,
     ProbesSettings,
     QualitySettings,
     ReplicationSettings,
@@ -59,6 +60,7 @@ from mammo_sae.sae.settings import SaeSettings
 from mammo_sae.settings import PathText, Settings, canonical_json
 from mammo_sae.steps import STEPS
 from mammo_sae.stores.publish import atomic_file
+from mammo_sae.texts.settings import TextSettings, TransformersText
 from mammo_sae.yaml_files import laid_over, plain, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
@@ -147,6 +149,14 @@ class Config(Settings):
     confounds: ConfoundSettings = Field(
         ConfoundSettings(), description="whether a confounder explains what latents respond to"
     )
+    text: TextSettings | None = Field(
+        None,
+        description="the source of phrases and their embeddings, for names of latents in words; "
+        "null: latents get no names (docs/naming.md)",
+    )
+    naming: NamingSettings = Field(
+        NamingSettings(), description="which phrases describe latents, if text is set"
+    )
     replication: ReplicationSettings = Field(
         ReplicationSettings(), description="whether latents have the same verdicts on other splits"
     )
@@ -183,6 +193,7 @@ class Config(Settings):
             *self._wrong_analyses(),
             *self._wrong_unit(),
             *self._wrong_published(),
+            *self._wrong_text(),
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -276,6 +287,24 @@ class Config(Settings):
                 )
             if concept not in self.cohort.concepts:
                 yield f"{where}: the cohort has no concept {concept!r}; add it to cohort.concepts"
+
+    def _wrong_text(self) -> Iterator[str]:
+        text = self.text
+        if text is None:
+            return
+        own = self.encoders.get(text.encoder)
+        if not isinstance(own, PretrainedSettings):
+            known = [n for n, e in self.encoders.items() if isinstance(e, PretrainedSettings)]
+            what = "is not a pretrained encoder here"
+            yield f"text.encoder: {text.encoder!r} {what}; name {listed(known)}"
+        elif isinstance(text, TransformersText):
+            pooling = self.pooling(text.encoder)
+            if pooling != text.pooling:
+                yield (
+                    f"text.encoder: {text.encoder!r} has pooling {pooling}, and the images of "
+                    f"{text.path} have {text.pooling}; set encoders.{text.encoder}.source.pooling "
+                    f"to {text.pooling}"
+                )
 
     def _wrong_unit(self) -> Iterator[str]:
         unit = self.latents.unit
@@ -429,6 +458,15 @@ class Config(Settings):
         They are at the head if its cells are averaged.
         """
         return layer == HEAD and self.pooling(encoder) == "mean"
+
+    def is_named_by_direction(self, encoder: str, layer: str) -> bool:
+        """Return whether the atoms of a layer's SAE are directions in the space of the phrases.
+
+        They are if the layer belongs to the encoder of the phrases, and its features are the layer
+        itself or linear in its cells.
+        """
+        own = self.text is not None and self.text.encoder == encoder
+        return own and (layer == POOLED or self.is_linear(encoder, layer))
 
     def is_used(self, encoder: str, layer: str) -> bool:
         """Return whether predictions depend on the cells of a layer.

@@ -30,6 +30,8 @@ STAGES = {
         "alignment",
         "saliency",
         "confounds",
+        "embed_phrases",
+        "naming",
         "replication",
         "verdict_stability",
     ),
@@ -76,6 +78,8 @@ def jobs(config: Config) -> Iterator[tuple[str, int, dict[str, str]]]:
         yield step, 1, {}
     for step in ("images", "measurements"):
         yield step, config.shards, {}
+    if config.text is not None:
+        yield "embed_phrases", 1, {}
     if phantom:
         yield "phantom", len(PARTS), {}
         yield "pairs", 1, {}
@@ -107,6 +111,8 @@ def _steps_of_sae(config: Config, encoder: str, layer: str, sae: str) -> list[st
         steps.append("replication")
     if isinstance(config.cohort, PhantomCohort) and explained:
         steps += ["codes", "responses", "truth"]
+    if config.text is not None:
+        steps.append("naming")
     if config.is_linear(encoder, layer):
         steps += ["interventions", *(["classes"] if config.density_classes else [])]
         steps += ["effects", "ablation", "reliance", "absorption"] if explained else []

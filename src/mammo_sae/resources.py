@@ -28,6 +28,8 @@ from mammo_sae.sae.settings import SaeTraining
 CONVOLUTIONS, PRODUCTS = 30e12, 100e12
 # One of these files exists on a machine with a GPU: NVIDIA's driver, on a Jetson, AMD's, under WSL.
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
+# Dimensions of the space of images and phrases, and phrases of a large vocabulary.
+SPACE, PHRASES = 1024, 1000
 # Operations per second of a network on one core.
 CORE = 30e9
 # Active latents per cell of an SAE whose number of active latents is not fixed.
@@ -349,6 +351,13 @@ def _inner_ablation(size: Size) -> Need:
     return _reruns(size, settings.batch_size, sets * settings.images * len(settings.splits))
 
 
+def _naming(size: Size) -> Need:
+    # Of each image and latent its vector and its cosines with all phrases are in memory.
+    vectors = (2 * size.images + 3 * size.latents) * (SPACE + PHRASES) * 4 / MIB
+    codes = _of_codes(0, 0.6)(size)
+    return replace(codes, mib=codes.mib + vectors + 4 * BLOCK)
+
+
 def _saliency(size: Size) -> Need:
     settings = size.config.saliency
     assert size.encoder is not None and size.layer is not None  # only for the rule saliency
@@ -383,6 +392,8 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "alignment": _of_codes(0, 0.5, 3 * PLAIN),
     "saliency": _saliency,
     "confounds": _of_codes(1.6, 1.0, 2.7 * PLAIN),
+    "embed_phrases": lambda size: Need(TORCH + 2000, 600),
+    "naming": _naming,
     "replication": _of_codes(1.6, 1.0, 2.7 * PLAIN),
     "verdict_stability": _stability(0, 3),
     "interventions": _of_codes(4.5, 0.4, TORCH),
@@ -399,6 +410,7 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "truth": _of_tables(100),
     "table": _of_tables(1500),
     "verdicts": _of_tables(1500),
+    "names": _of_tables(1500),
     "controls": _of_tables(1500),
     "published": _of_tables(1500),
     "table_page": _of_tables(1500),

@@ -27,6 +27,7 @@ from mammo_sae.report import settings as report
 from mammo_sae.sae.settings import SaeTraining, Variant
 from mammo_sae.sae.variants.choice import variant_module
 from mammo_sae.settings import canonical_json
+from mammo_sae.texts.settings import TextSettings
 
 MISSING = object()
 
@@ -335,6 +336,10 @@ STEPS = {
         "confounds",
         tables=("confounds",),
     ),
+    "embed_phrases": Step("mammo_sae.texts.embed_phrases", TextSettings | None, "text"),
+    "naming": Step(
+        "mammo_sae.analysis.naming", analysis.NamingSettings, "naming", tables=("phrases",)
+    ),
     "replication": Step(
         "mammo_sae.analysis.replication",
         analysis.JudgementSettings,
@@ -380,6 +385,7 @@ STEPS = {
     "table": Step("mammo_sae.report.table"),
     "table_page": Step("mammo_sae.report.table_page"),
     "verdicts": Step("mammo_sae.report.verdicts", tables=("verdicts",)),
+    "names": Step("mammo_sae.report.names", tables=("names",)),
     "controls": Step("mammo_sae.report.controls", tables=("controls",)),
     "summary": Step("mammo_sae.report.summary"),
     "configuration": Step("mammo_sae.report.configuration"),

@@ -18,7 +18,7 @@ TRUTH = np.array([True, True, False, True, True, False, False])
 PATIENTS = np.array(list("aabcdef"))
 
 
-def _draw(run, output, concept="mass", split="test", chosen=()):
+def _draw(run, output, concept="mass", split="test", chosen=(), naming=()):
     latents.run(
         LatentSheetSettings(latents=3, examples=4),
         images=run.images,
@@ -30,6 +30,7 @@ def _draw(run, output, concept="mass", split="test", chosen=()):
         concept=concept,
         split=split,
         chosen=chosen,
+        naming=naming,
         output=output,
     )
     return output
@@ -125,6 +126,18 @@ def test_a_latent_of_ones_choice_is_drawn(run, tmp_path, drawn_text):
     said = drawn_text(_draw, run, tmp_path / "a.png", chosen=[17, 4])
     assert [text for text in said if text.startswith("Latent ")] == ["Latent 17", "Latent 4"]
     assert any(text.startswith("Chosen latents") for text in said)
+
+
+def test_a_latent_has_its_name_or_no_name(run, tmp_path, drawn_text):
+    ranked = read_table(run.table("latents"))["latent"].unique()
+    names = pd.DataFrame({"latent": ranked, "name": ""})
+    names.loc[names["latent"] == 0, "name"] = "a round mass with smooth margins"
+    write_table(names, tmp_path / "names.parquet")
+    drawn = drawn_text(
+        lambda: _draw(run, tmp_path / "a.png", chosen=[0, 1], naming=[tmp_path / "names.parquet"])
+    )
+    assert "“a round mass with smooth margins”" in drawn
+    assert "no name" in drawn
 
 
 def test_a_latent_that_the_sae_lacks_is_refused(run, tmp_path):

@@ -1,4 +1,5 @@
-# Figures of one SAE, most of them of one concept, and the comparison of SAEs with controls.
+# Figures of one SAE, most of them of one concept, the comparison of SAEs with controls, and the
+# names of latents.
 
 
 rule figure_latents:
@@ -9,6 +10,7 @@ rule figure_latents:
         latents=f"{ANALYSIS}/latents.parquet",
         alignment=f"{ANALYSIS}/alignment.parquet",
         confounds=f"{ANALYSIS}/confounds.parquet",
+        naming=[] if CONFIG.text is None else [f"{ANALYSIS}/names.parquet"],
         image_stores=image_manifests,
         stores=image_stores,
     output:
@@ -33,13 +35,15 @@ rule figure_latents:
         cfg=cfg("figure_latents"),
         code=code("figure_latents"),
         split=CONFIG.latents.confirmation,
+        naming=lambda wildcards, input: options("--naming", input.naming),
     message:
         "Figure: latents of {wildcards.concept}: {wildcards.encoder}, {wildcards.layer},"
         " {wildcards.sae}, seed {wildcards.seed}"
     shell:
         "python -m mammo_sae figure_latents --settings {params.cfg:q} --images {input.images:q}"
         " --codes {input.codes:q} --latents {input.latents:q} --alignment {input.alignment:q}"
-        " --confounds {input.confounds:q} --concept {wildcards.concept:q} --split {params.split:q}"
+        " --confounds {input.confounds:q} {params.naming:q} --concept {wildcards.concept:q}"
+        " --split {params.split:q}"
         " --image-stores {input.image_stores:q} --output {output:q} 2> {log:q}"
 
 
@@ -138,3 +142,22 @@ use rule table as controls with:
         shown=["--control-saes", *CONTROLS],
     message:
         "Trained SAEs against controls"
+
+
+use rule table as names with:
+    input:
+        naming=of_runs(f"{ANALYSIS}/names.parquet"),
+        latents=f"{TABLE}/latents.parquet",
+        verdicts=f"{TABLE}/verdicts.parquet",
+    output:
+        csv=f"{TABLE}/names.csv",
+        parquet=f"{TABLE}/names.parquet",
+    log:
+        log_of("names"),
+    benchmark:
+        benchmark_of("names")
+    params:
+        step="names",
+        code=code("names"),
+    message:
+        "Names of all latents"

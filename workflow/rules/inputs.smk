@@ -167,3 +167,27 @@ def encoded_manifests(wildcards):
 def encoded_stores(wildcards):
     """The stores of `encoded_manifests`."""
     return embedding_stores(wildcards.encoder, wildcards.layer, encoded_shards(wildcards))
+
+
+def vocabulary(wildcards):
+    """The file of phrases: the user's own, or the project's."""
+    own = None if CONFIG.text is None else CONFIG.text.vocabulary
+    return own or f"{workflow.basedir}/config/vocabulary.csv"
+
+
+def named_by(wildcards):
+    """Manifests of the embeddings of the images that name latents."""
+    return [] if CONFIG.text is None else embedding_manifests(CONFIG.text.encoder, "pooled")
+
+
+def named_by_stores(wildcards):
+    """The stores of `named_by`."""
+    return [] if CONFIG.text is None else embedding_stores(CONFIG.text.encoder, "pooled")
+
+
+def named_sae(wildcards):
+    """The files of an SAE whose atoms are directions in the space of the phrases."""
+    if not CONFIG.is_named_by_direction(wildcards.encoder, wildcards.layer):
+        return []
+    folder = SAE.format(**wildcards)
+    return [f"{folder}/sae.json", f"{folder}/sae.safetensors"]

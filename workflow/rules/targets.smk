@@ -66,12 +66,15 @@ if CONFIG.cohort.kind == "phantom":
     PARTS["logit_responses"] = [
         f"{RESULTS}/heads/{encoder}/logit_responses.parquet" for encoder in ENCODERS
     ]
+if CONFIG.text is not None:
+    PARTS["phrases"] = of_runs(f"{ANALYSIS}/phrases.parquet")
 # A run that has no SAE at a layer lacks the tables of this layer.
 PARTS = {table: parts for table, parts in PARTS.items() if parts}
 
 # Tables that are computed from other tables.
 DERIVED = [
     "verdicts",
+    *(["names"] if CONFIG.text is not None else []),
     *(["controls"] if CONTROLS else []),
     *(["published"] if CONFIG.report.published else []),
 ]

@@ -293,6 +293,29 @@ class ConfoundSettings(SplitSettings):
     )
 
 
+class NamingSettings(SplitSettings):
+    """Names of latents in words, if `text` is set."""
+
+    score: Score = Field(
+        "max", description="how a latent's codes are pooled over an image's cells, as in latents"
+    )
+    top_images: int = Field(
+        100, ge=1, description="images of highest score that describe a latent (soft-WPMI's K)"
+    )
+    sharpness: float = Field(
+        10.0, gt=0.0, description="factor of the cosines before the softmax over phrases (its a)"
+    )
+    share: Share = Field(
+        0.2,
+        description="share of the confirmation images, those most similar to a phrase, which the "
+        "latent's score must find",
+    )
+    directions: int = Field(
+        10_000, ge=100, description="random directions that show how near to a phrase chance comes"
+    )
+    alpha: Share = Field(0.05, description="q-value below which a latent may be named")
+
+
 class ReplicationSettings(Settings):
     """The splits on which latents are judged again."""
 

@@ -79,6 +79,7 @@ def run(
     split: str,
     output: Path,
     chosen: Sequence[int] = (),
+    naming: Sequence[Path] = (),
 ) -> list[Path]:
     """Draw the top latents of one SAE and concept, or the chosen ones.
 
@@ -100,6 +101,8 @@ def run(
         PNG to write.
     chosen
         Latents to draw. If empty, those with the best AUROC ranks in the discovery split.
+    naming
+        Table of the SAE's names, of the step `naming`. Without it, no names are shown.
 
     Raises
     ------
@@ -129,6 +132,7 @@ def run(
     scores = reader.pooled(table["score"].iloc[0], ids, rows["latent"].to_numpy(np.int64))
 
     details = _details(read_table(alignment), read_table(confounds), concept)
+    names = _names([read_table(path) for path in naming])
     columns = settings.examples + 2
     width = TEXT + columns * (IMAGE + GAP) + 2 * GROUP_GAP + 2 * MARGIN
     picture = IMAGE * store.height / store.width
@@ -142,7 +146,8 @@ def run(
         for number, (_, row) in enumerate(rows.iterrows()):
             column = scores[:, number]
             examples = pick_examples(column, truth, patients, settings.examples, known)
-            _draw_row(canvas, number, row, details, examples, float(column.max(initial=0)))
+            name = names.get(int(row["latent"]), "")
+            _draw_row(canvas, number, row, name, details, examples, float(column.max(initial=0)))
         _draw_legend(canvas)
     return [output]
 
@@ -290,6 +295,15 @@ def _details(
     return aligned.set_index("latent"), verdicts.set_index("latent")
 
 
+def _names(tables: Sequence[pd.DataFrame]) -> dict[int, str]:
+    """Return latent -> what the figure says of its name."""
+    if not tables:
+        return {}
+    table = pd.concat(tables)
+    said = table["name"].where(table["name"] == "", "“" + table["name"] + "”")
+    return dict(zip(table["latent"], said.where(said != "", "no name"), strict=True))
+
+
 def _draw_header(canvas: _Canvas) -> None:
     top = HEADER - 0.26
     examples = canvas.examples
@@ -316,11 +330,12 @@ def _draw_row(
     canvas: _Canvas,
     number: int,
     row: pd.Series,
+    name: str,
     details: tuple[pd.DataFrame, pd.DataFrame],
     examples: Examples,
     top: float,
 ) -> None:
-    _draw_text(canvas, canvas.top(number), row, *details)
+    _draw_text(canvas, canvas.top(number), row, name, *details)
     digits = 0 if top >= 100 else 1 if top >= 10 else 2
     shown: list[Example | None] = [*examples.highest]
     shown += [None] * (canvas.examples - len(shown))
@@ -374,11 +389,19 @@ def _draw_example(canvas: _Canvas, ax: Axes, latent: int, example: Example, top:
 
 
 def _draw_text(
-    canvas: _Canvas, top: float, row: pd.Series, aligned: pd.DataFrame, verdicts: pd.DataFrame
+    canvas: _Canvas,
+    top: float,
+    row: pd.Series,
+    name: str,
+    aligned: pd.DataFrame,
+    verdicts: pd.DataFrame,
 ) -> None:
     latent = int(row["latent"])
     canvas.text(MARGIN, top, f"Latent {latent}", size=11, weight="bold")
     top += 0.25
+    for line in textwrap.wrap(name, 42)[:2]:
+        canvas.text(MARGIN, top - 0.05, line, size=8, style="italic")
+        top += 0.15
     top = _badges(canvas, top, latent, aligned, verdicts)
     lines = [("AUROC", style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"]))]
     if pd.notna(row["q"]):

@@ -1,0 +1,1 @@
+"""Phrases and their embeddings, in the joint space of an image encoder and a text encoder."""

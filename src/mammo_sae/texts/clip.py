@@ -1,0 +1,87 @@
+"""The text encoder of a folder of `transformers` with a CLIP or SigLIP model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mammo_sae.errors import InputError, first_line
+from mammo_sae.texts.joint import Projection
+from mammo_sae.texts.library import PHRASES_AT_A_TIME, tokenizer_of, transformers
+
+if TYPE_CHECKING:
+    from mammo_sae.texts.settings import TransformersText
+
+# Kind of model -> its class, how its texts are filled up in training, and what it gets of them.
+# SigLIP attends to the tokens that fill up a text too.
+KINDS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
+    "clip": ("CLIPModel", True, ("input_ids", "attention_mask")),
+    "siglip": ("SiglipModel", "max_length", ("input_ids",)),
+}
+
+
+def embed(source: TransformersText, phrases: Sequence[str]) -> tuple[np.ndarray, Projection | None]:
+    """Return the vectors [V, d] of `phrases`, and the projection of the images.
+
+    CLIP projects the norm of the class token (pooling `cls`); SigLIP's attention pooling ends in
+    the joint space.
+
+    Raises
+    ------
+    InputError
+        If the folder has no such model or no tokenizer, or if a file is damaged.
+    """
+    folder = Path(source.path)
+    name, padding, inputs = KINDS[source.model]
+    model = _model(folder, name)
+    tokenizer = tokenizer_of(folder, "AutoTokenizer")
+    most = model.config.text_config.max_position_embeddings
+    vectors = []
+    with torch.inference_mode():
+        for start in range(0, len(phrases), PHRASES_AT_A_TIME):
+            tokens = tokenizer(
+                list(phrases[start : start + PHRASES_AT_A_TIME]),
+                padding=padding,
+                truncation=True,
+                max_length=most,
+                return_tensors="pt",
+            )
+            given = {key: tokens[key] for key in inputs}
+            vectors.append(model.get_text_features(**given).pooler_output)
+    return torch.cat(vectors).float().numpy(), _projection(model)
+
+
+def _projection(model: Any) -> Projection | None:
+    if not hasattr(model, "visual_projection"):
+        return None
+    weight = model.visual_projection.weight.detach().float().numpy()
+    return Projection(weight, np.zeros(len(weight), np.float32))
+
+
+def _model(folder: Path, name: str) -> Any:
+    try:
+        model, report = getattr(transformers(), name).from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise InputError(
+            f"folder {folder}: the weights can't be read ({first_line(error)}); fetch the folder "
+            "again"
+        ) from None
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(
+            f"folder {folder} lacks {', '.join(missing[:3])} of {name}; give the folder of the "
+            "whole model, with its text encoder"
+        )
+    return model.eval()

@@ -1,0 +1,53 @@
+"""The package `transformers`, for text encoders and tokenizers. No code of a folder is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mammo_sae.errors import InputError, first_line
+
+PHRASES_AT_A_TIME = 32
+
+
+def transformers() -> Any:
+    """Return the package, which prints nothing.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
+    try:
+        import transformers as library
+    except ImportError:
+        raise InputError(
+            "the package transformers, which runs text encoders, is not installed; install it with "
+            "pip install --constraint envs/constraints.txt transformers"
+        ) from None
+    said: Any = library.utils.logging
+    said.set_verbosity_error()
+    said.disable_progress_bar()
+    return library
+
+
+def tokenizer_of(folder: Path, kind: str) -> Any:
+    """Return the tokenizer of the class `kind` of the package, from the files of a folder.
+
+    Raises
+    ------
+    InputError
+        If the folder or its files are missing or damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} does not exist; give the folder of the tokenizer")
+    try:
+        made = getattr(transformers(), kind).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise InputError(
+            f"folder {folder}: the tokenizer can't be read ({first_line(error)}); put the files of "
+            "the tokenizer (vocab.txt or tokenizer.json) into it"
+        ) from None
+    return made

@@ -1,0 +1,69 @@
+# Names of latents in words: phrases are embedded once per run, and each SAE's latents are named.
+# Without a source of phrases (key `text`) no target needs these rules.
+PHRASES = f"{RESULTS}/texts"
+
+
+rule embed_phrases:
+    input:
+        vocabulary=vocabulary,
+        source=[] if CONFIG.text is None else CONFIG.text.files,
+    output:
+        phrases=f"{PHRASES}/phrases.parquet",
+        vectors=f"{PHRASES}/phrases.safetensors",
+    log:
+        log_of("embed_phrases"),
+    benchmark:
+        benchmark_of("embed_phrases")
+    conda:
+        ENVIRONMENT
+    threads: torch_threads
+    resources:
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        cfg=cfg("embed_phrases"),
+        code=code("embed_phrases"),
+    message:
+        "Phrases"
+    shell:
+        "python -m mammo_sae embed_phrases --settings {params.cfg:q}"
+        " --vocabulary {input.vocabulary:q} --phrases {output.phrases:q}"
+        " --vectors {output.vectors:q} 2> {log:q}"
+
+
+rule naming:
+    input:
+        images=COHORT["images"],
+        codes=f"{CODES}.json",
+        codes_store=ancient(f"{CODES}.zarr"),
+        phrases=f"{PHRASES}/phrases.parquet",
+        vectors=f"{PHRASES}/phrases.safetensors",
+        embeddings=named_by,
+        stores=named_by_stores,
+        sae=named_sae,
+    output:
+        names=f"{ANALYSIS}/names.parquet",
+        by_phrase=f"{ANALYSIS}/phrases.parquet",
+    log:
+        log_of("naming", RUN),
+    benchmark:
+        benchmark_of("naming", RUN)
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        cfg=cfg("naming"),
+        code=code("naming"),
+        labels=[f"{name}={category}" for name, category in CONFIG.cohort.concepts.items()],
+        directions=lambda wildcards, input: ["--sae", input.sae[0]] if input.sae else [],
+    message:
+        "Names: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae}, seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae naming --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --codes {input.codes:q} --phrases {input.phrases:q} --vectors {input.vectors:q}"
+        " --embeddings {input.embeddings:q} --labels {params.labels:q} {params.directions:q}"
+        " --names {output.names:q} --by-phrase {output.by_phrase:q} 2> {log:q}"
