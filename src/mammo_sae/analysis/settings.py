@@ -37,7 +37,7 @@ class ResamplingSettings(BootstrapSettings):
     )
 
 
-class SplitSettings(ResamplingSettings):
+class SplitSettings(BootstrapSettings):
     """The split that ranks latents, and the split of other patients that scores them."""
 
     discovery: Split = Field(
@@ -77,7 +77,7 @@ class QualitySettings(Settings):
     )
 
 
-class LatentSettings(SplitSettings):
+class LatentSettings(SplitSettings, ResamplingSettings):
     """Rankings and tests of latents for every concept."""
 
     score: Score = Field(
@@ -177,7 +177,7 @@ class InnerSettings(SplitSettings):
     )
 
 
-class AlignmentSettings(SplitSettings):
+class AlignmentSettings(SplitSettings, ResamplingSettings):
     """Tests whether a latent fires on the lesion."""
 
     rankings: tuple[Ranking, ...] = Field(
@@ -243,7 +243,7 @@ class SaliencySettings(ResamplingSettings):
     )
 
 
-class ConfoundSettings(SplitSettings):
+class ConfoundSettings(SplitSettings, ResamplingSettings):
     """Tests whether a latent's association with a concept is due to a confounder."""
 
     acquisition: tuple[str, ...] | None = Field(
@@ -293,7 +293,7 @@ class ConfoundSettings(SplitSettings):
     )
 
 
-class NamingSettings(SplitSettings):
+class NamingSettings(SplitSettings, ResamplingSettings):
     """Names of latents in words, if `text` is set."""
 
     score: Score = Field(
