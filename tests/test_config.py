@@ -413,6 +413,21 @@ def test_encoders_that_were_trained_on_the_cohort_are_named():
     assert Config().seen() == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "seen"), [("embed", ["versa"]), ("rsna", ["versa"]), ("cmmd", [])]
+)
+def test_a_run_on_the_pretraining_data_of_versamammo_is_named(kind, seen):
+    source = {"kind": "versamammo", "path": "v.pth"}
+    content = {
+        "cohort": {"kind": kind, "source": "data", "key_file": "key"},
+        "encoders": {
+            "versa": {"kind": "pretrained", "source": source},
+            "lite": {"kind": "pretrained"},
+        },
+    }
+    assert load_config(content, "mine.yaml").seen() == seen
+
+
 def test_the_base_for_matching_latents_does_not_make_weights_stale():
     based, alone = published(), published(base=None)
     assert based.encoders["tuned"].base == "probe"

@@ -20,6 +20,7 @@ from mammo_sae.encoders.settings import (
     MammoClipSource,
     MammoFmSource,
     PretrainedSettings,
+    VersaMammoSource,
 )
 from mammo_sae.errors import InputError
 
@@ -341,6 +342,24 @@ def test_a_file_of_mammo_fm_is_read_under_its_own_terms(tmp_path):
     description = load_description(tmp_path / "encoder")
     assert description.source == "Mammo-FM, fm.tar"
     assert "redistribution" in description.forbids
+    assert description.data.startswith("821,326 mammograms of 140,677 patients")
+
+
+def test_a_file_of_versamammo_is_read_under_its_own_terms(tmp_path):
+    encoder = efficientnet_pytorch.EfficientNet.from_name("efficientnet-b5", num_classes=1)
+    state = {f"module.image_encoder.{key}": value for key, value in encoder.state_dict().items()}
+    torch.save(state, tmp_path / "v.pth")
+    source = VersaMammoSource(kind="versamammo", path=str(tmp_path / "v.pth"))
+    import_encoder.run(
+        PretrainedSettings(source=source),
+        weights=tmp_path / "encoder" / "encoder.safetensors",
+        description=tmp_path / "encoder" / "encoder.json",
+    )
+    description = load_description(tmp_path / "encoder")
+    assert description.source == "VersaMammo, v.pth"
+    assert description.licence.startswith("none stated")
+    assert "EMBED, RSNA and VinDr-Mammo" in description.data
+    assert description.sha256 == checkpoints.sha256(tmp_path / "v.pth")
 
 
 @pytest.mark.parametrize(

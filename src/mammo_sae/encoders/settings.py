@@ -171,6 +171,26 @@ class MammoFmSource(MammoClipSource):
     )
 
 
+class VersaMammoSource(Settings):
+    """The EfficientNet-B5 of VersaMammo, with the terms and the data of its publishers."""
+
+    kind: Literal["versamammo"]
+    path: PathText = Field(description="file of the state dict (.pth)")
+    sha256: str | None = Field(
+        default=None, description="required SHA-256, 64 hexadecimal digits; null: not checked"
+    )
+
+    @property
+    def architecture(self) -> ArchitectureName:
+        """Return the name of the architecture."""
+        return "efficientnet-b5"
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Return the kinds of cohorts that its publishers name as pretraining data."""
+        return ("embed", "rsna", *VINDR)
+
+
 class RandomSource(Settings):
     """Seeded random weights, the control for claims about trained encoders."""
 
@@ -186,6 +206,7 @@ Source = Annotated[
     | TransformersSource
     | MammoClipSource
     | MammoFmSource
+    | VersaMammoSource
     | RandomSource,
     Field(discriminator="kind"),
 ]

@@ -17,7 +17,8 @@ TERMS = Terms(
     licence="academic use only",
     forbids="commercial use; redistribution of weights and derivatives; an SAE trained on the "
     "embeddings may be a derivative: ask before you publish one",
-    data="mammograms and reports, as its authors describe",
+    data="821,326 mammograms of 140,677 patients and their reports, of four institutions in the "
+    "United States (arXiv 2512.00198)",
 )
 
 
