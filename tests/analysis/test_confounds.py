@@ -329,14 +329,16 @@ def test_a_latent_without_an_association_gets_no_verdict_but_its_confounders_are
     assert set(table.loc[table["concept_q"] < 0.05, "verdict"]) <= set(JUDGED)
 
 
-def judged_by_covariate(covariate, ill, kind="acquisition"):
+def judged_by_covariate(covariate, ill, kind="acquisition", scores=None):
     """Return the rows for a detector of the lesion and one of the covariate, a patient each."""
     rng = np.random.default_rng(0)
     cases = pd.DataFrame({
         "patient_id": range(len(ill)), "split": "test", "side": "L", "mass": ill.astype(int),
         "vendor": covariate, "paddle": np.arange(len(ill)) % 2,
     })  # fmt: skip
-    scores = np.stack([ill, covariate], axis=1) + 0.1 * rng.normal(size=(len(ill), 2))
+    scores = np.stack([ill, covariate if scores is None else scores], axis=1) + 0.1 * rng.normal(
+        size=(len(ill), 2)
+    )
     settings = ConfoundSettings(
         acquisition=("paddle",), anatomical=(), bootstrap_draws=20, permutation_draws=99
     )
@@ -388,6 +390,22 @@ def test_one_scanner_of_most_patients_with_a_mass_cannot_be_separated_from_it():
     tested = rows[rows["confounder"] == "vendor"]
     assert tested["association"].iloc[0] == pytest.approx(0.9, abs=0.02)
     assert set(tested["verdict"]) == {"unresolved"}
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_rare_levels_are_tested_together_against_a_frequent_one(text):
+    """A count of 0 to 5 is 0 in most images. Each other count has 5 patients without a mass."""
+    ill = np.arange(240) < 120
+    fires = np.concatenate([np.arange(120) < 55, np.arange(120) < 25])
+    count = np.where(fires, 1 + np.arange(240) % 5, 0)
+    covariate = pd.Series(count).map("{} clips".format) if text else count
+    rows = judged_by_covariate(covariate, ill, scores=fires)
+    tested = rows[rows["confounder"] == "vendor"].set_index("latent")
+    assert set(tested["strata"]) == {2}
+    assert tested.loc[1, "verdict"] == "confounded"
+    assert tested.loc[1, "confounder_level"] == ("not 0 clips" if text else "not 0")
+    assert tested.loc[1, "images"] == 240
+    assert tested.loc[0, "verdict"] == "concept-aligned"
 
 
 def test_a_rare_level_leaves_a_latent_aligned():

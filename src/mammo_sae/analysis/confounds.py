@@ -33,7 +33,7 @@ from mammo_sae.analysis import cells, exchange
 from mammo_sae.analysis.candidates import read_candidates, unsaid, why_unknown
 from mammo_sae.analysis.columns import TISSUE, candidates
 from mammo_sae.analysis.groups import too_few_levels, usable_levels
-from mammo_sae.analysis.levels import levels
+from mammo_sae.analysis.levels import Levels, levels
 from mammo_sae.analysis.verdict import discriminates, verdict
 from mammo_sae.cohorts.regions import concept_regions
 from mammo_sae.stores.codes import CodesReader
@@ -185,17 +185,17 @@ def confounder_rows(
     patients = cases["patient_id"].to_numpy()[known]
     rows["images"] = len(known)
     sides = cases["side"].astype(str).to_numpy()[known]
-    usable = usable_levels(code, len(category.names), truth, patients)
-    rows["strata"] = len(usable)
-    rows["problem"] = too_few_levels(len(usable), confounder)
-    if len(usable) < 2:
+    usable = usable_levels(Levels(code, category.names), truth, patients)
+    rows["strata"] = len(usable.names)
+    rows["problem"] = too_few_levels(len(usable.names), confounder)
+    if len(usable.names) < 2:
         if confounder in (settings.acquisition or ()):
             _associate(settings, rows, truth, code, patients, sides)
             strong = rows["association"] >= COINCIDES
             rows["inseparable"] = strong & (rows["association_p"] < settings.alpha)
         return rows
-    inside = np.isin(code, usable)
-    known, code, truth = known[inside], code[inside], truth[inside]
+    inside = usable.code >= 0
+    known, code, truth = known[inside], usable.code[inside], truth[inside]
     patients, sides = patients[inside], sides[inside]
     rows["problem"] = exchange.why_not_exchangeable(code, patients, truth, sides)
     if rows["problem"].any():
@@ -204,8 +204,7 @@ def confounder_rows(
     varies = ~st.is_constant(scores[known])
     rows.loc[~varies, "problem"] = f"{settings.confirmation}: the same score on every image"
     z = scores[known][:, varies]
-    names = [category.names[level] for level in usable]
-    measured = _measured(settings, z, truth, np.searchsorted(usable, code), names, patients)
+    measured = _measured(settings, z, truth, code, usable.names, patients)
     measured["p"] = exchange.patient_permutation_p(
         z,
         code,

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.levels import levels
+from mammo_sae.analysis.levels import Levels, levels
 from mammo_sae.errors import counted
 
 Named = dict[tuple[str, str], np.ndarray]  # (measure, level) -> values
@@ -46,15 +46,28 @@ class Groups:
     code: np.ndarray
 
 
-def usable_levels(
-    code: np.ndarray, count: int, truth: np.ndarray, patients: np.ndarray
-) -> list[int]:
-    """Return the levels, among 0 to `count` - 1, whose images [n] allow an AUROC for `truth`."""
-    return [
-        level
-        for level in range(count)
-        if not st.why_not_estimable(truth[code == level], patients[code == level])
-    ]
+def usable_levels(found: Levels, truth: np.ndarray, patients: np.ndarray) -> Groups:
+    """Return the levels whose images [n] allow an AUROC for `truth`.
+
+    If this is one level alone, with at least half of the images of a known level, and the images of
+    all other levels together allow an AUROC, they become one level: its name is "not " and that of
+    the frequent level. For example, a count of 0 to 5 may be 0 in most images.
+    """
+
+    def usable(rows: np.ndarray) -> bool:
+        return not st.why_not_estimable(truth[rows], patients[rows])
+
+    kept = [level for level in range(len(found.names)) if usable(found.code == level)]
+    code = np.full(len(found.code), -1)
+    for place, level in enumerate(kept):
+        code[found.code == level] = place
+    names = [found.names[level] for level in kept]
+    known, frequent = found.code >= 0, code == 0
+    rest = known & ~frequent
+    if len(names) == 1 and 2 * frequent.sum() >= known.sum() and usable(rest):
+        code[rest] = 1
+        names.append(f"not {names[0]}")
+    return Groups(names, code)
 
 
 def too_few_levels(usable: int, confounder: str) -> str:
@@ -78,12 +91,8 @@ def groups_of(
     if column.isna().all():
         return Groups([], np.full(len(column), -1)), f"{column.name} is unknown for every image"
     found = levels(column, most)
-    usable = usable_levels(found.code, len(found.names), truth, patients)
-    code = np.full(len(column), -1)
-    for place, level in enumerate(usable):
-        code[found.code == level] = place
-    groups = Groups([found.names[level] for level in usable], code)
-    return groups, too_few_levels(len(usable), str(column.name))
+    groups = usable_levels(found, truth, patients)
+    return groups, too_few_levels(len(groups.names), str(column.name))
 
 
 def group_auroc(
