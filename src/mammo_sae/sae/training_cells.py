@@ -55,10 +55,18 @@ def kept_cells(
         raise InputError(f"background = {share:g} needs the image stores; give their manifests")
     else:
         kept = breast_cells(ImageReader(image_stores), reader.image_ids, grid)
-        kept |= np.random.default_rng(1).random(kept.shape) < share
+        _add(kept, share, np.random.default_rng(1))
     if most is not None and most < kept.shape[1]:
         _thin(kept, most, np.random.default_rng(2))
     return kept
+
+
+def _add(kept: np.ndarray, share: float, random: np.random.Generator) -> None:
+    """Set the share `share` of the cells of `kept` to True, in place."""
+    step = max(1, DRAWN // kept.shape[1])
+    for start in range(0, len(kept), step):
+        part = kept[start : start + step]
+        part |= random.random(part.shape) < share
 
 
 def _thin(kept: np.ndarray, most: int, random: np.random.Generator) -> None:
