@@ -5,8 +5,8 @@
 In the environment of the other libraries (that of bench_sae.py), SAELens, dictionary_learning and
 overcomplete write SAEs of every kind with their own classes, with random parameters and atoms of
 any length, and encode random cells. `mammo_sae.sae.formats` reads these files. SAELens also reads
-our files. Folders of older versions of SAELens are its current folders with a `cfg.json` in the old
-keys, which SAELens reads itself.
+our files, one of every variant. Folders of older versions of SAELens are its current folders with a
+`cfg.json` in the old keys, which SAELens reads itself.
 
 The script prints the largest difference of codes and reconstructions, relative to the largest
 value, and the number of codes that are 0 in only one of the two libraries. It ends with status 1 if
@@ -80,32 +80,51 @@ def theirs(peers: Path, folder: Path) -> bool:
 
 
 def ours(peers: Path, folder: Path) -> bool:
-    """Let SAELens read our files. Return whether something differs."""
+    """Let SAELens read our files of every variant. Return whether something differs."""
     from mammo_sae.sae.formats.saelens import write
-    from mammo_sae.sae.model import Encoder, SparseAutoencoder
+    from mammo_sae.sae.model import Encoder
 
-    random = torch.Generator().manual_seed(3)
-    atoms = torch.nn.functional.normalize(torch.randn(H, D, generator=random))
-    wrong = False
-    for kind in ("topk", "threshold"):
-        sae = SparseAutoencoder(
-            encoder_weight=atoms + 0.1 * torch.randn(H, D, generator=random),
-            encoder_bias=torch.randn(H, generator=random) / 10,
-            decoder_weight=atoms,
-            decoder_bias=torch.randn(D, generator=random),
-            k=K if kind == "topk" else None,
-            threshold=None if kind == "topk" else torch.rand(H, generator=random),
-        )
-        at = folder / f"ours {kind}"
+    cells = torch.randn(CELLS, D, generator=torch.Generator().manual_seed(3)) + 2
+    made = {folder / f"ours {name}": sae for name, sae in _our_saes()}
+    for at, sae in made.items():
         write(sae, at)
-        cells = torch.randn(CELLS, D, generator=random)
-        torch.save(cells, at / "cells.pt")
-        _ask(peers, "read", at)
+    torch.save(cells, folder / "cells.pt")
+    _ask(peers, "read", folder)
+    wrong = False
+    for at, sae in made.items():
         index, value = Encoder(sae)(cells)
-        found = {"codes": _dense(index, value), "reconstruction": sae.decode(index, value)}
+        codes = torch.zeros(CELLS, sae.latents).scatter_add(1, index, value)
+        found = {"codes": codes, "reconstruction": sae.decode(index, value)}
         judged = torch.load(at / "found.pt", weights_only=True)
         wrong |= _compared(at.name, found, judged, TOLERANCE["ours"])
     return wrong
+
+
+def _our_saes() -> Iterator[tuple[str, Any]]:
+    """Yield an SAE of every variant, trained a little on random cells, with the variant's name."""
+    from mammo_sae.sae.settings import SaeTraining
+    from mammo_sae.sae.trainer import Training
+    from mammo_sae.sae.variants.base import Start
+    from mammo_sae.sae.variants.choice import computed_sae, takes_steps, training_sae
+    from mammo_sae.steps import VARIANT
+
+    random = torch.Generator().manual_seed(4)
+    cells = torch.randn(2000, D, generator=random)
+    mean = torch.full((D,), 2.0)
+    for name in sorted(VARIANT.names):
+        if name == "published":  # weights of other libraries, see `theirs`
+            continue
+        content = {"variant": {"name": name}, "latents": 2 * D, "steps": 30, "batch": 256}
+        settings = SaeTraining.model_validate(content)
+        start = Start(cells, scale=1.0, dtype=torch.float32)
+        if not takes_steps(settings):
+            yield name, computed_sae(settings, start).folded(mean, 1.0)
+            continue
+        training = Training(settings, training_sae(settings, start))
+        for _ in range(settings.steps):
+            training.advance(torch.randn(256, D, generator=random))
+        raw = training.sae.raw
+        yield name, training.sae.folded(torch.zeros(D) if raw else mean, 1.0)
 
 
 def _compared(
@@ -126,15 +145,19 @@ def _compared(
 
 
 def peers_read(folder: Path) -> None:
-    """Encode and decode the cells with SAELens."""
+    """Encode and decode the cells with every one of our SAEs, in SAELens."""
     sys.modules["torchvision"] = None  # type: ignore[assignment]
     from sae_lens import SAE
 
-    sae = SAE.load_from_disk(folder)
-    with torch.no_grad():
-        codes = sae.encode(torch.load(folder / "cells.pt", weights_only=True))
-        found = {"codes": codes.to_dense(), "reconstruction": sae.decode(codes)}
-    torch.save(found, folder / "found.pt")
+    cells = torch.load(folder / "cells.pt", weights_only=True)
+    for at in folder.glob("ours *"):
+        sae = SAE.load_from_disk(at)
+        with torch.no_grad():
+            codes = sae.encode(cells)
+            rebuilt = sae.decode(codes)
+            # In our files a code is the length of its atom's part of the embedding.
+            found = {"codes": codes.to_dense() * sae.W_dec.norm(dim=1), "reconstruction": rebuilt}
+        torch.save(found, at / "found.pt")
 
 
 def peers_write(folder: Path) -> None:

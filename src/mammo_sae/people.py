@@ -292,3 +292,46 @@ def fetch_checkpoint(*, hub: str, output: Path) -> None:
     from mammo_sae.encoders.hub import fetch
 
     fetch(hub, output)
+
+
+def export_sae(
+    folder: Path,
+    *,
+    output: Path,
+    encoder: str | None = None,
+    layer: str | None = None,
+    sae: str | None = None,
+    seed: int | None = None,
+) -> None:
+    """Write an SAE of a run in SAELens's layout with a model card, as a folder for a model hub.
+
+    If the run has several SAEs, these are taken: those of the fine-tuned encoder, of the layer
+    `head`, that are no control, with the lowest seed.
+
+    Parameters
+    ----------
+    folder
+        The folder of the run, results/NAME.
+    output
+        The folder to write, new or empty.
+    encoder
+        Name of the SAE's encoder.
+    layer
+        Layer of the SAE.
+    sae
+        Name of the SAE.
+    seed
+        Seed of the SAE.
+
+    Raises
+    ------
+    InputError
+        If there is no such SAE or several are left, if SAELens has no architecture for it, or if
+        the folder is not empty.
+    """
+    from mammo_sae.library.export import export
+    from mammo_sae.library.files import RunFiles
+
+    files = RunFiles(folder)
+    for path in export(files, files.choose(encoder, layer, sae, seed), output):
+        print(path)
