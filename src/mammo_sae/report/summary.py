@@ -105,7 +105,9 @@ def run(
     if said:
         content += [
             f"<p><b>Which of the top latents are what they seem?</b> Of each concept, the {TOP} "
-            "latents that the discovery split ranks first and that were tested.</p>",
+            "latents that the discovery split ranks first and that were tested. A split in which a "
+            "confounder is not associated with the concept does not repeat the verdict confounded: "
+            "there the latent is not associated either.</p>",
             *said,
         ]
     content += [
