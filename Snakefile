@@ -42,5 +42,5 @@ rule all:
         TABLES,
         FIGURES,
         PAGES,
-        ATLAS,
+        STORES,
         CRATE,

@@ -42,6 +42,13 @@ CASES = {
         r"text\.encoder: 'finetuned' is not a pretrained encoder here; name (\w+)",
         "text: {kind: table, path: phrases.csv, encoder: $}",
     ),
+    "fine-tuning without labels": (
+        "cohort: {kind: table, source: a, key_file: b, concepts: {}}\nencoders: {finetuned: "
+        "{kind: finetuned, base: pretrained}, pretrained: {kind: pretrained}}",
+        r"encoders\.finetuned: without concepts there is nothing to learn; set it to (null)",
+        "cohort: {kind: table, source: a, key_file: b, concepts: {}}\nencoders: {finetuned: $, "
+        "pretrained: {kind: pretrained}}",
+    ),
     "a misspelt key": (
         "confunds: {alpha: 0.1}",
         r"confunds: unknown key; .* did you mean '(\w+)'\?",

@@ -210,6 +210,11 @@ class Config(Settings):
                 what = "is not a pretrained encoder here"
                 known = f"; name one of {listed(pretrained)}" if pretrained else "; add one"
                 yield f"encoders.{name}.base: {encoder.base!r} {what}{known}"
+            elif isinstance(encoder, FinetunedSettings) and not self.cohort.concepts:
+                yield (
+                    f"encoders.{name}: without concepts there is nothing to learn; set it to null, "
+                    "or name the labels under cohort.concepts"
+                )
             elif self.architecture(name) != self.architecture(encoder.base):
                 yield (
                     f"encoders.{name}.base: {encoder.base!r} is of "

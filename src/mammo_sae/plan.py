@@ -76,7 +76,7 @@ def jobs(config: Config) -> Iterator[tuple[str, int, dict[str, str]]]:
     phantom = isinstance(config.cohort, PhantomCohort)
     for step in ("cohort", "splits"):
         yield step, 1, {}
-    for step in ("images", "measurements"):
+    for step in ("images", *(["measurements"] if config.cohort.concepts else [])):
         yield step, config.shards, {}
     if config.text is not None:
         yield "embed_phrases", 1, {}
@@ -87,10 +87,10 @@ def jobs(config: Config) -> Iterator[tuple[str, int, dict[str, str]]]:
         finetuned = isinstance(settings, FinetunedSettings)
         steps = ["finetune"] if finetuned else ["import_encoder", "linear_probe"]
         steps += ["evaluate_encoder", *(["logit_responses"] if phantom else [])]
-        for step in steps:
+        for step in steps if config.cohort.concepts else steps[:1]:
             yield step, 1, {"encoder": encoder}
         yield "extract", config.shards + phantom, {"encoder": encoder}
-        for layer in config.layers:
+        for layer in config.layers if config.cohort.concepts else ():
             yield "saliency", 1, {"encoder": encoder, "layer": layer}
     for (encoder, layer), (sae, several) in product(
         product(config.encoders, config.layers), config.saes.items()
@@ -106,6 +106,8 @@ def jobs(config: Config) -> Iterator[tuple[str, int, dict[str, str]]]:
 
 def _steps_of_sae(config: Config, encoder: str, layer: str, sae: str) -> list[str]:
     explained = f"{layer}/{sae}" not in config.controls()
+    if not config.cohort.concepts:
+        return ["train_sae", "codes"]
     steps = ["train_sae", "codes", "sae_quality", "latents", "probes", "alignment", "confounds"]
     if config.replication.splits:
         steps.append("replication")

@@ -5,9 +5,9 @@ from snakemake.logging import logger
 
 
 wildcard_constraints:
-    table="|".join(PARTS),
-    shown="|".join(SHOWN),
-    concept="|".join(CONFIG.cohort.concepts),
+    table=only(PARTS),
+    shown=only(SHOWN),
+    concept=only(CONFIG.cohort.concepts),
 
 
 rule table:

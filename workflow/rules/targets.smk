@@ -68,20 +68,25 @@ if CONFIG.cohort.kind == "phantom":
     ]
 if CONFIG.text is not None:
     PARTS["phrases"] = of_runs(f"{ANALYSIS}/phrases.parquet")
+# Without labels nothing can be said of concepts. Embeddings, SAEs and codes are the results.
+UNLABELLED = not CONCEPTS
+if UNLABELLED:
+    PARTS = {}
 # A run that has no SAE at a layer lacks the tables of this layer.
 PARTS = {table: parts for table, parts in PARTS.items() if parts}
 
 # Tables that are computed from other tables.
 DERIVED = [
-    "verdicts",
-    *(["names"] if CONFIG.text is not None else []),
-    *(["controls"] if CONTROLS else []),
+    *([] if UNLABELLED else ["verdicts"]),
+    *(["names"] if CONFIG.text is not None and not UNLABELLED else []),
+    *(["controls"] if CONTROLS and not UNLABELLED else []),
     *(["published"] if CONFIG.report.published else []),
 ]
 
 # Tables in the report -> the file from which the page is made.
 SHOWN = {table: f"{TABLE}/{table}.parquet" for table in (*PARTS, *DERIVED)}
-SHOWN |= {table: f"{TABLE}/{table}.csv" for table in ("cohort", "registry", "quarantine")}
+LISTED = ("registry", "quarantine", *([] if UNLABELLED else ["cohort"]))
+SHOWN |= {table: f"{TABLE}/{table}.csv" for table in LISTED}
 TABLES = [
     f"{TABLE}/{table}.{suffix}" for table in (*PARTS, *DERIVED) for suffix in ("csv", "parquet")
 ]
@@ -117,10 +122,14 @@ FIGURES += of_runs(f"{FIGURE}/ablation/{{sae}}.png", EXPLAINED_LINEAR)
 FIGURES = list(dict.fromkeys(FIGURES))
 if "truth" in PARTS:
     FIGURES.append(f"{FIGURE}/truth.png")
+if UNLABELLED:
+    FIGURES = []
 PAGES = [
-    f"{RESULTS}/summary.html",
+    *([] if UNLABELLED else [f"{RESULTS}/summary.html"]),
     *(f"{TABLE}/{table}.html" for table in SHOWN),
     f"{RESULTS}/configuration.html",
 ]
 ATLAS = f"{RESULTS}/atlas.json"  # the manifest; the start page is atlas/index.html
 CRATE = f"{RESULTS}/ro-crate-metadata.json"
+# What a run ends with, beside tables, figures and pages.
+STORES = of_runs(f"{CODES}.json") if UNLABELLED else [ATLAS]

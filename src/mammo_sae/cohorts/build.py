@@ -158,6 +158,8 @@ def _concept_boxes(boxes: pd.DataFrame, regions: Mapping[str, Sequence[str]]) ->
         boxes[boxes["category"].isin(categories)].assign(concept=concept)
         for concept, categories in regions.items()
     ]
+    if not parts:  # a cohort without labels
+        parts = [boxes.iloc[:0].assign(concept="")]
     return pd.concat(parts, ignore_index=True)[["image_id", "concept", *BOX]]
 
 

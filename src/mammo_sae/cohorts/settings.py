@@ -147,6 +147,11 @@ class TableCohort(_Cohort):
     """Your own images: a folder with image files and a table of their labels."""
 
     kind: Literal["table"] = Field("table", description="a folder with images.csv and image files")
+    concepts: dict[ConceptName, str] = Field(
+        {"mass": "Mass", "suspicious_calcification": "Suspicious Calcification"},
+        description="concepts to explain: name in the results -> column of images.csv; {}: the "
+        "images have no labels, so the run ends with embeddings, SAEs and codes",
+    )
     source: PathText = Field(min_length=1, description="the folder")
     external: PathText | None = Field(
         None, description="a second folder of the same layout, which becomes the split `external`"
