@@ -64,7 +64,10 @@ from mammo_sae.texts.settings import TextSettings, TransformersText
 from mammo_sae.yaml_files import laid_over, plain, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
-DEFAULT = SOURCE.parents[1] / "config" / "config.yaml"
+# The folder of the workflow: the checkout, or a part of the installed package (setup.py).
+CHECKOUT = SOURCE.parents[1]
+WORKFLOW = CHECKOUT if (CHECKOUT / "Snakefile").is_file() else SOURCE / "workflow_files"
+DEFAULT = WORKFLOW / "config" / "config.yaml"
 # The parts of the phantom's archive. Each is a separate source.
 PARTS = ("training", "test", "external")
 

@@ -1,13 +1,16 @@
 # The configuration, the names that all rules share, and the two parameters that decide staleness.
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 # Jobs run the package in this folder, even if another one is installed, so that the code that runs
-# is the code whose digests are taken.
-SOURCE = Path(workflow.basedir) / "src"
+# is the code whose digests are taken. The workflow of an installed package lies inside the package.
+SOURCE = BASE / "src"
+if not SOURCE.is_dir():
+    SOURCE = Path(find_spec("mammo_sae").origin).parents[1]
 sys.path.insert(0, str(SOURCE))
 
 from mammo_sae.config import DEFAULT, kept_configuration, load_config
@@ -25,10 +28,12 @@ from mammo_sae.yaml_files import read_yaml
 try:
     share_interpreter(SOURCE)
     # Snakemake has read these files already, but it silently drops the first of two equal keys.
-    for file in workflow.overwrite_configfiles or [DEFAULT]:
-        read_yaml(Path(file))
+    # The files of a workflow that uses this one as a module are its own.
+    if Path(workflow.basedir) == BASE:
+        for file in workflow.overwrite_configfiles or [DEFAULT]:
+            read_yaml(Path(file))
     CONFIG = load_config(config, "configuration")
-    for folder in (workflow.basedir, Path.cwd()):
+    for folder in (BASE, Path.cwd()):
         check_path(str(folder))
 except (InputError, ValueError) as error:
     raise WorkflowError(str(error)) from None
@@ -55,11 +60,11 @@ PASSES = {
 }
 
 # The software of the whole workflow. It is used with --software-deployment-method conda.
-ENVIRONMENT = f"{workflow.basedir}/envs/cpu.yaml"
+ENVIRONMENT = f"{BASE}/envs/cpu.yaml"
 
 # The versions that the project requires. A step is stale when the version of a package that it
 # imports changes.
-PINS = read_pins(Path(workflow.basedir) / "envs" / "constraints.txt")
+PINS = read_pins(BASE / "envs" / "constraints.txt")
 
 # Most threads of a job that uses torch.
 TORCH_THREADS = 8

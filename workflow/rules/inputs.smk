@@ -172,7 +172,7 @@ def encoded_stores(wildcards):
 def vocabulary(wildcards):
     """The file of phrases: the user's own, or the project's."""
     own = None if CONFIG.text is None else CONFIG.text.vocabulary
-    return own or f"{workflow.basedir}/config/vocabulary.csv"
+    return own or f"{BASE}/config/vocabulary.csv"
 
 
 def named_by(wildcards):
