@@ -26,14 +26,17 @@ IDS = [f"{i:016x}" for i in range(6)]
 ACTIVATION = np.array([[4.0, 0], [3, 1], [2, 0], [0, 2], [0, 3], [0, 0]])
 
 
-def write_stores(root: Path) -> None:
+def write_stores(root: Path, *, poor: bool = False) -> None:
+    """Write the stores. Those of a poor run have no region, and all latents are dead."""
+    regions = [] if poor else [CONCEPT]
+    activation = 0 * ACTIVATION if poor else ACTIVATION
     with create_image_store(
         root / "0.zarr", root / "0.json", image_ids=IDS, height=HEIGHT, width=WIDTH,
-        regions=[CONCEPT],
+        regions=regions,
     ) as writer:  # fmt: skip
         for i in range(len(IDS)):
-            mask = np.zeros((1, HEIGHT, WIDTH), np.uint8)
-            mask[0, 2:5, 3:9] = i < 3
+            mask = np.zeros((len(regions), HEIGHT, WIDTH), np.uint8)
+            mask[:, 2:5, 3:9] = i < 3
             pixels = np.full((HEIGHT, WIDTH), 40 * i, np.uint8)
             breast = np.ones((HEIGHT, WIDTH), np.uint8)
             record = ImageRecord(pixels, breast, mask, np.eye(2, 3), False, 0.1, {})
@@ -43,8 +46,8 @@ def write_stores(root: Path) -> None:
     index = np.zeros((6, 3, 2, 2), np.int32)
     value = np.zeros((6, 3, 2, 2), np.float32)
     index[:, 0, 0] = [0, 1]
-    value[:, 0, 0] = ACTIVATION
-    highest = np.concatenate([ACTIVATION, np.zeros((6, 1))], axis=1).astype(np.float32)
+    value[:, 0, 0] = activation
+    highest = np.concatenate([activation, np.zeros((6, 1))], axis=1).astype(np.float32)
     pooled = {name: highest / (6 if "mean" in name else 1) for name in POOLED}
     with create_codes_store(
         folder / "seed0.zarr", folder / "seed0.json", image_ids=IDS, grid=GRID, latents=3, k=2
@@ -64,7 +67,8 @@ def write_stores(root: Path) -> None:
     write_table(logits, head / "predictions.parquet")
 
 
-def write_tables(root: Path) -> None:
+def write_tables(root: Path, *, poor: bool = False) -> None:
+    """Write the tables. In a poor run no latent fires, and none was tested for confounders."""
     key = {"encoder": "finetuned", "layer": "head", "sae": "topk", "seed": 0}
     latents = pd.DataFrame(
         [
@@ -84,10 +88,16 @@ def write_tables(root: Path) -> None:
         ]
     )  # fmt: skip
     none = pd.DataFrame({name: [] for name in (*key, "concept", "latent")})
+    if poor:
+        unknown = dict.fromkeys(("auroc", "auroc_low", "auroc_high", "q"), np.nan)
+        latents = latents.assign(firing_rate=0.0, reason="no latent fires", **unknown)
+        latents["rank_auroc"] = pd.array([pd.NA] * len(latents), "Int64")
+        verdicts = verdicts.head(0)
     write_table(latents, root / "tables" / "latents.parquet")
     write_table(verdicts, root / "tables" / "verdicts.parquet")
     effects = latents[[*key, "concept", "latent"]].assign(split="test", effect=0.5, rank_causal=1)
-    write_table(effects, root / "tables" / "effects.parquet")
+    if not poor:
+        write_table(effects, root / "tables" / "effects.parquet")
     for name in ("confounds", "sae_quality", "encoders"):
         write_table(none, root / "tables" / f"{name}.parquet")
     write_table(none.assign(energy_lift=[]), root / "tables" / "alignment.parquet")

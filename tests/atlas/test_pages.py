@@ -34,6 +34,15 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def poor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The atlas of a run without boxes, confounders and latents that fire, and without pictures."""
+    folder = tmp_path_factory.mktemp("poor")
+    write_stores(folder, poor=True)
+    write_tables(folder, poor=True)
+    return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas", images="none")
+
+
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(tmp_path_factory.mktemp("profile"))
     yield opened
@@ -42,12 +51,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(atlas, browser):
-    """Open a page by its name; afterwards nothing was wrong and only files were read."""
+    """Open a page by its name; afterwards nothing was wrong and only files were read.
+
+    A folder in place of the atlas may be given.
+    """
     browser.faults.clear()
     browser.requests.clear()
     browser.size(1280, 900)
 
-    def opened(name: str) -> Browser:
+    def opened(name: str, atlas: Path = atlas) -> Browser:
         file, _, place = name.partition("#")
         browser.open((atlas / file).as_uri() + (f"#{place}" if place else ""))
         return browser
@@ -191,3 +203,23 @@ def test_a_latent_is_downloaded_as_csv_and_json(page):
     assert csv.startswith("table,row,column,value\n")
     assert "latents,0,auroc,0.9\n" in csv
     assert '"concept": "masse<ä>"' in text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("index.html", "No latent was tested for masse<ä>."),
+        ("layer.html", "No data available in table"),
+        (f"latent.html#{SAE}/0", "This latent has no images in the atlas."),
+        ("latent.html", "This latent has no images in the atlas."),
+        ("image.html", "This atlas shows no image."),
+        ("confounders.html", "The run has no table confounds for finetuned, head, topk, seed 0."),
+        ("interventions.html", "The run has no table interventions for finetuned, head, topk"),
+        ("truth.html", "The run has no table truth for finetuned, head, topk, seed 0."),
+    ],
+)
+def test_a_run_without_boxes_confounders_and_live_latents_says_what_is_missing(
+    page, poor, name, said
+):
+    tab = page(name, poor)
+    assert said.lower() in _text(tab, "main").lower()

@@ -27,7 +27,7 @@
     const columns = await load(`${one.address}/table.js`, `table/${one.address}`);
     const latents = columns.values[0], pictured = columns.values[2];
     const withImages = latents.filter((_, i) => pictured[i]);
-    const latent = parts().length > 4 ? Number(parts()[4]) : withImages[0];
+    const latent = parts().length > 4 ? Number(parts()[4]) : withImages.length ? withImages[0] : latents[0];
     const place = latents.indexOf(latent);
     select(one.address);
     get("groups").replaceChildren();
