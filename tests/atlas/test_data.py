@@ -211,6 +211,11 @@ def test_latents_that_fire_together_are_found_in_all_saes_and_not_the_latent_its
     assert found[9] == []
 
 
+def test_the_best_match_in_each_other_sae_is_kept():
+    nearest = {3: [("a", 4, 0.9), ("b", 1, 0.8), ("b", 2, 0.7), ("c", 5, 0.1)], 4: []}
+    assert neighbours.matches_of("a", nearest) == [(3, "b", 1, 0.8), (3, "c", 5, 0.1)]
+
+
 def test_atoms_are_compared_within_a_layer_of_encoders_with_one_base():
     saes = [
         SAE,

@@ -20,7 +20,7 @@ pytestmark = [
 SAE = "finetuned/head/topk/0"
 PAGES = [
     *("index.html", "layer.html", f"latent.html#{SAE}/0", f"image.html#{IDS[0]}"),
-    *("confounders.html", "interventions.html", "truth.html"),
+    *("confounders.html", "interventions.html", "truth.html", "compare.html"),
 ]
 DRAWN = "[...document.querySelectorAll('canvas[aria-hidden]')].map(one => one.toDataURL())"
 
@@ -183,6 +183,12 @@ def test_the_parts_of_a_score_are_on_the_page_of_the_image(page):
         ["what the SAE leaves out (its error)", "2.400"],
         ["Logit", "10"],
     ]
+
+
+def test_an_sae_is_not_compared_with_itself(page):
+    tab = page("compare.html")
+    assert "Choose two SAEs." in _text(tab, "main")
+    assert tab.run("document.getElementById('a').value") == SAE
 
 
 def test_a_table_that_the_run_does_not_have_is_named(page):

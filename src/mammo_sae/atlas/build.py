@@ -17,6 +17,7 @@ import yaml
 
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas.contents import Sources, write_contents
+from mammo_sae.atlas.evidence import quality
 from mammo_sae.atlas.pages import PAGES, write_page, write_static
 from mammo_sae.atlas.sentences import address, findings
 from mammo_sae.atlas.settings import AtlasSettings
@@ -192,16 +193,4 @@ def cohort_counts(cohort: pd.DataFrame, concepts: Sequence[str]) -> list[dict[st
         rows.append(
             {"split": split, "images": len(mine), "patients": patients, "positives": positives}
         )
-    return rows
-
-
-def quality(tables: Tables) -> list[dict[str, Any]]:
-    """Return a row per SAE: its address and its quality, beside its controls; missing as None."""
-    names = ("explained_variance", "explained_variance_pca", "l0", "latents", "dead_share")
-    rows = []
-    for identity in tables.saes():
-        mine = tables.of("sae_quality", identity)
-        row = mine.iloc[0] if len(mine) else pd.Series(dtype=object)
-        values = {name: None if pd.isna(row.get(name)) else row[name] for name in names}
-        rows.append({"sae": identity, "address": address(identity), **values})
     return rows

@@ -13,7 +13,7 @@ import numpy as np
 from mammo_sae.analysis.cases import Identity, read_cases
 from mammo_sae.atlas import neighbours
 from mammo_sae.atlas.choice import TOP
-from mammo_sae.atlas.evidence import evidence_tables
+from mammo_sae.atlas.evidence import QUALITY, evidence_tables, quality
 from mammo_sae.atlas.heat import grid_of
 from mammo_sae.atlas.images import Linear, read_contributions, read_firing, read_linear
 from mammo_sae.atlas.latents import Detailed, detail
@@ -69,7 +69,7 @@ def write_contents(
         reader = CodesReader(sources.codes[identity])
         cases = read_cases(sources.images, reader.image_ids)
         chosen[identity] = detail(settings, tables, identity, reader, cases, sources.split)
-    _add_neighbours(tables, sources, chosen)
+    _add_neighbours(tables, sources, chosen, data)
     for identity, found in chosen.items():
         _write_sae(tables, identity, found, sources.split, data)
     opening = _opening(tables, chosen)
@@ -95,8 +95,13 @@ def by_use(first: Sequence[str], uses: Sequence[Mapping[str, int]]) -> list[str]
     return list(dict.fromkeys([*first, *rest]))
 
 
-def _add_neighbours(tables: Tables, sources: Sources, chosen: Mapping[Identity, Detailed]) -> None:
-    """Add to each latent's record the neighbours of its atom and of its activation."""
+def _add_neighbours(
+    tables: Tables, sources: Sources, chosen: Mapping[Identity, Detailed], data: Path
+) -> None:
+    """Add to each latent's record the neighbours of its atom and of its activation.
+
+    For the comparison of two SAEs, the best match of each latent in every other SAE is written.
+    """
     readers = {identity: CodesReader(sources.codes[identity]) for identity in chosen}
     common = set.intersection(*(set(reader.image_ids) for reader in readers.values()))
     cohort = read_table(sources.images)
@@ -110,6 +115,11 @@ def _add_neighbours(tables: Tables, sources: Sources, chosen: Mapping[Identity, 
     for identity, found in chosen.items():
         others = neighbours.comparable(identity, list(chosen), sources.bases)
         nearest = neighbours.nearest_atoms(sources.saes, identity, found.latents, others)
+        matches = {
+            "matches": neighbours.matches_of(address(identity), nearest),
+            "compared": [address(other) for other in others if other != identity],
+        }
+        write_data(data / address(identity) / "nearest.js", f"nearest/{address(identity)}", matches)
         together = neighbours.firing_together(activity, identity)
         for latent, record in found.records.items():
             record["sections"] |= neighbours.sections_of(nearest[latent], together[latent])
@@ -182,9 +192,11 @@ def _write_run(
     settings: AtlasSettings, tables: Tables, sources: Sources, store: ImageReader, data: Path
 ) -> None:
     saes = []
+    measures = {row["address"]: row for row in quality(tables)}
     for identity in tables.saes():
         reader = CodesReader(sources.codes[identity])
-        size = {"latents": reader.latents, "grid": grid_of(reader.grid)}
+        size: dict[str, Any] = {"latents": reader.latents, "grid": grid_of(reader.grid)}
+        size["quality"] = {name: measures[address(identity)][name] for name in QUALITY}
         saes.append({"address": address(identity), **asdict(identity), **size})
     first = [
         finding.address for concept in tables.concepts() for finding in findings(tables, concept)

@@ -74,6 +74,18 @@ def nearest_atoms(
     return found
 
 
+def matches_of(
+    name: str, nearest: Mapping[int, Sequence[tuple[str, int, float]]]
+) -> list[tuple[int, str, int, float]]:
+    """Return (latent, other SAE, latent there, cosine): the best match in each SAE but `name`."""
+    found: dict[tuple[int, str], tuple[int, float]] = {}
+    for latent, rows in nearest.items():
+        for other, match, cosine in rows:
+            if other != name:
+                found.setdefault((latent, other), (match, cosine))
+    return [(latent, other, *best) for (latent, other), best in found.items()]
+
+
 def standardised(
     reader: CodesReader, score: str, latents: np.ndarray, image_ids: Sequence[str]
 ) -> np.ndarray:

@@ -18,6 +18,7 @@ PAGES = {
     "layer": "Latents of a layer",
     "latent": "A latent",
     "image": "An image",
+    "compare": "Two SAEs compared",
     "confounders": "Confounders",
     "interventions": "Interventions",
     "truth": "Known truth of the phantom",

@@ -26,8 +26,26 @@ window.Charts = (function () {
     const scroll = document.createElement("div");
     scroll.className = "scroll";
     scroll.append(svg);
-    parent.append(scroll);
+    const save = document.createElement("button");
+    save.type = "button";
+    save.textContent = "Save as SVG";
+    save.onclick = () => download(svg, name);
+    parent.append(scroll, save);
     return { svg, across, down };
+  }
+
+  // Save a chart as a file for a paper: dark on white, in a font that other programs know.
+  function download(svg, name) {
+    const copy = svg.cloneNode(true);
+    copy.prepend(node("rect", { width: WIDTH, height: HEIGHT, fill: "#ffffff" }));
+    for (const text of copy.querySelectorAll("text")) for (const [key, value] of [["fill", "#1f2933"], ["font-size", 13], ["font-family", "sans-serif"]]) text.setAttribute(key, value);
+    for (const rule of copy.querySelectorAll(".rule")) rule.setAttribute("stroke", "#d9dee3");
+    const file = new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" });
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    link.download = `${name.split(";")[0].replace(/[^A-Za-z0-9]+/g, "-")}.svg`;
+    link.click();
+    URL.revokeObjectURL(link.href);
   }
 
   // Ticks at round numbers between two values.
