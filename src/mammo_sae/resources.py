@@ -247,9 +247,13 @@ def _atlas(size: Size) -> Need:
     # maps. A latent has about 2.5 times `examples` images.
     shown = min(size.images, settings.latents * settings.examples * 5 // 2)
     scores = size.images * settings.latents * 4 / MIB
-    saes = len(size.config.runs())
+    runs = [
+        replace(size, encoder=run["encoder"], layer=run["layer"], sae=run["sae"])
+        for run in size.config.runs()
+    ]
+    saes, atoms = len(runs), max(one.weights for one in runs)  # the atoms of two SAEs
     return Need(
-        2 * PLAIN + size.rows * 3000 / MIB + scores + 2 * BLOCK + _tables(size),
+        2 * PLAIN + size.rows * 3000 / MIB + scores + atoms + 2 * BLOCK + _tables(size),
         60 + 20 * saes + size.rows / 1000 + shown / 10,
     )
 

@@ -15,6 +15,7 @@ from mammo_sae.atlas.heat import packed
 from mammo_sae.atlas.images import Linear, contributions, firing_latents
 from mammo_sae.atlas.latents import histogram_of
 from mammo_sae.atlas.libraries import classic, datatables
+from mammo_sae.atlas.methods import paragraph
 from mammo_sae.atlas.pictures import boxes
 from mammo_sae.atlas.scripts import literal, plain, write_data
 from mammo_sae.atlas.tables import Tables, read_tables
@@ -257,3 +258,27 @@ def test_the_installed_datatables_has_no_export_left_and_keeps_its_licence():
     assert "export{" not in script
     assert "SpryMedia" in script
     assert ".dt" in style
+
+
+def test_the_paragraph_of_methods_has_the_values_of_the_configuration():
+    configuration = {
+        "images": {"height": 1520, "width": 912, "preprocessing": "mammo_clip"},
+        "encoders": {"tuned": {"base": "clip"}, "clip": {"base": None}},
+        "layers": ["blocks.14", "head"],
+        "saes": {
+            "topk": {
+                "variant": {"name": "topk", "k": 32}, "latents": 8, "seeds": [0, 1],
+                "layers": {"head": {"latents": 16, "variant": {"k": 4}}, "blocks.14": {"lr": 0.1}},
+                "only": {"layers": None, "encoders": ["tuned"]},
+            }
+        },
+        "interventions": {"top_k": [1, 500], "random_sets": 1},
+    }  # fmt: skip
+    assert paragraph(configuration) == (
+        "Images were brought to 1520 x 912 pixels (preprocessing mammo_clip). The encoders were "
+        "tuned (fine-tuned from clip) and clip. The layers were blocks.14 and head. The sparse "
+        "autoencoders (SAEs) and their controls were: topk (variant topk, 8 latents (head: 16), "
+        "k = 32 (head: 4), seeds 0 and 1, tuned alone). In interventions, the first k latents, for "
+        "2 values of k, were removed or kept alone, beside 1 random set of the same size."
+    )
+    assert paragraph({}) == ""

@@ -18,6 +18,7 @@ import yaml
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas.contents import Sources, write_contents
 from mammo_sae.atlas.evidence import quality
+from mammo_sae.atlas.methods import paragraph
 from mammo_sae.atlas.pages import PAGES, write_page, write_static
 from mammo_sae.atlas.sentences import address, findings
 from mammo_sae.atlas.settings import AtlasSettings
@@ -172,6 +173,7 @@ def _write_pages(
                 "encoders": read_table(registry).fillna("").to_dict("records"),
                 "quality": quality(tables),
                 "configuration": settings,
+                "methods": paragraph(configuration),
             }
         write_page(folder, page, {**shared, **more})
     write_static(folder / "static")
