@@ -115,7 +115,7 @@ def other_files(root: Path) -> dict[str, list[Path]]:
     return {
         "saes": [root / "saes" / "finetuned" / "head" / "topk" / "seed0" / "sae.json"],
         "heads": [root / "heads" / "finetuned" / "head.json"],
-        "predictions": [root / "heads" / "finetuned" / "predictions.parquet"],
+        "logits": [root / "heads" / "finetuned" / "predictions.parquet"],
     }
 
 

@@ -13,7 +13,7 @@ rule atlas:
         weights=of_runs(f"{SAE}/sae.safetensors"),
         heads=[head_files(encoder)[1] for encoder in ENCODERS],
         head_weights=[head_files(encoder)[0] for encoder in ENCODERS],
-        predictions=expand(f"{RESULTS}/heads/{{encoder}}/predictions.parquet", encoder=ENCODERS),
+        logits=expand(f"{RESULTS}/heads/{{encoder}}/predictions.parquet", encoder=ENCODERS),
         tables=[f"{TABLE}/{table}.parquet" for table in (*PARTS, *DERIVED)],
         registry=f"{TABLE}/registry.csv",
     output:
@@ -40,6 +40,6 @@ rule atlas:
     shell:
         "python -m mammo_sae atlas --settings {params.cfg:q} --images {input.images:q}"
         " --image-stores {input.image_stores:q} --codes {input.codes:q} --saes {input.saes:q}"
-        " --heads {input.heads:q} --predictions {input.predictions:q} --tables {input.tables:q}"
+        " --heads {input.heads:q} --logits {input.logits:q} --tables {input.tables:q}"
         " --registry {input.registry:q} --content {params.content:q} --split {params.split:q}"
         " --store {output.store:q} --manifest {output.manifest:q} 2> {log:q}"

@@ -41,7 +41,7 @@ def run(
     codes: Sequence[Path],
     saes: Sequence[Path],
     heads: Sequence[Path],
-    predictions: Sequence[Path],
+    logits: Sequence[Path],
     tables: Sequence[Path],
     registry: Path,
     content: str,
@@ -63,7 +63,7 @@ def run(
         Descriptions of the same SAEs: <encoder>/<layer>/<sae>/seed<seed>/sae.json.
     heads
         Descriptions of the encoders' heads: <encoder>/head.json.
-    predictions
+    logits
         Tables of the encoders' logits: <encoder>/predictions.parquet.
     tables
         Tables of the run (.parquet). The name of a table is that of its file.
@@ -92,7 +92,7 @@ def run(
         codes={identity_of(path.with_suffix("")): path for path in codes},
         saes={identity_of(path.parent): path for path in saes},
         heads={path.parent.name: path.parent for path in heads},
-        predictions={path.parent.name: path for path in predictions},
+        predictions={path.parent.name: path for path in logits},
         bases={
             encoder: values.get("base")
             for encoder, values in configuration.get("encoders", {}).items()
