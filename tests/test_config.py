@@ -17,6 +17,14 @@ from mammo_sae.yaml_files import laid_over
 PROJECT = Path(__file__).parents[1]
 
 
+def test_a_configuration_puts_an_encoder_with_random_weights_beside_those_of_the_demo():
+    files = [PROJECT / "config" / name for name in ("config.yaml", "random_encoder.yaml")]
+    demo, config = read_config(files[:1]), read_config(files)
+    assert config.encoders.keys() - demo.encoders.keys() == {"random"}
+    assert config.encoders["random"].source.kind == "random"
+    assert config.model_copy(update={"name": demo.name, "encoders": demo.encoders}) == demo
+
+
 def test_the_default_configuration_is_the_one_in_the_models():
     written = (PROJECT / "config" / "config.yaml").read_text()
     assert written == default_yaml(), "run: python -m mammo_sae default-config > config/config.yaml"
