@@ -274,6 +274,33 @@ def verify(folder: Path) -> None:
         sys.exit(1)
 
 
+def serve(folder: Path, *, port: int = 8000) -> None:
+    """Serve the atlas of a run to browsers on this machine, until it is interrupted.
+
+    The atlas also opens from its folder, without a server.
+
+    Parameters
+    ----------
+    folder
+        The folder of a run, or of its atlas.
+    port
+        The port. Default: 8000.
+
+    Raises
+    ------
+    InputError
+        If there is no atlas, or the port can't be used.
+    """
+    from mammo_sae.atlas.serve import HOST, atlas_in, server
+
+    with server(atlas_in(folder), port) as opened:
+        print(f"http://{HOST}:{opened.server_port}/index.html (end with Ctrl-C)", flush=True)
+        try:
+            opened.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
 def fetch_checkpoint(*, hub: str, output: Path) -> None:
     """Download a checkpoint from the Hugging Face hub, unless the file exists already.
 
