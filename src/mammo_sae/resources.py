@@ -295,8 +295,10 @@ def _train_sae(size: Size) -> Need:
     training = size.training
     buffer = min(training.buffer, size.split)
     seconds = training.steps * training.batch * 6.0 * size.latents * size.channels / PRODUCTS
-    # Weights, gradients and the two moments of Adam, and their copies in a checkpoint.
-    return Need(ON_GPU + 1.2 * buffer + 8 * size.weights, 300 + seconds + _reading(size))
+    # Weights, gradients and the two moments of Adam, and their copies in a checkpoint. A byte says
+    # whether a cell is used.
+    memory = ON_GPU + 1.2 * buffer + 8 * size.weights + size.images * size.cells / MIB
+    return Need(memory, 300 + seconds + _reading(size))
 
 
 def _codes(size: Size) -> Need:
@@ -331,6 +333,12 @@ def _stability(cosines: float, weights: float) -> Callable[[Size], Need]:
         return Need(memory, 60 + (size.latents / 1000) ** 3 / 4)
 
     return formula
+
+
+def _sae_stability(size: Size) -> Need:
+    # The atoms of two SAEs, and candidate pairs. Cosines are computed in blocks.
+    memory = PLAIN + 1.3 * size.weights + BLOCK
+    return Need(memory, _stability(0, 0)(size).seconds)
 
 
 def _reruns(size: Size, batch: int, passes: float) -> Need:
@@ -390,7 +398,7 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "train_sae": _train_sae,
     "codes": _codes,
     "sae_quality": _sae_quality,
-    "sae_stability": _stability(4, 4),
+    "sae_stability": _sae_stability,
     "latents": _of_codes(11, 0.6),
     "probes": _of_codes(12, 2.1),
     "alignment": _of_codes(0, 0.5, 3 * PLAIN),

@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.linalg import eigh
 
 MEMORY = 64 << 20
 """Bytes of features that are kept in memory."""
@@ -232,7 +232,7 @@ class DenseRows(Matrix):
 
     def __init__(self, blocks: Iterable[np.ndarray], order: Sequence[int] | None = None) -> None:
         self._parts, self._starts, features = _Parts(), [0], 0
-        for block in blocks:
+        for block in _joined(blocks):
             features = block.shape[1]
             self._parts.append(block)
             self._starts.append(self._starts[-1] + len(block))
@@ -243,6 +243,18 @@ class DenseRows(Matrix):
         """Yield (positions of images, their values [b, f] in float64)."""
         for number, (start, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             yield self._order[start:end], self._parts[number].astype(np.float64)
+
+
+def _joined(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield `blocks` [b, f], small ones together: products with few rows are slow."""
+    held: list[np.ndarray] = []
+    for block in blocks:
+        held.append(block)
+        if sum(part.nbytes for part in held) >= BLOCK // 4:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
 
 
 def row_blocks(values: np.ndarray) -> Iterator[np.ndarray]:
@@ -351,13 +363,11 @@ class Standardised:
         features = len(self.kept)
         if features <= count:
             return np.eye(features)
-        times = np.bincount(found, minlength=self.shape[0]).astype(np.float64)[:, None]
-
-        def product(direction: np.ndarray) -> np.ndarray:
-            return self.there_and_back(direction.reshape(-1, 1), lambda i, p: p * times[i])[:, 0]
-
-        gram = LinearOperator((features, features), matvec=product, dtype=np.float64)
-        # A fixed start makes the result the same each time.
-        start = np.cos(np.arange(features, dtype=np.float64))
-        _, directions = eigsh(gram, count, v0=start, tol=1e-8)
+        times = np.bincount(found, minlength=self.shape[0]).astype(np.float64)
+        gram = np.zeros((features, features))
+        for images, block in self.matrix.blocks():
+            values = (block[:, self.kept] - self.mean) / self.spread
+            gram += values.T @ (values * times[images, None])
+        last = [features - count, features - 1]
+        _, directions = eigh(gram, subset_by_index=last, overwrite_a=True, check_finite=False)
         return np.ascontiguousarray(directions[:, ::-1])
