@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from mammo_sae.analysis.settings import (
     AblationSettings,
     AbsorptionSettings,
+    ActivationMatchSettings,
     AlignmentSettings,
     BootstrapSettings,
     ConfoundSettings,
@@ -141,6 +142,10 @@ class Config(Settings):
     )
     matched_latents: MatchedLatentSettings = Field(
         MatchedLatentSettings(), description="latents of fine-tuned encoders and of their bases"
+    )
+    activation_matches: ActivationMatchSettings = Field(
+        ActivationMatchSettings(),
+        description="latents of different encoders that activate on the same images",
     )
     alignment: AlignmentSettings = Field(
         AlignmentSettings(), description="whether latents fire on the lesion"
@@ -549,6 +554,16 @@ class Config(Settings):
             if sae.covers(encoder, layer) and sae.is_control(layer) is control
             for seed in sae.seeds
         ]
+
+    def reference(self, run: Mapping[str, Any]) -> str | None:
+        """Return the encoder with whose latents those of a run are matched by activation.
+
+        It is the first encoder that has the same SAE at the same layer; None if it is the run's
+        own.
+        """
+        sae = self.saes[run["sae"]]
+        first = next(name for name in self.encoders if sae.covers(name, run["layer"]))
+        return first if first != run["encoder"] else None
 
     def controls(self) -> list[str]:
         """Return the controls that stand beside a trained SAE, each as layer/name."""

@@ -36,7 +36,7 @@ STAGES = {
         "verdict_stability",
     ),
     "interventions": (
-        *("interventions", "classes", "effects", "inner", "matched_latents"),
+        *("interventions", "classes", "effects", "inner", "matched_latents", "activation_matches"),
         *("ablation", "inner_ablation", "reliance", "absorption"),
     ),
     "ground truth": ("responses", "logit_responses", "truth"),
@@ -115,6 +115,8 @@ def _steps_of_sae(config: Config, encoder: str, layer: str, sae: str) -> list[st
         steps += ["codes", "responses", "truth"]
     if config.text is not None:
         steps.append("naming")
+    if explained and config.reference({"encoder": encoder, "layer": layer, "sae": sae}):
+        steps.append("activation_matches")
     if config.is_linear(encoder, layer):
         steps += ["interventions", *(["classes"] if config.density_classes else [])]
         steps += ["effects", "ablation", "reliance", "absorption"] if explained else []

@@ -414,6 +414,10 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "inner": _inner,
     "inner_ablation": _inner_ablation,
     "matched_latents": _stability(0.5, 4),
+    "activation_matches": lambda size: Need(
+        PLAIN + 8 * BLOCK + _tables(size),
+        120 + 4e-11 * size.images * size.latents**2 + 1e-6 * size.images * size.latents,
+    ),
     "absorption": _absorption,
     "ablation": _of_codes(6, 1.0, 600),
     "reliance": _of_codes(4, 0.2, TORCH),

@@ -318,6 +318,12 @@ STEPS = {
         "matched_latents",
         tables=("matched_latents",),
     ),
+    "activation_matches": Step(
+        "mammo_sae.analysis.activation_matches",
+        analysis.ActivationMatchSettings,
+        "activation_matches",
+        tables=("activation_matches",),
+    ),
     "alignment": Step(
         "mammo_sae.analysis.alignment",
         analysis.AlignmentSettings,

@@ -93,3 +93,19 @@ def test_published_weights_can_stand_for_one_layer():
     settings = SaeSettings(layers={"head": {"variant": own}})
     assert settings.training("head", 0).variant.name == "published"
     assert settings.training("blocks.10", 0).variant.name == "topk"
+
+
+def test_an_sae_of_another_encoder_is_applied_with_its_own_weights(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    atoms = torch.nn.functional.normalize(torch.randn(20, 12, generator=random))
+    own = SparseAutoencoder(atoms.clone(), torch.ones(20), atoms, torch.full((12,), 2.0), k=3)
+    own.save(tmp_path / "sae.safetensors", tmp_path / "sae.json")
+    content = b"".join((tmp_path / name).read_bytes() for name in ("sae.json", "sae.safetensors"))
+    digest = hashlib.sha256(content).hexdigest()
+    found = read_published(PublishedVariant(path=str(tmp_path), sha256=digest))
+    assert found.k == 3
+    for name, tensor in own.tensors().items():
+        assert torch.equal(found.tensors()[name], tensor), name
+    wrong = PublishedVariant(path=str(tmp_path), sha256="0" * 64)
+    with pytest.raises(InputError, match=r"sae\.json .*sae\.safetensors \| sha256sum"):
+        read_published(wrong)

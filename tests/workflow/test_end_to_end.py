@@ -26,6 +26,7 @@ TABLES = {
     "effects",
     "attribution",
     "matched_latents",
+    "activation_matches",
     "probes",
     "alignment",
     "alignment_by_size",

@@ -19,6 +19,7 @@ IMAGES = 2  # a trained SAE encodes the cohort, and the phantom's pairs; a contr
 REPORT = {"table", "figure"}
 PAGES = {"atlas", "configuration", "crate", "summary", "table_page"}
 ANALYSES = {"latents", "probes", "interventions", "effects", "inner", "matched_latents"} | {
+    "activation_matches",
     "alignment",
     "confounds",
     "replication",

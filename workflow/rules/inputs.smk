@@ -134,6 +134,12 @@ def based_on(wildcards, patterns):
     return [pattern.format(**{**wildcards, "encoder": base}) for pattern in patterns]
 
 
+def of_reference(wildcards, patterns):
+    """Files of the same run for the encoder with whose latents they are matched by activation."""
+    reference = CONFIG.reference(wildcards)
+    return [pattern.format(**{**wildcards, "encoder": reference}) for pattern in patterns]
+
+
 def trained_beside(wildcards, threads):
     """Options that name the other SAEs of the layer, to be trained in the same pass.
 

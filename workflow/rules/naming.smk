@@ -1,4 +1,4 @@
-# Names of latents in words: phrases are embedded once per run, and each SAE's latents are named.
+# What latents of any encoder are. Names in words: phrases are embedded once per run, and each SAE's latents are named.
 # Without a source of phrases (key `text`) no target needs these rules.
 PHRASES = f"{RESULTS}/texts"
 
@@ -67,3 +67,37 @@ rule naming:
         " --codes {input.codes:q} --phrases {input.phrases:q} --vectors {input.vectors:q}"
         " --embeddings {input.embeddings:q} --labels {params.labels:q} {params.directions:q}"
         " --names {output.names:q} --by-phrase {output.by_phrase:q} 2> {log:q}"
+
+
+# Latents of different encoders that activate on the same images.
+rule activation_matches:
+    input:
+        images=COHORT["images"],
+        before=lambda wildcards: of_reference(wildcards, [f"{CODES}.json"]),
+        after=f"{CODES}.json",
+        stores_before=lambda wildcards: ancient(of_reference(wildcards, [f"{CODES}.zarr"])),
+        store_after=ancient(f"{CODES}.zarr"),
+    output:
+        f"{ANALYSIS}/activation_matches.parquet",
+    log:
+        log_of("activation_matches", RUN),
+    benchmark:
+        benchmark_of("activation_matches", RUN)
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        cfg=cfg("activation_matches"),
+        code=code("activation_matches"),
+        reference=lambda wildcards: CONFIG.reference(wildcards),
+    message:
+        "Latents matched by activation: {wildcards.encoder}, {wildcards.layer}, {wildcards.sae},"
+        " seed {wildcards.seed}"
+    shell:
+        "python -m mammo_sae activation_matches --settings {params.cfg:q}"
+        " --identity {wildcards.encoder:q} {wildcards.layer:q} {wildcards.sae:q} {wildcards.seed:q} --images {input.images:q}"
+        " --reference {params.reference:q} --codes-before {input.before:q}"
+        " --codes-after {input.after:q} --output {output:q} 2> {log:q}"

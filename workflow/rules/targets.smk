@@ -60,6 +60,9 @@ MATCHED = [
     and {**run, "encoder": CONFIG.encoders[run["encoder"]].base} in EXPLAINED
 ]
 PARTS["matched_latents"] = MATCHED
+PARTS["activation_matches"] = of_runs(
+    f"{ANALYSIS}/activation_matches.parquet", [run for run in EXPLAINED if CONFIG.reference(run)]
+)
 if CONFIG.cohort.kind == "phantom":
     PARTS["truth"] = of_runs(f"{ANALYSIS}/truth.parquet", EXPLAINED)
     PARTS["responses"] = of_runs(f"{ANALYSIS}/responses.parquet", EXPLAINED)

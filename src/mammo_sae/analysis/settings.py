@@ -387,6 +387,14 @@ class MatchedLatentSettings(Settings):
     )
 
 
+class ActivationMatchSettings(SplitSettings):
+    """Pairs of latents of two encoders that activate on the same images."""
+
+    score: Score = Field(
+        "max", description="how a latent's codes are pooled over an image's cells, as in latents"
+    )
+
+
 class ProbesSettings(PenaltySettings):
     """Probes on a layer's pooled embeddings and codes."""
 

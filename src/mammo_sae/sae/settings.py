@@ -142,7 +142,8 @@ class PublishedVariant(Settings):
     name: Literal["published"] = Field("published", description="weights from a file")
     path: PathText = Field(
         description="Mammo-SAE's sparse_autoencoder_final.pt, a folder of SAELens or "
-        "dictionary_learning, or a state dict of overcomplete"
+        "dictionary_learning, a state dict of overcomplete, or the folder of an SAE of another run "
+        "(with sae.json)"
     )
     sha256: str = Field(
         pattern="^[0-9a-f]{64}$",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mammo_sae.errors import InputError
-from mammo_sae.sae.formats import dictionary_learning, mammo_sae, overcomplete, saelens
+from mammo_sae.sae.formats import dictionary_learning, mammo_sae, overcomplete, own, saelens
 from mammo_sae.sae.formats.tensors import Tensors
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.checksums import file_digest
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mammo_sae.sae.settings import PublishedVariant
 
 # The readers of folders, by the name of the file of weights in the folder.
-FOLDERS = {library.WEIGHTS: library for library in (saelens, dictionary_learning)}
+FOLDERS = {library.WEIGHTS: library for library in (saelens, dictionary_learning, own)}
 
 
 def read_published(settings: PublishedVariant) -> SparseAutoencoder:
