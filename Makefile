@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	$(BIN)/snakemake --cores $(CORES)
 	$(BIN)/snakemake --cores $(CORES) --report results/phantom/report.html
 	@echo
-	@echo "Done. Open results/phantom/report.html; the tables are in results/phantom/tables."
+	@echo "Done. Open results/phantom/atlas/index.html and results/phantom/report.html; the tables are in results/phantom/tables."
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -154,6 +154,14 @@ def test_a_latent_has_the_rows_of_each_table_that_names_it():
     assert rows == [["mass", "confounded", "marker", ""]]
 
 
+def test_a_latent_has_its_name_and_not_the_columns_of_other_tables():
+    row = {**KEYS, "latent": 2, "name": "a round mass", "verdict": "mixed", "q": 0.01}
+    tables = Tables({"latents": _latents(), "names": pd.DataFrame([row])})
+    found = records.sections(tables, SAE, np.array([2, 4]))
+    assert found[2]["names"] == {"names": ["name", "q"], "rows": [["a round mass", 0.01]]}
+    assert "names" not in found[4]
+
+
 def test_data_files_hold_64_latents_by_number():
     assert records.shards({130: "c", 63: "a", 64: "b"}) == {
         0: {63: "a"},

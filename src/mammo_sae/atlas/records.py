@@ -22,6 +22,10 @@ SECTIONS: Mapping[str, Sequence[str]] = {
         *("mean_positive", "mean_negative", "reason"),
     ),
     "verdicts": ("concept", "verdict", "confounders", "where", "reason"),
+    "names": (
+        *("name", "agreement", "phrase", "cosine", "chance_cosine"),
+        *("auroc", "auroc_low", "auroc_high", "q", "reason"),
+    ),
     "alignment": (
         *("concept", "selection", "images", "fires"),
         *("energy_lift", "energy_lift_low", "energy_lift_high"),

@@ -3,7 +3,7 @@
   const { get, element, load, parts, sae, label, problem, words, title, shown, missing, spoken, table, chooseSae, run } = window.Atlas;
   const { bars, legend } = window.Charts;
   const TITLES = {
-    verdicts: "Verdict, and its reason", latents: "Association with each concept", alignment: "Location on the lesion, beside its nulls",
+    names: "Name in words", verdicts: "Verdict, and its reason", latents: "Association with each concept", alignment: "Location on the lesion, beside its nulls",
     alignment_by_size: "Location by size of the lesion", confounds: "Confounders", effects: "Effect on the logit",
     attribution: "Effect on the logit, through the layers above", replication: "The verdict on other splits", regions: "Tissue under the latent",
     nearest: "Latents with a similar direction", together: "Latents that fire on the same images", matched_latents: "The same latent in the encoder's base",
@@ -50,6 +50,8 @@
     const shard = Math.floor(latent / SHARD);
     const record = (await load(`${one.address}/${shard}.js`, `latents/${one.address}/${shard}`))[latent];
     current.record = record;
+    const named = record.sections.names, name = named && named.rows[0][named.names.indexOf("name")];
+    if (name) get("headline").append(` Its name is “${name}”.`);
     pictures(record, one);
     histogram(record);
     for (const [name, heading] of Object.entries(TITLES)) {
