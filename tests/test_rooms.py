@@ -85,20 +85,10 @@ ROOMS = (
     Room(
         "workflow",
         (
-            *(
-                "config",
-                "demo",
-                "doctor",
-                "interpreter",
-                "passes",
-                "plan",
-                "resources",
-                "slurm",
-                "stale",
-            ),
-            "steps",
+            *("config", "demo", "display", "doctor", "interpreter", "passes", "plan"),
+            *("resources", "runner", "slurm", "stale", "steps", "watched"),
         ),
-        "what the rules ask: configuration, steps, passes, staleness, resources, SLURM",
+        "what the rules ask: configuration, steps, passes, staleness, resources; starts of runs",
     ),
     Room("own data", ("own_data",), "from a person's folder to tables and a configuration"),
     Room("library", ("library",), "the Python API: a finished run as an object"),

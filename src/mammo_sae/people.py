@@ -234,6 +234,43 @@ def doctor(config: Sequence[Path] = (), *, pixels: bool = False) -> None:
         sys.exit(1)
 
 
+def run(
+    config: Sequence[Path] = (),
+    *,
+    cores: int | None = None,
+    slurm: bool = False,
+    report: bool = False,
+) -> None:
+    """Run the workflow, and show its stages, its jobs and the time left.
+
+    It starts Snakemake, which does the work and can also be started by itself. If a job fails, the
+    step's own message is printed, with the rule and the path of the job's log. After Ctrl-C the
+    running jobs are ended; a further call goes on.
+
+    Parameters
+    ----------
+    config
+        Configurations (.yaml). Values of later files replace earlier ones. Default:
+        config/config.yaml.
+    cores
+        Most cores to use. Default: all of this machine, or those of the cluster's profile.
+    slurm
+        Submit jobs to SLURM, with the profile in profiles/slurm (docs/slurm.md).
+    report
+        Make the report after the run.
+
+    Raises
+    ------
+    InputError
+        If the configuration is wrong.
+    """
+    from mammo_sae.runner import start_run
+
+    status = start_run(config, cores=cores, on_slurm=slurm, with_report=report)
+    if status:
+        sys.exit(status)
+
+
 def verify(folder: Path) -> None:
     """Check every store, table, model and figure below a folder, reading every byte.
 
