@@ -68,6 +68,19 @@ def test_an_excel_workbook_keeps_text_as_text(pngs, init):
     assert list(images(pngs)["patient_id"][::2]) == ["1.20", "1.2", "1E5", "007"]
 
 
+@pytest.mark.parametrize("key", [f"{number:016d}" for number in range(6)])
+def test_both_splits_have_images_with_and_without_each_label(pngs, init, key):
+    Path("mine.key").write_text(key)
+    (pngs / "list.csv").write_text(table())
+    assert "the test split has no image" not in init()
+    found = images(pngs).groupby("split")
+    assert found["patient_id"].nunique().to_dict() == {"test": 2, "training": 2}
+    assert found["mass"].apply(lambda cells: set(cells)).to_dict() == {
+        "test": {"0", "1"},
+        "training": {"0", "1"},
+    }
+
+
 def test_removed_leading_zeros_are_said_and_never_guessed(pngs, init):
     (pngs / "list.csv").write_text(table(rows=[(r[0].lstrip("0"), *r[1:]) for r in ROWS]))
     assert refusal(init) == (
@@ -145,7 +158,8 @@ def test_columns_that_may_identify_a_person_are_not_copied(pngs, init):
     header = (*HEADER, "Name", "Geburtsdatum", "Klinik")
     rows = [(*row, "Anna Meier", "1.2.1950", "NW"[n // 4]) for n, row in enumerate(ROWS)]
     (pngs / "list.csv").write_text(table(header, rows))
-    init()
+    told = init()
+    assert "columns that may identify a person and are never copied: 'Name', 'Geburtsdatum'" in told
     assert list(images(pngs).columns)[-1] == "klinik"
     written = (pngs / "images.csv").read_text() + Path("mine.yaml").read_text()
     assert "Meier" not in written
@@ -281,3 +295,19 @@ def test_headers_give_views_and_patients_but_no_identity(tmp_path, write_dicom, 
     everything = told + (folder / "images.csv").read_text() + Path("mine.yaml").read_text()
     assert "KOWALCZYK" not in everything
     assert "1.2.3." not in everything
+
+
+@pytest.mark.parametrize("name", ["Image quality", "stage", "average", "Nomenclature", "dosage"])
+def test_a_label_is_not_taken_for_a_name_or_an_age(pngs, init, name):
+    (pngs / "list.csv").write_text(with_column(name, ["1", "0"] * 4))
+    init()
+    assert list(images(pngs).iloc[:, -1]) == ["1", "0"] * 4
+
+
+def test_a_column_of_patients_that_names_files_is_not_also_the_patient(pngs, init):
+    rows = [(row[0], *row[2:]) for row in ROWS]
+    (pngs / "list.csv").write_text(table(("patient", *HEADER[2:]), rows))
+    assert "name it with --columns patient=COLUMN" in refusal(init)
+    told = init("--columns", "patient=patient")
+    assert "which names the file, by its cells, although it is called like a patient" in told
+    assert "gives every image a patient of its own" in told

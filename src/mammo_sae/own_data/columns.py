@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mammo_sae.complaints import listed, nearest
 from mammo_sae.errors import InputError
 from mammo_sae.own_data.matching import Match
-from mammo_sae.own_data.words import PRIVATE, ROLES, plain
+from mammo_sae.own_data.words import ROLES, plain
 
 LEAST_READ = 0.8  # share of cells that a column of a role must have in the role's words
 
@@ -40,12 +40,6 @@ class Column:
     def read(self, read: Callable[[str], object] | None) -> tuple[object, ...]:
         """Return the value of each cell, None where there is none."""
         return tuple((read(c) if read else c) if c else None for c in self.cells)
-
-    @property
-    def is_private(self) -> bool:
-        """Whether the column may identify a person by its name, such as a date of birth."""
-        word = plain(self.name)
-        return any(part in word for part in PRIVATE)
 
 
 class Columns:

@@ -12,7 +12,7 @@ from mammo_sae.cohorts.columns import IMAGE_COLUMNS
 from mammo_sae.cohorts.covariates import DATE
 from mammo_sae.errors import InputError, counted
 from mammo_sae.own_data.columns import Column, Columns, shown
-from mammo_sae.own_data.words import ROLES, concept_name, label_of, plain
+from mammo_sae.own_data.words import ROLES, concept_name, is_private, label_of, plain
 
 MOST_LEVELS = 8  # of a covariate
 LEAST_PATIENTS = 2  # of each level; a level of one patient may identify this patient
@@ -68,10 +68,14 @@ def read_labels(columns: Columns, patients: Sequence[str]) -> Labels:
     for name, place in columns.asked.items():
         if name not in {*ROLES, "file"}:
             _read_asked(columns, name, place, found)
-    unused = []
+    unused: list[Column] = []
+    private: list[Column] = []
     for column in list(columns.free()):
         cells = [cell or "" for cell in column.cells]
-        if column.is_private or not column.filled or column.match.column == column.name:
+        if not column.filled or column.match.column == column.name:
+            continue
+        if is_private(column.name):
+            private.append(column)
             continue
         values = Counter(column.filled)
         flags = Counter(label_of(value) for value in values.elements())
@@ -89,6 +93,13 @@ def read_labels(columns: Columns, patients: Sequence[str]) -> Labels:
         elif not _add_covariate(column, cells, patients, found):
             unused.append(column)
     _say_unused(unused, found)
+    for why, those in (
+        ("may identify a person and are never copied", private),
+        ("hold neither labels nor few levels and are not used", unused),
+    ):
+        if those:
+            names = ", ".join(dict.fromkeys(repr(column.name) for column in those))
+            found.said.append(f"columns that {why}: {names}")
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from mammo_sae.cohorts.image_files import composed
 from mammo_sae.own_data.scan import GROUPS, Found, forms, tails
 from mammo_sae.own_data.spreadsheets import Table
-from mammo_sae.own_data.words import plain, side_of, view_of
+from mammo_sae.own_data.words import side_of, view_of
 
 LEAST = 0.5  # a column names images if this share of its cells, or of the images, match
 MARKED = re.compile(r"0*(\d+)")
@@ -201,11 +201,6 @@ def lost_zeros(match: Match, index: Index) -> tuple[str, str] | None:
         if cell in names:
             return cell, names[cell]
     return None
-
-
-def is_named(column: str, names: Sequence[str]) -> bool:
-    """Return whether a column has one of `names`, whatever its case, accents and marks."""
-    return plain(column) in names
 
 
 def group_name(by: str) -> str:

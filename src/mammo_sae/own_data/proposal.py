@@ -26,15 +26,23 @@ from mammo_sae.errors import InputError, counted
 from mammo_sae.own_data.boxes import Boxes, read_boxes
 from mammo_sae.own_data.columns import Column, Columns, shown
 from mammo_sae.own_data.labels import Labels, read_labels
-from mammo_sae.own_data.matching import Index, Match, group_name, lost_zeros, match_table, narrowed
+from mammo_sae.own_data.matching import (
+    Index,
+    Match,
+    group_name,
+    lost_zeros,
+    match_table,
+    narrowed,
+)
 from mammo_sae.own_data.scan import Folder, Found
 from mammo_sae.own_data.spreadsheets import check_table
-from mammo_sae.own_data.words import side_of, view_of
+from mammo_sae.own_data.words import ROLES, plain, side_of, view_of
 
 IN_NAME = re.compile(r"(?<![A-Z])(L|R|LEFT|RIGHT)[ _.-]*(CC|MLO)(?![A-Z])")
 NAME_IN = re.compile(r"(?<![A-Z])(CC|MLO)[ _.-]*(L|R|LEFT|RIGHT)(?![A-Z])")
 TEST_SHARE, MOST_TEST, LEAST_TEST = 0.2, 0.5, 20
 """The test split: a fifth of the patients, but at least 20 of them, and at most half."""
+MOST_DRAWS = 50
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,11 @@ def _matches(
         place = f"column {match.column!r} of {table.name}, which names {group_name(match.by)}"
         before = said.lines.get("file")
         said.lines["file"] = f"{before}; {place}" if before else place
+        if match.by == "file" and plain(match.column) in ROLES["patient"]:
+            said.said.append(
+                f"{place}, by its cells, although it is called like a patient; if it does not, add "
+                "a column with the names of the files"
+            )
         _say_unmatched(match, index, said)
     if not matches:
         raise InputError(_no_match(folder, index))
@@ -423,14 +436,43 @@ def _splits(
             },
         }
     )
-    drawn = drawn_splits(
-        known, list(labels.concepts), pseudonyms, test_share=share, validation_share=0.0, seed=0
-    )
+    drawn = _draw(known, list(labels.concepts), share, pseudonyms)
     tested = table["patient_id"][drawn == "test"].nunique()
     said.lines["split"] = (
         f"drawn: {tested} of {patients} patients are test, with the labels in equal shares"
     )
     return list(drawn)
+
+
+def _draw(
+    known: pd.DataFrame, concepts: Sequence[str], share: float, pseudonyms: Pseudonyms
+) -> pd.Series:
+    """Return the split of each row, by the best of some draws of patients.
+
+    In a small cohort a draw may leave a split without an image that has a label, or without one
+    that lacks it, and then nothing can be learnt or scored. The best draw has the fewest such gaps,
+    then a number of patients next to the share.
+    """
+    wanted = share * known["source_patient"].nunique()
+    best: tuple[tuple[int, float], pd.Series] | None = None
+    for seed in range(MOST_DRAWS):
+        drawn = drawn_splits(
+            known, concepts, pseudonyms, test_share=share, validation_share=0.0, seed=seed
+        )
+        gaps = sum(
+            not (known.loc[drawn == split, name] == value).any()
+            for split in ("training", "test")
+            for name in concepts
+            for value in (0, 1)
+        )
+        off = abs(known.loc[drawn == "test", "source_patient"].nunique() - wanted)
+        score = (gaps, max(0.0, off - 0.5))
+        if best is None or score < best[0]:
+            best = (score, drawn)
+        if score == (0, 0.0):
+            break
+    assert best is not None  # there is at least one draw
+    return best[1]
 
 
 def _say_left_out(folder: Folder, named: Sequence[bool], said: _Said) -> None:

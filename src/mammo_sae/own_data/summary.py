@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from mammo_sae.cohorts.tables import SPLITS
 from mammo_sae.errors import counted
 from mammo_sae.own_data.columns import shown
 from mammo_sae.own_data.proposal import Proposal
@@ -42,7 +43,8 @@ def proposal_lines(proposal: Proposal) -> Iterator[str]:
     """Yield the mapping of columns, and the sentences about what is not certain."""
     table = proposal.images
     patients = table["patient_id"].nunique()
-    splits = shown(Counter(table["split"]))
+    counts = Counter(table["split"])
+    splits = ", ".join(f"{split} ({counts[split]})" for split in SPLITS if counts[split])
     yield (
         f"images.csv has {counted(len(table), 'image')} of {counted(patients, 'patient')}: {splits}"
     )

@@ -59,11 +59,16 @@ ROLES = {
     ),
 }
 """Role -> names of its column, after `plain`."""
-PRIVATE = (
-    *("name", "vorname", "nachname", "surname", "birth", "geburt", "dob", "address", "adresse"),
-    *("age", "alter", "date", "datum", "phone", "telefon", "email", "insurance", "ssn", "fecha"),
+PRIVATE_PARTS = (
+    *("birth", "geburt", "vorname", "nachname", "surname", "address", "adresse", "telefon"),
+    *("phone", "email", "insurance", "versicher", "nacimiento", "naissance", "nascita"),
 )
-"""Parts of names of columns that may identify a person. They are never copied."""
+"""Parts of names of columns that may identify a person, after `plain`. They are never copied."""
+PRIVATE_WORDS = {
+    *("name", "names", "dob", "age", "alter", "date", "datum", "fecha", "ssn", "nom", "nombre"),
+    *("zip", "plz", "patientname", "patientage", "patientenname"),
+}
+"""Whole words in such names."""
 CORNERS = {
     "corners": (
         ("xmin", "ymin", "xmax", "ymax"),
@@ -122,6 +127,13 @@ def label_of(text: str) -> str | None:
         return "1" if text == "+" else "0"
     word = plain(text)  # drops the sign of a number, and no number is a word
     return "1" if word in POSITIVE else "0" if word in NEGATIVE else None
+
+
+def is_private(column: str) -> bool:
+    """Return whether a column may identify a person, by its name: a name, a date, an age."""
+    spread = re.sub(r"([a-z])([A-Z])", r"\1 \2", column)
+    words = {plain(word) for word in re.split(r"[\W_]+", spread)}
+    return bool(words & PRIVATE_WORDS) or any(part in plain(column) for part in PRIVATE_PARTS)
 
 
 def concept_name(text: str) -> str:
