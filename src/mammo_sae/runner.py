@@ -13,14 +13,12 @@ from pathlib import Path
 
 from mammo_sae.cohorts.pseudonyms import load_pseudonyms
 from mammo_sae.cohorts.readers import Sources
-from mammo_sae.config import DEFAULT, Config, read_config
+from mammo_sae.config import WORKFLOW, Config, read_config
 from mammo_sae.digests import SOURCE
 from mammo_sae.display import EXPECTED
 from mammo_sae.errors import InputError
 from mammo_sae.plan import jobs
 from mammo_sae.resources import NEEDS, Size, cohort_images
-
-WORKFLOW = DEFAULT.parents[1]
 
 
 def start_run(
