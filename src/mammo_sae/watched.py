@@ -163,9 +163,7 @@ def main() -> None:
     from snakemake.cli import main as snakemake
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-    from mammo_sae import watched
-
-    LoggerPluginRegistry().register_plugin("mammo_sae", watched)
+    LoggerPluginRegistry().register_plugin("mammo_sae", sys.modules[__name__])
     sys.argv = ["snakemake", *sys.argv[1:], "--logger", LOGGER]
     snakemake(sys.argv[1:])
 

@@ -37,6 +37,7 @@ def doctor(tmp_path, monkeypatch, capsys):
 def written(pngs, init) -> Path:
     """The folder of PNGs with its tables and mine.yaml."""
     (pngs / "list.csv").write_text(table(HEADER, ROWS))
+    Path("mine.key").write_text("0123456789abcdef")  # the draw of splits depends on the key
     init()
     return pngs
 
