@@ -290,3 +290,20 @@ def test_the_paragraph_of_methods_has_the_values_of_the_configuration():
         "2 values of k, were removed or kept alone, beside 1 random set of the same size."
     )
     assert paragraph({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "anatomical", "words"),
+    [
+        (None, None, "the cohort's columns of acquisition and the cohort's columns of anatomy"),
+        (["marker"], None, "the confounders marker and the cohort's columns of anatomy"),
+        (["marker"], ["age_bin"], "the confounders marker and age bin"),
+        ([], [], "no confounder"),
+    ],
+)
+def test_the_paragraph_names_confounders_that_are_the_cohorts_own_columns(
+    acquisition, anatomical, words
+):
+    confounds = {"acquisition": acquisition, "anatomical": anatomical}
+    confounds |= {"top_latents": 5, "alpha": 0.05}
+    assert f"were tested against {words}, at" in paragraph({"confounds": confounds})

@@ -41,11 +41,9 @@ def _sentences(configuration: Mapping[str, Any]) -> Iterator[str]:
         )
     confounds = configuration.get("confounds")
     if confounds:
-        named = [*confounds["acquisition"], *confounds["anatomical"]]
         yield (
-            f"The first {confounds['top_latents']} latents of each ranking were tested against the "
-            f"confounders {_listed([name.replace('_', ' ') for name in named])}, at a level of "
-            f"{confounds['alpha']}."
+            f"The first {confounds['top_latents']} latents of each ranking were tested against "
+            f"{_confounders(confounds)}, at a level of {confounds['alpha']}."
         )
     alignment = configuration.get("alignment")
     if alignment:
@@ -61,6 +59,17 @@ def _sentences(configuration: Mapping[str, Any]) -> Iterator[str]:
             f"k, were removed or kept alone, beside "
             f"{counted(interventions['random_sets'], 'random set')} of the same size."
         )
+
+
+def _confounders(confounds: Mapping[str, Any]) -> str:
+    """Return the confounders in words. A key that is null stands for the cohort's own columns."""
+    lists = [confounds["acquisition"], confounds["anatomical"]]
+    named = [name.replace("_", " ") for names in lists for name in names or ()]
+    parts = [f"the confounders {_listed(named)}"] if named else []
+    for names, kind in zip(lists, ("acquisition", "anatomy"), strict=True):
+        if names is None:
+            parts.append(f"the cohort's columns of {kind}")
+    return " and ".join(parts) or "no confounder"
 
 
 def _encoder(name: str, settings: Mapping[str, Any]) -> str:
