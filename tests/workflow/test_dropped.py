@@ -24,7 +24,7 @@ def test_embeddings_are_dropped_after_a_run_and_made_again_for_an_edited_sae(
     maps = [path.with_suffix("") / "head.zarr" for path in before]
     assert all(path.is_dir() for path in maps)
     # Only the pages that show the configuration depend on the key.
-    assert project.stale(overlay=DROP).keys() == {"configuration", "crate"}
+    assert project.stale(overlay=DROP).keys() == {"atlas", "configuration", "crate"}
 
     # A run that ends drops the maps, and nothing is stale after it.
     project.snakemake(overlay=DROP)
