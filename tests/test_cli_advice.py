@@ -98,7 +98,8 @@ def test_the_help_that_a_message_names_lists_verbs_or_options(capsys):
 
 def test_every_step_that_the_message_names_has_settings(tmp_path, capsys):
     own = tmp_path / "own.yaml"
-    own.write_text("report: {published: {sae: topk}}")
+    text = "text: {kind: table, path: phrases.parquet, encoder: pretrained, vocabulary: words.csv}"
+    own.write_text(f"report: {{published: {{sae: topk}}}}\n{text}\n")
     message = refusal(["slice", "nothing"], InputError)
     names = message.partition("; choose one of ")[2].split(", ")
     assert set(names) == {name for name, step in STEPS.items() if step.settings is not None}
