@@ -123,6 +123,15 @@ def read_header(dataset: Dataset) -> Header:
         If an attribute that every conversion needs is missing or malformed, or the image is of an
         unsupported kind.
     """
+    try:
+        return _read(dataset)
+    except Refusal:
+        raise
+    except Exception as error:  # elements are parsed when they are read
+        raise Refusal(Reason.HEADER, type(error).__name__) from None
+
+
+def _read(dataset: Dataset) -> Header:
     elements = Elements(dataset)
     if not dataset.get("PixelData"):
         raise Refusal(Reason.NO_PIXELS)

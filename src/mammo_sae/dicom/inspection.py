@@ -9,7 +9,7 @@ import numpy as np
 
 from mammo_sae.dicom.header import READ, Header, read_header
 from mammo_sae.dicom.raster import raster_kind, raster_size
-from mammo_sae.dicom.reading import open_nameless, parse_dicom
+from mammo_sae.dicom.reading import open_nameless, parse_file
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import TriageSettings
 from mammo_sae.dicom.triage import Expected, judge_header
@@ -40,27 +40,10 @@ def inspect_header(path: Path) -> Header | None:
     if raster_kind(path):
         raster_size(path)
         return None
-    try:
-        with open_nameless(path) as stream:
-            try:
-                dataset = parse_dicom(stream, WITHOUT_PIXELS, pixels=False)
-            except Refusal:
-                raise
-            except Exception as error:  # the parser raises many kinds of errors
-                stream.seek(0)
-                known = stream.read(132).endswith(b"DICM")
-                reason = Reason.TRUNCATED if known else Reason.NOT_IMAGE
-                raise Refusal(reason, type(error).__name__) from None
-    except OSError:
-        raise Refusal(Reason.UNREADABLE) from None
+    dataset = parse_file(path, WITHOUT_PIXELS, pixels=False)
     # A header is refused if there are no pixels. Here they were left unread.
     dataset.add_new("PixelData", "OW", np.zeros(1, "<u2").tobytes())
-    try:
-        return read_header(dataset)
-    except Refusal:
-        raise
-    except Exception as error:  # elements are parsed when they are read
-        raise Refusal(Reason.HEADER, type(error).__name__) from None
+    return read_header(dataset)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 
 from mammo_sae.dicom.header import READ, Header, Lut, Window, read_header
-from mammo_sae.dicom.reading import open_nameless, parse_dicom
+from mammo_sae.dicom.reading import parse_file
 from mammo_sae.dicom.refusal import Reason, Refusal
 
 DECODERS: dict[str, str] = {
@@ -107,28 +107,8 @@ def why_unreadable(path: Path) -> Reason:
 
 
 def _parse(path: Path) -> tuple[pydicom.Dataset, Header]:
-    try:
-        with open_nameless(path) as stream:
-            try:
-                dataset = parse_dicom(stream, READ, pixels=True)
-            except Refusal:
-                raise
-            except Exception as error:  # on other files, the parser raises many kinds of errors
-                stream.seek(0)
-                known = stream.read(132).endswith(b"DICM")
-                reason = Reason.TRUNCATED if known else Reason.NOT_IMAGE
-                raise Refusal(reason, type(error).__name__) from None
-    except FileNotFoundError:
-        raise Refusal(Reason.MISSING) from None
-    except OSError:
-        raise Refusal(Reason.UNREADABLE) from None
-    try:
-        header = read_header(dataset)
-    except Refusal:
-        raise
-    except Exception as error:  # elements are parsed when they are read
-        raise Refusal(Reason.HEADER, type(error).__name__) from None
-    return dataset, header
+    dataset = parse_file(path, READ, pixels=True)
+    return dataset, read_header(dataset)
 
 
 def _decode(dataset: pydicom.Dataset, header: Header) -> tuple[np.ndarray, int]:

@@ -34,6 +34,31 @@ def parse_dicom(stream: BinaryIO, keywords: Sequence[str], *, pixels: bool) -> p
     return pydicom.dcmread(stream, specific_tags=list(keywords), stop_before_pixels=not pixels)
 
 
+def parse_file(path: Path, keywords: Sequence[str], *, pixels: bool) -> pydicom.FileDataset:
+    """Parse the file `path` as `parse_dicom` does.
+
+    Raises
+    ------
+    Refusal
+        If the file is missing, can't be read, is cut off or is no DICOM file.
+    """
+    try:
+        with open_nameless(path) as stream:
+            try:
+                return parse_dicom(stream, keywords, pixels=pixels)
+            except Refusal:
+                raise
+            except Exception as error:  # on other files, the parser raises many kinds of errors
+                stream.seek(0)
+                known = stream.read(132).endswith(b"DICM")
+                reason = Reason.TRUNCATED if known else Reason.NOT_IMAGE
+                raise Refusal(reason, type(error).__name__) from None
+    except FileNotFoundError:
+        raise Refusal(Reason.MISSING) from None
+    except OSError:
+        raise Refusal(Reason.UNREADABLE) from None
+
+
 def _check_inflated(stream: BinaryIO) -> None:
     """Check the size of a deflated file piece by piece; pydicom would inflate all of it at once."""
     read_preamble(stream, force=False)
