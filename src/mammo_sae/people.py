@@ -194,17 +194,11 @@ def plan(*, configfile: Sequence[Path] = ()) -> None:
     InputError
         If the configuration or its source is wrong.
     """
-    from mammo_sae.cohorts.state import archive_state
     from mammo_sae.config import read_config
-    from mammo_sae.plan import lines
-    from mammo_sae.resources import cohort_images
+    from mammo_sae.plan import count_images, lines
 
     config = read_config(configfile)
-    images = cohort_images(config)
-    if images is None:
-        sources = [Path(source) for source in config.sources()]
-        images = archive_state(config.cohort, sources).images
-    print("\n".join(lines(config, images)))
+    print("\n".join(lines(config, count_images(config))))
 
 
 def doctor(config: Sequence[Path] = (), *, pixels: bool = False) -> None:

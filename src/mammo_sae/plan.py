@@ -13,7 +13,7 @@ from mammo_sae.config import PARTS, Config
 from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.encoders.settings import FinetunedSettings
 from mammo_sae.provenance import SUFFIX
-from mammo_sae.resources import MIB, NEEDS, Size
+from mammo_sae.resources import MIB, NEEDS, Size, cohort_images
 from mammo_sae.stores.publish import read_json
 
 GB = 1e9
@@ -66,6 +66,24 @@ class Stage:
     hours: float = 0.0
     mem_mb: int = 0
     bytes: float = 0.0
+
+
+def count_images(config: Config) -> int:
+    """Return the number of images of a run: of the cohort's table, or else of its archive.
+
+    Raises
+    ------
+    InputError
+        If there is no table and the archive is missing or can't be read.
+    """
+    images = cohort_images(config)
+    if images is None:
+        from mammo_sae.cohorts.pseudonyms import load_pseudonyms
+        from mammo_sae.cohorts.readers import Sources
+
+        opened = Sources(config.cohort.kind, [Path(source) for source in config.sources()])
+        images = len(opened.files(load_pseudonyms(config.cohort.key_file)))
+    return images
 
 
 def jobs(config: Config) -> Iterator[tuple[str, int, dict[str, str]]]:

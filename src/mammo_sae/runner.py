@@ -11,14 +11,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_sae.cohorts.pseudonyms import load_pseudonyms
-from mammo_sae.cohorts.readers import Sources
 from mammo_sae.config import WORKFLOW, Config, read_config
 from mammo_sae.digests import SOURCE
 from mammo_sae.display import EXPECTED
 from mammo_sae.errors import InputError
-from mammo_sae.plan import jobs
-from mammo_sae.resources import NEEDS, Size, cohort_images
+from mammo_sae.plan import count_images, jobs
+from mammo_sae.resources import NEEDS, Size
 
 
 def start_run(
@@ -95,13 +93,10 @@ def _watched(words: Sequence[str], config: Config) -> int:
 
 def expected_seconds(config: Config) -> dict[str, float]:
     """Return rule -> seconds that one of its jobs is expected to take, on average."""
-    images = cohort_images(config)
-    if images is None:
-        try:
-            opened = Sources(config.cohort.kind, [Path(source) for source in config.sources()])
-            images = len(opened.files(load_pseudonyms(config.cohort.key_file)))
-        except InputError:
-            return {}  # the workflow says what is wrong
+    try:
+        images = count_images(config)
+    except InputError:
+        return {}  # the workflow says what is wrong
     first = next(iter(config.encoders))
     total: dict[str, float] = defaultdict(float)
     number: dict[str, int] = defaultdict(int)

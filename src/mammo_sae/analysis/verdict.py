@@ -100,8 +100,13 @@ def overall(confounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def significance(name: str, value: float) -> str:
-    """Return a p- or q-value in words, such as "q 0.012", and never as 0."""
-    return f"{name} < 0.001" if value < 0.001 else f"{name} {value:.3f}"
+    """Return a p- or q-value with its name, such as "q 0.012"."""
+    return f"{name} {probability(value)}"
+
+
+def probability(value: float) -> str:
+    """Return a p- or q-value as text, and never as 0."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def discriminates(settings: ConfoundSettings, row: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mammo_sae.analysis.cases import Identity
+from mammo_sae.analysis.verdict import probability
 from mammo_sae.atlas.tables import Tables
 from mammo_sae.report import style
 from mammo_sae.report.verdicts import TOP
@@ -108,7 +109,7 @@ def _best(verdicts: pd.DataFrame, replication: pd.DataFrame) -> list[Best]:
             Best(
                 latent=int(row["latent"]),
                 auroc=style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"]),
-                q="" if pd.isna(row["q"]) else _q(row["q"]),
+                q="" if pd.isna(row["q"]) else probability(row["q"]),
                 verdict=str(row["verdict"]),
                 confounders=style.words(str(names)),
                 where="" if pd.isna(row["where"]) else str(row["where"]).removeprefix("where: "),
@@ -116,10 +117,6 @@ def _best(verdicts: pd.DataFrame, replication: pd.DataFrame) -> list[Best]:
             )
         )
     return found
-
-
-def _q(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _again(row: Mapping[str, Any]) -> str:

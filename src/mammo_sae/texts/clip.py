@@ -11,7 +11,7 @@ import torch
 
 from mammo_sae.errors import InputError, first_line
 from mammo_sae.texts.joint import Projection
-from mammo_sae.texts.library import PHRASES_AT_A_TIME, tokenizer_of, transformers
+from mammo_sae.texts.library import tokenizer_of, tokens_of, transformers
 
 if TYPE_CHECKING:
     from mammo_sae.texts.settings import TransformersText
@@ -42,14 +42,7 @@ def embed(source: TransformersText, phrases: Sequence[str]) -> tuple[np.ndarray,
     most = model.config.text_config.max_position_embeddings
     vectors = []
     with torch.inference_mode():
-        for start in range(0, len(phrases), PHRASES_AT_A_TIME):
-            tokens = tokenizer(
-                list(phrases[start : start + PHRASES_AT_A_TIME]),
-                padding=padding,
-                truncation=True,
-                max_length=most,
-                return_tensors="pt",
-            )
+        for tokens in tokens_of(tokenizer, phrases, padding=padding, most=most):
             given = {key: tokens[key] for key in inputs}
             vectors.append(model.get_text_features(**given).pooler_output)
     return torch.cat(vectors).float().numpy(), _projection(model)

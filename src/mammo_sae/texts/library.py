@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,17 @@ def tokenizer_of(folder: Path, kind: str) -> Any:
             "the tokenizer (vocab.txt or tokenizer.json) into it"
         ) from None
     return made
+
+
+def tokens_of(
+    tokenizer: Any, phrases: Sequence[str], *, padding: bool | str, most: int
+) -> Iterator[Any]:
+    """Yield the tokens of `phrases` in batches, as tensors. A phrase is cut at `most` tokens."""
+    for start in range(0, len(phrases), PHRASES_AT_A_TIME):
+        yield tokenizer(
+            list(phrases[start : start + PHRASES_AT_A_TIME]),
+            padding=padding,
+            truncation=True,
+            max_length=most,
+            return_tensors="pt",
+        )

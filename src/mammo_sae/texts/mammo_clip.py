@@ -20,7 +20,7 @@ from torch import Tensor
 from mammo_sae.encoders import checkpoints
 from mammo_sae.errors import InputError
 from mammo_sae.texts.joint import Projection
-from mammo_sae.texts.library import PHRASES_AT_A_TIME, tokenizer_of, transformers
+from mammo_sae.texts.library import tokenizer_of, tokens_of, transformers
 
 if TYPE_CHECKING:
     from mammo_sae.texts.settings import MammoClipText
@@ -67,14 +67,7 @@ def embed(source: MammoClipText, phrases: Sequence[str]) -> tuple[np.ndarray, Pr
         )
     vectors = []
     with torch.inference_mode():
-        for start in range(0, len(phrases), PHRASES_AT_A_TIME):
-            tokens = tokenizer(
-                list(phrases[start : start + PHRASES_AT_A_TIME]),
-                padding=True,
-                truncation=True,
-                max_length=MOST_TOKENS,
-                return_tensors="pt",
-            )
+        for tokens in tokens_of(tokenizer, phrases, padding=True, most=MOST_TOKENS):
             states = bert(**tokens).last_hidden_state
             last = tokens["attention_mask"].sum(dim=1) - 1
             pooled = states[torch.arange(len(states)), last]
