@@ -240,16 +240,24 @@ def _outcomes(
 def _say_splits(config: Config, table: pd.DataFrame) -> None:
     for split, own in table.groupby("split", sort=True):
         patients = counted(own["patient_id"].nunique(), "patient")
-        labels = "; ".join(
+        labels = [
             f"{concept}: {int((own[concept] == 1).sum())} with, {int((own[concept] == 0).sum())} "
             "without"
             for concept in config.cohort.concepts
-        )
-        print(f"split {split}: {counted(len(own), 'image')} of {patients}; {labels}")
+        ]
+        images = counted(len(own), "image")
+        print("; ".join([f"split {split}: {images} of {patients}", *labels]))
 
 
 def _lacking(config: Config, table: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence per split without images, and one if a concept can't be learnt."""
+    if not config.cohort.concepts:  # nothing is scored
+        if "training" not in set(table["split"]):
+            yield (
+                "no image of the cohort is in the split training, which trains the SAEs; give it "
+                "patients"
+            )
+        return
     users: dict[str, list[str]] = defaultdict(list)
     for step in type(config).model_fields:
         settings = getattr(config, step)

@@ -38,6 +38,7 @@ def init(
     ----------
     folder
         The folder of your DICOM, PNG, JPEG, TIFF or NPY files and of your tables (.csv or .xlsx).
+        Without a table, the images have no labels.
     columns
         Columns of your tables, if they are not found: file, patient, side, view, split, density,
         birads or finding, or the name of a label. A label may be one value of a column:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mammo_sae import cli
 from mammo_sae.config import read_config
 from mammo_sae.plan import jobs
 from mammo_sae.resources import NEEDS
@@ -22,11 +22,8 @@ from mammo_sae.stores.tables import read_table
 pytestmark = pytest.mark.workflow
 
 PROJECT = Path(__file__).parents[2]
-RUN = {
-    "name": "bare",
-    "cohort": {"kind": "table", "source": "data", "key_file": "key", "concepts": {}},
+SIZES = {
     "images": {"preprocessing": "clinical", "height": 96, "width": 64},
-    "encoders": {"pretrained": {"kind": "pretrained"}},
     "layers": ["head"],
     "saes": {
         "topk": {"variant": {"name": "topk", "k": 4, "k_aux": 8}, "latents": 64, "steps": 10,
@@ -36,22 +33,20 @@ RUN = {
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
-    """A folder of pictures, with a table that has no labels, and a configuration."""
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder of pictures without a table, and the configuration that `init` writes for it."""
     rng = np.random.default_rng(0)
     (tmp_path / "data").mkdir()
-    (tmp_path / "key").write_text("a" * 64)
+    (tmp_path / "bare.key").write_text("a" * 64)  # the draw of splits depends on the key
     rows, columns = np.mgrid[:240, :160]
     breast = ((rows - 120) / 100) ** 2 + (columns / 110) ** 2 < 1
-    with (tmp_path / "data" / "images.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "patient_id", "split", "view", "side"])
-        for number in range(16):
-            grey = np.where(breast, 120 + 40 * rng.random(breast.shape), 0).astype(np.uint8)
-            Image.fromarray(grey).save(tmp_path / "data" / f"{number}.png")
-            split = "training" if number < 10 else "test"
-            table.writerow([f"{number}.png", f"p{number // 2}", split, "CC", "L"])
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
+    for number in range(16):
+        grey = np.where(breast, 120 + 40 * rng.random(breast.shape), 0).astype(np.uint8)
+        name = f"p{number // 2}_L_{('CC', 'MLO')[number % 2]}.png"
+        Image.fromarray(grey).save(tmp_path / "data" / name)
+    monkeypatch.chdir(tmp_path)
+    cli.run(["init", "data", "--output", "bare.yaml"])
+    (tmp_path / "sizes.yaml").write_text(yaml.safe_dump(SIZES))
     return tmp_path
 
 
@@ -59,7 +54,7 @@ def snakemake(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         [*(sys.executable, "-m", "snakemake", "--cores", "2", "--quiet", "rules"), *arguments,
          *("--snakefile", str(PROJECT / "Snakefile"), "--directory", str(folder)),
-         *("--configfile", str(folder / "run.yaml"))],
+         *("--configfile", "bare.yaml", "sizes.yaml")],
         capture_output=True, text=True, check=False, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -74,7 +69,7 @@ def test_only_steps_that_need_no_label_are_planned(folder):
     }
     shown = {"configuration": 1, "crate": 1, "quarantine": 1, "registry": 1, "table_page": 2}
     planned = Counter()
-    for step, count, _ in jobs(read_config([folder / "run.yaml"])):
+    for step, count, _ in jobs(read_config([folder / "bare.yaml", folder / "sizes.yaml"])):
         planned[step] += count
     assert counted == {**planned, **shown}
     assert planned["codes"] == planned["train_sae"] == 1

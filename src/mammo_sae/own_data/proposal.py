@@ -2,16 +2,15 @@
 
 A value comes from the person's tables, or else from the DICOM header, or else from the file's name.
 Nothing of a header is copied but side and view. If no table names the patients, PatientID tells
-which images belong together, and a keyed hash of it is written in its place.
+which images belong together, and a keyed hash of it is written in its place. A folder without a
+table becomes a cohort without labels.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 import pandas as pd
 
@@ -23,6 +22,13 @@ from mammo_sae.cohorts.tables import SPLITS
 from mammo_sae.complaints import listed
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.errors import InputError, counted
+from mammo_sae.own_data.bare import (
+    IN_NAME_OR_TABLE,
+    NO_LABELS,
+    bare_patients,
+    check_bare,
+    hint,
+)
 from mammo_sae.own_data.boxes import Boxes, read_boxes
 from mammo_sae.own_data.columns import Column, Columns, shown
 from mammo_sae.own_data.labels import Labels, read_labels
@@ -35,11 +41,8 @@ from mammo_sae.own_data.matching import (
     narrowed,
 )
 from mammo_sae.own_data.scan import Folder, Found
-from mammo_sae.own_data.spreadsheets import check_table
 from mammo_sae.own_data.words import ROLES, plain, side_of, view_of
 
-IN_NAME = re.compile(r"(?<![A-Z])(L|R|LEFT|RIGHT)[ _.-]*(CC|MLO)(?![A-Z])")
-NAME_IN = re.compile(r"(?<![A-Z])(CC|MLO)[ _.-]*(L|R|LEFT|RIGHT)(?![A-Z])")
 TEST_SHARE, MOST_TEST, LEAST_TEST = 0.2, 0.5, 20
 """The test split: a fifth of the patients, but at least 20 of them, and at most half."""
 MOST_DRAWS = 50
@@ -98,15 +101,19 @@ def propose(folder: Folder, asked: Mapping[str, str], pseudonyms: Pseudonyms) ->
     Raises
     ------
     InputError
-        If no table names the images, or if it is uncertain which column is needed. The message says
-        how to name the column.
+        If there are tables and none names the images, or if it is uncertain which column is
+        needed. The message says how to name the column.
     """
-    check_table(list(folder.tables), folder.path)
     images, said = folder.images, _Said()
-    hints = [_hint(image) for image in images]
-    matches = _matches(folder, asked, hints, said)
+    hints = [hint(image) for image in images]
+    if folder.tables:
+        matches = _matches(folder, asked, hints, said)
+        named = [any(match.rows[at] for match in matches) for at in range(len(images))]
+    else:
+        check_bare(folder, asked, hints)
+        matches, named = [], [True] * len(images)
+        said.said.append(NO_LABELS)
     columns = Columns(matches, asked)
-    named = [any(match.rows[at] for match in matches) for at in range(len(images))]
     _say_left_out(folder, named, said)
     boxes = read_boxes(matches, columns, images)
     sides = _values(columns, "side", side_of, images, hints, named, said)
@@ -115,7 +122,8 @@ def propose(folder: Folder, asked: Mapping[str, str], pseudonyms: Pseudonyms) ->
     split = columns.pick("split", _split)
     labels = read_labels(columns, [patient or "" for patient in patients])
     _labels_of_boxes(labels, boxes, named)
-    _check_labels(labels, columns, folder)
+    if folder.tables:
+        _check_labels(labels, columns, folder)
     kept = [
         at
         for at, is_named in enumerate(named)
@@ -150,7 +158,8 @@ def propose(folder: Folder, asked: Mapping[str, str], pseudonyms: Pseudonyms) ->
         [(position[at], name, *box) for at, name, *box in boxes.rows if at in position],
         columns=["file", "finding", *BOX],
     )
-    _say_unknown(images, named, {"side": sides, "view": views}, said)
+    advice = "name its column with --columns {}=COLUMN" if matches else IN_NAME_OR_TABLE
+    _say_unknown(images, named, {"side": sides, "view": views}, advice, said)
     _say_rare(table, labels, said)
     used = [images[at] for at in kept]
     return Proposal(
@@ -163,15 +172,6 @@ def propose(folder: Folder, asked: Mapping[str, str], pseudonyms: Pseudonyms) ->
         Counter(image.kind for image in used),
         frozenset((i.rows or 0, i.columns or 0) for i in used),
     )
-
-
-def _hint(image: Found) -> tuple[str | None, str | None]:
-    """Return side and view of an image by its header, or else by its file's name."""
-    name = PurePosixPath(image.path).stem.upper()
-    found = {(one[0][0], one[1]) for one in IN_NAME.findall(name)}
-    found |= {(one[1][0], one[0]) for one in NAME_IN.findall(name)}
-    side, view = found.pop() if len(found) == 1 else (None, None)
-    return image.side or side, image.view or view
 
 
 def _matches(
@@ -343,6 +343,10 @@ def _patients(
         if by_patient:
             column = columns.use(Column(by_patient[0], by_patient[0].column), "patient")
     headers = [image.groups[0] for image in images]
+    if column is None and not matches:
+        patients, said.lines["patient"], sentences = bare_patients(images, pseudonyms)
+        said.said += sentences
+        return patients
     if column is None:
         without = sum(is_named and not own for is_named, own in zip(named, headers, strict=True))
         if without:
@@ -505,6 +509,7 @@ def _say_unknown(
     images: Sequence[Found],
     named: Sequence[bool],
     values: Mapping[str, Sequence[str | None]],
+    advice: str,
     said: _Said,
 ) -> None:
     for role, own in values.items():
@@ -517,7 +522,7 @@ def _say_unknown(
             what = "the side" if role == "side" else "a view that is CC or MLO"
             said.said.append(
                 f"{what} is unknown for {counted(len(lacking), 'image')}, left out, the first is "
-                f"{lacking[0]!r}; name its column with --columns {role}=COLUMN"
+                f"{lacking[0]!r}; {advice.format(role)}"
             )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from mammo_sae.cohorts.rows import table_rows, tidy
 from mammo_sae.cohorts.sheet import EMPTY
-from mammo_sae.errors import InputError, counted
+from mammo_sae.errors import counted
 
 CSV = (".csv", ".tsv", ".txt")
 EXCEL = (".xlsx", ".xlsm")
@@ -182,18 +182,3 @@ def _number_text(value: float, shown: str) -> str:
 def distinct(cells: list[str]) -> Iterator[str]:
     """Yield each text that is not empty once, in order of first occurrence."""
     yield from dict.fromkeys(cell for cell in cells if cell)
-
-
-def check_table(tables: list[Table], folder: Path) -> None:
-    """Refuse a folder without any table.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    if not tables:
-        raise InputError(
-            f"{folder} holds no table that names its images; put a .csv or .xlsx file there with a "
-            "row per image: its file, its patient, and a column of 0 and 1 per label"
-        )

@@ -31,9 +31,8 @@ cohort:
   source: {source}
   # the secret key of the pseudonyms; keep it, and keep it out of the results
   key_file: {key}
-  # what to explain: name in the results -> column of images.csv
-  concepts:
-{concepts}
+  # {concept_comment}
+  concepts:{concepts}
   # {covariate_comment}
   covariates:{covariates}
   # parts into which the images are divided; they are converted in parallel
@@ -45,6 +44,25 @@ images:
   height: {height}
   width: {width}
 
+{encoders}
+# The layers that are explained. `head` is what predictions are made from.
+layers: [blocks.10, blocks.14, head]
+
+# The sparse autoencoders to train on each layer.
+saes:
+  topk:
+    variant: {{name: topk, k: 32}}
+"""
+
+
+ENCODER = """\
+# The network to analyse. `pretrained` is a small network trained on photographs, which needs no
+# download. docs/encoders.md shows how to use a mammography model, such as Mammo-CLIP.
+encoders:
+  pretrained:
+    kind: pretrained
+"""
+ENCODERS = """\
 # The networks to analyse. `pretrained` is a small network trained on photographs, which needs no
 # download; `finetuned` is the same network trained on your training images.
 # docs/encoders.md shows how to use a mammography model, such as Mammo-CLIP.
@@ -55,14 +73,6 @@ encoders:
     kind: finetuned
     base: pretrained
     freeze: blocks.4
-
-# The layers that are explained. `head` is what predictions are made from.
-layers: [blocks.10, blocks.14, head]
-
-# The sparse autoencoders to train on each layer.
-saes:
-  topk:
-    variant: {{name: topk, k: 32}}
 """
 
 
@@ -81,7 +91,11 @@ def config_text(proposal: Proposal, name: str, source: Path, key: Path) -> str:
         name=name,
         source=_quoted(source.resolve()),
         key=_quoted(key.resolve()),
-        concepts="\n".join(named),
+        concept_comment="what to explain: name in the results -> column of images.csv"
+        if named
+        else "the images have no labels, so the run ends with embeddings, SAEs and codes",
+        concepts="\n" + "\n".join(named) if named else " {}",
+        encoders=ENCODERS if named else ENCODER,
         covariate_comment="further columns of images.csv, which are tested as confounders",
         covariates="\n" + "\n".join(covariates) if covariates else " {}",
         shards=max(2, -(-len(proposal.images) // IMAGES_PER_SHARD)),
