@@ -132,6 +132,11 @@ class Browser:
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
 
+    def scheme(self, name: str) -> None:
+        """Prefer the colours `light` or `dark`."""
+        features = [{"name": "prefers-color-scheme", "value": name}]
+        self.send("Emulation.setEmulatedMedia", features=features)
+
     def key(self, name: str) -> None:
         """Press and release a key."""
         for kind in ("keyDown", "keyUp"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from accessible import faults
 from chromium import CHROMIUM, Browser
 from small_atlas import CONCEPT, IDS, make_atlas, write_stores, write_tables
 
@@ -58,6 +59,7 @@ def page(atlas, browser):
     browser.faults.clear()
     browser.requests.clear()
     browser.size(1280, 900)
+    browser.scheme("light")
 
     def opened(name: str, atlas: Path = atlas) -> Browser:
         file, _, place = name.partition("#")
@@ -87,6 +89,24 @@ def test_a_page_shows_its_content_and_is_no_wider_than_the_window(page, name, wi
     assert tab.run("document.querySelectorAll('h1').length") == 1
     assert tab.run("document.querySelectorAll('img:not([alt])').length") == 0
     assert tab.run("[...document.querySelectorAll('select, input')].filter(e => !e.labels.length && !e.ariaLabel).length") == 0  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_has_no_serious_fault_of_accessibility(page, name, scheme):
+    tab = page(name)
+    tab.scheme(scheme)
+    tab.open(tab.run("location.href"))
+    assert faults(tab) == []
+
+
+def test_the_check_of_accessibility_finds_faults(page):
+    tab = page(f"latent.html#{SAE}/0")
+    tab.run("""document.querySelector('img').removeAttribute('alt');
+        document.getElementById('headline').style.color = '#eeeeee'""")
+    found = faults(tab)
+    assert [line.partition(":")[0] for line in found] == ["color-contrast", "image-alt"]
+    assert "#headline" in found[0]
 
 
 def test_the_start_page_shows_the_first_latent_on_its_image_and_links_to_it(page):
