@@ -34,7 +34,8 @@ from mammo_sae.stores.tables import read_table
 
 # Sizes of the figure's parts, in inches.
 TEXT = 2.85
-IMAGE = 1.32
+IMAGE = 1.1  # the report has many such figures; the atlas has the images in full resolution
+ROW = 2.2  # least height of a row, for its text
 GAP = 0.06
 GROUP_GAP = 0.16
 CAPTION = 0.2
@@ -135,8 +136,7 @@ def run(
     names = _names([read_table(path) for path in naming])
     columns = settings.examples + 2
     width = TEXT + columns * (IMAGE + GAP) + 2 * GROUP_GAP + 2 * MARGIN
-    picture = IMAGE * store.height / store.width
-    height = HEADER + len(rows) * (picture + CAPTION + 0.12) + FOOTER
+    height = HEADER + len(rows) * row_height(store) + FOOTER
     palette = style.colours(concepts, style.CONCEPT_COLOURS)
     with style.figure(output, width, height) as fig:
         title, subtitle = _titles(rows, concept, split, known, truth, chosen)
@@ -223,6 +223,16 @@ def pick_examples(
     )
 
 
+def picture_height(store: ImageReader) -> float:
+    """Return the height of a picture of the store, in inches."""
+    return IMAGE * store.height / store.width
+
+
+def row_height(store: ImageReader) -> float:
+    """Return the height of a latent's row, in inches: that of its pictures or of its text."""
+    return max(ROW, picture_height(store) + CAPTION + 0.12)
+
+
 @dataclass(frozen=True)
 class _Canvas:
     """Positions of the figure's parts, and the readers that the pictures come from."""
@@ -237,7 +247,7 @@ class _Canvas:
     @property
     def picture(self) -> float:
         """Height of a picture, inches."""
-        return IMAGE * self.store.height / self.store.width
+        return picture_height(self.store)
 
     def left(self, column: int) -> float:
         """Left edge of a column of pictures, inches."""
@@ -246,7 +256,7 @@ class _Canvas:
 
     def top(self, row: int) -> float:
         """Upper edge of a row of pictures, inches from the figure's top."""
-        return HEADER + row * (self.picture + CAPTION + 0.12)
+        return HEADER + row * row_height(self.store)
 
     def x(self, inches: float) -> float:
         """Figure fraction of a distance from the left."""

@@ -20,7 +20,7 @@ import pandas as pd
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
-MOST_ROWS = 6_000
+MOST_ROWS = 3_000
 DIGITS = 4
 # Columns that rank rows by importance; the first that a table has is used.
 RANKS = ("rank_auroc", "rank_causal", "rank_attribution")
