@@ -198,8 +198,8 @@ def _figure(tables, latents="latents.parquet", confounds="confounds.parquet", ou
     [
         ({"latents": "confounds.parquet"}, "confounds.parquet lacks the column 'rank_auroc'; give"),
         ({"latents": "confounds.csv"}, "confounds.parquet lacks the column 'rank_auroc'; give"),
-        ({"output": ""}, ": figures are PNG files; give a name that ends in .png"),
-        ({"output": "a.jpg"}, "a.jpg: figures are PNG files; give a name that ends in .png"),
+        ({"output": ""}, ": figures are PNG, SVG or PDF files; give a name that ends in .png"),
+        ({"output": "a.jpg"}, "a.jpg: figures are PNG, SVG or PDF files; give a name that ends"),
         ({"output": "folder.png"}, "folder.png: Is a directory; give the path of a file"),
         ({"output": "latents.parquet/a.png"}, "latents.parquet: File exists; give a path whose"),
     ],

@@ -30,7 +30,7 @@ from mammo_sae.errors import DroppedError, InputError
 from mammo_sae.provenance import Provenance
 from mammo_sae.records import input_digests, write_record
 from mammo_sae.settings import canonical_json, parse_settings
-from mammo_sae.steps import STEPS
+from mammo_sae.steps import FIGURE, STEPS
 
 PROGRAM = "python -m mammo_sae"
 PEOPLE = "mammo_sae.people"
@@ -185,7 +185,10 @@ def _work(step: str, arguments: dict[str, Any]) -> None:
     _collect_garbage()
     outputs = work(**arguments, **known)
     if outputs:  # of several ranks only the first has outputs
-        write_record(outputs, provenance, packages(*STEPS[step].modules(provenance.config)))
+        versions = packages(*STEPS[step].modules(provenance.config))
+        # A figure is drawn again for a paper from its record (`library.figures`).
+        kept = arguments if step.startswith(FIGURE) else None
+        write_record(outputs, provenance, versions, kept)
 
 
 def _collect_garbage() -> None:

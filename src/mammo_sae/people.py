@@ -333,6 +333,37 @@ def serve(folder: Path, *, port: int = 8000) -> None:
             print()
 
 
+def figures(
+    folder: Path, *, format: str = "svg", only: Sequence[str] = (), output: Path | None = None
+) -> None:
+    """Draw the figures of a run again as SVG or PDF for a paper, and change nothing in the run.
+
+    The text of such a figure is text, its images have 300 dots per inch, and its colours are those
+    of the report.
+
+    Parameters
+    ----------
+    folder
+        The folder of the run, results/NAME.
+    format
+        svg or pdf. Default: svg.
+    only
+        Names of figures or folders below results/NAME/figures, for instance encoders or
+        confounds/finetuned. Default: all figures.
+    output
+        The folder to write. Default: results/NAME/paper.
+
+    Raises
+    ------
+    InputError
+        If there is no such figure or format, or the figure's step did not record its options.
+    """
+    from mammo_sae.library.figures import redraw
+
+    for path in redraw(folder, output or folder / "paper", format, only):
+        print(path, flush=True)
+
+
 def fetch_checkpoint(*, hub: str, output: Path) -> None:
     """Download a checkpoint from the Hugging Face hub, unless the file exists already.
 

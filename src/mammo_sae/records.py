@@ -17,12 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from mammo_sae.digests import SOURCE
+from mammo_sae.errors import InputError
 from mammo_sae.provenance import SUFFIX, Provenance, record_path
 from mammo_sae.stores.checksums import file_digest
 from mammo_sae.stores.publish import read_json, write_json
 
 
-def write_record(outputs: Sequence[Path], provenance: Provenance, packages: Iterable[str]) -> Path:
+def write_record(
+    outputs: Sequence[Path],
+    provenance: Provenance,
+    packages: Iterable[str],
+    arguments: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the record of a step that has just made `outputs`. Return the path of the record.
 
     Parameters
@@ -35,6 +41,9 @@ def write_record(outputs: Sequence[Path], provenance: Provenance, packages: Iter
         Inputs that are also outputs, from an earlier run of the step, are left out too.
     packages
         Distributions whose versions are recorded.
+    arguments
+        The arguments of the step, to be recorded so that it can be run again from its record
+        (`recorded_arguments`). None: they are not recorded.
     """
     record = record_path(outputs[0])
     written = {os.path.relpath(path) for path in outputs}
@@ -49,8 +58,48 @@ def write_record(outputs: Sequence[Path], provenance: Provenance, packages: Iter
         "machine": _machine(),
         "revision": _revision(),
     }
+    if arguments is not None:
+        content["arguments"] = _relative(arguments, record.parent)
     write_json(record, content)
     return record
+
+
+def recorded_arguments(record: Path) -> dict[str, Any]:
+    """Return the arguments of a step without its settings, from its record.
+
+    Paths are those of today, wherever the folder of results has been moved.
+
+    Raises
+    ------
+    InputError
+        If the record has no arguments.
+    """
+    content = read_json(record)
+    if "arguments" not in content:
+        raise InputError(f"{record} does not say how its file was made; make the file again")
+
+    def path(value: Any) -> Any:
+        if isinstance(value, list):
+            return [path(name) for name in value]
+        return Path(os.path.normpath(record.parent / value))
+
+    kinds = content["arguments"]
+    return {**kinds["options"], **{name: path(value) for name, value in kinds["paths"].items()}}
+
+
+def _relative(arguments: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """Return arguments as JSON can hold them: paths relative to `folder`, and other options."""
+    found: dict[str, dict[str, Any]] = {"paths": {}, "options": {}}
+    for name, value in arguments.items():
+        if name == "settings":
+            continue
+        each = value if isinstance(value, list) else [value]
+        if each and all(isinstance(one, Path) for one in each):
+            names = [os.path.relpath(one, folder) for one in each]
+            found["paths"][name] = names if isinstance(value, list) else names[0]
+        else:
+            found["options"][name] = value
+    return found
 
 
 def input_digests(arguments: Mapping[str, Any]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from mammo_sae.settings import canonical_json
 from mammo_sae.texts.settings import TextSettings
 
 MISSING = object()
+FIGURE = "figure_"  # how the names of steps begin that draw a figure
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,15 @@ from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import atomic_file
 
 DPI = 110  # enough for a screen; a report has many figures
+PRINT_DPI = 300  # of the images in a figure for a paper
+# Format of a figure -> what would make its bytes differ from day to day or between versions.
+UNSTABLE = {
+    "png": ("Software",),
+    "svg": ("Date", "Creator"),
+    "pdf": ("CreationDate", "Creator", "Producer"),
+}
 # Number of greys in a file, and the largest difference between the channels of a grey.
-GREYS, GREY_TOLERANCE = 40, 6
+GREYS, GREY_TOLERANCE = 24, 6
 INK = "#1F2933"
 FAINT = "#6B7683"
 RULE = "#D9DEE3"
@@ -114,22 +121,31 @@ _RC: dict[RcKeyType, object] = {
     "lines.linewidth": 1.6,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    # Text stays text, which a person can edit and search.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mammo-sae",
+    "pdf.fonttype": 42,
 }
 
 
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure of `width` x `height` inches; write it as PNG if the block succeeds.
+    """Yield an empty figure of `width` x `height` inches; write it if the block succeeds.
 
-    The bytes depend only on the drawing: neither date nor software is recorded.
+    The end of the name says the format: PNG for a screen, SVG or PDF for a paper. The bytes depend
+    only on the drawing: neither date nor software is recorded.
 
     Raises
     ------
     InputError
-        If the name of `path` does not end in .png.
+        If the name of `path` does not end in .png, .svg or .pdf.
     """
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: figures are PNG files; give a name that ends in .png")
+    form = path.suffix.lower().removeprefix(".")
+    if form not in UNSTABLE:
+        raise InputError(
+            f"{path}: figures are PNG, SVG or PDF files; give a name that ends in .png, .svg or "
+            ".pdf"
+        )
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
@@ -137,14 +153,18 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         FigureCanvasAgg(fig)
         yield fig
         drawn = io.BytesIO()
-        fig.savefig(drawn, format="png", metadata={"Software": None})
-        picture = _with_palette(Image.open(drawn).convert("RGB"))
+        dpi = DPI if form == "png" else PRINT_DPI
+        fig.savefig(drawn, format=form, dpi=dpi, metadata=dict.fromkeys(UNSTABLE[form]))
         with atomic_file(path) as aside:
-            picture.save(aside, format="png", optimize=True)
+            if form == "png":
+                picture = _with_palette(Image.open(drawn).convert("RGB"))
+                picture.save(aside, format="png", optimize=True)
+            else:
+                aside.write_bytes(drawn.getvalue())
 
 
 def _with_palette(picture: Image.Image) -> Image.Image:
-    """Return an RGB picture in 256 colours (40 greys, 216 others), for a third of the file size.
+    """Return an RGB picture in 256 colours (24 greys, 232 others), for a third of the file size.
 
     Greys have levels of their own, so that tissue has no tint. The other colours are reduced by a
     method that keeps rare colours, so that a few dots keep the colour of their verdict.
