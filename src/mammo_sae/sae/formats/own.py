@@ -5,6 +5,7 @@ The SAE of one encoder can so be applied to another encoder with the same number
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mammo_sae.sae.model import SparseAutoencoder
@@ -13,11 +14,11 @@ CONFIG, WEIGHTS = "sae.json", "sae.safetensors"
 
 
 def read(folder: Path) -> SparseAutoencoder:
-    """Return the SAE of a folder.
+    """Return the SAE of a folder, without what its file says of the run that trained it.
 
     Raises
     ------
     StoreError
         If a file is missing, damaged, or does not match its description.
     """
-    return SparseAutoencoder.load(folder)
+    return replace(SparseAutoencoder.load(folder), description={})
