@@ -48,9 +48,16 @@ def _write_masks(manifest: Path, ids: list[str], *, all_breast: bool) -> None:
 
 
 def write_cohort(
-    folder: Path, images: int = 24, channels: int = CHANNELS, layer: str = "head"
+    folder: Path,
+    images: int = 24,
+    channels: int = CHANNELS,
+    layer: str = "head",
+    planted: np.ndarray | None = None,
 ) -> Cohort:
-    """Write a cohort of sparse mixtures of known atoms below `folder`."""
+    """Write a cohort of sparse mixtures of known atoms below `folder`.
+
+    `planted` [channels] is added to the first cell of every image.
+    """
     random = np.random.default_rng(7)
     atoms = random.normal(size=(2 * channels, channels))
     grid = LayerGrid(layer, channels, ROWS, COLUMNS, 32, 0.0, 0.0, 64)
@@ -66,6 +73,8 @@ def write_cohort(
                 codes = random.exponential(size=(ROWS, COLUMNS, 2 * channels))
                 codes *= random.random(codes.shape) < 3 / (2 * channels)
                 cells[image] = (codes @ atoms + 2).astype(np.float16)
+                if planted is not None:
+                    cells[image][0, 0] += planted.astype(np.float16)
                 writer.write({layer: cells[image][None]})
         image_stores.append(folder / "images" / f"{shard}.json")
         _write_masks(image_stores[-1], mine, all_breast=not shard)

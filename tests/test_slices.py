@@ -66,7 +66,7 @@ BEFORE = _slices(CONFIG)
 def _other(value: Any) -> Any:
     """Return another value of the same type."""
     if value is None:
-        return 1
+        return 2
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

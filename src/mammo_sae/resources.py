@@ -298,7 +298,11 @@ def _train_sae(size: Size) -> Need:
     # Weights, gradients and the two moments of Adam, and their copies in a checkpoint. A byte says
     # whether a cell is used.
     memory = ON_GPU + 1.2 * buffer + 8 * size.weights + size.images * size.cells / MIB
-    return Need(memory, 300 + seconds + _reading(size))
+    readings = 1
+    if training.high_norm is not None:  # the norms of all cells, and a pass that computes them
+        memory += 9 * size.images * size.cells / MIB
+        readings = 2
+    return Need(memory, 300 + seconds + readings * _reading(size))
 
 
 def _codes(size: Size) -> Need:

@@ -26,6 +26,7 @@ from mammo_sae.grids import touched_cells
 from mammo_sae.phantom.image import render
 from mammo_sae.phantom.plan import plan_patient, switched
 from mammo_sae.phantom.settings import PhantomSettings
+from mammo_sae.sae.high_norm import all_norms, norm_limit
 from mammo_sae.statistics import auroc
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
@@ -213,3 +214,20 @@ def test_the_response_to_a_lesion_that_is_switched_on_lies_on_its_cells(name, la
     # more.
     assert np.mean(peaks) > 0.9
     assert np.mean(inside) > 2 * np.mean(outside)
+
+
+def test_tokens_planted_in_a_vision_transformer_are_found_in_every_image(image_store, tmp_path):
+    model = vits.model_of("dinov2", patch_size=8, image_size=64)
+    # The position of one patch makes its token long in every block.
+    model.embeddings.position_embeddings.data[0, 1 + 9] += 60.0
+    model.save_pretrained(tmp_path / "model")
+    encoder = vits.imported(tmp_path / "model", tmp_path / "encoder")
+    images, _ = image_store(count=5)
+    manifest = embed(encoder, ["blocks.0", "blocks.1"], images, tmp_path / "0")
+    for layer in ("blocks.0", "blocks.1"):
+        reader = EmbeddingReader([manifest], layer)
+        found = all_norms(reader)
+        long = found > norm_limit(found, 3.0, layer)
+        assert long.any(axis=1).all()
+        assert long.mean() < 0.1
+        assert len({row.tobytes() for row in long}) == 1

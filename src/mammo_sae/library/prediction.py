@@ -33,6 +33,7 @@ from mammo_sae.library.files import RunFiles
 from mammo_sae.library.picture import Picture, picture
 from mammo_sae.library.sae import Sae
 from mammo_sae.report import overlay, style
+from mammo_sae.sae.high_norm import short_cells
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.settings import canonical_json, parse_settings
 
@@ -190,11 +191,11 @@ class Predictor:
         cells, features = self._embedded(image.pixels)
         codes = self._sae.encode(cells)
         pooled = {
-            "max": codes.max(axis=(0, 1)),
+            "max": self._counted(cells, codes).max(axis=(0, 1)),
             "mean": codes.mean(axis=(0, 1), dtype=np.float64).astype(np.float32),
             "active": (codes > 0).mean(axis=(0, 1), dtype=np.float64).astype(np.float32),
         }
-        fires = np.flatnonzero(pooled["max"] > 0)
+        fires = np.flatnonzero(pooled["active"] > 0)
         fired = pd.DataFrame({"latent": fires, **{k: v[fires] for k, v in pooled.items()}})
         logits = self._head.logits(features[None])[0]
         return Prediction(
@@ -208,6 +209,11 @@ class Predictor:
             maps=self._maps(codes, fires),
             _contributions=self._contributions(codes, fires, logits),
         )
+
+    def _counted(self, cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return the codes [R, C, h], with 0 in the cells that the SAE leaves out of scores."""
+        short = short_cells(cells[None], self._sae.model.description)
+        return codes if short is None else codes * short.reshape(*codes.shape[:2], 1)
 
     def _canonical(self, path: Path, side: str | None) -> tuple[Canonical, tuple[str, ...]]:
         """Return the canonical image, and what the run's policy lets pass with a warning."""

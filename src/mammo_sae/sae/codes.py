@@ -13,6 +13,7 @@ from torch import Tensor
 from mammo_sae.compute.devices import fastest_device, in_parts
 from mammo_sae.ordered import in_order
 from mammo_sae.progress import progress
+from mammo_sae.sae.high_norm import short_cells
 from mammo_sae.sae.loader import check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.sae.training_cells import breast_cells
@@ -77,7 +78,9 @@ def run(
     def encoded_at_once(positions: np.ndarray, cells: np.ndarray, breast: Tensor) -> Encoded:
         flat = torch.from_numpy(cells.reshape(-1, model.channels)).to(model.device)
         index, value = encode(flat)
-        pooled = pool(index, value, breast.to(model.device), model.latents)
+        short = short_cells(cells, model.description)
+        counted = None if short is None else torch.from_numpy(short).to(model.device)
+        pooled = pool(index, value, breast.to(model.device), model.latents, counted)
         shape = (len(positions), grid.rows, grid.columns, index.shape[1])
         return (
             positions,
@@ -104,8 +107,13 @@ def run(
     return [manifest]
 
 
-def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str, np.ndarray]:
+def pool(
+    index: Tensor, value: Tensor, inside: Tensor, latents: int, short: Tensor | None = None
+) -> dict[str, np.ndarray]:
     """Pool the codes of every image, over all cells and over the cells that the breast touches.
+
+    The mean and the share of active cells cover all cells, because logits and L0 are means over all
+    cells. The other values leave out the cells above the SAE's limit.
 
     Parameters
     ----------
@@ -113,6 +121,8 @@ def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str
         Codes of n images: indices of latents and their values, m slots a cell.
     inside : [n, cells] bool
         Cells that the breast touches.
+    short : [n, cells] bool
+        Cells that are not above the SAE's limit (`mammo_sae.sae.high_norm`). None: no limit.
 
     Returns
     -------
@@ -122,18 +132,22 @@ def pool(index: Tensor, value: Tensor, inside: Tensor, latents: int) -> dict[str
     images, per_image = inside.shape
     size = images * latents
     image = torch.arange(images, device=index.device)[:, None]
-    # Count each code once, in the group of cells outside or inside the breast.
-    place = (inside * size + image * latents).flatten()
+    # Count each code once, in the group of cells outside or inside the breast, or above the limit.
+    groups, group = 2, inside.long()
+    if short is not None:
+        groups, group = 3, group.masked_fill(~short, 2)
+        inside = inside & short
+    place = (group * size + image * latents).flatten()
     target = (place.unsqueeze(1) + index).flatten()
     flat = value.flatten()
-    total = torch.bincount(target, flat.double(), 2 * size).view(2, images, latents)
-    firing = torch.bincount(target[flat > 0], minlength=2 * size).view(2, images, latents)
-    highest = flat.new_zeros(2 * size).scatter_reduce_(0, target, flat, "amax")
-    highest = highest.view(2, images, latents)
+    shape = (groups, images, latents)
+    total = torch.bincount(target, flat.double(), groups * size).view(shape)
+    firing = torch.bincount(target[flat > 0], minlength=groups * size).view(shape)
+    highest = flat.new_zeros(groups * size).scatter_reduce_(0, target, flat, "amax").view(shape)
     touched = inside.sum(dim=1, keepdim=True).clamp(min=1)
     pooled = {
         "mean": total.sum(0) / per_image,
-        "max": highest.amax(0),
+        "max": highest[:2].amax(0),
         "active": firing.sum(0) / per_image,
         "mean_breast": total[1] / touched,
         "max_breast": highest[1],

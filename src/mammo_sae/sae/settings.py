@@ -279,6 +279,12 @@ class TrainingValues(Settings):
     cells_per_image: int | None = Field(
         None, ge=1, description="number of random cells per image that training uses; null: all"
     )
+    high_norm: float | None = Field(
+        None,
+        gt=1,
+        description="multiple of the median norm of the layer's cells above which a cell is an "
+        "artefact of a vision transformer, left out of training and of the scores; null: none is",
+    )
     images: int | None = Field(
         None, ge=1, description="number of random images that training uses; null: all"
     )

@@ -17,6 +17,7 @@ from mammo_sae.compute.checkpoint import Checkpoint
 from mammo_sae.compute.devices import fastest_device
 from mammo_sae.errors import InputError
 from mammo_sae.provenance import Provenance, record_path
+from mammo_sae.sae import high_norm
 from mammo_sae.sae.loader import MIB, Cells
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.score import row_without_steps
@@ -123,6 +124,8 @@ def run(
     if settings.variant.name == "published":
         published = import_module(variant_module("published"))
         sae, rows = published.taken(settings.variant, reader)
+        _, limit = _limit(settings, reader)
+        sae = replace(sae, description={**sae.description, **limit})
     elif not takes_steps(settings):
         sae, rows = _computed(settings, reader, image_stores)
     else:
@@ -159,7 +162,7 @@ def _same_cells(one: SaeTraining, other: SaeTraining) -> bool:
     """Return whether one pass over the store can train both SAEs."""
     same = all(
         getattr(one, name) == getattr(other, name)
-        for name in ("background", "cells_per_image", "images", "buffer")
+        for name in ("background", "cells_per_image", "high_norm", "images", "buffer")
     )
     return same and one.variant.name != "published" and takes_steps(one)
 
@@ -197,7 +200,7 @@ def _trained(
         return _from_state(own[FINISHED])
     states = [own, *(member.checkpoint.load() for member in others)]
     settings = first.settings
-    cells = _cells(settings, reader, image_stores)
+    cells, limit = _cells(settings, reader, image_stores)
     sample = cells.sample()
     centred = centre_and_scale(sample)
     trainings = []
@@ -216,7 +219,7 @@ def _trained(
 
     def trained(training: Training) -> Trained:
         sae = training.sae.folded(training.mean, training.scale)
-        description = {"cells": cells.count, "scale": training.scale}
+        description = {"cells": cells.count, "scale": training.scale, **limit}
         return replace(sae, description=description), training.log
 
     def save(training: Training) -> None:
@@ -237,19 +240,35 @@ def _computed(
 
     As in training, the scores are in scaled units.
     """
-    cells = _cells(settings, reader, image_stores)
+    cells, limit = _cells(settings, reader, image_stores)
     sample = cells.sample()
     mean, start = _start(settings, sample, *centre_and_scale(sample))
     del sample
     made = computed_sae(settings, start)
     row = row_without_steps(made.folded(torch.zeros_like(mean), 1.0), start.cells)
-    description = {"cells": cells.count, "scale": start.scale}
+    description = {"cells": cells.count, "scale": start.scale, **limit}
     return replace(made.folded(mean, start.scale), description=description), [row]
 
 
-def _cells(settings: SaeTraining, reader: EmbeddingReader, image_stores: Sequence[Path]) -> Cells:
-    kept = kept_cells(reader, image_stores, settings.background, settings.cells_per_image)
-    return Cells(reader, settings.buffer * MIB, fastest_device(), kept)
+def _cells(
+    settings: SaeTraining, reader: EmbeddingReader, image_stores: Sequence[Path]
+) -> tuple[Cells, dict[str, float]]:
+    """Return the cells that training uses, and the entry of the description with their limit."""
+    found, limit = _limit(settings, reader)
+    short = None if found is None else found <= limit[high_norm.LIMIT]
+    kept = kept_cells(reader, image_stores, settings.background, settings.cells_per_image, short)
+    return Cells(reader, settings.buffer * MIB, fastest_device(), kept), limit
+
+
+def _limit(
+    settings: SaeTraining, reader: EmbeddingReader
+) -> tuple[np.ndarray | None, dict[str, float]]:
+    """Return the norms [n, R * C] of all cells, and the largest norm of a cell that is used."""
+    if settings.high_norm is None:
+        return None, {}
+    found = high_norm.all_norms(reader)
+    limit = high_norm.norm_limit(found, settings.high_norm, reader.grid.layer)
+    return found, {high_norm.LIMIT: limit}
 
 
 def _start(

@@ -33,20 +33,21 @@ def kept_cells(
     image_stores: Sequence[Path],
     share: float,
     most: int | None,
+    short: np.ndarray | None = None,
 ) -> np.ndarray | None:
     """Return bool [n, R * C] of the reader's images: True for cells used in training.
 
     Training uses the cells that the breast touches and the share `share` of the other cells. If
-    `most` is given, at most `most` of these cells are drawn from each image, without replacement.
-    Every epoch and every SAE of the layer uses the same cells. The return value None means all
-    cells.
+    `short` is given, only cells that are True in it are used. If `most` is given, at most `most` of
+    these cells are drawn from each image, without replacement. Every epoch and every SAE of the
+    layer uses the same cells. The return value None means all cells.
 
     Raises
     ------
     InputError
         If cells outside the breast are to be left out and no image store is given.
     """
-    if share == 1 and most is None:
+    if share == 1 and most is None and short is None:
         return None
     grid = reader.grid
     if share == 1:
@@ -56,6 +57,8 @@ def kept_cells(
     else:
         kept = breast_cells(ImageReader(image_stores), reader.image_ids, grid)
         _add(kept, share, np.random.default_rng(1))
+    if short is not None:
+        kept &= short
     if most is not None and most < kept.shape[1]:
         _thin(kept, most, np.random.default_rng(2))
     return kept

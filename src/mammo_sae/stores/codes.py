@@ -5,11 +5,12 @@ Arrays (n images, R x C cells, h latents)::
     image_id  [n]           string
     latent    [h]           int32
     mean      [n, h]        float32, mean over all cells
-    max       [n, h]        float32, maximum over all cells
+    max       [n, h]        float32, maximum over all cells (*)
     active    [n, h]        float32, share of cells with a code above 0
 
 and `mean_breast`, `max_breast`, `active_breast`: the same over the cells that the breast touches
-(0 if it touches none). If no cell has more than k codes, the codes are stored as::
+(0 if it touches none) (*). (*) Cells above the norm limit of the SAE, if it has one, are left out.
+If no cell has more than k codes, the codes are stored as::
 
     index     [n, R, C, k]  uint16 (uint32 from 65,536 latents on)
     value     [n, R, C, k]  float32; an unused slot has index 0, value 0
