@@ -31,8 +31,8 @@ def write_stores(root: Path, *, poor: bool = False) -> None:
     regions = [] if poor else [CONCEPT]
     activation = 0 * ACTIVATION if poor else ACTIVATION
     with create_image_store(
-        root / "0.zarr", root / "0.json", image_ids=IDS, height=HEIGHT, width=WIDTH,
-        regions=regions,
+        root / "images" / "0.zarr", root / "images" / "0.json", image_ids=IDS, height=HEIGHT,
+        width=WIDTH, regions=regions,
     ) as writer:  # fmt: skip
         for i in range(len(IDS)):
             mask = np.zeros((len(regions), HEIGHT, WIDTH), np.uint8)
@@ -53,7 +53,7 @@ def write_stores(root: Path, *, poor: bool = False) -> None:
         folder / "seed0.zarr", folder / "seed0.json", image_ids=IDS, grid=GRID, latents=3, k=2
     ) as writer:
         writer.write(range(6), index, value, pooled)
-    sae = root / "saes" / "finetuned" / "head" / "topk" / "seed0"
+    sae = root / "sae" / "finetuned" / "head" / "topk" / "seed0"
     sae.mkdir(parents=True)
     atoms = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     SparseAutoencoder(atoms.clone(), torch.zeros(3), atoms, torch.tensor([0.5, 0.0]), k=2).save(
@@ -108,12 +108,12 @@ def write_tables(root: Path, *, poor: bool = False) -> None:
          "view": "CC", "side": "L", CONCEPT: pd.array([1, 1, 1, 0, 0, pd.NA], dtype="Int8"),
          "secret_path": "/hospital/Müller.dcm"}
     )  # fmt: skip
-    write_table(images, root / "images.parquet")
+    write_table(images, root / "cohort" / "images.parquet")
 
 
 def other_files(root: Path) -> dict[str, list[Path]]:
     return {
-        "saes": [root / "saes" / "finetuned" / "head" / "topk" / "seed0" / "sae.json"],
+        "saes": [root / "sae" / "finetuned" / "head" / "topk" / "seed0" / "sae.json"],
         "heads": [root / "heads" / "finetuned" / "head.json"],
         "logits": [root / "heads" / "finetuned" / "predictions.parquet"],
     }
@@ -121,9 +121,9 @@ def other_files(root: Path) -> dict[str, list[Path]]:
 
 def make_atlas(root: Path, out: Path, **settings: object) -> Path:
     build.run(
-        AtlasSettings(examples=2, **settings),
-        images=root / "images.parquet",
-        image_stores=[root / "0.json"],
+        AtlasSettings(**{"examples": 2, **settings}),
+        images=root / "cohort" / "images.parquet",
+        image_stores=[root / "images" / "0.json"],
         codes=[root / "codes" / "finetuned" / "head" / "topk" / "seed0.json"],
         **other_files(root),
         tables=sorted((root / "tables").glob("*.parquet")),

@@ -309,7 +309,9 @@ def verify(folder: Path) -> None:
 def serve(folder: Path, *, port: int = 8000) -> None:
     """Serve the atlas of a run to browsers on this machine, until it is interrupted.
 
-    The atlas also opens from its folder, without a server.
+    The atlas also opens from its folder, without a server. A served one shows all images and
+    latents, which are read from the stores of the run. It needs these stores in the folder of the
+    run.
 
     Parameters
     ----------
@@ -323,9 +325,16 @@ def serve(folder: Path, *, port: int = 8000) -> None:
     InputError
         If there is no atlas, or the port can't be used.
     """
+    from mammo_sae.atlas.live import Live
     from mammo_sae.atlas.serve import HOST, atlas_in, server
 
-    with server(atlas_in(folder), port) as opened:
+    atlas = atlas_in(folder)
+    live = None
+    try:
+        live = Live(atlas)
+    except InputError as error:
+        print(f"{error}, so pages show only what the folder of the atlas holds")
+    with server(atlas, port, live) as opened:
         print(f"http://{HOST}:{opened.server_port}/index.html (end with Ctrl-C)", flush=True)
         try:
             opened.serve_forever()

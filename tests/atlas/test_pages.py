@@ -10,6 +10,8 @@ import pytest
 
 from accessible import faults
 from chromium import CHROMIUM, Browser
+from mammo_sae.atlas.live import Live
+from serving import serving
 from small_atlas import CONCEPT, IDS, make_atlas, write_stores, write_tables
 
 pytestmark = [
@@ -249,3 +251,79 @@ def test_a_run_without_boxes_confounders_and_live_latents_says_what_is_missing(
 ):
     tab = page(name, poor)
     assert said.lower() in _text(tab, "main").lower()
+
+
+@pytest.fixture
+def served(tmp_path_factory, browser):
+    """Open a page of a served atlas, which has images of latent 0 alone in its folder.
+
+    Afterwards nothing was wrong, and only this server was asked.
+    """
+    browser.faults.clear()
+    browser.requests.clear()
+    browser.scheme("light")
+    run = tmp_path_factory.mktemp("served")
+    write_stores(run)
+    write_tables(run)
+    make_atlas(run, run / "atlas", latents=1)
+    with serving(run / "atlas", Live(run / "atlas")) as made:
+        host = f"http://127.0.0.1:{made.server_port}/"
+
+        def opened(name: str) -> Browser:
+            browser.open(host + name)
+            return browser
+
+        yield opened
+        browser.send("Page.navigate", url="about:blank")
+    assert browser.faults == []
+    asked = [url for url in browser.requests if not url.startswith(("about:", "blob:"))]
+    assert asked
+    assert [url for url in asked if not url.startswith(host)] == []
+
+
+CAPTIONS = "[...document.querySelectorAll('{} figcaption')].map(one => one.innerText)"
+
+
+def test_a_served_page_shows_a_latent_and_images_that_the_folder_does_not_hold(served):
+    tab = served(f"latent.html#{SAE}/1")
+    tab.wait("document.getElementById('groups').innerText.includes('All images by activation')")
+    tab.run("document.querySelector('#groups > button').click()")
+    last = CAPTIONS.format("#groups > .gallery:nth-last-child(2)")
+    tab.wait(f"{last}.length === 5")
+    assert tab.run(last) == [
+        f"{IDS[i]} {truth}, activation {activation}"
+        for i, truth, activation in [
+            (4, "negative", 3), (3, "negative", 2), (1, "positive", 1), (0, "positive", 0),
+            (2, "positive", 0),
+        ]
+    ]  # fmt: skip
+    button = "document.querySelector('#groups > button')"
+    assert tab.run(f"{button}.innerText") == "Show more images (5 of 5 are shown)"
+    assert tab.run(f"{button}.disabled")
+    pixel = "(view => [...view.getContext('2d').getImageData(0, 0, 1, 1).data])([...document.querySelectorAll('canvas[aria-hidden]')].slice(-5)[{}])"  # fmt: skip  # noqa: E501
+    assert tab.run(pixel.format(0)) == pytest.approx([255, 243, 191, 153], abs=2)  # the highest
+    assert tab.run(pixel.format(4))[3] == 0  # no activation
+    assert faults(tab) == []
+
+
+def test_a_served_page_shows_any_latent_in_any_image(served):
+    tab = served(f"image.html#{IDS[5]}")
+    tab.wait(
+        "document.querySelector('#layers .gallery')?.innerText === 'None of the latents fires.'"
+    )
+    assert "Patient id: p5" in _text(tab, "#facts")
+    tab.wait("document.querySelector('#whole img').naturalWidth === 16")
+    tab.run(
+        """(box => { box.value = 'IDENTIFIER'; box.dispatchEvent(new Event('change')); })(
+        document.getElementById('pseudonym'))""".replace("IDENTIFIER", IDS[1])
+    )
+    fires = CAPTIONS.format("#layers")
+    tab.wait(f"{fires}.length === 2")
+    assert tab.run(fires) == [
+        "latent 0 activation 3, 75 % of its highest", "latent 1 activation 1, 33 % of its highest",
+    ]  # fmt: skip
+    tab.run("""(box => { box.value = 2; box.dispatchEvent(new Event('change')); })(
+        document.querySelector('#layers input[type=number]'))""")
+    tab.wait(f"{fires}.length === 3")
+    assert tab.run(fires)[2] == "latent 2 activation 0"
+    assert faults(tab) == []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from mammo_sae.atlas.serve import atlas_in, server
 from mammo_sae.errors import InputError
+from serving import get, serving
 
 
 @pytest.fixture
@@ -25,36 +24,31 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(run: Path) -> Iterator[ThreadingHTTPServer]:
-    with server(atlas_in(run), 0) as made:
-        thread = threading.Thread(target=made.serve_forever)
-        thread.start()
+    with serving(atlas_in(run)) as made:
         yield made
-        made.shutdown()
-        thread.join()
-
-
-def _get(opened: ThreadingHTTPServer, path: str, host: str | None = None) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", opened.server_port, timeout=10)
-    connection.request("GET", path, headers={"Host": host} if host else {})
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode()
 
 
 def test_a_file_of_the_atlas_is_sent(opened):
-    assert _get(opened, "/data/run.js") == (200, "content of data/run.js")
-    assert _get(opened, "/") == (200, "content of index.html")
-    assert _get(opened, "/", f"localhost:{opened.server_port}")[0] == 200
+    assert get(opened, "/data/run.js") == (200, b"content of data/run.js")
+    assert get(opened, "/") == (200, b"content of index.html")
+    assert get(opened, "/", f"localhost:{opened.server_port}")[0] == 200
 
 
-def test_nothing_else_is_sent(opened):
-    assert _get(opened, "/data/")[0] == 404
-    assert _get(opened, "/../secret.txt")[0] == 404
-    assert _get(opened, "/%2e%2e/secret.txt")[0] == 404
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/data/", "/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/link.txt"),
+        *("/%00", "//etc/passwd", "/data/run.js/"),
+    ],
+)
+def test_nothing_else_is_sent(run, opened, path):
+    (run / "atlas" / "link.txt").symlink_to(run / "secret.txt")
+    assert get(opened, path) == (404, b"The atlas has no such file.\n")
 
 
 def test_a_request_under_the_name_of_another_site_is_refused(opened):
-    assert _get(opened, "/", "evil.example")[0] == 403
-    assert _get(opened, "/", f"evil.example:{opened.server_port}")[0] == 403
+    assert get(opened, "/", "evil.example") == (403, b"Ask for 127.0.0.1.\n")
+    assert get(opened, "/", f"evil.example:{opened.server_port}")[0] == 403
 
 
 def test_the_server_listens_on_the_loopback_alone(opened):

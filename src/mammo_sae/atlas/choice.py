@@ -68,12 +68,17 @@ class Shown:
     groups: dict[str, list[Example]]
 
 
-def main_concept(rows: pd.DataFrame) -> str:
-    """Return the concept that a latent ranks best for, given its rows of the table `latents`."""
-    ranked = rows.dropna(subset=["rank_auroc"])
-    if ranked.empty:
-        return str(rows["concept"].iloc[0])
-    return str(ranked.loc[ranked["rank_auroc"].idxmin(), "concept"])
+def main_concepts(rows: pd.DataFrame) -> dict[int, str]:
+    """Return latent -> the concept that it ranks best for, given rows of the table `latents`.
+
+    For a latent without a rank, this is the concept of its first row.
+    """
+    ranked = rows.dropna(subset=["rank_auroc"]).sort_values("rank_auroc", kind="stable")
+    found: dict[int, str] = {}
+    for part in (ranked, rows):
+        for latent, concept in zip(part["latent"], part["concept"], strict=True):
+            found.setdefault(int(latent), str(concept))
+    return dict(sorted(found.items()))
 
 
 def choose_images(

@@ -154,12 +154,19 @@ def read_firing(
         yield (
             image,
             [
-                {
-                    "latent": int(latents[j]),
-                    "activation": float(scores[i, j]),
-                    "share": float(scores[i, j] / highest[j]),
-                    "heat": heat[position, int(latents[j])],
-                }
+                firing_of(
+                    int(latents[j]), scores[i, j], highest[j], heat[position, int(latents[j])]
+                )
                 for j in places[i]
             ],
         )
+
+
+def firing_of(latent: int, activation: float, top: float, heat: str) -> dict[str, Any]:
+    """Return what an image's page shows of a latent; no share if it never fires in the split."""
+    return {
+        "latent": latent,
+        "activation": float(activation),
+        "share": float(activation / top) if top > 0 else None,
+        "heat": heat,
+    }

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_sae.analysis.cases import Identity, labelled_images, labels
-from mammo_sae.atlas.choice import Shown, choose_images, choose_latents, main_concept
+from mammo_sae.atlas.choice import Shown, choose_images, choose_latents, main_concepts
 from mammo_sae.atlas.heat import packed, read_maps
 from mammo_sae.atlas.records import sections, shown_images
 from mammo_sae.atlas.settings import AtlasSettings
@@ -65,18 +65,28 @@ def detail(
     split
         The split whose images are shown.
     """
-    rows = tables.of("latents", identity)
     latents = choose_latents(
-        rows,
+        tables.of("latents", identity),
         tables.of("verdicts", identity),
         tables.of("alignment", identity),
         tables.of("effects", identity),
         settings.latents,
     )
-    concepts = {
-        int(latent): main_concept(mine)
-        for latent, mine in rows[rows["latent"].isin(latents)].groupby("latent", sort=True)
-    }
+    return detail_of(settings, tables, identity, reader, cases, split, latents)
+
+
+def detail_of(
+    settings: AtlasSettings,
+    tables: Tables,
+    identity: Identity,
+    reader: CodesReader,
+    cases: pd.DataFrame,
+    split: str,
+    latents: np.ndarray,
+) -> Detailed:
+    """Return the given latents of one SAE with their images. The rest is as in `detail`."""
+    rows = tables.of("latents", identity)
+    concepts = main_concepts(rows[rows["latent"].isin(latents)])
     shown: dict[int, Shown] = {}
     tops: dict[int, float] = {}
     histograms: dict[int, dict[str, Any]] = {}

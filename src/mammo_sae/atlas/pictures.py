@@ -7,6 +7,7 @@ a picture: the page draws them above it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,20 @@ def write_pictures(store: ImageReader, image_ids: Sequence[str], folder: Path) -
     room = BUDGET
     for block in blocks(image_ids):
         for image, pixels in zip(block, store.pixels(block), strict=True):
-            path = folder / f"{image}.webp"
-            Image.fromarray(pixels).save(path, quality=QUALITY, method=4)
-            room -= path.stat().st_size
+            data = webp(pixels)
+            room -= len(data)
             if room < 0:
-                path.unlink()
                 return written
+            (folder / f"{image}.webp").write_bytes(data)
             written.add(image)
     return written
+
+
+def webp(pixels: np.ndarray) -> bytes:
+    """Return an image, uint8 [H, W], as a WebP file."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format="webp", quality=QUALITY, method=4)
+    return file.getvalue()
 
 
 def describe(

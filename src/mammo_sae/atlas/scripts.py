@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mammo_sae.errors import InputError
+
 DIGITS = 4
 
 
@@ -57,3 +59,18 @@ def write_data(path: Path, key: str, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = f"(window.ATLAS = window.ATLAS || {{}})[{literal(key)}] = {literal(value)};\n"
     path.write_text(text, encoding="utf-8")
+
+
+def read_data(path: Path) -> Any:
+    """Return the value of a file that `write_data` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or has another form.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text.partition("] = ")[2].rstrip().removesuffix(";"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read ({error}); build the atlas again") from None

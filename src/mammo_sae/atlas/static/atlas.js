@@ -26,6 +26,34 @@ window.Atlas = (function () {
     return pending[path];
   }
 
+  // Ask the server for what the folder does not hold (live.py). Facts of images are kept.
+  async function ask(path) {
+    const answer = await fetch(`live/${path.split("/").map(encodeURIComponent).join("/")}`).catch(() => null);
+    if (!answer) throw new Error("The server does not answer. Start it again: mammo-sae serve.");
+    if (!answer.ok) throw new Error((await answer.text()).trim());
+    const found = await answer.json();
+    Object.assign(window.ATLAS.images, found.images);
+    return found;
+  }
+
+  // Add a button that shows the next entries. `next` shows those from a number on, and gives how many
+  // it has shown and how many there are. Returns the button.
+  function more(parent, what, next) {
+    const button = element("button", `Show ${what}`, { type: "button" });
+    let start = 0;
+    button.onclick = async () => {
+      button.disabled = true;
+      try {
+        const [count, total] = await next(start);
+        start += count;
+        button.textContent = `Show more ${what} (${start} of ${total} are shown)`;
+        button.disabled = start >= total;
+      } catch (error) { problem(error.message); }
+    };
+    parent.append(button);
+    return button;
+  }
+
   // The parts of the address after #, such as encoder, layer, sae, seed, latent.
   function parts() {
     return location.hash.slice(1).split("/").map(decodeURIComponent).filter(Boolean);
@@ -160,5 +188,5 @@ window.Atlas = (function () {
     safely();
   }
 
-  return { get, element, load, parts, sae, label, problem, words, title, shown, missing, spoken, table, grid, choice, chooseSae, run };
+  return { get, element, load, ask, more, parts, sae, label, problem, words, title, shown, missing, spoken, table, grid, choice, chooseSae, run };
 })();

@@ -1,9 +1,12 @@
 "use strict";
 (function () {
-  const { get, element, load, parts, label, problem, words, title, shown, run } = window.Atlas;
+  const { get, element, load, ask, more, parts, label, problem, words, title, shown, missing, run } = window.Atlas;
   const all = Object.keys(window.ATLAS.images).filter(name => window.ATLAS.images[name].page).sort();
   get("image").append(...all.map(name => element("option", name, { value: name })));
-  get("image").onchange = () => { location.hash = encodeURIComponent(get("image").value); };
+  const { live } = window.ATLAS.run;
+  get("any").hidden = !live;
+  if (live) get("choice").textContent = "They are taken from all latents.";
+  for (const name of ["image", "pseudonym"]) get(name).onchange = () => { location.hash = encodeURIComponent(get(name).value.trim()); };
 
   async function show() {
     problem("");
@@ -13,8 +16,9 @@
     window.Viewer.clear();
     get("whole").replaceChildren();
     if (image === undefined) throw new Error("This atlas shows no image.");
-    if (!all.includes(image)) throw new Error(`No image ${image} is in this atlas.`);
-    get("image").value = image;
+    if (!live && !all.includes(image)) throw new Error(`No image ${image} is in this atlas.`);
+    const record = live ? (await ask(`image/${image}`)).record : await load(`images/${image}.js`, `image/${image}`);
+    get("image").value = get("pseudonym").value = image;
     get("title").textContent = `Image ${image}`;
     window.Viewer.add(get("whole"), { image, heat: "s", grid: window.ATLAS.run.saes[0].grid, caption: "without a heat map" });
     const { facts, labels } = window.ATLAS.images[image], says = { 0: "no", 1: "yes" };
@@ -24,22 +28,43 @@
       pair.append(element("span", `${title(name)}: `, { class: "hint" }), shown(value));
       get("facts").append(pair);
     }
-    const record = await load(`images/${image}.js`, `image/${image}`);
     const saes = window.ATLAS.run.saes.filter(one => record[one.address]);
     const linear = saes.filter(one => Object.keys(record[one.address].adding).length);
     get("layers").append(element("h2", "Why this score?"));
     if (!linear.length) get("layers").append(element("p", "No logit of this run is linear in the codes of an SAE, so no score can be taken apart.", { class: "missing" }));
     for (const one of linear) for (const [concept, part] of Object.entries(record[one.address].adding)) apart(one, concept, part);
     for (const one of saes) {
-      const details = element("details"), gallery = element("div", null, { class: "gallery" }), { firing } = record[one.address];
+      const details = element("details"), gallery = element("div", null, { class: "gallery" });
       details.append(element("summary", `Latents that fire: ${label(one)}`), gallery);
       details.open = one.address === window.ATLAS.run.first;
       get("layers").append(details);
-      for (const { latent, activation, share, heat } of firing) {
-        window.Viewer.add(gallery, { image, heat, grid: one.grid, caption: `activation ${shown(activation)}, ${Math.round(100 * share)} % of its highest`, latent: `${one.address}/${latent}` });
-      }
-      if (!firing.length) gallery.append(element("p", "None of the latents with images fires.", { class: "missing" }));
+      if (live) served(details, gallery, image, one);
+      else fill(gallery, image, one, record[one.address].firing);
     }
+  }
+
+  function fill(gallery, image, one, firing) {
+    for (const { latent, activation, share, heat } of firing) {
+      const part = missing(share) ? "" : `, ${Math.round(100 * share)} % of its highest`;
+      window.Viewer.add(gallery, { image, heat, grid: one.grid, caption: `activation ${shown(activation)}${part}`, latent: `${one.address}/${latent}` });
+    }
+    if (!gallery.children.length) gallery.append(element("p", `None of the latents${live ? "" : " with images"} fires.`, { class: "missing" }));
+  }
+
+  // In a served atlas, the latents of an SAE are asked for when its part of the page is opened. Any
+  // latent can be shown by its number.
+  function served(details, gallery, image, one) {
+    const line = element("p", null, { class: "controls" }), outer = element("label", "Heat map of latent "), number = element("input", null, { type: "number", min: 0, max: one.latents - 1, step: 1 });
+    const button = more(line, "latents", async start => {
+      const { firing, total } = await ask(`firing/${one.address}/${image}/${start}`);
+      fill(gallery, image, one, firing);
+      return [firing.length, total];
+    });
+    number.onchange = () => ask(`map/${one.address}/${image}/${number.value}`).then(({ firing }) => { problem(""); fill(gallery, image, one, firing); }).catch(error => problem(error.message));
+    outer.append(number);
+    line.append(outer);
+    details.append(line);
+    details.addEventListener("toggle", () => button.click(), { once: true });
   }
 
   // The parts of a logit, which sum to it, as a table with bars.

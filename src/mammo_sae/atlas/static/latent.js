@@ -1,6 +1,6 @@
 "use strict";
 (function () {
-  const { get, element, load, parts, sae, label, problem, words, title, shown, missing, spoken, table, chooseSae, run } = window.Atlas;
+  const { get, element, load, ask, more, parts, sae, label, problem, words, title, shown, missing, spoken, table, chooseSae, run } = window.Atlas;
   const { bars, legend } = window.Charts;
   const TITLES = {
     names: "Name in words", verdicts: "Verdict, and its reason", latents: "Association with each concept", alignment: "Location on the lesion, beside its nulls",
@@ -43,16 +43,18 @@
     get("headline").textContent = `${label(one)}: ${state}.`;
     get("summary").replaceChildren(...window.ATLAS.run.concepts.map(concept => summary(row(columns, place), concept)));
     current = { one, latent, withImages, record: { latent, ...row(columns, place) } };
-    if (!pictured[place]) {
+    if (!pictured[place] && !window.ATLAS.run.live) {
       get("sections").append(element("p", "This latent has no images in the atlas. The setting atlas.latents gives the number of latents that have.", { class: "missing" }), plain(columns, place));
       return;
     }
-    const shard = Math.floor(latent / SHARD);
-    const record = (await load(`${one.address}/${shard}.js`, `latents/${one.address}/${shard}`))[latent];
+    const shard = Math.floor(latent / SHARD), mine = current;
+    const record = pictured[place] ? (await load(`${one.address}/${shard}.js`, `latents/${one.address}/${shard}`))[latent] : (await ask(`latent/${one.address}/${latent}`)).record;
+    if (mine !== current) return; // the reader has gone on to another latent
     current.record = record;
     const named = record.sections.names, name = named && named.rows[0][named.names.indexOf("name")];
     if (name) get("headline").append(` Its name is “${name}”.`);
     pictures(record, one);
+    if (window.ATLAS.run.live) ranked(one, latent);
     histogram(record);
     for (const [name, heading] of Object.entries(TITLES)) {
       const section = record.sections[name];
@@ -104,11 +106,24 @@
       get("groups").append(element("h2", group.kind[0].toUpperCase() + group.kind.slice(1)));
       const gallery = element("div", null, { class: "gallery" });
       get("groups").append(gallery);
-      for (const { image, positive, activation, heat } of group.images) {
-        window.Viewer.add(gallery, { image, heat, grid: one.grid, caption: `${positive ? "positive" : "negative"}, activation ${shown(activation)}` });
-      }
+      for (const image of group.images) picture(gallery, image, one);
       if (!group.images.length) gallery.append(element("p", "No such image.", { class: "missing" }));
     }
+  }
+
+  function picture(gallery, { image, positive, activation, heat }, one) {
+    window.Viewer.add(gallery, { image, heat, grid: one.grid, caption: `${positive ? "positive" : "negative"}, activation ${shown(activation)}` });
+  }
+
+  // All images of the split, in a served atlas.
+  function ranked(one, latent) {
+    const gallery = element("div", null, { class: "gallery" });
+    get("groups").append(element("h2", "All images by activation"), gallery);
+    more(get("groups"), "images", async start => {
+      const found = await ask(`ranked/${one.address}/${latent}/${start}`);
+      for (const image of found.ranked) picture(gallery, image, one);
+      return [found.ranked.length, found.total];
+    });
   }
 
   function step(by) {

@@ -54,12 +54,13 @@ window.Viewer = (function () {
   // Add a picture of an image with a latent's heat map to `parent`. It links to the image's page, or
   // to that of the latent if its address is given.
   function add(parent, { image, heat, grid, caption, latent }) {
-    const { height, width, images } = window.ATLAS.run;
+    const { height, width, images, live } = window.ATLAS.run;
     const known = (window.ATLAS.images || {})[image] || { boxes: {}, facts: {}, labels: {} };
+    const stored = images === "stored" && (known.stored || live), page = known.page || live;
     const figure = element("figure"), view = element("div", null, { class: "view", tabindex: "0", role: "group", "aria-label": caption });
     const sheet = element("div", null, { class: "sheet", style: `aspect-ratio: ${width} / ${height}` });
-    if (images === "stored" && !known.stored) sheet.append(element("p", "This picture is not stored.", { class: "absent" }));
-    if (images === "stored" && known.stored) {
+    if (images === "stored" && !stored) sheet.append(element("p", "This picture is not stored.", { class: "absent" }));
+    if (stored) {
       const { view: projection, side } = known.facts;
       const alt = `Mammogram ${image}, ${projection || "view unknown"}, side ${side || "unknown"}`;
       sheet.append(element("img", null, { src: `images/${encodeURIComponent(image)}.webp`, alt, loading: "lazy" }));
@@ -68,7 +69,7 @@ window.Viewer = (function () {
     sheet.append(canvas);
     view.append(sheet);
     const text = element("figcaption");
-    const address = latent ? `latent.html#${latent}` : known.page ? `image.html#${encodeURIComponent(image)}` : null, shownName = latent ? `latent ${latent.split("/").pop()}` : image;
+    const address = latent ? `latent.html#${latent}` : page ? `image.html#${encodeURIComponent(image)}` : null, shownName = latent ? `latent ${latent.split("/").pop()}` : image;
     text.append(address ? element("a", shownName, { href: address }) : shownName, ` ${caption}`);
     figure.append(view, text);
     parent.append(figure);
