@@ -79,6 +79,31 @@ def test_equal_scores_are_no_gain_and_missing_ones_no_verdict():
     assert summary.not_better(missing, {"tuned": "base"}) == []
 
 
+def test_the_page_says_what_latents_are_called(table, whole, tmp_path):
+    judged = read_table(table)
+    first = judged[judged["rank_auroc"] <= 5].iloc[0]
+    latents = range(4)
+    names = pd.DataFrame({"latent": [int(first["latent"]), *(1000 + i for i in latents)]})
+    names = names.assign(**{key: first[key] for key in ("encoder", "layer", "sae", "seed")})
+    names["name"] = ["a spiculated mass", "a mass", "a letter", "fat", ""]
+    names["agreement"] = ["concept", "concept", "confounder", "", ""]
+    write_table(names, tmp_path / "names.parquet")
+    given = {"encoders": whole / "encoders.parquet", "latents": whole / "latents.parquet"}
+    given |= {"verdicts": table, "split": "test", "output": tmp_path / "summary.html"}
+    summary.run(**given, names=tmp_path / "names.parquet")
+    text = (tmp_path / "summary.html").read_text()
+    assert f"latent {first['latent']} “a spiculated mass” (" in text
+    header, rows = summary.called(read_table(tmp_path / "names.parquet"))
+    label = [first["encoder"], first["layer"], f"{first['sae']} seed {first['seed']}"]
+    assert rows == [[*label, "4 of 5", "2", "1", "0"]]
+    assert header[3:] == [
+        "with a name", "name is of: concept", "name is of: confounder", "name is of: neither",
+    ]  # fmt: skip
+    assert "<td>4 of 5</td><td>2</td><td>1</td><td>0</td>" in text
+    summary.run(**given)
+    assert "What latents are called" not in (tmp_path / "summary.html").read_text()
+
+
 def test_the_page_gives_the_numbers_of_the_tables(table, whole, tmp_path, capsys):
     scores = read_table(whole / "encoders.parquet")
     mine = (scores["encoder"] == "finetuned") & (scores["concept"] == "mass")

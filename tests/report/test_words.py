@@ -198,6 +198,20 @@ def test_the_last_layer_is_open_and_only_the_first_latents_are_named():
     assert words.paragraphs(words.Results(table.iloc[:0]), 1) == []
 
 
+def test_a_latent_is_called_by_its_name_in_the_sae_that_has_it():
+    table = verdicts((7, "confounded", "marker"), (9, "confounded", "marker"))
+    (line,) = words.members(table, NOTHING, {9: "a letter"})
+    assert "latent 7 (" in line
+    assert "latent 9 “a letter” (" in line
+    named = table[["encoder", "layer", "sae", "seed", "latent"]].assign(
+        name=["", "a <letter>"], concept="none"
+    )
+    text = "".join(words.paragraphs(words.Results(table, names=named), top=5))
+    assert "latent 9 “a &lt;letter&gt;” (" in text
+    elsewhere = named.assign(seed=named["seed"] + 1)
+    assert "letter" not in "".join(words.paragraphs(words.Results(table, names=elsewhere), top=5))
+
+
 def test_the_saes_of_a_layer_keep_the_order_of_the_table():
     saes = [verdicts((7, "mixed", "marker")).assign(sae=sae) for sae in ("topk", "channels")]
     text = "".join(words.paragraphs(words.Results(pd.concat(saes)), 10))

@@ -132,6 +132,7 @@ use rule table_page as summary with:
             [f"{TABLE}/verdict_stability.parquet"] if "verdict_stability" in PARTS else []
         ),
         controls=[f"{TABLE}/controls.parquet"] if CONTROLS else [],
+        names=[f"{TABLE}/names.parquet"] if "names" in PARTS else [],
     output:
         report(
             f"{RESULTS}/summary.html",

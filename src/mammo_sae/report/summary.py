@@ -17,6 +17,7 @@ import pandas as pd
 from mammo_sae.analysis.cases import IDENTITY
 from mammo_sae.analysis.verdict import JUDGED, MEANING, associated
 from mammo_sae.report import comparison, style
+from mammo_sae.report.names import CONCEPT, CONFOUNDER, NEITHER
 from mammo_sae.report.verdicts import ON, SIGNIFICANT, TOP
 from mammo_sae.report.words import (
     CARRIED,
@@ -29,6 +30,7 @@ from mammo_sae.report.words import (
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table
 
+AGREED = (CONCEPT, CONFOUNDER, NEITHER)
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Headline figures</title></head>
@@ -62,6 +64,7 @@ def run(
     verdict_replication: Path | None = None,
     verdict_stability: Path | None = None,
     controls: Path | None = None,
+    names: Path | None = None,
 ) -> list[Path]:
     """Write the headline figures of a run, and warn where fine-tuning has not helped.
 
@@ -83,6 +86,8 @@ def run(
         Table of verdicts of other seeds. None: each SAE has one seed.
     controls
         Table of the comparisons with controls. None: the run has no control.
+    names
+        Table of the names of latents in words. None: latents get no names.
     """
     scores, ranked, judged = (read_table(path) for path in (encoders, latents, verdicts))
     warnings = not_better(scores, bases or {})
@@ -99,6 +104,7 @@ def run(
             ("verdict_stability", verdict_stability),
             ("ablation", ablation),
             ("reliance", reliance),
+            ("names", names),
         )
     }
     said = paragraphs(Results(judged, **more), TOP)
@@ -119,6 +125,15 @@ def run(
         "causes of their association; the next columns count their verdicts.</p>"
     ]
     content += [_table(*carriers(ranked, judged))]
+    if more["names"] is not None:
+        content += [
+            "<p><b>What latents are called</b>. A latent has a name if one phrase of the "
+            "vocabulary fits it better than chance, on other patients than those who chose the "
+            "phrase. <i>Concept</i>: the phrase describes the concept with which the latent is "
+            "most associated. <i>Confounder</i>: it describes the confounder of the latent's "
+            "verdict. <i>Neither</i>: it describes something else that is labelled.</p>",
+            _table(*called(more["names"])),
+        ]
     scores, shares = more["ablation"], more["reliance"]
     if scores is not None and shares is not None:
         content += [
@@ -220,6 +235,23 @@ def carriers(latents: pd.DataFrame, verdicts: pd.DataFrame) -> tuple[list[str], 
         "tested",
         *(f"{MEANING[word]} ({word})" for word in JUDGED),
     ]
+    return header, [row[-1] for row in sorted(rows, key=lambda row: row[:-1])]
+
+
+def called(names: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return a table's header, and its rows, one per SAE.
+
+    A row has the number of latents with a name, and the counts of what the label of the name is.
+    """
+    order = {layer: i for i, layer in enumerate(style.layer_order(names["layer"]))}
+    rows = []
+    for key, part in names.groupby([*IDENTITY], sort=False):
+        encoder, layer, sae, seed = key
+        has = part["name"].fillna("") != ""
+        counts = part["agreement"].value_counts()
+        cells = [f"{int(has.sum())} of {len(part)}", *(str(counts.get(word, 0)) for word in AGREED)]
+        rows.append((encoder, order[layer], [encoder, layer, f"{sae} seed {seed}", *cells]))
+    header = ["encoder", "layer", "SAE", "with a name", *(f"name is of: {word}" for word in AGREED)]
     return header, [row[-1] for row in sorted(rows, key=lambda row: row[:-1])]
 
 

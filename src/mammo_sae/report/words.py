@@ -57,6 +57,7 @@ class Results:
     verdict_stability: pd.DataFrame | None = None
     ablation: pd.DataFrame | None = None
     reliance: pd.DataFrame | None = None
+    names: pd.DataFrame | None = None
 
 
 def paragraphs(results: Results, top: int) -> list[str]:
@@ -89,7 +90,8 @@ def _of_one_sae(
 ) -> list[str]:
     name = f"{where['encoder']}, {where['layer']}, SAE {where['sae']} seed {where['seed']}"
     best = mine[mine["rank_auroc"] <= top].sort_values("rank_auroc")
-    lines = [*members(best, _rows(results.replication, where))]
+    called = _names(results.names, where)
+    lines = [*members(best, _rows(results.replication, where), called)]
     lines += repeats(
         _rows(results.verdict_replication, where), _rows(results.verdict_stability, where)
     )
@@ -106,11 +108,22 @@ def _rows(table: pd.DataFrame | None, where: Mapping[str, object]) -> pd.DataFra
     return table
 
 
-def members(best: pd.DataFrame, replication: pd.DataFrame) -> Iterator[str]:
+def _names(table: pd.DataFrame | None, where: Mapping[str, object]) -> dict[int, str]:
+    """Return the names of the latents of one SAE that have one."""
+    if table is None:
+        return {}
+    mine = _rows(table, {key: where[key] for key in IDENTITY})
+    mine = mine[mine["name"].fillna("") != ""]
+    return dict(zip(mine["latent"].astype(int), mine["name"], strict=True))
+
+
+def members(
+    best: pd.DataFrame, replication: pd.DataFrame, called: Mapping[int, str] | None = None
+) -> Iterator[str]:
     """Yield a line per verdict with the latents of `best` that have it, and how sure it is.
 
-    `best` has the rows of the table `verdicts` of one SAE and concept, and `replication` the rows
-    of the table of this name.
+    `best` has the rows of the table `verdicts` of one SAE and concept, `replication` the rows of
+    the table of this name, and `called` the names in words of the latents that have one.
     """
     if best.empty:
         yield "None of the latents that rank first was tested."
@@ -120,7 +133,7 @@ def members(best: pd.DataFrame, replication: pd.DataFrame) -> Iterator[str]:
         if mine.empty:
             continue
         concept = style.words(str(mine["concept"].iloc[0]))
-        latents = [_latent(row, replication) for row in mine.to_dict("records")]
+        latents = [_latent(row, replication, called or {}) for row in mine.to_dict("records")]
         several = f"{len(mine)} of the {len(best)} latents that rank first"
         which = "The latent that ranks first" if len(best) == 1 else several
         forms = ONE if len(mine) == 1 else SEVERAL
@@ -128,7 +141,7 @@ def members(best: pd.DataFrame, replication: pd.DataFrame) -> Iterator[str]:
         yield line.format(concept=concept, **forms) + "; ".join(latents) + "."
 
 
-def _latent(row: Mapping[str, Any], replication: pd.DataFrame) -> str:
+def _latent(row: Mapping[str, Any], replication: pd.DataFrame, called: Mapping[int, str]) -> str:
     auroc = style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"])
     parts = [f"AUROC {auroc}"]
     if pd.notna(row["q"]):
@@ -143,7 +156,8 @@ def _latent(row: Mapping[str, Any], replication: pd.DataFrame) -> str:
         found = style.estimate(other["split_auroc"], *ends)
         kept = "" if pd.isna(other["repeated"]) or not other["repeated"] else "again "
         parts.append(f"{other['split']}: AUROC {found}, {kept}{other['split_verdict']}")
-    return f"latent {row['latent']} ({', '.join(parts)})"
+    name = f" “{called[row['latent']]}”" if row["latent"] in called else ""
+    return f"latent {row['latent']}{name} ({', '.join(parts)})"
 
 
 def repeats(replication: pd.DataFrame, stability: pd.DataFrame) -> Iterator[str]:
