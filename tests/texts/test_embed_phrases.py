@@ -22,6 +22,7 @@ from mammo_sae.texts.vocabulary import read_vocabulary
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "mass", "marker", "dog", "##s", "in"]
 PHRASES = ["a mass", "A marker in a mass", "masss", "a dog"]
+BERT = "text_encoder."
 PROJECT = Path(__file__).parents[2]
 
 
@@ -91,6 +92,7 @@ def embedded(source, folder: Path, of: Path) -> Joint:
 
 
 def mammo_clip(model, folder: Path, **changes) -> MammoClipText:
+    folder.mkdir(exist_ok=True)
     return MammoClipText(
         kind="mammo_clip",
         encoder="pretrained",
@@ -112,6 +114,105 @@ def test_phrases_of_mammo_clip_equal_those_of_transformers(model, tmp_path):
     assert tokens["input_ids"][1].tolist()[:5] == [2, 5, 7, 10, 5]
     assert joint.table["label"].tolist() == ["Mass", "marker", "", ""]
     assert joint.decoys.tolist() == [False, False, False, True]
+
+
+class MammoFm(nn.Module):
+    """The text side of Mammo-FM with its published names: a ModernBERT that is not wrapped."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.text_encoder = encoder
+        for name, width in (("text_projection", 128), ("image_projection", 24)):
+            head = nn.Module()
+            head.projection = nn.Linear(width, 16)
+            setattr(self, name, head)
+
+    def text(self, tokens) -> torch.Tensor:
+        """The published code, which takes the states before the final norm."""
+        found = {}
+        last_layer = self.text_encoder.layers[-1]
+        hook = last_layer.register_forward_hook(lambda _m, _x, y: found.update(states=y))
+        self.text_encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        hook.remove()
+        last = tokens["attention_mask"].sum(dim=-1) - 1
+        pooled = found["states"][torch.arange(len(last)), last]
+        vectors = self.text_projection.projection(pooled)
+        return vectors / vectors.norm(dim=1, keepdim=True)
+
+
+def modern_bert() -> nn.Module:
+    """A small ModernBERT with layers that attend to the whole text, and others."""
+    return library.ModernBertModel(
+        library.ModernBertConfig(
+            vocab_size=60, hidden_size=128, num_hidden_layers=4, num_attention_heads=2,
+            intermediate_size=96, pad_token_id=1,
+        )
+    )  # fmt: skip
+
+
+def mammo_fm(words, folder: Path, encoder: nn.Module) -> tuple[MammoFm, MammoClipText]:
+    torch.manual_seed(0)
+    made = MammoFm(encoder).eval()
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    words.save_pretrained(folder / "modern")
+    content = {
+        "model": made.state_dict(),
+        "config": {"model": {"text_encoder": {"pooling": "eos"}}},
+    }
+    torch.save(content, folder / "fm.tar")
+    source = MammoClipText(
+        kind="mammo_clip",
+        encoder="pretrained",
+        path=(folder / "fm.tar").as_posix(),
+        tokenizer=(folder / "modern").as_posix(),
+    )
+    return made, source
+
+
+LONG = " ".join(["a mass in a dog"] * 20)  # longer than the window of a layer that sees a part
+
+
+def test_phrases_of_mammo_fm_equal_those_of_transformers(words, tmp_path):
+    made, source = mammo_fm(words, tmp_path, modern_bert())
+    phrases = [*PHRASES[:3], LONG]
+    joint = embedded(source, tmp_path, vocabulary(tmp_path, phrases))
+    with torch.inference_mode():
+        expected = made.text(words(phrases, padding=True, return_tensors="pt")).numpy()
+    assert np.abs(joint.vectors - expected).max() < 1e-5
+    features = torch.randn(5, 24)
+    with torch.inference_mode():
+        shown = nn.functional.normalize(made.image_projection.projection(features)).numpy()
+    np.testing.assert_allclose(joint.embedded(features.numpy()), shown, atol=1e-6)
+
+
+def test_a_bert_whose_names_have_one_prefix_is_read_as_with_two(model, tmp_path):
+    twice = embedded(mammo_clip(model, tmp_path), tmp_path, vocabulary(tmp_path))
+    source = mammo_clip(model, tmp_path / "once")
+    content = torch.load(source.path)
+    names = {key: key.replace(f"{BERT}{BERT}", BERT) for key in content["model"]}
+    content["model"] = {names[key]: value for key, value in content["model"].items()}
+    assert f"{BERT}embeddings.word_embeddings.weight" in content["model"]
+    torch.save(content, source.path)
+    found = embedded(source, tmp_path / "once", vocabulary(tmp_path))
+    assert np.array_equal(twice.vectors, found.vectors)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("text_encoder.layers.0.mlp.Wi.weight", r"text encoder: lacks layers\.0\.mlp\.Wi\.weight"),
+        ("text_encoder.layers.2.attn.Wo.weight", r"lacks layers\.2\.attn\.Wo\.weight: it is of"),
+        ("text_projection.projection.bias", "has no linear projection text_projection"),
+    ],
+)
+def test_a_checkpoint_of_mammo_fm_that_lacks_weights_is_refused(key, said, words, tmp_path):
+    _, source = mammo_fm(words, tmp_path, modern_bert())
+    content = torch.load(source.path)
+    del content["model"][key]
+    torch.save(content, source.path)
+    with pytest.raises(InputError, match=said):
+        embedded(source, tmp_path, vocabulary(tmp_path))
 
 
 def test_images_of_mammo_clip_are_projected_as_published(model, tmp_path):

@@ -1,10 +1,11 @@
-"""The text encoder in a pretraining checkpoint of Mammo-CLIP.
+"""The text encoder in a pretraining checkpoint of Mammo-CLIP or Mammo-FM.
 
 The checkpoint's `model` holds a BERT (Bio_ClinicalBERT, ``text_encoder.text_encoder.``) and two
 linear projections (``text_projection.projection.``, ``image_projection.projection.``), see
 https://github.com/batmanlab/Mammo-CLIP, `breastclip/model/clip.py`. A phrase is cut at 256 tokens.
 It is pooled at its last token, the separator; BERT's own pooler is not used. An image is the mean
-of the last map.
+of the last map. Mammo-FM has another text encoder (`mammo_sae.texts.modern_bert`), and all else as
+Mammo-CLIP.
 """
 
 from __future__ import annotations
@@ -19,18 +20,22 @@ from torch import Tensor
 
 from mammo_sae.encoders import checkpoints
 from mammo_sae.errors import InputError
+from mammo_sae.texts import modern_bert
 from mammo_sae.texts.joint import Projection
 from mammo_sae.texts.library import tokenizer_of, tokens_of, transformers
 
 if TYPE_CHECKING:
     from mammo_sae.texts.settings import MammoClipText
 
-BERT = "text_encoder.text_encoder."
 WORDS = "embeddings.word_embeddings.weight"
 POSITIONS = "embeddings.position_embeddings.weight"
 TYPES = "embeddings.token_type_embeddings.weight"
 INNER = "encoder.layer.0.intermediate.dense.weight"
 TEXT, IMAGE = "text_projection.projection.", "image_projection.projection."
+# Beginnings of the names of a text encoder, and the name of its embeddings of words: of Mammo-CLIP,
+# of a BERT that is not wrapped, and of Mammo-FM.
+ONCE = "text_encoder."
+NAMES = ((ONCE * 2, WORDS), (ONCE, WORDS), (ONCE, modern_bert.WORDS))
 # Parts of BERT that are not used. Older versions of `transformers` saved the position ids.
 UNUSED = ("pooler.", "embeddings.position_ids")
 HEAD_WIDTH = 64  # channels of an attention head in BERT
@@ -46,20 +51,14 @@ def embed(source: MammoClipText, phrases: Sequence[str]) -> tuple[np.ndarray, Pr
         If a file is missing or damaged, or if the checkpoint has another text encoder.
     """
     path = Path(source.path)
-    form = checkpoints.Form(
-        "Mammo-CLIP's pretraining", BERT + WORDS, (BERT, TEXT, IMAGE), {BERT + WORDS: ()}
-    )
-    found = checkpoints.find(path, [form])
+    found = checkpoints.find(path, [_form(prefix, words) for prefix, words in NAMES])
     where = f"checkpoint {path}"
     _check_pooling(found.content, where)
     text = _linear(found.state, TEXT, where)
     image = _linear(found.state, IMAGE, where)
     if text[0].shape[0] != image[0].shape[0]:
         raise InputError(f"{where}: the projections end in different spaces; fetch it again")
-    bert = _bert(
-        {k.removeprefix(BERT): v for k, v in found.state.items() if k.startswith(BERT)}, where
-    )
-    tokenizer = tokenizer_of(Path(source.tokenizer), "BertTokenizer")
+    bert, tokenizer, inputs = _text_model(found, Path(source.tokenizer), where)
     if len(tokenizer) > bert.config.vocab_size:
         raise InputError(
             f"the tokenizer of {source.tokenizer} has {len(tokenizer)} tokens and {where} "
@@ -68,11 +67,32 @@ def embed(source: MammoClipText, phrases: Sequence[str]) -> tuple[np.ndarray, Pr
     vectors = []
     with torch.inference_mode():
         for tokens in tokens_of(tokenizer, phrases, padding=True, most=MOST_TOKENS):
-            states = bert(**tokens).last_hidden_state
+            states = bert(**{name: tokens[name] for name in inputs}).last_hidden_state
             last = tokens["attention_mask"].sum(dim=1) - 1
             pooled = states[torch.arange(len(states)), last]
             vectors.append(torch.nn.functional.linear(pooled, *text))
     return torch.cat(vectors).numpy(), Projection(image[0].numpy(), image[1].numpy())
+
+
+def _form(prefix: str, words: str) -> checkpoints.Form:
+    """Return the names of a text encoder and of the projections in a checkpoint."""
+    anchor = prefix + words
+    return checkpoints.Form(
+        "Mammo-CLIP's pretraining", anchor, (prefix, TEXT, IMAGE), {anchor: (), f"{TEXT}weight": ()}
+    )
+
+
+def _text_model(
+    found: checkpoints.Found, tokenizer: Path, where: str
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return the text encoder, its tokenizer, and what the encoder gets of the tokens."""
+    prefix, words = next(one for one in NAMES if "".join(one) == found.form.anchor)
+    state = {k.removeprefix(prefix): v for k, v in found.state.items() if k.startswith(prefix)}
+    if words == modern_bert.WORDS:
+        made = modern_bert.modern_bert(state, f"{where}, text encoder:")
+        return made, tokenizer_of(tokenizer, "AutoTokenizer"), ("input_ids", "attention_mask")
+    inputs = ("input_ids", "token_type_ids", "attention_mask")
+    return _bert(state, where), tokenizer_of(tokenizer, "BertTokenizer"), inputs
 
 
 def _linear(state: Mapping[str, Tensor], prefix: str, where: str) -> tuple[Tensor, Tensor]:

@@ -47,13 +47,13 @@ class TextSource(Settings):
 
 
 class MammoClipText(TextSource):
-    """The text encoder and the projections in a pretraining checkpoint of Mammo-CLIP."""
+    """The text encoder and projections in a pretraining checkpoint of Mammo-CLIP or Mammo-FM."""
 
     kind: Literal["mammo_clip"]
     path: PathText = Field(description="pretraining checkpoint (.tar), the one of the encoder")
     tokenizer: PathText = Field(
-        description="folder with the tokenizer's vocab.txt, of Bio_ClinicalBERT for the published "
-        "checkpoints"
+        description="folder with the tokenizer: vocab.txt of Bio_ClinicalBERT for Mammo-CLIP's "
+        "published checkpoints, tokenizer.json of ModernBERT-base for Mammo-FM's"
     )
 
     @property
