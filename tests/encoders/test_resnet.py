@@ -188,6 +188,52 @@ def test_weights_are_found_behind_a_prefix_and_with_the_parts_numbered(
         assert torch.equal(one, other), name
 
 
+def mirais(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of torchvision by the names of Mirai, with parts that only Mirai has."""
+    named = {"_model.prob_of_failure_layer.hazard_fc.weight": torch.zeros(5, 512)}
+    for key, value in state.items():
+        part, rest = key.split(".", 1)
+        ours = {"fc": key}.get(part, f"downsampler.{key}")
+        if part.startswith("layer"):
+            ours = f"{part}_{rest}"
+        named[f"_model.{ours}"] = value
+    return named
+
+
+def gmics(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of torchvision as GMIC's network of patches, beside its network of whole images."""
+    named = {
+        "ds_net.first_conv.weight": torch.zeros(16, 1, 7, 7),
+        "ds_net.layer_list.0.0.conv1.weight": torch.zeros(16, 16, 3, 3),
+        "ds_net.layer_list.0.0.bn1.weight": torch.zeros(16),
+        "fusion_dnn.weight": torch.zeros(2, 768),
+    }
+    kept = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    return named | {f"dn_resnet.{key}": value for key, value in kept.items()}
+
+
+@pytest.mark.parametrize("theirs", [mirais, gmics])
+def test_the_state_dicts_of_mirai_and_gmic_are_read(theirs, written, tmp_path):
+    _, path = written["resnet-18"]
+    state = theirs(torch.load(path))
+    assert "conv1.weight" not in state
+    torch.save(state, tmp_path / "x.p")
+    plain = load_encoder(imported(path, "resnet-18", tmp_path / "plain"))
+    found = load_encoder(imported(tmp_path / "x.p", "resnet-18", tmp_path / "found"))
+    for (name, one), (_, other) in zip(
+        plain.state_dict().items(), found.state_dict().items(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def test_a_weight_that_mirais_file_lacks_is_named(written, tmp_path):
+    state = mirais(torch.load(written["resnet-18"][1]))
+    del state["_model.layer2_1.bn2.running_var"]
+    torch.save(state, tmp_path / "x.p")
+    with pytest.raises(InputError, match=r"lacks layer2\.1\.bn2\.running_var: it is of another"):
+        imported(tmp_path / "x.p", "resnet-18", tmp_path)
+
+
 def test_weights_of_another_resnet_are_refused_with_the_first_keys(written, tmp_path):
     with pytest.raises(InputError, match=r"of another architecture or incomplete; correct arch"):
         imported(written["resnet-18"][1], "resnet-50", tmp_path)

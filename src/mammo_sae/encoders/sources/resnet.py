@@ -1,11 +1,13 @@
 """A file with a state dict of a ResNet, with the names of torchvision.
 
-The names may be those of torchvision's network or of its parts in a row (``nn.Sequential``, as in
-RadImageNet's files), after any prefix.
+The names may be those of torchvision's network (GMIC's network of patches has them too), of its
+parts in a row (``nn.Sequential``, as in RadImageNet's files), or those that Mirai gives the same
+parts. They may stand behind any prefix.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,17 +59,23 @@ def read_weights(path: Path, name: str) -> dict[str, Tensor]:
     for convolution, norm, shape in folds.values():
         expected[f"{convolution}.weight"] = shape
         expected |= {f"{norm}.{part}": shape[:1] for part in NORM}
+    # A way to name the parts -> the beginnings of its names.
+    ways: dict[Callable[[str], str], tuple[str, ...]] = {
+        str: (*NUMBERS, "fc"),
+        _numbered: tuple(NUMBERS.values()),
+        _mirais: ("downsampler.", *(f"layer{stage}_" for stage in range(1, 5))),
+    }
     forms = [
-        Form("torchvision's ResNets", "conv1.weight", (*NUMBERS, "fc"), expected),
         Form(
             "torchvision's ResNets",
-            "0.weight",
-            tuple(NUMBERS.values()),
-            {_numbered(key): shape for key, shape in expected.items()},
-        ),
+            way("conv1.weight"),
+            starts,
+            {way(key): shape for key, shape in expected.items()},
+        )
+        for way, starts in ways.items()
     ]
     found = checkpoints.find(path, forms)
-    named = {_numbered(key): key for key in expected} if found.form is forms[1] else {}
+    named = dict(zip(found.form.expected, expected, strict=True))
     state = {named.get(key, key): value for key, value in found.state.items()}
     checkpoints.check_keys(state, expected, where, optional=("fc.",))
     folded: dict[str, Tensor] = {}
@@ -81,6 +89,12 @@ def read_weights(path: Path, name: str) -> dict[str, Tensor]:
 def _numbered(key: str) -> str:
     part, dot, rest = key.partition(".")
     return f"{NUMBERS[part]}{dot}{rest}"
+
+
+def _mirais(key: str) -> str:
+    """Return the name that Mirai gives a part: `downsampler.conv1`, `layer1_0.conv1`."""
+    part, _, rest = key.partition(".")
+    return f"{part}_{rest}" if part.startswith("layer") else f"downsampler.{key}"
 
 
 def _folds(name: str) -> dict[str, tuple[str, str, Shape]]:
