@@ -10,7 +10,13 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from mammo_sae.encoders.plans.efficientnet import ArchitectureName
 from mammo_sae.encoders.plans.plan import Pooling
 from mammo_sae.encoders.plans.resnet import ResNetName
-from mammo_sae.encoders.plans.vit import CONFIG, PREPROCESSOR, WEIGHTS, read_folder
+from mammo_sae.encoders.plans.vit import (
+    CONFIG,
+    PREPROCESSOR,
+    WEIGHTS,
+    read_configuration,
+    read_folder,
+)
 from mammo_sae.extensions import ENCODERS, or_added
 from mammo_sae.settings import PathText, Settings
 
@@ -71,16 +77,21 @@ class ResNetSource(PublishedSource):
     )
 
 
-class TransformersSource(PublishedSource):
-    """A folder in the form of `transformers` with a vision transformer."""
+class VisionTransformerSource(PublishedSource):
+    """A vision transformer in the form of `transformers`."""
 
-    kind: Literal["transformers"]
-    path: PathText = Field(description="folder with config.json and model.safetensors")
     pooling: Pooling = Field(
         default="mean",
         description="how the final map becomes the features that the head reads: mean of the "
         "cells; cls: the class token; attention: SigLIP's own attention pooling",
     )
+
+
+class TransformersSource(VisionTransformerSource):
+    """A folder in the form of `transformers` with a vision transformer."""
+
+    kind: Literal["transformers"]
+    path: PathText = Field(description="folder with config.json and model.safetensors")
 
     @property
     def architecture(self) -> str:
@@ -101,6 +112,36 @@ class TransformersSource(PublishedSource):
         folder = Path(self.path)
         names = [CONFIG, WEIGHTS, *([PREPROCESSOR] if (folder / PREPROCESSOR).exists() else [])]
         return [(folder / name).as_posix() for name in names]
+
+
+class HubSource(VisionTransformerSource):
+    """A vision transformer of the Hugging Face hub, at one commit of its repository."""
+
+    kind: Literal["hub"]
+    repository: str = Field(
+        pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$",
+        description="owner/name of the model; its files are kept in the cache of the package "
+        "huggingface_hub (HF_HOME)",
+    )
+    revision: str = Field(
+        pattern="^[0-9a-f]{40}$", description="the commit of the repository, 40 hexadecimal digits"
+    )
+
+    @property
+    def architecture(self) -> str:
+        """Return the name of the architecture, read from the model's configuration.
+
+        Raises
+        ------
+        InputError
+            If the configuration can't be had, if the model can't be read, or if it has no such
+            pooling.
+        """
+        from mammo_sae.encoders.hub_models import configuration_folder
+
+        found = read_configuration(configuration_folder(self.repository, self.revision))
+        found.check_pooling(self.pooling)
+        return found.architecture
 
 
 class HeadFile(Settings):
@@ -204,6 +245,7 @@ Source = Annotated[
     | EfficientNetSource
     | ResNetSource
     | TransformersSource
+    | HubSource
     | MammoClipSource
     | MammoFmSource
     | VersaMammoSource

@@ -257,13 +257,32 @@ def plan(name: str) -> VisionTransformer:
 
 
 def read_folder(folder: Path) -> Folder:
+    """Read the configuration of a folder in the form of `transformers`, which has the weights too.
+
+    Raises
+    ------
+    InputError
+        If the weights are missing, or as `read_configuration` does.
+    """
+    found = read_configuration(folder)
+    if not (folder / WEIGHTS).is_file():
+        others = sorted(path.name for path in folder.glob("*.bin"))
+        beside = f" but {others[0]}, which is not read because it may run code" if others else ""
+        raise InputError(
+            f"folder {folder} holds no {WEIGHTS}{beside}; fetch {WEIGHTS}, or write it with "
+            "save_pretrained(folder, max_shard_size='100GB') where you trust the model"
+        )
+    return found
+
+
+def read_configuration(folder: Path) -> Folder:
     """Read the configuration of a folder in the form of `transformers`.
 
     Raises
     ------
     InputError
-        If the folder, its configuration or its weights are missing, if the configuration names code
-        to run, or if the model is of a kind that can't be read.
+        If the folder or its configuration is missing, if the configuration names code to run, or if
+        the model is of a kind that can't be read.
     """
     where = f"folder {folder}"
     if not folder.is_dir():
@@ -283,13 +302,6 @@ def read_folder(folder: Path) -> Folder:
         raise InputError(
             f"{folder / CONFIG} has model_type {kind!r}, which can't be read; give a model of "
             f"{', '.join(KINDS)}"
-        )
-    if not (folder / WEIGHTS).is_file():
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        beside = f" but {others[0]}, which is not read because it may run code" if others else ""
-        raise InputError(
-            f"{where} holds no {WEIGHTS}{beside}; fetch {WEIGHTS}, or write it with "
-            "save_pretrained(folder, max_shard_size='100GB') where you trust the model"
         )
     _check_sizes(folder / CONFIG, kind, config)
     return Folder(folder, kind, config)
