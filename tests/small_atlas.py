@@ -111,6 +111,63 @@ def write_tables(root: Path, *, poor: bool = False) -> None:
     write_table(images, root / "cohort" / "images.parquet")
 
 
+NAME = "a dense mass & <script>alert('ö')</script>"
+WITHOUT = "ohne Befund"  # a concept without a positive image
+
+
+def write_more(root: Path) -> None:
+    """Add what not every run has: names, partners, quality, controls, a concept without positives.
+
+    The reference of the partners is the encoder itself, so that both directions are there.
+    """
+    tables = root / "tables"
+    key = {"encoder": "finetuned", "layer": "head", "sae": "topk", "seed": 0}
+    latents = pd.read_parquet(tables / "latents.parquet")
+    unknown = dict.fromkeys(("auroc", "auroc_low", "auroc_high", "q", "discovery_auroc"), np.nan)
+    none = latents.assign(concept=WITHOUT, reason="no positive image", **unknown)
+    none["rank_auroc"] = pd.array([pd.NA] * len(none), "Int64")
+    none[["mean_positive", "mean_negative"]] = np.nan
+    write_table(pd.concat([latents, none], ignore_index=True), tables / "latents.parquet")
+    images = pd.read_parquet(root / "cohort" / "images.parquet")
+    zeros = pd.array([0] * len(images), dtype="Int8")
+    write_table(images.assign(**{WITHOUT: zeros}), root / "cohort" / "images.parquet")
+    names = pd.DataFrame(
+        [
+            {**key, "latent": i, "name": name, "agreement": "concept" if name else "",
+             "best": NAME, "score": 2.0, "runner_up": "a marker", "runner_up_score": 1.5,
+             "decoy": "a dog", "decoy_score": 1.0, "label": CONCEPT, "cosine": 0.4,
+             "chance_cosine": 0.1, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9, "q": 0.01,
+             "reason": "" if name else "not significant"}
+            for i, name in enumerate([NAME, "", ""])
+        ]
+    )  # fmt: skip
+    write_table(names, tables / "names.parquet")
+    partners = pd.DataFrame(
+        [
+            {**key, "latent": i, "reference": "finetuned", "match": match, "correlation": 0.9,
+             "discovery_correlation": 0.8, "chance": 0.3, "matched": True, "reason": ""}
+            for i, match in ((0, 1), (2, None))
+        ]
+    )  # fmt: skip
+    partners["match"] = partners["match"].astype("Int32")
+    write_table(partners, tables / "activation_matches.parquet")
+    quality = {
+        **key, "explained_variance": 0.75, "explained_variance_pca": 0.5,
+        "explained_variance_channels": 0.25, "l0": 2.0, "latents": 3, "dead_share": 1 / 3,
+        f"auroc_lost_{CONCEPT}": 0.02, f"auroc_lost_{CONCEPT}_low": -0.01,
+        f"auroc_lost_{CONCEPT}_high": 0.05,
+    }  # fmt: skip
+    write_table(pd.DataFrame([quality]), tables / "sae_quality.parquet")
+    control = {
+        "encoder": "finetuned", "layer": "head", "concept": CONCEPT, "trained": "topk",
+        "control": "untrained", "measure": "auroc_best", "split": "test", "trained_value": 0.9,
+        "control_value": 0.6, "difference": 0.3, "difference_low": 0.2, "difference_high": 0.4,
+        "outcome": "better", "reason": "",
+    }  # fmt: skip
+    other = {**control, "layer": "blocks.10", "outcome": "of another layer"}
+    write_table(pd.DataFrame([control, other]), tables / "controls.parquet")
+
+
 def other_files(root: Path) -> dict[str, list[Path]]:
     return {
         "saes": [root / "sae" / "finetuned" / "head" / "topk" / "seed0" / "sae.json"],

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mammo_sae.analysis.cases import Identity
@@ -14,7 +15,18 @@ from mammo_sae.atlas import build, pictures
 from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import verify_store
-from small_atlas import CONCEPT, IDS, make_atlas, other_files, write_stores, write_tables
+from mammo_sae.stores.tables import write_table
+from small_atlas import (
+    CONCEPT,
+    IDS,
+    NAME,
+    WITHOUT,
+    make_atlas,
+    other_files,
+    write_more,
+    write_stores,
+    write_tables,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +40,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def atlas(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_atlas(root, tmp_path_factory.mktemp("out") / "atlas")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The atlas of a run with names, partners, quality and a concept without a positive image."""
+    folder = tmp_path_factory.mktemp("full")
+    write_stores(folder)
+    write_tables(folder)
+    write_more(folder)
+    return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas")
 
 
 def _data(path: Path) -> object:
@@ -184,3 +206,77 @@ def test_an_sae_without_codes_is_named(root, tmp_path):
             store=tmp_path / "atlas",
             manifest=tmp_path / "atlas.json",
         )
+
+
+HEAD = ("data", "finetuned", "head", "topk", "0")
+
+
+def test_a_name_is_in_the_table_of_the_layer_and_on_the_page_of_the_latent(full, atlas):
+    table = _data(full.joinpath(*HEAD, "table.js"))
+    column = dict(zip(table["names"], table["values"], strict=True))
+    assert column["name"] == [NAME, None, None]
+    assert "name" not in _data(atlas.joinpath(*HEAD, "table.js"))["names"]
+    section = _data(full.joinpath(*HEAD, "0.js"))["0"]["sections"]["names"]
+    assert dict(zip(section["names"], section["rows"][0], strict=True)) == {
+        "name": NAME, "agreement": "concept", "best": NAME, "score": 2, "runner_up": "a marker",
+        "runner_up_score": 1.5, "decoy": "a dog", "decoy_score": 1, "cosine": 0.4,
+        "chance_cosine": 0.1, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9, "q": 0.01,
+        "reason": "",
+    }  # fmt: skip
+
+
+def test_the_start_page_says_how_many_first_latents_have_a_name(full, atlas):
+    text = (full / "index.html").read_text(encoding="utf-8")
+    said = "1 of the 1 first latent got a name in words, and 1 got a phrase for masse&lt;ä&gt;."
+    assert said in text
+    assert "&lt;script&gt;alert(&#39;ö&#39;)&lt;/script&gt;" in text
+    assert "<script>alert" not in text
+    assert "name" not in (atlas / "index.html").read_text(encoding="utf-8").split("<h2")[1]
+
+
+def test_a_latent_has_its_partners_in_both_directions(full):
+    records = _data(full.joinpath(*HEAD, "0.js"))
+    sae = "finetuned/head/topk/0"
+    rest = [0.9, 0.8, 0.3, True, ""]
+    assert records["0"]["sections"]["activation_matches"]["rows"] == [[sae, 1, *rest]]
+    assert records["1"]["sections"]["matched_by"]["rows"] == [[sae, 0, *rest]]
+    assert "activation_matches" not in records["1"]["sections"]
+    assert "matched_by" not in records["0"]["sections"]
+
+
+def test_an_sae_has_its_quality_and_the_results_of_its_own_controls(full):
+    (sae,) = _data(full / "data" / "run.js")["saes"]
+    assert sae["control"] is False
+    assert sae["quality"] == {
+        "explained_variance": 0.75, "explained_variance_pca": 0.5,
+        "explained_variance_channels": 0.25, "l0": 2, "latents": 3, "dead_share": 0.3333,
+        "lost": {CONCEPT: [0.02, -0.01, 0.05], WITHOUT: [None, None, None]},
+    }  # fmt: skip
+    beside = _data(full.joinpath(*HEAD, "controls.js"))
+    assert [row[beside["names"].index("outcome")] for row in beside["rows"]] == ["better"]
+
+
+def test_a_concept_without_a_positive_image_has_the_reason(full):
+    text = (full / "index.html").read_text(encoding="utf-8")
+    assert "No latent was tested for ohne Befund: no positive image." in text
+    record = _data(full.joinpath(*HEAD, "0.js"))["0"]
+    assert record["concept"] == CONCEPT
+    table = _data(full.joinpath(*HEAD, "table.js"))
+    column = dict(zip(table["names"], table["values"], strict=True))
+    assert column[f"{WITHOUT}|auroc"] == [None, None, None]
+
+
+def test_a_run_whose_only_concept_has_no_positive_image_is_built(tmp_path):
+    write_stores(tmp_path)
+    write_tables(tmp_path)
+    write_more(tmp_path)
+    for name in ("latents", "verdicts", "effects"):
+        path = tmp_path / "tables" / f"{name}.parquet"
+        rows = pd.read_parquet(path)
+        write_table(rows[rows["concept"] == WITHOUT].reset_index(drop=True), path)
+    out = make_atlas(tmp_path, tmp_path / "atlas")
+    record = _data(out.joinpath(*HEAD, "0.js"))["1"]
+    groups = {group["kind"]: group["images"] for group in record["groups"]}
+    assert groups["near misses"] == []
+    assert [one["image"] for one in groups["highest activation"]] == [IDS[4], IDS[3]]
+    assert not any(one["positive"] for one in groups["highest activation"])

@@ -12,7 +12,16 @@ from accessible import faults
 from chromium import CHROMIUM, Browser
 from mammo_sae.atlas.live import Live
 from serving import serving
-from small_atlas import CONCEPT, IDS, make_atlas, write_stores, write_tables
+from small_atlas import (
+    CONCEPT,
+    IDS,
+    NAME,
+    WITHOUT,
+    make_atlas,
+    write_more,
+    write_stores,
+    write_tables,
+)
 
 pytestmark = [
     pytest.mark.workflow,
@@ -43,6 +52,16 @@ def poor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_stores(folder, poor=True)
     write_tables(folder, poor=True)
     return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas", images="none")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The atlas of a run with names, partners, quality and a concept without a positive image."""
+    folder = tmp_path_factory.mktemp("full")
+    write_stores(folder)
+    write_tables(folder)
+    write_more(folder)
+    return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas")
 
 
 @pytest.fixture(scope="module")
@@ -326,4 +345,57 @@ def test_a_served_page_shows_any_latent_in_any_image(served):
         document.querySelector('#layers input[type=number]'))""")
     tab.wait(f"{fires}.length === 3")
     assert tab.run(fires)[2] == "latent 2 activation 0"
+
+
+def test_a_latent_is_found_by_its_name_and_markup_in_it_is_text(page, full):
+    tab = page("layer.html", full)
+    cells = "[...document.querySelectorAll('#table tbody tr')].map(r => r.cells[0].innerText)"
+    assert tab.run(cells) == ["0", "1"]
+    tab.run("""(box => { box.value = 'dense mass'; box.dispatchEvent(new Event('input')); })(
+        document.querySelector('#table input[type=search]'))""")
+    tab.wait(f"String({cells}) === '0'")
+    assert NAME in _text(tab, "#table")
+    tab = page(f"latent.html#{SAE}/0", full)
+    assert f"Its name is “{NAME}” (q 0.0100, runner-up “a marker”)." in _text(tab, "#headline")
+    assert tab.run("document.querySelectorAll('main script').length") == 0
+    tab = page(f"latent.html#{SAE}/1", full)
+    assert "name" not in _text(tab, "#headline")
+    assert "not significant" in _text(tab, "#sections")
+    links = "[...document.querySelectorAll('#sections a')].map(a => a.getAttribute('href'))"
+    assert f"latent.html#{SAE}/0" in tab.run(links)
+
+
+def test_the_page_of_a_layer_has_the_quality_and_the_controls(page, full):
+    tab = page("layer.html", full)
+    rows = "[...document.querySelectorAll('{} tr')].map(r => [...r.cells].map(c => c.innerText))"
+    heads, row = tab.run(rows.format("#quality"))
+    assert dict(zip(heads, row, strict=True)) == {
+        "SAE": SAE, "Kind": "this page", "Explained variance": "0.750", "PCA": "0.500",
+        "Channels": "0.250", "Active latents per cell": "2", "Latents": "3",
+        "Share of dead latents": "0.333", "AUROC lost": "0.0200 [-0.0100, 0.0500]",
+    }  # fmt: skip
+    assert not tab.run("document.getElementById('beside').hidden")
+    tab.run("document.querySelector('#beside summary').click()")
+    assert "better" in _text(tab, "#controls")
+
+
+def test_a_concept_without_a_positive_image_is_said_on_every_page(page, full):
+    tab = page("index.html", full)
+    assert f"No latent was tested for {WITHOUT}: no positive image." in _text(tab, "main")
+    tab = page("layer.html", full)
+    tab.run(f"""(box => {{ box.value = '{WITHOUT}'; box.dispatchEvent(new Event('change')); }})(
+        document.getElementById('concept'))""")
+    tab.wait("!document.querySelector('#table th:nth-child(4)')")  # latent, name, firing rate
+    assert tab.run("document.getElementById('beside').hidden")
+    assert tab.run("document.getElementById('problem').hidden")
+    tab = page(f"latent.html#{SAE}/0", full)
+    assert "Ohne Befund: no AUROC." in _text(tab, "#summary")
+
+
+@pytest.mark.parametrize("width", [375, 1920])
+@pytest.mark.parametrize("name", ["index.html", "layer.html", f"latent.html#{SAE}/0"])
+def test_names_and_quality_are_no_wider_than_the_window_and_accessible(page, full, name, width):
+    tab = page(name, full)
+    tab.size(width, 900)
+    assert tab.run("document.documentElement.scrollWidth") <= width
     assert faults(tab) == []

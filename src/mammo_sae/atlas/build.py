@@ -17,10 +17,10 @@ import yaml
 
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas.contents import Sources, write_contents
-from mammo_sae.atlas.evidence import quality
 from mammo_sae.atlas.methods import paragraph
 from mammo_sae.atlas.pages import PAGES, write_page, write_static
-from mammo_sae.atlas.sentences import address, findings
+from mammo_sae.atlas.quality import quality
+from mammo_sae.atlas.sentences import address, findings, untested
 from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.atlas.tables import Tables, read_tables
 from mammo_sae.cohorts.regions import concept_regions
@@ -169,6 +169,7 @@ def _write_pages(
         if page == "index":
             more = {
                 "findings": {concept: findings(tables, concept) for concept in concepts},
+                "untested": {concept: untested(tables, concept) for concept in concepts},
                 "cohort": cohort_counts(cohort, concepts),
                 "encoders": read_table(registry).fillna("").to_dict("records"),
                 "quality": quality(tables),

@@ -13,11 +13,12 @@ import numpy as np
 from mammo_sae.analysis.cases import Identity, read_cases
 from mammo_sae.atlas import neighbours
 from mammo_sae.atlas.choice import TOP
-from mammo_sae.atlas.evidence import QUALITY, evidence_tables, quality
+from mammo_sae.atlas.evidence import evidence_tables
 from mammo_sae.atlas.heat import grid_of
 from mammo_sae.atlas.images import Linear, read_contributions, read_firing, read_linear
 from mammo_sae.atlas.latents import Detailed, detail
 from mammo_sae.atlas.pictures import describe, write_pictures
+from mammo_sae.atlas.quality import QUALITY, beside_controls, quality
 from mammo_sae.atlas.records import layer_columns, shards
 from mammo_sae.atlas.scripts import write_data
 from mammo_sae.atlas.sentences import Finding, address, findings
@@ -129,6 +130,7 @@ def _write_sae(tables: Tables, identity: Identity, found: Detailed, split: str, 
     name = address(identity)
     columns = layer_columns(tables, identity, found.latents, split)
     write_data(data / name / "table.js", f"table/{name}", columns)
+    write_data(data / name / "controls.js", f"controls/{name}", beside_controls(tables, identity))
     for number, part in shards(found.records).items():
         write_data(data / name / f"{number}.js", f"latents/{name}/{number}", part)
     for page, table in evidence_tables(tables, identity).items():
@@ -196,7 +198,9 @@ def _write_run(
     for identity in tables.saes():
         reader = CodesReader(sources.codes[identity])
         size: dict[str, Any] = {"latents": reader.latents, "grid": grid_of(reader.grid)}
-        size["quality"] = {name: measures[address(identity)][name] for name in QUALITY}
+        measured = measures[address(identity)]
+        size["quality"] = {name: measured[name] for name in (*QUALITY, "lost")}
+        size["control"] = measured["control"]
         saes.append({"address": address(identity), **asdict(identity), **size})
     first = [
         finding.address for concept in tables.concepts() for finding in findings(tables, concept)

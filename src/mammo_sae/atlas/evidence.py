@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from mammo_sae.analysis.cases import Identity
-from mammo_sae.atlas.sentences import address
 from mammo_sae.atlas.tables import Tables
 
 # Page -> table -> the columns that are shown.
@@ -46,10 +43,6 @@ EVIDENCE: Mapping[str, Mapping[str, Sequence[str]]] = {
 }
 
 
-# Columns of the table `sae_quality` that the atlas shows.
-QUALITY = ("explained_variance", "explained_variance_pca", "l0", "latents", "dead_share")
-
-
 def evidence_tables(tables: Tables, identity: Identity) -> dict[str, dict[str, Any]]:
     """Return page -> table -> {"names", "rows"}. A table that the run does not have is None."""
     found: dict[str, dict[str, Any]] = {}
@@ -61,14 +54,3 @@ def evidence_tables(tables: Tables, identity: Identity) -> dict[str, dict[str, A
             content = {"names": kept, "rows": rows[kept].to_numpy(dtype=object).tolist()}
             found[page][name] = content if len(rows) else None
     return found
-
-
-def quality(tables: Tables) -> list[dict[str, Any]]:
-    """Return a row per SAE: its address and its quality, beside its controls; missing as None."""
-    rows = []
-    for identity in tables.saes():
-        mine = tables.of("sae_quality", identity)
-        row = mine.iloc[0] if len(mine) else pd.Series(dtype=object)
-        values = {name: None if pd.isna(row.get(name)) else row[name] for name in QUALITY}
-        rows.append({"sae": identity, "address": address(identity), **values})
-    return rows

@@ -12,7 +12,7 @@ import pandas as pd
 from mammo_sae.analysis.cases import Identity, labelled_images, labels
 from mammo_sae.atlas.choice import Shown, choose_images, choose_latents, main_concepts
 from mammo_sae.atlas.heat import packed, read_maps
-from mammo_sae.atlas.records import sections, shown_images
+from mammo_sae.atlas.records import matches, sections, shown_images
 from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.atlas.tables import Tables
 from mammo_sae.stores.codes import CodesReader
@@ -103,6 +103,7 @@ def detail_of(
     for position, latent, activation in read_maps(reader, wanted):
         heat[latent][position] = packed(activation, tops[latent])
     known = sections(tables, identity, latents)
+    partners = matches(tables, identity, latents)
     ids = reader.image_ids
     records = {
         latent: {
@@ -110,7 +111,7 @@ def detail_of(
             "concept": shown[latent].concept,
             "top": tops[latent],
             "histogram": histograms[latent],
-            "sections": known[latent],
+            "sections": {**known[latent], **partners[latent]},
             "groups": shown_images(shown[latent], heat[latent], ids),
         }
         for latent in map(int, latents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas.choice import Shown
+from mammo_sae.atlas.sentences import address
 from mammo_sae.atlas.tables import Tables, by_latent
 from mammo_sae.report.words import NAMED
 
@@ -23,7 +25,8 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     ),
     "verdicts": ("concept", "verdict", "confounders", "where", "reason"),
     "names": (
-        *("name", "agreement", "phrase", "cosine", "chance_cosine"),
+        *("name", "agreement", "best", "score", "runner_up", "runner_up_score"),
+        *("decoy", "decoy_score", "cosine", "chance_cosine"),
         *("auroc", "auroc_low", "auroc_high", "q", "reason"),
     ),
     "alignment": (
@@ -61,6 +64,8 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     ),
     "responses": ("component", "pairs", "response", "response_low", "response_high", "reason"),
 }
+# What the latent's page shows of a match with a latent of another encoder.
+MATCHED = ("correlation", "discovery_correlation", "chance", "matched", "reason")
 # Columns of the layer's table that each concept has, and the table that each comes from.
 PER_CONCEPT: Mapping[str, Sequence[str]] = {
     "latents": ("auroc", "auroc_low", "auroc_high", "q", "rank_auroc"),
@@ -73,9 +78,9 @@ def layer_columns(
 ) -> dict[str, Any]:
     """Return the table of all latents of an SAE, column by column.
 
-    The first columns are the latent, its firing rate (share of cells, discovery split) and whether
-    its page has images. For each concept follow the columns `<concept>|<name>`. A value that the
-    run does not have is missing.
+    The first columns are the latent, its firing rate (share of cells, discovery split), whether its
+    page has images, and its name in words if the run has names. For each concept follow the columns
+    `<concept>|<name>`. A value that the run does not have is missing.
     """
     ranked = tables.of("latents", identity)
     first = ranked.drop_duplicates("latent").sort_values("latent").set_index("latent")
@@ -84,6 +89,10 @@ def layer_columns(
         "firing_rate": first["firing_rate"].tolist(),
         "images": np.isin(first.index, detailed).astype(int).tolist(),
     }
+    names = tables.of("names", identity)
+    if len(names):
+        named = names.set_index("latent")["name"].reindex(first.index)
+        columns["name"] = named.where(named != "", None).tolist()
     effects = tables.of("effects", identity)
     if len(effects):
         effects = effects[effects["split"] == split]
@@ -121,6 +130,33 @@ def sections(tables: Tables, identity: Identity, latents: np.ndarray) -> dict[in
                 "names": kept,
                 "rows": [[row[column] for column in kept] for row in mine],
             }
+    return found
+
+
+def matches(tables: Tables, identity: Identity, latents: np.ndarray) -> dict[int, dict[str, Any]]:
+    """Return latent -> its partners in SAEs of other encoders, from `activation_matches`.
+
+    `activation_matches` has the latent's own partner. `matched_by` has the latents of other
+    encoders whose partner it is.
+    """
+    table = tables["activation_matches"]
+    found: dict[int, dict[str, Any]] = {int(latent): {} for latent in latents}
+    if table.empty:
+        return found
+    alike = ["layer", "sae", "seed"]
+    mine = table[(table[alike] == [getattr(identity, name) for name in alike]).all(axis=1)]
+    for section, own, other, there in (
+        ("activation_matches", ("encoder", "latent"), "reference", "match"),
+        ("matched_by", ("reference", "match"), "encoder", "latent"),
+    ):
+        side, number = own
+        rows = mine[(mine[side] == identity.encoder) & mine[number].isin(latents)]
+        for row in rows.sort_values("correlation", ascending=False).to_dict("records"):
+            content = found[int(row[number])].setdefault(
+                section, {"names": ["sae", "latent", *MATCHED], "rows": []}
+            )
+            where = address(replace(identity, encoder=row[other]))
+            content["rows"].append([where, row[there], *(row[name] for name in MATCHED)])
     return found
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.analysis.verdict import probability
 from mammo_sae.atlas.tables import Tables
+from mammo_sae.errors import counted
 from mammo_sae.report import style
 from mammo_sae.report.verdicts import TOP
 from mammo_sae.report.words import NAMED, members, repeats, rests
@@ -32,6 +33,7 @@ class Best:
     """A latent that ranks first for a concept. Texts are empty if a value is missing."""
 
     latent: int
+    name: str
     auroc: str
     q: str
     verdict: str
@@ -75,7 +77,8 @@ def findings(tables: Tables, concept: str) -> list[Finding]:
             lines = list(_sentences(tables, identity, concept))
             control = identity in controls
             first = not control and identity.layer == layers[-1]
-            best = _best(verdicts, _of_concept(tables, "replication", identity, concept))
+            again = _of_concept(tables, "replication", identity, concept)
+            best = _best(verdicts, again, tables.of("names", identity))
             found.append(Finding(identity, address(identity), control, first, lines, best))
     return found
 
@@ -88,30 +91,55 @@ def _sentences(tables: Tables, identity: Identity, concept: str) -> Iterator[Sen
     for line in members(_first(rows("verdicts")), rows("replication")):
         # The page has the latents that the sentence names as a table.
         yield Sentence(f"{NAMES.split(line)[0].rstrip('.')}.", f"confounders.html#{where}")
+    for line in _named(_first(rows("verdicts")), tables.of("names", identity), concept):
+        yield Sentence(line, f"layer.html#{where}")
     for line in repeats(rows("verdict_replication"), rows("verdict_stability")):
         yield Sentence(line, f"layer.html#{where}")
     for line in rests(rows("reliance"), rows("ablation")):
         yield Sentence(line, f"interventions.html#{where}")
 
 
+def _named(best: pd.DataFrame, names: pd.DataFrame, concept: str) -> Iterator[str]:
+    """Yield a sentence on the names of the latents that rank first, if the run has names."""
+    if names.empty:
+        return
+    here = names[names["latent"].isin(best["latent"]) & (names["name"] != "")]
+    line = f"{len(here)} of the {counted(len(best), 'first latent')} got a name in words"
+    same = int((here["label"] == concept).sum())
+    if same:
+        line += f", and {same} got a phrase for {style.words(concept)}"
+    yield f"{line}."
+
+
+def untested(tables: Tables, concept: str) -> str:
+    """Return why no latent has a rank for a concept, or an empty text."""
+    rows = tables["latents"]
+    rows = rows[rows["concept"] == concept]
+    if rows["rank_auroc"].notna().any() or "reason" not in rows:
+        return ""
+    return next((str(reason) for reason in rows["reason"] if reason), "")
+
+
 def _first(verdicts: pd.DataFrame) -> pd.DataFrame:
     return verdicts[verdicts["rank_auroc"] <= TOP].sort_values("rank_auroc")
 
 
-def _best(verdicts: pd.DataFrame, replication: pd.DataFrame) -> list[Best]:
+def _best(verdicts: pd.DataFrame, replication: pd.DataFrame, names: pd.DataFrame) -> list[Best]:
     found = []
+    named = dict(zip(names["latent"], names["name"], strict=True)) if len(names) else {}
     for row in _first(verdicts).to_dict("records"):
         again = replication
         if len(replication):
             again = replication[replication["latent"] == row["latent"]]
-        names = row["confounders"] if row["verdict"] in NAMED else ""
+        causes = row["confounders"] if row["verdict"] in NAMED else ""
         found.append(
             Best(
                 latent=int(row["latent"]),
+                name=named.get(row["latent"], ""),
                 auroc=style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"]),
                 q="" if pd.isna(row["q"]) else probability(row["q"]),
                 verdict=str(row["verdict"]),
-                confounders=style.words(str(names)),
+                confounders=style.words(str(causes)),
                 where="" if pd.isna(row["where"]) else str(row["where"]).removeprefix("where: "),
                 again="; ".join(_again(other) for other in again.to_dict("records")),
             )

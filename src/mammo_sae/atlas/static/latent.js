@@ -6,7 +6,8 @@
     names: "Name in words", verdicts: "Verdict, and its reason", latents: "Association with each concept", alignment: "Location on the lesion, beside its nulls",
     alignment_by_size: "Location by size of the lesion", confounds: "Confounders", effects: "Effect on the logit",
     attribution: "Effect on the logit, through the layers above", replication: "The verdict on other splits", regions: "Tissue under the latent",
-    nearest: "Latents with a similar direction", together: "Latents that fire on the same images", matched_latents: "The same latent in the encoder's base",
+    nearest: "Latents with a similar direction", together: "Latents that fire on the same images",
+    activation_matches: "Its partner in another encoder", matched_by: "Latents of other encoders whose partner it is", matched_latents: "The same latent in the encoder's base",
     responses: "Response to planted components",
   };
   const NOTES = {
@@ -14,6 +15,8 @@
     effects: "A positive effect raises the logit of positive images above that of negative images. The share is that of the difference between both.",
     confounds: "Crude is the AUROC for the concept, stratified the same among images alike in the confounder. Conditional is the AUROC for the confounder among images alike in the concept.",
     nearest: "The cosine of both directions, in the SAEs of the same layer. A cosine near 1 in an SAE of another seed means that training finds this latent again.",
+    names: "The phrase that fits best is the name if a decoy, a random direction and chance fit less well. The label of the phrase may be the concept, a confounder of the verdict, or neither.",
+    activation_matches: "The partner has the highest rank correlation over the images that rank latents; the correlation is that over the images of the test. Chance is what 5 % of latents exceed when patients are exchanged.",
     together: "The correlation of the activations over the images of the split, with latents of all SAEs that have images.",
   };
   const SHARD = 64;
@@ -51,8 +54,7 @@
     const record = pictured[place] ? (await load(`${one.address}/${shard}.js`, `latents/${one.address}/${shard}`))[latent] : (await ask(`latent/${one.address}/${latent}`)).record;
     if (mine !== current) return; // the reader has gone on to another latent
     current.record = record;
-    const named = record.sections.names, name = named && named.rows[0][named.names.indexOf("name")];
-    if (name) get("headline").append(` Its name is “${name}”.`);
+    called(record.sections.names);
     pictures(record, one);
     if (window.ATLAS.run.live) ranked(one, latent);
     histogram(record);
@@ -62,7 +64,7 @@
       get("sections").append(element("h2", heading));
       if (NOTES[name]) get("sections").append(element("p", NOTES[name], { class: "hint" }));
       if (!section.rows.length) get("sections").append(element("p", "None.", { class: "missing" }));
-      else get("sections").append(table(section, (column, value, values) => column === "latent" && values.length === 3 ? `latent.html#${values[0]}/${value}` : null));
+      else get("sections").append(table(section, (column, value, values) => column === "latent" && section.names[0] === "sae" && !missing(value) ? `latent.html#${values[0]}/${value}` : null));
     }
   }
 
@@ -72,6 +74,15 @@
 
   function plain(columns, place) {
     return table({ names: ["what", "value"], rows: columns.names.map((name, i) => [name.replace("|", ": "), columns.values[i][place]]) });
+  }
+
+  // The name in words, if the latent has one.
+  function called(section) {
+    if (!section) return;
+    const of = name => section.rows[0][section.names.indexOf(name)];
+    if (!of("name")) return;
+    const second = missing(of("runner_up")) ? "" : `, runner-up “${of("runner_up")}”`;
+    get("headline").append(` Its name is “${of("name")}” (q ${spoken("q", of("q"))}${second}).`);
   }
 
   // What is known of the latent for one concept, in one line.

@@ -1,6 +1,6 @@
 "use strict";
 (function () {
-  const { get, element, load, parts, sae, label, problem, grid, chooseSae, run } = window.Atlas;
+  const { get, element, load, parts, sae, label, problem, table, grid, chooseSae, run } = window.Atlas;
   const SHOWN = ["rank_auroc", "auroc", "auroc_low", "auroc_high", "q", "verdict", "confounders", "where", "energy_lift", "pointing", "effect", "share"];
   const select = chooseSae(address => address);
   let points = [];
@@ -24,15 +24,30 @@
       if (get("alive").checked && !(column.firing_rate[i] > 0)) return;
       if (get("pictured").checked && !column.images[i]) return;
       if (get("verdict").value && column[`${concept}|verdict`][i] !== get("verdict").value) return;
-      rows.push([latent, column.firing_rate[i], ...kept.map(name => column[`${concept}|${name}`][i])]);
+      rows.push([latent, column.name ? column.name[i] : null, column.firing_rate[i], ...kept.map(name => column[`${concept}|${name}`][i])]);
     });
     get("table").replaceChildren();
-    const content = { names: ["latent", "firing_rate", ...kept], rows };
-    const table = grid(get("table"), content, (name, value) => name === "latent" ? `latent.html#${one.address}/${value}` : null, "rank_auroc");
-    const auroc = 2 + kept.indexOf("auroc");
-    const draw = () => scatter(one, table.rows({ search: "applied" }).data().toArray(), auroc);
-    table.on("draw", draw);
+    const content = { names: ["latent", "name", "firing_rate", ...kept], rows };
+    const shown = grid(get("table"), content, (name, value) => name === "latent" ? `latent.html#${one.address}/${value}` : null, "rank_auroc");
+    const auroc = 3 + kept.indexOf("auroc");
+    const draw = () => scatter(one, shown.rows({ search: "applied" }).data().toArray(), auroc);
+    shown.on("draw", draw);
     draw();
+    await quality(one, concept);
+  }
+
+  // All SAEs of the run, encoders and layers side by side, and the results of this one beside its controls.
+  async function quality(one, concept) {
+    const rows = window.ATLAS.run.saes.map(other => {
+      const of = other.quality;
+      return [other.address, other === one ? "this page" : other.control ? "control" : "trained", of.explained_variance, of.explained_variance_pca, of.explained_variance_channels, of.l0, of.latents, of.dead_share, ...of.lost[concept]];
+    });
+    get("quality").replaceChildren(table({ names: ["SAE", "kind", "explained_variance", "PCA", "channels", "active_latents_per_cell", "latents", "share_of_dead_latents", "AUROC_lost", "AUROC_lost_low", "AUROC_lost_high"], rows },
+      (name, value) => name === "SAE" ? `layer.html#${value}` : null));
+    const { names, rows: all } = await load(`${one.address}/controls.js`, `controls/${one.address}`);
+    const own = all.filter(row => row[0] === concept).map(row => row.slice(1));
+    get("beside").hidden = !own.length;
+    get("controls").replaceChildren(own.length ? table({ names: names.slice(1), rows: own }) : "");
   }
 
   // Firing rate (log) against AUROC of the rows in the table.
@@ -48,7 +63,7 @@
     const y = value => bottom - (bottom - 10) * value;
     for (const value of [0, 0.5, 1]) { pen.fillText(value, 18, y(value) + 4); pen.fillRect(left, y(value), width - left, 0.5); }
     for (const power of [-5, -4, -3, -2, -1, 0]) pen.fillText(`10^${power}`, x(10 ** power) - (power === 0 ? 28 : 8), bottom + 14);
-    points = rows.filter(row => row[1] > 0 && typeof row[auroc] === "number").map(row => [x(row[1]), y(row[auroc]), row[0]]);
+    points = rows.filter(row => row[2] > 0 && typeof row[auroc] === "number").map(row => [x(row[2]), y(row[auroc]), row[0]]);
     pen.globalAlpha = 0.5;
     for (const [across, down] of points) pen.fillRect(across - 1.5, down - 1.5, 3, 3);
     pen.globalAlpha = 1;
