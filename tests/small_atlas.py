@@ -26,33 +26,39 @@ IDS = [f"{i:016x}" for i in range(6)]
 ACTIVATION = np.array([[4.0, 0], [3, 1], [2, 0], [0, 2], [0, 3], [0, 0]])
 
 
-def write_stores(root: Path, *, poor: bool = False) -> None:
-    """Write the stores. Those of a poor run have no region, and all latents are dead."""
+def write_stores(
+    root: Path, *, poor: bool = False, activation: np.ndarray = ACTIVATION
+) -> list[str]:
+    """Write the stores, and return the ids of the images.
+
+    The stores of a poor run have no region, and all latents are dead.
+    """
     regions = [] if poor else [CONCEPT]
-    activation = 0 * ACTIVATION if poor else ACTIVATION
+    activation = 0 * activation if poor else activation
+    ids = [f"{i:016x}" for i in range(len(activation))]
     with create_image_store(
-        root / "images" / "0.zarr", root / "images" / "0.json", image_ids=IDS, height=HEIGHT,
+        root / "images" / "0.zarr", root / "images" / "0.json", image_ids=ids, height=HEIGHT,
         width=WIDTH, regions=regions,
     ) as writer:  # fmt: skip
-        for i in range(len(IDS)):
+        for i in range(len(ids)):
             mask = np.zeros((len(regions), HEIGHT, WIDTH), np.uint8)
             mask[:, 2:5, 3:9] = i < 3
-            pixels = np.full((HEIGHT, WIDTH), 40 * i, np.uint8)
+            pixels = np.full((HEIGHT, WIDTH), 40 * i % 256, np.uint8)
             breast = np.ones((HEIGHT, WIDTH), np.uint8)
             record = ImageRecord(pixels, breast, mask, np.eye(2, 3), False, 0.1, {})
             writer.write(i, record)
     folder = root / "codes" / "finetuned" / "head" / "topk"
     folder.mkdir(parents=True)
-    index = np.zeros((6, 3, 2, 2), np.int32)
-    value = np.zeros((6, 3, 2, 2), np.float32)
+    index = np.zeros((len(ids), 3, 2, 2), np.int32)
+    value = np.zeros((len(ids), 3, 2, 2), np.float32)
     index[:, 0, 0] = [0, 1]
     value[:, 0, 0] = activation
-    highest = np.concatenate([activation, np.zeros((6, 1))], axis=1).astype(np.float32)
+    highest = np.pad(activation, ((0, 0), (0, 1))).astype(np.float32)
     pooled = {name: highest / (6 if "mean" in name else 1) for name in POOLED}
     with create_codes_store(
-        folder / "seed0.zarr", folder / "seed0.json", image_ids=IDS, grid=GRID, latents=3, k=2
+        folder / "seed0.zarr", folder / "seed0.json", image_ids=ids, grid=GRID, latents=3, k=2
     ) as writer:
-        writer.write(range(6), index, value, pooled)
+        writer.write(range(len(ids)), index, value, pooled)
     sae = root / "sae" / "finetuned" / "head" / "topk" / "seed0"
     sae.mkdir(parents=True)
     atoms = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
@@ -63,8 +69,9 @@ def write_stores(root: Path, *, poor: bool = False) -> None:
     head.mkdir(parents=True)
     weight, bias = np.array([[6.0, 0.0]], np.float32), np.ones(1, np.float32)
     save_head(Head(weight, bias, (CONCEPT,)), head / "head.safetensors", head / "head.json")
-    logits = pd.DataFrame({"image_id": IDS, "concept": CONCEPT, "logit": 10.0})
+    logits = pd.DataFrame({"image_id": ids, "concept": CONCEPT, "logit": 10.0})
     write_table(logits, head / "predictions.parquet")
+    return ids
 
 
 def write_tables(root: Path, *, poor: bool = False) -> None:

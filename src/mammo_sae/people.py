@@ -373,6 +373,33 @@ def figures(
         print(path, flush=True)
 
 
+def compare(first: Path, second: Path, *, output: Path) -> None:
+    """Write a page that compares the SAEs of two runs: matched latents, what is new, what moved.
+
+    Latents are matched by their activations on the images that both runs have. To compare SAEs of
+    one run, open the page Compare of its atlas.
+
+    Parameters
+    ----------
+    first, second
+        Folders of the runs, or of their atlases.
+    output
+        Folder to write. It must not have files.
+
+    Raises
+    ------
+    InputError
+        If a run has no atlas or lacks a store, the runs have too few images or no concept in
+        common, or the folder has files.
+    """
+    from mammo_sae.atlas.runs import compare_runs
+    from mammo_sae.atlas.serve import atlas_in
+    from mammo_sae.atlas.stored import Stored
+
+    runs = [Stored(atlas_in(folder)) for folder in (first, second)]
+    print(compare_runs([one.run.name for one in runs], runs, output))
+
+
 def fetch_checkpoint(*, hub: str, output: Path) -> None:
     """Download a checkpoint from the Hugging Face hub, unless the file exists already.
 

@@ -220,9 +220,38 @@ def test_latents_that_fire_together_are_found_in_all_saes_and_not_the_latent_its
     assert found[9] == []
 
 
-def test_the_best_match_in_each_other_sae_is_kept():
-    nearest = {3: [("a", 4, 0.9), ("b", 1, 0.8), ("b", 2, 0.7), ("c", 5, 0.1)], 4: []}
-    assert neighbours.matches_of("a", nearest) == [(3, "b", 1, 0.8), (3, "c", 5, 0.1)]
+def test_the_best_match_in_each_other_sae_is_kept_and_called_a_match_from_a_cosine_of_0_7():
+    nearest = {
+        3: [("a", 4, 0.9), ("b", 1, 0.7), ("b", 2, 0.6), ("c", 5, 0.1)],
+        4: [("b", 1, 0.69)],
+        5: [],
+    }
+    found = neighbours.cosine_matches(nearest, ["b", "c"])
+    assert found == {
+        "b": {
+            "measure": "cosine",
+            "least": 0.7,
+            "rows": [(3, 1, 0.7, True), (4, 1, 0.69, False)],
+        },
+        "c": {"measure": "cosine", "least": 0.7, "rows": [(3, 5, 0.1, False)]},
+    }
+
+
+def test_matches_by_activation_leave_out_latents_without_a_partner():
+    pairs = pd.DataFrame(
+        {
+            "latent": [0, 1, 2],
+            "match": pd.array([4, pd.NA, 5], "Int32"),
+            "correlation": [0.9, np.nan, 0.2],
+            "matched": [True, False, False],
+            "chance": 0.3,
+        }
+    )
+    assert neighbours.activation_matches(pairs) == {
+        "measure": "correlation",
+        "least": 0.3,
+        "rows": [(0, 4, 0.9, True), (2, 5, 0.2, False)],
+    }
 
 
 def test_atoms_are_compared_within_a_layer_of_encoders_with_one_base():

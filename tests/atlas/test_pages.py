@@ -11,6 +11,7 @@ import pytest
 from accessible import faults
 from chromium import CHROMIUM, Browser
 from mammo_sae.atlas.live import Live
+from mammo_sae.atlas.runs import compare_runs
 from serving import serving
 from small_atlas import (
     CONCEPT,
@@ -22,6 +23,7 @@ from small_atlas import (
     write_stores,
     write_tables,
 )
+from two_runs import write_two_runs
 
 pytestmark = [
     pytest.mark.workflow,
@@ -230,6 +232,32 @@ def test_an_sae_is_not_compared_with_itself(page):
     tab = page("compare.html")
     assert "Choose two SAEs." in _text(tab, "main")
     assert tab.run("document.getElementById('a').value") == SAE
+
+
+def test_the_page_of_two_runs_says_what_is_new_and_links_to_both(page, tmp_path):
+    runs = write_two_runs(tmp_path)
+    compare_runs(["before", "after"], runs, tmp_path / "both")
+    tab = page("runs.html", tmp_path / "both")
+    said = _text(tab, "#said")
+    assert "1 of the 3 latents of A with images have a match in B: a correlation above" in said
+    assert "0 of these have another verdict in B." in said
+    assert "2 of the 3 latents of B with images have no match in A." in said
+    cells = "[...document.querySelectorAll('#matches tbody tr')].map(r => [...r.cells].slice(0, 3).map(c => c.innerText))"  # fmt: skip  # noqa: E501
+    tab.run("""(box => { box.value = 'in both'; box.dispatchEvent(new Event('change')); })(
+        document.getElementById('change'))""")
+    tab.wait(f"{cells}.length === 1")
+    assert tab.run(cells) == [["in both", "0", "1"]]
+    links = "[...document.querySelectorAll('#matches tbody a')].map(a => a.getAttribute('href'))"
+    assert tab.run(links) == [
+        f"../before/atlas/latent.html#{SAE}/0", f"../after/atlas/latent.html#{SAE}/1",
+    ]  # fmt: skip
+    tab.run("""(box => { box.value = 'only in B'; box.dispatchEvent(new Event('change')); })(
+        document.getElementById('change'))""")
+    tab.wait(f"{cells}.length === 2")
+    assert {link for link in tab.run(links) if "after" in link} == {
+        f"../after/atlas/latent.html#{SAE}/0", f"../after/atlas/latent.html#{SAE}/2",
+    }  # fmt: skip
+    assert faults(tab) == []
 
 
 def test_a_table_that_the_run_does_not_have_is_named(page):

@@ -10,6 +10,7 @@ scores of other patients' images, and its correlation is taken with those of oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,28 +62,55 @@ def run(
     if set(before.image_ids) != set(after.image_ids):
         raise InputError(f"{codes_before} and {codes_after} are of different images; encode again")
     cases = case.read_cases(images, after.image_ids)
-    ids: dict[str, list[str]] = {}
-    moved: dict[str, np.ndarray] = {}
+    ids, patients = [], []
     for split in (settings.discovery, settings.confirmation):
         rows = np.flatnonzero((cases["split"] == split).to_numpy(dtype=bool))
-        ids[split] = [after.image_ids[row] for row in rows]
-        exchanged = PatientExchanges(cases["patient_id"].to_numpy()[rows], 1, settings.seed)
-        moved[split] = exchanged.of(np.arange(len(rows)))[0] if len(rows) else rows
+        ids.append([after.image_ids[row] for row in rows])
+        patients.append(cases["patient_id"].to_numpy()[rows])
+    table = pair_latents(before, after, settings.score, ids, patients, settings.seed)
+    table.insert(1, "reference", reference)
+    write_table(identity.label(table), output)
+    return [output]
+
+
+def pair_latents(
+    before: CodesReader,
+    after: CodesReader,
+    score: str,
+    ids: Sequence[list[str]],
+    patients: Sequence[np.ndarray],
+    seed: int,
+    latents: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Return the partner in `before` of each of the `latents` of `after` (None: all).
+
+    Parameters
+    ----------
+    before, after
+        Codes of both SAEs.
+    score
+        The pooled codes that are compared.
+    ids, patients
+        Images, and the patient of each, of the discovery and of the confirmation split.
+    seed
+        Seed of the exchange of patients.
+    """
+    exchanges = [PatientExchanges(known, 1, seed) for known in patients]
+    moved = [
+        one.of(np.arange(len(known)))[0] if len(known) else np.arange(0)
+        for one, known in zip(exchanges, patients, strict=True)
+    ]
     parts = []
-    for own in after.latent_blocks(len(after)):
-        found, tested = (
-            _standardised(after, settings.score, ids[split], own)
-            for split in (settings.discovery, settings.confirmation)
-        )
+    for own in after.latent_blocks(len(after), latents):
+        mine = [_standardised(after, score, some, own) for some in ids]
         # Both splits of a latent of the reference are read once for each block of own latents.
-        pair = _best(before, settings, ids, (found, tested))
-        shuffled = (found[moved[settings.discovery]], tested[moved[settings.confirmation]])
-        by_chance = _best(before, settings, ids, shuffled)
+        pair = _best(before, score, ids, mine)
+        shuffled = [scores[order] for scores, order in zip(mine, moved, strict=True)]
+        by_chance = _best(before, score, ids, shuffled)
         parts.append(
             pd.DataFrame(
                 {
                     "latent": own,
-                    "reference": reference,
                     "match": pair[0],
                     "discovery_correlation": pair[1],
                     "correlation": pair[2],
@@ -97,8 +125,7 @@ def run(
     silent = table["match"] < 0
     table["match"] = table["match"].mask(silent).astype("Int32")
     table["reason"] = np.where(silent, "it or every other latent has one score on all images", "")
-    write_table(identity.label(table), output)
-    return [output]
+    return table
 
 
 def _standardised(reader: CodesReader, score: str, ids: list[str], some: np.ndarray) -> np.ndarray:
@@ -111,9 +138,9 @@ def _standardised(reader: CodesReader, score: str, ids: list[str], some: np.ndar
 
 def _best(
     before: CodesReader,
-    settings: ActivationMatchSettings,
-    ids: dict[str, list[str]],
-    own: tuple[np.ndarray, np.ndarray],
+    score: str,
+    ids: Sequence[list[str]],
+    own: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each own latent's partner [b], and its correlation in both splits, [b] each.
 
@@ -123,8 +150,7 @@ def _best(
     match = np.full(count, -1)
     best, second = np.zeros(count, np.float32), np.full(count, np.nan, np.float32)
     for others in before.latent_blocks(len(before)):
-        found = _standardised(before, settings.score, ids[settings.discovery], others)
-        tested = _standardised(before, settings.score, ids[settings.confirmation], others)
+        found, tested = (_standardised(before, score, some, others) for some in ids)
         similar = own[0].T @ found
         place = similar.argmax(axis=1)
         value = similar[np.arange(count), place]

@@ -163,6 +163,7 @@ def _write_pages(
         "split": split,
         "saes": [(identity, address(identity)) for identity in tables.saes()],
     }
+    shared["others"] = shared["saes"]
     settings = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=100)
     for page in PAGES:
         more: dict[str, Any] = {}

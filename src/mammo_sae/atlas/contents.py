@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +116,26 @@ def _add_neighbours(
     for identity, found in chosen.items():
         others = neighbours.comparable(identity, list(chosen), sources.bases)
         nearest = neighbours.nearest_atoms(sources.saes, identity, found.latents, others)
-        matches = {
-            "matches": neighbours.matches_of(address(identity), nearest),
-            "compared": [address(other) for other in others if other != identity],
-        }
+        related = [address(other) for other in others if other != identity]
+        matches = _by_activation(tables, identity, found.latents)
+        matches |= neighbours.cosine_matches(nearest, related)
         write_data(data / address(identity) / "nearest.js", f"nearest/{address(identity)}", matches)
         together = neighbours.firing_together(activity, identity)
         for latent, record in found.records.items():
             record["sections"] |= neighbours.sections_of(nearest[latent], together[latent])
+
+
+def _by_activation(
+    tables: Tables, identity: Identity, latents: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Return other SAE -> matches of the latents there, from the table `activation_matches`."""
+    rows = tables.of("activation_matches", identity)
+    if rows.empty:
+        return {}
+    return {
+        address(replace(identity, encoder=str(encoder))): neighbours.activation_matches(pairs)
+        for encoder, pairs in rows[rows["latent"].isin(latents)].groupby("reference")
+    }
 
 
 def _write_sae(tables: Tables, identity: Identity, found: Detailed, split: str, data: Path) -> None:

@@ -24,22 +24,16 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
-import pandas as pd
 
-from mammo_sae.analysis.cases import Identity, labelled_images, labels, read_cases
+from mammo_sae.analysis.cases import Identity, labelled_images, labels
 from mammo_sae.atlas.choice import main_concepts
 from mammo_sae.atlas.heat import packed
 from mammo_sae.atlas.images import Linear, firing_of, read_contributions, read_linear
 from mammo_sae.atlas.latents import detail_of
 from mammo_sae.atlas.pictures import describe, webp
-from mammo_sae.atlas.scripts import plain, read_data
+from mammo_sae.atlas.scripts import plain
 from mammo_sae.atlas.settings import AtlasSettings
-from mammo_sae.atlas.tables import Tables, read_tables
-from mammo_sae.cohorts.regions import concept_regions
-from mammo_sae.errors import InputError
-from mammo_sae.stores.codes import CodesReader
-from mammo_sae.stores.images import ImageReader
-from mammo_sae.stores.tables import read_table
+from mammo_sae.atlas.stored import Stored
 
 IMAGES, LATENTS = 24, 12  # in one answer
 LIVE = b"ATLAS.run.live = true;\n"  # what a served page reads behind the facts of the run
@@ -65,46 +59,12 @@ class Live:
     """
 
     def __init__(self, atlas: Path) -> None:
-        self._run, self._atlas = atlas.parent, atlas
-        self._about: dict[str, Any] = read_data(atlas / "data" / "run.js")
-        self._saes = {
-            one["address"]: Identity(one["encoder"], one["layer"], one["sae"], one["seed"])
-            for one in self._about["saes"]
-        }
+        self._run = Stored(atlas)
+        self._about = self._run.about
         self._lock = Lock()
-        self._reader = cache(lambda identity: CodesReader(self._codes(identity)))
-        self._cases = cache(
-            lambda identity: read_cases(self._images, self._reader(identity).image_ids)
-        )
-        self._held = cache(lambda identity: frozenset(self._reader(identity).image_ids))
+        self._held = cache(lambda identity: frozenset(self._run.reader(identity).image_ids))
         self._tops = cache(self._read_tops)
         self._linear = cache(self._read_linear)
-        for path in (self._images, *map(self._codes, self._saes.values())):
-            if not path.is_file():
-                raise InputError(f"{path} is missing")
-
-    @property
-    def _images(self) -> Path:
-        return self._run / "cohort" / "images.parquet"
-
-    def _codes(self, identity: Identity) -> Path:
-        folder = self._run / "codes" / identity.encoder / identity.layer / identity.sae
-        return folder / f"seed{identity.seed}.json"
-
-    @cached_property
-    def _tables(self) -> Tables:
-        return read_tables(sorted((self._run / "tables").glob("*.parquet")))
-
-    @cached_property
-    def _cohort(self) -> pd.DataFrame:
-        return read_table(self._images)
-
-    @cached_property
-    def _store(self) -> ImageReader:
-        # Other manifests in this folder are of images that no page shows.
-        shards = sorted((self._run / "images").glob("[0-9]*.json"), key=lambda path: path.name)
-        manifests = [path for path in shards if path.stem.isdecimal()]
-        return ImageReader(manifests, concept_regions(self._images))
 
     def answer(self, path: str) -> tuple[str, bytes] | None:
         """Return the media type and the content of an address; None if it is that of a file.
@@ -124,7 +84,7 @@ class Live:
         kind, *parts = [unquote(part) for part in path.lstrip("/").split("/")]
         with self._lock:
             if [kind, *parts] == ["data", "run.js"]:
-                return SCRIPT, (self._atlas / "data" / "run.js").read_bytes() + LIVE
+                return SCRIPT, (self._run.atlas / "data" / "run.js").read_bytes() + LIVE
             if kind == "images" and len(parts) == 1:
                 return self._picture(parts[0])
             if kind != "live":
@@ -139,7 +99,7 @@ class Live:
             if what == "image" and len(rest) == 1:
                 found = self._image(self._known_image(rest[0]))
             elif (what, len(rest)) in known:
-                identity = self._saes.get("/".join(rest[:4]))
+                identity = self._run.saes.get("/".join(rest[:4]))
                 if identity is None:
                     raise UnknownAddress(f"No SAE {'/'.join(rest[:4])} is in this atlas.")
                 found = known[what, len(rest)](identity, *rest[4:])
@@ -153,7 +113,7 @@ class Live:
         image = name.removesuffix(".webp")
         if image == name:
             raise UnknownAddress(f"The atlas has no picture {name}.")
-        pixels = self._store.pixels([self._known_image(image)])[0]
+        pixels = self._run.store.pixels([self._known_image(image)])[0]
         return PICTURE, webp(pixels)
 
     def _known_image(self, image: str) -> str:
@@ -164,11 +124,11 @@ class Live:
     @cached_property
     def _shown(self) -> frozenset[str]:
         """The images that have a picture and codes."""
-        coded = frozenset[str]().union(*map(self._held, self._saes.values()))
-        return coded & set(self._store.image_ids)
+        coded = frozenset[str]().union(*map(self._held, self._run.saes.values()))
+        return coded & set(self._run.store.image_ids)
 
     def _known_latent(self, identity: Identity, text: str) -> int:
-        count = self._reader(identity).latents
+        count = self._run.reader(identity).latents
         if not (text.isascii() and text.isdecimal() and int(text) < count):
             raise UnknownAddress(f"No latent {text}; this SAE has latents 0 to {count - 1}.")
         return int(text)
@@ -176,19 +136,18 @@ class Live:
     def _facts(self, image_ids: Sequence[str]) -> dict[str, Any]:
         ids = list(dict.fromkeys(image_ids))
         stored = ids if self._about["images"] == "stored" else ()
-        return describe(self._store, self._cohort, self._about["concepts"], ids, stored, ids)
-
-    def _score(self, identity: Identity) -> str:
-        return str(self._tables.of("latents", identity)["score"].iloc[0])
+        return describe(
+            self._run.store, self._run.cohort, self._about["concepts"], ids, stored, ids
+        )
 
     def _latent(self, identity: Identity, text: str) -> dict[str, Any]:
         latent = self._known_latent(identity, text)
         found = detail_of(
             AtlasSettings(),
-            self._tables,
+            self._run.tables,
             identity,
-            self._reader(identity),
-            self._cases(identity),
+            self._run.reader(identity),
+            self._run.cases(identity),
             self._about["split"],
             np.array([latent]),
         )
@@ -197,12 +156,12 @@ class Live:
     def _ranked(self, identity: Identity, text: str, start: str) -> dict[str, Any]:
         """Return the next images of a latent: of the split, with a label, by activation."""
         latent, first = self._known_latent(identity, text), _number(start)
-        reader, cases = self._reader(identity), self._cases(identity)
-        rows = self._tables.of("latents", identity)
+        reader, cases = self._run.reader(identity), self._run.cases(identity)
+        rows = self._run.tables.of("latents", identity)
         concept = main_concepts(rows[rows["latent"] == latent])[latent]
         known = labelled_images(cases, concept, self._about["split"])
         ids = [reader.image_ids[position] for position in known]
-        scores = reader.pooled(self._score(identity), ids, [latent])[:, 0]
+        scores = reader.pooled(self._run.score(identity), ids, [latent])[:, 0]
         truth = labels(cases, concept, known)
         top = float(scores.max(initial=0))
         chosen = np.argsort(-scores, kind="stable")[first : first + IMAGES]
@@ -224,19 +183,18 @@ class Live:
 
     def _image(self, image: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for address, identity in self._saes.items():
+        for address, identity in self._run.saes.items():
             if image in self._held(identity):
-                reader, linear = self._reader(identity), self._linear(identity)
+                reader, linear = self._run.reader(identity), self._linear(identity)
                 found[address] = {"adding": read_contributions(reader, linear, [image])[image]}
         return {"record": found, "images": self._facts([image])}
 
     def _read_linear(self, identity: Identity) -> dict[str, Linear]:
-        head = self._run / "heads" / identity.encoder
-        if self._tables.of("effects", identity).empty or not (head / "head.json").is_file():
+        head = self._run.run / "heads" / identity.encoder
+        if self._run.tables.of("effects", identity).empty or not (head / "head.json").is_file():
             return {}
-        sae = self._run / "sae" / identity.encoder / identity.layer / identity.sae
         return read_linear(
-            sae / f"seed{identity.seed}" / "sae.json",
+            self._run.sae(identity),
             head,
             head / "predictions.parquet",
             self._about["concepts"],
@@ -244,9 +202,9 @@ class Live:
 
     def _firing(self, identity: Identity, image: str, start: str) -> dict[str, Any]:
         """Return the next latents of an image, by the share of their highest activation."""
-        reader, first = self._reader(identity), _number(start)
+        reader, first = self._run.reader(identity), _number(start)
         position, tops = self._position(identity, image), self._tops(identity)
-        scores = reader.pooled(self._score(identity), [image])[0]
+        scores = reader.pooled(self._run.score(identity), [image])[0]
         strength = np.where(tops > 0, scores / np.where(tops > 0, tops, 1), 0)
         fires = np.flatnonzero(scores > 0)
         order = fires[np.lexsort((-scores[fires], -strength[fires]))]
@@ -255,13 +213,13 @@ class Live:
 
     def _map(self, identity: Identity, image: str, text: str) -> dict[str, Any]:
         latent, position = self._known_latent(identity, text), self._position(identity, image)
-        scores = self._reader(identity).pooled(self._score(identity), [image])[0]
+        scores = self._run.reader(identity).pooled(self._run.score(identity), [image])[0]
         return {"firing": self._fired(identity, position, np.array([latent]), scores)}
 
     def _fired(
         self, identity: Identity, position: int, latents: np.ndarray, scores: np.ndarray
     ) -> list[dict[str, Any]]:
-        tops, maps = self._tops(identity), self._reader(identity).maps([position], latents)[0]
+        tops, maps = self._tops(identity), self._run.reader(identity).maps([position], latents)[0]
         return [
             firing_of(int(latent), scores[latent], tops[latent], packed(one, tops[latent]))
             for latent, one in zip(latents, maps, strict=True)
@@ -270,19 +228,19 @@ class Live:
     def _position(self, identity: Identity, image: str) -> int:
         if self._known_image(image) not in self._held(identity):
             raise UnknownAddress(f"Image {image} has no codes of this SAE.")
-        return self._reader(identity).position(image)
+        return self._run.reader(identity).position(image)
 
     def _read_tops(self, identity: Identity) -> np.ndarray:
         """Return the highest activation of each latent [h] in the split, as the static pages do."""
-        reader, cases = self._reader(identity), self._cases(identity)
+        reader, cases = self._run.reader(identity), self._run.cases(identity)
         tops = np.zeros(reader.latents)
-        concepts = main_concepts(self._tables.of("latents", identity))
+        concepts = main_concepts(self._run.tables.of("latents", identity))
         for concept in dict.fromkeys(concepts.values()):
             mine = [latent for latent, name in concepts.items() if name == concept]
             known = labelled_images(cases, concept, self._about["split"])
             ids = [reader.image_ids[position] for position in known]
             for some in reader.latent_blocks(len(ids), mine):
-                scores = reader.pooled(self._score(identity), ids, some)
+                scores = reader.pooled(self._run.score(identity), ids, some)
                 tops[some] = scores.max(axis=0, initial=0)
         return tops
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mammo_sae.analysis.cases import Identity
+from mammo_sae.analysis.verdict_stability import CLOSE
 from mammo_sae.atlas.sentences import address
 from mammo_sae.sae.files import read_atoms
 from mammo_sae.sae.pairing import cosine_blocks, unit
@@ -74,16 +76,42 @@ def nearest_atoms(
     return found
 
 
-def matches_of(
-    name: str, nearest: Mapping[int, Sequence[tuple[str, int, float]]]
-) -> list[tuple[int, str, int, float]]:
-    """Return (latent, other SAE, latent there, cosine): the best match in each SAE but `name`."""
-    found: dict[tuple[int, str], tuple[int, float]] = {}
+def cosine_matches(
+    nearest: Mapping[int, Sequence[tuple[str, int, float]]], others: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return other SAE -> the best match there of each latent, by the cosine of their atoms.
+
+    A row is the latent, its match, the cosine, and whether the cosine is at least `CLOSE`. A latent
+    whose cosines are all 0 or less has no row.
+    """
+    found: dict[str, dict[int, tuple[int, int, float, bool]]] = {other: {} for other in others}
     for latent, rows in nearest.items():
         for other, match, cosine in rows:
-            if other != name:
-                found.setdefault((latent, other), (match, cosine))
-    return [(latent, other, *best) for (latent, other), best in found.items()]
+            if other in found:
+                found[other].setdefault(latent, (latent, match, cosine, cosine >= CLOSE))
+    return {
+        other: {"measure": "cosine", "least": CLOSE, "rows": list(rows.values())}
+        for other, rows in found.items()
+    }
+
+
+def activation_matches(pairs: pd.DataFrame) -> dict[str, Any]:
+    """Return the best match of each latent of an SAE in another one, by their activations.
+
+    A row is the latent, its match, the correlation, and whether it is above that of chance.
+
+    Parameters
+    ----------
+    pairs
+        Rows of `mammo_sae.analysis.activation_matches` for one pair of SAEs.
+    """
+    known = pairs.dropna(subset=["match", "correlation"])
+    columns = known[["latent", "match", "correlation", "matched"]]
+    return {
+        "measure": "correlation",
+        "least": pairs["chance"].iloc[0] if len(pairs) else None,
+        "rows": list(columns.itertuples(index=False, name=None)),
+    }
 
 
 def standardised(

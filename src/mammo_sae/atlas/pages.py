@@ -25,6 +25,10 @@ PAGES = {
 }
 
 
+# The page that `compare` writes. An atlas does not have it.
+RUNS = {"runs": "Two runs compared"}
+
+
 def environment() -> Environment:
     """Return the environment of the templates. All text is escaped; an unknown name is an error."""
     found = Environment(
@@ -44,7 +48,8 @@ def write_page(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
     template = environment().get_template(f"{name}.html")
     path = folder / f"{name}.html"
     path.write_text(
-        template.render(page=name, title=PAGES[name], pages=PAGES, **content), encoding="utf-8"
+        template.render(page=name, title=(PAGES | RUNS)[name], pages=PAGES, **content),
+        encoding="utf-8",
     )
     return path
 
