@@ -191,6 +191,7 @@ def spoil(folder: Path, what: str) -> None:
             "deeper": {"num_hidden_layers": 5},
             "patch": {"patch_size": [14, 16]},
             "grey": {"num_channels": 1},
+            "positions": {"image_size": [112, 28]},
         }[what]
         (folder / "config.json").write_text(json.dumps({**config, **changes}))
         (folder / "modeling.py").write_text("raise SystemExit('code of the folder was run')")
@@ -212,6 +213,10 @@ def spoil(folder: Path, what: str) -> None:
         ("deeper", r"lacks \S+, \S+, \S+; the weights are of another model than the config"),
         ("patch", r"config\.json: patch_size is \[14, 16\]; it must be a whole number"),
         ("grey", r"num_channels is 1; give a model for images of 3 channels"),
+        (
+            "positions",
+            r"image_size is \[112, 28\]; positions of images that are no squares can't",
+        ),
         ("cut", r"the weights can't be read \(.*\); fetch the folder again"),
     ],
 )

@@ -316,6 +316,13 @@ def _check_sizes(path: Path, kind: str, config: Mapping[str, Any]) -> None:
                 f"{path}: {key} is {value!r}; it must be a whole number, and patches must be "
                 "squares"
             )
+    edges = config.get("image_size")
+    if not KINDS[kind].rotary and isinstance(edges, list) and len(set(edges)) > 1:
+        # The package would take the positions for those of a square, sometimes without an error.
+        raise InputError(
+            f"{path}: image_size is {edges!r}; positions of images that are no squares can't be "
+            "interpolated; give a model that was trained on squares"
+        )
     if config.get("num_channels", 3) != 3:
         raise InputError(
             f"{path}: num_channels is {config['num_channels']!r}; give a model for images of 3 "
