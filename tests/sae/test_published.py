@@ -4,16 +4,21 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from mammo_sae.errors import InputError
+from mammo_sae.sae import codes
 from mammo_sae.sae.formats import saelens
 from mammo_sae.sae.formats.published import read_published
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.sae.settings import PublishedVariant, SaeSettings, SaeTraining
 from mammo_sae.settings import canonical_json
+from mammo_sae.stores.codes import CodesReader
+from mammo_sae.stores.publish import read_json
 from mammo_sae.stores.tables import read_table
+from small_cohort import write_cohort
 
 
 def write_published(folder, channels=12, latents=20):
@@ -93,6 +98,36 @@ def test_published_weights_can_stand_for_one_layer():
     settings = SaeSettings(layers={"head": {"variant": own}})
     assert settings.training("head", 0).variant.name == "published"
     assert settings.training("blocks.10", 0).variant.name == "topk"
+
+
+def test_an_sae_that_was_trained_on_one_encoder_encodes_another(
+    cohort, train_sae, settings, tmp_path
+):
+    trained = train_sae(cohort, tmp_path / "first")
+    content = b"".join(
+        (tmp_path / "first" / name).read_bytes() for name in ("sae.json", "sae.safetensors")
+    )
+    other = write_cohort(tmp_path / "other", layer="blocks.3")
+    variant = {
+        "name": "published",
+        "path": (tmp_path / "first").as_posix(),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    own = SaeSettings.model_validate({"variant": variant}).training("blocks.3", 0)
+    applied = train_sae(other, tmp_path / "applied", own)
+    readers = []
+    for name, sae in (("a", trained), ("b", applied)):
+        codes.run(
+            sae=sae, embeddings=other.manifests, image_stores=other.image_stores, layer="blocks.3",
+            store=tmp_path / f"{name}.zarr", manifest=tmp_path / f"{name}.json",
+        )  # fmt: skip
+        readers.append(CodesReader(tmp_path / f"{name}.json"))
+    for one, two in zip(*(reader.cells(range(24)) for reader in readers), strict=True):
+        assert np.array_equal(one, two)
+    assert readers[1].pooled("max").any()
+    description = read_json(applied)
+    assert description["grid"]["layer"] == "blocks.3"
+    assert description["training"]["variant"]["path"] == variant["path"]
 
 
 def test_an_sae_of_another_encoder_is_applied_with_its_own_weights(tmp_path):
