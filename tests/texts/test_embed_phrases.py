@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -336,7 +337,9 @@ def test_a_table_that_lacks_a_phrase_is_refused(tmp_path):
     ("rows", "said"),
     [
         ("text,group\na,b\n", "has no column phrase; name its columns phrase, group, label"),
-        ('phrase\na\n" "\n', "line 3: the phrase is empty"),
+        ('phrase,group\na,b\n\n" ",b\n', "line 4: the phrase is empty"),
+        ("phrase,group\na, b,finding\n", "line 2: has 3 cells; .* between quotation marks"),
+        ("", "vocabulary .*csv: it is empty; a header row is needed"),
         ("phrase\na\nb\na\n", "the phrase 'a' is there twice"),
         ("phrase,group\na,finding\nb,decoy\n", "fewer than two phrases that are no decoys"),
     ],
@@ -346,6 +349,66 @@ def test_a_wrong_vocabulary_is_refused(rows, said, tmp_path):
     source = TableText(kind="table", encoder="e", path="none.parquet")
     with pytest.raises(InputError, match=said):
         embedded(source, tmp_path, tmp_path / "vocabulary.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_a_vocabulary_is_read_as_any_program_saves_it(encoding, mark, tmp_path):
+    lines = [
+        "phrase,group",
+        "Kalk größer 5 mm,finding",
+        "",
+        "Hautfältchen,",
+        "ein Hund,Decoy",
+    ]
+    text = "\r\n".join(lines).replace(",", mark)
+    (tmp_path / "v.csv").write_bytes(text.encode(encoding))
+    table = read_vocabulary(tmp_path / "v.csv")
+    assert table["phrase"].tolist() == ["Kalk größer 5 mm", "Hautfältchen", "ein Hund"]
+    assert table["group"].tolist() == ["finding", "", "decoy"]
+    assert table["label"].tolist() == ["", "", ""]
+
+
+def test_a_phrase_is_found_in_a_table_that_composes_its_letters_otherwise(tmp_path):
+    names = ["Hautfältchen", "Brustwarze"]
+    frame = pd.DataFrame({"phrase": [unicodedata.normalize("NFD", name) for name in names]})
+    frame.assign(vector=list(VECTORS[:2])).to_parquet(tmp_path / "t.parquet")
+    source = TableText(kind="table", encoder="e", path=f"{tmp_path}/t.parquet")
+    write_table(pd.DataFrame({"phrase": names}), tmp_path / "v.csv")
+    joint = embedded(source, tmp_path, tmp_path / "v.csv")
+    np.testing.assert_allclose(joint.vectors, [[0.6, 0.8], [0, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ([[1.0, 2.0], [1.0]], "not lists of equally many numbers"),
+        ([[1.0, 2.0], [1.0, float("nan")]], "empty or not finite"),
+        ([[], []], "empty or not finite"),
+        ([["a", "b"], ["c", "d"]], "not lists of equally many numbers"),
+    ],
+)
+def test_vectors_of_another_length_are_refused(vectors, said, tmp_path):
+    frame = pd.DataFrame({"phrase": ["a", "b"], "vector": vectors})
+    frame.to_parquet(tmp_path / "t.parquet")
+    source = TableText(kind="table", encoder="e", path=f"{tmp_path}/t.parquet")
+    write_table(pd.DataFrame({"phrase": ["a", "b"]}), tmp_path / "v.csv")
+    with pytest.raises(InputError, match=said):
+        embedded(source, tmp_path, tmp_path / "v.csv")
+
+
+def test_phrases_of_another_width_than_the_encoder_are_refused(tmp_path):
+    frame = pd.DataFrame({"phrase": PHRASES, "vector": list(VECTORS)})
+    frame.to_parquet(tmp_path / "t.parquet")
+    source = TableText(kind="table", encoder="e", path=f"{tmp_path}/t.parquet")
+    joint = embedded(source, tmp_path, vocabulary(tmp_path))
+    with pytest.raises(InputError, match="has 3 features and the phrases' space takes 2; set text"):
+        joint.embedded(np.eye(3))
+
+
+def test_a_missing_vocabulary_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"vocabulary \S+ can't be read \(No such file .*correct"):
+        read_vocabulary(tmp_path / "nowhere.csv")
 
 
 def test_the_vocabulary_of_the_project_has_phrases_of_all_groups_and_decoys():

@@ -17,7 +17,9 @@ from safetensors.numpy import load_file, save
 from mammo_sae.errors import InputError, first_line
 from mammo_sae.stores.publish import atomic_file
 from mammo_sae.stores.tables import read_table, write_table
-from mammo_sae.texts.vocabulary import DECOY
+
+DECOY = "decoy"
+"""The group of phrases that describe no mammogram."""
 
 
 @dataclass(frozen=True)

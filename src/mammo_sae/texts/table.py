@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mammo_sae.cohorts.rows import tidy
 from mammo_sae.errors import InputError, first_line
 from mammo_sae.texts.joint import Projection
 from mammo_sae.weights.files import read_weights
@@ -31,7 +32,7 @@ def embed(source: TableText, phrases: Sequence[str]) -> tuple[np.ndarray, Projec
     if "phrase" not in table:
         raise InputError(f"{path} has no column phrase; add it")
     numbers = _numbers(table, path)
-    place = pd.Index(table["phrase"].astype(str).str.strip())
+    place = pd.Index(table["phrase"].astype(str).map(tidy))
     if place.has_duplicates:
         twice = place[place.duplicated()][0]
         raise InputError(f"{path}: the phrase {twice!r} is there twice; delete one of them")
