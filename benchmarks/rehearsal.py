@@ -7,14 +7,14 @@ For each number of images the results up to the codes are written (`rehearsal_re
 sizes of the paper's setting: EfficientNet-B5 at 1520 x 912, 16,384 latents, 32 codes per cell. Then
 Snakemake runs the rules of the workflow on them, one job at a time, on two cores. Each job measures
 itself (`measuring/sitecustomize.py`): wall time, processor time, peak memory. The request is what
-the rule asks of SLURM at the first attempt.
+the rule asks of SLURM at the first attempt, for the largest number of images.
 
 With --slurm, each job is a job of a real SLURM. If that was started with
 `ENFORCE=1 tests/workflow/slurm.sh start`, it kills a job that needs more memory than it asked for.
 
-With several sizes, `growth` is the exponent of n: memory or time grows as n to this power, from the
-second largest to the largest size. The last columns extrapolate a straight line through these two
-sizes to 480,000 images (EMBED).
+With several sizes, the columns `~ n^` have the exponent of n: memory or time grows as n to this
+power, from the second largest to the largest size. The columns `at EMBED` extrapolate a straight
+line through these two sizes to 480,000 images.
 
 One SAE is analysed (`tuned`, `head`, seed 0). The tables of the others, which the report needs, are
 copies of its tables.
@@ -23,6 +23,7 @@ copies of its tables.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from rehearsal_results import Results, shards_of
 
 from mammo_sae.config import load_config, read_yaml
@@ -72,10 +74,12 @@ confounds:
   acquisition: [manufacturer, rows, marker_area]
   anatomical: [density, view, side, age_bin]
 """
+OF_RUN = "{encoder}/{layer}/{sae}/seed{seed}"
 MAIN = "tuned/head/topk/seed0"
 INNER = "tuned/blocks.26/topk/seed0"
-# Step -> a file that it writes. Steps of the first group have one job. Then their tables are copied
-# for the other SAEs, for the second group.
+# Step -> a file that it writes. The steps of the first group analyse one SAE. Those of the second
+# compare it with another seed or encoder, those of the third show all SAEs. Before each of these
+# two groups the tables that it needs of the other SAEs are copied, see `fill`.
 FIRST = {
     "linear_probe": "heads/base/head.json",
     "evaluate_encoder": "heads/tuned/scores.parquet",
@@ -99,6 +103,9 @@ SECOND = {
     "sae_stability": "analysis/tuned/head/topk/sae_stability.parquet",
     "verdict_stability": "analysis/tuned/head/topk/verdict_stability.parquet",
     "matched_latents": f"analysis/{MAIN}/matched_latents.parquet",
+    "activation_matches": f"analysis/{MAIN}/activation_matches.parquet",
+}
+THIRD = {
     "table": "tables/latents.parquet",
     "verdicts": "tables/verdicts.parquet",
     "controls": "tables/controls.parquet",
@@ -128,12 +135,15 @@ ON_SLURM = (
     *("--profile", str(PROJECT / "profiles" / "slurm"), "--retries", "0", "--jobs", "2"),
     *("--default-resources", "slurm_partition=tests", "--latency-wait", "5"),
 )
-# Tables of one SAE, and further tables that other steps need.
+# Tables of one SAE, of one SAE and its reference, of all seeds of an SAE, and of a layer.
 OF_A_RUN = (
     *("latents", "probes", "alignment", "alignment_by_size", "regions", "confounds"),
     *("replication", "verdict_replication", "interventions", "sweep", "effects", "absorption"),
     *("ablation", "reliance", "sae_quality"),
 )
+OF_A_PAIR = ("activation_matches", "matched_latents")
+OF_SEEDS = ("sae_stability", "verdict_stability")
+OF_A_LAYER = ("saliency",)
 
 
 def configuration(images: int, latents: int, results: Path) -> str:
@@ -143,7 +153,7 @@ def configuration(images: int, latents: int, results: Path) -> str:
 
 def names(step: str) -> dict[str, str]:
     """Return encoder, layer and SAE of the job of a step that is measured."""
-    path = {**FIRST, **LONG, **SECOND}[step]
+    path = {**FIRST, **LONG, **SECOND, **THIRD}[step]
     layer = "blocks.26" if "blocks.26" in path else "head"
     return {"encoder": "tuned", "layer": layer, "sae": "topk"}
 
@@ -176,12 +186,15 @@ class Rehearsal:
         with tempfile.TemporaryDirectory() as measures:
             self._snakemake(steps, cores, Path(measures))
             found = [json.loads(file.read_text()) for file in Path(measures).glob("*.json")]
-        result = {}
+        result: dict[str, dict[str, float]] = {}
         for one in found:
-            needed = need(self.config, self.images, one["step"], **names(one["step"]))
-            asked = {"asked_mb": needed.mem_mb, "asked_minutes": needed.minutes}
-            kept = {name: round(one[name], 1) for name in ("seconds", "cpu_seconds", "mib")}
-            result[one["step"]] = kept | asked
+            # `table` has several jobs. Each measure is that of the job with most of it.
+            before = result.get(one["step"], {})
+            kept = {
+                name: max(round(one[name], 1), before.get(name, 0))
+                for name in ("seconds", "cpu_seconds", "mib")
+            }
+            result[one["step"]] = kept
         return result
 
     def _snakemake(self, steps: dict[str, str], cores: int, measures: Path) -> None:
@@ -223,20 +236,31 @@ class Rehearsal:
                 write_table(table, heads / "base" / f"{name}.parquet")
         for encoder in self.config.encoders:
             for layer in self.config.layers:
+                for name in OF_A_LAYER:
+                    self._copy(f"{{encoder}}/{{layer}}/{name}", encoder, layer)
+                for name in OF_SEEDS:
+                    self._copy(f"{{encoder}}/{{layer}}/{{sae}}/{name}", encoder, layer)
                 for seed in (0, 1):
                     for name in OF_A_RUN:
-                        self._copy(name, encoder, layer, "topk", seed)
+                        self._copy(f"{OF_RUN}/{name}", encoder, layer, seed=seed)
             for name in OF_A_RUN:
-                self._copy(name, encoder, "head", "control", 0)
+                self._copy(f"{OF_RUN}/{name}", encoder, "head", "control")
+        for layer, seed in itertools.product(self.config.layers, (0, 1)):
+            for name in OF_A_PAIR:
+                self._copy(f"{OF_RUN}/{name}", "tuned", layer, seed=seed)
 
-    def _copy(self, name: str, encoder: str, layer: str, sae: str, seed: int) -> None:
-        run = f"{encoder}/{layer}/{sae}/seed{seed}"
-        source = self.results / "analysis" / MAIN / f"{name}.parquet"
-        target = self.results / "analysis" / run / f"{name}.parquet"
-        measured = run == MAIN or (run == INNER and target.exists())
-        if measured or not source.exists():
+    def _copy(self, form: str, encoder: str, layer: str, sae: str = "topk", seed: int = 0) -> None:
+        """Copy the table of the analysed SAE, unless this one was measured itself."""
+        analysis = self.results / "analysis"
+        main = {"encoder": "tuned", "layer": "head", "sae": "topk", "seed": 0}
+        this = {"encoder": encoder, "layer": layer, "sae": sae, "seed": seed}
+        source = analysis / f"{form.format(**main)}.parquet"
+        target = analysis / f"{form.format(**this)}.parquet"
+        inner = this == {**main, "layer": "blocks.26"}
+        if source == target or not source.exists() or (inner and target.exists()):
             return
-        table = read_table(source).assign(encoder=encoder, layer=layer, sae=sae, seed=seed)
+        table = read_table(source)
+        table = table.assign(**{name: this[name] for name in this if name in table})
         if layer != "head" and "latent" in table:
             table = table[table["latent"] < 1408]
         write_table(table, target)
@@ -247,27 +271,39 @@ def growth(small: tuple[int, float], large: tuple[int, float]) -> float:
     return math.log(large[1] / small[1]) / math.log(large[0] / small[0])
 
 
-def line(small: tuple[int, float], large: tuple[int, float], n: int) -> float:
+def extrapolated(small: tuple[int, float], large: tuple[int, float], n: int) -> float:
     """Return the value at n of the line through two pairs, at least that of the larger one."""
     slope = (large[1] - small[1]) / (large[0] - small[0])
     return max(large[1], large[1] + slope * (n - large[0]))
 
 
-def summary(measured: dict[int, dict[str, dict[str, float]]]) -> pd.DataFrame:
-    """Return a row per step: measures at the largest size, growth and extrapolation to EMBED."""
-    sizes = sorted(measured)
-    rows = []
-    for step, found in measured[sizes[-1]].items():
-        row: dict[str, Any] = {"step": step, "images": sizes[-1]}
-        row |= {"s": found["seconds"], "CPU s": found["cpu_seconds"], "MiB": found["mib"]}
-        row |= {"asked MB": found["asked_mb"], "asked min": found["asked_minutes"]}
-        if len(sizes) > 1 and step in measured[sizes[-2]]:
-            for name, key in (("memory", "mib"), ("CPU", "cpu_seconds")):
-                pairs = [(n, measured[n][step][key]) for n in sizes[-2:]]
-                row[f"{name} ~ n^"] = growth(*pairs)
-                row[f"{name} at EMBED"] = line(*pairs, EMBED)
-        rows.append(row)
-    return pd.DataFrame(rows)
+def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row per step: processor time and memory for each number of images, and the request.
+
+    `rows` are measures of one number of latents, as `write_measures` writes them. The request is
+    that of the largest number of images. From the two largest ones follow growth and extrapolation.
+    """
+    sizes = sorted({row["images"] for row in rows})
+    latents = rows[0]["latents"]
+    found = {(row["images"], row["step"]): row for row in rows}
+    text = configuration(sizes[-1], latents, Path("results"))
+    config = load_config(yaml.safe_load(text), "rehearsal")
+    table = []
+    for step in sorted({row["step"] for row in rows}):
+        line: dict[str, Any] = {"step": f"`{step}`"}
+        for images in sizes:
+            one = found.get((images, step), {})
+            line[f"CPU s, {images:,}"] = one.get("cpu_seconds", math.nan)
+            line[f"MiB, {images:,}"] = one.get("mib", math.nan)
+        needed = need(config, sizes[-1], step, **names(step))
+        line |= {"asked MB": needed.mem_mb, "asked min": needed.minutes}
+        if len(sizes) > 1 and all((images, step) in found for images in sizes[-2:]):
+            for name, key in (("CPU", "cpu_seconds"), ("MiB", "mib")):
+                pairs = [(images, found[images, step][key]) for images in sizes[-2:]]
+                line[f"{name} ~ n^"] = growth(*pairs)
+                line[f"{name} at EMBED"] = extrapolated(*pairs, EMBED)
+        table.append(line)
+    return pd.DataFrame(table)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -283,16 +319,20 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def write_measures(
-    path: Path, latents: int, measured: dict[int, dict[str, dict[str, float]]]
-) -> None:
-    """Write the measures as a JSON list with an object per number of images and step."""
-    rows = [
+def measures_of(
+    latents: int, measured: dict[int, dict[str, dict[str, float]]]
+) -> list[dict[str, Any]]:
+    """Return an object per number of images and step."""
+    return [
         {"images": images, "latents": latents, "step": step}
         | {name: row[name] for name in ("seconds", "cpu_seconds", "mib")}
         for images, steps in measured.items()
         for step, row in sorted(steps.items())
     ]
+
+
+def write_measures(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the measures as a JSON list, one to a line."""
     path.write_text("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n")
 
 
@@ -300,7 +340,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 4000])
     parser.add_argument("--latents", type=int, default=16384, help="latents at the head layer")
-    parser.add_argument("--steps", nargs="+", choices=sorted({**FIRST, **SECOND, **LONG}))
+    parser.add_argument("--steps", nargs="+", choices=sorted({**FIRST, **SECOND, **THIRD, **LONG}))
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument(
         "--keep", type=Path, help="folder for the results, which later calls use again; default: "
@@ -311,7 +351,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="JSON file of all measures")
     options = parser.parse_args()
-    wanted = options.steps or [*FIRST, *SECOND]
+    wanted = options.steps or [*FIRST, *SECOND, *THIRD]
     folder = (options.keep or Path(tempfile.mkdtemp(dir=PROJECT))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     measured: dict[int, dict[str, dict[str, float]]] = {}
@@ -320,20 +360,22 @@ def main() -> None:
             rehearsal = Rehearsal(folder, images, options.latents, options.slurm)
             rehearsal.prepare()
             found: dict[str, dict[str, float]] = {}
-            for group in (FIRST, LONG, SECOND):
+            for group in (FIRST, LONG, SECOND, THIRD):
                 chosen = {step: path for step, path in group.items() if step in wanted}
                 if not (rehearsal.results / LONG["sae_quality"]).exists():
                     chosen.pop("figure_layers", None)  # it shows the table of this step
-                if group is SECOND and chosen:
+                if group in (SECOND, THIRD) and chosen:
                     rehearsal.fill()
                 found |= rehearsal.run(chosen, options.cores)
             measured[images] = found
             missing = [step for step in wanted if step not in found]
             if missing:
                 print(f"{images} images: without a measure: {', '.join(missing)}", file=sys.stderr)
-            print(markdown(summary(measured)), flush=True)
+            rows = measures_of(options.latents, measured)
+            if rows:
+                print(markdown(summary(rows)), flush=True)
             if options.output:
-                write_measures(options.output, options.latents, measured)
+                write_measures(options.output, rows)
     finally:
         if options.keep is None:
             shutil.rmtree(folder, ignore_errors=True)

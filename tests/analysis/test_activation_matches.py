@@ -6,9 +6,11 @@ import pytest
 
 from mammo_sae.analysis import activation_matches
 from mammo_sae.analysis.cases import Identity
+from mammo_sae.analysis.exchange import PatientExchanges
 from mammo_sae.analysis.settings import ActivationMatchSettings
 from mammo_sae.errors import InputError
 from mammo_sae.grids import LayerGrid
+from mammo_sae.stores import codes
 from mammo_sae.stores.codes import create_codes_store
 from mammo_sae.stores.tables import read_table, write_table
 
@@ -110,10 +112,32 @@ def test_a_match_of_the_discovery_images_alone_is_not_matched(cohort, tmp_path):
     assert abs(found["correlation"]) < 0.25
 
 
+def test_blocks_of_latents_change_nothing(cohort, tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    ids = cohort["image_id"].tolist()
+    first = rng.exponential(size=(400, 40)).astype(np.float32)
+    second = (first[:, ::2] + rng.exponential(size=(400, 20))).astype(np.float32)
+    before = write(tmp_path, "before", ids, first)
+    after = write(tmp_path, "after", ids, second)
+    whole = match(tmp_path, before, after)
+    monkeypatch.setattr(codes, "BLOCK_BYTES", 4 * 400 * 4)  # four latents
+    monkeypatch.setattr(activation_matches, "OWN_BLOCKS", 2)
+    pd.testing.assert_frame_equal(match(tmp_path, before, after), whole, atol=1e-6)
+
+
+def test_exchanged_scores_of_others_give_the_products_of_exchanged_own_scores():
+    patients = np.repeat(["a", "b", "c", "d", "e"], [1, 2, 4, 4, 2])
+    own, other = np.random.default_rng(4).normal(size=(2, 13, 3))
+    moved = PatientExchanges(patients, 1, 7).of(np.arange(13))[0]
+    assert len(set(moved)) < 13  # images are repeated, so this is no permutation
+    exchange = activation_matches._exchange(patients, 7)
+    np.testing.assert_allclose(own.T @ (exchange @ other), own[moved].T @ other)
+
+
 def test_codes_of_other_images_are_refused(cohort, tmp_path):
     ids = cohort["image_id"].tolist()
-    codes = np.ones((400, 2), np.float32)
-    before = write(tmp_path, "before", ids, codes)
-    after = write(tmp_path, "after", ids[:300], codes[:300])
+    ones = np.ones((400, 2), np.float32)
+    before = write(tmp_path, "before", ids, ones)
+    after = write(tmp_path, "after", ids[:300], ones[:300])
     with pytest.raises(InputError, match="are of different images; encode again"):
         match(tmp_path, before, after)

@@ -10,16 +10,18 @@ scores of other patients' images, and its correlation is taken with those of oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from scipy.stats import rankdata
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.exchange import PatientExchanges
+from mammo_sae.analysis.features import Parts
 from mammo_sae.errors import InputError
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from mammo_sae.analysis.settings import ActivationMatchSettings
 
 CHANCE_QUANTILE = 0.95
+OWN_BLOCKS = 4  # blocks of own latents in memory at a time
 
 
 def run(
@@ -95,26 +98,25 @@ def pair_latents(
     seed
         Seed of the exchange of patients.
     """
-    exchanges = [PatientExchanges(known, 1, seed) for known in patients]
-    moved = [
-        one.of(np.arange(len(known)))[0] if len(known) else np.arange(0)
-        for one, known in zip(exchanges, patients, strict=True)
-    ]
+    exchanges = [_exchange(known, seed) for known in patients]
+    others = _Ranks(before, score, ids)
     parts = []
-    for own in after.latent_blocks(len(after), latents):
-        mine = [_standardised(after, score, some, own) for some in ids]
-        # Both splits of a latent of the reference are read once for each block of own latents.
-        pair = _best(before, score, ids, mine)
-        shuffled = [scores[order] for scores, order in zip(mine, moved, strict=True)]
-        by_chance = _best(before, score, ids, shuffled)
+    blocks = after.latent_blocks(len(after), latents)
+    for start in range(0, len(blocks), OWN_BLOCKS):
+        some = blocks[start : start + OWN_BLOCKS]
+        own = [
+            np.concatenate([_standardised(after, score, of, block) for block in some], axis=1)
+            for of in ids
+        ]
+        pair, by_chance = _best(others, own, exchanges)
         parts.append(
             pd.DataFrame(
                 {
-                    "latent": own,
-                    "match": pair[0],
-                    "discovery_correlation": pair[1],
-                    "correlation": pair[2],
-                    "exchanged": by_chance[2],
+                    "latent": np.concatenate(some),
+                    "match": pair.match,
+                    "discovery_correlation": pair.discovery,
+                    "correlation": pair.confirmation,
+                    "exchanged": by_chance.confirmation,
                 }
             )
         )
@@ -128,6 +130,39 @@ def pair_latents(
     return table
 
 
+def _exchange(patients: np.ndarray, seed: int) -> sparse.csr_array:
+    """Return an exchange of the patients of n images, as a matrix [n, n].
+
+    It has a 1 at (j, i) if image i gets the scores of image j. The products of own scores with
+    this matrix times others' scores are the products of exchanged own scores with the others'.
+    """
+    every = np.arange(len(patients))
+    moved = PatientExchanges(patients, 1, seed).of(every)[0] if len(patients) else every
+    ones = np.ones(len(patients), np.float32)
+    return sparse.csr_array((ones, (moved, every)), shape=(len(patients), len(patients)))
+
+
+class _Ranks:
+    """The standardised ranks of all latents of the other encoder, in blocks, in a temporary file.
+
+    They are needed again for each block of own latents, and ranking takes longer than reading.
+    """
+
+    def __init__(self, reader: CodesReader, score: str, ids: Sequence[list[str]]) -> None:
+        self._latents = reader.latent_blocks(len(reader))
+        self._parts = Parts()
+        self._splits = len(ids)
+        for some in self._latents:
+            for of in ids:
+                self._parts.append(_standardised(reader, score, of, some))
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Yield the latents [b] of a block, and their ranks [n, b] in each split."""
+        for number, some in enumerate(self._latents):
+            first = number * self._splits
+            yield some, [self._parts[first + split] for split in range(self._splits)]
+
+
 def _standardised(reader: CodesReader, score: str, ids: list[str], some: np.ndarray) -> np.ndarray:
     """Return the ranks [n, b] of the scores, with mean 0 and length 1; 0 if they do not vary."""
     ranks = rankdata(reader.pooled(score, ids, some), axis=0) if ids else np.zeros((0, len(some)))
@@ -136,26 +171,37 @@ def _standardised(reader: CodesReader, score: str, ids: list[str], some: np.ndar
     return (ranks / np.where(length > 0, length, 1)).astype(np.float32)
 
 
-def _best(
-    before: CodesReader,
-    score: str,
-    ids: Sequence[list[str]],
-    own: Sequence[np.ndarray],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each own latent's partner [b], and its correlation in both splits, [b] each.
+class _Pairs:
+    """Each own latent's partner so far, and the correlation of the pair in both splits, [b] each.
 
     The partner is -1, and the correlations are missing, if no pair varies in the discovery split.
     """
-    count = own[0].shape[1]
-    match = np.full(count, -1)
-    best, second = np.zeros(count, np.float32), np.full(count, np.nan, np.float32)
-    for others in before.latent_blocks(len(before)):
-        found, tested = (_standardised(before, score, some, others) for some in ids)
-        similar = own[0].T @ found
+
+    def __init__(self, count: int) -> None:
+        self.match = np.full(count, -1)
+        self.discovery = np.full(count, np.nan, np.float32)
+        self.confirmation = np.full(count, np.nan, np.float32)
+
+    def update(
+        self, own: Sequence[np.ndarray], latents: np.ndarray, others: Sequence[np.ndarray]
+    ) -> None:
+        """Take partners from `latents` [m] where they correlate more, given ranks per split."""
+        similar = own[0].T @ others[0]
         place = similar.argmax(axis=1)
-        value = similar[np.arange(count), place]
-        better = value > best
-        match[better], best[better] = others[place[better]], value[better]
-        pairs = own[1][:, better] * tested[:, place[better]]
-        second[better] = pairs.sum(axis=0)
-    return match, np.where(match < 0, np.nan, best), second
+        value = similar[np.arange(len(place)), place]
+        better = value > np.nan_to_num(self.discovery)
+        self.match[better], self.discovery[better] = latents[place[better]], value[better]
+        for latent in np.flatnonzero(better):
+            self.confirmation[latent] = own[1][:, latent] @ others[1][:, place[latent]]
+
+
+def _best(
+    others: _Ranks, own: Sequence[np.ndarray], exchanges: Sequence[sparse.csr_array]
+) -> tuple[_Pairs, _Pairs]:
+    """Return the partners of own latents, and those after an exchange of patients."""
+    pairs, by_chance = _Pairs(own[0].shape[1]), _Pairs(own[0].shape[1])
+    for latents, ranks in others:
+        pairs.update(own, latents, ranks)
+        exchanged = [matrix @ r for matrix, r in zip(exchanges, ranks, strict=True)]
+        by_chance.update(own, latents, exchanged)
+    return pairs, by_chance

@@ -108,7 +108,7 @@ class Matrix:
         return mean, np.sqrt(total / len(found))
 
 
-class _Parts:
+class Parts:
     """Arrays that are read in sequence, in memory or, above `MEMORY` bytes, in a file."""
 
     def __init__(self) -> None:
@@ -118,6 +118,7 @@ class _Parts:
         self._size = 0
 
     def append(self, values: np.ndarray) -> None:
+        """Add an array at the end."""
         values = np.ascontiguousarray(values)
         self._places.append((values.dtype, values.shape, self._size))
         self._size += values.nbytes
@@ -157,7 +158,7 @@ class SparseRows(Matrix):
     """
 
     def __init__(self, blocks: Iterable[np.ndarray | sparse.csr_array]) -> None:
-        self._parts, self._starts, features = _Parts(), [0], 0
+        self._parts, self._starts, features = Parts(), [0], 0
         for block in blocks:
             features = block.shape[1]
             step = max(1, BLOCK // max(1, block.dtype.itemsize * features))
@@ -171,7 +172,7 @@ class SparseRows(Matrix):
     @classmethod
     def of_columns(cls, images: int, blocks: Iterable[np.ndarray | sparse.csc_array]) -> SparseRows:
         """Return the features whose arrays [images, b] of some features each are `blocks`."""
-        parts, widths = _Parts(), []
+        parts, widths = Parts(), []
         for block in blocks:
             columns = sparse.csr_array(block)
             for part in (columns.data, columns.indices.astype(np.int32), columns.indptr):
@@ -231,7 +232,7 @@ class DenseRows(Matrix):
     """
 
     def __init__(self, blocks: Iterable[np.ndarray], order: Sequence[int] | None = None) -> None:
-        self._parts, self._starts, features = _Parts(), [0], 0
+        self._parts, self._starts, features = Parts(), [0], 0
         for block in _joined(blocks):
             features = block.shape[1]
             self._parts.append(block)
