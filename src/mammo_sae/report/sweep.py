@@ -44,7 +44,8 @@ def run(
     output
         PNG to write.
     """
-    curves = [read_table(path) for path in sweeps]
+    # Only the rows of the figure are kept of each curve, which has a row for every k.
+    curves = [_of_sae(read_table(path), concept, sae_name, layer_splits) for path in sweeps]
     table = _of_sae(read_table(interventions), concept, sae_name, layer_splits)
     title = f"Latents kept or dropped · {style.words(concept)} · SAE {sae_name}"
     if table.empty:
@@ -56,8 +57,7 @@ def run(
     splice = shown_splice(table["splice"])
     curve = pd.concat(curves, ignore_index=True) if curves else table.iloc[:0]
     # The curve belongs to the edited reconstruction, so it is not drawn with another splice.
-    shown = curve if splice == "spliced" else curve.iloc[:0]
-    curve = _of_sae(shown, concept, sae_name, layer_splits)
+    curve = curve if splice == "spliced" else curve.iloc[:0]
     encoders = sorted(table["encoder"].unique())
     panels = [(layer, mode) for layer in style.layer_order(table["layer"]) for mode in MODES]
     width, height = 0.9 + 3.0 * len(panels), 1.75 + 2.5 * len(encoders)
