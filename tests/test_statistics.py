@@ -171,6 +171,17 @@ def clustered(rng, patients=120, images=4, shift=0.0, share=0.8):
     return score.ravel(), np.repeat(label, images), np.repeat(np.arange(patients), images)
 
 
+@pytest.mark.parametrize("metric", [st.auroc, st.auprc])
+def test_blocks_of_draws_change_nothing(rng, monkeypatch, metric):
+    patients = np.repeat(np.arange(100), 3)
+    scores, labels = rng.random((300, 2)), rng.random(300) < 0.2
+    weights = st.patient_weights(patients, 50, 4)
+    expected = st.interval(metric(scores, labels, weights))
+    monkeypatch.setattr(st, "VALUES", 2100)  # seven draws of 300 images
+    found = st.patient_bootstrap(metric, scores, labels, patients, 50, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_the_patient_bootstrap_covers_the_true_auroc_and_an_image_bootstrap_does_not(rng):
     truth = stats.norm.cdf(0.8 / np.sqrt(2))
     covered = {"patient": 0, "image": 0}

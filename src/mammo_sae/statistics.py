@@ -319,13 +319,25 @@ def patient_weights(patients: ArrayLike, draws: int, seed: int) -> NDArray[np.fl
     The draws depend only on the number of patients and the seed, so two metrics over the same
     images are resampled in pairs and their differences can be compared.
     """
+    patients = np.asarray(patients)
+    parts = list(_weight_blocks(patients, draws, seed, draws))
+    return parts[0] if parts else np.zeros((len(patients), 0), np.float32)
+
+
+def _weight_blocks(
+    patients: ArrayLike, draws: int, seed: int, width: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the columns of `patient_weights` in order, at most `width` at a time."""
     _, patient = np.unique(np.asarray(patients), return_inverse=True)
-    if not patient.size:
-        return np.zeros((0, draws), np.float32)
-    count = int(patient.max()) + 1
+    count = int(patient.max(initial=-1)) + 1
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws)
-    return drawn.T.astype(np.float32)[patient]
+    for start in range(0, draws, max(1, width)):
+        some = min(max(1, width), draws - start)
+        if count:
+            drawn = rng.multinomial(count, np.full(count, 1 / count), size=some)
+            yield drawn.T.astype(np.float32)[patient]
+        else:
+            yield np.zeros((0, some), np.float32)
 
 
 def patient_bootstrap(
@@ -351,7 +363,13 @@ def patient_bootstrap(
     (low, high), floats or [m]; NaN if the metric is undefined in all draws. Draws in which it is
     undefined (no positive patient was drawn) are left out.
     """
-    return interval(metric(scores, labels, patient_weights(patients, draws, seed)), level)
+    patients = np.asarray(patients)
+    # The weights of some draws are in memory at a time. A draw is a column of its own.
+    width = max(1, VALUES // max(1, len(patients)))
+    parts = [
+        metric(scores, labels, weights) for weights in _weight_blocks(patients, draws, seed, width)
+    ]
+    return interval(np.concatenate(parts, axis=-1), level)
 
 
 def interval(samples: Floats, level: float = 0.95) -> tuple[Any, Any]:
