@@ -168,8 +168,9 @@ def write_more(root: Path) -> None:
     control = {
         "encoder": "finetuned", "layer": "head", "concept": CONCEPT, "trained": "topk",
         "control": "untrained", "measure": "auroc_best", "split": "test", "trained_value": 0.9,
-        "control_value": 0.6, "difference": 0.3, "difference_low": 0.2, "difference_high": 0.4,
-        "outcome": "better", "reason": "",
+        "trained_low": 0.8, "trained_high": 0.95, "control_value": 0.6, "control_low": 0.5,
+        "control_high": 0.7, "difference": 0.3, "difference_low": 0.2, "difference_high": 0.4,
+        "outcome": "wins", "reason": "",
     }  # fmt: skip
     other = {**control, "layer": "blocks.10", "outcome": "of another layer"}
     write_table(pd.DataFrame([control, other]), tables / "controls.parquet")

@@ -15,11 +15,12 @@ QUALITY = (
     *("explained_variance", "explained_variance_pca", "explained_variance_channels"),
     *("l0", "latents", "dead_share"),
 )
-# Columns of the table `controls` that the page of a layer shows.
+# Columns of the table `controls` that the page of a layer shows. The page takes `<name>_low` and
+# `<name>_high` for the interval of `<name>`.
 CONTROLS = (
     *("concept", "trained", "control", "measure", "k", "split", "better"),
-    *("trained_value", "trained_low", "trained_high"),
-    *("control_value", "control_low", "control_high"),
+    *("trained_value", "trained_value_low", "trained_value_high"),
+    *("control_value", "control_value_low", "control_value_high"),
     *("difference", "difference_low", "difference_high", "outcome", "reason"),
 )
 
@@ -53,6 +54,8 @@ def beside_controls(tables: Tables, identity: Identity) -> dict[str, Any]:
     table = tables["controls"]
     if table.empty:
         return {"names": [], "rows": []}
+    ends = [f"{side}_{end}" for side in ("trained", "control") for end in ("low", "high")]
+    table = table.rename(columns={name: name.replace("_", "_value_") for name in ends})
     mine = table[
         (table["encoder"] == identity.encoder)
         & (table["layer"] == identity.layer)
