@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mammo_sae.analysis.cases import Identity
-from mammo_sae.atlas import build, pictures
+from mammo_sae.atlas import build, contents
 from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.errors import InputError
 from mammo_sae.stores.publish import verify_store
@@ -103,14 +103,32 @@ def test_the_start_page_has_the_first_image_of_each_first_latent(atlas):
     assert start["images"].keys() == {IDS[0]}
 
 
-def test_pictures_stop_at_the_budget(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "BUDGET", 150)
+def test_pictures_and_pages_of_images_stop_where_the_room_ends(root, tmp_path, monkeypatch):
+    whole = make_atlas(root, tmp_path / "whole")
+    pages = {path.stem: path.stat().st_size for path in (whole / "data" / "images").iterdir()}
+    assert len(pages) == 5
+    monkeypatch.setattr(contents, "PICTURES", 0.1)
+    monkeypatch.setattr(contents, "room_left", lambda _: sum(pages.values()) // 2)
     out = make_atlas(root, tmp_path / "atlas")
     files = {path.stem: path.stat().st_size for path in (out / "images").iterdir()}
-    assert 0 < sum(files.values()) <= 150
+    assert 0 < sum(files.values()) <= 0.1 * sum(pages.values()) / 2
     images = _data(out / "data" / "images.js")
     assert {image for image, known in images.items() if known["stored"]} == files.keys()
     assert len(files) < len(images) == 5
+    written = {path.stem for path in (out / "data" / "images").iterdir()}
+    assert {image for image, known in images.items() if known["page"]} == written
+    assert written
+    assert written <= files.keys()
+    assert sum(pages[image] for image in written) <= sum(pages.values()) / 2
+
+
+def test_the_room_is_what_the_files_leave(tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "ROOM", 100)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.js").write_bytes(bytes(60))
+    assert contents.room_left(tmp_path) == 40
+    (tmp_path / "b.js").write_bytes(bytes(60))
+    assert contents.room_left(tmp_path) == 0
 
 
 def test_the_start_page_escapes_names_and_links_each_latent(atlas):
@@ -253,7 +271,14 @@ def test_an_sae_has_its_quality_and_the_results_of_its_own_controls(full):
         "lost": {CONCEPT: [0.02, -0.01, 0.05], WITHOUT: [None, None, None]},
     }  # fmt: skip
     beside = _data(full.joinpath(*HEAD, "controls.js"))
-    assert [row[beside["names"].index("outcome")] for row in beside["rows"]] == ["better"]
+    (row,) = beside["rows"]
+    assert dict(zip(beside["names"], row, strict=True)) == {
+        "concept": CONCEPT, "trained": "topk", "control": "untrained", "measure": "auroc_best",
+        "split": "test", "trained_value": 0.9, "trained_value_low": 0.8,
+        "trained_value_high": 0.95, "control_value": 0.6, "control_value_low": 0.5,
+        "control_value_high": 0.7, "difference": 0.3, "difference_low": 0.2,
+        "difference_high": 0.4, "outcome": "wins", "reason": "",
+    }  # fmt: skip
 
 
 def test_a_concept_without_a_positive_image_has_the_reason(full):

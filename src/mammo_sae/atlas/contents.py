@@ -30,6 +30,9 @@ from mammo_sae.stores.images import ImageReader
 from mammo_sae.stores.tables import read_table
 
 PAGES = 1000  # images with a page, at most: those that most latents show
+# Bytes of all files. Pictures and pages of images share what the data of the SAEs leave.
+ROOM = 145_000_000
+PICTURES = 0.75  # share of this room for pictures
 OPENING = 4  # latents per concept and SAE whose first image is on the start page
 
 
@@ -76,15 +79,24 @@ def write_contents(
     opening = _opening(tables, chosen)
     first = [one["image"] for shown in opening.values() for one in shown]
     pool = by_use(first, [found.images for found in chosen.values()])
-    pages = pool[:PAGES]
-    _write_images(tables, sources, chosen, pages, data)
-    stored = write_pictures(store, pool, folder / "images") if settings.images == "stored" else ()
+    stored: set[str] = set()
+    shown = pool
+    if settings.images == "stored":
+        room = int(PICTURES * room_left(folder))
+        stored = write_pictures(store, pool, folder / "images", room)
+        shown = [image for image in pool if image in stored]
+    pages = _write_images(tables, sources, chosen, shown[:PAGES], folder)
     cohort = read_table(sources.images)
     facts = describe(store, cohort, tables.concepts(), pool, stored, set(pages))
     write_data(data / "images.js", "images", facts)
     start = {"pictures": opening, "images": {image: facts[image] for image in first}}
     write_data(data / "start.js", "start", start)
     _write_run(settings, tables, sources, store, data)
+
+
+def room_left(folder: Path) -> int:
+    """Return how many bytes may still be written into the atlas."""
+    return max(0, ROOM - sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
 
 
 def by_use(first: Sequence[str], uses: Sequence[Mapping[str, int]]) -> list[str]:
@@ -177,9 +189,9 @@ def _write_images(
     sources: Sources,
     chosen: Mapping[Identity, Detailed],
     pages: Sequence[str],
-    data: Path,
-) -> None:
-    """Write one data file per image with a page: all SAEs."""
+    folder: Path,
+) -> list[str]:
+    """Write one data file per image with a page: all SAEs. Return the images that had room."""
     records: dict[str, dict[str, Any]] = {image: {} for image in pages}
     for identity, found in chosen.items():
         reader = CodesReader(sources.codes[identity])
@@ -189,8 +201,16 @@ def _write_images(
         added = read_contributions(reader, _linear(tables, sources, identity), held)
         for image, firing in read_firing(reader, score, found.latents, found.tops, held):
             records[image][address(identity)] = {"firing": firing, "adding": added[image]}
+    room, written = room_left(folder), []
     for image, record in records.items():
-        write_data(data / "images" / f"{image}.js", f"image/{image}", record)
+        file = folder / "data" / "images" / f"{image}.js"
+        write_data(file, f"image/{image}", record)
+        room -= file.stat().st_size
+        if room < 0:
+            file.unlink()
+            break
+        written.append(image)
+    return written
 
 
 def _linear(tables: Tables, sources: Sources, identity: Identity) -> dict[str, Linear]:

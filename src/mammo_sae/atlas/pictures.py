@@ -21,7 +21,6 @@ IMAGES_PER_BLOCK = 16
 # WebP's scale ends at 100. On 12 phantom images, grey levels differ from the stored ones by 0.9 of
 # 255 in the mean and by 11 at most, and a lossless file is 2.8 times as large.
 QUALITY = 90
-BUDGET = 90_000_000  # bytes of all pictures
 # Facts that a page shows of an image. Of the patient it has the pseudonym alone.
 FACTS = ("patient_id", "split", "view", "side", "density", "birads", "age_bin", "manufacturer")
 
@@ -46,8 +45,10 @@ def blocks(image_ids: Sequence[str]) -> Iterator[list[str]]:
         yield list(image_ids[start : start + IMAGES_PER_BLOCK])
 
 
-def write_pictures(store: ImageReader, image_ids: Sequence[str], folder: Path) -> set[str]:
-    """Write `<image_id>.webp` for the images in `folder`, until they have `BUDGET` bytes together.
+def write_pictures(
+    store: ImageReader, image_ids: Sequence[str], folder: Path, room: int
+) -> set[str]:
+    """Write `<image_id>.webp` for the images in `folder`, until they have `room` bytes together.
 
     Returns
     -------
@@ -56,7 +57,6 @@ def write_pictures(store: ImageReader, image_ids: Sequence[str], folder: Path) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: set[str] = set()
-    room = BUDGET
     for block in blocks(image_ids):
         for image, pixels in zip(block, store.pixels(block), strict=True):
             data = webp(pixels)
