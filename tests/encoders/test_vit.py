@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as library
+from pydantic import ValidationError
 
 import vits
 from mammo_sae.encoders.architectures import architecture, layer_names
@@ -17,7 +18,7 @@ from mammo_sae.encoders.description import IMAGENET
 from mammo_sae.encoders.network import load_description, load_encoder
 from mammo_sae.encoders.networks.network import FeatureMap, to_map
 from mammo_sae.encoders.plans import vit
-from mammo_sae.encoders.settings import TransformersSource
+from mammo_sae.encoders.settings import ResNetSource, TransformersSource
 from mammo_sae.errors import InputError
 
 # Kind -> image, not of the size and shape of the positions that the model has.
@@ -145,6 +146,17 @@ def test_normalisation_is_the_preprocessors_and_else_that_of_the_kind(written, t
     assert (found.scale, found.mean, found.std) == ("full", (0.5307,) * 3, (0.2583,) * 3)
 
 
+@pytest.mark.parametrize("std", [[0.5, 0.0, 0.5], [0.5, -0.1, 0.5], [0.5, float("inf"), 0.5]])
+def test_deviations_that_cant_divide_are_refused(std, written, tmp_path):
+    shutil.copytree(written["dinov2"][1], tmp_path / "own")
+    own = {"image_mean": [0.5] * 3, "image_std": std}
+    (tmp_path / "own" / "preprocessor_config.json").write_text(json.dumps(own))
+    with pytest.raises(InputError, match=r"config\.json: images can't be divided by image_std = "):
+        vits.imported(tmp_path / "own", tmp_path / "a")
+    with pytest.raises(ValidationError, match=r"greater than 0|finite"):
+        ResNetSource(kind="resnet", architecture="resnet-18", path="x.pth", std=tuple(std))
+
+
 def test_a_cell_is_its_patch(written, tmp_path):
     network = load_encoder(vits.imported(written["dinov2_with_registers"][1], tmp_path))
     x = images(70, 42, count=1)
@@ -189,6 +201,7 @@ def spoil(folder: Path, what: str) -> None:
             "type": {"model_type": "swin"},
             "shape": {"hidden_size": 64},
             "deeper": {"num_hidden_layers": 5},
+            "shallower": {"num_hidden_layers": 2, "out_features": ["stage2"], "out_indices": [2]},
             "patch": {"patch_size": [14, 16]},
             "grey": {"num_channels": 1},
             "positions": {"image_size": [112, 28]},
@@ -209,7 +222,14 @@ def spoil(folder: Path, what: str) -> None:
             "type",
             r"config\.json has model_type 'swin', which can't be read; give a model of dinov2",
         ),
-        ("shape", r"folder \S+.*; (the weights are of another model|fetch the folder again)"),
+        (
+            "shape",
+            r"Dinov2Model has other shapes of \S+, \S+, \S+; the weights are of another model",
+        ),
+        (
+            "shallower",
+            r"the weights have \S+\.2\.\S+, but the configuration has 2 blocks; the weights",
+        ),
         ("deeper", r"lacks \S+, \S+, \S+; the weights are of another model than the config"),
         ("patch", r"config\.json: patch_size is \[14, 16\]; it must be a whole number"),
         ("grey", r"num_channels is 1; give a model for images of 3 channels"),

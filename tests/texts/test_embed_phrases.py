@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from pathlib import Path
 
@@ -290,6 +291,17 @@ def test_phrases_and_images_of_clip_and_siglip_equal_those_of_transformers(
     assert (joint.projection is None) == (kind == "siglip")
     assert source.pooling == {"clip": "cls", "siglip": "attention"}[kind]
     assert {Path(path).name for path in source.files} >= {"config.json", "tokenizer.json"}
+
+
+def test_a_text_encoder_of_other_shapes_is_refused(words, tmp_path):
+    vits.write("clip", tmp_path / "clip")
+    words.save_pretrained(tmp_path / "clip")
+    config = json.loads((tmp_path / "clip" / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 40
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(config))
+    source = TransformersText(kind="transformers", encoder="e", path=f"{tmp_path}/clip")
+    with pytest.raises(InputError, match=r"has other shapes of text_model\.\S+mlp\.fc1\.bias, "):
+        embedded(source, tmp_path, vocabulary(tmp_path))
 
 
 def test_a_model_without_text_is_refused(tmp_path):

@@ -25,6 +25,9 @@ Augmentation = Literal["none", "vertical_flip", "mammo_clip", "mammo_clip_publis
 VINDR = ("vindr", "mammo_clip")
 
 
+Deviation = Annotated[float, Field(gt=0)]
+
+
 class Lite0Source(Settings):
     """EfficientNet-Lite0 with ImageNet weights, from the package that contains them."""
 
@@ -71,7 +74,7 @@ class ResNetSource(PublishedSource):
         description="means of the three channels that were subtracted in training, for grey levels "
         "/ 255; the default is ImageNet's",
     )
-    std: tuple[float, float, float] = Field(
+    std: tuple[Deviation, Deviation, Deviation] = Field(
         default=(0.229, 0.224, 0.225),
         description="deviations by which the centred channels were divided in training",
     )

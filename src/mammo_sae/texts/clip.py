@@ -65,12 +65,20 @@ def _model(folder: Path, name: str) -> Any:
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
+            # Other shapes are refused below, with their names.
+            ignore_mismatched_sizes=True,
         )
     except Exception as error:
         raise InputError(
             f"folder {folder}: the weights can't be read ({first_line(error)}); fetch the folder "
             "again"
         ) from None
+    shapes = sorted(str(one[0]) for one in report["mismatched_keys"])
+    if shapes:
+        raise InputError(
+            f"folder {folder} has other shapes of {', '.join(shapes[:3])} than its configuration; "
+            "fetch the folder again"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(

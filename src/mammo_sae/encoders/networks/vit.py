@@ -192,6 +192,8 @@ def read_weights(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, T
             trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,
+            # Other shapes are refused below, with their names.
+            ignore_mismatched_sizes=True,
             **KINDS[kind].options,
         )
     except Exception as error:
@@ -208,11 +210,31 @@ def read_weights(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, T
                 f"{where}: {model.__name__} {what} {', '.join(names[:3])}; the weights are of "
                 "another model than the configuration"
             )
+    deeper = [name for name in report["unexpected_keys"] if _is_beyond(name, config, kind)]
+    if deeper:
+        raise InputError(
+            f"{where}: the weights have {min(deeper)}, but the configuration has "
+            f"{_depth(config, kind)} blocks; the weights are of another model than the "
+            "configuration"
+        )
     state = {f"model.{name}": value for name, value in loaded.state_dict().items()}
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise InputError(f"{where}: NaN or infinity in {name}; fetch the weights again")
     return state
+
+
+def _depth(config: dict[str, Any], kind: str) -> int:
+    return int(config.get("num_hidden_layers", KINDS[kind].defaults["num_hidden_layers"]))
+
+
+def _is_beyond(name: str, config: dict[str, Any], kind: str) -> bool:
+    """Return whether a weight that was left out is of a block that the configuration lacks.
+
+    Weights of a classifier, or of the part for text, may be left out.
+    """
+    numbers = [int(part) for part in name.split(".") if part.isdecimal()]
+    return not name.startswith("text_model.") and max(numbers, default=-1) >= _depth(config, kind)
 
 
 def written_out(config: dict[str, Any]) -> dict[str, Any]:

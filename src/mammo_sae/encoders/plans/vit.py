@@ -12,6 +12,7 @@ and registers are tokens beside the grid.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -354,7 +355,13 @@ def read_normalisation(folder: Path, kind: str) -> tuple[Channels, Channels]:
     if not content.get("do_normalize", True):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean, std = KINDS[kind].normalisation
-    return _channels(content, "image_mean", mean, path), _channels(content, "image_std", std, path)
+    found = _channels(content, "image_mean", mean, path), _channels(content, "image_std", std, path)
+    if not all(math.isfinite(value) for values in found for value in values) or min(found[1]) <= 0:
+        raise InputError(
+            f"{path}: images can't be divided by image_std = {list(found[1])} after image_mean = "
+            f"{list(found[0])} was subtracted; correct it"
+        )
+    return found
 
 
 def _channels(content: Mapping[str, Any], key: str, default: Channels, path: Path) -> Channels:
