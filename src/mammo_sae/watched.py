@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -163,6 +164,8 @@ def main() -> None:
     from snakemake.cli import main as snakemake
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
+    # A shell's background jobs ignore the signal of Ctrl-C, by which `run` stops this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     LoggerPluginRegistry().register_plugin("mammo_sae", sys.modules[__name__])
     sys.argv = ["snakemake", *sys.argv[1:], "--logger", LOGGER]
     snakemake(sys.argv[1:])
