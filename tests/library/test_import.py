@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ import mammo_sae
 from mammo_sae import digests
 from mammo_sae.digests import SOURCE, import_closure
 from mammo_sae.steps import STEPS
+
+LARGE = {
+    *("torch", "transformers", "matplotlib", "snakemake", "pandas", "numpy", "scipy", "sklearn"),
+    *("xarray", "zarr", "pyarrow", "PIL", "pydicom"),
+}
 
 
 def test_the_import_loads_no_package_of_others():
@@ -26,6 +32,37 @@ def test_the_import_loads_no_package_of_others():
     found = set(done.stdout.split())
     assert "mammo_sae" in found
     assert found & {"numpy", "pandas", "torch", "matplotlib", "xarray", "pydantic"} == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "most"), [(("-c", "import mammo_sae"), 0.5), (("-m", "mammo_sae", "--help"), 1.0)]
+)
+def test_the_import_and_the_help_take_little_processor_time(words, most):
+    """It counts the time of the process and not that of others, so a busy machine passes too."""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    taken = []
+    for _ in range(3):  # the first call may compile modules
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *words], env=environment, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert 0 < min(taken) < most
+
+
+@pytest.mark.parametrize("words", ["--help", "run --help", "train-sae --help", "figure-latents -h"])
+def test_help_loads_no_large_package(words):
+    code = (
+        "import atexit, sys; from mammo_sae.cli import main; sys.argv[1:] = sys.argv[1].split(); "
+        "atexit.register(lambda: print(*{m.split('.')[0] for m in sys.modules})); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, words],
+        env={**os.environ, "PYTHONPATH": str(SOURCE.parent)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = set(done.stdout.splitlines()[-1].split())
+    assert {"mammo_sae", "pydantic"} <= found
+    assert found & LARGE == set()
 
 
 def test_the_names_of_the_api_are_found_and_listed():
