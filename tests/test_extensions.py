@@ -7,9 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+
+from documented import blocks
 
 SOURCE = Path(__file__).parents[1] / "src"
 FILES = {
@@ -153,6 +157,14 @@ print(json.dumps([
 
 def test_additions_of_another_package_are_configured_like_those_of_this_package(site):
     assert answer(SETTINGS, site) == ["WardCohort", 0.2, "scans/*.dcm", "HalvedVariant", 6]
+
+
+def test_the_documented_entry_points_are_those_of_the_package():
+    (block,) = blocks("toml")
+    parser = ConfigParser()
+    parser.read_string(FILES["elsewhere-1.0.dist-info/entry_points.txt"])
+    ours = {group: dict(parser[group]) for group in parser.sections()}
+    assert tomllib.loads(block.text)["project"]["entry-points"] == ours
 
 
 def test_without_the_package_its_names_are_unknown():

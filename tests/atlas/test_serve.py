@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -32,6 +37,26 @@ def test_a_file_of_the_atlas_is_sent(opened):
     assert get(opened, "/data/run.js") == (200, b"content of data/run.js")
     assert get(opened, "/") == (200, b"content of index.html")
     assert get(opened, "/", f"localhost:{opened.server_port}")[0] == 200
+
+
+def test_the_verb_serves_until_it_is_interrupted(run):
+    command = [sys.executable, "-m", "mammo_sae", "serve", str(run), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True,
+        # A shell's background jobs and their children ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as started:  # fmt: skip
+        try:
+            assert started.stdout is not None
+            told = iter(started.stdout.readline, "")
+            shown = (re.match(r"http://127\.0\.0\.1:\d+/index\.html(?= )", line) for line in told)
+            address = next(found for found in shown if found)
+            with urlopen(address[0], timeout=30) as answer:
+                assert answer.read() == b"content of index.html"
+            started.send_signal(signal.SIGINT)
+            assert started.wait(timeout=60) == 0
+        finally:
+            started.kill()
 
 
 @pytest.mark.parametrize(
