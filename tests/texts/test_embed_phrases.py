@@ -232,6 +232,17 @@ def test_a_checkpoint_without_a_text_encoder_is_refused(model, tmp_path):
         embedded(source, tmp_path, vocabulary(tmp_path))
 
 
+def test_a_checkpoint_without_projections_is_refused(model, tmp_path):
+    source = mammo_clip(model, tmp_path)
+    content = torch.load(source.path)
+    kept = {k: v for k, v in content["model"].items() if "projection" not in k}
+    torch.save({"model": kept}, source.path)
+    with pytest.raises(
+        InputError, match=r"has no linear projection text_projection\.projection; gi"
+    ):
+        embedded(source, tmp_path, vocabulary(tmp_path))
+
+
 def test_another_pooling_of_the_text_is_refused(model, tmp_path):
     config = {"model": {"text_encoder": {"pooling": "mean"}}}
     source = mammo_clip(model, tmp_path, config=config)

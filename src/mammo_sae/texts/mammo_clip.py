@@ -77,8 +77,12 @@ def embed(source: MammoClipText, phrases: Sequence[str]) -> tuple[np.ndarray, Pr
 def _form(prefix: str, words: str) -> checkpoints.Form:
     """Return the names of a text encoder and of the projections in a checkpoint."""
     anchor = prefix + words
+    expected = [anchor, f"{TEXT}weight"]
+    if prefix == ONCE * 2:
+        # Its names fit the form with one prefix too, which must not find as many of them.
+        expected.append(prefix + POSITIONS)
     return checkpoints.Form(
-        "Mammo-CLIP's pretraining", anchor, (prefix, TEXT, IMAGE), {anchor: (), f"{TEXT}weight": ()}
+        "Mammo-CLIP's pretraining", anchor, (prefix, TEXT, IMAGE), dict.fromkeys(expected, ())
     )
 
 
