@@ -73,7 +73,7 @@ RUN_BY = {
     ".venv/bin/python -m mammo_sae.compute.launch --standalone ...": RANKS,
     "srun --nodes 2 ...": RANKS,
     f"{SNAKEMAKE} -n": PLANNED,
-    f"{SNAKEMAKE} -n --configfile mine.yaml": PLANNED,
+    f"{SNAKEMAKE} -n --configfile config/config.yaml mine.yaml": PLANNED,
     f"{SNAKEMAKE} --cores all": WITH_REPORT,
     f"{SNAKEMAKE} --cores all --configfile mine.yaml": README,
     f"{SNAKEMAKE} --cores all results/vindr/figures/cohort.png --configfile mine.yaml": (FIGURE),

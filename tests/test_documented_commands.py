@@ -220,7 +220,7 @@ def test_every_word_after_configfile_is_a_configuration():
             assert all(word.endswith(".yaml") for word in rest[:end]), (page, words)
 
 
-def test_the_readme_makes_one_figure_in_the_order_that_works():
+def test_the_page_on_configurations_makes_one_figure_in_the_order_that_works():
     made = [words for page, words in commands() if page == "README.md" and words[-1] == "mine.yaml"]
     assert any(word.endswith(".png") for words in made for word in words)
 
@@ -246,16 +246,16 @@ def test_a_figure_named_before_configfile_is_planned(plan):
     assert re.search(r"^figure_cohort +1$", told, re.MULTILINE)
 
 
-def test_the_readme_has_the_message_of_a_figure_named_after_configfile(plan, tmp_path):
+def test_the_page_has_the_message_of_a_figure_named_after_configfile(plan, tmp_path):
     figure = tmp_path / "results" / "vindr" / "figures" / "cohort.png"
     words = ["--configfile", "mine.yaml", str(figure.relative_to(tmp_path))]
-    readme = (PROJECT / "README.md").read_text()
+    page = (PROJECT / "config" / "README.md").read_text()
     status, told = plan(*words)
     assert status == 1
-    assert f"`{error(told)}`" in readme
+    assert f"`{error(told)}`" in page
     figure.parent.mkdir(parents=True)
     figure.write_bytes(b"\x89PNG\r\n")
-    assert f"`{error(plan(*words)[1]).partition(':')[0]}`" in readme
+    assert f"`{error(plan(*words)[1]).partition(':')[0]}`" in page
 
 
 def error(told: str) -> str:
