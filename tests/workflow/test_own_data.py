@@ -6,14 +6,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pydicom
 import pytest
 from openpyxl import Workbook
+from PIL import Image
 from pydicom.data import get_testdata_file
 
 from mammo_sae.config import load_config
@@ -114,6 +117,12 @@ def person(micro_project, tmp_path_factory):
     return project
 
 
+@pytest.fixture(scope="module")
+def reached(person):
+    """What `run` said when it had made the report."""
+    return reach_the_report(person.folder)
+
+
 def verb(folder: Path, *words: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "mammo_sae", *words],
@@ -151,11 +160,72 @@ def check_results(folder: Path) -> None:
         assert not re.search("Müller|MEIER|Berta|Export M", text), path
 
 
-def test_24_renamed_dicoms_and_an_export_reach_the_report(person):
-    done = reach_the_report(person.folder)
-    assert re.search(r"^\d+ jobs to run$", done.stderr, re.MULTILINE)
-    assert "tables and figures: done" in done.stderr
-    assert done.stdout == "The report is results/mine/report.html; open it in a browser.\n"
+def test_24_renamed_dicoms_and_an_export_reach_the_report(person, reached):
+    assert re.search(r"^\d+ jobs to run$", reached.stderr, re.MULTILINE)
+    assert "tables and figures: done" in reached.stderr
+    assert reached.stdout == "The report is results/mine/report.html; open it in a browser.\n"
     check_results(person.folder)
     boxes = pd.read_parquet(person.folder / "results" / "mine" / "cohort" / "findings.parquet")
     assert len(boxes) == len(pd.read_csv(person.folder / "own" / "findings.csv")) > 0
+
+
+def test_a_second_run_has_nothing_to_do_and_a_failure_is_one_sentence(person, reached):
+    done = verb(person.folder, "run", "mine.yaml", "sizes.yaml", "--cores", "2")
+    assert done.returncode == 0
+    assert "Nothing to do: all results are there." in done.stderr
+    (person.folder / "odd.yaml").write_text("name: odd\nimages: {voi_index: 7}\n")
+    done = verb(person.folder, "run", "mine.yaml", "sizes.yaml", "odd.yaml", "--cores", "2")
+    assert done.returncode == 1
+    failures = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert failures
+    for line in failures:
+        assert re.search(
+            r"\[window\].* \(rule images, log results/odd/logs/images/\d\.log\)$", line
+        )
+
+
+@pytest.mark.soak
+def test_a_stopped_run_says_so_and_leaves_no_lock(person):
+    (person.folder / "stop.key").write_text(KEY)  # the key of the other runs, so the same splits
+    told = verb(person.folder, "init", "own", "--output", "stop.yaml", "--overwrite")
+    assert told.returncode == 0, told.stdout + told.stderr
+    words = ["run", "stop.yaml", "sizes.yaml", "--cores", "2"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "mammo_sae", *words],
+        cwd=person.folder,
+        env={**os.environ, "PYTHONPATH": str(person.folder / "src")},
+        stderr=subprocess.PIPE,
+        text=True,
+        # As of a shell's background job. `run` must end its jobs all the same.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    told = ""
+    for line in running.stderr:
+        told += line
+        if re.match(r"\d+ of \d+ jobs", line):
+            running.send_signal(signal.SIGINT)
+            break
+    told += running.stderr.read()
+    assert running.wait(timeout=120) != 0
+    assert re.search(r"^stopped after \d+ of \d+ jobs; run it again to go on$", told, re.MULTILINE)
+    assert "error:" not in told
+    assert not list((person.folder / ".snakemake").glob("locks/*"))
+    assert not (person.folder / "results" / "stop" / "report.html").exists()
+
+
+@pytest.mark.soak
+def test_24_renamed_pngs_and_an_export_reach_the_report(person, micro_project, tmp_path):
+    project = micro_project(tmp_path / "project")
+    own = project.folder / "own"
+    own.mkdir()
+    for path in sorted((person.folder / "own").iterdir()):
+        if path.suffix in {".csv", ".xlsx"} and path.stem not in {"images", "findings"}:
+            shutil.copy(path, own)
+        elif path.suffix in {"", ".dcm"}:
+            pixels = pydicom.dcmread(path).pixel_array.astype(float)
+            pixels = 255 * (pixels - pixels.min()) / np.ptp(pixels)
+            Image.fromarray(pixels.astype(np.uint8)).save(own / f"{path.stem}.png")
+    (project.folder / "sizes.yaml").write_text(SIZES)
+    (project.folder / "mine.key").write_text(KEY)
+    reach_the_report(project.folder)
+    check_results(project.folder)
