@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mammo_sae.analysis.cases import Identity
 from mammo_sae.atlas import choice, neighbours, records
@@ -16,8 +19,11 @@ from mammo_sae.atlas.images import Linear, contributions, firing_latents
 from mammo_sae.atlas.latents import histogram_of
 from mammo_sae.atlas.libraries import classic, datatables
 from mammo_sae.atlas.methods import paragraph
+from mammo_sae.atlas.outlines import edge, outlines
 from mammo_sae.atlas.pictures import boxes
 from mammo_sae.atlas.scripts import literal, plain, write_data
+from mammo_sae.atlas.seeds import other_seeds
+from mammo_sae.atlas.sentences import address
 from mammo_sae.atlas.tables import Tables, read_tables
 from mammo_sae.errors import InputError
 
@@ -254,6 +260,38 @@ def test_matches_by_activation_leave_out_latents_without_a_partner():
     }
 
 
+def test_a_latent_is_found_again_in_seeds_with_a_close_atom():
+    seeds = [replace(SAE, seed=seed) for seed in (0, 1, 2)]
+    other = replace(SAE, sae="untrained")
+    verdicts = [
+        {**KEYS, "seed": seed, "latent": latent, "concept": "mass", "verdict": verdict}
+        for seed, latent, verdict in [(0, 3, "mixed"), (1, 4, "confounded"), (2, 9, "mixed")]
+    ]
+    stability = {**KEYS, "other_seed": 1, "share_above_0.7": 0.25}
+    tables = Tables(
+        {"verdicts": pd.DataFrame(verdicts), "sae_stability": pd.DataFrame([stability])}
+    )
+    names = [address(one) for one in (*seeds, other)]
+    nearest = {
+        3: [(names[1], 4, 0.7), (names[1], 5, 0.6), (names[2], 9, 0.69), (names[3], 1, 0.9)],
+        8: [(names[2], 7, 0.95)],
+    }
+    found = other_seeds(tables, SAE, [*seeds, other], nearest)
+    assert found[3]["rows"] == [
+        [names[1], 4, 0.7, True, 0.25, "mass: mixed", "mass: confounded"],
+        [names[2], 9, 0.69, False, None, "mass: mixed", "mass: mixed"],
+    ]
+    assert found[8]["rows"] == [
+        [names[1], None, None, False, 0.25, None, None],
+        [names[2], 7, 0.95, True, None, None, None],
+    ]
+    back = other_seeds(tables, seeds[1], seeds, {4: [(names[0], 3, 0.8)]})
+    assert back[4]["rows"][0] == [
+        names[0], 3, 0.8, True, 0.25, "mass: confounded", "mass: mixed",
+    ]  # fmt: skip
+    assert other_seeds(tables, SAE, [SAE, other], nearest) == {}
+
+
 def test_atoms_are_compared_within_a_layer_of_encoders_with_one_base():
     saes = [
         SAE,
@@ -336,3 +374,30 @@ def test_the_paragraph_names_confounders_that_are_the_cohorts_own_columns(
     confounds = {"acquisition": acquisition, "anatomical": anatomical}
     confounds |= {"top_latents": 5, "alpha": 0.05}
     assert f"were tested against {words}, at" in paragraph({"confounds": confounds})
+
+
+def test_an_outline_follows_a_mask_but_not_the_border_of_the_image():
+    mask = np.zeros((6, 6), bool)
+    mask[:5, :5] = True
+    assert edge(mask, 1).astype(int).tolist() == [
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 0],
+        [1, 1, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+    assert edge(mask, 2).sum() == 16
+
+
+def test_outlines_are_transparent_except_for_lines_in_the_colours_of_the_regions():
+    breast, lesion = np.zeros((2, 8, 8), bool)
+    breast[:, :4] = True
+    lesion[2:5, 2:5] = True
+    data = outlines({"breast": breast, "mass": lesion}, {"breast": "#ced4da", "mass": "#2FA4E7"})
+    picture = np.asarray(Image.open(BytesIO(data)).convert("RGBA"))
+    assert picture.shape == (8, 8, 4)
+    assert picture[0, 3].tolist() == [0xCE, 0xD4, 0xDA, 255]
+    assert picture[2, 3].tolist() == [0x2F, 0xA4, 0xE7, 255]  # above the line of the breast
+    assert picture[3, 3, 3] == 255  # the line of the breast within the lesion
+    assert picture[..., 3].astype(bool).sum() == 8 + 8 - 2

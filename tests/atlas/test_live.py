@@ -117,6 +117,19 @@ def test_a_picture_that_the_folder_lacks_comes_from_the_store(run, opened):
     assert abs(pixels.astype(int) - 200).max() <= 2
 
 
+def test_outlines_come_from_the_store_and_are_those_of_the_static_page(run, opened):
+    status, content = get(opened, f"/outlines/{IDS[5]}.png")
+    assert status == 200
+    assert np.asarray(Image.open(BytesIO(content)).convert("RGBA")).max() == 0  # all is breast
+    static = (run / "atlas" / "outlines" / f"{IDS[1]}.png").read_bytes()
+    assert get(opened, f"/outlines/{IDS[1]}.png") == (200, static)
+    lines = np.asarray(Image.open(BytesIO(static)).convert("RGBA"))[..., 3] > 0
+    expected = np.zeros((24, 16), bool)
+    expected[2:5, 3:9] = True
+    expected[3, 4:8] = False
+    assert (lines == expected).all()
+
+
 def test_only_a_served_page_learns_that_it_can_ask(run, opened):
     assert b"ATLAS.run.live = true" in get(opened, "/data/run.js")[1]
     assert b"live" not in (run / "atlas" / "data" / "run.js").read_bytes()
@@ -136,6 +149,7 @@ def test_only_a_served_page_learns_that_it_can_ask(run, opened):
         ("/live/image/..%2f..%2fetc%2fpasswd", "No image ../../etc/passwd is in this run."),
         ("/images/none.webp", "No image none is in this run."),
         ("/images/none.png", "The atlas has no picture none.png."),
+        ("/outlines/none.webp", "The atlas has no picture none.webp."),
         ("/live/secret", "The pages have no address /live/secret."),
         ("/live", "The pages have no address /live."),
         ("/cohort/images.parquet", "The atlas has no such file."),

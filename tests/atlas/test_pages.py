@@ -202,6 +202,15 @@ def test_boxes_are_drawn_and_can_be_hidden(page):
     assert tab.run(DRAWN) == before
 
 
+def test_outlines_are_hidden_until_they_are_wanted(page):
+    tab = page(f"latent.html#{SAE}/0")
+    lines = "(one => [getComputedStyle(one).display, one.naturalWidth])(document.querySelector('img.outline'))"  # fmt: skip  # noqa: E501
+    assert tab.run(lines) == ["none", 0]
+    tab.run("document.getElementById('outlines').click()")
+    tab.wait("document.querySelector('img.outline').naturalWidth")
+    assert tab.run(lines) == ["block", 16]
+
+
 def test_the_grey_level_window_and_the_zoom_change_the_picture(page):
     tab = page(f"latent.html#{SAE}/0")
     tab.run("""for (const [name, value] of [['low', 51], ['high', 204], ['zoom', 3]]) {

@@ -17,10 +17,12 @@ from mammo_sae.atlas.evidence import evidence_tables
 from mammo_sae.atlas.heat import grid_of
 from mammo_sae.atlas.images import Linear, read_contributions, read_firing, read_linear
 from mammo_sae.atlas.latents import Detailed, detail
+from mammo_sae.atlas.outlines import BREAST, BREAST_COLOUR, write_outlines
 from mammo_sae.atlas.pictures import describe, write_pictures
 from mammo_sae.atlas.quality import QUALITY, beside_controls, quality
 from mammo_sae.atlas.records import layer_columns, shards
 from mammo_sae.atlas.scripts import write_data
+from mammo_sae.atlas.seeds import other_seeds
 from mammo_sae.atlas.sentences import Finding, address, findings
 from mammo_sae.atlas.settings import AtlasSettings
 from mammo_sae.atlas.tables import Tables
@@ -85,13 +87,15 @@ def write_contents(
         room = int(PICTURES * room_left(folder))
         stored = write_pictures(store, pool, folder / "images", room)
         shown = [image for image in pool if image in stored]
+    colours = {BREAST: BREAST_COLOUR} | style.colours(store.regions, style.CONCEPT_COLOURS)
+    write_outlines(store, [one for one in pool if one in stored], colours, folder / "outlines")
     pages = _write_images(tables, sources, chosen, shown[:PAGES], folder)
     cohort = read_table(sources.images)
     facts = describe(store, cohort, tables.concepts(), pool, stored, set(pages))
     write_data(data / "images.js", "images", facts)
     start = {"pictures": opening, "images": {image: facts[image] for image in first}}
     write_data(data / "start.js", "start", start)
-    _write_run(settings, tables, sources, store, data)
+    _write_run(settings, tables, sources, store, colours, data)
 
 
 def room_left(folder: Path) -> int:
@@ -133,8 +137,11 @@ def _add_neighbours(
         matches |= neighbours.cosine_matches(nearest, related)
         write_data(data / address(identity) / "nearest.js", f"nearest/{address(identity)}", matches)
         together = neighbours.firing_together(activity, identity)
+        seeds = other_seeds(tables, identity, others, nearest)
         for latent, record in found.records.items():
             record["sections"] |= neighbours.sections_of(nearest[latent], together[latent])
+            if latent in seeds:
+                record["sections"]["seeds"] = seeds[latent]
 
 
 def _by_activation(
@@ -223,7 +230,12 @@ def _linear(tables: Tables, sources: Sources, identity: Identity) -> dict[str, L
 
 
 def _write_run(
-    settings: AtlasSettings, tables: Tables, sources: Sources, store: ImageReader, data: Path
+    settings: AtlasSettings,
+    tables: Tables,
+    sources: Sources,
+    store: ImageReader,
+    colours: Mapping[str, str],
+    data: Path,
 ) -> None:
     saes = []
     measures = {row["address"]: row for row in quality(tables)}
@@ -243,7 +255,7 @@ def _write_run(
         "images": settings.images,
         "split": sources.split,
         "concepts": tables.concepts(),
-        "colours": style.colours(store.regions, style.CONCEPT_COLOURS),
+        "colours": colours,
         "verdicts": style.VERDICT_COLOURS,
         "first": first[0] if first else saes[0]["address"],
         "saes": saes,

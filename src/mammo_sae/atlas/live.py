@@ -8,7 +8,7 @@ asks for these addresses, in which SAE stands for <encoder>/<layer>/<sae>/<seed>
 - `live/image/<image>`: facts of an image, and what each latent adds to its logits;
 - `live/firing/<SAE>/<image>/<start>`: the next latents that fire in an image, with heat maps;
 - `live/map/<SAE>/<image>/<latent>`: one latent in one image;
-- `images/<image>.webp`: the picture of an image.
+- `images/<image>.webp`, `outlines/<image>.png`: the picture of an image, and its outlines.
 
 Answers are JSON with the numbers of the static data files. The stores are only read.
 """
@@ -30,6 +30,7 @@ from mammo_sae.atlas.choice import main_concepts
 from mammo_sae.atlas.heat import packed
 from mammo_sae.atlas.images import Linear, firing_of, read_contributions, read_linear
 from mammo_sae.atlas.latents import detail_of
+from mammo_sae.atlas.outlines import read_outlines
 from mammo_sae.atlas.pictures import describe, webp
 from mammo_sae.atlas.scripts import plain
 from mammo_sae.atlas.settings import AtlasSettings
@@ -37,7 +38,8 @@ from mammo_sae.atlas.stored import Stored
 
 IMAGES, LATENTS = 24, 12  # in one answer
 LIVE = b"ATLAS.run.live = true;\n"  # what a served page reads behind the facts of the run
-JSON, SCRIPT, PICTURE = "application/json", "text/javascript", "image/webp"
+JSON, SCRIPT = "application/json", "text/javascript"
+SUFFIX = {"images": ".webp", "outlines": ".png"}
 
 
 class UnknownAddress(Exception):
@@ -85,8 +87,8 @@ class Live:
         with self._lock:
             if [kind, *parts] == ["data", "run.js"]:
                 return SCRIPT, (self._run.atlas / "data" / "run.js").read_bytes() + LIVE
-            if kind == "images" and len(parts) == 1:
-                return self._picture(parts[0])
+            if kind in ("images", "outlines") and len(parts) == 1:
+                return self._picture(kind, parts[0])
             if kind != "live":
                 return None
             known: dict[tuple[str, int], Callable[..., dict[str, Any]]] = {
@@ -107,14 +109,16 @@ class Live:
                 raise UnknownAddress(f"The pages have no address {path}.")
             return JSON, json.dumps(plain(found), allow_nan=False).encode()
 
-    def _picture(self, name: str) -> tuple[str, bytes] | None:
+    def _picture(self, kind: str, name: str) -> tuple[str, bytes]:
         if self._about["images"] == "none":
             raise UnknownAddress("This atlas was built without pixels.")
-        image = name.removesuffix(".webp")
+        image = name.removesuffix(SUFFIX[kind])
         if image == name:
             raise UnknownAddress(f"The atlas has no picture {name}.")
-        pixels = self._run.store.pixels([self._known_image(image)])[0]
-        return PICTURE, webp(pixels)
+        ids = [self._known_image(image)]
+        if kind == "outlines":
+            return "image/png", read_outlines(self._run.store, ids, self._about["colours"])[0]
+        return "image/webp", webp(self._run.store.pixels(ids)[0])
 
     def _known_image(self, image: str) -> str:
         if image not in self._shown:

@@ -6,7 +6,7 @@
     names: "Name in words", verdicts: "Verdict, and its reason", latents: "Association with each concept", alignment: "Location on the lesion, beside its nulls",
     alignment_by_size: "Location by size of the lesion", confounds: "Confounders", effects: "Effect on the logit",
     attribution: "Effect on the logit, through the layers above", replication: "The verdict on other splits", regions: "Tissue under the latent",
-    nearest: "Latents with a similar direction", together: "Latents that fire on the same images",
+    seeds: "The same latent in other seeds", nearest: "Latents with a similar direction", together: "Latents that fire on the same images",
     activation_matches: "Its partner in another encoder", matched_by: "Latents of other encoders whose partner it is", matched_latents: "The same latent in the encoder's base",
     responses: "Response to planted components",
   };
@@ -14,6 +14,7 @@
     alignment: "Energy lift is the activation inside the lesion's outline divided by the share of the area: 1 is chance. Pointing is the share of images in which the cell of highest activation touches the lesion. Shuffled takes the outlines of other images, matched takes random latents of equal firing rate.",
     effects: "A positive effect raises the logit of positive images above that of negative images. The share is that of the difference between both.",
     confounds: "Crude is the AUROC for the concept, stratified the same among images alike in the confounder. Conditional is the AUROC for the confounder among images alike in the concept.",
+    seeds: "The most similar latent of the SAE of each other seed. The latent is found again if the cosine of both directions is at least 0.7.",
     nearest: "The cosine of both directions, in the SAEs of the same layer. A cosine near 1 in an SAE of another seed means that training finds this latent again.",
     names: "The phrase that fits best is the name if a decoy, a random direction and chance fit less well. The label of the phrase may be the concept, a confounder of the verdict, or neither.",
     activation_matches: "The partner has the highest rank correlation over the images that rank latents; the correlation is that over the images of the test. Chance is what 5 % of latents exceed when patients are exchanged.",
@@ -55,6 +56,7 @@
     if (mine !== current) return; // the reader has gone on to another latent
     current.record = record;
     called(record.sections.names);
+    again(record.sections.seeds);
     pictures(record, one);
     if (window.ATLAS.run.live) ranked(one, latent);
     histogram(record);
@@ -83,6 +85,13 @@
     if (!of("name")) return;
     const second = missing(of("runner_up")) ? "" : `, runner-up “${of("runner_up")}”`;
     get("headline").append(` Its name is “${of("name")}” (q ${spoken("q", of("q"))}${second}).`);
+  }
+
+  // In how many other seeds the latent is found again.
+  function again(section) {
+    if (!section) return;
+    const place = section.names.indexOf("found_again"), count = section.rows.filter(row => row[place]).length;
+    get("headline").append(` It is found again in ${count} of ${section.rows.length} other ${section.rows.length === 1 ? "seed" : "seeds"}.`);
   }
 
   // What is known of the latent for one concept, in one line.

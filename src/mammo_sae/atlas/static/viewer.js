@@ -65,6 +65,7 @@ window.Viewer = (function () {
       const alt = `Mammogram ${image}, ${projection || "view unknown"}, side ${side || "unknown"}`;
       sheet.append(element("img", null, { src: `images/${encodeURIComponent(image)}.webp`, alt, loading: "lazy" }));
     }
+    if (stored && get("outlines")) sheet.append(element("img", null, { src: `outlines/${encodeURIComponent(image)}.png`, alt: "", class: "outline", loading: "lazy" }));
     const canvas = element("canvas", null, { width, height, "aria-hidden": "true" });
     sheet.append(canvas);
     view.append(sheet);
@@ -96,6 +97,9 @@ window.Viewer = (function () {
         for (const view of all) draw(view);
       });
     }
+    const outline = () => document.body.classList.toggle("outlined", get("outlines").checked);
+    get("outlines").addEventListener("input", outline);
+    outline();
     for (const name of ["low", "high"]) get(name).addEventListener("input", grey);
     get("zoom").addEventListener("input", () => {
       document.documentElement.style.setProperty("--zoom", get("zoom").value);
