@@ -293,7 +293,7 @@ def test_a_latent_is_downloaded_as_csv_and_json(page):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("index.html", "No latent was tested for masse<ä>."),
+        ("index.html", "No latent was tested for masse<ä>: no latent fires."),
         ("layer.html", "No data available in table"),
         (f"latent.html#{SAE}/0", "This latent has no images in the atlas."),
         ("latent.html", "This latent has no images in the atlas."),
