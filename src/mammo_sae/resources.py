@@ -202,17 +202,14 @@ def _of_features(copies: float, seconds: float) -> Callable[[Size], Need]:
     return formula
 
 
-def _of_codes(
-    copies: float, seconds: float, start: float = PLAIN, most: float = math.inf
-) -> Callable[[Size], Need]:
-    """The need of steps that read pooled codes.
+def _of_codes(copies: float, seconds: float, start: float = PLAIN) -> Callable[[Size], Need]:
+    """The need of steps that read pooled codes in blocks.
 
-    They hold `copies` of the pooled codes of all images and latents, but at most `most` MiB.
-    `seconds` is the time for a million pooled codes.
+    They hold `copies` of a block. `seconds` is the time for a million pooled codes.
     """
 
     def formula(size: Size) -> Need:
-        memory = start + min(copies * size.pooled, most) + _tables(size)
+        memory = start + copies * min(BLOCK, size.pooled) + _tables(size)
         return Need(memory, 60 + seconds * size.images * size.latents / 1e6)
 
     return formula
@@ -220,8 +217,8 @@ def _of_codes(
 
 def _absorption(size: Size) -> Need:
     # The probe's fit holds the pooled features, their coordinates and the singular vectors.
-    features = _of_features(6, 10)(size)
-    return replace(features, mib=features.mib + size.weights / 2 + 4 * BLOCK)
+    features = _of_features(3.5, 3)(size)
+    return replace(features, mib=features.mib + size.weights / 2 + BLOCK)
 
 
 def _pictures(size: Size, number: int) -> Need:
@@ -238,7 +235,7 @@ def _figure_cohort(size: Size) -> Need:
 def _figure_latents(size: Size) -> Need:
     settings = size.config.report.latents
     drawn = _pictures(size, settings.latents * (settings.examples + 2))
-    return replace(drawn, mib=drawn.mib + size.pooled)
+    return replace(drawn, mib=drawn.mib + min(BLOCK, size.pooled))
 
 
 def _atlas(size: Size) -> Need:
@@ -326,23 +323,10 @@ def _reading(size: Size) -> float:
     return size.split / 300
 
 
-def _stability(cosines: float, weights: float) -> Callable[[Size], Need]:
-    """The need of steps that pair latents of two SAEs.
-
-    They hold `cosines` copies of the cosines of all pairs, and `weights` copies of one SAE.
-    """
-
-    def formula(size: Size) -> Need:
-        memory = TORCH + cosines * size.latents**2 * 4 / MIB + weights * size.weights
-        return Need(memory, 60 + (size.latents / 1000) ** 3 / 4)
-
-    return formula
-
-
-def _sae_stability(size: Size) -> Need:
-    # The atoms of two SAEs, and candidate pairs. Cosines are computed in blocks.
+def _pairs_of_atoms(size: Size) -> Need:
+    """The need of steps that compare the atoms of two SAEs. Cosines are computed in blocks."""
     memory = PLAIN + 1.3 * size.weights + BLOCK
-    return Need(memory, _stability(0, 0)(size).seconds)
+    return Need(memory, 60 + 2e-10 * size.latents**2 * size.channels)
 
 
 def _reruns(size: Size, batch: int, passes: float) -> Need:
@@ -397,34 +381,34 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "import_encoder": lambda size: Need(TORCH + 6 * _network(size), SHORT),
     "finetune": _finetune,
     "extract": _extract,
-    "linear_probe": _of_features(6, 5),
-    "evaluate_encoder": _of_features(4.5, 1),
+    "linear_probe": _of_features(3.5, 1),
+    "evaluate_encoder": _of_features(0.5, 1),
     "train_sae": _train_sae,
     "codes": _codes,
     "sae_quality": _sae_quality,
-    "sae_stability": _sae_stability,
-    "latents": _of_codes(11, 0.6),
-    "probes": _of_codes(12, 2.1),
-    "alignment": _of_codes(0, 0.5, 3 * PLAIN),
+    "sae_stability": _pairs_of_atoms,
+    "latents": _of_codes(6, 0.5),
+    "probes": _of_codes(3, 1.5),
+    "alignment": _of_codes(5.5, 0.25, 1.2 * PLAIN),
     "saliency": _saliency,
-    "confounds": _of_codes(1.6, 1.0, 2.7 * PLAIN),
+    "confounds": _of_codes(2, 0.25, 2.2 * PLAIN),
     "embed_phrases": lambda size: Need(TORCH + 2000, 600),
     "naming": _naming,
-    "replication": _of_codes(1.6, 1.0, 2.7 * PLAIN),
-    "verdict_stability": _stability(0, 3),
-    "interventions": _of_codes(4.5, 0.4, TORCH),
-    "classes": _of_codes(4.5, 0.8, TORCH),
-    "effects": _of_codes(4, 0.2, TORCH),
+    "replication": _of_codes(0.5, 0.1),
+    "verdict_stability": _pairs_of_atoms,
+    "interventions": _of_codes(2, 0.5, 1.4 * PLAIN),
+    "classes": _of_codes(2, 0.8, TORCH),
+    "effects": _of_codes(2, 0.1, 1.4 * PLAIN),
     "inner": _inner,
     "inner_ablation": _inner_ablation,
-    "matched_latents": _stability(0.5, 4),
+    "matched_latents": _pairs_of_atoms,
     "activation_matches": lambda size: Need(
-        PLAIN + 8 * BLOCK + _tables(size),
-        120 + 4e-11 * size.images * size.latents**2 + 1e-6 * size.images * size.latents,
+        PLAIN + 7.5 * min(BLOCK, size.pooled) + _tables(size),
+        60 + 4e-11 * size.images * size.latents**2,
     ),
     "absorption": _absorption,
-    "ablation": _of_codes(6, 1.0, 600),
-    "reliance": _of_codes(4, 0.2, TORCH),
+    "ablation": _of_codes(3.5, 0.25, 2 * PLAIN),
+    "reliance": _of_codes(2, 0.1, 1.4 * PLAIN),
     "responses": _of_codes(4, 0.6),
     "logit_responses": _of_features(4.5, 1),
     "truth": _of_tables(100),
