@@ -44,6 +44,11 @@ def test_names_of_files_give_patient_side_and_view(named, init):
     assert SAID in told
     assert "5 patients are known by the names of the files, the first is '3'" in told
     assert "patient: the names of the files and their folders" in told
+    assert re.search(r"^  split: drawn: \d of 5 patients are test$", told, re.MULTILINE)
+    assert told.splitlines()[-1] == (
+        "next: `doctor mine.yaml --pixels` says what would be refused, and "
+        "`run mine.yaml --report` leads to the report"
+    )
 
 
 def test_the_configuration_has_no_label_and_doctor_refuses_nothing(named, init, capsys):

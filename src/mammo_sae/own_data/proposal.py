@@ -442,9 +442,8 @@ def _splits(
     )
     drawn = _draw(known, list(labels.concepts), share, pseudonyms)
     tested = table["patient_id"][drawn == "test"].nunique()
-    said.lines["split"] = (
-        f"drawn: {tested} of {patients} patients are test, with the labels in equal shares"
-    )
+    equal = ", with the labels in equal shares" if labels.concepts else ""
+    said.lines["split"] = f"drawn: {tested} of {patients} patients are test{equal}"
     return list(drawn)
 
 

@@ -55,3 +55,7 @@ def start(folder: Path, asked: Mapping[str, str], configuration: Path, overwrite
     write_all(files, {} if key_file.exists() else {key_file: key})
     print(f"\nwritten: {', '.join(map(str, files))}")
     print(f"the key of the pseudonyms is {key_file}; keep it, and give it to nobody")
+    print(
+        f"next: `doctor {configuration} --pixels` says what would be refused, and "
+        f"`run {configuration} --report` leads to the report"
+    )
