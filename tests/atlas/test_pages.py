@@ -268,6 +268,14 @@ def test_the_page_of_two_runs_says_what_is_new_and_links_to_both(page, tmp_path)
         f"../after/atlas/latent.html#{SAE}/0", f"../after/atlas/latent.html#{SAE}/2",
     }  # fmt: skip
     assert faults(tab) == []
+    tab.run(
+        """ATLAS['nearest/1/SAE'] = {};
+        document.getElementById('change').dispatchEvent(new Event('change'))""".replace("SAE", SAE)
+    )
+    tab.wait("document.getElementById('matches').innerText.includes('Only the latents of B')")
+    assert tab.run("document.querySelector('#matches a').getAttribute('href')") == (
+        f"#2/{SAE}/1/{SAE}"
+    )
 
 
 def test_a_table_that_the_run_does_not_have_is_named(page):

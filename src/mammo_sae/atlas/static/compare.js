@@ -32,7 +32,9 @@
     const [there, back] = await Promise.all(pair.map(one => load(`${one.address}/nearest.js`, `nearest/${one.address}`)));
     const found = there[b.address], reverse = back[a.address];
     if (a === b || !found) {
-      get("matches").append(element("p", a === b ? "Choose two SAEs." : unmatched(), { class: "missing" }));
+      const swapped = a !== b && reverse, line = element("p", a === b ? "Choose two SAEs." : swapped ? "Only the latents of B are matched with those of A. " : unmatched(), { class: "missing" });
+      if (swapped) line.append(element("a", "Exchange A and B", { href: `#${b.address}/${a.address}` }));
+      get("matches").append(line);
       return;
     }
     const value = (i, name, latent) => (of[i][`${concept}|${name}`] || [])[of[i].latent.indexOf(latent)];
