@@ -23,6 +23,14 @@ def test_streaming_in_parts_gives_the_same_as_at_once(world, monkeypatch):
     assert [rows.start for rows, _ in streamed][:2] == [0, streamed[0][0].stop]
 
 
+def test_the_codes_that_are_read_for_the_maps_of_one_latent_are_bounded_too(world, monkeypatch):
+    codes = CodesReader(world.codes)
+    of_image = codes.grid.rows * codes.grid.columns * codes.k * cells.BYTES_PER_CODE
+    monkeypatch.setattr(cells, "MAP_BYTES", 5 * of_image)
+    rows = [rows for rows, _ in cells.stream_maps(codes, np.arange(12), np.array([1]))]
+    assert rows == [slice(0, 5), slice(5, 10), slice(10, 12)]
+
+
 def test_regions_come_in_the_order_asked_for(world):
     store, codes = ImageReader(world.image_stores), CodesReader(world.codes)
     marked = world.table.index[world.table["marker"] == 1][:1]

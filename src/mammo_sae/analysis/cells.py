@@ -56,9 +56,13 @@ def measured_areas(
 def stream_maps(
     codes: CodesReader, positions: np.ndarray, latents: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (rows of `positions`, maps [b, m, R, C]) of `latents`, in batches of bounded size."""
-    size = codes.grid.rows * codes.grid.columns * 4 * max(1, len(latents))
-    step = max(1, MAP_BYTES // size)
+    """Yield (rows of `positions`, maps [b, m, R, C]) of `latents`, in batches of bounded size.
+
+    Neither the maps nor the codes that are read for them are larger. The codes of a cell take more
+    memory than the maps of a few latents.
+    """
+    of_cell = max(4 * len(latents), (codes.k or CODES_PER_CELL) * BYTES_PER_CODE)
+    step = max(1, MAP_BYTES // (codes.grid.rows * codes.grid.columns * of_cell))
     for start in range(0, len(positions), step):
         rows = slice(start, min(start + step, len(positions)))
         yield rows, codes.maps(positions[rows], latents)
