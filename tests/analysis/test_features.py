@@ -8,6 +8,7 @@ import pytest
 from mammo_sae import statistics as st
 from mammo_sae.analysis import features as ft
 from mammo_sae.analysis.penalised import standardised
+from mammo_sae.errors import InputError
 
 FOUND = np.r_[np.arange(5, 40), 7, 7]  # the image 7 is there three times
 
@@ -73,3 +74,24 @@ def test_principal_directions_have_the_variances_of_the_largest_components(held)
         parts = standard.times(standard.principal(FOUND, 4))[FOUND]
         np.testing.assert_allclose(np.linalg.norm(parts, axis=0), expected[:4], rtol=1e-6)
         assert standard.principal(FOUND, 27).shape == (27, 27)
+
+
+def test_a_full_disk_of_temporary_files_is_named_with_the_variable_that_moves_them(monkeypatch):
+    class NearlyFull:
+        taken = 0
+
+        def write(self, some):
+            self.taken += len(some) // 2
+            if self.taken >= 150:
+                raise OSError(28, "No space left on device")
+            return len(some) // 2
+
+    monkeypatch.setattr(ft, "MEMORY", 100)
+    monkeypatch.setattr(ft.tempfile, "TemporaryFile", lambda **_: NearlyFull())
+    monkeypatch.setattr(ft.tempfile, "gettempdir", lambda: "/the/folder")
+    parts = ft.Parts()
+    with pytest.raises(
+        InputError,
+        match=r"/the/folder has no room .* more than .* GiB \(No space left on device\).*TMPDIR",
+    ):
+        parts.append(np.ones(30))

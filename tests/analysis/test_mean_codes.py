@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 
@@ -60,3 +62,15 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(mean_codes.tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(InputError, match=r"no room for a temporary file of .* GiB \(No space left"):
         mean_codes.MeanCodes.write([np.ones((3, 2), np.float32)], 3, tmp_path)
+
+
+def test_a_file_that_takes_a_part_of_the_bytes_gets_the_rest(tmp_path, monkeypatch):
+    class InParts(io.FileIO):
+        def write(self, some):
+            return super().write(some[:5])
+
+    path = tmp_path / "codes"
+    monkeypatch.setattr(mean_codes.tempfile, "TemporaryFile", lambda **_: InParts(path, "w+"))
+    means = np.arange(6, dtype=np.float32).reshape(3, 2)
+    copy = mean_codes.MeanCodes.write([means], 3, tmp_path)
+    np.testing.assert_array_equal(copy.of(np.arange(2)), means.T)

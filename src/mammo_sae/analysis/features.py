@@ -13,11 +13,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import eigh
+
+from mammo_sae.analysis.temporary import write_whole
 
 MEMORY = 64 << 20
 """Bytes of features that are kept in memory."""
@@ -109,12 +111,18 @@ class Matrix:
 
 
 class Parts:
-    """Arrays that are read in sequence, in memory or, above `MEMORY` bytes, in a file."""
+    """Arrays that are read in sequence, in memory or, above `MEMORY` bytes, in a file.
+
+    Raises
+    ------
+    InputError
+        If the disk of the file has no room for it.
+    """
 
     def __init__(self) -> None:
         self._held: list[np.ndarray] = []
         self._places: list[tuple[np.dtype, tuple[int, ...], int]] = []
-        self._file: BinaryIO | None = None
+        self._file: IO[bytes] | None = None
         self._size = 0
 
     def append(self, values: np.ndarray) -> None:
@@ -126,12 +134,22 @@ class Parts:
             self._held.append(values)
             if self._size > MEMORY:
                 # It has no name, and it ends with the job. TMPDIR says in which folder it lies.
-                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
                 for held in self._held:
-                    held.tofile(self._file)
+                    self._write(held)
                 self._held = []
         else:
-            values.tofile(self._file)
+            self._write(values)
+
+    def _write(self, values: np.ndarray) -> None:
+        assert self._file is not None
+        write_whole(
+            self._file,
+            values,
+            folder=tempfile.gettempdir(),
+            size=f"more than {self._size / 2**30:.1f} GiB",
+            remedy="free space on its disk, or name another folder in the variable TMPDIR",
+        )
 
     def __len__(self) -> int:
         return len(self._places)

@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 
-from mammo_sae.errors import InputError
+from mammo_sae.analysis.temporary import write_whole
 from mammo_sae.stores.codes import CodesReader
 
 BLOCK_BYTES = 16 << 20  # bytes of mean codes in memory at a time
@@ -58,14 +58,13 @@ class MeanCodes:
             latents, kind = block.shape[1], block.dtype
             for latent, values in enumerate(np.ascontiguousarray(block.T)):
                 file.seek((latent * images + done) * kind.itemsize)
-                try:
-                    file.write(values.data)
-                except OSError as error:
-                    size = images * latents * kind.itemsize / 2**30
-                    raise InputError(
-                        f"{folder} has no room for a temporary file of {size:.1f} GiB "
-                        f"({error.strerror}); free space on its disk"
-                    ) from None
+                write_whole(
+                    file,
+                    values,
+                    folder=folder,
+                    size=f"{images * latents * kind.itemsize / 2**30:.1f} GiB",
+                    remedy="free space on its disk",
+                )
             done += len(block)
         return cls(file, kind, images, latents, np.arange(images))
 
