@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers as library
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 import vits
 from mammo_sae.encoders.architectures import architecture, layer_names
@@ -109,8 +111,6 @@ def test_the_part_for_images_alone_is_read_as_the_whole_model_is(written, tmp_pa
 
 
 def test_the_names_of_older_versions_of_the_library_are_read(written, tmp_path):
-    from safetensors.torch import load_file
-
     _, folder = written["dinov2"]
     names = list(load_file(folder / "model.safetensors"))
     # The files on the hub have these names, and the modules of this version have others.
@@ -247,6 +247,91 @@ def test_a_folder_that_cant_be_read_is_refused_with_what_to_do(what, said, writt
         vits.imported(tmp_path / "model", tmp_path / "encoder")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "encoder" / "encoder.json").exists()
+
+
+def changed(folder: Path, to: Path, edit: Callable[..., Any], **config: Any) -> Path:
+    """Copy a folder with `edit` of its weights, and with other keys of its configuration."""
+    shutil.copytree(folder, to)
+    weights = edit(load_file(to / "model.safetensors"))
+    save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+    own = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**own, **config}))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [
+        ("dinov2_with_registers", {"model_type": "dinov2"}, r"embeddings\.register_tokens"),
+        ("dinov2", {"qkv_bias": False}, r"encoder\.layer\.0\.attention\.\S+\.bias"),
+        ("vit", {"qkv_bias": False}, r"layers\.0\.attention\.\S+\.bias"),
+        ("dinov3_vit", {"query_bias": False}, r"model\.layer\.0\.attention\.q_proj\.bias"),
+    ],
+)
+def test_weights_that_the_configured_network_would_not_use_are_refused(
+    kind, config, said, written, tmp_path
+):
+    folder = changed(written[kind][1], tmp_path / "model", dict, **config)
+    with pytest.raises(InputError, match=rf"the weights have {said}, which \S+ of this config"):
+        vits.imported(folder, tmp_path / "encoder")
+
+
+def test_a_classifier_and_the_numbers_of_patches_may_be_left_out(written, tmp_path):
+    further = {
+        "classifier.weight": torch.ones(2, 48),
+        "vision_model.embeddings.position_ids": torch.arange(17)[None],
+    }
+    folder = changed(written["clip"][1], tmp_path / "model", lambda own: {**own, **further})
+    plain, found = (
+        load_encoder(vits.imported(path, tmp_path / name))
+        for path, name in ((written["clip"][1], "a"), (folder, "b"))
+    )
+    with torch.inference_mode():
+        assert torch.equal(plain(images(56, 56)), found(images(56, 56)))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_widened_and_not_changed(kind, written, tmp_path):
+    def halved(own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.to(kind) for name, value in own.items()}
+
+    def widened(own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.float() for name, value in halved(own).items()}
+
+    names = {"dtype": str(kind).removeprefix("torch.")}
+    half, wide = (
+        load_encoder(
+            vits.imported(
+                changed(written["dinov2"][1], tmp_path / name, edit, **own), tmp_path / to
+            )
+        ).state_dict()
+        for name, to, edit, own in (("h", "a", halved, names), ("w", "b", widened, {}))
+    )
+    assert half.keys() == wide.keys()
+    for name, value in half.items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, wide[name]), name
+
+
+def test_quantised_weights_are_refused(written, tmp_path):
+    def quantised(own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: (100 * value).to(torch.int8) for name, value in own.items()}
+
+    folder = changed(written["dinov2"][1], tmp_path / "model", quantised)
+    with pytest.raises(InputError, match=r"has the type I8, and quantised weights can't be read"):
+        vits.imported(folder, tmp_path / "encoder")
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3_vit", "siglip", "clip"])
+def test_rows_beyond_the_last_whole_patch_change_nothing(kind, written, tmp_path):
+    network = load_encoder(vits.imported(written[kind][1], tmp_path))
+    x = images(75, 55)
+    with torch.inference_mode():
+        whole = network.forward_layers(x, ["head"])["head"].cells
+        inside = network.forward_layers(x[:, :, :70, :42].contiguous(), ["head"])["head"].cells
+    grid = network.grid("head", 75, 55)
+    assert (grid.rows, grid.columns) == whole.shape[2:] == (5, 3)
+    assert relative(whole, inside) < 1e-5
 
 
 @pytest.mark.parametrize(

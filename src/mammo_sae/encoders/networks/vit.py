@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from mammo_sae.encoders.networks.network import FeatureMap, Network
 from mammo_sae.encoders.plans.plan import HEAD, POOLED, block_number
-from mammo_sae.encoders.plans.vit import KINDS, plan
+from mammo_sae.encoders.plans.vit import KINDS, WEIGHTS, plan
 from mammo_sae.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 WRITTEN = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
 # The token that replaces patches in pretraining. It is not used later.
 MASK = "mask_token"
+# Numbers of the patches, which older versions of the package saved. They are no weights.
+NUMBERS = "position_ids"
+NUMBER_TYPES = ("F64", "F32", "F16", "BF16")  # of weights that are not quantised
 
 
 class VisionTransformer(Network):
@@ -179,7 +183,8 @@ def read_weights(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, T
     Raises
     ------
     InputError
-        If weights are missing, of another shape, or not finite.
+        If weights are missing, of another shape, quantised or not finite, or if the network that
+        the configuration describes would not use weights of the file.
     """
     where = f"folder {folder}"
     model, settings = library(kind)
@@ -217,6 +222,13 @@ def read_weights(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, T
             f"{_depth(config, kind)} blocks; the weights are of another model than the "
             "configuration"
         )
+    unused = [name for name in report["unexpected_keys"] if _is_inside(name, kind)]
+    if unused:
+        raise InputError(
+            f"{where}: the weights have {min(unused)}, which {model.__name__} of this "
+            "configuration does not use; the weights are of another model than the configuration"
+        )
+    _check_types(folder / WEIGHTS)
     state = {f"model.{name}": value for name, value in loaded.state_dict().items()}
     for name, value in state.items():
         if not torch.isfinite(value).all():
@@ -235,6 +247,28 @@ def _is_beyond(name: str, config: dict[str, Any], kind: str) -> bool:
     """
     numbers = [int(part) for part in name.split(".") if part.isdecimal()]
     return not name.startswith("text_model.") and max(numbers, default=-1) >= _depth(config, kind)
+
+
+def _is_inside(name: str, kind: str) -> bool:
+    """Return whether a weight that was left out is of a part that the network runs.
+
+    Without it, the network would give other features than the published one.
+    """
+    row = KINDS[kind]
+    parts = [part for part in ("embeddings", row.before, row.blocks, row.norm) if part]
+    return not name.endswith((MASK, NUMBERS)) and name.startswith(tuple(f"{p}." for p in parts))
+
+
+def _check_types(path: Path) -> None:
+    """Refuse weights that are whole numbers or 8-bit numbers, whose scales are not read."""
+    with safe_open(path, "pt") as file:
+        for name in sorted(file.keys()):
+            kind = file.get_slice(name).get_dtype()
+            if kind not in NUMBER_TYPES and not name.endswith(NUMBERS):
+                raise InputError(
+                    f"{path}: {name} has the type {kind}, and quantised weights can't be read; "
+                    "fetch the model in float32, float16 or bfloat16"
+                )
 
 
 def written_out(config: dict[str, Any]) -> dict[str, Any]:
