@@ -37,6 +37,7 @@ def test_a_file_of_the_atlas_is_sent(opened):
     assert get(opened, "/data/run.js") == (200, b"content of data/run.js")
     assert get(opened, "/") == (200, b"content of index.html")
     assert get(opened, "/", f"localhost:{opened.server_port}")[0] == 200
+    assert get(opened, "/", "localhost")[0] == 200  # a browser leaves out port 80
 
 
 def test_the_verb_serves_until_it_is_interrupted(run):
@@ -74,6 +75,7 @@ def test_nothing_else_is_sent(run, opened, path):
 def test_a_request_under_the_name_of_another_site_is_refused(opened):
     assert get(opened, "/", "evil.example") == (403, b"Ask for 127.0.0.1.\n")
     assert get(opened, "/", f"evil.example:{opened.server_port}")[0] == 403
+    assert get(opened, "/", "evil.example:127.0.0.1:80")[0] == 403
 
 
 def test_the_server_listens_on_the_loopback_alone(opened):

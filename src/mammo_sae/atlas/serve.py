@@ -32,7 +32,7 @@ class Pages(SimpleHTTPRequestHandler):
 
     def send_head(self):  # type: ignore[no-untyped-def]
         """Refuse a request under another host name, which a page of another site can make."""
-        if (self.headers.get("Host") or "").rpartition(":")[0] not in NAMES:
+        if (self.headers.get("Host") or "").partition(":")[0] not in NAMES:
             return self._refuse(HTTPStatus.FORBIDDEN, f"Ask for {HOST}.")
         folder, file = Path(self.directory).resolve(), Path(self.translate_path(self.path))
         if "\0" in str(file) or not file.resolve().is_relative_to(folder):
