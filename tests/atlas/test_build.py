@@ -131,6 +131,21 @@ def test_the_room_is_what_the_files_leave(tmp_path, monkeypatch):
     assert contents.room_left(tmp_path) == 0
 
 
+def test_the_facts_of_images_count_before_the_pages_of_images(root, tmp_path, monkeypatch):
+    def size(out: Path) -> int:
+        kinds = (out / "data", out / "images", out / "outlines")
+        files = [path for kind in kinds for path in kind.rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files if path.name != "run.js")
+
+    whole = size(make_atlas(root, tmp_path / "whole"))
+    monkeypatch.setattr(contents, "PICTURES", 1)
+    monkeypatch.setattr(contents, "ROOM", whole - 10)
+    out = make_atlas(root, tmp_path / "atlas")
+    assert len(list((out / "data" / "images").iterdir())) == 4
+    # A page that is left out changes "true" to "false" in two files at most.
+    assert size(out) <= whole - 10 + 2
+
+
 def test_the_start_page_escapes_names_and_links_each_latent(atlas):
     text = (atlas / "index.html").read_text(encoding="utf-8")
     assert "masse&lt;ä&gt;" in text

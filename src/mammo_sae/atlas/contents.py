@@ -89,13 +89,27 @@ def write_contents(
         shown = [image for image in pool if image in stored]
     colours = {BREAST: BREAST_COLOUR} | style.colours(store.regions, style.CONCEPT_COLOURS)
     write_outlines(store, [one for one in pool if one in stored], colours, folder / "outlines")
-    pages = _write_images(tables, sources, chosen, shown[:PAGES], folder)
     cohort = read_table(sources.images)
-    facts = describe(store, cohort, tables.concepts(), pool, stored, set(pages))
+    facts = describe(store, cohort, tables.concepts(), pool, stored, shown[:PAGES])
+    # Written before the pages of images too, which take the room that is left.
+    _write_facts(facts, opening, first, data)
+    pages = set(_write_images(tables, sources, chosen, shown[:PAGES], folder))
+    for image, known in facts.items():
+        known["page"] = image in pages
+    _write_facts(facts, opening, first, data)
+    _write_run(settings, tables, sources, store, colours, data)
+
+
+def _write_facts(
+    facts: Mapping[str, Any],
+    opening: Mapping[str, list[dict[str, Any]]],
+    first: Sequence[str],
+    data: Path,
+) -> None:
+    """Write the facts of all images, and the pictures of the start page with theirs."""
     write_data(data / "images.js", "images", facts)
     start = {"pictures": opening, "images": {image: facts[image] for image in first}}
     write_data(data / "start.js", "start", start)
-    _write_run(settings, tables, sources, store, colours, data)
 
 
 def room_left(folder: Path) -> int:
