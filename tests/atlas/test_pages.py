@@ -238,6 +238,16 @@ def test_the_parts_of_a_score_are_on_the_page_of_the_image(page):
     ]
 
 
+def test_two_addresses_at_once_do_not_mix_on_the_page(page):
+    tab = page(f"image.html#{IDS[0]}")
+    tab.run(f"location.hash = '{IDS[1]}'; location.hash = '{IDS[2]}'")
+    tab.wait(f"document.body.dataset.ready === '#{IDS[2]}'")
+    tab.run("new Promise(done => setTimeout(done, 200))")
+    assert _text(tab, "h1") == f"Image {IDS[2]}"
+    assert tab.run("document.querySelectorAll('#layers h2').length") == 1
+    assert tab.run("document.querySelectorAll('#whole figure').length") == 1
+
+
 def test_an_sae_is_not_compared_with_itself(page):
     tab = page("compare.html")
     assert "Choose two SAEs." in _text(tab, "main")
@@ -351,7 +361,7 @@ CAPTIONS = "[...document.querySelectorAll('{} figcaption')].map(one => one.inner
 
 def test_a_served_page_shows_a_latent_and_images_that_the_folder_does_not_hold(served):
     tab = served(f"latent.html#{SAE}/1")
-    tab.wait("document.getElementById('groups').innerText.includes('All images by activation')")
+    tab.wait("document.getElementById('groups').innerText.includes('All images of the test split')")
     tab.run("document.querySelector('#groups > button').click()")
     last = CAPTIONS.format("#groups > .gallery:nth-last-child(2)")
     tab.wait(f"{last}.length === 5")

@@ -181,11 +181,19 @@ window.Atlas = (function () {
     return address => { select.value = address; };
   }
 
+  // Show the page now and when its address changes. One showing ends before the next begins, so that
+  // two that wait for data don't mix. Returns a function that shows the page again.
   function run(show) {
-    const safely = () => show().catch(error => problem(error.message))
-      .then(() => { document.body.dataset.ready = location.hash || "#"; });
+    let last = Promise.resolve();
+    const safely = () => {
+      last = last.then(() => {
+        const address = location.hash || "#";
+        return show().catch(error => problem(error.message)).then(() => { document.body.dataset.ready = address; });
+      });
+    };
     window.addEventListener("hashchange", safely);
     safely();
+    return safely;
   }
 
   return { get, element, load, ask, more, parts, sae, label, problem, words, title, shown, missing, spoken, table, grid, choice, chooseSae, run };

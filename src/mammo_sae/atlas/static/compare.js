@@ -95,6 +95,6 @@
   }
 
   for (const name of ["a", "b"]) get(name).onchange = () => { location.hash = `${get("a").value}/${get("b").value}`; };
-  for (const name of ["concept", "change"]) get(name).onchange = () => show().catch(error => problem(error.message));
-  run(show);
+  const again = run(show);
+  for (const name of ["concept", "change"]) get(name).onchange = again;
 })();

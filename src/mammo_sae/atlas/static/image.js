@@ -71,7 +71,7 @@
   function apart(one, concept, part) {
     const rows = [["the head's offset and the SAE's bias", part.offset]];
     for (const [latent, adds] of part.latents) rows.push([latent, adds]);
-    rows.push([`the ${part.others} other latents that fire`, part.rest]);
+    rows.push([`the ${part.others} other ${part.others === 1 ? "latent that fires" : "latents that fire"}`, part.rest]);
     rows.push(["what the SAE leaves out (its error)", part.error]);
     const sign = part.logit === null ? "" : ` The probability is ${(100 / (1 + Math.exp(-part.logit))).toFixed(2)} %.`;
     const details = element("details"), made = element("table"), body = made.createTBody(), most = Math.max(...rows.map(([, adds]) => Math.abs(adds || 0))) || 1;

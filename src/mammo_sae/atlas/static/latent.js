@@ -51,14 +51,13 @@
       get("sections").append(element("p", "This latent has no images in the atlas. The setting atlas.latents gives the number of latents that have.", { class: "missing" }), plain(columns, place));
       return;
     }
-    const shard = Math.floor(latent / SHARD), mine = current;
+    const shard = Math.floor(latent / SHARD);
     const record = pictured[place] ? (await load(`${one.address}/${shard}.js`, `latents/${one.address}/${shard}`))[latent] : (await ask(`latent/${one.address}/${latent}`)).record;
-    if (mine !== current) return; // the reader has gone on to another latent
     current.record = record;
     called(record.sections.names);
     again(record.sections.seeds);
     pictures(record, one);
-    if (window.ATLAS.run.live) ranked(one, latent);
+    if (window.ATLAS.run.live) ranked(one, record);
     histogram(record);
     for (const [name, heading] of Object.entries(TITLES)) {
       const section = record.sections[name];
@@ -135,10 +134,10 @@
     window.Viewer.add(gallery, { image, heat, grid: one.grid, caption: `${positive ? "positive" : "negative"}, activation ${shown(activation)}` });
   }
 
-  // All images of the split, in a served atlas.
-  function ranked(one, latent) {
+  // All images of the split with a label, in a served atlas.
+  function ranked(one, { latent, concept }) {
     const gallery = element("div", null, { class: "gallery" });
-    get("groups").append(element("h2", "All images by activation"), gallery);
+    get("groups").append(element("h2", `All images of the ${window.ATLAS.run.split} split with a label of ${words(concept)}, by activation`), gallery);
     more(get("groups"), "images", async start => {
       const found = await ask(`ranked/${one.address}/${latent}/${start}`);
       for (const image of found.ranked) picture(gallery, image, one);

@@ -74,6 +74,6 @@
     };
   }
 
-  for (const name of ["concept", "verdict", "alive", "pictured"]) get(name).addEventListener("change", () => show().catch(error => problem(error.message)));
-  run(show);
+  const again = run(show);
+  for (const name of ["concept", "verdict", "alive", "pictured"]) get(name).addEventListener("change", again);
 })();
