@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import latents as latents_step
 from mammo_sae.analysis.settings import LatentSettings
@@ -65,7 +66,12 @@ def test_the_confirmation_auroc_is_that_of_the_image_maximum_in_the_test_split(l
     row = latents[(latents["concept"] == "mass") & (latents["latent"] == world.latent("clean"))]
     labels = world.table.loc[test, "mass"].astype(int)
     assert row["auroc"].item() == pytest.approx(roc_auc_score(labels, score))
-    assert row["auroc_low"].item() < row["auroc"].item() < row["auroc_high"].item()
+    low, high = st.patient_bootstrap(
+        st.auroc, score, labels.to_numpy(), world.table.loc[test, "patient_id"], 200, seed=0
+    )
+    assert row["auroc_low"].item() == pytest.approx(low, rel=1e-6)
+    assert row["auroc_high"].item() == pytest.approx(high, rel=1e-6)
+    assert low < row["auroc"].item() < high
     assert row["q"].item() < 0.05
 
 

@@ -143,7 +143,11 @@ class _Pooled:
 
 @dataclass(frozen=True)
 class _Labels:
-    """One concept's labels in both splits, and why a split can't be estimated."""
+    """One concept's labels in both splits, and why a split can't be estimated.
+
+    `weights` are those of `statistics.patient_weights`. They are kept as integers, because those of
+    all concepts are in memory at a time.
+    """
 
     concept: str
     found: np.ndarray
@@ -163,6 +167,7 @@ class _Labels:
         truth = case.labels(cases, concept, found)
         tested = case.labelled(cases, concept, settings.confirmation)
         tested_truth = case.labels(cases, concept, tested)
+        weights = st.patient_weights(patients[tested], settings.bootstrap_draws, settings.seed)
         return cls(
             concept=concept,
             found=found,
@@ -172,7 +177,8 @@ class _Labels:
             tested_truth=tested_truth,
             patients=patients[tested],
             sides=cases["side"].astype(str).to_numpy()[tested],
-            weights=st.patient_weights(patients[tested], settings.bootstrap_draws, settings.seed),
+            # No patient is drawn more than 255 times: the mean is 1.
+            weights=weights.astype(np.uint8),
             why_not_tested=st.why_not_estimable(tested_truth, patients[tested]),
         )
 
@@ -214,7 +220,7 @@ def _confirm(labels: _Labels, scores: np.ndarray, table: pd.DataFrame) -> None:
     table["tested_constant"] = st.is_constant(scores)
     estimated = ~table["tested_constant"].to_numpy() & (not labels.why_not_tested)
     some = scores[:, estimated]
-    low, high = st.interval(st.auroc(some, labels.tested_truth, labels.weights))
+    low, high = st.interval(st.auroc(some, labels.tested_truth, labels.weights.astype(np.float32)))
     value = st.auroc(some, labels.tested_truth)
     for name, values in (("auroc", value), ("auroc_low", low), ("auroc_high", high)):
         table[name] = _spread(values, estimated)
