@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from mammo_sae import resources
+from mammo_sae.analysis import cells, streamed
 from mammo_sae.config import load_config
 from mammo_sae.encoders.architectures import architecture
 from mammo_sae.resources import NEEDS, cohort_images, need
@@ -74,6 +76,51 @@ def test_memory_follows_features_latents_pixels_and_the_buffer(rehearsal):
     saes = {"topk": {"latents": 16384, "buffer": 16384, "seeds": [0, 1]}}
     grown = asked("train_sae", change={"saes": saes}) - asked("train_sae")
     assert grown == pytest.approx(1.5 * 1.2 * (16384 - 2048), rel=0.05)
+
+
+def changed(config, **sections):
+    return load_config({**config.model_dump(mode="json"), **sections}, "changed")
+
+
+@pytest.mark.parametrize("step", ["latents", "effects", "reliance", "ablation", "confounds"])
+def test_a_step_asks_for_the_weights_of_all_draws_at_embeds_size(rehearsal, step):
+    section = "effects" if step == "reliance" else step
+    config = config_of(rehearsal, 480_000, 16384)
+    many = changed(config, **{section: {"bootstrap_draws": 1000}})
+    few, more = (need(one, 480_000, step, "tuned", "head", "topk") for one in (config, many))
+    weights = 120_000 * 800 * 4 / 2**20
+    # The weights themselves, those of both classes, and their running sums.
+    assert more.mib - few.mib >= 3 * weights
+    assert more.seconds == 5 * few.seconds
+
+
+def test_more_concepts_ask_for_more_time_and_memory(rehearsal):
+    config = config_of(rehearsal, 20_000, 16384)
+    cohort = config.model_dump(mode="json")["cohort"]
+    cohort["concepts"] = {f"c{n}": f"Finding {n}" for n in range(16)}
+    many = changed(config, cohort=cohort)
+    for step in ("latents", "confounds", "alignment"):
+        few, more = (need(one, 20_000, step, "tuned", "head", "topk") for one in (config, many))
+        assert more.seconds == 8 * few.seconds
+        assert more.mib > few.mib
+
+
+def test_alignment_asks_for_the_cells_and_the_curves_of_an_inner_layer(rehearsal):
+    config = config_of(rehearsal, 20_000, 16384)
+    head, inner = (
+        need(config, 20_000, "alignment", "tuned", of, "topk") for of in ("head", "blocks.26")
+    )
+    # 95 x 57 cells against 48 x 29, with 32 codes each.
+    assert (inner.seconds - 60) / (head.seconds - 60) == pytest.approx(5415 / 1392)
+    # 240 maps, and three times the 60 ranked ones, with two tables of 512 levels x 201 draws.
+    tables = (240 + 3 * 60) * 2 * 512 * 201 * 8 / 2**20
+    assert inner.mib > 300 + 5 * 128 + tables
+
+
+def test_the_formulas_have_the_limits_of_the_code():
+    assert resources.CURVE_CELLS == streamed.CURVE_CELLS
+    assert resources.LEVELS == streamed.LEVELS
+    assert resources.OF_CODE == cells.BYTES_PER_CODE
 
 
 def test_another_attempt_of_a_small_step_is_the_least_amount_and_time():

@@ -147,6 +147,12 @@ class Size:
         return self.images * self.latents * 4 / MIB
 
     @property
+    def features(self) -> float:
+        """MiB of the pooled features of all images in float32."""
+        channels = architectures.find_layer(self.architecture, POOLED).channels
+        return self.images * channels * 4 / MIB
+
+    @property
     def weights(self) -> float:
         """MiB of the SAE's two matrices."""
         return 2 * self.latents * self.channels * 4 / MIB
@@ -178,6 +184,15 @@ PLAIN, TORCH, ON_GPU = 250, 450, 2500
 BLOCK = 128
 # MiB of the tables of a million images.
 TABLES = 1500
+# Share of the images in a split that scores latents, rather more than most cohorts have.
+SCORED = 0.25
+# Concepts and bootstrap draws of the rehearsal, with which the times were measured.
+CONCEPTS, DRAWS = 2, 200
+# Cells for which alignment keeps all values, and levels of values after that, per map
+# (`mammo_sae.analysis.streamed`).
+CURVE_CELLS, LEVELS = 4e6, 512
+# Bytes of a code while the cells of an image are read.
+OF_CODE = 24
 # Seconds of a step without formula for its time.
 SHORT = 120
 
@@ -195,9 +210,8 @@ def _of_features(copies: float, seconds: float) -> Callable[[Size], Need]:
     """The need of steps that hold `copies` of the pooled features of all images in float32."""
 
     def formula(size: Size) -> Need:
-        channels = architectures.find_layer(size.architecture, POOLED).channels
-        features = size.images * channels * 4 / MIB
-        return Need(TORCH + copies * features + _tables(size), 30 + seconds * size.images / 1e3)
+        memory = TORCH + copies * size.features + _tables(size)
+        return Need(memory, 30 + seconds * size.images / 1e3)
 
     return formula
 
@@ -213,6 +227,68 @@ def _of_codes(copies: float, seconds: float, start: float = PLAIN) -> Callable[[
         return Need(memory, 60 + seconds * size.images * size.latents / 1e6)
 
     return formula
+
+
+def _work(size: Size, draws: int) -> float:
+    """How many times longer a step takes than in the rehearsal, for its concepts and draws."""
+    return max(1.0, size.concepts / CONCEPTS) * max(1.0, draws / DRAWS)
+
+
+def _resampled(
+    section: str, formula: Callable[[Size], Need], copies: float = 5, of_concepts: float = 0
+) -> Callable[[Size], Need]:
+    """The need of steps that draw patients, with the number of draws in the settings `section`.
+
+    They hold `copies` of the weights [scored images, draws] in float32, and `of_concepts` for each
+    concept. Their time grows with the concepts and the draws.
+    """
+
+    def grown(size: Size) -> Need:
+        draws = getattr(size.config, section).bootstrap_draws
+        weights = SCORED * size.images * draws * 4 / MIB
+        needed = formula(size)
+        return Need(
+            needed.mib + (copies + of_concepts * size.concepts) * weights,
+            needed.seconds * _work(size, draws),
+        )
+
+    return grown
+
+
+def _confounds(size: Size) -> Need:
+    settings = size.config.confounds
+    tested = min(size.latents, settings.top_latents * len(settings.rankings) * size.concepts)
+    # The scores of the tested latents on all images, and a concept's part of them. Those of the
+    # scored images are there as shares inside regions, too.
+    scores = 2 * size.images * tested * 4 / MIB
+    needed = _of_codes(1, 0.25, 2.2 * PLAIN)(size)
+    return replace(needed, mib=needed.mib + scores + BLOCK)
+
+
+def _ablation(size: Size) -> Need:
+    # Heads are refitted to the pooled features.
+    needed = _of_codes(2, 0.25, 2 * PLAIN)(size)
+    return replace(needed, mib=needed.mib + 2 * size.features)
+
+
+def _alignment(size: Size) -> Need:
+    settings = size.config.alignment
+    ranked = settings.top_latents * len(settings.rankings)
+    maps = ranked * (1 + settings.matched_latents)
+    codes = SCORED * size.images * size.cells * size.codes
+    # Maps with many cells keep two tables of levels and draws, once for all lesions and once for
+    # the lesions of each of three sizes. About every tenth image has a lesion. Ranked latents fire
+    # about four times as often as others.
+    tables = (maps + 3 * ranked) * LEVELS * (settings.bootstrap_draws + 1) * 16 / MIB
+    full = min(1.0, 4 * codes / 10 * maps / size.latents / CURVE_CELLS)
+    blocks = min(BLOCK, codes * OF_CODE / MIB)
+    # The values for the thresholds of each concept. Those of two concepts need fewer than 5 blocks.
+    values = 100 * max(0, size.concepts - CONCEPTS)
+    return Need(
+        1.2 * PLAIN + 5 * blocks + full * tables + values + _tables(size),
+        (60 + 0.1 * size.images * size.cells * size.codes / 1e6)
+        * _work(size, settings.bootstrap_draws),
+    )
 
 
 def _absorption(size: Size) -> Need:
@@ -315,7 +391,9 @@ def _codes(size: Size) -> Need:
 
 
 def _sae_quality(size: Size) -> Need:
-    return Need(ON_GPU + size.weights + 3 * BLOCK + _tables(size), 300 + 3 * _reading(size))
+    features = 3 * SCORED * size.features
+    memory = ON_GPU + size.weights + 3 * BLOCK + features + _tables(size)
+    return Need(memory, 300 + 3 * _reading(size))
 
 
 def _reading(size: Size) -> float:
@@ -387,18 +465,18 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "codes": _codes,
     "sae_quality": _sae_quality,
     "sae_stability": _pairs_of_atoms,
-    "latents": _of_codes(6, 0.5),
-    "probes": _of_codes(3, 1.5),
-    "alignment": _of_codes(5.5, 0.25, 1.2 * PLAIN),
+    "latents": _resampled("latents", _of_codes(6, 0.5), of_concepts=0.25),
+    "probes": _resampled("probes", _of_codes(3, 1.5)),
+    "alignment": _alignment,
     "saliency": _saliency,
-    "confounds": _of_codes(2, 0.25, 2.2 * PLAIN),
+    "confounds": _resampled("confounds", _confounds),
     "embed_phrases": lambda size: Need(TORCH + 2000, 600),
-    "naming": _naming,
-    "replication": _of_codes(0.5, 0.1),
+    "naming": _resampled("naming", _naming),
+    "replication": _resampled("confounds", _of_codes(0.5, 0.1)),
     "verdict_stability": _pairs_of_atoms,
-    "interventions": _of_codes(2, 0.5, 1.4 * PLAIN),
-    "classes": _of_codes(2, 0.8, TORCH),
-    "effects": _of_codes(2, 0.1, 1.4 * PLAIN),
+    "interventions": _resampled("interventions", _of_codes(2, 0.5, 1.4 * PLAIN), copies=2),
+    "classes": _resampled("interventions", _of_codes(2, 0.8, TORCH)),
+    "effects": _resampled("effects", _of_codes(2, 0.1, 1.4 * PLAIN)),
     "inner": _inner,
     "inner_ablation": _inner_ablation,
     "matched_latents": _pairs_of_atoms,
@@ -406,10 +484,10 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
         PLAIN + 7.5 * min(BLOCK, size.pooled) + _tables(size),
         60 + 4e-11 * size.images * size.latents**2,
     ),
-    "absorption": _absorption,
-    "ablation": _of_codes(3.5, 0.25, 2 * PLAIN),
-    "reliance": _of_codes(2, 0.1, 1.4 * PLAIN),
-    "responses": _of_codes(4, 0.6),
+    "absorption": _resampled("absorption", _absorption),
+    "ablation": _resampled("ablation", _ablation),
+    "reliance": _resampled("effects", _of_codes(2, 0.1, 1.4 * PLAIN)),
+    "responses": _resampled("responses", _of_codes(4, 0.6)),
     "logit_responses": _of_features(4.5, 1),
     "truth": _of_tables(100),
     "table": _of_tables(1500),
