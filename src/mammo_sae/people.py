@@ -397,7 +397,10 @@ def compare(first: Path, second: Path, *, output: Path) -> None:
     from mammo_sae.atlas.stored import Stored
 
     runs = [Stored(atlas_in(folder)) for folder in (first, second)]
-    print(compare_runs([one.run.name for one in runs], runs, output))
+    names = [one.run.name for one in runs]
+    if names[0] == names[1]:
+        names = [str(first), str(second)]
+    print(compare_runs(names, runs, output))
 
 
 def fetch_checkpoint(*, hub: str, output: Path) -> None:

@@ -13,6 +13,7 @@ from mammo_sae.atlas.runs import common_images, compare_runs
 from mammo_sae.atlas.scripts import read_data
 from mammo_sae.atlas.stored import Stored
 from mammo_sae.errors import InputError
+from mammo_sae.people import compare
 from mammo_sae.stores.tables import read_table
 from two_runs import IMAGES, first_activation, write_run, write_two_runs
 
@@ -59,6 +60,15 @@ def test_the_page_has_both_runs_and_says_on_which_images_latents_were_matched(ru
     (one,) = read_data(page.parent / "data" / "run.js")["others"]
     assert (page.parent / one["atlas"] / "latent.html").is_file()
     assert one["own"] == SAE
+
+
+def test_runs_of_one_name_are_called_by_their_folders(activation, tmp_path):
+    folders = [tmp_path / name / "run" for name in "ab"]
+    for folder in folders:
+        write_run(folder, activation)
+    compare(*folders, output=tmp_path / "both")
+    text = (tmp_path / "both" / "runs.html").read_text(encoding="utf-8")
+    assert f"A is of {folders[0]}, B of {folders[1]}." in text
 
 
 def test_partners_are_those_of_the_step_on_the_same_images(runs):
