@@ -162,6 +162,16 @@ def test_the_table_of_a_layer_is_sorted_filtered_and_searched(page):
     tab.wait(f"String({cells}) === '0'")
 
 
+def test_the_scatter_keeps_the_size_of_its_letters_in_a_narrow_window(page):
+    tab = page("layer.html")
+    width = "document.getElementById('scatter').width"
+    assert tab.run(width) == 720
+    tab.size(375, 900)
+    tab.run("document.getElementById('concept').dispatchEvent(new Event('change'))")
+    tab.wait(f"{width} < 720")
+    assert tab.run(width) == 375 - 2 * 16  # the window without the page's margins
+
+
 def test_the_keys_go_to_the_next_and_the_previous_latent(page):
     tab = page(f"latent.html#{SAE}/0")
     tab.key("ArrowRight")

@@ -52,7 +52,9 @@
 
   // Firing rate (log) against AUROC of the rows in the table.
   function scatter(one, rows, auroc) {
-    const canvas = get("scatter"), pen = canvas.getContext("2d"), { width, height } = canvas;
+    const canvas = get("scatter"), pen = canvas.getContext("2d");
+    canvas.width = Math.min(720, get("table").clientWidth); // letters keep their size in a narrow window
+    const { width, height } = canvas;
     const style = getComputedStyle(document.body), left = 44, bottom = height - 30;
     pen.clearRect(0, 0, width, height);
     pen.fillStyle = style.color;
