@@ -9,6 +9,7 @@ from PIL import Image
 
 from mammo_sae.encoders.heads import load_head
 from mammo_sae.errors import InputError
+from mammo_sae.library import prediction
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.images import ImageReader
@@ -78,6 +79,24 @@ def test_the_centres_of_cells_are_coordinates(run, dicom, image_id):
     assert found.maps["y"].to_numpy().tolist() == [
         grid.offset_y + (row + 0.5) * grid.stride for row in range(grid.rows)
     ]
+
+
+def test_cells_that_scores_leave_out_are_zero_in_the_maps_and_count_for_the_logit(
+    run, dicom, image_id, monkeypatch
+):
+    plain = run.predict(dicom(image_id))
+    rows, columns = plain.grid.rows, plain.grid.columns
+    short = np.ones((1, rows * columns), bool)
+    short[0, np.ravel_multi_index((rows // 2, columns // 2), (rows, columns))] = False
+    monkeypatch.setattr(prediction, "short_cells", lambda *_: short)
+    found = run.predict(dicom(image_id))
+    expected = plain.maps.to_numpy().copy()
+    assert expected[:, rows // 2, columns // 2].any()
+    expected[:, rows // 2, columns // 2] = 0
+    np.testing.assert_array_equal(found.maps, expected)
+    highest = found.fired.set_index("latent")["max"].loc[found.maps["latent"].to_numpy()]
+    np.testing.assert_array_equal(highest, expected.max(axis=(1, 2)))
+    pd.testing.assert_frame_equal(found.contributions, plain.contributions)
 
 
 def test_a_png_of_the_shown_pixels_is_taken(run, dicom, tmp_path, image_id):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from mammo_sae.analysis.cells import stream_active
 from mammo_sae.errors import InputError
 from mammo_sae.sae import codes
 from mammo_sae.sae.high_norm import all_norms, norm_limit, norms
@@ -122,6 +123,31 @@ def test_scores_leave_them_out_and_means_over_all_cells_do_not(planted, tmp_path
             pooled = short.pooled(name, [image])[0]
             np.testing.assert_allclose(pooled, values, rtol=1e-4, atol=1e-5, err_msg=name)
     assert (plain.pooled("max") > short.pooled("max")).any(axis=1).all()
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_maps_and_their_scores_leave_them_out_and_interventions_do_not(planted, tmp_path, varying):
+    random = torch.Generator().manual_seed(13)
+    atoms = torch.nn.functional.normalize(torch.randn(20, 12, generator=random))
+    tensors = (atoms.clone(), torch.ones(20), atoms, torch.zeros(12))
+    kind = {"threshold": torch.zeros(20)} if varying else {"k": 4}
+    sae = SparseAutoencoder(*tensors, **kind, description={"norm_limit": 40.0})
+    plain = encoded(planted, SparseAutoencoder(*tensors, **kind), tmp_path / "all")
+    short = encoded(planted, sae, tmp_path / "short")
+    latents, places = np.arange(20), np.arange(len(short))
+    expected = plain.maps(places, latents)
+    assert (expected[:, :, 0, 0] > 0).any()
+    expected[:, :, 0, 0] = 0
+    assert (expected > 0).any(axis=(1, 2, 3)).all()
+    assert np.array_equal(short.maps(places, latents), expected)
+    assert np.array_equal(short.maps([4, 1], [3]), expected[[4, 1], 3:4])
+    for rows, active in stream_active(short, places, latents):
+        found = np.zeros((rows.stop - rows.start, 20, 12), np.float32)
+        found[active.image, active.which, active.cell] = active.value
+        assert np.array_equal(found.reshape(expected[rows].shape), expected[rows])
+    assert all(map(np.array_equal, short.cells(places), plain.cells(places)))
+    assert np.array_equal(short.maps(places, latents).max(axis=(2, 3)), short.pooled("max"))
+    assert not (plain.path / "short").exists()
 
 
 def test_the_limit_of_an_sae_of_another_encoder_is_that_of_the_cells_it_is_applied_to(

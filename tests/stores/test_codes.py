@@ -176,3 +176,17 @@ def test_a_code_of_a_latent_that_does_not_exist_is_refused(tmp_path):
         zeros = np.zeros((1, H), dtype=np.float32)
         value = np.zeros((1, 4, 3, K), dtype=np.float32)
         writer.write([0], index, value, dict.fromkeys(POOLED, zeros))
+
+
+def test_which_cells_a_limit_leaves_out_is_stored_if_and_only_if_there_is_a_limit(tmp_path):
+    index, value, _, pooled = _batch(np.random.default_rng(8))
+    ids = [f"i{i}" for i in range(N)]
+    for limited, short in ((True, None), (False, np.ones((N, 4, 3), bool))):
+        with (
+            pytest.raises(ValueError, match="short belongs to the codes of an SAE with a limit"),
+            create_codes_store(
+                tmp_path / "c.zarr", tmp_path / "c.json", image_ids=ids, grid=GRID, latents=H, k=K,
+                limited=limited,
+            ) as writer,
+        ):  # fmt: skip
+            writer.write(range(N), index, value, pooled, short)

@@ -72,6 +72,8 @@ def stream_maps(
 class ActiveCells:
     """The cells of some images in which latents are active, image after image, all [a].
 
+    Cells above the limit of the SAE, if it has one, are left out.
+
     `image` counts the images of the block, `which` the latents that were asked for. `cell` numbers
     the cells of an image row by row.
     """
@@ -101,7 +103,7 @@ def stream_active(
     place[latents] = np.arange(len(latents), dtype=np.int32)
     for start in range(0, len(positions), step):
         rows = slice(start, min(start + step, len(positions)))
-        index, value = codes.cells(positions[rows])
+        index, value = codes.counted_cells(positions[rows])
         which = place[index]
         found = np.flatnonzero((which >= 0) & (value > 0))
         image, rest = np.divmod(found, int(np.prod(index.shape[1:])))

@@ -65,7 +65,8 @@ class Prediction:
         cells, strongest first.
     maps
         Their heat maps, float32 [latent, row, column]. Rows and columns have the coordinates `y`
-        and `x` of the centre of the cell in canonical pixels.
+        and `x` of the centre of the cell in canonical pixels. Cells above the SAE's norm limit, if
+        it has one, are 0.
     """
 
     identity: Identity
@@ -190,8 +191,9 @@ class Predictor:
             raise InputError(f"{path} can't be used: {refusal}; give another image") from None
         cells, features = self._embedded(image.pixels)
         codes = self._sae.encode(cells)
+        counted = self._counted(cells, codes)
         pooled = {
-            "max": self._counted(cells, codes).max(axis=(0, 1)),
+            "max": counted.max(axis=(0, 1)),
             "mean": codes.mean(axis=(0, 1), dtype=np.float64).astype(np.float32),
             "active": (codes > 0).mean(axis=(0, 1), dtype=np.float64).astype(np.float32),
         }
@@ -206,12 +208,12 @@ class Predictor:
             grid=self._grid,
             logits=pd.Series(logits, index=list(self._head.concepts), name="logit"),
             fired=fired.sort_values("max", ascending=False, kind="stable", ignore_index=True),
-            maps=self._maps(codes, fires),
+            maps=self._maps(counted, fires),
             _contributions=self._contributions(codes, fires, logits),
         )
 
     def _counted(self, cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Return the codes [R, C, h], with 0 in the cells that the SAE leaves out of scores."""
+        """Return the codes [R, C, h], with 0 in the cells that scores and maps leave out."""
         short = short_cells(cells[None], self._sae.model.description)
         return codes if short is None else codes * short.reshape(*codes.shape[:2], 1)
 

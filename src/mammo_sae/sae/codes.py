@@ -13,7 +13,7 @@ from torch import Tensor
 from mammo_sae.compute.devices import fastest_device, in_parts
 from mammo_sae.ordered import in_order
 from mammo_sae.progress import progress
-from mammo_sae.sae.high_norm import short_cells
+from mammo_sae.sae.high_norm import LIMIT, short_cells
 from mammo_sae.sae.loader import check_finite
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.sae.training_cells import breast_cells
@@ -23,8 +23,9 @@ from mammo_sae.stores.images import ImageReader
 
 CELLS_PER_BATCH = 8192
 
-# Positions of images, index and value of their codes, and the pooled codes.
-Encoded = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
+# Positions of images, index and value of their codes, the pooled codes, and the cells that are not
+# above the SAE's limit.
+Encoded = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray | None]
 
 
 def run(
@@ -87,6 +88,7 @@ def run(
             index.cpu().numpy().reshape(shape),
             value.cpu().numpy().reshape(shape),
             pooled,
+            None if short is None else short.reshape(shape[:3]),
         )
 
     with (
@@ -97,6 +99,7 @@ def run(
             grid=grid,
             latents=model.latents,
             k=model.k,
+            limited=model.description.get(LIMIT) is not None,
         ) as writer,
         ThreadPoolExecutor(1) as other,  # encodes the next batch while this one is written
     ):

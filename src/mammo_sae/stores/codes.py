@@ -10,6 +10,10 @@ Arrays (n images, R x C cells, h latents)::
 
 and `mean_breast`, `max_breast`, `active_breast`: the same over the cells that the breast touches
 (0 if it touches none) (*). (*) Cells above the norm limit of the SAE, if it has one, are left out.
+Only an SAE with a limit has::
+
+    short     [n, R, C]     bool, whether a cell is not above the limit
+
 If no cell has more than k codes, the codes are stored as::
 
     index     [n, R, C, k]  uint16 (uint32 from 65,536 latents on)
@@ -59,9 +63,12 @@ class CodesWriter:
     With `k`, images may come in any order. Without `k`, they must come in the order of the store.
     """
 
-    def __init__(self, group: Any, n: int, grid: LayerGrid, latents: int, k: int | None) -> None:
+    def __init__(
+        self, group: Any, n: int, grid: LayerGrid, latents: int, k: int | None, limited: bool
+    ) -> None:
         self._latents = latents
         self._k = k
+        self._limited = limited
         kind = "uint16" if latents <= 1 << 16 else "uint32"
         cells = (grid.rows, grid.columns)
         self._blocks: dict[str, BlockWriter] = {}
@@ -98,6 +105,8 @@ class CodesWriter:
             )
             self._begin = np.zeros(n + 1, np.int64)
             self._next = 0
+        if limited:
+            self._add_block(group, "short", (n, *cells), "bool", (), compress=True)
         for name in POOLED:
             self._blocks[name] = BlockWriter(
                 arrays.create_array(
@@ -140,19 +149,26 @@ class CodesWriter:
         index: np.ndarray,
         value: np.ndarray,
         pooled: Mapping[str, np.ndarray],
+        short: np.ndarray | None = None,
     ) -> None:
         """Store a batch: index and value [b, R, C, m], and an array [b, h] for each of `POOLED`.
 
-        m is the store's k, or any number without k. Slots of value 0 are unused.
+        m is the store's k, or any number without k. Slots of value 0 are unused. `short` [b, R, C]
+        says which cells are not above the limit of an SAE that has one.
 
         Raises
         ------
         ValueError
-            If an index is not a latent, or images come out of order in a store without k.
+            If an index is not a latent, images come out of order in a store without k, or `short`
+            is given without a limit or missing with one.
         """
+        if (short is not None) != self._limited:
+            raise ValueError("short belongs to the codes of an SAE with a limit, and to no others")
         if index.size and (index.min() < 0 or index.max() >= self._latents):
             raise ValueError(f"a code's latent lies outside of 0..{self._latents - 1}")
         batch = {name: pooled[name] for name in POOLED}
+        if short is not None:
+            batch["short"] = short
         if self._k is None:
             batch["count"] = self._append(positions, index, value)
         else:
@@ -194,13 +210,17 @@ def create_codes_store(
     grid: LayerGrid,
     latents: int,
     k: int | None,
+    limited: bool = False,
     attributes: dict[str, Any] | None = None,
 ) -> Iterator[CodesWriter]:
     """Yield a writer of one SAE's codes of `image_ids`; publish the store if the block succeeds.
 
-    `k` is the largest number of codes of a cell, or None if the number varies.
+    `k` is the largest number of codes of a cell, or None if the number varies. `limited` says
+    whether the SAE leaves out cells above a norm.
     """
     describe = {"images": len(image_ids), "grid": asdict(grid), "latents": latents, "k": k}
+    if limited:
+        describe["limited"] = True
     with create_store(path, manifest, kind=KIND, describe=describe) as aside:
         group = arrays.create_group(aside, {**(attributes or {}), "grid": asdict(grid)})
         arrays.write_labels(group, "image_id", image_ids)
@@ -214,7 +234,7 @@ def create_codes_store(
             compress=True,
         )
         latent[:] = np.arange(latents, dtype=np.int32)
-        writer = CodesWriter(group, len(image_ids), grid, latents, k)
+        writer = CodesWriter(group, len(image_ids), grid, latents, k, limited)
         yield writer
         writer.close()
         arrays.consolidate(aside)
@@ -236,12 +256,14 @@ class CodesReader:
         self.latents: int = store.manifest["latents"]
         self.k: int | None = store.manifest["k"]
         self._index = Index([arrays.read_labels(self.path, "image_id")], KIND)
+        self._limited: bool = store.manifest.get("limited", False)
         ragged = ("count", "offset") if self.k is None else ()
+        short = ("short",) if self._limited else ()
         # Values have only a CRC-32C, and single images are read. Only the pipeline of zarr-python
         # compares the CRC-32C then.
         self._arrays = {
             name: arrays.open_array(self.path, name, streaming=name != "value")
-            for name in ("index", "value", *ragged, *POOLED)
+            for name in ("index", "value", *ragged, *short, *POOLED)
         }
         if self.k is None:
             self._offset = arrays.read(self._arrays["offset"], slice(None), self.path / "offset")
@@ -273,6 +295,16 @@ class CodesReader:
         for name, out in (("index", index), ("value", value)):
             parts = [self._part(name, int(position)) for position in positions]
             out[used] = np.concatenate(parts) if parts else []
+        return index, value
+
+    def counted_cells(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `cells` returns, with value 0 in cells above the limit of the SAE.
+
+        These cells say nothing of their place, so maps and their scores leave them out.
+        """
+        index, value = self.cells(positions)
+        if self._limited:
+            value = value * self._read("short", positions)[..., None]
         return index, value
 
     def pooled(
@@ -322,9 +354,12 @@ class CodesReader:
         return [ids[start : start + step] for start in range(0, len(ids), step)]
 
     def maps(self, positions: Positions, latents: Positions) -> np.ndarray:
-        """Return float32 [n, m, R, C]: the maps of m `latents` for the images at `positions`."""
+        """Return float32 [n, m, R, C]: the maps of m `latents` for the images at `positions`.
+
+        Cells above the limit of the SAE, if it has one, are 0.
+        """
         wanted = self._known(latents)
-        index, value = self.cells(positions)
+        index, value = self.counted_cells(positions)
         n, rows, columns, _ = index.shape
         slot = np.full(self.latents, -1, dtype=np.int64)
         slot[wanted] = np.arange(len(wanted))
