@@ -117,6 +117,16 @@ def test_alignment_asks_for_the_cells_and_the_curves_of_an_inner_layer(rehearsal
     assert inner.mib > 300 + 5 * 128 + tables
 
 
+def test_training_asks_for_the_preactivations_of_a_batch_on_a_cpu(rehearsal):
+    found = []
+    for batch in (2048, 16384):
+        saes = {"topk": {"latents": 65536, "batch": batch, "seeds": [0, 1]}}
+        config = changed(config_of(rehearsal, 4000, 65536), saes=saes)
+        found.append(need(config, 4000, "train_sae", "tuned", "head", "topk").mib)
+    # 4 GiB for 16,384 cells and 65,536 latents in float32; a small batch fits below a GPU's 2,500.
+    assert found[1] - found[0] == pytest.approx(450 + 4 * 4096 - 2500)
+
+
 def test_the_formulas_have_the_limits_of_the_code():
     assert resources.CURVE_CELLS == streamed.CURVE_CELLS
     assert resources.LEVELS == streamed.LEVELS

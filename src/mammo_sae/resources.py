@@ -370,7 +370,10 @@ def _train_sae(size: Size) -> Need:
     seconds = training.steps * training.batch * 6.0 * size.latents * size.channels / PRODUCTS
     # Weights, gradients and the two moments of Adam, and their copies in a checkpoint. A byte says
     # whether a cell is used.
-    memory = ON_GPU + 1.2 * buffer + 8 * size.weights + size.images * size.cells / MIB
+    # On a CPU the pre-activations of a batch, their gradients and two copies are in memory as well.
+    batch = training.batch * size.latents * 4 / MIB
+    memory = max(ON_GPU, TORCH + 4 * batch) + 1.2 * buffer + 8 * size.weights
+    memory += size.images * size.cells / MIB
     readings = 1
     if training.high_norm is not None:  # the norms of all cells, and a pass that computes them
         memory += 9 * size.images * size.cells / MIB
@@ -382,10 +385,9 @@ def _codes(size: Size) -> Need:
     # 8,192 cells are encoded at a time, and the codes of 64 images wait to be written.
     preactivations = 8192 * size.latents * 4 / MIB
     waiting = 64 * (size.cells * size.codes * 8 + size.latents * 24) / MIB
-    touched = size.images * size.cells / MIB
     products = 2.0 * size.images * size.cells * size.latents * size.channels
     return Need(
-        ON_GPU + 2 * size.weights + 2 * preactivations + 3 * waiting + touched,
+        ON_GPU + 2 * size.weights + 2 * preactivations + 3 * waiting + BLOCK,
         120 + products / PRODUCTS + _reading(size),
     )
 
@@ -430,8 +432,9 @@ def _inner_ablation(size: Size) -> Need:
 
 
 def _naming(size: Size) -> Need:
-    # Of each image and latent its vector and its cosines with all phrases are in memory.
-    vectors = (2 * size.images + 3 * size.latents) * (SPACE + PHRASES) * 4 / MIB
+    # Of each image and latent its vector and its cosines with all phrases are in memory, as well as
+    # the phrases' probabilities and a copy of them while their logarithm is taken.
+    vectors = 3 * (size.images + size.latents) * (SPACE + PHRASES) * 4 / MIB
     codes = _of_codes(0, 0.6)(size)
     return replace(codes, mib=codes.mib + vectors + 4 * BLOCK)
 
