@@ -71,6 +71,19 @@ def test_of_a_large_table_every_sae_keeps_the_rows_ranked_first():
     assert kept["rank_auroc"].max() == 11
 
 
+def test_of_a_large_table_without_ranks_every_sae_keeps_its_first_rows():
+    parts = [
+        pd.DataFrame({"sae": sae, "concept": concept, "k": range(size)})
+        for sae, concept, size in (("a", "mass", 100), ("b", "mass", 50), ("b", None, 3))
+    ]
+    kept, said = table_page.choose(pd.concat(parts), 35)
+    assert said == "the first 16 of each combination of sae, concept"
+    assert [len(rows) for _, rows in kept.groupby(["sae", "concept"], dropna=False)] == [16, 16, 3]
+    assert kept["k"].max() == 15
+    many = pd.DataFrame({"sae": [f"{i}" for i in range(9)]})
+    assert table_page.choose(many, 4)[1] == "the first ones"
+
+
 def test_a_page_that_leaves_rows_out_names_the_file_that_has_them(tmp_path, monkeypatch):
     monkeypatch.setattr(table_page, "MOST_ROWS", 2)
     text = _page(tmp_path, pd.DataFrame({"a": [1, 2, 3]})).read_text()

@@ -2,7 +2,7 @@
 
 The page holds the rows in compressed form, so that a report with all tables stays small. Numbers
 are rounded to four digits. If a table has more rows than a page may hold, the rows ranked first are
-kept, and the page names the files with all rows.
+kept, or without ranks the first rows of each SAE. The page names the files with all rows.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ MOST_ROWS = 3_000
 DIGITS = 4
 # Columns that rank rows by importance; the first that a table has is used.
 RANKS = ("rank_auroc", "rank_causal", "rank_attribution")
+# In a table without ranks, each combination of the values of these columns keeps as many rows.
+GROUPS = ("encoder", "layer", "sae", "seed", "concept", "split")
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -143,7 +145,8 @@ def run(*, table: Path, output: Path) -> list[Path]:
 def choose(frame: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
     """Return at most `most` rows, the best-ranked ones if the table has ranks, and a description.
 
-    The same rank limits all SAEs and concepts, so that every one of them is shown.
+    The same rank limits all SAEs and concepts, so that every one of them is shown. Without ranks,
+    the first rows of each SAE, concept and split are shown, as many of each.
     """
     if len(frame) <= most:
         return frame, "all"
@@ -154,6 +157,13 @@ def choose(frame: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
             last = int(per_rank.index[per_rank <= most].max()) if (per_rank <= most).any() else 1
             kept = frame[(frame[column] <= last).fillna(False).to_numpy(dtype=bool)].head(most)
             return kept, f"those with {column} up to {last}"
+    groups = [column for column in GROUPS if column in frame]
+    if groups:
+        place = frame.groupby(groups, sort=False, dropna=False).cumcount()
+        count = int((place.value_counts().sort_index().cumsum() <= most).sum())
+        if count:
+            kept = frame[(place < count).to_numpy(dtype=bool)]
+            return kept, f"the first {count:,} of each combination of {', '.join(groups)}"
     return frame.head(most), "the first ones"
 
 
