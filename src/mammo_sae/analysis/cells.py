@@ -12,7 +12,7 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 
 MAP_BYTES = 128 << 20  # bytes of dense maps in memory at a time
-CODES_PER_CELL = 64  # expected where the number of codes varies
+CODES_PER_CELL = 64  # at least assumed where the number of codes varies
 BYTES_PER_CODE = 24  # of the arrays in memory while a block is read
 
 
@@ -61,11 +61,28 @@ def stream_maps(
     Neither the maps nor the codes that are read for them are larger. The codes of a cell take more
     memory than the maps of a few latents.
     """
-    of_cell = max(4 * len(latents), (codes.k or CODES_PER_CELL) * BYTES_PER_CODE)
-    step = max(1, MAP_BYTES // (codes.grid.rows * codes.grid.columns * of_cell))
-    for start in range(0, len(positions), step):
-        rows = slice(start, min(start + step, len(positions)))
+    for rows in _batches(codes, positions, 4 * len(latents)):
         yield rows, codes.maps(positions[rows], latents)
+
+
+def _batches(codes: CodesReader, positions: np.ndarray, least: int) -> Iterator[slice]:
+    """Yield slices of `positions` whose codes take at most `MAP_BYTES`, or that hold one image.
+
+    A cell takes `least` bytes or more. Where the number of codes varies, all cells of a batch have
+    as many slots as the fullest of them, so an image with a full cell comes in a small batch.
+    """
+    size = codes.grid.rows * codes.grid.columns
+    start = 0
+    while start < len(positions):
+        of_cell = max(least, (codes.k or CODES_PER_CELL) * BYTES_PER_CODE)
+        count = max(1, MAP_BYTES // (size * of_cell))
+        if codes.k is None:
+            widths = np.maximum.accumulate(codes.widths(positions[start : start + count]))
+            taken = np.arange(1, len(widths) + 1) * widths * size * BYTES_PER_CODE
+            count = max(1, int((taken <= MAP_BYTES).sum()))
+        rows = slice(start, min(start + count, len(positions)))
+        yield rows
+        start = rows.stop
 
 
 @dataclass(frozen=True)
@@ -96,13 +113,9 @@ def stream_active(
 
     In contrast to `stream_maps`, a block's size does not grow with the number of latents.
     """
-    slots = codes.k or CODES_PER_CELL
-    size = codes.grid.rows * codes.grid.columns * slots * BYTES_PER_CODE
-    step = max(1, MAP_BYTES // size)
     place = np.full(codes.latents, -1, np.int32)
     place[latents] = np.arange(len(latents), dtype=np.int32)
-    for start in range(0, len(positions), step):
-        rows = slice(start, min(start + step, len(positions)))
+    for rows in _batches(codes, positions, 0):
         index, value = codes.counted_cells(positions[rows])
         which = place[index]
         found = np.flatnonzero((which >= 0) & (value > 0))

@@ -307,6 +307,12 @@ class CodesReader:
             value = value * self._read("short", positions)[..., None]
         return index, value
 
+    def widths(self, positions: Positions) -> np.ndarray:
+        """Return int [n]: the slots of a cell that `cells` returns for each image alone."""
+        if self.k is not None:
+            return np.full(len(positions), self.k)
+        return self._read("count", positions).max(axis=(1, 2), initial=1)
+
     def pooled(
         self,
         name: str,
