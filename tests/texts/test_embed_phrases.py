@@ -315,6 +315,41 @@ def test_a_text_encoder_of_other_shapes_is_refused(words, tmp_path):
         embedded(source, tmp_path, vocabulary(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("text_config", {"num_hidden_layers": 1}, r"text_model\.encoder\.layers\.1\.\S+, "),
+        ("vision_config", {"num_hidden_layers": 2}, r"vision_model\.encoder\.layers\.2\.\S+, "),
+    ],
+)
+def test_a_model_of_which_the_configuration_would_leave_out_blocks_is_refused(
+    part, changes, said, words, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(vits.TEXT, "num_hidden_layers", 2)
+    vits.write("clip", tmp_path / "clip")
+    words.save_pretrained(tmp_path / "clip")
+    config = json.loads((tmp_path / "clip" / "config.json").read_text())
+    config[part] |= changes
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(config))
+    source = TransformersText(kind="transformers", encoder="e", path=f"{tmp_path}/clip")
+    with pytest.raises(InputError, match=rf"clip has {said}.* which CLIPModel of its config"):
+        embedded(source, tmp_path, vocabulary(tmp_path))
+
+
+def test_a_phrase_that_would_be_cut_is_refused(words, tmp_path):
+    vits.write("siglip", tmp_path / "siglip")
+    words.save_pretrained(tmp_path / "siglip")
+    source = TransformersText(kind="transformers", encoder="e", path=f"{tmp_path}/siglip")
+    for count in (62, 63):  # and two tokens for the beginning and the end
+        long = " ".join(["mass"] * count)
+        (tmp_path / "v.csv").write_text(f"phrase\na dog\n{long}\n")
+        if count == 62:
+            assert len(embedded(source, tmp_path, tmp_path / "v.csv").vectors) == 2
+            continue
+        with pytest.raises(InputError, match="has 65 tokens, and the text encoder reads 64; short"):
+            embedded(source, tmp_path, tmp_path / "v.csv")
+
+
 def test_a_model_without_text_is_refused(tmp_path):
     vits.write("dinov2", tmp_path / "dinov2")
     source = TransformersText(kind="transformers", encoder="e", path=f"{tmp_path}/dinov2")

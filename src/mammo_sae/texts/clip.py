@@ -22,6 +22,8 @@ KINDS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "clip": ("CLIPModel", True, ("input_ids", "attention_mask")),
     "siglip": ("SiglipModel", "max_length", ("input_ids",)),
 }
+# Numbers of tokens and patches, which older versions of the package saved. They are no weights.
+NUMBERS = "position_ids"
 
 
 def embed(source: TransformersText, phrases: Sequence[str]) -> tuple[np.ndarray, Projection | None]:
@@ -84,5 +86,12 @@ def _model(folder: Path, name: str) -> Any:
         raise InputError(
             f"folder {folder} lacks {', '.join(missing[:3])} of {name}; give the folder of the "
             "whole model, with its text encoder"
+        )
+    # Without a block or a bias of the file, the embeddings would be others than the published ones.
+    unused = sorted(key for key in report["unexpected_keys"] if not key.endswith(NUMBERS))
+    if unused:
+        raise InputError(
+            f"folder {folder} has {', '.join(unused[:3])}, which {name} of its configuration does "
+            "not use; fetch the folder again"
         )
     return model.eval()

@@ -57,12 +57,21 @@ def tokenizer_of(folder: Path, kind: str) -> Any:
 def tokens_of(
     tokenizer: Any, phrases: Sequence[str], *, padding: bool | str, most: int
 ) -> Iterator[Any]:
-    """Yield the tokens of `phrases` in batches, as tensors. A phrase is cut at `most` tokens."""
+    """Yield the tokens of `phrases` in batches, as tensors.
+
+    Raises
+    ------
+    InputError
+        If a phrase has more than `most` tokens. A part of it would be embedded as the whole.
+    """
     for start in range(0, len(phrases), PHRASES_AT_A_TIME):
+        some = list(phrases[start : start + PHRASES_AT_A_TIME])
+        for phrase, tokens in zip(some, tokenizer(some)["input_ids"], strict=True):
+            if len(tokens) > most:
+                raise InputError(
+                    f"the phrase {phrase!r} has {len(tokens)} tokens, and the text encoder reads "
+                    f"{most}; shorten it in the vocabulary"
+                )
         yield tokenizer(
-            list(phrases[start : start + PHRASES_AT_A_TIME]),
-            padding=padding,
-            truncation=True,
-            max_length=most,
-            return_tensors="pt",
+            some, padding=padding, truncation=True, max_length=most, return_tensors="pt"
         )
