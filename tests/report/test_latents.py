@@ -140,6 +140,16 @@ def test_a_latent_has_its_name_or_no_name(run, tmp_path, drawn_text):
     assert "no name" in drawn
 
 
+def test_dollar_signs_of_a_name_are_drawn_as_they_are(run, tmp_path, drawn_text):
+    ranked = read_table(run.table("latents"))["latent"].unique()
+    names = pd.DataFrame({"latent": ranked, "name": r"5 $ per \mass, 6 $ each"})
+    write_table(names, tmp_path / "names.parquet")
+    drawn = drawn_text(
+        lambda: _draw(run, tmp_path / "a.png", chosen=[0], naming=[tmp_path / "names.parquet"])
+    )
+    assert r"“5 $ per \mass, 6 $ each”" in drawn
+
+
 def test_a_latent_that_the_sae_lacks_is_refused(run, tmp_path):
     with pytest.raises(InputError, match="no latent 24; this SAE has latents 0 to 23"):
         _draw(run, tmp_path / "a.png", chosen=[24])

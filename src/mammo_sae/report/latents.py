@@ -410,7 +410,8 @@ def _draw_text(
     canvas.text(MARGIN, top, f"Latent {latent}", size=11, weight="bold")
     top += 0.25
     for line in textwrap.wrap(name, 42)[:2]:
-        canvas.text(MARGIN, top - 0.05, line, size=8, style="italic")
+        # A dollar sign of a phrase is no mark of a formula.
+        canvas.text(MARGIN, top - 0.05, line, size=8, style="italic", parse_math=False)
         top += 0.15
     top = _badges(canvas, top, latent, aligned, verdicts)
     lines = [("AUROC", style.estimate(row["auroc"], row["auroc_low"], row["auroc_high"]))]
