@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from accessible import faults
 from chromium import CHROMIUM, Browser
 from mammo_sae.atlas.live import Live
 from mammo_sae.atlas.runs import compare_runs
+from mammo_sae.stores.tables import write_table
 from serving import serving
 from small_atlas import (
     CONCEPT,
@@ -296,6 +298,29 @@ def test_the_page_of_two_runs_says_what_is_new_and_links_to_both(page, tmp_path)
     assert tab.run("document.querySelector('#matches a').getAttribute('href')") == (
         f"#2/{SAE}/1/{SAE}"
     )
+
+
+def test_the_matrix_of_confounders_has_the_auroc_of_all_images(page, tmp_path):
+    write_stores(tmp_path)
+    write_tables(tmp_path)
+    test = {
+        "encoder": "finetuned", "layer": "head", "sae": "topk", "seed": 0, "latent": 0,
+        "concept": CONCEPT, "kind": "acquisition", "q": 0.01, "reason": "",
+    }  # fmt: skip
+    tests = [
+        # The confounder of some images is unknown, so this AUROC is not that of all images.
+        {"confounder": "age_bin", "crude_auroc": 0.6, "verdict": "concept-aligned"},
+        {"confounder": "marker", "crude_auroc": 0.9, "verdict": "confounded"},
+    ]
+    rows = [{**test, **one, "stratified_auroc": 0.55} for one in tests]
+    write_table(pd.DataFrame(rows), tmp_path / "tables" / "confounds.parquet")
+    tab = page("confounders.html", make_atlas(tmp_path, tmp_path / "atlas"))
+    cells = "[...document.querySelectorAll('.matrix tr')].map(r => [...r.cells].map(c => c.innerText))"  # fmt: skip  # noqa: E501
+    assert tab.run(cells) == [
+        ["Latent", "All images", "age bin", "marker"],
+        ["latent 0", "0.900", "0.550", "0.550 confounded"],
+    ]
+    assert tab.run("document.querySelectorAll('#charts svg a').length") == 2
 
 
 def test_a_table_that_the_run_does_not_have_is_named(page):
