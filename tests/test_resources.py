@@ -117,6 +117,16 @@ def test_alignment_asks_for_the_cells_and_the_curves_of_an_inner_layer(rehearsal
     assert inner.mib > 300 + 5 * 128 + tables
 
 
+def test_ablation_asks_for_the_pooled_features_and_their_copies(rehearsal):
+    few, many = (
+        need(config_of(rehearsal, n, 16384), n, "ablation", "tuned", "head", "topk").mib
+        for n in (20_000, 480_000)
+    )
+    # 2,048 channels: float32 of all images, float64 of 7 in 10 and a fold's 8 in 10 of these.
+    of_image = 2048 * (4 + 8 * 0.7 + 8 * 0.7 * 0.8)
+    assert many - few >= 460_000 * of_image / 2**20
+
+
 def test_training_asks_for_the_preactivations_of_a_batch_on_a_cpu(rehearsal):
     found = []
     for batch in (2048, 16384):
