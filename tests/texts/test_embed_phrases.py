@@ -455,6 +455,27 @@ def test_vectors_of_another_length_are_refused(vectors, said, tmp_path):
         embedded(source, tmp_path, tmp_path / "v.csv")
 
 
+def test_phrases_that_look_like_missing_values_are_phrases(tmp_path):
+    (tmp_path / "t.csv").write_text("phrase,0,1\nNone,3,4\nNA,0,2\n")
+    (tmp_path / "v.csv").write_text("phrase\nNA\nNone\n")
+    source = TableText(kind="table", encoder="e", path=f"{tmp_path}/t.csv")
+    joint = embedded(source, tmp_path, tmp_path / "v.csv")
+    assert joint.table["phrase"].tolist() == ["NA", "None"]
+    np.testing.assert_allclose(joint.vectors, [[0, 1], [0.6, 0.8]], atol=1e-6)
+
+
+def test_a_row_without_a_phrase_and_a_column_without_a_name_are_refused(tmp_path):
+    pd.DataFrame({"phrase": ["a", None], "vector": list(VECTORS[:2])}).to_parquet(
+        tmp_path / "t.parquet"
+    )
+    pd.DataFrame({"phrase": ["a", "b"]}).join(pd.DataFrame(VECTORS[:2])).to_csv(tmp_path / "t.csv")
+    write_table(pd.DataFrame({"phrase": ["a", "b"]}), tmp_path / "v.csv")
+    for name, said in (("t.parquet", "row 2 has no phrase"), ("t.csv", "a column without a name")):
+        source = TableText(kind="table", encoder="e", path=f"{tmp_path}/{name}")
+        with pytest.raises(InputError, match=said):
+            embedded(source, tmp_path, tmp_path / "v.csv")
+
+
 def test_phrases_of_another_width_than_the_encoder_are_refused(tmp_path):
     frame = pd.DataFrame({"phrase": PHRASES, "vector": list(VECTORS)})
     frame.to_parquet(tmp_path / "t.parquet")

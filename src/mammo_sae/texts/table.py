@@ -31,6 +31,15 @@ def embed(source: TableText, phrases: Sequence[str]) -> tuple[np.ndarray, Projec
     table = _read(path)
     if "phrase" not in table:
         raise InputError(f"{path} has no column phrase; add it")
+    if table["phrase"].isna().any():
+        row = int(table["phrase"].isna().to_numpy().argmax()) + 1
+        raise InputError(f"{path}: row {row} has no phrase; write it or delete the row")
+    unnamed = [str(name) for name in table if str(name).startswith("Unnamed: ")]
+    if unnamed:
+        raise InputError(
+            f"{path} has a column without a name, which would count as numbers of the vectors; "
+            "delete it (pandas: to_csv(..., index=False))"
+        )
     numbers = _numbers(table, path)
     place = pd.Index(table["phrase"].astype(str).map(tidy))
     if place.has_duplicates:
@@ -50,7 +59,10 @@ def embed(source: TableText, phrases: Sequence[str]) -> tuple[np.ndarray, Projec
 def _read(path: Path) -> pd.DataFrame:
     """Read a table that the user wrote, .parquet or .csv."""
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        # A phrase such as "none" or "NA" is a text.
+        return pd.read_csv(path, dtype={"phrase": str}, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise InputError(
             f"table {path} can't be read ({first_line(error)}); write it as .parquet or .csv"
