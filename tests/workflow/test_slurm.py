@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from mammo_sae.stores.publish import find_manifests, verify_store
+from own_data_files import write_png
 
 PROJECT = Path(__file__).parents[2]
 SLURM = Path(__file__).with_name("slurm.sh")
@@ -264,3 +265,82 @@ def test_a_job_that_fails_is_explained_by_its_own_log(cluster, micro_project, tm
     )
     assert done.returncode == 1
     assert "/nowhere/b5.tar" in done.stdout + done.stderr
+
+
+def _verb(project: Any, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "mammo_sae", *words],
+        cwd=project.folder,
+        env={**os.environ, "PYTHONPATH": str(project.folder / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+PICTURES = """\
+images: {preprocessing: clinical, height: 96, width: 64}
+layers: [head]
+saes:
+  topk: {variant: {name: topk, k: 4, k_aux: 8}, latents: 64, steps: 10, batch: 64}
+"""
+
+
+def test_one_command_runs_a_persons_images_on_slurm(cluster, micro_project, tmp_path):
+    project = micro_project(tmp_path)
+    profile = "profiles/slurm/profile.yaml"
+    project.edit(profile, 'slurm_partition: "main"', 'slurm_partition: "tests"')
+    project.edit(profile, "cores: 8", "cores: 4")
+    project.edit(profile, "retries: 2", "retries: 0")
+    waits = "latency-wait: 5\nslurm-init-seconds-before-status-checks: 2"
+    project.edit(profile, "latency-wait: 60", waits)
+    for number in range(16):
+        side = "LR"[number % 2]
+        write_png(project.folder / "own" / f"p{number // 2}_{side}_CC.png", side=side, seed=number)
+    (project.folder / "sizes.yaml").write_text(PICTURES)
+    told = _verb(project, "init", "own")
+    assert told.returncode == 0, told.stderr
+    before = {job.id for job in _jobs()}
+    words = ["run", "mine.yaml", "sizes.yaml", "--slurm"]
+    done = _verb(project, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^\d+ jobs to run$", done.stderr, re.MULTILINE)
+    assert "SAEs: done" in done.stderr
+    jobs = [job for job in _jobs() if job.id not in before]
+    assert {job.state for job in jobs} == {"COMPLETED"}
+    names = {job.comment.removeprefix("rule_").split("_wildcards")[0] for job in jobs}
+    assert {"cohort", "train_sae", "codes"} <= names
+    assert "Nothing to do: all results are there." in _verb(project, *words).stderr
+
+    source = "{kind: mammo_clip, path: /nowhere/b5.tar}"
+    lost = f"encoders: {{pretrained: {{kind: pretrained, source: {source}}}}}\n"
+    (project.folder / "lost.yaml").write_text(lost)
+    done = _verb(project, "run", "mine.yaml", "sizes.yaml", "lost.yaml", "--slurm")
+    assert done.returncode == 1
+    assert re.search(
+        r"^error: .*/nowhere/b5\.tar.* \(rule import_encoder, log \S+\.log\)$",
+        done.stderr,
+        re.MULTILINE,
+    ), done.stderr
+
+
+def test_a_fine_tuned_encoder_is_extracted_after_its_base(cluster, micro_project, tmp_path):
+    project = micro_project(tmp_path)
+    (project.folder / "overlay.yaml").write_text(
+        "encoders: {finetuned: {kind: finetuned, base: pretrained, freeze: blocks.4, "
+        "recipe: {kind: fast, epochs: 1}}}\n"
+    )
+    before = {job.id for job in _jobs()}
+    target = "results/micro/heads/finetuned/predictions.parquet"
+    done = subprocess.run(
+        [*_command("--retries", "0"), "overlay.yaml", "--", target],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert (project.folder / target).is_file()
+    groups = [job.comment for job in _jobs() if job.id not in before]
+    for encoder in ("pretrained", "finetuned"):
+        assert any(name.startswith(f"rule_embeddings_{encoder}_") for name in groups), groups
