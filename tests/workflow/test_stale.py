@@ -55,6 +55,18 @@ def test_keys_are_named_with_both_values_each_with_its_own_rules(micro_finished)
     assert any(line.startswith("what follows from these: alignment, codes") for line in lines)
 
 
+def test_a_missing_file_of_weights_makes_the_encoder_stale_after_an_edit(micro_finished):
+    source = "{kind: mammo_clip, path: /nowhere/b5.tar}"
+    edit = f"encoders: {{pretrained: {{kind: pretrained, source: {source}}}}}\n"
+    _, lines, _ = _stale(micro_finished, edit)
+    named = [line for line in lines if line.startswith("encoders.pretrained.source.path: ")]
+    assert len(named) == 1
+    assert "import_encoder" in named[0]
+    follow = next(line for line in lines if line.startswith("what follows from these: "))
+    assert "extract" in follow
+    assert "train_sae" in follow
+
+
 def test_a_module_is_named(micro_finished, edited):
     edited("src/mammo_sae/analysis/truth.py", "\n\n\n", "\n\n\nSOMETHING = 1\n\n\n")
     _, lines, _ = _stale(micro_finished)

@@ -1,4 +1,5 @@
 # The configuration, the names that all rules share, and the two parameters that decide staleness.
+import json
 import sys
 from functools import cache
 from importlib.util import find_spec
@@ -19,10 +20,12 @@ from mammo_sae.encoders.plans.plan import HEAD
 from mammo_sae.errors import InputError
 from mammo_sae.interpreter import share_interpreter
 from mammo_sae.passes import assign_passes, layers_of
+from mammo_sae.provenance import public_settings, record_path
 from mammo_sae.resources import cohort_images, has_gpu, need
 from mammo_sae.settings import canonical_json, check_path
 from mammo_sae.slurm import settle_states
 from mammo_sae.steps import STEPS
+from mammo_sae.stores.publish import read_json
 from mammo_sae.yaml_files import read_yaml
 
 try:

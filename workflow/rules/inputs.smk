@@ -95,17 +95,35 @@ def several_ranks(wildcards, resources):
     return ["mammo_sae.compute.launch", *ranks, "-m"]
 
 
+def is_of_other_settings(step, wildcards, output):
+    """Whether `output` exists and was made with other settings than those of the configuration.
+
+    Snakemake uses an output as it is if an input of its job is missing, even after an edit. Rules
+    with files of the user therefore leave a missing file out of their inputs after an edit. Then
+    the job runs, and its message names the file. Without an edit, the user may delete the file.
+    """
+    record = record_path(Path(output))
+    if not record.exists():
+        return False
+    settings = public_settings(json.loads(CONFIG.slice(step, dict(wildcards))))
+    return read_json(record).get("config") != settings
+
+
 def checkpoint(wildcards):
     """The files of a pretrained encoder's weights, if the configuration names them.
 
     If the configuration has the file's SHA-256, the time of the file does not count.
     """
     source = CONFIG.encoders[wildcards.encoder].source
+    changed = is_of_other_settings(
+        "import_encoder", wildcards, f"{RESULTS}/encoders/{wildcards.encoder}/encoder.safetensors"
+    )
     return [
         path if getattr(part, "sha256", None) is None else ancient(path)
         for part in (source, *getattr(source, "heads", ()))
         if hasattr(part, "path")
         for path in getattr(part, "files", [part.path])
+        if not changed or Path(path).exists() or path in HUB
     ]
 
 
@@ -175,10 +193,19 @@ def encoded_stores(wildcards):
     return embedding_stores(wildcards.encoder, wildcards.layer, encoded_shards(wildcards))
 
 
-def vocabulary(wildcards):
+def vocabulary():
     """The file of phrases: the user's own, or the project's."""
     own = None if CONFIG.text is None else CONFIG.text.vocabulary
     return own or f"{BASE}/config/vocabulary.csv"
+
+
+def phrase_sources(wildcards):
+    """The file of phrases, and the files of the text encoder."""
+    if CONFIG.text is None:
+        return []
+    changed = is_of_other_settings("embed_phrases", wildcards, f"{PHRASES}/phrases.parquet")
+    files = [vocabulary(), *CONFIG.text.files]
+    return [path for path in files if not changed or Path(path).exists()]
 
 
 def named_by(wildcards):

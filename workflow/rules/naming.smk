@@ -5,8 +5,7 @@ PHRASES = f"{RESULTS}/texts"
 
 rule embed_phrases:
     input:
-        vocabulary=vocabulary,
-        source=[] if CONFIG.text is None else CONFIG.text.files,
+        phrase_sources,
     output:
         phrases=f"{PHRASES}/phrases.parquet",
         vectors=f"{PHRASES}/phrases.safetensors",
@@ -23,11 +22,12 @@ rule embed_phrases:
     params:
         cfg=cfg("embed_phrases"),
         code=code("embed_phrases"),
+        vocabulary=vocabulary(),
     message:
         "Phrases"
     shell:
         "python -m mammo_sae embed_phrases --settings {params.cfg:q}"
-        " --vocabulary {input.vocabulary:q} --phrases {output.phrases:q}"
+        " --vocabulary {params.vocabulary:q} --phrases {output.phrases:q}"
         " --vectors {output.vectors:q} 2> {log:q}"
 
 
