@@ -221,6 +221,9 @@ def test_outlines_are_hidden_until_they_are_wanted(page):
     tab.run("document.getElementById('outlines').click()")
     tab.wait("document.querySelector('img.outline').naturalWidth")
     assert tab.run(lines) == ["block", 16]
+    tab.key("ArrowRight")
+    tab.wait("document.getElementById('title').innerText === 'Latent 1'")
+    tab.wait("document.querySelector('img.outline')?.naturalWidth")
 
 
 def test_the_grey_level_window_and_the_zoom_change_the_picture(page):

@@ -65,7 +65,7 @@ window.Viewer = (function () {
       const alt = `Mammogram ${image}, ${projection || "view unknown"}, side ${side || "unknown"}`;
       sheet.append(element("img", null, { src: `images/${encodeURIComponent(image)}.webp`, alt, loading: "lazy" }));
     }
-    if (stored && get("outlines")) sheet.append(element("img", null, { src: `outlines/${encodeURIComponent(image)}.png`, alt: "", class: "outline", loading: "lazy" }));
+    if (stored && get("outlines")) sheet.append(element("img", null, { "data-src": `outlines/${encodeURIComponent(image)}.png`, alt: "", class: "outline", loading: "lazy" }));
     const canvas = element("canvas", null, { width, height, "aria-hidden": "true" });
     sheet.append(canvas);
     view.append(sheet);
@@ -74,9 +74,17 @@ window.Viewer = (function () {
     text.append(address ? element("a", shownName, { href: address }) : shownName, ` ${caption}`);
     figure.append(view, text);
     parent.append(figure);
+    if (get("outlines")) trace();
     const one = { canvas, grid, cells: cells(heat), boxes: known.boxes };
     all.add(one);
     draw(one);
+  }
+
+  // Show the outlines if they are wanted. Their files are not read before.
+  function trace() {
+    const wanted = get("outlines").checked;
+    document.body.classList.toggle("outlined", wanted);
+    if (wanted) for (const one of document.querySelectorAll("img.outline:not([src])")) one.src = one.dataset.src;
   }
 
   function clear() { all.clear(); }
@@ -97,9 +105,7 @@ window.Viewer = (function () {
         for (const view of all) draw(view);
       });
     }
-    const outline = () => document.body.classList.toggle("outlined", get("outlines").checked);
-    get("outlines").addEventListener("input", outline);
-    outline();
+    get("outlines").addEventListener("input", trace);
     for (const name of ["low", "high"]) get(name).addEventListener("input", grey);
     get("zoom").addEventListener("input", () => {
       document.documentElement.style.setProperty("--zoom", get("zoom").value);
