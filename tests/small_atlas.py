@@ -122,6 +122,15 @@ NAME = "a dense mass & <script>alert('ö')</script>"
 WITHOUT = "ohne Befund"  # a concept without a positive image
 
 
+def write_run(root: Path, *, poor: bool = False, more: bool = False) -> Path:
+    """Write the stores and tables of a run, with `more` those of `write_more`; return `root`."""
+    write_stores(root, poor=poor)
+    write_tables(root, poor=poor)
+    if more:
+        write_more(root)
+    return root
+
+
 def write_more(root: Path) -> None:
     """Add what not every run has: names, partners, quality, controls, a concept without positives.
 

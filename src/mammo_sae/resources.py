@@ -369,12 +369,11 @@ def _train_sae(size: Size) -> Need:
     training = size.training
     buffer = min(training.buffer, size.split)
     seconds = training.steps * training.batch * 6.0 * size.latents * size.channels / PRODUCTS
-    # Weights, gradients and the two moments of Adam, and their copies in a checkpoint. A byte says
-    # whether a cell is used.
-    # On a CPU the pre-activations of a batch, their gradients and two copies are in memory as well.
+    # Weights, gradients and the two moments of Adam, and their copies in a checkpoint. On a CPU the
+    # pre-activations of a batch, their gradients and two copies are in memory as well.
     batch = training.batch * size.latents * 4 / MIB
     memory = max(ON_GPU, TORCH + 4 * batch) + 1.2 * buffer + 8 * size.weights
-    memory += size.images * size.cells / MIB
+    memory += size.images * size.cells / MIB  # a byte says whether a cell is used
     readings = 1
     if training.high_norm is not None:  # the norms of all cells, and a pass that computes them
         memory += 9 * size.images * size.cells / MIB

@@ -23,18 +23,13 @@ from small_atlas import (
     WITHOUT,
     make_atlas,
     other_files,
-    write_more,
-    write_stores,
-    write_tables,
+    write_run,
 )
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("atlas_run")
-    write_stores(folder)
-    write_tables(folder)
-    return folder
+    return write_run(tmp_path_factory.mktemp("atlas_run"))
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +40,7 @@ def atlas(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The atlas of a run with names, partners, quality and a concept without a positive image."""
-    folder = tmp_path_factory.mktemp("full")
-    write_stores(folder)
-    write_tables(folder)
-    write_more(folder)
+    folder = write_run(tmp_path_factory.mktemp("full"), more=True)
     return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas")
 
 
@@ -307,9 +299,7 @@ def test_a_concept_without_a_positive_image_has_the_reason(full):
 
 
 def test_a_run_whose_only_concept_has_no_positive_image_is_built(tmp_path):
-    write_stores(tmp_path)
-    write_tables(tmp_path)
-    write_more(tmp_path)
+    write_run(tmp_path, more=True)
     for name in ("latents", "verdicts", "effects"):
         path = tmp_path / "tables" / f"{name}.parquet"
         rows = pd.read_parquet(path)

@@ -18,17 +18,17 @@ from mammo_sae.atlas.scripts import read_data
 from mammo_sae.errors import InputError
 from mammo_sae.stores.codes import CodesReader
 from serving import get, serving
-from small_atlas import ACTIVATION, CONCEPT, IDS, make_atlas, write_stores, write_tables
+from small_atlas import ACTIVATION, CONCEPT, IDS, make_atlas, write_run
 
 SAE = "finetuned/head/topk/0"
+MANY = "9" * 5000  # more digits than Python converts
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose atlas has images of latent 0 alone."""
     folder = tmp_path_factory.mktemp("run")
-    write_stores(folder)
-    write_tables(folder)
+    write_run(folder)
     make_atlas(folder, folder / "atlas", latents=1)
     return folder
 
@@ -141,6 +141,7 @@ def test_only_a_served_page_learns_that_it_can_ask(run, opened):
         (f"/live/latent/{SAE}/3", "No latent 3; this SAE has latents 0 to 2."),
         (f"/live/latent/{SAE}/-1", "No latent -1; this SAE has latents 0 to 2."),
         (f"/live/latent/{SAE}/²", "No latent ²; this SAE has latents 0 to 2."),
+        (f"/live/latent/{SAE}/{MANY}", f"No latent {MANY}; this SAE has latents 0 to 2."),
         ("/live/latent/finetuned/head/topk/1/0", "No SAE finetuned/head/topk/1 is in this atlas."),
         ("/live/latent/a/b/..%2f..%2fc/0/0", "No SAE a/b/../../c/0 is in this atlas."),
         (f"/live/ranked/{SAE}/0/x", "x is no number of entries to leave out."),

@@ -21,9 +21,7 @@ from small_atlas import (
     NAME,
     WITHOUT,
     make_atlas,
-    write_more,
-    write_stores,
-    write_tables,
+    write_run,
 )
 from two_runs import write_two_runs
 
@@ -43,28 +41,21 @@ DRAWN = "[...document.querySelectorAll('canvas[aria-hidden]')].map(one => one.to
 
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    write_stores(folder)
-    write_tables(folder)
+    folder = write_run(tmp_path_factory.mktemp("run"))
     return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas")
 
 
 @pytest.fixture(scope="module")
 def poor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The atlas of a run without boxes, confounders and latents that fire, and without pictures."""
-    folder = tmp_path_factory.mktemp("poor")
-    write_stores(folder, poor=True)
-    write_tables(folder, poor=True)
+    folder = write_run(tmp_path_factory.mktemp("poor"), poor=True)
     return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas", images="none")
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The atlas of a run with names, partners, quality and a concept without a positive image."""
-    folder = tmp_path_factory.mktemp("full")
-    write_stores(folder)
-    write_tables(folder)
-    write_more(folder)
+    folder = write_run(tmp_path_factory.mktemp("full"), more=True)
     return make_atlas(folder, tmp_path_factory.mktemp("out") / "atlas")
 
 
@@ -304,8 +295,7 @@ def test_the_page_of_two_runs_says_what_is_new_and_links_to_both(page, tmp_path)
 
 
 def test_the_matrix_of_confounders_has_the_auroc_of_all_images(page, tmp_path):
-    write_stores(tmp_path)
-    write_tables(tmp_path)
+    write_run(tmp_path)
     test = {
         "encoder": "finetuned", "layer": "head", "sae": "topk", "seed": 0, "latent": 0,
         "concept": CONCEPT, "kind": "acquisition", "q": 0.01, "reason": "",
@@ -376,8 +366,7 @@ def served(tmp_path_factory, browser):
     browser.requests.clear()
     browser.scheme("light")
     run = tmp_path_factory.mktemp("served")
-    write_stores(run)
-    write_tables(run)
+    write_run(run)
     make_atlas(run, run / "atlas", latents=1)
     with serving(run / "atlas", Live(run / "atlas")) as made:
         host = f"http://127.0.0.1:{made.server_port}/"

@@ -133,8 +133,8 @@ def pair_latents(
 def _exchange(patients: np.ndarray, seed: int) -> sparse.csr_array:
     """Return an exchange of the patients of n images, as a matrix [n, n].
 
-    It has a 1 at (j, i) if image i gets the scores of image j. The products of own scores with
-    this matrix times others' scores are the products of exchanged own scores with the others'.
+    It has a 1 at (j, i) if image i gets the scores of image j. For this matrix P, own scores A and
+    the scores B of others, A.T @ P @ B is the product of exchanged own scores with B.
     """
     every = np.arange(len(patients))
     moved = PatientExchanges(patients, 1, seed).of(every)[0] if len(patients) else every

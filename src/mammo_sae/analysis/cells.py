@@ -12,7 +12,7 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
 
 MAP_BYTES = 128 << 20  # bytes of dense maps in memory at a time
-CODES_PER_CELL = 64  # at least assumed where the number of codes varies
+CODES_PER_CELL = 64  # assumed at first where the number of codes varies
 BYTES_PER_CODE = 24  # of the arrays in memory while a block is read
 
 
@@ -58,8 +58,8 @@ def stream_maps(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (rows of `positions`, maps [b, m, R, C]) of `latents`, in batches of bounded size.
 
-    Neither the maps nor the codes that are read for them are larger. The codes of a cell take more
-    memory than the maps of a few latents.
+    The bound holds for the maps of a batch and for the codes from which they are made. With few
+    latents, the codes take more memory than the maps.
     """
     for rows in _batches(codes, positions, 4 * len(latents)):
         yield rows, codes.maps(positions[rows], latents)

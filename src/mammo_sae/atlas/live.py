@@ -133,9 +133,10 @@ class Live:
 
     def _known_latent(self, identity: Identity, text: str) -> int:
         count = self._run.reader(identity).latents
-        if not (text.isascii() and text.isdecimal() and int(text) < count):
+        latent = _decimal(text)
+        if latent is None or latent >= count:
             raise UnknownAddress(f"No latent {text}; this SAE has latents 0 to {count - 1}.")
-        return int(text)
+        return latent
 
     def _facts(self, image_ids: Sequence[str]) -> dict[str, Any]:
         ids = list(dict.fromkeys(image_ids))
@@ -250,6 +251,12 @@ class Live:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+    number = _decimal(text)
+    if number is None:
         raise UnknownAddress(f"{text} is no number of entries to leave out.")
-    return int(text)
+    return number
+
+
+def _decimal(text: str) -> int | None:
+    """Return a number of at most nine digits; None if the text is anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
