@@ -175,9 +175,10 @@ def clustered(rng, patients=120, images=4, shift=0.0, share=0.8):
 def test_blocks_of_draws_change_nothing(rng, monkeypatch, metric):
     patients = np.repeat(np.arange(100), 3)
     scores, labels = rng.random((300, 2)), rng.random(300) < 0.2
-    weights = st.patient_weights(patients, 50, 4)
+    [weights] = st.PatientDraws(patients, 50, 4).weights()
     expected = st.interval(metric(scores, labels, weights))
-    monkeypatch.setattr(st, "VALUES", 2100)  # seven draws of 300 images
+    monkeypatch.setattr(st, "DRAWN", 2100)  # seven draws of 300 images
+    assert len(list(st.PatientDraws(patients, 50, 4).weights())) == 8
     found = st.patient_bootstrap(metric, scores, labels, patients, 50, 4)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 

@@ -10,7 +10,7 @@ metric takes `weights` [n, draws] and computes all draws of a score in one pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ MIN_POSITIVES = 10
 COLUMNS = 512
 VALUES = 1 << 21
 """Scores are ranked in blocks of at most `COLUMNS` scores and, if possible, `VALUES` values."""
+
+DRAWN = 1 << 20
+"""Weights, images times bootstrap draws, that are in memory at a time."""
 
 
 # --- Values that can't be estimated ---------------------------------------------------------
@@ -53,19 +56,6 @@ def patients_per_group(groups: ArrayLike, patients: ArrayLike, count: int) -> ND
 
 def _numbered(patients: ArrayLike) -> NDArray[np.int64]:
     return np.unique(np.asarray(patients), return_inverse=True)[1]
-
-
-def centre(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Subtract the mean of each column from `values` [n, m], in place: no copy of them is made.
-
-    Returns
-    -------
-    mean, spread : [m]
-        The mean and the standard deviation of each column.
-    """
-    mean = values.mean(axis=0)
-    values -= mean
-    return mean, np.sqrt(np.einsum("nm,nm->m", values, values) / len(values))
 
 
 def is_constant(scores: ArrayLike) -> NDArray[np.bool_]:
@@ -313,31 +303,55 @@ def blocks_of(columns: int, rows: int) -> Iterator[slice]:
 # --- Patient bootstrap -------------------------------------------------------------------------
 
 
-def patient_weights(patients: ArrayLike, draws: int, seed: int) -> NDArray[np.float32]:
-    """Return [n, draws]: how often each image's patient is drawn, with replacement.
+class PatientDraws:
+    """Bootstrap draws of the patients of n images, with replacement.
 
     The draws depend only on the number of patients and the seed, so two metrics over the same
-    images are resampled in pairs and their differences can be compared.
+    images are resampled in pairs and their differences can be compared. A draw takes one byte for
+    each patient. The weights of images take more, so they are computed for some draws at a time.
+
+    Attributes
+    ----------
+    patient : [n]
+        The patient of each image, numbered from 0.
+    times : [patients, draws] uint8
+        How often each patient is drawn. More than 255 times does not occur: the mean is 1.
     """
-    patients = np.asarray(patients)
-    parts = list(_weight_blocks(patients, draws, seed, draws))
-    return parts[0] if parts else np.zeros((len(patients), 0), np.float32)
 
-
-def _weight_blocks(
-    patients: ArrayLike, draws: int, seed: int, width: int
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the columns of `patient_weights` in order, at most `width` at a time."""
-    _, patient = np.unique(np.asarray(patients), return_inverse=True)
-    count = int(patient.max(initial=-1)) + 1
-    rng = np.random.default_rng(seed)
-    for start in range(0, draws, max(1, width)):
-        some = min(max(1, width), draws - start)
-        if count:
+    def __init__(self, patients: ArrayLike, draws: int, seed: int) -> None:
+        self.patient = _numbered(patients)
+        count = int(self.patient.max(initial=-1)) + 1
+        self.times = np.zeros((count, draws), np.uint8)
+        rng = np.random.default_rng(seed)
+        step = max(1, DRAWN // max(1, count))
+        for start in range(0, draws if count else 0, step):
+            some = min(step, draws - start)
             drawn = rng.multinomial(count, np.full(count, 1 / count), size=some)
-            yield drawn.T.astype(np.float32)[patient]
-        else:
-            yield np.zeros((0, some), np.float32)
+            self.times[:, start : start + some] = drawn.T
+
+    def weights(self) -> Iterator[NDArray[np.float32]]:
+        """Yield [n, some draws]: how often each image's patient is drawn. Draws come in order."""
+        draws = self.times.shape[1]
+        step = max(1, DRAWN // max(1, len(self.patient)))
+        for start in range(0, max(1, draws), step):
+            yield self.times[self.patient, start : start + step].astype(np.float32)
+
+    def of(self, metric: Callable[[NDArray[np.float32]], Any]) -> Any:
+        """Return ``metric(weights)`` of all draws.
+
+        Parameters
+        ----------
+        metric
+            A function of weights [n, d] of some draws. It returns an array [..., d], or a mapping
+            of such arrays.
+        """
+        return _joined([metric(weights) for weights in self.weights()])
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    return np.concatenate(parts, axis=-1)
 
 
 def patient_bootstrap(
@@ -363,13 +377,8 @@ def patient_bootstrap(
     (low, high), floats or [m]; NaN if the metric is undefined in all draws. Draws in which it is
     undefined (no positive patient was drawn) are left out.
     """
-    patients = np.asarray(patients)
-    # The weights of some draws are in memory at a time. A draw is a column of its own.
-    width = max(1, VALUES // max(1, len(patients)))
-    parts = [
-        metric(scores, labels, weights) for weights in _weight_blocks(patients, draws, seed, width)
-    ]
-    return interval(np.concatenate(parts, axis=-1), level)
+    drawn = PatientDraws(patients, draws, seed)
+    return interval(drawn.of(lambda weights: metric(scores, labels, weights)), level)
 
 
 def interval(samples: Floats, level: float = 0.95) -> tuple[Any, Any]:

@@ -72,7 +72,8 @@ def scored(here, activation, threshold=0.0):
 
 
 def dense(here, activation, threshold, settings=SETTINGS):
-    weights = st.patient_weights(here.patients, settings.bootstrap_draws, settings.seed)
+    drawn = st.PatientDraws(here.patients, settings.bootstrap_draws, settings.seed)
+    [weights] = drawn.weights()
     moves = exchange.PatientExchanges(
         here.patients, settings.permutation_draws, settings.seed, within=here.views
     )

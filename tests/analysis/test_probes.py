@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis import penalised, probes
-from mammo_sae.analysis.ordinal import concordance
+from mammo_sae.analysis import probes
 from mammo_sae.analysis.settings import ProbesSettings
+from mammo_sae.regression.ordinal import concordance
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import create_embedding_store
 from mammo_sae.stores.tables import read_table
+from scikit_fits import standardised
 
 SETTINGS = ProbesSettings(
     bootstrap_draws=50,
@@ -93,7 +94,7 @@ def test_the_l2_probe_is_the_one_of_scikit_learn(world):
     probe = probes.Probe(settings, cases, "codes", features)
     [one] = next(fit for name, _, fit in probe.kinds() if name == "l2")(found, truth[:, None], 0)
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000, tol=1e-8)
-    standard = penalised.standardised(features, found)
+    standard = standardised(features, found)
     expected = model.fit(standard[:40], truth).decision_function(standard)
     assert one.penalty == 0.01
     np.testing.assert_allclose(one.scores, expected, atol=1e-3)

@@ -117,7 +117,7 @@ def test_patients_are_drawn_with_all_their_rows(published):
     table, _ = published
     rows = case.labelled(table, "mass", "test")
     patients = table["patient_id"].to_numpy()[rows]
-    weights = st.patient_weights(patients, 20, 0)
+    [weights] = st.PatientDraws(patients, 20, 0).weights()
     for _, members in pd.Series(range(len(rows))).groupby(patients):
         assert (weights[members] == weights[members.iloc[0]]).all()
 

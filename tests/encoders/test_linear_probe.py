@@ -141,10 +141,10 @@ def test_a_solver_that_does_not_converge_is_an_error(features, tmp_path):
 def test_a_solver_with_more_iterations_or_a_lower_c_converges_as_advised(features, tmp_path):
     values, cohort, manifests, path = features
     with pytest.raises(InputError, match=r"raise max_iterations or lower c$"):
-        run(manifests, path, tmp_path / "head", c=1e4, max_iterations=5)
+        run(manifests, path, tmp_path / "head", c=1e4, max_iterations=8)
     labels = cohort.sort_values("image_id")["mass"].to_numpy(int)
     for name, right in (("more", {"c": 1e4, "max_iterations": 1000}),
-                        ("lower", {"c": 1e-7, "max_iterations": 5})):  # fmt: skip
+                        ("lower", {"c": 1e-7, "max_iterations": 8})):  # fmt: skip
         logits = run(manifests, path, tmp_path / name, **right).logits(values)[:, 0]
         assert logits[labels == 1].mean() > logits[labels == 0].mean()
 

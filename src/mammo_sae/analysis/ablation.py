@@ -48,7 +48,8 @@ from mammo_sae.analysis.scored import Measures, Scored
 from mammo_sae.analysis.verdict import ALIGNED
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.cohorts.regions import concept_regions
-from mammo_sae.encoders.pooled import read_pooled
+from mammo_sae.encoders.plans.plan import POOLED
+from mammo_sae.encoders.pooled import mean_embeddings
 from mammo_sae.sae.files import read_decoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.images import ImageReader
@@ -115,8 +116,7 @@ def run(
     store = ImageReader(image_stores, concept_regions(images))
     cases, _ = read_candidates(images, reader.image_ids, store, concepts, measurements)
     verdicts, logits = read_table(confounds), read_table(predictions)
-    stored, pooled = read_pooled(embeddings, reader.image_ids)
-    pooled = pooled[pd.Index(stored).get_indexer(list(reader.image_ids))]
+    pooled = mean_embeddings(embeddings, POOLED, reader.image_ids)
     atoms, _ = read_decoder(sae)
     means = MeanCodes.of_images(reader, reader.image_ids, output.parent)
     aligned = [aligned_set(verdicts, concept) for concept in concepts]
@@ -197,8 +197,8 @@ def ablation_rows(
         The sets of latents to ablate, each with its random sets.
     """
     few = st.why_not_estimable(data.labels, data.patients)
-    weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
-    measures = {refit: Measures(data, predict, weights) for refit, (predict, _) in heads.items()}
+    drawn = st.PatientDraws(data.patients, settings.bootstrap_draws, settings.seed)
+    measures = {refit: Measures(data, predict, drawn) for refit, (predict, _) in heads.items()}
     for group, random in sets:
         names: list[str] = [""]
         if group.verdicts != ALIGNED:

@@ -28,8 +28,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -37,10 +38,11 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.main_latents import calls, cross_validated_f1, main_count, ordered
-from mammo_sae.analysis.penalised import best_fit, principal_directions, ridge
-from mammo_sae.encoders.plans.plan import HEAD
-from mammo_sae.encoders.pooled import read_pooled
+from mammo_sae.encoders.plans.plan import HEAD, POOLED
+from mammo_sae.encoders.pooled import mean_embeddings
 from mammo_sae.errors import InputError, counted
+from mammo_sae.regression.features import Matrix, Standardised
+from mammo_sae.regression.penalised import best_fits
 from mammo_sae.sae.files import read_atoms
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import read_table, write_table
@@ -99,12 +101,11 @@ def run(
             f"absorption compares pooled embeddings with codes of layer {HEAD}"
         )
     ids = reader.image_ids
-    stored, pooled = read_pooled(embeddings, ids)
     data = _Data(
         reader=reader,
         cases=case.read_cases(images, ids),
         ids=np.asarray(ids),
-        embedding=pooled[pd.Index(stored).get_indexer(ids)],
+        embedding=mean_embeddings(embeddings, POOLED, ids),
         atoms=read_atoms(sae, np.ones(reader.latents, bool)),
         ranked=read_table(latents),
     )
@@ -130,7 +131,7 @@ class _Data:
     reader: CodesReader
     cases: pd.DataFrame
     ids: np.ndarray
-    embedding: np.ndarray
+    embedding: Matrix
     atoms: np.ndarray
     ranked: pd.DataFrame
 
@@ -168,12 +169,11 @@ def _row(settings: AbsorptionSettings, data: _Data, concept: str) -> dict[str, o
     main = latents[: main_count(cross_validated_f1(codes, known, patients[found], settings.folds))]
     row |= {"main_latents": len(main), "latents": ", ".join(map(str, main))}
     fresh = data.codes(tested, main)
-    weights = st.patient_weights(patients[tested], settings.bootstrap_draws, settings.seed)
+    draws = st.PatientDraws(patients[tested], settings.bootstrap_draws, settings.seed)
     for name, k in (("first_f1", 1), ("main_f1", len(main))):
         called = calls(codes[:, :k], known, fresh[:, :k])
-        row[name] = st.precision_recall_f1(called, truly)[2]
-        drawn = st.precision_recall_f1(called, truly, weights)[2]
-        row[f"{name}_low"], row[f"{name}_high"] = st.interval(drawn)
+        row[name] = _f1(called, truly)
+        row[f"{name}_low"], row[f"{name}_high"] = st.interval(draws.of(partial(_f1, called, truly)))
     direction, recognised = _probe(settings, data, found, known, tested)
     images = tested[recognised & truly]
     row["recognised"] = len(images)
@@ -183,14 +183,21 @@ def _row(settings: AbsorptionSettings, data: _Data, concept: str) -> dict[str, o
         reason = f"{settings.confirmation}: {why}, fewer than {st.MIN_POSITIVES}"
         return row | {"reason": reason}
     absorber, fraction = _absorbers(data, direction, main, found[~known], images)
-    drawn = st.patient_weights(patients[images], settings.bootstrap_draws, settings.seed)
+    draws = st.PatientDraws(patients[images], settings.bootstrap_draws, settings.seed)
     for name, values in (("absorption", absorber >= 0), ("absorption_fraction", fraction)):
         row[name] = float(values.mean())
-        share = values.astype(np.float64) @ drawn / drawn.sum(axis=0)
-        row[f"{name}_low"], row[f"{name}_high"] = st.interval(share)
+        row[f"{name}_low"], row[f"{name}_high"] = st.interval(draws.of(partial(_share, values)))
     row["absorbed"] = int((absorber >= 0).sum())
     row["absorbers"] = _most_frequent(absorber[absorber >= 0])
     return row
+
+
+def _f1(called: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> Any:
+    return st.precision_recall_f1(called, truth, weights)[2]
+
+
+def _share(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64) @ weights / weights.sum(axis=0)
 
 
 def _candidates(ranked: pd.DataFrame, concept: str) -> np.ndarray:
@@ -225,17 +232,14 @@ def _probe(
     recognised : bool
         Whether the probe calls each image of `tested` positive.
     """
-    values = data.embedding[found]
-    mean = values.mean(axis=0, dtype=np.float64).astype(np.float32)
-    values -= mean
-    scale = float(np.sqrt(np.square(values).mean(dtype=np.float64))) or 1.0
-    values /= scale
-    axes = principal_directions(values)
+    mean, spread = data.embedding.moments(found)
+    scale = float(np.sqrt(np.square(spread).mean())) or 1.0
+    values = Standardised(data.embedding, np.arange(len(mean)), mean, np.full(len(mean), scale))
     patients = data.cases["patient_id"].to_numpy()[found]
-    _, model = best_fit(values @ axes.T, truth, patients, settings.penalties, settings.folds, ridge)
-    weight = model.coef_[0].astype(np.float64) @ axes
-    scores = ((data.embedding[tested] - mean) / scale) @ weight + model.intercept_[0]
-    return weight / max(float(np.linalg.norm(weight)), 1e-12), scores > 0
+    penalties, folds = settings.penalties, settings.folds
+    [model] = best_fits(values, found, truth[:, None], patients, penalties, folds, l1=False)
+    scores = values.times(model.weights[:, None])[tested, 0] + model.intercept
+    return model.weights / max(float(np.linalg.norm(model.weights)), 1e-12), scores > 0
 
 
 def _absorbers(
@@ -258,15 +262,14 @@ def _absorbers(
     for rows in data.blocks(negative):
         usual += data.codes(rows, latents).sum(axis=0, dtype=np.float64)
     usual /= len(negative)
-    normal = data.embedding[negative].mean(axis=0, dtype=np.float64)
+    evidence = data.embedding.times(direction[:, None])[:, 0]
+    evidence -= evidence[negative].mean()
     columns, fractions = [], []
     for rows in data.blocks(images):
         codes = data.codes(rows, latents)
         silent = (codes[:, is_main] == 0).all(axis=1)
         parts = (codes - usual.astype(np.float32)) * along[latents]
-        column, fraction = absorbed(
-            silent, parts, is_main, (data.embedding[rows] - normal) @ direction
-        )
+        column, fraction = absorbed(silent, parts, is_main, evidence[rows])
         columns.append(column)
         fractions.append(fraction)
     column = np.concatenate(columns)

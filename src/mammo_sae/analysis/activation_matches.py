@@ -21,8 +21,8 @@ from scipy.stats import rankdata
 
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.exchange import PatientExchanges
-from mammo_sae.analysis.features import Parts
 from mammo_sae.errors import InputError
+from mammo_sae.regression.features import Parts
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
 

@@ -10,6 +10,7 @@ all pairs of an image and an ablated latent.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,16 +63,19 @@ def _difference(
     settings: InnerSettings, values: np.ndarray, truth: np.ndarray, patients: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean of `values` [n, m] over positives minus negatives, and its interval."""
-    weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
-    result = []
-    for drawn in (np.ones((len(truth), 1)), weights):
-        means = []
-        for rows in (truth, ~truth):
-            count = drawn[rows].sum(axis=0, dtype=np.float64)
-            total = values[rows].T.astype(np.float64) @ drawn[rows]
-            mean = np.full(total.shape, np.nan)
-            np.divide(total, count[None], out=mean, where=count[None] > 0)
-            means.append(mean)
-        result.append(means[0] - means[1])
-    low, high = st.interval(result[1])
-    return result[0][:, 0], low, high
+    drawn = st.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
+    difference = partial(_weighted_difference, values, truth)
+    low, high = st.interval(drawn.of(difference))
+    return difference(np.ones((len(truth), 1)))[:, 0], low, high
+
+
+def _weighted_difference(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the difference [m, draws] of means weighted by `weights` [n, draws]."""
+    means = []
+    for rows in (truth, ~truth):
+        count = weights[rows].sum(axis=0, dtype=np.float64)
+        total = values[rows].T.astype(np.float64) @ weights[rows]
+        mean = np.full(total.shape, np.nan)
+        np.divide(total, count[None], out=mean, where=count[None] > 0)
+        means.append(mean)
+    return means[0] - means[1]

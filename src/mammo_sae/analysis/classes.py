@@ -11,6 +11,7 @@ class against the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ def class_table(
     """
     rows, patients = shares[0].rows, shares[0].patients
     truth = np.stack([share.labels for share in shares], axis=1).argmax(axis=1)
-    weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+    drawn = st.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
     h = len(shares[0].ranked)
     reason = _why_not_estimable(truth, patients, len(shares))
     found = []
@@ -125,7 +126,7 @@ def class_table(
         if not reason:
             answer = np.round(of_edit, DIGITS).argmax(axis=1)
             values = scores(answer, truth, np.ones((len(truth), 1)))
-            draws = scores(answer, truth, weights)
+            draws = drawn.of(partial(scores, answer, truth))
             for name in MEASURES:
                 row[name] = float(values[name][0])
                 row[f"{name}_low"], row[f"{name}_high"] = st.interval(draws[name])

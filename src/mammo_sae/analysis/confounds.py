@@ -21,6 +21,7 @@ multiple tests, so they do not change the q-values of the associated latents.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,11 +266,11 @@ def _measured(
         Names of the levels.
     patients : [n]
     """
-    weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+    drawn = st.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
     measured: dict[str, Any] = {}
-    crude, crude_draws = st.auroc(z, truth), st.auroc(z, truth, weights)
+    crude, crude_draws = st.auroc(z, truth), drawn.of(partial(st.auroc, z, truth))
     within = st.stratified_auroc(z, truth, code)
-    within_draws = st.stratified_auroc(z, truth, code, weights)
+    within_draws = drawn.of(partial(st.stratified_auroc, z, truth, code))
     for name, value, draws in (
         ("crude_auroc", crude, crude_draws),
         ("stratified_auroc", within, within_draws),
@@ -295,8 +296,8 @@ def _measured(
     unconditional = np.empty(z.shape[1])
     for level in places:
         mine = best == level
-        draws = st.stratified_auroc(z[:, mine], code == level, truth, weights)
-        low[mine], high[mine] = st.interval(draws)
+        score = partial(st.stratified_auroc, z[:, mine], code == level, truth)
+        low[mine], high[mine] = st.interval(drawn.of(score))
         unconditional[mine] = st.auroc(z[:, mine], code == level)
     measured["conditional_auroc_low"], measured["conditional_auroc_high"] = low, high
     measured["confounder_auroc"] = unconditional
@@ -377,13 +378,17 @@ def energy_lifts(
         has = extent[:, r] > 0
         if not has.any():
             continue
-        weights = st.patient_weights(patients[has], settings.bootstrap_draws, settings.seed)
-        area = extent[has, r, None] * fires[has]
+        drawn = st.PatientDraws(patients[has], settings.bootstrap_draws, settings.seed)
+        inside, area = share[r, has], extent[has, r, None] * fires[has]
         enough = _patients_firing(fires[has], patients[has]) >= st.MIN_POSITIVES
-        lift = np.where(enough, _divide(share[r, has].sum(0), area.sum(0)), np.nan)
-        low, high = st.interval(_divide(share[r, has].T @ weights, area.T @ weights))
+        lift = np.where(enough, _divide(inside.sum(0), area.sum(0)), np.nan)
+        low, high = st.interval(drawn.of(partial(_lifts, inside, area)))
         result[name] = (lift, np.where(enough, low, np.nan), np.where(enough, high, np.nan))
     return result
+
+
+def _lifts(inside: np.ndarray, area: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return _divide(inside.T @ weights, area.T @ weights)
 
 
 def _patients_firing(fires: np.ndarray, patients: np.ndarray) -> np.ndarray:

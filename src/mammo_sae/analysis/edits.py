@@ -19,6 +19,7 @@ in firing rate. `mammo_sae.analysis.interventions` computes the edited logits in
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +41,7 @@ MEAN_ABLATED = "mean_ablated"
 # Logits are rounded to this number of decimals, because sums of the same numbers in another order
 # differ by rounding errors. Otherwise latents without any effect would rank images by these errors.
 DIGITS = 9
-NUMBERS_AT_ONCE = 1 << 20  # images times draws, or images times edits, that are scored at a time
+NUMBERS_AT_ONCE = 1 << 20  # images times edits that are scored at a time
 EDITED_LOGITS = 1 << 22  # edited logits of controls that are in memory at a time
 MATCHED_BLOCK = 20  # a matched control is drawn among this many neighbours in firing rate
 
@@ -219,18 +220,6 @@ def _measures(
     )
 
 
-def _drawn(
-    logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return `_measures` of the bootstrap draws `weights` [n, draws], a few draws at a time."""
-    step = max(1, NUMBERS_AT_ONCE // max(1, len(labels)))
-    parts = [
-        _measures(logits, labels, thresholds, weights[:, start : start + step])
-        for start in range(0, weights.shape[1], step)
-    ]
-    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in MEASURES}
-
-
 def _scored(
     logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -251,13 +240,13 @@ def _edit_rows(
     counts: Sequence[int],
     ranking: str,
 ) -> pd.DataFrame:
-    weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
+    drawn = st.PatientDraws(data.patients, settings.bootstrap_draws, settings.seed)
     parts = []
     for columns, logits, chosen in _edits(settings, data, thresholds, members, counts):
         part = pd.DataFrame({"ranking": ranking, "selection": "ranked", **columns})
         part["threshold"] = chosen
         values = _measures(logits, data.labels, chosen, None)
-        draws = _drawn(logits, data.labels, chosen, weights)
+        draws = drawn.of(partial(_measures, logits, data.labels, chosen))
         for name in MEASURES:
             part[name] = values[name]
             part[f"{name}_low"], part[f"{name}_high"] = st.interval(draws[name])

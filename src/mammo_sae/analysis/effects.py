@@ -15,6 +15,7 @@ and in the error-preserving form. The table has one row per (latent, concept, sp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,13 +83,14 @@ def run(
 def effect_table(settings: EffectSettings, data: Shares) -> pd.DataFrame:
     """Return the rows of one concept and split, one per latent that fires in it."""
     reason = st.why_not_estimable(data.labels, data.patients)
-    weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
+    draws = st.PatientDraws(data.patients, settings.bootstrap_draws, settings.seed)
     ones = np.ones((len(data.labels), 1))
     found = []
     for latents, means in data.means.blocks():
         here = latents.start + np.flatnonzero(means.any(axis=1) & (data.weights[latents] != 0))
         contributions = means[here - latents.start].T * data.weights[here]
-        point, drawn = (class_effects(contributions, data.labels, w) for w in (ones, weights))
+        effects = partial(class_effects, contributions, data.labels)
+        point, drawn = effects(ones), draws.of(effects)
         part = pd.DataFrame({"latent": here, "reason": reason, "weight": data.weights[here]})
         for name in MEASURES:
             low, high = st.interval(drawn[name])

@@ -10,7 +10,7 @@ Rankings (1 = first), all on the discovery split:
 - ``effect``: standardised mean difference of the image's score.
 - ``auroc``: AUROC of the image's score.
 - ``sparse_probe``: absolute weight of the latent in an L1 logistic regression on all standardised
-  scores (`mammo_sae.analysis.penalised`). Latents with weight 0 are not ranked.
+  scores (`mammo_sae.regression.penalised`). Latents with weight 0 are not ranked.
 
 The confirmation split has other patients. It gives each latent's AUROC with a patient-bootstrap
 interval, a patient-level permutation p, and the Benjamini-Hochberg q over the concept's latents.
@@ -35,10 +35,10 @@ from scipy import sparse
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import exchange
-from mammo_sae.analysis.features import SparseRows, Standardised
-from mammo_sae.analysis.penalised import balanced, sparse_logistic
 from mammo_sae.blockwise import blockwise, threads
 from mammo_sae.cohorts.labels import labelling
+from mammo_sae.regression.features import SparseRows, Standardised
+from mammo_sae.regression.penalised import balanced, sparse_logistic
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
 
@@ -143,11 +143,7 @@ class _Pooled:
 
 @dataclass(frozen=True)
 class _Labels:
-    """One concept's labels in both splits, and why a split can't be estimated.
-
-    `weights` are those of `statistics.patient_weights`. They are kept as integers, because those of
-    all concepts are in memory at a time.
-    """
+    """One concept's labels in both splits, and why a split can't be estimated."""
 
     concept: str
     found: np.ndarray
@@ -157,7 +153,7 @@ class _Labels:
     tested_truth: np.ndarray
     patients: np.ndarray
     sides: np.ndarray
-    weights: np.ndarray
+    drawn: st.PatientDraws
     why_not_tested: str
 
     @classmethod
@@ -167,7 +163,6 @@ class _Labels:
         truth = case.labels(cases, concept, found)
         tested = case.labelled(cases, concept, settings.confirmation)
         tested_truth = case.labels(cases, concept, tested)
-        weights = st.patient_weights(patients[tested], settings.bootstrap_draws, settings.seed)
         return cls(
             concept=concept,
             found=found,
@@ -177,8 +172,7 @@ class _Labels:
             tested_truth=tested_truth,
             patients=patients[tested],
             sides=cases["side"].astype(str).to_numpy()[tested],
-            # No patient is drawn more than 255 times: the mean is 1.
-            weights=weights.astype(np.uint8),
+            drawn=st.PatientDraws(patients[tested], settings.bootstrap_draws, settings.seed),
             why_not_tested=st.why_not_estimable(tested_truth, patients[tested]),
         )
 
@@ -220,7 +214,7 @@ def _confirm(labels: _Labels, scores: np.ndarray, table: pd.DataFrame) -> None:
     table["tested_constant"] = st.is_constant(scores)
     estimated = ~table["tested_constant"].to_numpy() & (not labels.why_not_tested)
     some = scores[:, estimated]
-    low, high = st.interval(st.auroc(some, labels.tested_truth, labels.weights.astype(np.float32)))
+    low, high = st.interval(labels.drawn.of(partial(st.auroc, some, labels.tested_truth)))
     value = st.auroc(some, labels.tested_truth)
     for name, values in (("auroc", value), ("auroc_low", low), ("auroc_high", high)):
         table[name] = _spread(values, estimated)

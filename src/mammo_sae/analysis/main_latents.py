@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.penalised import lasso, patient_folds, ridge, standardised
+from mammo_sae.regression.features import DenseRows, Standardised, row_blocks
+from mammo_sae.regression.penalised import balanced, patient_folds, ridge, sparse_logistic
 
 MOST_MAIN = 10
 """The largest k of the k-sparse probes."""
@@ -33,8 +34,11 @@ def ordered(codes: np.ndarray, truth: np.ndarray) -> np.ndarray:
     varies = np.flatnonzero(codes.std(axis=0, dtype=np.float64) > 1e-12)
     if not len(varies):
         return varies
-    values = standardised(codes[:, varies], np.arange(len(codes)))
-    weight = lasso(_ORDER_PENALTY).fit(values, truth).coef_[0]
+    everything, penalty = np.arange(len(codes)), np.array([_ORDER_PENALTY])
+    values = Standardised.over(DenseRows(row_blocks(codes[:, varies])), everything)
+    balance = balanced(truth)[:, None]
+    weights, _ = sparse_logistic(values, everything, truth[:, None], balance, penalty)
+    weight = weights[:, 0]
     order = np.argsort(-weight, kind="stable")[:MOST_MAIN]
     return varies[order[weight[order] > 0]]
 

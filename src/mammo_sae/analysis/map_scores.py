@@ -108,14 +108,16 @@ class MapScores:
         self._lesions, self._cell = lesions, cell
         self._thresholds = np.asarray(thresholds, dtype=np.float64)
         self._maps = maps = len(self._thresholds)
-        _, self._patient = np.unique(np.asarray(patients), return_inverse=True)
-        drawn = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
-        # The first column counts every image once.
-        self._weights = np.concatenate([np.ones((len(lesions), 1), np.float32), drawn], axis=1)
-        self._curves = AveragePrecisions(maps, self._weights)
+        drawn = st.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
+        self._patient = drawn.patient
+        # The first column counts every patient once.
+        once = np.ones((len(drawn.times), 1))
+        self._weights = np.concatenate([once, drawn.times], axis=1, dtype=np.float32)
+        self._images = np.bincount(self._patient, minlength=len(once)) @ self._weights
+        self._curves = AveragePrecisions(maps, self._patient, self._weights)
         names = ("fires", "share", "extent", "inter", "area", "pointing", "pointing_near")
         self._sums = {name: np.zeros((maps, self._weights.shape[1])) for name in names}
-        self._fired = np.zeros((maps, int(self._patient.max(initial=-1)) + 1), bool)
+        self._fired = np.zeros((maps, len(once)), bool)
         self._breast = self._mask = 0.0
         self._chance = {"pointing": 0.0, "pointing_near": 0.0}
         self._observed = np.zeros((2, maps))  # share and extent with each image's own mask
@@ -173,7 +175,7 @@ class MapScores:
             "pointing_near": near[peak] & fires,
         }
         for name, values in added.items():
-            self._sums[name] += values[:, None] * self._weights[image]
+            self._sums[name] += values[:, None] * self._weights[self._patient[image]]
         for name, touched in (("pointing", region > 0), ("pointing_near", near)):
             self._chance[name] += (touched * breast).sum() / whole
         self._add_to_curves(image, which, cell, value, mask, breast)
@@ -265,8 +267,8 @@ class MapScores:
             "auprc": curve,
             "pooled_iou": sums["inter"] / union,
             "energy_lift": _ratio(sums["share"], sums["extent"]),
-            "pointing": sums["pointing"] / self._weights.sum(axis=0, dtype=np.float64),
-            "pointing_near": sums["pointing_near"] / self._weights.sum(axis=0, dtype=np.float64),
+            "pointing": sums["pointing"] / self._images,
+            "pointing_near": sums["pointing_near"] / self._images,
         }
         for name, values in drawn.items():
             row[name] = float(values[0])

@@ -17,8 +17,8 @@ from typing import IO
 
 import numpy as np
 
-from mammo_sae.analysis.temporary import write_whole
 from mammo_sae.stores.codes import CodesReader
+from mammo_sae.temporary import write_whole
 
 BLOCK_BYTES = 16 << 20  # bytes of mean codes in memory at a time
 
@@ -82,11 +82,14 @@ class MeanCodes:
         """Return the mean codes of the images at `rows`. An image may be there several times."""
         return replace(self, rows=self.rows[rows])
 
-    def of(self, latents: np.ndarray) -> np.ndarray:
-        """Return [m, n]: the mean codes of some latents."""
-        result = np.empty((len(latents), len(self)), self.kind)
+    def of(self, latents: np.ndarray, images: np.ndarray | None = None) -> np.ndarray:
+        """Return [m, b]: the mean codes of some latents, of the b `images` or of all."""
+        rows = self.rows if images is None else self.rows[images]
+        start, stop = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+        result = np.empty((len(latents), len(rows)), self.kind)
         for place, latent in enumerate(latents):
-            result[place] = self._read(int(latent), 1)[0, self.rows]
+            values = self._read(int(latent) * self.stored + start, stop - start)
+            result[place] = values[rows - start]
         return result
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
@@ -94,7 +97,9 @@ class MeanCodes:
         step = max(1, BLOCK_BYTES // max(1, self.kind.itemsize * self.stored))
         for start in range(0, self.latents, step):
             latents = slice(start, min(start + step, self.latents))
-            yield latents, self._read(start, latents.stop - start)[:, self.rows]
+            shape = latents.stop - start, self.stored
+            values = self._read(start * self.stored, shape[0] * shape[1]).reshape(shape)
+            yield latents, values[:, self.rows]
 
     def times(self, matrix: np.ndarray) -> np.ndarray:
         """Return float64 [n, e]: the product of the mean codes and `matrix` [h, e]."""
@@ -103,11 +108,11 @@ class MeanCodes:
             result += values.T.astype(np.float64) @ matrix[latents]
         return result
 
-    def _read(self, latent: int, count: int) -> np.ndarray:
-        size = self.stored * self.kind.itemsize
-        self.file.seek(latent * size)
-        values = bytearray(count * size)
+    def _read(self, start: int, count: int) -> np.ndarray:
+        """Return `count` numbers of the file, from the number `start` on."""
+        self.file.seek(start * self.kind.itemsize)
+        values = bytearray(count * self.kind.itemsize)
         view, done = memoryview(values), 0
         while done < len(values):  # one call of the system returns at most 2 GiB
             done += self.file.readinto(view[done:])  # type: ignore[attr-defined]
-        return np.ndarray((count, self.stored), self.kind, values)
+        return np.ndarray(count, self.kind, values)

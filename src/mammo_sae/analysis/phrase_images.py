@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,8 +68,8 @@ def _zero_shot(
     why = st.why_not_estimable(truth, patients)
     if why:
         return {**empty, "zero_shot_reason": why}
-    weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
-    low, high = st.interval(st.auroc(similarity[known], truth, weights))
+    drawn = st.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
+    low, high = st.interval(drawn.of(partial(st.auroc, similarity[known], truth)))
     found = (st.auroc(similarity[known], truth), low, high)
     return {**empty, **dict(zip(names, found, strict=True)), "zero_shot_reason": ""}
 
@@ -114,9 +115,7 @@ class PhraseTests:
         """
         table = pd.DataFrame({name: np.full(len(latents), np.nan) for name in ESTIMATES})
         table["why"] = ""
-        weights = st.patient_weights(
-            self.patients, self.settings.bootstrap_draws, self.settings.seed
-        )
+        drawn = st.PatientDraws(self.patients, self.settings.bootstrap_draws, self.settings.seed)
         for phrase in np.unique(phrases):
             members = np.flatnonzero(phrases == phrase)
             truth = self.images_of(phrase)
@@ -128,7 +127,7 @@ class PhraseTests:
             for start in range(0, len(members), BLOCK):
                 some = members[start : start + BLOCK]
                 scores = self.scores.of(latents[some]).T
-                low, high = st.interval(st.auroc(scores, truth, weights))
+                low, high = st.interval(drawn.of(partial(st.auroc, scores, truth)))
                 # As many exchanges as if all m latents were tested together.
                 tests = math.ceil(family * len(some) / len(latents))
                 p = self._p(scores, truth, tests)

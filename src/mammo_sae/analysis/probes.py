@@ -17,7 +17,7 @@ are AUROCs on other splits with patient-bootstrap intervals, one row per probe, 
 If a column has more than two levels, each level is probed against all others. The rows with level
 ``macro`` have the mean of these AUROCs over the levels that can be estimated. Ordered levels are
 also probed as one scale, in the rows with level ``ordered``. Their model is the proportional odds
-model (`mammo_sae.analysis.ordinal`), and their score is the concordance, which for two levels
+model (`mammo_sae.regression.ordinal`), and their score is the concordance, which for two levels
 equals the AUROC.
 
 The discovery split can be scored too, by nested cross-validation: every choice is made again
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,19 +39,18 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.columns import SAID, candidates, covariates_of
-from mammo_sae.analysis.features import DenseRows, Matrix, SparseRows, Standardised, row_blocks
 from mammo_sae.analysis.levels import levels
-from mammo_sae.analysis.ordinal import concordance, proportional_odds
-from mammo_sae.analysis.penalised import best_fits, patient_folds, ridge
+from mammo_sae.encoders.pooled import mean_embeddings
+from mammo_sae.regression.features import DenseRows, Matrix, SparseRows, Standardised, row_blocks
+from mammo_sae.regression.ordinal import concordance, proportional_odds
+from mammo_sae.regression.penalised import best_fits, patient_folds, ridge
 from mammo_sae.stores.codes import CodesReader
-from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import write_table
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import ProbesSettings
 
 ONE_SIDED = "without one fold of patients, only one class or one patient is left to fit on"
-EMBEDDINGS = 64  # images whose embeddings are in memory at a time
 _SPARSE_PENALTY = 1.0  # k coefficients for hundreds of images need little shrinkage
 
 
@@ -113,20 +113,6 @@ def run(
             parts.append(part)
     write_table(identity.label(pd.concat(parts, ignore_index=True)), output)
     return [output]
-
-
-def mean_embeddings(manifests: Sequence[Path], layer: str, image_ids: Sequence[str]) -> DenseRows:
-    """Return [n, d], each image's mean embedding over its cells, in the order of `image_ids`."""
-    reader = EmbeddingReader(manifests, layer, image_ids)
-    place = {image: i for i, image in enumerate(image_ids)}
-    order: list[int] = []
-
-    def means() -> Iterator[np.ndarray]:
-        for positions, batch in reader.batches(EMBEDDINGS):
-            order.extend(place[reader.image_ids[position]] for position in positions)
-            yield batch.mean(axis=(1, 2), dtype=np.float32)
-
-    return DenseRows(means(), order)
 
 
 def targets(
@@ -255,11 +241,10 @@ def read_ordered(
                 why = f"{split}: {ONE_SIDED}"
             value = low = high = np.nan
             if not why:
-                weights = st.patient_weights(
-                    patients[here], settings.bootstrap_draws, settings.seed
-                )
-                low, high = st.interval(concordance(scores[here], scale.code[here], weights))
-                value = concordance(scores[here], scale.code[here])
+                drawn = st.PatientDraws(patients[here], settings.bootstrap_draws, settings.seed)
+                measure = partial(concordance, scores[here], scale.code[here])
+                low, high = st.interval(drawn.of(measure))
+                value = measure()
             rows.append(
                 {
                     "features": probe.features,
@@ -510,8 +495,8 @@ def _score(
     if why:
         row = {"auroc": np.nan, "auroc_low": np.nan, "auroc_high": np.nan, "reason": why}
         return row, np.empty(0)
-    weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
-    draws = st.auroc(scores[rows], truth, weights)
+    drawn = st.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
+    draws = drawn.of(partial(st.auroc, scores[rows], truth))
     low, high = st.interval(draws)
     value = st.auroc(scores[rows], truth)
     return {"auroc": value, "auroc_low": low, "auroc_high": high, "reason": ""}, draws

@@ -11,13 +11,13 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.linear import Shares
-from mammo_sae.analysis.penalised import best_fit, ridge
+from mammo_sae.regression.features import Matrix, Parts, Standardised
+from mammo_sae.regression.penalised import balanced, best_fits, logistic
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.mean_codes import MeanCodes
     from mammo_sae.analysis.settings import AblationSettings
 
-BLOCK_BYTES = 32 << 20  # bytes of ablated embeddings in memory at a time
 Predict = Callable[[np.ndarray], np.ndarray]  # ablated latents [k] -> scores [n]
 NOTHING = np.empty(0, np.int64)
 
@@ -44,24 +44,24 @@ class Refit:
         settings: AblationSettings,
         cases: pd.DataFrame,
         concept: str,
-        pooled: np.ndarray,
+        pooled: Matrix,
         means: MeanCodes,
         atoms: np.ndarray,
     ) -> None:
         """Choose the penalty, from embeddings [n, d], mean codes of n images and atoms [h, d]."""
         self._pooled, self._means, self._atoms = pooled, means, atoms
-        # Blocks of BLOCK_BYTES in float64.
-        self._step = max(1, BLOCK_BYTES // (8 * pooled.shape[1]))
         self._found = case.labelled_images(cases, concept, settings.discovery)
         self._truth = case.labels(cases, concept, self._found)
-        self._done: dict[bytes, np.ndarray] = {}
+        # Scores of all images, and where those of each ablation are.
+        self._scores, self._places = Parts(), dict[bytes, int]()
         patients = cases["patient_id"].to_numpy()[self._found]
         why = st.why_not_estimable(self._truth, patients)
         self.reason = f"{settings.discovery}: {why}" if why else ""
         if not why:
-            own, *_ = self._standardised(NOTHING)
-            penalties, folds = settings.penalties, settings.folds
-            self._penalty, _ = best_fit(own, self._truth, patients, penalties, folds, ridge)
+            own = Standardised.over(pooled, self._found)
+            penalties, folds, truths = settings.penalties, settings.folds, self._truth[:, None]
+            [best] = best_fits(own, self._found, truths, patients, penalties, folds, l1=False)
+            self._penalty = best.penalty
 
     def of(self, rows: np.ndarray) -> Predict:
         """Return a function: latents [k] -> scores of the images at `rows`, as by `scores`."""
@@ -70,46 +70,37 @@ class Refit:
     def scores(self, latents: np.ndarray) -> np.ndarray:
         """Return the scores [n] of all images by a head refitted after an ablation of `latents`."""
         key = latents.tobytes()
-        if key not in self._done:
-            features, varies, mean, spread = self._standardised(latents)
-            fitted = ridge(self._penalty).fit(features, self._truth)
-            del features
-            scores = np.empty(len(self._pooled))
-            for rows, values in self._ablated(latents, np.arange(len(self._pooled))):
-                scores[rows] = fitted.decision_function((values[:, varies] - mean) / spread)
-            self._done[key] = scores
-        return self._done[key]
+        if key not in self._places:
+            ablated = Ablated(self._pooled, self._means, latents, self._atoms)
+            features = Standardised.over(ablated, self._found)
+            truths, weights = self._truth[:, None], balanced(self._truth)[:, None]
+            penalty = np.array([self._penalty])
+            directions, intercepts = logistic(features, self._found, truths, weights, penalty)
+            self._places[key] = len(self._scores)
+            self._scores.append(features.times(directions)[:, 0] + intercepts[0])
+        return self._scores[self._places[key]]
 
-    def _standardised(
-        self, latents: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return the features of the images to fit on, and how they are standardised.
 
-        Features that do not vary over these images are left out.
+class Ablated(Matrix):
+    """Embeddings [n, d] without the contributions of `latents`.
 
-        Returns
-        -------
-        features : [n, f]
-        varies : [d] bool
-            The channels that are features.
-        mean, spread : [f]
-        """
-        features = np.empty((len(self._found), self._pooled.shape[1]))
-        for rows, values in self._ablated(latents, self._found):
-            features[rows] = values
-        mean, spread = st.centre(features)
-        varies = spread > 1e-12
-        if not varies.all():
-            features = features[:, varies]
-        features /= spread[varies]
-        return features, varies, mean[varies], spread[varies]
+    Parameters
+    ----------
+    embeddings : [n, d]
+    means : n images, h latents
+    latents : [k]
+    atoms : [h, d]
+    """
 
-    def _ablated(
-        self, latents: np.ndarray, images: np.ndarray
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield (rows, float64 [b, d]): the embeddings of `images` without `latents`, in blocks."""
-        codes, atoms = self._means.of(latents), self._atoms[latents]
-        for start in range(0, len(images), self._step):
-            rows = slice(start, start + self._step)
-            some = images[rows]
-            yield rows, self._pooled[some] - codes[:, some].T.astype(np.float64) @ atoms
+    def __init__(
+        self, embeddings: Matrix, means: MeanCodes, latents: np.ndarray, atoms: np.ndarray
+    ) -> None:
+        self.shape = embeddings.shape
+        self._embeddings, self._means, self._latents = embeddings, means, latents
+        self._atoms = atoms[latents]
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (positions of images, their values [b, d] in float64)."""
+        for images, block in self._embeddings.blocks():
+            codes = self._means.of(self._latents, images)
+            yield images, block - codes.T.astype(np.float64) @ self._atoms

@@ -98,18 +98,18 @@ def _rows(
     patients: np.ndarray,
 ) -> pd.DataFrame:
     """Return the scores of latents from `share` and `fires` [n, m] and `extent` [n]."""
-    drawn = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
-    weights = np.concatenate([np.ones((len(share), 1)), drawn], axis=1)
-    inside, area = share.T @ weights, (extent[:, None] * fires).T @ weights
-    count = fires.sum(axis=0)
-    lift = np.divide(inside, area, out=np.full(inside.shape, np.nan), where=area > 0)
-    low, high = st.interval(lift[:, 1:])
+    drawn = st.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
+    covered, count = extent[:, None] * fires, fires.sum(axis=0)
+    inside, area = (values.sum(axis=0, dtype=np.float64) for values in (share, covered))
+    low, high = st.interval(
+        drawn.of(lambda weights: _ratio(share.T @ weights, covered.T @ weights))
+    )
     number = [len(np.unique(patients[here])) for here in fires.T]
     few = np.array(number, dtype=int) < st.MIN_POSITIVES
     scores = {
-        "extent": np.divide(area[:, 0], count, out=np.full(len(count), np.nan), where=count > 0),
-        "energy_inside": inside[:, 0] / np.maximum(count, 1),
-        "energy_lift": lift[:, 0],
+        "extent": _ratio(area, count),
+        "energy_inside": inside / np.maximum(count, 1),
+        "energy_lift": _ratio(inside, area),
         "energy_lift_low": low,
         "energy_lift_high": high,
     }
@@ -125,3 +125,7 @@ def _rows(
             "reason": np.where(few, reasons, ""),
         }
     )
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)

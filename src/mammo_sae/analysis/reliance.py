@@ -16,6 +16,7 @@ verdict and of the error add up to 1. A share is negative if the latents reduce 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,9 +122,10 @@ def reliance_table(
     if reason:
         return table
     values = np.column_stack([parts, error, original])
-    weights = st.patient_weights(data.patients, settings.bootstrap_draws, settings.seed)
-    point = class_effects(values, data.labels, np.ones((len(values), 1)))["effect"][:, 0]
-    drawn = class_effects(values, data.labels, weights)["effect"]
+    draws = st.PatientDraws(data.patients, settings.bootstrap_draws, settings.seed)
+    effects = partial(class_effects, values, data.labels)
+    point = effects(np.ones((len(values), 1)))["effect"][:, 0]
+    drawn = draws.of(effects)["effect"]
     table["difference"], table["logit_difference"] = point[:-1], point[-1]
     table["difference_low"], table["difference_high"] = st.interval(drawn[:-1])
     low, high = st.interval(drawn[-1])

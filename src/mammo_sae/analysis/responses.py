@@ -13,6 +13,7 @@ association in a cohort may have other causes.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,11 +105,10 @@ def responses(
         patients = mine["patient"].to_numpy()
         on, off = (scores.loc[mine[end]].to_numpy(np.float64) for end in ("on", "off"))
         difference = on - off
-        weights = st.patient_weights(patients, settings.bootstrap_draws, settings.seed)
+        drawn = st.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
         # Every patient has the same number of pairs, so the weights of every draw sum to the number
         # of pairs.
-        means = difference.T @ weights.astype(np.float64) / len(patients)
-        low, high = st.interval(means)
+        low, high = st.interval(drawn.of(partial(_means, difference)))
         part = pd.DataFrame({"score": scores.columns, "component": component})
         part["pairs"], part["patients"] = len(mine), len(np.unique(patients))
         for name, values in (
@@ -123,3 +123,7 @@ def responses(
         part["reason"] = np.where(varies, "", "the same score on every image of the pairs")
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def _means(difference: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return difference.T @ weights.astype(np.float64) / len(difference)

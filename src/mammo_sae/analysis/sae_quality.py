@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -315,8 +316,8 @@ def _fidelity(
         return row | dict.fromkeys([*names, f"{names[2]}_low", f"{names[2]}_high"], np.nan)
     scores = np.stack([logits["original"][known], logits["spliced"][known]], axis=1)
     original, spliced = statistics.auroc(scores, truth)
-    drawn = statistics.patient_weights(patients, settings.bootstrap_draws, settings.seed)
-    draws = statistics.auroc(scores, truth, drawn)
+    drawn = statistics.PatientDraws(patients, settings.bootstrap_draws, settings.seed)
+    draws = drawn.of(partial(statistics.auroc, scores, truth))
     low, high = statistics.interval(draws[0] - draws[1])
     values = (original, spliced, original - spliced)
     return (

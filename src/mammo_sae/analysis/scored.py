@@ -11,6 +11,7 @@ import pandas as pd
 from mammo_sae.analysis.edits import DIGITS
 from mammo_sae.analysis.groups import Groups, Named, groups_of, named_scores, worst_names
 from mammo_sae.analysis.refit import Predict
+from mammo_sae.statistics import PatientDraws
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Scored:
 class Measures:
     """AUROCs of one head in one split. Scores and bootstrap draws are computed once and kept."""
 
-    def __init__(self, data: Scored, predict: Predict, weights: np.ndarray) -> None:
-        self._data, self._predict, self._weights = data, predict, weights
+    def __init__(self, data: Scored, predict: Predict, draws: PatientDraws) -> None:
+        self._data, self._predict, self._draws = data, predict, draws
         self._scores: dict[bytes, np.ndarray] = {}
         self._drawn: dict[tuple[str, bytes], Named] = {}
 
@@ -68,7 +69,9 @@ class Measures:
         key = confounder, latents.tobytes()
         if key not in self._drawn:
             scores, groups = self.scores(latents), self._groups(confounder)
-            self._drawn[key] = named_scores(scores, self._data.labels, groups, self._weights)
+            self._drawn[key] = self._draws.of(
+                lambda weights: named_scores(scores, self._data.labels, groups, weights)
+            )
         return self._drawn[key]
 
     def worst(self, latents: np.ndarray, confounder: str) -> dict[str, str]:

@@ -79,18 +79,19 @@ class UpperQuantiles:
 
 
 class AveragePrecisions:
-    """Average precisions of `maps` maps, for each column of `weights` [n images, draws].
+    """Average precisions of `maps` maps, for each column of `weights` [patients, draws].
 
-    A cell has a score, an area, and a positive area, and belongs to an image. The average precision
-    is that of `statistics.mass_auprc`, with areas that are multiplied by the weight of the image.
+    A cell has a score, an area, and a positive area, and belongs to an image. `patient` [n] is the
+    patient of each image. The average precision is that of `statistics.mass_auprc`, with areas that
+    are multiplied by the weight of the patient.
 
     If more than `CURVE_CELLS` cells have come, maps with many of them keep only the areas at
     `LEVELS` quantiles of the scores of their positive cells. Scores between two quantiles are then
     ties.
     """
 
-    def __init__(self, maps: int, weights: np.ndarray) -> None:
-        self._weights = weights
+    def __init__(self, maps: int, patient: np.ndarray, weights: np.ndarray) -> None:
+        self._patient, self._weights = patient, weights
         self._cells: list[tuple[np.ndarray, ...]] = []
         self._count = 0
         self._tables: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
@@ -105,7 +106,7 @@ class AveragePrecisions:
         total: np.ndarray,
     ) -> None:
         """Add cells: their maps, images, scores (0 or more), positive areas and areas."""
-        part = (which.astype(np.int32), image.astype(np.int32))
+        part = (which.astype(np.int32), self._patient[image].astype(np.int32))
         areas = (score.astype(np.float32), positive.astype(np.float32), total.astype(np.float32))
         self._cells.append((*part, *areas))
         self._count += len(which)
@@ -126,7 +127,7 @@ class AveragePrecisions:
         return result
 
     def _by_map(self) -> list[tuple[int, tuple[np.ndarray, ...]]]:
-        """Return the kept cells of each map: image, score, positive area, area."""
+        """Return the kept cells of each map: patient, score, positive area, area."""
         if not self._cells:
             return []
         which, *rest = (np.concatenate(part) for part in zip(*self._cells, strict=True))
@@ -161,15 +162,15 @@ class AveragePrecisions:
             nothing = np.zeros((len(edges), self._weights.shape[1]))
             self._tables[m] = edges, nothing, nothing.copy()
         edges, positive, total = self._tables[m]
-        image, score, positives, totals = cells
+        patient, score, positives, totals = cells
         level = np.searchsorted(edges, score, side="right") - 1
-        positive += self._masses(level, image, positives, len(edges)) @ self._weights
-        total += self._masses(level, image, totals, len(edges)) @ self._weights
+        positive += self._masses(level, patient, positives, len(edges)) @ self._weights
+        total += self._masses(level, patient, totals, len(edges)) @ self._weights
 
     def _precision(
         self,
         edges: np.ndarray,
-        image: np.ndarray,
+        patient: np.ndarray,
         score: np.ndarray,
         positives: np.ndarray,
         totals: np.ndarray,
@@ -181,9 +182,9 @@ class AveragePrecisions:
         """
         level = np.searchsorted(edges, score, side="right") - 1
         seen = level >= 0
-        level, image = level[seen], image[seen]
-        positive = self._masses(level, image, positives[seen], len(edges))
-        total = self._masses(level, image, totals[seen], len(edges))
+        level, patient = level[seen], patient[seen]
+        positive = self._masses(level, patient, positives[seen], len(edges))
+        total = self._masses(level, patient, totals[seen], len(edges))
         step = max(1, _TABLE // max(1, len(edges)))
         parts = [
             _from_levels(positive @ weights, total @ weights)
@@ -195,11 +196,11 @@ class AveragePrecisions:
         return np.concatenate(parts)
 
     def _masses(
-        self, level: np.ndarray, image: np.ndarray, area: np.ndarray, levels: int
+        self, level: np.ndarray, patient: np.ndarray, area: np.ndarray, levels: int
     ) -> sp.csr_array:
-        """Return the areas [levels, n images] of cells."""
+        """Return the areas [levels, patients] of cells."""
         shape = (levels, len(self._weights))
-        return sp.coo_array((area.astype(np.float64), (level, image)), shape=shape).tocsr()
+        return sp.coo_array((area.astype(np.float64), (level, patient)), shape=shape).tocsr()
 
 
 def _from_levels(positive: np.ndarray, total: np.ndarray) -> np.ndarray:

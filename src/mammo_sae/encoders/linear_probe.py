@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from mammo_sae.encoders.heads import Head, save_head
 from mammo_sae.encoders.labels import concept_labels
 from mammo_sae.encoders.network import load_classifier
 from mammo_sae.encoders.plans.plan import POOLED
-from mammo_sae.encoders.pooled import read_pooled
+from mammo_sae.encoders.pooled import mean_embeddings
 from mammo_sae.errors import InputError
-from mammo_sae.progress import progress
-from mammo_sae.statistics import centre
+from mammo_sae.regression.features import DenseRows, Standardised
+from mammo_sae.regression.newton import NotMinimised
+from mammo_sae.regression.penalised import balanced, logistic
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table
 
@@ -69,32 +68,10 @@ def run(
     # The table also lists images that the conversion left out.
     table = table[table["image_id"].isin(EmbeddingReader(embeddings, POOLED).image_ids)]
     learnt, labels = concept_labels(table, "training", fitted, images)
-    stored, features = read_pooled(embeddings, list(dict.fromkeys(learnt)))
-    order = {image: row for row, image in enumerate(stored)}
-    standardised = features[[order[image] for image in learnt]].astype(np.float64)
-    del features
-    mean, deviation = centre(standardised)
-    deviation[deviation == 0] = 1.0
-    standardised /= deviation
     rows = dict(published)
-    for concept, column in progress(
-        zip(fitted, labels.T, strict=True), total=len(fitted), label="probe"
-    ):
-        known = ~np.isnan(column)
-        solver = LogisticRegression(
-            C=settings.c, max_iter=settings.max_iterations, class_weight="balanced"
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # raised as an error below
-            rows_known = standardised if known.all() else standardised[known]
-            fit = solver.fit(rows_known, column[known])
-        if fit.n_iter_[0] >= settings.max_iterations:
-            raise InputError(
-                f"the linear probe of {concept} did not converge in {settings.max_iterations} "
-                "iterations; raise max_iterations or lower c"
-            )
-        weight = fit.coef_[0] / deviation
-        rows[concept] = weight, fit.intercept_[0] - weight @ mean
+    if fitted:
+        features = mean_embeddings(embeddings, POOLED, learnt)
+        rows |= dict(zip(fitted, _fit(settings, features, labels, fitted), strict=True))
     weights, biases = zip(*(rows[concept] for concept in concepts), strict=True)
     save_head(
         Head(
@@ -106,6 +83,40 @@ def run(
         head_description,
     )
     return [head_weights, head_description]
+
+
+def _fit(
+    settings: LinearProbeSettings, features: DenseRows, labels: np.ndarray, concepts: Sequence[str]
+) -> list[tuple[np.ndarray, float]]:
+    """Return weight [d] and bias of each of t concepts, from features [n, d] and labels [n, t].
+
+    Labels are 0, 1 or NaN.
+    """
+    everything = np.arange(len(labels))
+    standardised = Standardised.over(features, everything)
+    weights = np.zeros(labels.shape)
+    for column, values in enumerate(labels.T):
+        known = ~np.isnan(values)
+        weights[known, column] = balanced(values[known] == 1)
+    penalties = np.full(len(concepts), settings.c)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NotMinimised)
+            directions, intercepts = logistic(
+                standardised, everything, labels == 1, weights, penalties, settings.max_iterations
+            )
+    except NotMinimised:
+        raise InputError(
+            f"the linear probe of {', '.join(concepts)} did not converge in "
+            f"{settings.max_iterations} iterations; raise max_iterations or lower c"
+        ) from None
+    found = []
+    for direction, intercept in zip(directions.T, intercepts, strict=True):
+        weight = np.zeros(features.shape[1])
+        weight[standardised.kept] = direction / standardised.spread
+        middle = standardised.mean @ weight[standardised.kept]
+        found.append((weight, float(intercept - middle)))
+    return found
 
 
 def _published(encoder: Path) -> dict[str, tuple[np.ndarray, float]]:

@@ -392,7 +392,9 @@ class LinearProbeSettings(Settings):
     c: float = Field(
         default=0.01, gt=0, description="inverse strength of the L2 penalty (scikit-learn's C)"
     )
-    max_iterations: int = Field(default=1000, ge=1, description="largest number of iterations")
+    max_iterations: int = Field(
+        default=1000, ge=1, description="largest number of passes over the features"
+    )
 
 
 class EvaluationSettings(Settings):

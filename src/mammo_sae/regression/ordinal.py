@@ -12,8 +12,8 @@ import numpy as np
 from scipy.special import expit
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.features import Features
-from mammo_sae.analysis.newton import minimise_ridge
+from mammo_sae.regression.features import Features
+from mammo_sae.regression.newton import minimise_ridge
 
 
 def proportional_odds(

@@ -1,7 +1,7 @@
 """Penalised logistic regressions, with a penalty from cross-validation over patients.
 
 Features of a few columns are arrays. Features that may be too large for memory come in blocks
-(`mammo_sae.analysis.features`), and all targets, folds and penalties are fitted at once, so that
+(`mammo_sae.regression.features`), and all targets, folds and penalties are fitted at once, so that
 they share each pass over the features.
 
 The import of scikit-learn is slow, and not every step that imports this module needs it. So the
@@ -10,7 +10,7 @@ functions that need it import it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,14 +19,12 @@ import numpy as np
 from scipy.special import expit
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.features import Features
-from mammo_sae.analysis.minimise import minimise
-from mammo_sae.analysis.newton import at_once, minimise_ridge
+from mammo_sae.regression.features import Features
+from mammo_sae.regression.minimise import minimise
+from mammo_sae.regression.newton import PASSES, at_once, minimise_ridge
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
-
-Model = Callable[[float], "LogisticRegression"]
 
 L1_TOLERANCE = 1e-3
 """Largest length of the subgradient of a fit with an L1 penalty, as a share of the penalty."""
@@ -44,84 +42,12 @@ def ridge(penalty: float) -> LogisticRegression:
     return LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
 
 
-def lasso(penalty: float) -> LogisticRegression:
-    """Return a regression with an L1 penalty; `penalty` is its inverse strength."""
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(
-        C=penalty,
-        l1_ratio=1.0,
-        solver="liblinear",
-        class_weight="balanced",
-        max_iter=200,
-        random_state=0,
-    )
-
-
-def best_fit(
-    features: np.ndarray,
-    truth: np.ndarray,
-    patients: np.ndarray,
-    penalties: Sequence[float],
-    folds: int,
-    model: Model,
-) -> tuple[float, LogisticRegression]:
-    """Return the penalty with the highest cross-validated AUROC, and the model fitted with it.
-
-    Parameters
-    ----------
-    features : [n, f]
-        Features of the images to fit on.
-    truth : [n] bool
-    patients : [n]
-    penalties
-        Inverse strengths to choose from. If several give the same AUROC, the first is chosen.
-    folds
-        Number of folds. Each patient is in one fold.
-    """
-    totals = np.zeros(len(penalties))
-    for train, held in patient_folds(patients, folds):
-        one_class = truth[train].all() or not truth[train].any()
-        if one_class or st.why_not_estimable(truth[held], patients[held], 1):
-            continue
-        for i, penalty in enumerate(penalties):
-            fitted = model(penalty).fit(features[train], truth[train])
-            totals[i] += st.auroc(fitted.decision_function(features[held]), truth[held])
-    best = penalties[int(totals.argmax())]
-    return best, model(best).fit(features, truth)
-
-
 def patient_folds(patients: np.ndarray, folds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (train, held out) positions. No patient is in both."""
     from sklearn.model_selection import GroupKFold
 
     folds = min(folds, len(np.unique(patients)))
     return GroupKFold(folds).split(patients, groups=patients)
-
-
-def standardised(values: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return `values` [n, f] with mean 0 and variance 1 over the images `found`.
-
-    Features that do not vary over these images are left out.
-    """
-    mean = values[found].mean(axis=0, dtype=np.float64)
-    spread = values[found].std(axis=0, dtype=np.float64)
-    varies = spread > 1e-12
-    return (values[:, varies] - mean[varies]) / spread[varies]
-
-
-def principal_directions(values: np.ndarray) -> np.ndarray:
-    """Return the right singular vectors [r, f] of `values` [n, f], r = min(n, f), largest first.
-
-    They are those of the triangular factor of a QR decomposition, to which rows are added in blocks
-    (Demmel et al. 2012, https://doi.org/10.1137/080731992).
-    """
-    features = values.shape[1]
-    triangle = values[:features]
-    for start in range(features, len(values), features):
-        rows = np.concatenate([triangle, values[start : start + features]])
-        triangle = np.asarray(np.linalg.qr(rows, mode="r"))
-    return np.linalg.svd(triangle, full_matrices=False)[2]
 
 
 @dataclass(frozen=True)
@@ -153,8 +79,6 @@ def best_fits(
 ) -> list[Chosen]:
     """Fit several targets, each with the penalty of highest cross-validated AUROC.
 
-    The choice of a penalty is that of `best_fit`.
-
     Parameters
     ----------
     features : [all images, f]
@@ -163,8 +87,10 @@ def best_fits(
     truths : [n, t] bool
         Labels of each target.
     patients : [n]
-    penalties, folds
-        See `best_fit`.
+    penalties
+        Inverse strengths to choose from. If several give the same AUROC, the first is chosen.
+    folds
+        Number of folds. Each patient is in one fold.
     l1
         Whether the penalty is L1 instead of L2.
     """
@@ -236,6 +162,7 @@ def logistic(
     labels: np.ndarray,
     weights: np.ndarray,
     penalties: np.ndarray,
+    passes: int = PASSES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights [f, r] and intercepts [r] of r logistic regressions with an L2 penalty.
 
@@ -250,11 +177,13 @@ def logistic(
     labels, weights : [n, r]
     penalties : [r]
         C of each regression.
+    passes
+        Largest number of passes over the features, see `mammo_sae.regression.newton`.
     """
     losses = _LogLosses(features.shape[0], found, labels, weights)
     strength = 1 / (penalties * weights.sum(axis=0))
     nothing = np.zeros((1, len(penalties)))
-    directions, intercepts = minimise_ridge(features, losses, strength, nothing)
+    directions, intercepts = minimise_ridge(features, losses, strength, nothing, passes)
     return directions, intercepts[0]
 
 

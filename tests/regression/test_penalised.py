@@ -7,30 +7,28 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis.features import SparseRows, Standardised
-from mammo_sae.analysis.penalised import (
+from mammo_sae.regression import penalised
+from mammo_sae.regression.features import DenseRows, SparseRows, Standardised
+from mammo_sae.regression.penalised import (
     balanced,
-    best_fit,
     best_fits,
     patient_folds,
     ridge,
     sparse_logistic,
-    standardised,
 )
+from scikit_fits import best_fit, standardised
 
 
 def test_a_fold_with_one_positive_patient_counts_in_the_choice():
-    """With a strength of 1e-300 all weights are 0, so all scores of a held-out fold are equal."""
     rng = np.random.default_rng(5)
-    patients = np.arange(60)
-    truth = np.zeros(60, dtype=bool)
+    patients, everything = np.arange(60), np.arange(60)
+    truth = np.zeros((60, 1), dtype=bool)
     for _, held in patient_folds(patients, 2):
         truth[held[0]] = True
-    features = rng.normal(size=(60, 5))
-    features[truth, 0] += 8
-    strengths = (1e-300, 1.0)
-    for penalties in (strengths, strengths[::-1]):
-        assert best_fit(features, truth, patients, penalties, 2, ridge)[0] == 1.0
+    matrix = DenseRows([rng.normal(size=(60, 5))])
+    fits = penalised._held_out(matrix, everything, truth, patients, (0.1, 1.0), 2, l1=False)
+    scored = [(place, truth[held].sum()) for _, held, place, _ in fits]
+    assert scored == [(0, 1), (1, 1), (0, 1), (1, 1)]
 
 
 def sparse_codes(rng, images=200, latents=300):

@@ -5,9 +5,9 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from mammo_sae.analysis import ordinal
-from mammo_sae.analysis.features import DenseRows
-from mammo_sae.analysis.ordinal import concordance
+from mammo_sae.regression import ordinal
+from mammo_sae.regression.features import DenseRows
+from mammo_sae.regression.ordinal import concordance
 from mammo_sae.statistics import auroc
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import eigh
 
-from mammo_sae.analysis.temporary import write_whole
+from mammo_sae.temporary import write_whole
 
 MEMORY = 64 << 20
 """Bytes of features that are kept in memory."""

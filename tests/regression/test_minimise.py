@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mammo_sae.analysis import minimise as mi
+from mammo_sae.regression import minimise as mi
 
 
 def quadratic(rng, count):

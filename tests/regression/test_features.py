@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mammo_sae import statistics as st
-from mammo_sae.analysis import features as ft
-from mammo_sae.analysis.penalised import standardised
 from mammo_sae.errors import InputError
+from mammo_sae.regression import features as ft
+from scikit_fits import standardised
 
 FOUND = np.r_[np.arange(5, 40), 7, 7]  # the image 7 is there three times
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mammo_sae.analysis.features import Features
+from mammo_sae.regression.features import Features
 
 TOLERANCE = 1e-8
 """A function is minimised when the next step lowers it by at most half of this.
@@ -26,11 +26,17 @@ probability of an image and c is the change of its score by the next step. That 
 BYTES = 64 << 20
 """Bytes of the parameters and directions of all functions that are minimised at once."""
 
+PASSES = 1000
+"""Passes over the features after which a function counts as not minimised."""
+
 _VECTORS = 8  # of the length of the parameters, per function
-_PASSES = 1000
 _EXACT = 0.5  # conjugate gradients end when as many more steps would lower a function by this share
 _DECREASE = 1e-4  # least share of the decrease that the gradient promises (Armijo)
 _ROUNDING = 1e-6  # relative error of a value
+
+
+class NotMinimised(UserWarning):
+    """Functions are not minimised after the largest number of passes."""
 
 
 class Losses(Protocol):
@@ -87,7 +93,11 @@ def at_once(parameters: int) -> int:
 
 
 def minimise_ridge(
-    features: Features, losses: Losses, strength: np.ndarray, extra: np.ndarray
+    features: Features,
+    losses: Losses,
+    strength: np.ndarray,
+    extra: np.ndarray,
+    passes: int = PASSES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights [f, r] and further parameters [e, r] of r penalised losses.
 
@@ -101,6 +111,8 @@ def minimise_ridge(
     strength : [r]
     extra : [e, r]
         Further parameters to start from. Weights start from 0.
+    passes
+        Largest number of passes. After it, there is a warning (`NotMinimised`).
     """
     count = features.shape[1]
     weights, found = np.zeros((count, len(strength))), extra.copy()
@@ -108,7 +120,7 @@ def minimise_ridge(
     for start in range(0, len(strength), step):
         which = np.arange(start, min(start + step, len(strength)))
         search = _Search(features, losses, strength[which], extra[:, which], which)
-        for _ in range(_PASSES):
+        for _ in range(passes):
             done = search.advance()
             weights[:, done], found[:, done] = search.solution(done)
             search.drop(done)
@@ -118,7 +130,8 @@ def minimise_ridge(
             weights[:, search.which], found[:, search.which] = search.solution(search.which)
             warnings.warn(
                 f"{len(search.which)} of {len(which)} regressions have not converged after "
-                f"{_PASSES} passes over the features; use a stronger penalty",
+                f"{passes} passes over the features; use a stronger penalty",
+                NotMinimised,
                 stacklevel=2,
             )
     return weights, found

@@ -1,0 +1,1 @@
+"""Penalised regressions over features that may be too large for memory."""
