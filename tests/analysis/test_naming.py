@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import rankdata
 
+from copied import copied
 from joint_world import World, make_world
-from mammo_sae.analysis import naming
-from mammo_sae.analysis.joint_images import associations, chance
-from mammo_sae.analysis.phrase_images import PhraseTests, zero_shot
+from mammo_sae.analysis import exchange, joint_images, naming, phrase_images, wpmi
+from mammo_sae.analysis.joint_images import (
+    associations,
+    chance,
+    cosine_blocks,
+    embedded_images,
+    mean_vector,
+)
+from mammo_sae.analysis.phrase_images import PhraseTests, similarities, zero_shot
 from mammo_sae.analysis.settings import NamingSettings
-from mammo_sae.analysis.wpmi import log_likelihood, log_prior, phrase_probabilities
+from mammo_sae.analysis.wpmi import best_images, log_likelihoods, phrase_probabilities
 from mammo_sae.errors import InputError
+from mammo_sae.regression import features as ft
+from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.stores.tables import read_table, write_table
 from mammo_sae.texts.joint import Joint, load_joint, save_joint, unit_rows
 
@@ -154,7 +166,9 @@ def test_the_score_of_a_phrase_is_its_likelihood_in_the_best_images():
     expected = np.exp(10 * cosines) / np.exp(10 * cosines).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(p, expected, rtol=1e-5)
     scores = np.array([[0.0, 2.0, 0.0, 5.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    found = log_likelihood(scores, p, 2)
+    best = best_images(copied(scores.T.astype(np.float32)), 2)
+    assert best.tolist() == [[3, 1], [0, -1], [-1, -1]]
+    found, found_prior = log_likelihoods(best, [(np.arange(4), p)], 2)
     inside = 0.998, 0.984
     first = sum(
         np.log(1 + q * (expected[image] - 1) + 1e-7)
@@ -167,14 +181,139 @@ def test_the_score_of_a_phrase_is_its_likelihood_in_the_best_images():
     )
     assert (found[2] == 0).all()
     prior = sum(np.log(1 + q * (expected - 1) + 1e-7).mean(axis=0) for q in inside)
-    np.testing.assert_allclose(log_prior(p, 2), prior, rtol=1e-4)
+    np.testing.assert_allclose(found_prior, prior, rtol=1e-4)
+
+
+def test_images_with_the_same_score_count_in_their_order():
+    scores = np.array([[1, 2, 2, 2, 0, 3], [0, 1, 1, 1, 1, 1], [0, 0, 5, 0, 0, 4]], np.float32)
+    found = best_images(copied(scores.T), 3)
+    assert found.tolist() == [[5, 1, 2], [1, 2, 3], [2, 5, -1]]
+    assert best_images(copied(scores.T), 9).shape == (3, 6)
+
+
+@pytest.fixture(params=["one block", "several blocks", "a file"])
+def size(request, monkeypatch):
+    """Sizes of blocks with which the products, sums and ranks below are computed."""
+    if request.param == "one block":
+        return
+    if request.param == "a file":
+        monkeypatch.setattr(ft, "MEMORY", 100)
+    monkeypatch.setattr(ft, "BLOCK", 4 * 40 * 8 * 4)  # 40 images of 8 dimensions
+    monkeypatch.setattr(wpmi, "VALUES", 5 * 7)
+    monkeypatch.setattr(joint_images, "VALUES", 300)
+    monkeypatch.setattr(joint_images, "RANKS", 5 * 300)
+    monkeypatch.setattr(phrase_images, "VALUES", 3 * 300)
+
+
+def shuffled(vectors: np.ndarray) -> ft.DenseRows:
+    """Return `vectors` [n, d] in parts of 20 images, in another order."""
+    order = np.random.default_rng(9).permutation(len(vectors))
+
+    def parts() -> Iterator[np.ndarray]:
+        for start in range(0, len(order), 20):
+            yield vectors[order[start : start + 20]]
+
+    return ft.DenseRows(parts(), order, np.float32)
+
+
+def made(images: int = 300, phrases: int = 7, latents: int = 12):
+    rng = np.random.default_rng(3)
+    vectors = unit_rows(rng.normal(size=(images, 8)) + 1)
+    scores = (rng.random((images, latents)) * (rng.random((images, latents)) < 0.3)).round(1)
+    return vectors, unit_rows(rng.normal(size=(phrases, 8))), scores.astype(np.float32)
+
+
+def test_likelihoods_and_prior_are_those_of_all_images_at_once(size):
+    vectors, contrasts, scores = made()
+    scores[:, 4] = 0.0
+    embedded = shuffled(vectors)
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0)
+    cosines = centred / np.linalg.norm(centred, axis=1, keepdims=True) @ contrasts.T
+    p = np.exp(10 * cosines) / np.exp(10 * cosines).sum(axis=1, keepdims=True)
+    blocks = [
+        (images, phrase_probabilities(some, 10.0))
+        for images, some in cosine_blocks(embedded, contrasts, mean_vector(embedded))
+    ]
+    top = 110  # some latents fire in fewer images
+    found, prior = log_likelihoods(best_images(copied(scores), top), blocks, 7)
+    inside = 0.998 - np.arange(top) / top * 0.028
+    expected = np.zeros((12, 7))
+    for latent, values in enumerate(scores.T):
+        best = np.argsort(-values, kind="stable")[:top]
+        best = best[values[best] > 0]
+        for place, image in enumerate(best):
+            expected[latent] += np.log(1 + inside[place] * (p[image] - 1) + 1e-7)
+        expected[latent] *= top / max(1, len(best))
+    assert (found[4] == 0).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    of_images = sum(np.log(1 + one * (p - 1) + 1e-7).mean(axis=0) for one in inside)
+    np.testing.assert_allclose(prior, of_images, rtol=1e-4)
+
+
+def test_associations_are_covariances_of_ranks_with_all_vectors(size):
+    vectors, _, scores = made()
+    expected = (rankdata(scores, axis=0) - 150.5).T @ (vectors - vectors.mean(axis=0))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(associations(copied(scores), shuffled(vectors)), expected, atol=1e-5)
+
+
+def test_similarities_are_the_products_of_all_images_and_phrases(size, tmp_path):
+    vectors, contrasts, _ = made()
+    found = similarities(shuffled(vectors), contrasts, tmp_path)
+    assert found.latents == 7
+    expected = contrasts @ vectors.T
+    np.testing.assert_allclose(found.of(np.arange(7)), expected, atol=1e-6)
+    some = np.array([200, 3])
+    np.testing.assert_allclose(found.of(np.array([5]), some)[0], expected[5, some], atol=1e-6)
+
+
+def test_latents_of_a_phrase_are_tested_as_if_they_were_one_block(size, tmp_path):
+    vectors, contrasts, scores = made()
+    patients = np.arange(300) // 3
+    scores[:, 0] += 3 * (vectors @ contrasts[2]).clip(0)
+    similarity = similarities(shuffled(vectors), contrasts, tmp_path)
+    tests = PhraseTests(SETTINGS, similarity, copied(scores), patients, np.full(300, "L"))
+    latents, phrases = np.array([5, 0, 3, 8, 7, 1, 9]), np.array([2, 2, 2, 2, 4, 2, 2])
+    found = tests.of(latents, phrases, 24)
+    for phrase in (2, 4):
+        similar = vectors @ contrasts[phrase]
+        rows = np.flatnonzero(phrases == phrase)
+        p = exchange.patient_permutation_p(
+            scores[:, latents[rows]],
+            similar >= np.quantile(similar, 0.8),
+            patients,
+            draws=199,
+            seed=SETTINGS.seed,
+            breasts=np.full(300, "L"),
+            tests=int(np.ceil(24 * len(rows) / 7)),
+        )
+        np.testing.assert_array_equal(found["p_images"].to_numpy()[rows], p)
+    assert found["auroc"].idxmax() == 1
+    assert found["auroc_low"][1] > 0.5
+
+
+def test_images_are_embedded_in_the_order_of_their_ids(worlds):
+    world = worlds[0]
+    joint = load_joint(world.phrases, world.vectors)
+    ids = world.table["image_id"].tolist()[5:60][::-1]
+    reader = EmbeddingReader([world.embeddings], "pooled", ids)
+    stored = dict(zip(reader.image_ids, np.arange(len(ids)), strict=True))
+    features = np.concatenate([cells[:, 0, 0] for _, cells in reader.batches(7)])
+    places = np.concatenate([positions for positions, _ in reader.batches(7)])
+    expected = joint.embedded(features[np.argsort(places)][[stored[image] for image in ids]])
+    found = np.zeros_like(expected)
+    for images, block in embedded_images([world.embeddings], ids, joint).blocks():
+        assert block.dtype == np.float32
+        found[images] = block
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert embedded_images([world.embeddings], [], joint).shape == (0, 64)
 
 
 def test_the_direction_of_a_latent_points_to_the_phrase_that_its_ranks_follow():
     rng = np.random.default_rng(0)
     embedded = rng.normal(size=(300, 8)).astype(np.float32) + 5
-    scores = np.stack([np.exp(embedded[:, 2]), -embedded[:, 5], np.ones(300)])
-    found = associations(scores, embedded)
+    scores = np.stack([np.exp(embedded[:, 2]), -embedded[:, 5], np.ones(300)], axis=1)
+    found = associations(copied(scores), ft.DenseRows([embedded], precision=np.float32))
     assert found[0].argmax() == 2
     assert found[0, 2] > 0.95
     assert found[1, 5] < -0.95
@@ -209,7 +348,7 @@ def test_a_single_near_latent_among_many_can_be_significant():
 def test_a_label_that_no_image_has_gives_no_zero_shot_score():
     cases = pd.DataFrame({"patient_id": ["a"] * 30, "finding": 1, "marker": 0})
     phrases = pd.DataFrame({"label": ["Finding", "marker", "", "unknown"]})
-    found = zero_shot(SETTINGS, phrases, np.zeros((30, 4)), cases, {"finding": "Finding"})
+    found = zero_shot(SETTINGS, phrases, copied(np.zeros((30, 4))), cases, {"finding": "Finding"})
     assert found["column"].tolist() == ["finding", "marker", "", ""]
     assert found["zero_shot_auroc"].isna().all()
     assert found["zero_shot_reason"].tolist() == [
@@ -221,6 +360,6 @@ def test_a_label_that_no_image_has_gives_no_zero_shot_score():
 
 
 def test_the_images_of_a_phrase_are_those_most_like_it():
-    similarity = np.arange(20.0)[:, None]
+    similarity = copied(np.arange(20.0)[:, None])
     tests = PhraseTests(SETTINGS, similarity, None, np.arange(20), np.full(20, "L"))
     assert np.flatnonzero(tests.images_of(0)).tolist() == [16, 17, 18, 19]

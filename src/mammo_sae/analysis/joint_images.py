@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +11,23 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mammo_sae.analysis import exchange
+from mammo_sae.analysis.mean_codes import MeanCodes
 from mammo_sae.encoders.plans.plan import POOLED
+from mammo_sae.regression.features import DenseRows
 from mammo_sae.stores.embeddings import EmbeddingReader
 from mammo_sae.texts.joint import Joint, unit_rows
 
-VALUES = 1 << 22  # largest number of scores that are ranked at a time
+VALUES = 1 << 20  # largest number of scores that are ranked, or of cosines, at a time
+RANKS = 1 << 24  # largest number of ranks in memory; the images' vectors are read once for each
 ROWS = 1024
 QUANTILE = 0.95
 
 
-def embedded_images(
-    manifests: Sequence[Path], image_ids: Sequence[str], joint: Joint
-) -> np.ndarray:
-    """Return the embeddings float32 [n, d] of `image_ids` in the joint space, of length 1.
+def embedded_images(manifests: Sequence[Path], image_ids: Sequence[str], joint: Joint) -> DenseRows:
+    """Return the embeddings [n, d] of `image_ids` in the joint space, of length 1, as float32.
 
-    `manifests` are those of the embeddings of the encoder of the joint space.
+    `manifests` are those of the embeddings of the encoder of the joint space. What does not fit
+    into memory lies in a temporary file.
 
     Raises
     ------
@@ -34,32 +36,77 @@ def embedded_images(
     InputError
         If the encoder has another number of features than the joint space takes.
     """
-    result = np.empty((len(image_ids), joint.vectors.shape[1]), np.float32)
     if not len(image_ids):
-        return result
+        return DenseRows([np.empty((0, joint.vectors.shape[1]), np.float32)])
     reader = EmbeddingReader(manifests, POOLED, image_ids)
     place = {image_id: position for position, image_id in enumerate(image_ids)}
-    order = np.array([place[image_id] for image_id in reader.image_ids])
-    for positions, cells in reader.batches(ROWS):
-        result[order[positions]] = joint.embedded(cells[:, 0, 0])
-    return result
+    order: list[int] = []
+
+    def parts() -> Iterator[np.ndarray]:
+        for positions, cells in reader.batches(ROWS):
+            order.extend(place[reader.image_ids[position]] for position in positions)
+            yield joint.embedded(cells[:, 0, 0])
+
+    return DenseRows(parts(), order, np.float32)
 
 
-def associations(scores: np.ndarray, embedded: np.ndarray) -> np.ndarray:
-    """Return the direction float32 [b, d], of length 1, in which each latent's score rises.
+def mean_vector(embedded: DenseRows) -> np.ndarray:
+    """Return the mean [d] of the n vectors of `embedded`, float32; 0 without images."""
+    total = np.zeros(embedded.shape[1])
+    for _, block in embedded.blocks():
+        total += block.sum(axis=0, dtype=np.float64)
+    return (total / max(1, embedded.shape[0])).astype(np.float32)
 
-    It is the covariance of the ranks of the latent's scores [b, n] with the images' embeddings
-    [n, d]. Its scalar product with a phrase's vector is the covariance of the ranks with the
-    images' similarity to the phrase.
+
+def cosine_blocks(
+    embedded: DenseRows, contrasts: np.ndarray, centre: np.ndarray | float = 0.0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (positions of some images, their cosines with all V phrases, float32 [b, V]).
+
+    Parameters
+    ----------
+    embedded : n images, d dimensions
+    contrasts : [V, d]
+        The phrases, of length 1.
+    centre : [d]
+        It is subtracted from the images' vectors.
     """
-    centred = embedded - embedded.mean(axis=0)
-    result = np.zeros((len(scores), embedded.shape[1]), np.float32)
-    step = max(1, VALUES // max(1, scores.shape[1]))
-    for start in range(0, len(scores), step):
-        ranks = rankdata(scores[start : start + step], axis=1)
-        ranks -= ranks.mean(axis=1, keepdims=True)
-        result[start : start + step] = ranks.astype(np.float32) @ centred
+    step = max(1, VALUES // max(1, len(contrasts)))
+    for images, block in embedded.blocks():
+        for start in range(0, len(images), step):
+            some = slice(start, start + step)
+            yield images[some], unit_rows(block[some] - centre) @ contrasts.T
+
+
+def associations(scores: MeanCodes, embedded: DenseRows) -> np.ndarray:
+    """Return the direction float32 [h, d], of length 1, in which each latent's score rises.
+
+    It is the covariance of the ranks of the latent's `scores` over n images with the images'
+    vectors `embedded` [n, d]. Its scalar product with a phrase's vector is the covariance of the
+    ranks with the images' similarity to the phrase.
+    """
+    mean = mean_vector(embedded)
+    result = np.zeros((scores.latents, embedded.shape[1]), np.float32)
+    # The vectors are read once for each block of latents. With few latents in a block, reading
+    # would take longer than the product.
+    step = max(1, RANKS // max(1, len(scores)))
+    for start in range(0, scores.latents, step):
+        latents = np.arange(start, min(start + step, scores.latents))
+        ranks = _centred_ranks(scores, latents)
+        for images, block in embedded.blocks():
+            result[latents] += ranks[:, images] @ (block - mean)
     return unit_rows(result)
+
+
+def _centred_ranks(scores: MeanCodes, latents: np.ndarray) -> np.ndarray:
+    """Return the ranks float32 [b, n] of the scores of b latents, minus their mean."""
+    result = np.empty((len(latents), len(scores)), np.float32)
+    step = max(1, VALUES // max(1, len(scores)))
+    for start in range(0, len(latents), step):
+        ranks = rankdata(scores.of(latents[start : start + step]), axis=1)
+        ranks -= ranks.mean(axis=1, keepdims=True)
+        result[start : start + step] = ranks
+    return result
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,21 @@ import pandas as pd
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
-from mammo_sae.analysis.joint_images import associations, chance, embedded_images
+from mammo_sae.analysis.joint_images import (
+    associations,
+    chance,
+    cosine_blocks,
+    embedded_images,
+    mean_vector,
+)
 from mammo_sae.analysis.mean_codes import MeanCodes
-from mammo_sae.analysis.phrase_images import PhraseTests, zero_shot
-from mammo_sae.analysis.wpmi import log_likelihood, log_prior, phrase_probabilities
+from mammo_sae.analysis.phrase_images import PhraseTests, similarities, zero_shot
+from mammo_sae.analysis.wpmi import best_images, log_likelihoods, phrase_probabilities
+from mammo_sae.regression.features import DenseRows
 from mammo_sae.sae.files import read_decoder
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.tables import write_table
-from mammo_sae.texts.joint import Joint, load_joint, unit_rows
+from mammo_sae.texts.joint import Joint, load_joint
 
 if TYPE_CHECKING:
     from mammo_sae.analysis.settings import NamingSettings
@@ -99,7 +106,7 @@ def run(
     )
     atoms = None if sae is None else read_decoder(sae)[0]
     latents = describe(settings, joint, found, tested, atoms)
-    similarity = tested.embedded @ joint.contrasts.T
+    similarity = similarities(tested.embedded, joint.contrasts, names.parent)
     tests = PhraseTests(settings, similarity, tested.scores, tested.patients, tested.sides)
     known = zero_shot(settings, joint.table, similarity, cases.iloc[tested.rows], labels)
     table = name_latents(settings, joint, latents, tests, known)
@@ -119,14 +126,14 @@ class Images:
         Their positions among the images of the codes.
     scores : n images, h latents
         The latents' scores.
-    embedded : [n, d]
+    embedded : n images, d dimensions
         The images in the joint space.
     patients, sides : [n]
     """
 
     rows: np.ndarray
     scores: MeanCodes
-    embedded: np.ndarray
+    embedded: DenseRows
     patients: np.ndarray
     sides: np.ndarray
 
@@ -193,16 +200,15 @@ def describe(
         directions = joint.directions(atoms)
         return Latents(directions @ joint.contrasts.T, directions, reason)
     # Images and phrases lie in different parts of the space (modality gap), so both are centred.
-    cosines = unit_rows(found.embedded - found.embedded.mean(axis=0)) @ joint.contrasts.T
-    probabilities = phrase_probabilities(cosines, settings.sharpness)
-    likelihood = np.zeros((len(reason), len(joint.vectors)), np.float32)
-    for latents, scores in found.scores.blocks():
-        likelihood[latents] = log_likelihood(scores, probabilities, settings.top_images)
-    likelihood -= log_prior(probabilities, settings.top_images)
-    directions = np.zeros((len(reason), joint.vectors.shape[1]), np.float32)
-    for latents, scores in tested.scores.blocks():
-        directions[latents] = associations(scores, tested.embedded)
-    return Latents(likelihood, directions, reason)
+    centre = mean_vector(found.embedded)
+    probabilities = (
+        (images, phrase_probabilities(cosines, settings.sharpness))
+        for images, cosines in cosine_blocks(found.embedded, joint.contrasts, centre)
+    )
+    best = best_images(found.scores, settings.top_images)
+    likelihood, prior = log_likelihoods(best, probabilities, len(joint.vectors))
+    likelihood -= prior
+    return Latents(likelihood, associations(tested.scores, tested.embedded), reason)
 
 
 def _patients_that_fire(images: Images) -> np.ndarray:

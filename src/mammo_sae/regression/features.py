@@ -243,13 +243,18 @@ class SparseRows(Matrix):
 
 
 class DenseRows(Matrix):
-    """Features that are rarely 0, from arrays [b, f] of some images each. Blocks are float64.
+    """Features that are rarely 0, from arrays [b, f] of some images each.
 
     The images come in order, or `order` [n] holds the position of each. It is read when all blocks
-    were taken.
+    were taken. Blocks are read in `precision`.
     """
 
-    def __init__(self, blocks: Iterable[np.ndarray], order: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        blocks: Iterable[np.ndarray],
+        order: Sequence[int] | None = None,
+        precision: type[np.floating] = np.float64,
+    ) -> None:
         self._parts, self._starts, features = Parts(), [0], 0
         for block in _joined(blocks):
             features = block.shape[1]
@@ -257,11 +262,12 @@ class DenseRows(Matrix):
             self._starts.append(self._starts[-1] + len(block))
         self.shape = (self._starts[-1], features)
         self._order = np.arange(self.shape[0]) if order is None else np.asarray(order, np.int64)
+        self._precision = precision
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (positions of images, their values [b, f] in float64)."""
+        """Yield (positions of images, their values [b, f])."""
         for number, (start, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
-            yield self._order[start:end], self._parts[number].astype(np.float64)
+            yield self._order[start:end], self._parts[number].astype(self._precision)
 
 
 def _joined(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
