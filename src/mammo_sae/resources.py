@@ -432,9 +432,9 @@ def _inner_ablation(size: Size) -> Need:
 
 
 def _naming(size: Size) -> Need:
-    # Of each image and latent its vector and its cosines with all phrases are in memory, as well as
-    # the phrases' probabilities and a copy of them while their logarithm is taken.
-    vectors = 3 * (size.images + size.latents) * (SPACE + PHRASES) * 4 / MIB
+    # Of each latent its direction and its scores of all phrases are in memory, and copies of them.
+    # Images come in blocks.
+    vectors = 3 * size.latents * (SPACE + PHRASES) * 4 / MIB
     codes = _of_codes(0, 0.6)(size)
     return replace(codes, mib=codes.mib + vectors + 4 * BLOCK)
 
