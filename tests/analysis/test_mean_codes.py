@@ -10,8 +10,9 @@ from mammo_sae.errors import InputError
 from mammo_sae.stores import codes
 
 
-@pytest.fixture
-def written(tmp_path):
+@pytest.fixture(params=[64, 5])
+def written(tmp_path, request, monkeypatch):
+    monkeypatch.setattr(mean_codes, "TURNED", request.param)
     means = np.random.default_rng(0).random((90, 12)).astype(np.float32)
     blocks = [means[:40], means[40:64], means[64:]]
     return means, mean_codes.MeanCodes.write(blocks, 90, tmp_path)

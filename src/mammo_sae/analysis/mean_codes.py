@@ -21,6 +21,7 @@ from mammo_sae.stores.codes import CodesReader
 from mammo_sae.temporary import write_whole
 
 BLOCK_BYTES = 16 << 20  # bytes of mean codes in memory at a time
+TURNED = 64  # latents whose codes are made adjacent at a time
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class MeanCodes:
         done, latents, kind = 0, 0, np.dtype(np.float32)
         for block in blocks:
             latents, kind = block.shape[1], block.dtype
-            for latent, values in enumerate(np.ascontiguousarray(block.T)):
+            for latent, values in enumerate(_rows_of_latents(block)):
                 file.seek((latent * images + done) * kind.itemsize)
                 write_whole(
                     file,
@@ -66,6 +67,7 @@ class MeanCodes:
                     remedy="free space on its disk",
                 )
             done += len(block)
+            del block  # else two blocks are in memory while the next one is read
         return cls(file, kind, images, latents, np.arange(images))
 
     @classmethod
@@ -116,3 +118,9 @@ class MeanCodes:
         while done < len(values):  # one call of the system returns at most 2 GiB
             done += self.file.readinto(view[done:])  # type: ignore[attr-defined]
         return np.ndarray(count, self.kind, values)
+
+
+def _rows_of_latents(block: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the codes [b] of each latent of `block` [b, h], adjacent in memory."""
+    for start in range(0, block.shape[1], TURNED):
+        yield from np.ascontiguousarray(block[:, start : start + TURNED].T)
