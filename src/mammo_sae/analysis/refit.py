@@ -11,7 +11,7 @@ import pandas as pd
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis.linear import Shares
-from mammo_sae.regression.features import Matrix, Parts, Standardised
+from mammo_sae.regression.features import DenseRows, Matrix, Parts, Standardised
 from mammo_sae.regression.penalised import balanced, best_fits, logistic
 
 if TYPE_CHECKING:
@@ -58,9 +58,10 @@ class Refit:
         why = st.why_not_estimable(self._truth, patients)
         self.reason = f"{settings.discovery}: {why}" if why else ""
         if not why:
-            own = Standardised.over(pooled, self._found)
+            own, *_ = self._standardised(NOTHING)
             penalties, folds, truths = settings.penalties, settings.folds, self._truth[:, None]
-            [best] = best_fits(own, self._found, truths, patients, penalties, folds, l1=False)
+            everything = np.arange(len(self._found))
+            [best] = best_fits(own, everything, truths, patients, penalties, folds, l1=False)
             self._penalty = best.penalty
 
     def of(self, rows: np.ndarray) -> Predict:
@@ -71,18 +72,44 @@ class Refit:
         """Return the scores [n] of all images by a head refitted after an ablation of `latents`."""
         key = latents.tobytes()
         if key not in self._places:
-            ablated = Ablated(self._pooled, self._means, latents, self._atoms)
-            features = Standardised.over(ablated, self._found)
+            features, kept, mean, spread = self._standardised(latents)
             truths, weights = self._truth[:, None], balanced(self._truth)[:, None]
-            penalty = np.array([self._penalty])
-            directions, intercepts = logistic(features, self._found, truths, weights, penalty)
+            everything, penalty = np.arange(len(self._found)), np.array([self._penalty])
+            directions, intercepts = logistic(features, everything, truths, weights, penalty)
+            ablated = Ablated(self._pooled, self._means, latents, self._atoms)
+            scores = Standardised(ablated, kept, mean, spread).times(directions)
             self._places[key] = len(self._scores)
-            self._scores.append(features.times(directions)[:, 0] + intercepts[0])
+            self._scores.append(scores[:, 0] + intercepts[0])
         return self._scores[self._places[key]]
+
+    def _standardised(
+        self, latents: np.ndarray
+    ) -> tuple[DenseRows, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the features [m, f] of the images to fit on, and how they are standardised.
+
+        A fit reads its features many times, so they are computed once.
+
+        Returns
+        -------
+        features
+        kept : [f]
+            The channels that vary over these images.
+        mean, spread : [f]
+        """
+        ablated = Ablated(self._pooled, self._means, latents, self._atoms, self._found)
+        own = Standardised.over(ablated, np.arange(len(self._found)))
+        order: list[int] = []
+
+        def rows() -> Iterator[np.ndarray]:
+            for images, block in ablated.blocks():
+                order.extend(images)
+                yield ((block[:, own.kept] - own.mean) / own.spread).astype(np.float32)
+
+        return DenseRows(rows(), order, np.float32), own.kept, own.mean, own.spread
 
 
 class Ablated(Matrix):
-    """Embeddings [n, d] without the contributions of `latents`.
+    """Embeddings [m, d] of some images without the contributions of `latents`.
 
     Parameters
     ----------
@@ -90,17 +117,31 @@ class Ablated(Matrix):
     means : n images, h latents
     latents : [k]
     atoms : [h, d]
+    images : [m]
+        The images, as positions among the n; None: all.
     """
 
     def __init__(
-        self, embeddings: Matrix, means: MeanCodes, latents: np.ndarray, atoms: np.ndarray
+        self,
+        embeddings: Matrix,
+        means: MeanCodes,
+        latents: np.ndarray,
+        atoms: np.ndarray,
+        images: np.ndarray | None = None,
     ) -> None:
-        self.shape = embeddings.shape
+        count, channels = embeddings.shape
+        images = np.arange(count) if images is None else images
+        self.shape = len(images), channels
+        self._place = np.full(count, -1)  # of each image among those at `images`
+        self._place[images] = np.arange(len(images))
         self._embeddings, self._means, self._latents = embeddings, means, latents
-        self._atoms = atoms[latents]
+        self._atoms = atoms[latents].astype(np.float64)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (positions of images, their values [b, d] in float64)."""
+        """Yield (positions of images among the m, their values [b, d] in float64)."""
         for images, block in self._embeddings.blocks():
-            codes = self._means.of(self._latents, images)
-            yield images, block - codes.T.astype(np.float64) @ self._atoms
+            here = self._place[images] >= 0
+            if here.any():
+                values, some = block[here], images[here]
+                codes = self._means.of(self._latents, some)
+                yield self._place[some], values - codes.T.astype(np.float64) @ self._atoms
