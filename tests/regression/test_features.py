@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from mammo_sae import statistics as st
 from mammo_sae.errors import InputError
@@ -28,7 +29,7 @@ def values():
 
 def kinds(array):
     order = np.random.default_rng(1).permutation(len(array))
-    yield ft.SparseRows.of_columns(len(array), (array[:, i : i + 7] for i in range(0, 30, 7)))
+    yield ft.SparseRows([sparse.csr_array(array)])
     yield ft.SparseRows(array[i : i + 7] for i in range(0, 50, 7))
     yield ft.DenseRows(array[i : i + 7] for i in range(0, 50, 7))
     yield ft.DenseRows((array[order[i : i + 7]] for i in range(0, 50, 7)), order)

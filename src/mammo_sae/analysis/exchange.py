@@ -23,13 +23,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
+from mammo_sae.regression.features import Parts
 from mammo_sae.statistics import Floats, blocks_of, is_constant
 
 CLEAR = 50
@@ -321,6 +321,31 @@ class _State:
     clear_at: NDArray[np.int64]
 
 
+class _Kept:
+    """Lists of `length` arrays that are computed when they are first wanted, and then kept.
+
+    Large arrays are kept in a temporary file, from which they are read faster than they are
+    computed again.
+    """
+
+    def __init__(self, source: Iterator[list[Floats]], length: int) -> None:
+        self._source, self._length, self._parts = source, length, Parts()
+
+    def __iter__(self) -> Iterator[list[Floats]]:
+        start = 0
+        while True:
+            if start < len(self._parts):
+                yield [self._parts[start + number] for number in range(self._length)]
+            else:
+                arrays = next(self._source, None)
+                if arrays is None:
+                    return
+                for values in arrays:
+                    self._parts.append(values)
+                yield arrays
+            start += self._length
+
+
 class _Trade:
     """One covariate's exchanges: which units are exchanged, and the statistic of an exchange."""
 
@@ -331,6 +356,7 @@ class _Trade:
         within: ArrayLike | None,
         breasts: ArrayLike | None,
     ) -> None:
+        self._first: tuple[tuple[int, Seed], _Kept] | None = None
         patient, self.strata, group = _cells(patients, within)
         _, code = np.unique(np.asarray(values), return_inverse=True)
         levels = int(code.max(initial=0)) + 1
@@ -409,10 +435,17 @@ class _Trade:
 
     def _moves(self, draws: int, seeds: Sequence[Seed]) -> Iterator[list[Floats]]:
         """Yield the exchanged values of each piece, for some draws of a seed at a time."""
+        for seed in seeds:
+            # The exchanges of the first seed are those of all scores. Others are for a few scores.
+            if self._first is None:
+                self._first = (draws, seed), _Kept(self._of_seed(draws, seed), len(self.pieces))
+            key, kept = self._first
+            yield from kept if key == (draws, seed) else self._of_seed(draws, seed)
+
+    def _of_seed(self, draws: int, seed: Seed) -> Iterator[list[Floats]]:
         step = min(_ROUND, max(1, _HELD // sum(piece.x.size for piece in self.pieces)))
-        for seed, start in product(seeds, range(0, draws, step)):
-            if start == 0:
-                rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
+        for start in range(0, draws, step):
             moved = []
             for piece in self.pieces:
                 families, units = piece.x.shape[:2]

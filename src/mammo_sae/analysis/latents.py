@@ -22,7 +22,7 @@ its images is positive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import exchange
+from mammo_sae.analysis.mean_codes import MeanCodes
 from mammo_sae.blockwise import blockwise, threads
 from mammo_sae.cohorts.labels import labelling
 from mammo_sae.regression.features import SparseRows, Standardised
@@ -73,30 +73,25 @@ def run(
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
     discovered = np.flatnonzero((cases["split"] == settings.discovery).to_numpy())
-    if settings.unit == "image":
-        pooled = _Pooled(reader, settings.score, "", np.empty(0, np.int64), discovered)
-    else:
+    firing = _firing_rates(reader, discovered)
+    member = None
+    if settings.unit != "image":
         member, cases = case.units(cases, settings.unit, concepts)
-        pooled = _Pooled(reader, settings.score, settings.aggregate, member, discovered)
     labels = [_Labels.of(settings, cases, concept) for concept in concepts]
-    blocks = reader.latent_blocks(len(reader) * threads())
+    means = _class_means(labels, unit_rows(reader, "mean", member, "mean"), reader.latents)
+    scores = SparseRows(unit_rows(reader, settings.score, member, settings.aggregate))
+    columns = MeanCodes.write((block for _, block in scores.blocks()), len(cases), output.parent)
+    blocks = reader.latent_blocks(len(cases) * threads())
     found: list[list[pd.DataFrame]] = [[] for _ in concepts]
-    firing = []
-
-    def columns() -> Iterator[sparse.csc_array]:
-        for scores, rates, tables in blockwise(partial(_block, pooled, labels), blocks):
-            firing.append(rates)
-            for parts, table in zip(found, tables, strict=True):
-                parts.append(table)
-            yield scores
-
-    scores = SparseRows.of_columns(len(cases), columns())
+    for tables in blockwise(partial(_block, columns, labels, means), blocks):
+        for parts, table in zip(found, tables, strict=True):
+            parts.append(table)
     parts = [
-        concept_table(settings, pooled, scores, one, blocks, pd.concat(tables, ignore_index=True))
+        concept_table(settings, columns, scores, one, blocks, pd.concat(tables, ignore_index=True))
         for one, tables in zip(labels, found, strict=True)
     ]
     table = pd.concat(parts, ignore_index=True)
-    table.insert(2, "firing_rate", np.tile(np.concatenate(firing), len(concepts)))
+    table.insert(2, "firing_rate", np.tile(firing, len(concepts)))
     table.insert(3, "score", settings.score)
     table.insert(4, "unit", settings.unit)
     table.insert(5, "labels", labelling(cases, concepts))
@@ -104,41 +99,45 @@ def run(
     return [output]
 
 
-@dataclass(frozen=True)
-class _Pooled:
-    """Scores, mean codes and firing rates of some latents, for every unit.
+def unit_rows(
+    reader: CodesReader, name: str, member: np.ndarray | None, how: str
+) -> Iterator[np.ndarray]:
+    """Yield the pooled codes `name` [b, h] of some units at a time, in order.
 
-    Attributes
-    ----------
-    reader, score
-        The codes, and the name of the pooled codes that are the scores.
-    aggregate, member
-        How scores of the images of a unit are combined, and each image's unit [n]; empty: the units
-        are images.
-    discovered
-        The images over which firing rates are taken.
+    `member` [n] is each image's unit, and `how` says how the codes of a unit's images are combined
+    (`cases.pool`). Without `member`, the units are images.
     """
+    if member is None:
+        for ids in reader.image_blocks():
+            yield reader.pooled(name, ids)
+        return
+    order = np.argsort(member, kind="stable")
+    ids = [reader.image_ids[image] for image in order]
+    most = max(map(len, reader.image_blocks()))
+    for some in whole_units(member[order], most):
+        yield case.pool(reader.pooled(name, ids[some]), member[order][some], how)
 
-    reader: CodesReader
-    score: str
-    aggregate: str
-    member: np.ndarray
-    discovered: np.ndarray
 
-    def scores(self, latents: np.ndarray) -> np.ndarray:
-        """Return [u, b]."""
-        values = self.reader.pooled(self.score, latents=latents)
-        return case.pool(values, self.member, self.aggregate) if self.aggregate else values
+def whole_units(member: np.ndarray, most: int) -> Iterator[slice]:
+    """Yield slices of `member` [n], sorted, which hold whole units and at most `most` images.
 
-    def means(self, latents: np.ndarray) -> np.ndarray:
-        """Return [u, b]."""
-        values = self.reader.pooled("mean", latents=latents)
-        return case.pool(values, self.member, "mean") if self.aggregate else values
+    A unit with more images is a slice of its own.
+    """
+    ends = np.append(np.flatnonzero(np.diff(member)) + 1, len(member))
+    start = 0
+    while start < len(member):
+        fits = ends[(ends > start) & (ends <= start + most)]
+        end = int(fits[-1] if len(fits) else ends[ends > start][0])
+        yield slice(start, end)
+        start = end
 
-    def firing(self, latents: np.ndarray) -> np.ndarray:
-        """Return [b]."""
-        values = self.reader.pooled("active", latents=latents)
-        return values[self.discovered].mean(axis=0, dtype=np.float64)
+
+def _firing_rates(reader: CodesReader, images: np.ndarray) -> np.ndarray:
+    """Return [h]: the mean over `images` of the share of cells in which each latent is active."""
+    total = np.zeros(reader.latents)
+    for ids in reader.image_blocks([reader.image_ids[image] for image in images]):
+        total += reader.pooled("active", ids).sum(axis=0, dtype=np.float64)
+    return total / len(images) if len(images) else np.full(reader.latents, np.nan)
 
 
 @dataclass(frozen=True)
@@ -177,27 +176,41 @@ class _Labels:
         )
 
 
+def _class_means(
+    labels: Sequence[_Labels], blocks: Iterable[np.ndarray], latents: int
+) -> np.ndarray:
+    """Return [concepts, 2, h]: the mean codes of positive and of negative units.
+
+    `blocks` [b, h] are the mean codes of all units, in order. A class without a unit gives NaN.
+    """
+    classes = [rows for one in labels for rows in (one.found[one.truth], one.found[~one.truth])]
+    total, start = np.zeros((len(classes), latents)), 0
+    for block in blocks:
+        for place, rows in enumerate(classes):
+            here = rows[(rows >= start) & (rows < start + len(block))] - start
+            total[place] += block[here].sum(axis=0, dtype=np.float64)
+        start += len(block)
+    counts = np.array([len(rows) for rows in classes])[:, None]
+    means = np.divide(total, counts, out=np.full(total.shape, np.nan), where=counts > 0)
+    return means.reshape(len(labels), 2, latents)
+
+
 def _block(
-    pooled: _Pooled, labels: Sequence[_Labels], latents: np.ndarray
-) -> tuple[sparse.csc_array, np.ndarray, list[pd.DataFrame]]:
-    """Return the scores [u, b], firing rates [b] and statistics per concept of a block."""
-    firing, means = pooled.firing(latents), pooled.means(latents)
-    tables = [_class_means(one, means, latents) for one in labels]
-    del means
-    scores = pooled.scores(latents)
-    for one, table in zip(labels, tables, strict=True):
+    columns: MeanCodes, labels: Sequence[_Labels], means: np.ndarray, latents: np.ndarray
+) -> list[pd.DataFrame]:
+    """Return the statistics of a block of latents, a table per concept.
+
+    `columns` has the scores of all units, and `means` is that of `_class_means`.
+    """
+    scores, tables = columns.of(latents).T, []
+    for one, (positive, negative) in zip(labels, means[:, :, latents], strict=True):
+        table = pd.DataFrame({"latent": latents, "concept": one.concept, "reason": ""})
+        table["mean_positive"], table["mean_negative"] = positive, negative
+        table["mean_difference"] = positive - negative
         _discover(one, scores[one.found], table)
         _confirm(one, scores[one.tested], table)
-    return sparse.csc_array(scores), firing, tables
-
-
-def _class_means(labels: _Labels, means: np.ndarray, latents: np.ndarray) -> pd.DataFrame:
-    table = pd.DataFrame({"latent": latents, "concept": labels.concept, "reason": ""})
-    truth = labels.truth
-    for name, rows in (("positive", labels.found[truth]), ("negative", labels.found[~truth])):
-        table[f"mean_{name}"] = means[rows].mean(axis=0, dtype=np.float64) if len(rows) else np.nan
-    table["mean_difference"] = table["mean_positive"] - table["mean_negative"]
-    return table
+        tables.append(table)
+    return tables
 
 
 def _discover(labels: _Labels, scores: np.ndarray, table: pd.DataFrame) -> None:
@@ -222,7 +235,7 @@ def _confirm(labels: _Labels, scores: np.ndarray, table: pd.DataFrame) -> None:
 
 def concept_table(
     settings: LatentSettings,
-    pooled: _Pooled,
+    columns: MeanCodes,
     scores: SparseRows,
     labels: _Labels,
     blocks: Sequence[np.ndarray],
@@ -232,8 +245,8 @@ def concept_table(
 
     Parameters
     ----------
-    pooled, scores
-        Scores of every unit for every latent, by blocks and as sparse columns.
+    columns, scores
+        Scores of every unit for every latent, latent by latent and unit by unit.
     labels
         Labels of the concept.
     blocks
@@ -266,7 +279,7 @@ def concept_table(
     for offset, (name, values) in enumerate(ranks.items()):
         table.insert(place + offset, name, values.astype("Int32"))
     table["tested_constant"] = untested
-    _test(settings, labels, lambda latents: pooled.scores(latents)[labels.tested], blocks, table)
+    _test(settings, labels, lambda some: columns.of(some, labels.tested).T, blocks, table)
     return table
 
 

@@ -187,28 +187,6 @@ class SparseRows(Matrix):
                 self._starts.append(self._starts[-1] + rows.shape[0])
         self.shape = (self._starts[-1], features)
 
-    @classmethod
-    def of_columns(cls, images: int, blocks: Iterable[np.ndarray | sparse.csc_array]) -> SparseRows:
-        """Return the features whose arrays [images, b] of some features each are `blocks`."""
-        parts, widths = Parts(), []
-        for block in blocks:
-            columns = sparse.csr_array(block)
-            for part in (columns.data, columns.indices.astype(np.int32), columns.indptr):
-                parts.append(part)
-            widths.append(columns.shape[1])
-        step = max(1, BLOCK // max(1, 4 * sum(widths)))
-
-        def rows(start: int) -> sparse.csr_array:
-            pieces = []
-            for number, width in enumerate(widths):
-                edges = parts.read(3 * number + 2, start, start + step + 1)
-                data, indices = (parts.read(3 * number + i, edges[0], edges[-1]) for i in (0, 1))
-                shape = (len(edges) - 1, width)
-                pieces.append(sparse.csr_array((data, indices, edges - edges[0]), shape=shape))
-            return sparse.hstack(pieces, format="csr")
-
-        return cls(rows(start) for start in range(0, images, step))
-
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (positions of images, their values [b, f])."""
         for images, block in self._sparse():
