@@ -8,6 +8,7 @@ from scipy import stats
 
 from mammo_sae import statistics as st
 from mammo_sae.analysis import exchange as ex
+from mammo_sae.regression import features
 
 
 @pytest.fixture
@@ -167,7 +168,11 @@ def test_a_score_is_exchanged_until_fifty_exchanges_reach_it_or_until_the_last(r
     assert exchanges == pytest.approx(round(exchanges))
     trade = ex._Trade(labels, patients, None, None)
     state = ex._State(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    trade.exchange(both[:, 1:], np.array([0]), 99, range(ex.MOST), state)
+    [some] = trade.prepared(both[:, 1:], np.array([0]))
+    number = 0
+    while not state.clear_at[0]:
+        trade.exchange(some, trade.moves(99, number), state, 99 * number)
+        number += 1
     assert state.clear_at[0] == round(exchanges)
     assert ex.CLEAR <= state.reached[0] < ex.CLEAR + ex._ROUND
 
@@ -181,7 +186,9 @@ def test_the_sequence_gives_the_p_of_all_exchanges_within_its_error(rng, monkeyp
     assert p == pytest.approx(whole, rel=4 / np.sqrt(50), abs=4 / (499 * ex.MOST))
 
 
-def test_scores_that_are_read_in_blocks_have_the_p_of_those_read_at_once(rng):
+@pytest.mark.parametrize("memory", [1, 1 << 26], ids=["file", "memory"])
+def test_scores_that_are_read_in_blocks_have_the_p_of_those_read_at_once(rng, monkeypatch, memory):
+    monkeypatch.setattr(features, "MEMORY", memory)
     scores, labels, patients = clustered(rng, shift=0.5)
     many = np.concatenate([scores[:, None], rng.normal(size=(480, 6)), np.zeros((480, 1))], axis=1)
     sizes = []

@@ -21,7 +21,7 @@ large enough for their q-values (`LEAST_Q`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,20 +161,28 @@ def streamed_permutation_p(
     first = seed * (1 + MOST)  # streams of different seeds never coincide
     state = _State(np.zeros(len(names), np.int64), np.zeros(len(names), np.int64))
     varies = np.zeros(len(names), bool)
-    start = 0
+    start, moves = 0, _Kept(trade.moves(draws, first), len(trade.pieces))
     for block in blocks:
         places = np.arange(start, start + len(block))
         scores = read(block)
         varies[places] = ~is_constant(scores)
-        trade.exchange(scores, places, draws, [first], state)
+        for some in trade.prepared(scores, places):
+            trade.exchange(some, moves, state)
         start += len(block)
     open_ = np.flatnonzero(varies & (state.clear_at == 0))
     width = max(map(len, blocks))
 
-    def further(which: NDArray[np.int64], seeds: Sequence[Seed], done: int) -> None:
+    def further(which: NDArray[np.int64], seeds: Iterable[Seed], done: int) -> None:
+        """Exchange the scores `which` with all `seeds`, after `done` exchanges of each."""
+        waiting = _Waiting()
         for begin in range(0, len(which), width):
             places = which[begin : begin + width]
-            trade.exchange(read(names[places]), places, draws, seeds, state, done=done)
+            for some in trade.prepared(read(names[places]), places):
+                waiting.append(some)
+        for number, seed in enumerate(seeds):
+            moves = _Kept(trade.moves(draws, seed), len(trade.pieces))
+            for some in waiting.of(state):
+                trade.exchange(some, moves, state, done + number * draws)
 
     further(open_, [first + number for number in range(1, MOST)], draws)
     rounds = np.full(len(names), MOST)
@@ -321,11 +329,59 @@ class _State:
     clear_at: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """Some of the scores, ready for exchanges.
+
+    Attributes
+    ----------
+    places : [b]
+        Their places in the result.
+    z : [units, b]
+        Their numbers z of all units of all pieces.
+    spread : [levels of the covariate, b]
+        Variance of the statistic over exchanges, for each level.
+    observed : [1, b]
+        The statistic without an exchange.
+    """
+
+    places: NDArray[np.int64]
+    z: Floats
+    spread: Floats
+    observed: Floats
+
+    def at(self, columns: NDArray[Any]) -> _Scores:
+        """Return the scores in some columns."""
+        parts = (self.z, self.spread, self.observed)
+        return _Scores(self.places[columns], *(part[:, columns] for part in parts))
+
+
+class _Waiting:
+    """Blocks of scores that are exchanged in turns. Large ones are in a temporary file."""
+
+    def __init__(self) -> None:
+        self._places: list[NDArray[np.int64]] = []
+        self._parts = Parts()
+
+    def append(self, some: _Scores) -> None:
+        """Add a block."""
+        self._places.append(some.places)
+        for part in (some.z, some.spread, some.observed):
+            self._parts.append(part)
+
+    def of(self, state: _State) -> Iterator[_Scores]:
+        """Yield the scores of each block that are not clear, if there are any."""
+        for number, places in enumerate(self._places):
+            open_ = state.clear_at[places] == 0
+            if open_.any():
+                some = _Scores(places, *(self._parts[3 * number + part] for part in range(3)))
+                yield some if open_.all() else some.at(open_)
+
+
 class _Kept:
     """Lists of `length` arrays that are computed when they are first wanted, and then kept.
 
-    Large arrays are kept in a temporary file, from which they are read faster than they are
-    computed again.
+    Large arrays are in a temporary file, from which they are read faster than they are computed.
     """
 
     def __init__(self, source: Iterator[list[Floats]], length: int) -> None:
@@ -356,7 +412,6 @@ class _Trade:
         within: ArrayLike | None,
         breasts: ArrayLike | None,
     ) -> None:
-        self._first: tuple[tuple[int, Seed], _Kept] | None = None
         patient, self.strata, group = _cells(patients, within)
         _, code = np.unique(np.asarray(values), return_inverse=True)
         levels = int(code.max(initial=0)) + 1
@@ -395,18 +450,10 @@ class _Trade:
                 total -= gammaln(counts + 1).sum()
         return float(np.exp(min(total, 700.0)))
 
-    def exchange(
-        self,
-        scores: Floats,
-        places: NDArray[np.int64],
-        draws: int,
-        seeds: Sequence[Seed],
-        state: _State,
-        done: int = 0,
-    ) -> None:
-        """Make `draws` exchanges per seed of `scores` [n, b], until each score is clear.
+    def prepared(self, scores: Floats, places: NDArray[np.int64]) -> Iterator[_Scores]:
+        """Yield `scores` [n, b] in blocks that are ready for `exchange`.
 
-        Results are added to `state` at `places` [b]. `done` exchanges were made before.
+        `places` [b] are their places in the result.
         """
         for columns in blocks_of(scores.shape[1], len(scores)):
             z = self._standardised(scores[:, columns])
@@ -415,34 +462,34 @@ class _Trade:
             for piece, part in zip(self.pieces, parts, strict=True):
                 spread = spread + _variance(piece.x, part)
             flat = np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
-            observed = self._statistic([piece.x[None] for piece in self.pieces], flat, spread)
             del z, parts
-            here, made = places[columns], done
-            for moved in self._moves(draws, seeds):
-                # With this tolerance, rounding never makes an equal statistic smaller.
-                hits = self._statistic(moved, flat, spread) >= observed * (1 - 1e-9)
-                total = state.reached[here] + hits.cumsum(axis=0)
-                clear = total[-1] >= CLEAR
-                at = (total[:, clear] >= CLEAR).argmax(axis=0)
-                state.clear_at[here[clear]] = made + 1 + at
-                state.reached[here] = total[-1]
-                made += len(hits)
-                if clear.any():
-                    here, flat = here[~clear], flat[:, ~clear]
-                    observed, spread = observed[:, ~clear], spread[:, ~clear]
-                if not len(here):
-                    break
+            observed = self._statistic([piece.x[None] for piece in self.pieces], flat, spread)
+            yield _Scores(places[columns], flat, spread, observed)
 
-    def _moves(self, draws: int, seeds: Sequence[Seed]) -> Iterator[list[Floats]]:
-        """Yield the exchanged values of each piece, for some draws of a seed at a time."""
-        for seed in seeds:
-            # The exchanges of the first seed are those of all scores. Others are for a few scores.
-            if self._first is None:
-                self._first = (draws, seed), _Kept(self._of_seed(draws, seed), len(self.pieces))
-            key, kept = self._first
-            yield from kept if key == (draws, seed) else self._of_seed(draws, seed)
+    def exchange(
+        self, some: _Scores, moves: Iterable[list[Floats]], state: _State, done: int = 0
+    ) -> None:
+        """Compare `some` scores with exchanges until each is clear, and add the results to `state`.
 
-    def _of_seed(self, draws: int, seed: Seed) -> Iterator[list[Floats]]:
+        `moves` are the exchanged values of each piece, some draws at a time (`moves`). `done`
+        exchanges were made before.
+        """
+        for moved in moves:
+            # With this tolerance, rounding never makes an equal statistic smaller.
+            hits = self._statistic(moved, some.z, some.spread) >= some.observed * (1 - 1e-9)
+            total = state.reached[some.places] + hits.cumsum(axis=0)
+            clear = total[-1] >= CLEAR
+            at = (total[:, clear] >= CLEAR).argmax(axis=0)
+            state.clear_at[some.places[clear]] = done + 1 + at
+            state.reached[some.places] = total[-1]
+            done += len(hits)
+            if clear.any():
+                some = some.at(~clear)
+            if not len(some.places):
+                break
+
+    def moves(self, draws: int, seed: Seed) -> Iterator[list[Floats]]:
+        """Yield the exchanged values of each piece in `draws` draws, some draws at a time."""
         step = min(_ROUND, max(1, _HELD // sum(piece.x.size for piece in self.pieces)))
         rng = np.random.default_rng(seed)
         for start in range(0, draws, step):
