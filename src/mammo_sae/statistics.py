@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from mammo_sae.errors import InputError, counted
 
@@ -28,7 +29,7 @@ COLUMNS = 512
 VALUES = 1 << 21
 """Scores are ranked in blocks of at most `COLUMNS` scores and, if possible, `VALUES` values."""
 
-DRAWN = 1 << 20
+DRAWN = 1 << 21
 """Weights, images times bootstrap draws, that are in memory at a time."""
 
 
@@ -237,19 +238,23 @@ def _concordance(
     concordant = np.zeros((scores.shape[1], weights.shape[1]))
     if not positives or not negatives:
         return concordant, total * rest
-    running = np.zeros((negatives + 1, weights.shape[1]), dtype=weights.dtype)
     for column in range(scores.shape[1]):
         high, low = scores[labels, column], scores[~labels, column]
         # Most scores of a sparse code are 0, its lowest value. These images need no sorting: they
         # tie with each other, and all other images lie above them.
         lowest = min(high.min(), low.min())
         fires, others = np.flatnonzero(high > lowest), np.flatnonzero(low > lowest)
-        order = others[np.argsort(low[others], kind="stable")]
-        above_here, sums = above[fires], running[: len(order) + 1]
-        np.cumsum(below[order], axis=0, out=sums[1:])
+        order = others[np.argsort(low[others])]
+        above_here, falls = above[fires], low[order]
+        # Negatives between two positives are added together before the running sums are taken.
+        places = [np.searchsorted(falls, high[fires], side=side) for side in ("left", "right")]
+        edges, place = np.unique(np.concatenate(places), return_inverse=True)
+        starts = np.concatenate([[0], edges, [len(order)]])
+        ones = np.ones(len(order), weights.dtype)
+        between = sparse.csr_array((ones, order, starts), shape=(len(edges) + 1, negatives))
+        sums = np.cumsum(between @ below, axis=0)
         ties = rest - sums[-1]
-        beaten = sums[np.searchsorted(low[order], high[fires], side="left")]
-        beaten += sums[np.searchsorted(low[order], high[fires], side="right")]
+        beaten = sums[place[: len(fires)]] + sums[place[len(fires) :]]
         fired = above_here.sum(0, dtype=np.float64)
         concordant[column] = 0.5 * np.einsum("pb,pb->b", above_here, beaten)
         concordant[column] += fired * ties + 0.5 * (total - fired) * ties
