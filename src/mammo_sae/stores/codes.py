@@ -52,7 +52,7 @@ IMAGES_PER_SHARD = 64
 LATENTS_PER_CHUNK = 2048
 CODES_PER_CHUNK = 1 << 14
 CODES_PER_SHARD = 1 << 22
-BLOCK_BYTES = 128 << 20
+BLOCK_BYTES = 64 << 20
 """Bytes of pooled codes that an analysis holds at a time."""
 POOLED = ("mean", "max", "active", "mean_breast", "max_breast", "active_breast")
 
@@ -341,7 +341,7 @@ class CodesReader:
 
         The pooled codes of `images` images and the latents of one block take at most `BLOCK_BYTES`,
         for any numbers of images (up to 33 million) and latents. A chunk is decompressed once per
-        block that needs it: twice at 20,000 images, eight times at 100,000.
+        block that needs it: four times at 20,000 images, 16 times at 100,000.
         """
         wanted = np.sort(np.arange(self.latents) if latents is None else self._known(latents))
         fits = max(1, BLOCK_BYTES // (4 * max(1, images)))
