@@ -92,10 +92,16 @@ def associations(scores: MeanCodes, embedded: DenseRows) -> np.ndarray:
     step = max(1, RANKS // max(1, len(scores)))
     for start in range(0, scores.latents, step):
         latents = np.arange(start, min(start + step, scores.latents))
-        ranks = _centred_ranks(scores, latents)
-        for images, block in embedded.blocks():
-            result[latents] += ranks[:, images] @ (block - mean)
+        result[latents] = _covariances(_centred_ranks(scores, latents), embedded, mean)
     return unit_rows(result)
+
+
+def _covariances(ranks: np.ndarray, embedded: DenseRows, mean: np.ndarray) -> np.ndarray:
+    """Return the product float32 [b, d] of `ranks` [b, n] and the vectors [n, d] minus `mean`."""
+    result = np.zeros((len(ranks), embedded.shape[1]), np.float32)
+    for images, block in embedded.blocks():
+        result += ranks[:, images] @ (block - mean)
+    return result
 
 
 def _centred_ranks(scores: MeanCodes, latents: np.ndarray) -> np.ndarray:
