@@ -5,13 +5,23 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mammo_sae.analysis.selectivity import Autocorrelation, monosemanticity
+from mammo_sae.analysis import selectivity
+from mammo_sae.analysis.selectivity import Autocorrelation
+from mammo_sae.regression.features import DenseRows
 
 
 def sparse(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return dense codes [n, R, C, h] as index, value with a slot per latent."""
     on = maps > 0
     return np.where(on, np.arange(maps.shape[-1]), 0), maps
+
+
+def monosemanticity(features, activation):
+    """Return the scores of features whose images come in two blocks, the later images first."""
+    half = len(features) // 2
+    order = [*range(half, len(features)), *range(half)]
+    rows = DenseRows([features[half:], features[:half]], order)
+    return selectivity.monosemanticity(rows, activation)
 
 
 def test_monosemanticity_is_the_weighted_mean_similarity_of_pairs():

@@ -30,11 +30,12 @@ from mammo_sae import statistics
 from mammo_sae.analysis.cases import Identity, labelled, labels, read_cases
 from mammo_sae.analysis.selectivity import Autocorrelation, monosemanticity
 from mammo_sae.compute.devices import fastest_device
-from mammo_sae.encoders.heads import load_head
+from mammo_sae.encoders.heads import Head, load_head
 from mammo_sae.encoders.network import load_encoder
 from mammo_sae.encoders.networks.network import Network, to_map
 from mammo_sae.errors import InputError
 from mammo_sae.progress import progress
+from mammo_sae.regression.features import DenseRows
 from mammo_sae.sae.model import SparseAutoencoder, check_channels
 from mammo_sae.stores.codes import CodesReader
 from mammo_sae.stores.embeddings import EmbeddingReader
@@ -113,7 +114,10 @@ def run(
     training = split_reader(embeddings, layer, images, TRAINING)
     baselines = Baselines.fit(EmbeddingReader(embeddings, layer, sampled(training)), l0)
     network = load_encoder(encoder).to(model.device)
-    errors, pooled, autocorrelation = _pass(model, stored, reader, network, baselines)
+    weights = load_head(head)
+    errors, logits, pooled, autocorrelation = _pass(
+        model, stored, reader, network, weights, baselines
+    )
 
     row = {"split": settings.split, "images": len(reader)}
     for name, error in errors.items():
@@ -121,12 +125,8 @@ def run(
     row |= {"l0": l0, "latents": model.latents, "dead_share": float((density == 0).mean())}
     row |= _density(density)
     row |= decoder_cosines(model.decoder_weight)
-    row |= _selectivity(
-        pooled["original"], stored, reader.image_ids, autocorrelation, settings.seed
-    )
+    row |= _selectivity(pooled, stored, reader.image_ids, autocorrelation, settings.seed)
     cases = read_cases(images, reader.image_ids)
-    weights = load_head(head)
-    logits = {name: weights.logits(features) for name, features in pooled.items()}
     for column, concept in enumerate(weights.concepts):
         pair = {name: values[:, column] for name, values in logits.items()}
         row |= _fidelity(settings, cases, concept, pair)
@@ -218,8 +218,9 @@ def _pass(
     stored: CodesReader,
     reader: EmbeddingReader,
     network: Network,
+    head: Head,
     baselines: Baselines,
-) -> tuple[dict[str, Error], dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, Error], dict[str, np.ndarray], DenseRows, np.ndarray]:
     """Read embeddings and codes once, and return what the scores need from them.
 
     Returns
@@ -227,7 +228,9 @@ def _pass(
     dict
         Name of a reconstruction -> its sums of squares.
     dict
-        ``original`` and ``spliced`` -> pooled features [n, d'] without and with the SAE.
+        ``original`` and ``spliced`` -> logits [n, concepts] without and with the SAE.
+    DenseRows : [n, d']
+        Pooled features without the SAE.
     numpy.ndarray : [h]
         Spatial autocorrelation of the latents.
     """
@@ -235,29 +238,36 @@ def _pass(
     maps = Autocorrelation(model.latents, grid.rows, grid.columns)
     names = RECONSTRUCTIONS
     errors = {name: Error() for name in names}
-    pooled: dict[str, list[np.ndarray]] = {"original": [], "spliced": []}
-    mean = _mean(reader, model.device)
-    for positions, x in _cells(reader, model.device, f"quality {grid.layer}"):
-        codes = stored.cells([stored.position(reader.image_ids[i]) for i in positions])
-        maps.add(*codes)
-        index, value = (
-            torch.from_numpy(part.reshape(len(x), -1)).to(model.device) for part in codes
-        )
-        rebuilt = model.decode(index.long(), value)
-        variance = _squares(x - mean)
-        reconstructions = (rebuilt, baselines.principal(x), baselines.channels(x))
-        for name, reconstruction in zip(names, reconstructions, strict=True):
-            errors[name].residual += _squares(x - reconstruction)
-            errors[name].variance += variance
-        shape = (len(positions), grid.rows, grid.columns, grid.channels)
-        prefix = reader.prefix(positions)
-        beside = None if prefix is None else torch.from_numpy(prefix).to(model.device)
-        for name, cells in (("original", x), ("spliced", rebuilt)):
-            with torch.inference_mode():
-                features = network.rest(grid.layer, to_map(cells.view(shape), prefix=beside))
-            pooled[name].append(features.cpu().numpy())
-    joined = {name: np.concatenate(parts) for name, parts in pooled.items()}
-    return errors, joined, maps.result()
+    logits = {name: np.empty((len(reader), len(head.concepts))) for name in ("original", "spliced")}
+    mean, order = _mean(reader, model.device), list[int]()
+
+    def pooled() -> Iterator[np.ndarray]:
+        for positions, x in _cells(reader, model.device, f"quality {grid.layer}"):
+            codes = stored.cells([stored.position(reader.image_ids[i]) for i in positions])
+            maps.add(*codes)
+            index, value = (
+                torch.from_numpy(part.reshape(len(x), -1)).to(model.device) for part in codes
+            )
+            rebuilt = model.decode(index.long(), value)
+            variance = _squares(x - mean)
+            reconstructions = (rebuilt, baselines.principal(x), baselines.channels(x))
+            for name, reconstruction in zip(names, reconstructions, strict=True):
+                errors[name].residual += _squares(x - reconstruction)
+                errors[name].variance += variance
+            shape = (len(positions), grid.rows, grid.columns, grid.channels)
+            prefix = reader.prefix(positions)
+            beside = None if prefix is None else torch.from_numpy(prefix).to(model.device)
+            features = []
+            for cells, found in zip((x, rebuilt), logits.values(), strict=True):
+                with torch.inference_mode():
+                    rest = network.rest(grid.layer, to_map(cells.view(shape), prefix=beside))
+                features.append(rest.cpu().numpy())
+                found[positions] = head.logits(features[-1])
+            order.extend(positions)
+            yield features[0]
+
+    features = DenseRows(pooled(), order)
+    return errors, logits, features, maps.result()
 
 
 def sampled(reader: EmbeddingReader) -> list[str]:
@@ -267,7 +277,7 @@ def sampled(reader: EmbeddingReader) -> list[str]:
 
 
 def _selectivity(
-    features: np.ndarray,
+    features: DenseRows,
     codes: CodesReader,
     image_ids: Sequence[str],
     autocorrelation: np.ndarray,
@@ -278,16 +288,17 @@ def _selectivity(
     Monosemanticity is computed from the largest code of each latent in each image, and also given
     with shuffled images. `features` [n, d'] are the encoder's pooled features.
     """
-    shuffled = np.random.default_rng(seed).permutation(len(features))
+    count = features.shape[0]
+    moved = np.argsort(np.random.default_rng(seed).permutation(count))
     scores = {
         "monosemanticity": np.empty(codes.latents),
         "monosemanticity_shuffled": np.empty(codes.latents),
         "autocorrelation": autocorrelation,
     }
-    for latents in codes.latent_blocks(len(features)):
+    for latents in codes.latent_blocks(count):
         highest = codes.pooled("max", image_ids, latents)
         scores["monosemanticity"][latents] = monosemanticity(features, highest)
-        scores["monosemanticity_shuffled"][latents] = monosemanticity(features[shuffled], highest)
+        scores["monosemanticity_shuffled"][latents] = monosemanticity(features, highest[moved])
     row = {}
     for name, values in scores.items():
         known = values[~np.isnan(values)]

@@ -17,30 +17,31 @@ from __future__ import annotations
 
 import numpy as np
 
-_NUMBERS = 1 << 21  # numbers in a block: images or features, times latents
+from mammo_sae.regression.features import Matrix
 
 
-def monosemanticity(features: np.ndarray, activation: np.ndarray) -> np.ndarray:
+def monosemanticity(features: Matrix, activation: np.ndarray) -> np.ndarray:
     """Return float64 [h], from features [n, d] and activations [n, h].
 
     NaN for a latent that fires in fewer than two images.
     """
-    centred = features - features.mean(axis=0, dtype=np.float64)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit = centred / np.maximum(length, 1e-12)
-    own = np.square(unit).sum(axis=1)
-    result = np.full(activation.shape[1], np.nan)
-    step = max(1, _NUMBERS // max(1, *unit.shape))
-    for start in range(0, len(result), step):
-        a = activation[:, start : start + step].astype(np.float64)
-        squares = np.square(a)
-        # A sum over pairs n < m is half of: the sum over all n and m, minus the sum over n = m.
-        similar = np.square(unit.T @ a).sum(axis=0) - own @ squares
-        weight = np.square(a.sum(axis=0)) - squares.sum(axis=0)
-        several = (a > 0).sum(axis=0) >= 2
-        found = np.where(several, similar / np.where(several, weight, 1), np.nan)
-        result[start : start + step] = found
-    return result
+    count, channels = features.shape
+    latents = activation.shape[1]
+    mean = features.transposed_times(np.full((count, 1), 1 / max(1, count)))[:, 0]
+    total, same = np.zeros((channels, latents)), np.zeros(latents)
+    sums, squares = np.zeros(latents), np.zeros(latents)
+    for images, block in features.blocks():
+        a = activation[images].astype(np.float64)
+        centred = block - mean
+        unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        total += unit.T @ a
+        sums += a.sum(axis=0)
+        squares += np.square(a).sum(axis=0)
+        same += np.square(unit).sum(axis=1) @ np.square(a)
+    # A sum over pairs n < m is half of: the sum over all n and m, minus the sum over n = m.
+    similar, weight = np.square(total).sum(axis=0) - same, np.square(sums) - squares
+    several = (activation > 0).sum(axis=0) >= 2
+    return np.where(several, similar / np.where(several, weight, 1), np.nan)
 
 
 class Autocorrelation:
