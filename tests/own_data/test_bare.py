@@ -51,6 +51,16 @@ def test_names_of_files_give_patient_side_and_view(named, init):
     )
 
 
+def test_a_name_with_a_sharp_s_keeps_its_patient_whole(tmp_path, init):
+    # "ß" has two letters in upper case, so positions in a name of capitals are not its own
+    for number, name in enumerate(("Groß_L_CC", "Groß_r_cc", "Weiß ß CC-L", "Weiß ß CC-R")):
+        write_png(tmp_path / "own" / f"{name}.png", side="LR"[number % 2], seed=number)
+    init()
+    found = images(tmp_path / "own")
+    assert list(found["patient_id"]) == ["Groß", "Groß", "Weiß ß", "Weiß ß"]
+    assert list(found["side"]) == ["L", "R"] * 2
+
+
 def test_the_configuration_has_no_label_and_doctor_refuses_nothing(named, init, capsys):
     init()
     config = read_config([Path("mine.yaml")])

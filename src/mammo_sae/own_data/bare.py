@@ -14,8 +14,8 @@ from mammo_sae.errors import InputError, counted
 from mammo_sae.own_data.scan import Folder, Found
 from mammo_sae.own_data.words import side_of, view_of
 
-IN_NAME = re.compile(r"(?<![A-Z])(L|R|LEFT|RIGHT)[ _.-]*(CC|MLO)(?![A-Z])")
-NAME_IN = re.compile(r"(?<![A-Z])(CC|MLO)[ _.-]*(L|R|LEFT|RIGHT)(?![A-Z])")
+IN_NAME = re.compile(r"(?<![A-Z])(L|R|LEFT|RIGHT)[ _.-]*(CC|MLO)(?![A-Z])", re.IGNORECASE)
+NAME_IN = re.compile(r"(?<![A-Z])(CC|MLO)[ _.-]*(L|R|LEFT|RIGHT)(?![A-Z])", re.IGNORECASE)
 MOST_UNKNOWN = 0.5
 """If patient, side or view of more than this share of the images is unknown, a table is needed."""
 ADD_TABLE = (
@@ -35,9 +35,9 @@ def hint(image: Found) -> tuple[str | None, str | None]:
 
     A header with another view than CC and MLO is not completed by the name.
     """
-    name = PurePosixPath(image.path).stem.upper()
-    found = {(one[0][0], one[1]) for one in IN_NAME.findall(name)}
-    found |= {(one[1][0], one[0]) for one in NAME_IN.findall(name)}
+    name = PurePosixPath(image.path).stem
+    found = {(side[0].upper(), view.upper()) for side, view in IN_NAME.findall(name)}
+    found |= {(side[0].upper(), view.upper()) for view, side in NAME_IN.findall(name)}
     side, view = found.pop() if len(found) == 1 else (None, None)
     return (
         side_of(image.side) if image.side else side,
@@ -48,7 +48,7 @@ def hint(image: Found) -> tuple[str | None, str | None]:
 def patient_of(path: str) -> str:
     """Return the patient by a file's name: its folder, and what is before side and view."""
     file = PurePosixPath(path)
-    marks = [found for mark in (IN_NAME, NAME_IN) if (found := mark.search(file.stem.upper()))]
+    marks = [found for mark in (IN_NAME, NAME_IN) if (found := mark.search(file.stem))]
     before = file.stem[: min((mark.start() for mark in marks), default=0)].strip(" _.-")
     folder = "" if file.parent.name == "" else file.parent.as_posix()
     return "/".join(part for part in (folder, before) if part)
