@@ -46,8 +46,8 @@ def test_names_of_files_give_patient_side_and_view(named, init):
     assert "patient: the names of the files and their folders" in told
     assert re.search(r"^  split: drawn: \d of 5 patients are test$", told, re.MULTILINE)
     assert told.splitlines()[-1] == (
-        "next: `doctor mine.yaml --pixels` says what would be refused, and "
-        "`run mine.yaml --report` leads to the report"
+        "next: `python -m mammo_sae doctor mine.yaml --pixels` says what would be refused, and "
+        "`python -m mammo_sae run mine.yaml --report` leads to the report"
     )
 
 
@@ -117,6 +117,16 @@ def test_names_that_say_nothing_are_refused_with_what_to_do(pngs, init):
         "column of 0 and 1 per label"
     )
     assert not (pngs / "images.csv").exists()
+    (pngs / "list.csv").write_text("image,view,view\n001,CC,CC\n")
+    with pytest.raises(InputError, match=r"holds no table that can be read .list.csv is not read"):
+        init()
+
+
+def test_a_table_that_cannot_be_read_is_not_called_missing(named, init):
+    (named / "list.csv").write_text("image,view,view\n001,CC,CC\n")
+    told = init()
+    assert "note: no table could be read, so no image has a label" in told
+    assert "note: list.csv is not read as a table: " in told
 
 
 def test_a_file_whose_name_lacks_the_patient_is_left_out(named, init):

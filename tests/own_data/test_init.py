@@ -54,7 +54,7 @@ def test_a_german_export_in_windows_1252_is_read(pngs, init):
     assert set(found["density"]) == {"B"}
     assert "4a, 4b and 4c read as 4" in told
     assert "1 to 4 read as A to D" in told
-    assert "ja, nein read as 0 and 1" in told
+    assert "(nein read as 0, ja read as 1)" in told
 
 
 def test_an_excel_workbook_keeps_text_as_text(pngs, init):
@@ -266,10 +266,69 @@ def test_a_second_call_keeps_the_key_and_gives_the_same_files(pngs, init):
 
 def test_if_one_file_cannot_be_written_none_is(pngs, init):
     (pngs / "list.csv").write_text(table())
-    said = refusal(init, "--output", "nowhere/mine.yaml")
-    assert "No such file or directory; nothing is written" in said
+    Path("mine.yaml").mkdir()
+    said = refusal(init, "--overwrite")
+    assert said.startswith("mine.yaml: Is a directory; nothing is written")
     assert not (pngs / "images.csv").exists()
     assert not list(pngs.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "place, why",
+    [
+        ("nowhere/mine.yaml", "the folder nowhere is missing; make it, or give another place"),
+        ("my run.yaml", "the name of the file becomes the name of the run; use at most 64 letters"),
+        ("mine.txt", "give a name that ends with .yaml"),
+    ],
+)
+def test_a_place_for_the_configuration_that_does_not_fit_is_refused_at_once(
+    tmp_path, init, place, why
+):
+    (tmp_path / "own").mkdir()
+    assert refusal(init, "--output", place).startswith(f"--output {place}: {why}")
+
+
+def test_a_column_of_files_that_names_no_file_is_not_replaced_by_another(pngs, init):
+    (pngs / "list.csv").write_text(table())
+    assert refusal(init, "--columns", "file=mass") == (
+        "--columns file=mass: the cells of this column name no image of own, whose files are "
+        "called like '001.png'; name another column"
+    )
+
+
+def test_a_patient_in_two_splits_is_said(pngs, init):
+    (pngs / "list.csv").write_text(with_column("split", ["train", "test", *["train"] * 6]))
+    assert (
+        "note: by column 'split' of list.csv, 1 patient has images in two splits, and the run "
+        "leaves these images out; correct the column split of images.csv" in init()
+    )
+
+
+def test_links_that_are_not_followed_are_said(pngs, init):
+    (pngs / "list.csv").write_text(table())
+    (pngs / "again").symlink_to(pngs)
+    (pngs / "gone.png").symlink_to("nowhere.png")
+    assert (
+        "note: 2 links lead to folders or nothing and are not followed, the first is 'again'; put "
+        "the files into the folder, or give the folder that the link leads to" in init()
+    )
+
+
+def test_a_file_that_cannot_be_read_is_said(pngs, init, monkeypatch):
+    (pngs / "list.csv").write_text(table())
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "003.png")
+    assert (
+        "note: 1 file or folder can't be read, the first is '003.png'; get permission to read them"
+        in init()
+    )
+    assert "003.png" not in list(images(pngs)["file"])
+
+
+def test_a_table_without_rows_is_named(pngs, init):
+    (pngs / "list.csv").write_text(table(rows=[]))
+    assert refusal(init) == (
+        "list.csv has the names of its columns and no row; add a row per image"
+    )
 
 
 def test_headers_give_views_and_patients_but_no_identity(tmp_path, write_dicom, init):

@@ -79,7 +79,7 @@ class Run:
 
     @property
     def tables(self) -> Tables:
-        """The result tables by name; docs/stores.md lists them."""
+        """The result tables by name; README.md lists them ("What comes out")."""
         return Tables(self.folder / "tables")
 
     @cached_property

@@ -24,10 +24,22 @@ ADD_TABLE = (
 )
 IN_NAME_OR_TABLE = f"name the files like 12_L_CC.png (patient, side, view), or {ADD_TABLE}"
 NO_LABELS = (
-    "there is no table, so no image has a label: the run trains SAEs and writes what their latents "
-    f"do on each image, and compares nothing with a concept; to have labels, {ADD_TABLE}, and call "
-    "init again with --overwrite"
+    ", so no image has a label: the run trains SAEs and writes what their latents do on each "
+    f"image, and compares nothing with a concept; to have labels, {ADD_TABLE}, and call init again "
+    "with --overwrite"
 )
+
+
+def no_labels(folder: Folder) -> str:
+    """Return what a run without a table is, for the person."""
+    lack = "no table could be read" if folder.said else "there is no table"
+    return lack + NO_LABELS
+
+
+def lack_of_table(folder: Folder) -> str:
+    """Return the words for a folder in which no table was read, with the reason if it has one."""
+    why = f" that can be read ({'; '.join(folder.said)})" if folder.said else ""
+    return f"{folder.path} holds no table{why}"
 
 
 def hint(image: Found) -> tuple[str | None, str | None]:
@@ -75,7 +87,7 @@ def check_bare(
     """
     if asked:
         role, name = next(iter(asked.items()))
-        raise InputError(f"--columns {role}={name}: {folder.path} holds no table; {ADD_TABLE}")
+        raise InputError(f"--columns {role}={name}: {lack_of_table(folder)}; {ADD_TABLE}")
     lacking = [
         image.path
         for image, known in zip(folder.images, hints, strict=True)
@@ -83,8 +95,8 @@ def check_bare(
     ]
     if len(lacking) > MOST_UNKNOWN * len(folder.images):
         raise InputError(
-            f"{folder.path} holds no table, and neither headers nor names say patient, side and "
-            f"view of {counted(len(lacking), 'image')}, the first is {lacking[0]!r}; "
+            f"{lack_of_table(folder)}, and neither headers nor names say patient, side and view of "
+            f"{counted(len(lacking), 'image')}, the first is {lacking[0]!r}; "
             f"{IN_NAME_OR_TABLE}"
         )
 

@@ -139,8 +139,11 @@ def _add_flags(column: Column, cells: list[str], found: Labels, is_concept: bool
     else:
         found.further[name] = flags
         found.covariates.append(name)
-    words = sorted({cell for cell in cells if cell and cell not in {"0", "1"}})
-    note = f" ({', '.join(words)} read as 0 and 1)" if words else ""
+    words = sorted(
+        {(label_of(cell) or "", cell) for cell in cells if cell and cell not in {"0", "1"}}
+    )
+    read = ", ".join(f"{cell} read as {flag}" for flag, cell in words)
+    note = f" ({read})" if read else ""
     found.lines[name] = f"{column.place}{note}"
     differing = column.match.differs(column.name)
     if differing:

@@ -206,6 +206,5 @@ def lost_zeros(match: Match, index: Index) -> tuple[str, str] | None:
 def group_name(by: str) -> str:
     """Return the words for what a cell of a match names."""
     words = dict(zip(("patient", "study", "accession"), GROUPS, strict=True))
-    return {"file": "the file", "uid": "SOPInstanceUID", "folder": "the folder"}.get(
-        by, words.get(by, by)
-    )
+    words |= {"file": "the file", "uid": "SOPInstanceUID", "folder": "the folder"}
+    return words[by] if by != "patient" else "the patient"

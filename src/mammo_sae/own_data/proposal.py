@@ -24,10 +24,10 @@ from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.errors import InputError, counted
 from mammo_sae.own_data.bare import (
     IN_NAME_OR_TABLE,
-    NO_LABELS,
     bare_patients,
     check_bare,
     hint,
+    no_labels,
 )
 from mammo_sae.own_data.boxes import Boxes, read_boxes
 from mammo_sae.own_data.columns import Column, Columns, shown
@@ -112,7 +112,7 @@ def propose(folder: Folder, asked: Mapping[str, str], pseudonyms: Pseudonyms) ->
     else:
         check_bare(folder, asked, hints)
         matches, named = [], [True] * len(images)
-        said.said.append(NO_LABELS)
+        said.said.append(no_labels(folder))
     columns = Columns(matches, asked)
     _say_left_out(folder, named, said)
     boxes = read_boxes(matches, columns, images)
@@ -168,7 +168,7 @@ def propose(folder: Folder, asked: Mapping[str, str], pseudonyms: Pseudonyms) ->
         tuple(labels.concepts),
         tuple(labels.covariates),
         {**said.lines, **labels.lines, **(boxes.lines if len(findings) else {})},
-        (*folder.said, *said.said, *labels.said, *boxes.said),
+        (*folder.passed, *folder.said, *said.said, *labels.said, *boxes.said),
         Counter(image.kind for image in used),
         frozenset((i.rows or 0, i.columns or 0) for i in used),
     )
@@ -190,6 +190,12 @@ def _matches(
             f"{listed(list(known), 'and')}"
         )
     first = [match_table(t, index, named if named in t.header else None) for t in folder.tables]
+    asked_for = [match for match in first if match and match.column == named]
+    if named is not None and not asked_for:
+        raise InputError(
+            f"--columns file={named}: the cells of this column name no image of {folder.path}, "
+            f"whose files are called like {folder.images[0].path!r}; name another column"
+        )
     # A table may name patients that only another table connects with files.
     direct = [match for match in first if match and match.one_image]
     index = Index(folder.images, _known(direct, asked, "patient", len(hints)))
@@ -232,8 +238,11 @@ def _no_match(folder: Folder, index: Index) -> str:
             zeros = lost_zeros(whole, index)
             if zeros is not None:
                 return _zeros(whole, zeros)
-    table = folder.tables[0]
-    row = f" (for example {', '.join(table.rows[0][1][:3])})" if table.rows else ""
+    table = max(folder.tables, key=lambda table: len(table.rows))
+    if not table.rows:
+        why = f" ({'; '.join(folder.said)})" if folder.said else ""
+        return f"{table.name} has the names of its columns and no row{why}; add a row per image"
+    row = f" (for example {', '.join(table.rows[0][1][:3])})"
     return (
         f"no column of {listed([t.name for t in folder.tables], 'or')} names the images; "
         f"{table.name} has {', '.join(table.header[:12])}{row}, and the files are called like "
@@ -353,7 +362,8 @@ def _patients(
             raise InputError(
                 "no column is known to name the patients"
                 f"{', and ' + counted(without, 'file') + ' have no PatientID'}; name it with "
-                "--columns patient=COLUMN, since a patient's images must stay in one split"
+                "--columns patient=COLUMN, or add one, since a patient's images must stay in one "
+                "split"
             )
         said.lines["patient"] = "a keyed hash of PatientID in the DICOM headers"
         return [pseudonyms.patient(own) if own else None for own in headers]
@@ -427,7 +437,9 @@ def _splits(
     if column is not None:
         said.lines["split"] = column.place
         cells = column.cells
-        return [_split(cells[at] or "") or "" for at in kept]
+        own = [_split(cells[at] or "") or "" for at in kept]
+        _say_torn(column, table["patient_id"], own, said)
+        return own
     patients = table["patient_id"].nunique()
     share = min(MOST_TEST, max(TEST_SHARE, LEAST_TEST / patients))
     known = pd.DataFrame(
@@ -445,6 +457,19 @@ def _splits(
     equal = ", with the labels in equal shares" if labels.concepts else ""
     said.lines["split"] = f"drawn: {tested} of {patients} patients are test{equal}"
     return list(drawn)
+
+
+def _say_torn(column: Column, patients: pd.Series, splits: Sequence[str], said: _Said) -> None:
+    of: dict[str, set[str]] = defaultdict(set)
+    for patient, split in zip(patients, splits, strict=True):
+        of[patient].add(split)
+    torn = sum(len(own - {""}) > 1 for own in of.values())
+    if torn:
+        are = "patient has", "patients have"
+        said.said.append(
+            f"by {column.place}, {counted(torn, *are)} images in two splits, and the run leaves "
+            "these images out; correct the column split of images.csv"
+        )
 
 
 def _draw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from mammo_sae.dicom.raster import raster_kind
 from mammo_sae.dicom.reading import open_nameless, parse_dicom
 from mammo_sae.dicom.refusal import Reason, Refusal
 from mammo_sae.dicom.settings import TriageSettings
-from mammo_sae.errors import InputError
+from mammo_sae.errors import InputError, counted
 from mammo_sae.own_data.spreadsheets import CSV, EXCEL, OLD_EXCEL, Table, read_tables
 from mammo_sae.progress import progress
 
@@ -64,7 +65,8 @@ class Folder:
     """A person's folder: its images and tables in order of their paths.
 
     `twins` has the path of each file whose content is that of an earlier file -> this file's path.
-    `others` counts further files by suffix. `said` are sentences about files that were not read.
+    `others` counts further files by suffix. `said` are sentences about tables that were not read,
+    `passed` about folders and files that could not be looked at.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class Folder:
     twins: dict[str, str]
     others: Counter[str]
     said: tuple[str, ...]
+    passed: tuple[str, ...] = ()
 
 
 def scan(folder: Path, written: Sequence[str] = ()) -> Folder:
@@ -91,16 +94,15 @@ def scan(folder: Path, written: Sequence[str] = ()) -> Folder:
         If the folder is missing or holds no image.
     """
     if not folder.is_dir():
-        raise InputError(f"folder {folder} is missing; give the folder of your images")
+        what = "is a file" if folder.exists() else "is missing"
+        raise InputError(f"folder {folder} {what}; give the folder of your images")
+    paths, passed = _files(folder)
     images: list[Path] = []
     tables: list[Table] = []
     others: Counter[str] = Counter()
     said: list[str] = []
-    for path in sorted(folder.rglob("*")):
+    for path in paths:
         inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") or part in LEFT_BY_SYSTEMS for part in inside.parts)
-        if hidden or path.name == "DICOMDIR" or path.name.startswith("~$") or not path.is_file():
-            continue
         suffix = path.suffix.lower()
         if inside.as_posix() in written:
             continue
@@ -115,12 +117,52 @@ def scan(folder: Path, written: Sequence[str] = ()) -> Folder:
     if not images:
         raise InputError(
             f"folder {folder} holds no DICOM, PNG, JPEG, TIFF or NPY file; give the folder of your "
-            "images"
+            f"images{''.join(f'; {sentence}' for sentence in passed)}"
         )
     headers = read_facts(images, "read headers")
     rows = progress(zip(images, headers, strict=True), total=len(images), label="check headers")
     found_images = tuple(_found(path, folder, facts) for path, facts in rows)
-    return Folder(folder, found_images, tuple(tables), _twins(folder, images), others, tuple(said))
+    twins = _twins(folder, images)
+    return Folder(folder, found_images, tuple(tables), twins, others, tuple(said), tuple(passed))
+
+
+def _files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the files below a folder in order, and sentences about what is not looked at."""
+    files: list[Path] = []
+    links: list[str] = []
+    closed: list[str] = []
+    errors: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=errors.append):
+        here = Path(place)
+        for name in (*folders, *names):
+            path = here / name
+            inside = path.relative_to(folder)
+            hidden = any(part.startswith(".") or part in LEFT_BY_SYSTEMS for part in inside.parts)
+            if hidden or name == "DICOMDIR" or name.startswith("~$"):
+                continue
+            if path.is_symlink() and not path.is_file():
+                links.append(inside.as_posix())
+            elif path.is_file() and os.access(path, os.R_OK):
+                files.append(path)
+            elif path.is_file():
+                closed.append(inside.as_posix())
+    closed += [Path(error.filename).relative_to(folder).as_posix() for error in errors]
+    passed = []
+    if links:
+        are = (
+            "link leads to a folder or to nothing and is",
+            "links lead to folders or nothing and are",
+        )
+        passed.append(
+            f"{counted(len(links), *are)} not followed, the first is {min(links)!r}; put the files "
+            "into the folder, or give the folder that the link leads to"
+        )
+    if closed:
+        passed.append(
+            f"{counted(len(closed), 'file or folder', 'files or folders')} can't be read, the "
+            f"first is {min(closed)!r}; get permission to read them"
+        )
+    return sorted(files), passed
 
 
 def _found(path: Path, folder: Path, facts: object) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from mammo_sae.errors import InputError
 from mammo_sae.own_data.proposal import propose
 from mammo_sae.own_data.scan import scan
 from mammo_sae.own_data.summary import found_lines, proposal_lines
-from mammo_sae.own_data.written import check_free, config_text, contents, make_key, write_all
+from mammo_sae.own_data.written import (
+    check_free,
+    check_output,
+    config_text,
+    contents,
+    make_key,
+    write_all,
+)
 
 
 def start(folder: Path, asked: Mapping[str, str], configuration: Path, overwrite: bool) -> None:
@@ -34,8 +42,7 @@ def start(folder: Path, asked: Mapping[str, str], configuration: Path, overwrite
         If something needed is missing or not certain. Nothing is written then.
     """
     key_file = configuration.with_suffix(".key")
-    if configuration.suffix not in {".yaml", ".yml"}:
-        raise InputError(f"--output {configuration}: give a name that ends with .yaml")
+    check_output(configuration)
     check_free([folder / IMAGES, folder / FINDINGS, configuration], overwrite)
     key = key_file.read_bytes() if key_file.exists() else make_key()
     if len(key.strip()) < LEAST_KEY_BYTES:
@@ -55,7 +62,8 @@ def start(folder: Path, asked: Mapping[str, str], configuration: Path, overwrite
     write_all(files, {} if key_file.exists() else {key_file: key})
     print(f"\nwritten: {', '.join(map(str, files))}")
     print(f"the key of the pseudonyms is {key_file}; keep it, and give it to nobody")
+    word = shlex.quote(str(configuration))
     print(
-        f"next: `doctor {configuration} --pixels` says what would be refused, and "
-        f"`run {configuration} --report` leads to the report"
+        f"next: `python -m mammo_sae doctor {word} --pixels` says what would be refused, and "
+        f"`python -m mammo_sae run {word} --report` leads to the report"
     )

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from mammo_sae.cohorts.table import FINDINGS, IMAGES
-from mammo_sae.config import load_config
+from mammo_sae.config import Name, load_config
 from mammo_sae.errors import InputError
 from mammo_sae.own_data.proposal import Proposal
 from mammo_sae.yaml_files import read_yaml
@@ -134,6 +135,30 @@ def contents(proposal: Proposal, folder: Path, configuration: Path, text: str) -
         files[folder / FINDINGS] = boxes.encode()
     files[configuration] = text.encode()
     return files
+
+
+def check_output(configuration: Path) -> None:
+    """Refuse a place for the configuration that can't be written, or whose name can't be a run's.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing or the name is not fit. The message names the option.
+    """
+    if configuration.suffix not in {".yaml", ".yml"}:
+        raise InputError(f"--output {configuration}: give a name that ends with .yaml")
+    try:
+        TypeAdapter(Name).validate_python(configuration.stem)
+    except ValidationError:
+        raise InputError(
+            f"--output {configuration}: the name of the file becomes the name of the run; use at "
+            "most 64 letters, digits, - and _, a letter or digit first"
+        ) from None
+    if not configuration.parent.is_dir():
+        raise InputError(
+            f"--output {configuration}: the folder {configuration.parent} is missing; make it, or "
+            "give another place"
+        )
 
 
 def check_free(paths: list[Path], overwrite: bool) -> None:
