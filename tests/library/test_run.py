@@ -142,6 +142,13 @@ def test_a_row_of_a_table_names_the_sae_too(run):
 def test_a_latent_that_is_not_there_is_refused(run):
     with pytest.raises(InputError, match="no latent 64; give a number from 0 to 63"):
         run.top(64)
+    for latent in (7.0, "7"):
+        with pytest.raises(
+            InputError, match=f"the latent is {latent!r}; give its number, or a row"
+        ):
+            run.top(latent)
+    with pytest.raises(InputError, match="examples is 0; give a number of images of at least 1"):
+        run.show(7, examples=0)
 
 
 def test_show_draws_the_sheet_of_the_report(run, folder, tmp_path):

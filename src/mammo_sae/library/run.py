@@ -242,6 +242,8 @@ class Run:
         InputError
             If there is no such SAE, latent or concept, or a table of the SAE is missing.
         """
+        if examples < 1:
+            raise InputError(f"examples is {examples}; give a number of images of at least 1")
         from mammo_sae.library.picture import picture
         from mammo_sae.report import latents
         from mammo_sae.report.settings import LatentSheetSettings
@@ -319,7 +321,12 @@ class Run:
         if isinstance(latent, int | np.integer):
             of, concept = self._files.choose(encoder, layer, sae, seed), None
         else:
-            lacks = [key for key in (*IDENTITY, "latent") if key not in latent]
+            row = latent if isinstance(latent, Mapping | pd.Series) else {}
+            lacks = [key for key in (*IDENTITY, "latent") if key not in row]
+            if lacks and not len(row):
+                raise InputError(
+                    f"the latent is {latent!r}; give its number, or a row of a table of latents"
+                )
             if lacks:
                 raise InputError(
                     f"the row has no {lacks[0]!r}; give a row of a table of latents, or the number "
