@@ -63,12 +63,21 @@ def test_several_targets_at_once_have_the_penalty_and_scores_of_scikit_learn():
         assert abs(gap) < 0.002
 
 
+@pytest.mark.parametrize("by", ["image", "finding"])
 @pytest.mark.parametrize("penalty", [0.03, 0.3])
-def test_an_l1_regression_is_the_one_of_liblinear(penalty):
-    """The tolerance is 1 % of the largest weight; weights below it may be 0 in one of both."""
-    codes, found, truths = sparse_codes(np.random.default_rng(2))
+def test_an_l1_regression_is_the_one_of_liblinear(penalty, by):
+    """The tolerance is 1 % of the largest weight; weights below it may be 0 in one of both.
+
+    With labels by finding, images have several rows, and these have different labels.
+    """
+    rng = np.random.default_rng(2)
+    codes, found, truths = sparse_codes(rng)
+    if by == "finding":
+        found = np.repeat(found, rng.integers(1, 4, len(found)))
     features = Standardised.over(SparseRows([codes]), found)
     array, truth = standardised(codes, found)[found], truths[found, 1]
+    if by == "finding":
+        truth = truth ^ (rng.random(len(found)) < 0.2)
     weights, intercept = sparse_logistic(
         features, found, truth[:, None], balanced(truth)[:, None], np.array([penalty])
     )

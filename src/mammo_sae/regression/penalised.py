@@ -173,7 +173,7 @@ def logistic(
     ----------
     features : [all images, f]
     found : [n]
-        Images to fit on.
+        Images to fit on. An image that is there several times counts as often.
     labels, weights : [n, r]
     penalties : [r]
         C of each regression.
@@ -253,17 +253,30 @@ def _orthant_wise(
 
 
 class _LogLosses:
-    """Weighted log losses of images with an intercept each. The weights of a function sum to 1."""
+    """Weighted log losses of images with an intercept each. The weights of a function sum to 1.
+
+    With labels by finding, an image is there once for each of its rows, and its score is the same
+    in all of them. Its loss is then that of the summed weights, and its label is the share of the
+    weights of positive rows.
+    """
 
     extras = 1
 
     def __init__(
         self, images: int, found: np.ndarray, labels: np.ndarray, weights: np.ndarray
     ) -> None:
-        self._label = np.zeros((images, labels.shape[1]), bool)
+        weights = weights / weights.sum(axis=0)
+        once, place = np.unique(found, return_inverse=True)
+        if len(once) < len(found):
+            total, positive = np.zeros((2, len(once), weights.shape[1]))
+            np.add.at(total, place, weights)
+            np.add.at(positive, place, weights * labels)
+            labels = np.divide(positive, total, out=np.zeros(total.shape), where=total > 0)
+            found, weights = once, total
+        self._label = np.zeros((images, labels.shape[1]), labels.dtype)
         self._label[found] = labels
         self._weight = np.zeros((images, labels.shape[1]), np.float32)
-        self._weight[found] = weights / weights.sum(axis=0)
+        self._weight[found] = weights
 
     def slopes(
         self, images: np.ndarray, which: np.ndarray, scores: np.ndarray, extra: np.ndarray
