@@ -163,6 +163,13 @@ def test_pixel_average_precision_equals_scoring_every_pixel(rng):
     )
 
 
+def test_pairs_of_many_tied_images_are_counted_exactly(rng):
+    labels = np.arange(400_000) % 2 == 0
+    scores = (rng.random(400_000) < np.where(labels, 0.7, 0.6)).astype(np.float32)
+    drawn = st.auroc(scores, labels, np.ones((400_000, 1), np.float32))
+    assert drawn[0] == pytest.approx(st.auroc(scores, labels), abs=1e-12)
+
+
 def clustered(rng, patients=120, images=4, shift=0.0, share=0.8):
     """Scores with a strong patient effect, labels of whole patients."""
     label = rng.random(patients) < 0.4

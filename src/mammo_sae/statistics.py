@@ -256,7 +256,7 @@ def _concordance(
         ties = rest - sums[-1]
         beaten = sums[place[: len(fires)]] + sums[place[len(fires) :]]
         fired = above_here.sum(0, dtype=np.float64)
-        concordant[column] = 0.5 * np.einsum("pb,pb->b", above_here, beaten)
+        concordant[column] = 0.5 * np.einsum("pb,pb->b", above_here, beaten, dtype=np.float64)
         concordant[column] += fired * ties + 0.5 * (total - fired) * ties
     return concordant, total * rest
 
