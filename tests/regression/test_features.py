@@ -77,6 +77,17 @@ def test_principal_directions_have_the_variances_of_the_largest_components(held)
         assert standard.principal(FOUND, 27).shape == (27, 27)
 
 
+def test_arrays_may_be_added_after_others_were_read(held):
+    parts, arrays = ft.Parts(), [np.full(20, number) for number in range(4)]
+    for number in (0, 1):
+        parts.append(arrays[number])
+    np.testing.assert_array_equal(parts[0], arrays[0])
+    for number in (2, 3):
+        parts.append(arrays[number])
+    for number, expected in enumerate(arrays):
+        np.testing.assert_array_equal(parts[number], expected)
+
+
 def test_a_full_disk_of_temporary_files_is_named_with_the_variable_that_moves_them(monkeypatch):
     class NearlyFull:
         taken = 0

@@ -10,6 +10,7 @@ sparse.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ class Parts:
                     self._write(held)
                 self._held = []
         else:
+            self._file.seek(0, os.SEEK_END)  # reading moved the file's position
             self._write(values)
 
     def _write(self, values: np.ndarray) -> None:
