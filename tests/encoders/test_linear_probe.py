@@ -72,10 +72,10 @@ def features(tmp_path) -> tuple[np.ndarray, pd.DataFrame, list[Path], Path]:
     return values, cohort, manifests, path
 
 
-def run(manifests, cohort, directory, encoder=None, **settings):
+def run(manifests, cohort, directory, encoder=None, concepts=("mass",), **settings):
     linear_probe.run(
         LinearProbeSettings(**settings),
-        concepts=["mass"],
+        concepts=concepts,
         images=cohort,
         encoder=encoder or directory.parent / "encoder",
         embeddings=manifests,
@@ -136,6 +136,15 @@ def test_a_solver_that_does_not_converge_is_an_error(features, tmp_path):
     with pytest.raises(InputError, match="probe of mass did not converge in 1 iterations"):
         run(manifests, path, tmp_path / "head", c=1e4, max_iterations=1)
     assert not (tmp_path / "head").exists()
+
+
+def test_only_the_concepts_whose_probe_does_not_converge_are_named(features, tmp_path):
+    _, cohort, manifests, path = features
+    rng = np.random.default_rng(1)
+    write_table(cohort.assign(other=rng.permutation(np.arange(N) % 2)), path)
+    several = {"concepts": ["other", "mass"], "c": 0.5, "max_iterations": 11}
+    with pytest.raises(InputError, match="probe of mass did not converge in 11 iterations"):
+        run(manifests, path, tmp_path / "head", **several)
 
 
 def test_a_solver_with_more_iterations_or_a_lower_c_converges_as_advised(features, tmp_path):

@@ -105,18 +105,19 @@ def _fit(
             directions, intercepts = logistic(
                 standardised, everything, labels == 1, weights, penalties, settings.max_iterations
             )
-    except NotMinimised:
+    except NotMinimised as warning:
+        names = ", ".join(concepts[function] for function in warning.which)
         raise InputError(
-            f"the linear probe of {', '.join(concepts)} did not converge in "
+            f"the linear probe of {names} did not converge in "
             f"{settings.max_iterations} iterations; raise max_iterations or lower c"
         ) from None
-    found = []
+    heads = []
     for direction, intercept in zip(directions.T, intercepts, strict=True):
         weight = np.zeros(features.shape[1])
         weight[standardised.kept] = direction / standardised.spread
         middle = standardised.mean @ weight[standardised.kept]
-        found.append((weight, float(intercept - middle)))
-    return found
+        heads.append((weight, float(intercept - middle)))
+    return heads
 
 
 def _published(encoder: Path) -> dict[str, tuple[np.ndarray, float]]:

@@ -36,7 +36,17 @@ _ROUNDING = 1e-6  # relative error of a value
 
 
 class NotMinimised(UserWarning):
-    """Functions are not minimised after the largest number of passes."""
+    """Functions are not minimised after the largest number of passes.
+
+    Attributes
+    ----------
+    which : [a]
+        The functions.
+    """
+
+    def __init__(self, message: str, which: np.ndarray) -> None:
+        super().__init__(message)
+        self.which = which
 
 
 class Losses(Protocol):
@@ -128,12 +138,11 @@ def minimise_ridge(
                 break
         if len(search.which):
             weights[:, search.which], found[:, search.which] = search.solution(search.which)
-            warnings.warn(
+            message = (
                 f"{len(search.which)} of {len(which)} regressions have not converged after "
-                f"{passes} passes over the features; use a stronger penalty",
-                NotMinimised,
-                stacklevel=2,
+                f"{passes} passes over the features; use a stronger penalty"
             )
+            warnings.warn(NotMinimised(message, search.which), stacklevel=2)
     return weights, found
 
 
