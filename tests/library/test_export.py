@@ -79,6 +79,8 @@ def test_the_card_has_data_encoder_licence_quality_latents_and_caveats(exported,
     quality = run.tables["sae_quality"].query("layer == 'blocks.10'").iloc[0]
     assert f"| explained variance | {quality['explained_variance']:.3f} |" in text
     assert "| licence of the weights | Apache-2.0 |" in text
+    assert "| fine-tuned from | " in text
+    assert "which are `encoder.safetensors` of the run and are not in this folder" in text
     best = run.tables["verdicts"].query("layer == 'blocks.10' and rank_auroc == 1")
     for row in best.to_dict("records"):
         concept = row["concept"].replace("_", " ")
@@ -128,3 +130,5 @@ def test_a_folder_with_files_is_refused(files, tmp_path):
     with pytest.raises(InputError, match="is not an empty folder; give a new one"):
         export(files, files.choose(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(InputError, match=r"mine.txt/out can't be made \(Not a directory\); give"):
+        export(files, files.choose(), tmp_path / "mine.txt" / "out")

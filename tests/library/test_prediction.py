@@ -117,6 +117,8 @@ def test_a_file_that_is_no_image_is_refused(run, tmp_path):
     (tmp_path / "image.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"can't be used: the file is neither .* \[not_image\]"):
         run.predict(tmp_path / "image.png")
+    with pytest.raises(InputError, match=r"gone\.png is missing; give the file of an image"):
+        run.predict(tmp_path / "gone.png")
 
 
 def test_the_picture_shows_image_and_maps(run, dicom, image_id):

@@ -33,6 +33,10 @@ The input is the raw map of layer `{layer}` of the encoder below, one row per ce
 nor scaled. Images are preprocessed as `{preprocessing}` to {height} x {width} pixels before the
 encoder. {codes}"""
 
+TUNED = (
+    "The encoder was trained further on the cohort. The SAE fits the weights after this training, "
+    "which are `encoder.safetensors` of the run and are not in this folder.\n\n"
+)
 CAVEATS = (
     "For research only, not for clinical use.",
     "A latent that responds to a finding need not detect it. It may respond to a scanner, a marker "
@@ -159,19 +163,20 @@ def _concepts(files: RunFiles, cohort: pd.DataFrame) -> list[str]:
 
 
 def _encoder(encoder: EncoderDescription) -> str:
+    tuned = encoder.kind == "finetuned"
     rows = [
         ["architecture", encoder.architecture],
         ["kind", encoder.kind],
-        ["weights", encoder.source],
-        ["SHA-256 of the weights' file", encoder.sha256 or "none"],
+        ["fine-tuned from" if tuned else "weights", encoder.source],
+        [f"SHA-256 of {'that' if tuned else 'the weights'} file", encoder.sha256 or "none"],
         ["trained on", encoder.data],
         ["licence of the weights", encoder.licence],
         ["the licence forbids", encoder.forbids],
     ]
     return (
         f"## Encoder and licence\n\n{_table(['', ''], rows)}\n\n"
-        "The SAE is made from the encoder's embeddings. Check that the licence of the encoder's "
-        "weights and the terms of the images allow you to publish it."
+        f"{TUNED if tuned else ''}The SAE is made from the encoder's embeddings. Check that the "
+        "licence of the encoder's weights and the terms of the images allow you to publish it."
     )
 
 

@@ -58,7 +58,12 @@ def export(files: RunFiles, of: Identity, output: Path) -> list[Path]:
     encoder = load_description(files.encoder(of.encoder))
     text = card(files, of, model, encoder)  # before anything is written
     folder = output / of.layer
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"{output} can't be made ({error.strerror}); give another folder"
+        ) from None
     saelens.write(model, folder)
     config: dict[str, Any] = read_plain_json(folder / saelens.CONFIG)
     config["metadata"] = {

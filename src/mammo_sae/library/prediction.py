@@ -185,6 +185,8 @@ class Predictor:
 
     def __call__(self, path: Path, side: str | None = None) -> Prediction:
         """Predict one DICOM, PNG, JPEG, TIFF or NPY file. `Run.predict` describes it."""
+        if not path.exists():
+            raise InputError(f"{path} is missing; give the file of an image")
         try:
             image, notes = self._canonical(path, side)
         except Refusal as refusal:
