@@ -107,6 +107,23 @@ def test_headers_give_a_hash_of_the_patient(tmp_path, write_dicom, init):
     assert "a view that is CC or MLO is unknown for 1 image, left out, the first is 'IM5'" in told
 
 
+def test_a_name_that_is_the_patient_of_a_header_means_this_patient(tmp_path, write_dicom, init):
+    folder = tmp_path / "own"
+    for number in range(4):
+        stored = np.random.default_rng(number).integers(0, 4095, (40, 30)).astype(np.uint16)
+        write_dicom(
+            folder / f"IM{number}", stored, PatientID=f"00{number}", ImageLaterality="L",
+            ViewPosition="CC", SOPInstanceUID=f"1.2.3.{number}",
+        )  # fmt: skip
+        write_png(folder / f"00{number}_R_CC.png", side="R", seed=number)
+    told = init()
+    found = images(folder)
+    assert sorted(found.groupby("patient_id").size()) == [2, 2, 2, 2]
+    assert found.groupby("patient_id")["split"].nunique().max() == 1
+    assert not set(found["patient_id"]) & {"000", "001", "002", "003"}
+    assert "  view: the DICOM headers and the names of the files\n" in told
+
+
 def test_names_that_say_nothing_are_refused_with_what_to_do(pngs, init):
     with pytest.raises(InputError) as refused:
         init()

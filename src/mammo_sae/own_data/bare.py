@@ -106,12 +106,20 @@ def bare_patients(
 ) -> tuple[list[str | None], str, list[str]]:
     """Return the patient of each image: a hash of PatientID, or else by the file's name.
 
+    A file without PatientID whose name is the PatientID of another file has this patient.
+
     Returns
     -------
     The patients, None where unknown; the place that they were read from; sentences for the person.
     """
     headers = [image.groups[0] for image in images]
     names = [patient_of(image.path) for image in images]
+    # A name that is the PatientID of another file means the same patient.
+    known = {*headers} - {""}
+    headers = [
+        header or (name if name in known else "")
+        for header, name in zip(headers, names, strict=True)
+    ]
     by_name = [name for header, name in zip(headers, names, strict=True) if not header]
     places, said = [], []
     if any(headers):

@@ -311,8 +311,12 @@ def _values(
         of or (None if cell else hint) for of, cell, hint in zip(own, cells, backup, strict=True)
     ]
     others = sum(bool(a and not b and c) for a, b, c in zip(found, own, named, strict=True))
-    of_header = any(getattr(image, role) for image in images)
-    place = "the DICOM headers" if of_header else "the names of the files"
+    from_where = {
+        "the DICOM headers" if getattr(image, role) else "the names of the files"
+        for image, value, cell, is_named in zip(images, found, cells, named, strict=True)
+        if is_named and value and not cell
+    }
+    place = listed(sorted(from_where) or ["the names of the files"], "and")
     if column is not None:
         said.lines[role] = column.place
         if others:
