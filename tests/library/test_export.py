@@ -13,6 +13,7 @@ from mammo_sae import cli
 from mammo_sae.errors import InputError
 from mammo_sae.library.export import export
 from mammo_sae.library.files import RunFiles
+from mammo_sae.sae.high_norm import LIMIT
 from mammo_sae.stores.publish import read_json, read_plain_json, write_json
 
 
@@ -105,6 +106,13 @@ def test_another_licence_is_named_as_it_is(copy, tmp_path):
     *_, card = export(copy, copy.choose(layer="head"), tmp_path / "out")
     front = yaml.safe_load(card.read_text().split("---")[1])
     assert (front["license"], front["license_name"]) == ("other", "CC BY-NC-SA 4.0")
+
+
+def test_a_limit_of_the_embeddings_norm_is_a_caveat(copy, tmp_path):
+    of = copy.choose(layer="head")
+    write_json(copy.sae(of), {**read_json(copy.sae(of)), LIMIT: 12.5})
+    *_, card = export(copy, of, tmp_path / "out")
+    assert "- Cells whose embedding is longer than 12.5 are artefacts" in card.read_text()
 
 
 def test_what_was_not_measured_is_said(copy, tmp_path):

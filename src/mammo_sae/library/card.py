@@ -13,6 +13,7 @@ from mammo_sae.encoders.description import EncoderDescription
 from mammo_sae.errors import counted
 from mammo_sae.library.files import RunFiles
 from mammo_sae.report import style
+from mammo_sae.sae.high_norm import LIMIT
 from mammo_sae.sae.model import SparseAutoencoder
 from mammo_sae.stores.tables import read_table
 
@@ -98,7 +99,7 @@ def card(
         _encoder(encoder),
         _quality(files, of),
         _latents(files, of),
-        _caveats(files, of),
+        _caveats(files, of, model),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -242,8 +243,16 @@ def _verdicts(files: RunFiles, of: Identity) -> dict[tuple[str, int], tuple[str,
     }
 
 
-def _caveats(files: RunFiles, of: Identity) -> str:
+def _caveats(files: RunFiles, of: Identity, model: SparseAutoencoder) -> str:
     caveats = list(CAVEATS)
+    limit = model.description.get(LIMIT)
+    if limit is not None:
+        caveats.insert(
+            1,
+            f"Cells whose embedding is longer than {limit:g} are artefacts of the encoder. They "
+            "were left out of the training and of all scores above. Leave them out too: the "
+            "exported SAE gives codes for them.",
+        )
     if files.is_control(of):
         caveats.insert(1, "This dictionary is a control. It was not learnt as a whole.")
     return "## Caveats\n\n" + "\n".join(f"- {caveat}" for caveat in caveats)
