@@ -170,6 +170,14 @@ def test_pairs_of_many_tied_images_are_counted_exactly(rng):
     assert drawn[0] == pytest.approx(st.auroc(scores, labels), abs=1e-12)
 
 
+def test_an_effect_has_the_same_bits_alone_as_among_other_scores(rng):
+    scores, labels = rng.random((3000, 5)).astype(np.float32), rng.random(3000) < 0.3
+    together = st.standardised_mean_difference(scores, labels)
+    in_columns = st.standardised_mean_difference(np.asfortranarray(scores), labels)
+    alone = [st.standardised_mean_difference(score, labels) for score in scores.T]
+    assert together.tolist() == in_columns.tolist() == alone
+
+
 def clustered(rng, patients=120, images=4, shift=0.0, share=0.8):
     """Scores with a strong patient effect, labels of whole patients."""
     label = rng.random(patients) < 0.4

@@ -457,14 +457,15 @@ def standardised_mean_difference(scores: ArrayLike, labels: ArrayLike) -> Any:
     Float or [m]; NaN if both variances are 0 or a class has fewer than two images.
     """
     scores, labels, single = _check(scores, labels)
-    high, low = scores[labels], scores[~labels]
-    if len(high) < 2 or len(low) < 2:
-        return _result(np.full(scores.shape[1], np.nan), single)
-    spread = np.sqrt(
-        (high.var(axis=0, ddof=1, dtype=np.float64) + low.var(axis=0, ddof=1, dtype=np.float64)) / 2
-    )
-    difference = high.mean(axis=0, dtype=np.float64) - low.mean(axis=0, dtype=np.float64)
-    return _result(_ratio(difference, spread), single)
+    result = np.full(scores.shape[1], np.nan)
+    if min(labels.sum(), (~labels).sum()) >= 2:
+        for columns in blocks_of(scores.shape[1], labels.size):
+            # The rounding of a row's sum does not depend on the number of rows; a column's does.
+            rows = np.ascontiguousarray(scores[:, columns].T, dtype=np.float64)
+            high, low = (rows.compress(some, axis=1) for some in (labels, ~labels))
+            spread = np.sqrt((high.var(axis=1, ddof=1) + low.var(axis=1, ddof=1)) / 2)
+            result[columns] = _ratio(high.mean(axis=1) - low.mean(axis=1), spread)
+    return _result(result, single)
 
 
 def eta_squared(scores: ArrayLike, groups: ArrayLike) -> Any:

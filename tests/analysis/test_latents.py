@@ -10,6 +10,7 @@ from mammo_sae.analysis import cases as case
 from mammo_sae.analysis import latents as latents_step
 from mammo_sae.analysis.settings import LatentSettings
 from mammo_sae.errors import InputError
+from mammo_sae.stores import codes
 from mammo_sae.stores.tables import read_table, write_table
 
 CONCEPTS = ["mass", "suspicious_calcification"]
@@ -175,6 +176,36 @@ def test_labels_and_scores_of_breasts_and_patients_are_those_of_their_images():
     member, patients = case.units(cases, "patient", ["mass"])
     assert patients["mass"].tolist() == [1, pd.NA, pd.NA]
     assert case.pool(scores, member, "max").ravel().tolist() == [4, 5, 0.5]
+
+
+@pytest.mark.parametrize("how", ["max", "mean"])
+def test_images_of_a_unit_that_lie_in_several_blocks_are_combined(world, monkeypatch, how):
+    monkeypatch.setattr(codes, "BLOCK_BYTES", 1)  # 64 images in a block
+    reader = codes.CodesReader(world.codes)
+    member = np.random.default_rng(0).permutation(np.arange(len(reader)) % 300)
+    member[:200] = 7  # more images than a block has
+    member = np.unique(member, return_inverse=True)[1]
+    blocks = list(latents_step.unit_rows(reader, "mean", member, how))
+    assert len(blocks) > 10
+    expected = case.pool(reader.pooled("mean"), member, how)
+    np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=1e-5)
+
+
+def test_the_table_does_not_depend_on_blocks_or_threads(world, tmp_path, monkeypatch):
+    written = []
+    for name, (size, threads) in {"whole": (1 << 26, 1), "blocks": (1 << 12, 2)}.items():
+        monkeypatch.setattr(codes, "BLOCK_BYTES", size)
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        latents_step.run(
+            LatentSettings(unit="breast", permutation_draws=99, bootstrap_draws=20),
+            identity=world.identity,
+            images=world.images,
+            codes=world.codes,
+            concepts=CONCEPTS,
+            output=tmp_path / f"{name}.parquet",
+        )
+        written.append((tmp_path / f"{name}.parquet").read_bytes())
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize("unit", ["breast", "patient"])
