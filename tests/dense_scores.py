@@ -98,7 +98,7 @@ def _auprc(
     owner = np.append(image, np.arange(len(z)))
     step = max(1, 2_000_000 // len(owner))
     draws = [
-        st.mass_auprc(
+        mass_auprc(
             score,
             positive[:, None] * weights[owner, start : start + step],
             total[:, None] * weights[owner, start : start + step],
@@ -106,7 +106,19 @@ def _auprc(
         for start in range(0, weights.shape[1], step)
     ]
     low, high = st.interval(np.concatenate(draws))
-    return st.mass_auprc(score, positive, total), low, high
+    return mass_auprc(score, positive, total), low, high
+
+
+def mass_auprc(scores: np.ndarray, positive: np.ndarray, total: np.ndarray) -> Any:
+    """Return the average precision of n items with a weight `total`, of which a part is positive.
+
+    It equals the AUPRC over the pixels of a map with constant values in each cell. Weights [n] give
+    a float, weights [n, draws] give [draws].
+    """
+    single = positive.ndim == 1
+    parts = [part[:, None] if single else part for part in (positive, total)]
+    result = st._average_precision(scores, *parts)
+    return float(result[0]) if single else result
 
 
 def _paired(crossed: np.ndarray, moves: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
+from dense_scores import mass_auprc
 from mammo_sae import statistics as st
 from mammo_sae.errors import InputError
 
@@ -158,7 +159,7 @@ def test_pixel_average_precision_equals_scoring_every_pixel(rng):
     inside, total = np.array([3, 1, 6, 0, 2]), np.array([10, 10, 8, 10, 2])
     pixel_scores = np.repeat(scores, total)
     pixel_labels = np.concatenate([np.arange(t) < i for i, t in zip(inside, total, strict=True)])
-    assert st.mass_auprc(scores, inside, total) == pytest.approx(
+    assert mass_auprc(scores, inside, total) == pytest.approx(
         metrics.average_precision_score(pixel_labels, pixel_scores)
     )
 

@@ -120,21 +120,6 @@ def auprc(scores: ArrayLike, labels: ArrayLike, weights: Floats | None = None) -
     return _result(result[:, 0] if weights is None else result, single)
 
 
-def mass_auprc(scores: ArrayLike, positive: ArrayLike, total: ArrayLike) -> Any:
-    """Average precision of n weighted items, each of which is positive with a part of its weight.
-
-    `total` [n] is the weight of each item, and `positive` [n] is the positive part of this weight.
-    For example, an item is a cell of a map, `total` is its area inside the breast, and `positive`
-    its area inside a mask. The result then equals the AUPRC over the pixels of a map with constant
-    values in each cell. Weights [n] give a float, weights [n, draws] give [draws].
-    """
-    positive = np.asarray(positive, dtype=np.float64)
-    total = np.asarray(total, dtype=np.float64)
-    single = positive.ndim == 1
-    result = _average_precision(np.asarray(scores), _columns(positive), _columns(total))
-    return float(result[0]) if single else result
-
-
 def precision_recall_f1(
     scores: ArrayLike,
     labels: ArrayLike,

@@ -82,8 +82,8 @@ class AveragePrecisions:
     """Average precisions of `maps` maps, for each column of `weights` [patients, draws].
 
     A cell has a score, an area, and a positive area, and belongs to an image. `patient` [n] is the
-    patient of each image. The average precision is that of `statistics.mass_auprc`, with areas that
-    are multiplied by the weight of the patient.
+    patient of each image. The average precision is that of the pixels of a map with constant scores
+    in each cell, with areas that are multiplied by the weight of the patient.
 
     If more than `CURVE_CELLS` cells have come, maps with many of them keep only the areas at
     `LEVELS` quantiles of the scores of their positive cells. Scores between two quantiles are then
