@@ -149,7 +149,9 @@ def streamed_permutation_p(
         Returns the scores [n, b] of some of the m scores.
     blocks
         The numbers of the scores, at most as many in a block as may be in memory at a time. Scores
-        that are not clear after `draws` exchanges are read a second time, in blocks as large.
+        that are not clear after `draws` exchanges are read a second time, in blocks as large. Those
+        that no exchange has reached may be read again later. Their numbers z, and the exchanged
+        values, are kept, above `mammo_sae.regression.features.MEMORY` bytes in a temporary file.
 
     The other parameters are those of `patient_permutation_p`. The result has the order of `blocks`.
     """

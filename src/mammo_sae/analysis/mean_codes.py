@@ -5,6 +5,9 @@ store hold 64 images and 2,048 latents, so each order would need all chunks, sev
 codes are therefore copied once into a file in which the codes of a latent are adjacent. The file
 has 4 n h bytes for n images and h latents. It has no name, so the system deletes it when the
 process ends.
+
+The steps `latents` and `naming` keep other values of images in such a file: the latents' scores,
+and similarities to phrases, with a phrase in the place of a latent.
 """
 
 from __future__ import annotations
