@@ -147,12 +147,6 @@ class Size:
         return self.images * self.latents * 4 / MIB
 
     @property
-    def features(self) -> float:
-        """MiB of the pooled features of all images in float32."""
-        channels = architectures.find_layer(self.architecture, POOLED).channels
-        return self.images * channels * 4 / MIB
-
-    @property
     def weights(self) -> float:
         """MiB of the SAE's two matrices."""
         return 2 * self.latents * self.channels * 4 / MIB
@@ -180,8 +174,8 @@ class Size:
 
 # MiB of a process: with the packages of an analysis; with torch; with torch on a GPU.
 PLAIN, TORCH, ON_GPU = 250, 450, 2500
-# MiB of the largest blocks of pooled codes, maps or masks that are in memory at a time.
-BLOCK = 128
+# MiB of the largest blocks of maps or masks, and of pooled codes, that are in memory at a time.
+BLOCK, POOLED_BLOCK = 128, 64
 # MiB of the tables of a million images.
 TABLES = 1500
 # Share of the images in a split that scores latents, rather more than most cohorts have.
@@ -206,14 +200,9 @@ def _network(size: Size) -> float:
     return max(130, architectures.architecture(size.architecture).weights * 4 / MIB)
 
 
-def _of_features(copies: float, seconds: float) -> Callable[[Size], Need]:
-    """The need of steps that hold `copies` of the pooled features of all images in float32."""
-
-    def formula(size: Size) -> Need:
-        memory = TORCH + copies * size.features + _tables(size)
-        return Need(memory, 30 + seconds * size.images / 1e3)
-
-    return formula
+def _of_features(size: Size) -> Need:
+    """The need of steps that read pooled features in blocks."""
+    return Need(TORCH + _tables(size), 30 + size.images / 1e3)
 
 
 def _of_codes(copies: float, seconds: float, start: float = PLAIN) -> Callable[[Size], Need]:
@@ -223,7 +212,7 @@ def _of_codes(copies: float, seconds: float, start: float = PLAIN) -> Callable[[
     """
 
     def formula(size: Size) -> Need:
-        memory = start + copies * min(BLOCK, size.pooled) + _tables(size)
+        memory = start + copies * min(POOLED_BLOCK, size.pooled) + _tables(size)
         return Need(memory, 60 + seconds * size.images * size.latents / 1e6)
 
     return formula
@@ -235,20 +224,20 @@ def _work(size: Size, draws: int) -> float:
 
 
 def _resampled(
-    section: str, formula: Callable[[Size], Need], copies: float = 5, of_concepts: float = 0
+    section: str, formula: Callable[[Size], Need], of_all: bool = False
 ) -> Callable[[Size], Need]:
     """The need of steps that draw patients, with the number of draws in the settings `section`.
 
-    They hold `copies` of the weights [scored images, draws] in float32, and `of_concepts` for each
-    concept. Their time grows with the concepts and the draws.
+    A draw takes one byte for each scored patient, at most as many as scored images. `of_all`: the
+    draws of all concepts are in memory. The time grows with the concepts and the draws.
     """
 
     def grown(size: Size) -> Need:
         draws = getattr(size.config, section).bootstrap_draws
-        weights = SCORED * size.images * draws * 4 / MIB
+        drawn = SCORED * size.images * draws / MIB * (size.concepts if of_all else 1)
         needed = formula(size)
         return Need(
-            needed.mib + (copies + of_concepts * size.concepts) * weights,
+            needed.mib + drawn,
             needed.seconds * _work(size, draws),
         )
 
@@ -263,13 +252,6 @@ def _confounds(size: Size) -> Need:
     scores = 2 * size.images * tested * 4 / MIB
     needed = _of_codes(1, 0.25, 2.2 * PLAIN)(size)
     return replace(needed, mib=needed.mib + scores + BLOCK)
-
-
-def _ablation(size: Size) -> Need:
-    # Heads are refitted to the pooled features. In float64 those of the training images are 1.4
-    # times as large as all in float32, and a fold of the cross-validation copies most of them.
-    needed = _of_codes(2, 0.25, 2 * PLAIN)(size)
-    return replace(needed, mib=needed.mib + 3.5 * size.features)
 
 
 def _alignment(size: Size) -> Need:
@@ -293,9 +275,8 @@ def _alignment(size: Size) -> Need:
 
 
 def _absorption(size: Size) -> Need:
-    # The probe's fit holds the pooled features, their coordinates and the singular vectors.
-    features = _of_features(3.5, 3)(size)
-    return replace(features, mib=features.mib + size.weights / 2 + BLOCK)
+    needed = _of_codes(1, 0.25, 1.4 * PLAIN)(size)
+    return replace(needed, mib=needed.mib + size.weights / 2)
 
 
 def _pictures(size: Size, number: int) -> Need:
@@ -393,8 +374,7 @@ def _codes(size: Size) -> Need:
 
 
 def _sae_quality(size: Size) -> Need:
-    features = 3 * SCORED * size.features
-    memory = ON_GPU + size.weights + 3 * BLOCK + features + _tables(size)
+    memory = ON_GPU + size.weights + 3 * BLOCK + _tables(size)
     return Need(memory, 300 + 3 * _reading(size))
 
 
@@ -462,13 +442,13 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "import_encoder": lambda size: Need(TORCH + 6 * _network(size), SHORT),
     "finetune": _finetune,
     "extract": _extract,
-    "linear_probe": _of_features(3.5, 1),
-    "evaluate_encoder": _of_features(0.5, 1),
+    "linear_probe": _of_features,
+    "evaluate_encoder": _of_features,
     "train_sae": _train_sae,
     "codes": _codes,
     "sae_quality": _sae_quality,
     "sae_stability": _pairs_of_atoms,
-    "latents": _resampled("latents", _of_codes(6, 0.5), of_concepts=0.25),
+    "latents": _resampled("latents", _of_codes(6, 0.25), of_all=True),
     "probes": _resampled("probes", _of_codes(3, 1.5)),
     "alignment": _alignment,
     "saliency": _saliency,
@@ -477,21 +457,21 @@ NEEDS: dict[str, Callable[[Size], Need]] = {
     "naming": _resampled("naming", _naming),
     "replication": _resampled("confounds", _of_codes(0.5, 0.1)),
     "verdict_stability": _pairs_of_atoms,
-    "interventions": _resampled("interventions", _of_codes(2, 0.5, 1.4 * PLAIN), copies=2),
+    "interventions": _resampled("interventions", _of_codes(4, 0.5, 1.4 * PLAIN)),
     "classes": _resampled("interventions", _of_codes(2, 0.8, TORCH)),
-    "effects": _resampled("effects", _of_codes(2, 0.1, 1.4 * PLAIN)),
+    "effects": _resampled("effects", _of_codes(4, 0.1, 1.4 * PLAIN)),
     "inner": _inner,
     "inner_ablation": _inner_ablation,
     "matched_latents": _pairs_of_atoms,
     "activation_matches": lambda size: Need(
-        PLAIN + 7.5 * min(BLOCK, size.pooled) + _tables(size),
+        PLAIN + 8 * min(POOLED_BLOCK, size.pooled) + _tables(size),
         60 + 4e-11 * size.images * size.latents**2,
     ),
     "absorption": _resampled("absorption", _absorption),
-    "ablation": _resampled("ablation", _ablation),
-    "reliance": _resampled("effects", _of_codes(2, 0.1, 1.4 * PLAIN)),
+    "ablation": _resampled("ablation", _of_codes(2, 0.25, 2 * PLAIN)),
+    "reliance": _resampled("effects", _of_codes(4, 0.1, 1.4 * PLAIN)),
     "responses": _resampled("responses", _of_codes(4, 0.6)),
-    "logit_responses": _of_features(4.5, 1),
+    "logit_responses": _of_features,
     "truth": _of_tables(100),
     "table": _of_tables(1500),
     "verdicts": _of_tables(1500),
