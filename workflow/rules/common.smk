@@ -1,4 +1,5 @@
 # The configuration, the names that all rules share, and the two parameters that decide staleness.
+import gc
 import json
 import sys
 from functools import cache
@@ -27,6 +28,10 @@ from mammo_sae.slurm import settle_states
 from mammo_sae.steps import STEPS
 from mammo_sae.stores.publish import read_json
 from mammo_sae.yaml_files import read_yaml
+
+# The plan of a large cohort consists of millions of small objects that stay. With its usual
+# thresholds, Python's garbage collector would look at all of them again and again.
+gc.set_threshold(200_000, 50, 50)
 
 try:
     share_interpreter(SOURCE)

@@ -23,11 +23,11 @@ def is_image_name(path: Path) -> bool:
     Systems that copy archives leave files with the same suffixes: macOS leaves `._1-1.dcm` next to
     `1-1.dcm`, and Synology leaves thumbnails in `@eaDir`. These are not images.
     """
-    return (
-        path.suffix.lower() in SUFFIXES
-        and not path.name.startswith(".")
-        and LEFT_BY_SYSTEMS.isdisjoint(path.parts)
-    )
+    return _is_name(path) and LEFT_BY_SYSTEMS.isdisjoint(path.parts)
+
+
+def _is_name(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 class Listings:
@@ -81,8 +81,10 @@ def composed(name: str) -> str:
 
 
 def _listed(folder: Path) -> dict[str, Path]:
+    if not LEFT_BY_SYSTEMS.isdisjoint(folder.parts):
+        return {}
     try:
-        paths = [path for path in folder.iterdir() if is_image_name(path)]
+        paths = [path for path in folder.iterdir() if _is_name(path)]
     except OSError:
         return {}
     # The preferred suffix comes last, so that it remains. If a name exists in both forms, the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import shlex
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ class Pseudonyms:
         return int(self._hash(f"share {seed}", source_id)[:13], 16) / 16**13
 
     def _hash(self, purpose: str, source_id: str) -> str:
-        return hmac.new(self.key, f"{purpose}:{source_id}".encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self.key, f"{purpose}:{source_id}".encode(), "sha256").hex()
 
 
 def load_pseudonyms(key_file: str | None) -> Pseudonyms:

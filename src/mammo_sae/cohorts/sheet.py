@@ -35,7 +35,9 @@ EMPTY = {
     *("", "nan", "NaN", "-nan", "-NaN", "None", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL")
 }
 """Cells without a value, as common programs write them."""
-WRITTEN = re.compile(r"0*(\d+)(?:[.,]0*)?")  # a whole number, with leading or trailing zeros
+# A whole number, with leading or trailing zeros. Zeros are not given back, else an id of many zeros
+# and a letter would be tried once for each zero.
+WRITTEN = re.compile(r"(?=\d)0*+(\d*+)(?:[.,]0*+)?")
 
 
 def number(text: str) -> float:
