@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: demo docs test soak mutants truth rehearsal lint bench-sae check-published clean
+.PHONY: demo docs test soak mutants truth rehearsal lint bench bench-sae check-published clean
 
 # torch is installed first and alone. Otherwise the requirements of another package may install a
 # build with gigabytes of GPU libraries on a machine without a GPU.
@@ -71,6 +71,11 @@ docs: $(VENV)/installed
 REHEARSAL ?=
 rehearsal: $(VENV)/installed
 	$(BIN)/python benchmarks/rehearsal.py $(REHEARSAL)
+
+# Measures every figure of speed that the project claims and writes benchmarks/bench.json. It takes
+# up to 40 minutes on two cores.
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/bench.py
 
 # Compares the speed of SAE trainers. The first call builds the environment of the other libraries
 # in .venv-bench.

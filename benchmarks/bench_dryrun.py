@@ -77,7 +77,9 @@ def write_archive(folder: Path, images: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (folder / "breast-level_annotations.csv").write_text("\n".join(breasts) + "\n")
-    (folder / "finding_annotations.csv").write_text("study_id,image_id,finding_categories\n")
+    (folder / "finding_annotations.csv").write_text(
+        "study_id,image_id,finding_categories,xmin,ymin,xmax,ymax\n"
+    )
     (folder / "metadata.csv").write_text("SOP Instance UID\n")
 
 

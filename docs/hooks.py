@@ -37,6 +37,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are made here."""
     made = {page: (PROJECT / source).read_text() for page, source in COPIES.items()}
     made |= {"configuration.md": configuration_page(), "commands.md": commands_page()}
+    made |= {"benchmarks.md": benchmarks_page()}
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     return files
@@ -156,6 +157,30 @@ def _bounds(field: dict[str, Any]) -> Iterator[str]:
     for key, sign in signs.items():
         if key in field:
             yield f"{sign} {field[key]:g}"
+
+
+def benchmarks_page() -> str:
+    """Return the figures of benchmarks/bench.json as tables, one per part."""
+    content = json.loads((PROJECT / "benchmarks" / "bench.json").read_text())
+    machine = "; ".join(f"{name} {value}" for name, value in content["machine"].items())
+    text = [
+        "# Benchmarks",
+        "`make bench` measures these figures in one run and writes `benchmarks/bench.json`. The "
+        "parts conversion, extraction, training, together, stores and codes measure both sides of "
+        "a ratio in turns. On another machine, ratios and times may differ.",
+        f"Measured on: {machine}.",
+        "No GPU has been measured. [Time, memory and disk](scale.md) has the steps at the paper's "
+        "size.",
+    ]
+    for part in dict.fromkeys(row["part"] for row in content["figures"]):
+        rows = ["| what | figure | compared with |", "|---|---|---|"]
+        rows += [
+            f"| {_cell(row['what'])} | {row['value']:g} | {_cell(row['beside'])} |"
+            for row in content["figures"]
+            if row["part"] == part
+        ]
+        text += [f"## {part.capitalize()}", "\n".join(rows)]
+    return "\n\n".join(text) + "\n"
 
 
 def commands_page() -> str:

@@ -1,9 +1,9 @@
 """Layout and checks that all Zarr arrays of this package share.
 
-Two codec pipelines read the same bytes. `zarrs` streams several times faster. But when only a part
-of a shard file is read, `zarrs` does not compare the chunks' CRC-32C, and zarr-python does. So
-whole shard files are streamed by `zarrs`, and single chunks are read by zarr-python. Compressed
-arrays are safe with both, which compare Zstandard's own checksum.
+Two codec pipelines read the same bytes. `zarrs` is compiled and decodes with several threads. But
+when only a part of a shard file is read, `zarrs` does not compare the chunks' CRC-32C, and
+zarr-python does. So whole shard files are streamed by `zarrs`, and single chunks are read by
+zarr-python. Compressed arrays are safe with both, which compare Zstandard's own checksum.
 """
 
 from __future__ import annotations
