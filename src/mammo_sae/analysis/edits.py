@@ -53,12 +53,8 @@ def mean_codes(codes: CodesReader, cases: pd.DataFrame, split: str) -> tuple[np.
     With one, the reason is ``""``.
     """
     here = np.flatnonzero((cases["split"] == split).to_numpy(dtype=bool))
-    if not len(here):
-        return np.full(codes.latents, np.nan), f"no image of split {split} gives mean codes"
-    total = np.zeros(codes.latents)
-    for ids in codes.image_blocks([codes.image_ids[i] for i in here]):
-        total += codes.pooled("mean", ids).sum(axis=0, dtype=np.float64)
-    return total / len(here), ""
+    reason = "" if len(here) else f"no image of split {split} gives mean codes"
+    return codes.pooled_mean("mean", [codes.image_ids[i] for i in here]), reason
 
 
 def ranked_order(ranked: pd.DataFrame, ranking: str) -> np.ndarray:

@@ -73,7 +73,8 @@ def run(
     reader = CodesReader(codes)
     cases = case.read_cases(images, reader.image_ids)
     discovered = np.flatnonzero((cases["split"] == settings.discovery).to_numpy())
-    firing = _firing_rates(reader, discovered)
+    # The share of cells in which each latent is active.
+    firing = reader.pooled_mean("active", [reader.image_ids[image] for image in discovered])
     member = None
     if settings.unit != "image":
         member, cases = case.units(cases, settings.unit, concepts)
@@ -130,14 +131,6 @@ def whole_units(member: np.ndarray, most: int) -> Iterator[slice]:
         end = int(fits[-1] if len(fits) else ends[ends > start][0])
         yield slice(start, end)
         start = end
-
-
-def _firing_rates(reader: CodesReader, images: np.ndarray) -> np.ndarray:
-    """Return [h]: the mean over `images` of the share of cells in which each latent is active."""
-    total = np.zeros(reader.latents)
-    for ids in reader.image_blocks([reader.image_ids[image] for image in images]):
-        total += reader.pooled("active", ids).sum(axis=0, dtype=np.float64)
-    return total / len(images) if len(images) else np.full(reader.latents, np.nan)
 
 
 @dataclass(frozen=True)

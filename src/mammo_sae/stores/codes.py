@@ -336,6 +336,15 @@ class CodesReader:
             self._arrays[name], np.asarray(rows, np.int64), columns, self.path / name
         )
 
+    def pooled_mean(self, name: str, image_ids: Sequence[str]) -> np.ndarray:
+        """Return float64 [h]: the mean of the pooled codes `name` over images; NaN without one."""
+        if not len(image_ids):
+            return np.full(self.latents, np.nan)
+        total = np.zeros(self.latents)
+        for ids in self.image_blocks(image_ids):
+            total += self.pooled(name, ids).sum(axis=0, dtype=np.float64)
+        return total / len(image_ids)
+
     def latent_blocks(self, images: int, latents: Positions | None = None) -> list[np.ndarray]:
         """Return `latents` (None: all) in ascending blocks, int [b] each, to read with `pooled`.
 
